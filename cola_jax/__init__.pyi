@@ -1,9 +1,9 @@
 from .config import ModelConfig
+from .execute.decoder import Stop
 from .execute.generate import Generated, generate
 from .execute.metrics import Metrics
 from .execute.reference import run_path
 from .execute.run_paths import run_paths
-from .execute.stop import Stop
 from .formats.cache import load, load_tokenizer
 from .formats.conversion import convert
 from .params import Model

@@ -1,6 +1,5 @@
 """The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -16,12 +15,9 @@ from cola_jax.moe import gated, mixture, product
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
-Kernel = Literal["cudnn"] | None  # of attention; None: a product, a softmax and a product
-Attention = Callable[[Array], Array]  # from queries [B, T, N, H] to what they attend to, mixed
-
 
 class View(struct.PyTreeNode):
-    """What every block needs to know about the tokens, computed once per forward pass."""
+    """The facts about the tokens that every block needs, computed once per forward pass."""
 
     positions: Int[Array, "*B T"]
     branch: Int[Array, "*B T"]
@@ -30,7 +26,7 @@ class View(struct.PyTreeNode):
 
 
 def view(config: ModelConfig, prompts: Prompts) -> View:
-    """Compute the rope tables of all layers in float32 and keeps what the mask is made of."""
+    """Compute the rope tables of all layers in float32, and keep the inputs of the mask."""
     positions = jnp.asarray(prompts.positions)
     frequencies = np.stack([rope.frequencies(config.head_dim) for rope in config.ropes])
     # a product of elements: as an einsum, matrix units would round positions to a few bits
@@ -63,14 +59,16 @@ def block(
     path needs keys and values everywhere, but queries and the MLP only where the model is read.
     """
     k, v = keys_values(config, layer, h, view)
-    mask = at(visible(config, view, layer.window), read)
-    return attend(config, layer, at(h, read), at_view(view, read), attention_over(k, v, mask))
+    mask = take_positions(visible(config, view, layer.window), read)
+    h = take_positions(h, read)
+    q = queries(config, layer, h, view_at_positions(view, read))
+    return add_attended(config, layer, h, attend(q, k, v, mask))
 
 
 def keys_values(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-    """Return what a layer lets later tokens see of the state of each row, keys rotated."""
+    """Return the keys and values of the state of each row, keys rotated."""
     x = norm(config, h, layer.attention_norm)
     k = clip(config, norm(config, project_heads(config, x, layer.k, layer.k_bias), layer.k_norm))
     v = clip(config, project_heads(config, x, layer.v, layer.v_bias))
@@ -98,26 +96,15 @@ def project_heads(
     return y.reshape(*x.shape[:2], -1, config.head_dim)
 
 
-def attend(
-    config: ModelConfig,
-    layer: Layer,
-    h: Float[Array, "B T D"],
-    view: View,
-    attention: Attention,
-) -> Float[Array, "B T D"]:
-    """Apply one layer to states, given the attention over the tokens that they see."""
-    return add_attended(config, layer, h, attention(queries(config, layer, h, view)))
-
-
 def add_attended(
     config: ModelConfig,
     layer: Layer,
     h: Float[Array, "B T D"],
     attended: Float[Array, "B T N H"],
 ) -> Float[Array, "B T D"]:
-    """Add to states what a layer attends to, then its MLP.
+    """Add the attended values to states, then the MLP.
 
-    What attention and MLP read, and what they add, is normalised where the family has the norm.
+    Inputs and outputs of attention and MLP are normalised where the family has the norm.
     """
     # as matrices: of heads, a CPU would copy the weight to another order
     weight = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), layer.o)
@@ -128,31 +115,35 @@ def add_attended(
     return h + norm(config, mixed, layer.mlp_post_norm)
 
 
-def attention_over(
+def attend(
+    q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
     mask: Bool[Array, "B T S"],
-    kernel: Kernel = None,
-) -> Attention:
-    """Return grouped-query attention over these keys and values; softmax in float32."""
-    return lambda q: jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None], implementation=kernel
-    )
+    kernel: Literal["cudnn"] | None = None,
+) -> Float[Array, "B T N H"]:
+    """Attend in groups of queries that share a key; softmax in float32.
+
+    Without a kernel it is a product, a softmax and a product.
+    """
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=kernel)
 
 
-def at(x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None) -> Shaped[Array, "B _ *X"]:
+def take_positions(
+    x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None
+) -> Shaped[Array, "B _ *X"]:
     """Take the positions read, all of them for None."""
     return x if read is None else jax.vmap(lambda row, i: row[i])(x, read)
 
 
-def at_view(view: View, read: Int[Array, "B Q"] | None) -> View:
+def view_at_positions(view: View, read: Int[Array, "B Q"] | None) -> View:
     """Take the view of the positions read."""
     if read is None:
         return view
-    of_tables = jax.vmap(at, (0, None))
+    of_tables = jax.vmap(take_positions, (0, None))
     return View(
-        positions=at(view.positions, read),
-        branch=at(view.branch, read),
+        positions=take_positions(view.positions, read),
+        branch=take_positions(view.branch, read),
         cos=of_tables(view.cos, read),
         sin=of_tables(view.sin, read),
     )
@@ -169,7 +160,7 @@ def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
 def norm(
     config: ModelConfig, x: Float[Array, "*X"], weight: Float[Array, "*W"] | None
 ) -> Float[Array, "*X"]:
-    """Normalise as the family does, or leave alone what it has no norm for."""
+    """Normalise as the family does; without a weight, return the values as they are."""
     if weight is None:
         return x
     return rms_norm(x, weight, config.norm_eps, config.norm_offset)
@@ -241,7 +232,7 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
 
 
 def project(axes: str, x: Array, weight: Array | Int8 | None, bias: Array | None) -> Array:
-    """Multiply by a weight in the activations' dtype and adds the bias if there is one."""
+    """Multiply by a weight in the activations' dtype, and add the bias if there is one."""
     assert weight is not None, "a layer of this config has the weight"
     y = product(axes, x, weight)
     return y if bias is None else y + bias.astype(x.dtype)

@@ -2,7 +2,7 @@
 
 `mixture` sorts (token, expert) pairs by expert and multiplies blocks of rows by the weights of
 their expert, one block after the other. `jax.lax.ragged_dot` would do the same in one call, but
-multiplies every row by every expert: on a CPU, and in what libtpu 0.0.52 compiles for a TPU v5e.
+multiplies every row by every expert: on a CPU, and as libtpu 0.0.52 compiles it for a TPU v5e.
 """
 
 import functools
@@ -53,13 +53,13 @@ class Blocks(NamedTuple):
     """Pairs in the order of their experts, in blocks of R rows of one expert each."""
 
     source: Int[Array, "M R"]  # the token of each row; rows of padding repeat the first token
-    place: Int[Array, "T A"]  # where each token's pairs are, as rows of M R
+    place: Int[Array, "T A"]  # the rows, of M R, of each token's pairs
     expert: Int[Array, " M"]  # the expert of each block
-    used: Int[Array, ""]  # blocks that hold anything
+    used: Int[Array, ""]  # blocks that hold any pair
 
 
 def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Send each token through its experts and adds up what they make of it, by their weights."""
+    """Send each token through its experts and add up their outputs by their weights."""
     tokens = x.reshape(-1, x.shape[-1])
     chosen, weights = route(config, layer, tokens)
     blocks = sort(chosen, config.experts)

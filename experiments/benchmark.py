@@ -44,7 +44,7 @@ class FullBenchmark:
             self.run_paths()
 
     def run_paths(self) -> None:
-        """Compares `run_paths` with everything else that runs random paths."""
+        """Compare `run_paths` with everything else that runs random paths."""
         command = self.benchmark
         model = command.load()
         results = command.measure(model, baselines=more_baselines(model, torch=self.torch))
@@ -63,7 +63,7 @@ class FullBenchmark:
 
 
 def more_baselines(model: Model, *, torch: bool) -> Baselines:
-    """Returns what makes the baselines: `vmap`, and with torch a forward pass per path, or more."""
+    """Return what makes the baselines: `vmap`, and with torch a forward pass per path, or more."""
 
     def make(prompts: Prompts, paths: Paths) -> list[Program]:
         programs = [vmapped(model, prompts, paths[:FEW])]
@@ -84,7 +84,7 @@ def more_baselines(model: Model, *, torch: bool) -> Baselines:
 
 
 def component_table(results: dict[str, Any]) -> Table:
-    """Shows the time of a layer of a tile, and of the host's plan."""
+    """Show the time of a layer of a tile, and of the host's plan."""
     table = Table(title="what run_paths is made of", show_header=False)
     table.add_row("a layer of run_paths", f"{results['layer']['ms_layer']:.3f} ms")
     for name, ratio in results["layer"]["layer_over"].items():
@@ -95,7 +95,7 @@ def component_table(results: dict[str, Any]) -> Table:
 
 
 def grow(model: Model, reads: int, limit: float) -> Iterator[dict[str, Any]]:
-    """Yields evaluations per second as one quantity grows and the others are fixed.
+    """Yield evaluations per second as one quantity grows and the others are fixed.
 
     A quantity stops growing where its next point would exceed the limit, extrapolated from the
     last.
@@ -123,7 +123,7 @@ def grow(model: Model, reads: int, limit: float) -> Iterator[dict[str, Any]]:
 
 
 def measure_point(model: Model, point: dict[str, int], reads: int) -> dict[str, Any]:
-    """Times one wave after compilation."""
+    """Time one wave after compilation."""
     if point["depth"] < model.config.num_layers:
         model = first_layers(model, point["depth"])
     config, count = model.config, point["paths"]
@@ -149,7 +149,7 @@ def measure_point(model: Model, point: dict[str, int], reads: int) -> dict[str, 
 
 
 def first_layers(model: Model, depth: int) -> Model:
-    """Keeps the first layers of a model."""
+    """Keep the first layers of a model."""
     config = dataclasses.replace(
         model.config,
         num_layers=depth,
@@ -160,7 +160,7 @@ def first_layers(model: Model, depth: int) -> Model:
 
 
 def growth_table(points: list[dict[str, Any]]) -> Table:
-    """Shows how cost grows."""
+    """Show how cost grows."""
     names = ("grows", "paths", "questions", "tokens", "depth")
     table = Table(title="one wave, after compilation")
     for name in (*names, "evaluations/s", "seconds", "prefix sharing", "padding"):

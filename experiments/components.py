@@ -24,7 +24,7 @@ def time_layer(worker: Worker, tokens: int, paths: int, reads: int, rounds: int)
     config = worker.config
     prompts = random_prompts(config, 1, tokens, reads)
     wave = Wave(worker, prompts, [random_paths(config.num_layers, paths, 0)])
-    programs = [wave.tiles(), *one_layer(worker.model, tokens, wave.evaluator.layout.rows)]
+    programs = [tiles_of(wave), *one_layer(worker.model, tokens, wave.evaluator.layout.rows)]
     timings = time_in_turns(programs, rounds)
     tiles = timings.pop("tiles")
     return {
@@ -32,6 +32,21 @@ def time_layer(worker: Worker, tokens: int, paths: int, reads: int, rounds: int)
         **{f"ms_{name}": 1e3 * timing.median for name, timing in timings.items()},
         "layer_over": {name: tiles.over(timing) for name, timing in timings.items()},
     }
+
+
+def tiles_of(wave: Wave) -> Program:
+    """The tiles of a wave without last layers and readouts, per layer run."""
+    b, c = np.indices(wave.paths.shape[:2]).reshape(2, -1)
+    rows = np.concatenate([b[:, None], wave.paths[b, c]], axis=1)
+    chunks, cost = wave.evaluator.new_trie().plan(rows)
+    driver = wave.evaluator.driver
+
+    def run() -> jax.Array:
+        for chunk in chunks:
+            driver.fill(chunk.embedded[:0], chunk.tiles)
+        return driver.slots
+
+    return Program("tiles", run, cost.unique)
 
 
 def one_layer(model: Model, tokens: int, rows: int) -> list[Program]:
@@ -83,7 +98,7 @@ def time_planning(num_layers: int, paths: int = 1024) -> dict[str, Any]:
     rows = np.array([[i % 64, *pad_path(path, width)] for i, path in enumerate(drawn)])
     times: dict[str, list[float]] = {}
     for size in (1, 8, 16) * 5:
-        layout = Layout.of_one(TileShape(size, 128), 64)
+        layout = Layout.of_shape(TileShape(size, 128), 64)
         trie, begun = Trie(1 << 15, layout, 1024), time.perf_counter()
         trie.plan(rows)
         times.setdefault(f"R={size}", []).append(1e3 * (time.perf_counter() - begun))

@@ -27,7 +27,7 @@ FUNCTIONS = {
 
 
 def stacks() -> dict[int, list[CodeType]]:
-    """Returns the functions that each thread is in, the innermost first."""
+    """Return the functions that each thread is in, the innermost first."""
     # no other thread may run while frames are followed: they would change
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1)
@@ -42,7 +42,7 @@ def stacks() -> dict[int, list[CodeType]]:
 
 
 def part_of(stack: list[CodeType]) -> str:
-    """Names the part that a thread works on."""
+    """Name the part that a thread works on."""
     files = [code.co_filename for code in stack]
     functions = {code.co_name for code in stack}
     for part, ends in FILES.items():
@@ -55,7 +55,7 @@ def part_of(stack: list[CodeType]) -> str:
 
 
 def place_of(stack: list[CodeType]) -> str:
-    """Names the innermost function of ours, and the one that it calls, if any."""
+    """Name the innermost function of ours, and the one that it calls, if any."""
     for i, code in enumerate(stack):
         file = code.co_filename
         if "/cola_jax/" in file:
@@ -73,7 +73,7 @@ class CpuParts:
     """
 
     def __init__(self, interval: float = 0.02):
-        """Takes the seconds between samples."""
+        """Take the seconds between samples."""
         self.interval = interval
         self.parts: dict[str, float] = defaultdict(float)
         self.places: dict[str, float] = defaultdict(float)  # of the host
@@ -91,7 +91,7 @@ class CpuParts:
         self.thread.join()
 
     def read(self) -> dict[int, int]:
-        """Reads the nanoseconds that each thread has run."""
+        """Read the nanoseconds that each thread has run."""
         spent = {}
         for task in TASKS.iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -103,7 +103,7 @@ class CpuParts:
             self.sample()
 
     def sample(self) -> None:
-        """Counts what each thread has run since the last sample."""
+        """Count what each thread has run since the last sample."""
         spent, working = self.read(), stacks()
         used = {task: ns - self.before.get(task, 0) for task, ns in spent.items()}
         self.before = spent

@@ -58,7 +58,7 @@ class CpuProducts:
 
 @jax.jit
 def products(x: dict[int, jax.Array], weights: Weights) -> list[jax.Array]:
-    """Multiplies rows by each weight."""
+    """Multiply rows by each weight."""
     return [x[w.shape[0]] @ w for w in weights]
 
 
@@ -70,18 +70,18 @@ def transposed_products(x: dict[int, jax.Array], weights: Weights) -> list[jax.A
 
 @jax.jit
 def read(_: dict[int, jax.Array], weights: Weights) -> list[jax.Array]:
-    """Reads weights once, and does next to nothing with them."""
+    """Read weights once, and does next to nothing with them."""
     return [jnp.max(w) for w in weights]
 
 
 def random_weights(shapes: Sequence[tuple[int, int]]) -> Weights:
-    """Makes a layer's weights."""
+    """Make a layer's weights."""
     generator = np.random.default_rng(0)
     return tuple(jnp.asarray(generator.normal(size=s).astype(np.float32)) for s in shapes)
 
 
 def in_huge_pages(weights: Weights) -> Weights:
-    """Copies weights to memory for which the kernel was asked for huge pages."""
+    """Copy weights to memory for which the kernel was asked for huge pages."""
     size = 2**21
     total = sum(-(-w.nbytes // 64) * 64 for w in weights)
     memory = mmap.mmap(-1, -(-total // size) * size + size)
@@ -98,7 +98,7 @@ def in_huge_pages(weights: Weights) -> Weights:
 
 
 def seconds_a_layer(run: Callable, x: dict[int, jax.Array], layers: Sequence[Weights]) -> float:
-    """Runs every layer in turn; returns the seconds of one."""
+    """Run every layer in turn; returns the seconds of one."""
     begun = time.perf_counter()
     jax.block_until_ready([run(x, weights) for weights in layers][-1])
     return (time.perf_counter() - begun) / len(layers)
@@ -142,7 +142,7 @@ def main(settings: CpuProducts) -> None:
 
 
 def cell(seconds: float, flops: float, name: str) -> str:
-    """Writes milliseconds a layer, and GFLOP/s."""
+    """Write milliseconds a layer, and GFLOP/s."""
     text = f"{1e3 * seconds:.2f}"
     return text if name == "read only" else f"{text} ({flops / seconds / 1e9:.0f})"
 

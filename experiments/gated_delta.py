@@ -20,18 +20,17 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.allocator import DecodeRow
-from cola_jax.execute.attention import KINDS, Kind, Mode, NoCache, Tile, of_questions
+from cola_jax.execute.attention import KINDS, Kind, Mode, Tile, of_questions
+from cola_jax.execute.batches import Workload
 from cola_jax.execute.benchmark import llama, random_model
-from cola_jax.execute.decoder import Decoder
-from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.decoder import Decoder, Stop
+from cola_jax.execute.kv_cache import DecodeRow, NoCache
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import Columns, TileShape
-from cola_jax.execute.prefix import path_evaluator
-from cola_jax.execute.stop import Stop
+from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.kernels.buffers import get, put
-from cola_jax.model import View, at, block, norm, project, project_heads, rms_norm, view
+from cola_jax.model import View, block, norm, project, project_heads, rms_norm, take_positions, view
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.path import pad_path
 from cola_jax.prompts import PROMPT, Prompts, Readings
@@ -99,7 +98,7 @@ class DeltaOverPrompts(struct.PyTreeNode):
     ) -> tuple[Array, Any]:
         """Run the recurrence, and write the states at the ends of prompts to the cache."""
         mixed, end = recur(config, layer, h, tile.view.branch, self.before(tile, cache))
-        return at(mixed, tile.read), cache.write(end, tile.columns.block)
+        return take_positions(mixed, tile.read), cache.write(end, tile.columns.block)
 
     def before(self, tile: Tile, cache: Any) -> RecurrentStates:
         """Return the states before the tokens of a tile."""
@@ -355,7 +354,7 @@ def compare(theirs: Theirs, lengths: Sequence[int], paths: Sequence[Path], prefi
     padded = np.array([[pad_path(path, POSITIONS) for path in paths]] * len(lengths))
 
     def read(prompts: Prompts) -> Readings:
-        with contextlib.closing(path_evaluator(worker, prompts, workload)) as evaluate:
+        with contextlib.closing(PathEvaluator(worker, prompts, workload)) as evaluate:
             return evaluate(padded)
 
     def decode(prompts: Prompts) -> list[DecodeRow]:

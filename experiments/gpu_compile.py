@@ -55,7 +55,7 @@ class GpuCompile:
 
 
 def devices() -> np.ndarray:
-    """Returns the H100 that programs are compiled for; ends the process without its compiler."""
+    """Return the H100 that programs are compiled for; ends the process without its compiler."""
     try:
         topology = topologies.get_topology_desc(
             platform="cuda",
@@ -71,7 +71,7 @@ def devices() -> np.ndarray:
 
 
 def read(program: Program, make: Abstract, triton: bool) -> dict[str, Any]:
-    """Compiles a program, and reads its memory, kernels and copies of weights."""
+    """Compile a program, and reads its memory, kernels and copies of weights."""
     options = {"xla_gpu_enable_triton_gemm": triton}
     compiled = program.lowered.compile(compiler_options=options)
     memory = compiled.memory_analysis()

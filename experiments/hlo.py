@@ -33,11 +33,11 @@ class Instruction:
     @property
     def cycles(self) -> int:
         """The compiler's estimate; none is given for gathers, scatters and communication."""
-        found = self.notes.get("window_config", {}).get("estimated_cycles")
-        return int(found or self.notes.get("estimated_cycles") or 0)
+        results = self.notes.get("window_config", {}).get("estimated_cycles")
+        return int(results or self.notes.get("estimated_cycles") or 0)
 
     def arrays(self) -> list[tuple[str, tuple[int, ...], bool]]:
-        """Returns the type and dimensions of each result, and whether it is in on-chip memory."""
+        """Return the type and dimensions of each result, and whether it is in on-chip memory."""
         return [
             (kind, tuple(int(n) for n in dims.split(",") if n), "S(1)" in layout)
             for kind, dims, layout in ARRAY.findall(self.shape)
@@ -48,21 +48,21 @@ Computations = dict[str, list[Instruction]]
 
 
 def parse(text: str) -> Computations:
-    """Splits a compiled program into its computations."""
-    found: Computations = {}
+    """Split a compiled program into its computations."""
+    results: Computations = {}
     now: list[Instruction] | None = None
     for line in text.splitlines():
         if head := COMPUTATION.match(line):
-            now = found.setdefault(head[1], [])
+            now = results.setdefault(head[1], [])
         elif line.startswith("}"):
             now = None
         elif now is not None and (match := INSTRUCTION.match(line)):
             now.append(instruction(match[1], match[2]))
-    return found
+    return results
 
 
 def instruction(name: str, rest: str) -> Instruction:
-    """Parses what follows `%name = `."""
+    """Parse what follows `%name = `."""
     end = shape_end(rest)
     shape, rest = rest[:end], rest[end:].strip()
     op = re.match(r"[\w-]+", rest)
@@ -73,8 +73,8 @@ def instruction(name: str, rest: str) -> Instruction:
     head = rest if at < 0 else rest[:at]
     patterns = {"calls": r"calls=%([^\s,]+)", "body": r"body=%([^\s,]+)"}
     patterns |= {"target": r'custom_call_target="([^"]*)"'}
-    found = {key: re.search(pattern, head) for key, pattern in patterns.items()}
-    named = {key: match[1] if match else None for key, match in found.items()}
+    results = {key: re.search(pattern, head) for key, pattern in patterns.items()}
+    named = {key: match[1] if match else None for key, match in results.items()}
     given = re.match(r"[\w-]+\(([^)]*)\)", head)
     operands = tuple(re.findall(r"%([^\s,)]+)", given[1])) if given else ()
     in_place = "output_to_operand_aliasing" in head
@@ -84,7 +84,7 @@ def instruction(name: str, rest: str) -> Instruction:
 
 
 def shape_end(text: str) -> int:
-    """Finds the end of a shape, which may be a tuple of shapes."""
+    """Find the end of a shape, which may be a tuple of shapes."""
     depth = 0
     for at, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -94,7 +94,7 @@ def shape_end(text: str) -> int:
 
 
 def longest_body(program: Computations) -> str:
-    """Returns the loop body with the most cycles, or instructions without: that of the tiles."""
+    """Return the loop body with the most cycles, or instructions without: that of the tiles."""
     bodies = [i.body for rows in program.values() for i in rows if i.body]
     return max(bodies, key=lambda name: (sum(i.cycles for i in program[name]), len(program[name])))
 
@@ -105,12 +105,12 @@ def entry(program: Computations) -> str:
 
 
 def kernels(program: Computations, computation: str) -> list[Instruction]:
-    """Lists what a GPU starts a kernel for."""
-    return [one for one in program[computation] if one.op not in FREE]
+    """List what a GPU starts a kernel for."""
+    return [each for each in program[computation] if each.op not in FREE]
 
 
 def large_copies(text: str) -> list[str]:
-    """Lists the results in memory that hold a large argument: at least half, or a part of all rows.
+    """List the results in memory that hold a large argument: at least half, or a part of all rows.
 
     Arguments are slot buffers, KV blocks and stacks of weights. Updates in place are left out.
     """
@@ -118,26 +118,26 @@ def large_copies(text: str) -> list[str]:
     *_, entry = program.values()
     arguments = [
         dims
-        for one in entry
-        if one.op == "parameter"
-        for _, dims, _ in one.arrays()
+        for each in entry
+        if each.op == "parameter"
+        for _, dims, _ in each.arrays()
         if math.prod(dims) >= LARGE
     ]
-    fused = {one.calls for rows in program.values() for one in rows}
+    fused = {each.calls for rows in program.values() for each in rows}
     return [
-        f"{one.op} {kind}{list(dims)}"
+        f"{each.op} {kind}{list(dims)}"
         for name, rows in program.items()
         if name not in fused
-        for one in rows
-        if one.op not in FREE | UPDATES and not one.op.endswith("-start") and not one.in_place
-        if not (one.calls and contains(program, one.calls, UPDATES))
-        for kind, dims, staged in one.arrays()
+        for each in rows
+        if each.op not in FREE | UPDATES and not each.op.endswith("-start") and not each.in_place
+        if not (each.calls and contains(program, each.calls, UPDATES))
+        for kind, dims, staged in each.arrays()
         if not staged and any(holds(dims, argument) for argument in arguments)
     ]
 
 
 def holds(dims: tuple[int, ...], argument: tuple[int, ...]) -> bool:
-    """Whether a result of these dimensions is at least half of an argument, or part of all rows."""
+    """Return whether a result is at least half of an argument, or part of all rows."""
     least = 64 if dims[:1] == argument[:1] else 2
     return least * math.prod(dims) >= math.prod(argument)
 
@@ -145,72 +145,72 @@ def holds(dims: tuple[int, ...], argument: tuple[int, ...]) -> bool:
 def weight_copies(
     program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
 ) -> list[tuple[str, str, bool]]:
-    """Lists the results that hold a layer's weight outside a fusion with a matrix product.
+    """List the results that hold a layer's weight outside a fusion with a matrix product.
 
     A result counts if its dimensions contain those of a weight, or of its matrix forms; more
     dimensions are a batch of weights. Returns the weight, the shape, and whether it is only staged
     in on-chip memory.
     """
-    found = []
-    for one in program[computation]:
-        if one.op in FREE or one.op.endswith("-done"):
+    results = []
+    for each in program[computation]:
+        if each.op in FREE or each.op.endswith("-done"):
             continue
-        if one.calls and contains(program, one.calls, PRODUCTS):
+        if each.calls and contains(program, each.calls, PRODUCTS):
             continue
-        for dtype, dims, staged in one.arrays():
+        for dtype, dims, staged in each.arrays():
             names = [n for n, w in weights.items() if any(covers(dims, form) for form in forms(w))]
             if dtype == kind and names:
-                found.append((names[0], f"{dtype}{list(dims)}", staged))
+                results.append((names[0], f"{dtype}{list(dims)}", staged))
                 break
-    return found
+    return results
 
 
 def weight_reads(
     program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
 ) -> dict[str, int]:
-    """Sums the bytes that kernels write which read a weight, and are no products.
+    """Sum the bytes that kernels write which read a weight, and are no products.
 
     Keys are the names of these kernels. Unlike `weight_copies` this follows the weights from the
     arguments, a stack of each, and so finds those that are joined.
     """
-    found: dict[str, int] = {}
+    results: dict[str, int] = {}
     stacks: set[str] = set()
-    for one in program[computation]:
-        if one.op in ("get-tuple-element", "parameter"):
+    for each in program[computation]:
+        if each.op in ("get-tuple-element", "parameter"):
             if any(
                 dtype == kind and dims[1:] == shape
-                for dtype, dims, _ in one.arrays()
+                for dtype, dims, _ in each.arrays()
                 for shape in weights.values()
             ):
-                stacks.add(one.name)
-        elif not stacks.isdisjoint(one.operands):
-            if one.op == "bitcast":
-                stacks.add(one.name)
-            elif one.op not in FREE and not is_product(program, one):
-                sizes = [math.prod(dims) for dtype, dims, _ in one.arrays() if dtype == kind]
-                found[one.name] = 2 * sum(sizes)
-    return found
+                stacks.add(each.name)
+        elif not stacks.isdisjoint(each.operands):
+            if each.op == "bitcast":
+                stacks.add(each.name)
+            elif each.op not in FREE and not is_product(program, each):
+                sizes = [math.prod(dims) for dtype, dims, _ in each.arrays() if dtype == kind]
+                results[each.name] = 2 * sum(sizes)
+    return results
 
 
-def is_product(program: Computations, one: Instruction) -> bool:
-    """Whether an instruction is a matrix product, by itself, fused or by a library."""
+def is_product(program: Computations, called: Instruction) -> bool:
+    """Return whether an instruction is a matrix product, by itself, fused or by a library."""
     return (
-        one.op in PRODUCTS
-        or bool(one.target and ("gemm" in one.target or "matmul" in one.target))
-        or bool(one.calls and contains(program, one.calls, PRODUCTS))
+        called.op in PRODUCTS
+        or bool(called.target and ("gemm" in called.target or "matmul" in called.target))
+        or bool(called.calls and contains(program, called.calls, PRODUCTS))
     )
 
 
 def contains(program: Computations, computation: str, ops: set[str]) -> bool:
-    """Whether a computation, or one that it calls, has one of these operations."""
+    """Return whether a computation, or a computation that it calls, has any of these operations."""
     return any(
-        one.op in ops or bool(one.calls and contains(program, one.calls, ops))
-        for one in program.get(computation, [])
+        each.op in ops or bool(each.calls and contains(program, each.calls, ops))
+        for each in program.get(computation, [])
     )
 
 
 def forms(weight: tuple[int, ...]) -> list[list[int]]:
-    """Returns a weight's dimensions above 1, and those merged into a matrix in every way."""
+    """Return a weight's dimensions above 1, and those merged into a matrix in every way."""
     dims = [n for n in weight if n > 1]
     return [
         dims,
@@ -219,7 +219,7 @@ def forms(weight: tuple[int, ...]) -> list[list[int]]:
 
 
 def covers(dims: tuple[int, ...], wanted: list[int]) -> bool:
-    """Whether dimensions contain others, in any order."""
+    """Return whether dimensions contain others, in any order."""
     rest = list(dims)
     for size in wanted:
         if size not in rest:

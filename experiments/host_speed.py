@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import tyro
 
 import cola_jax
-from cola_jax.execute import evaluator, worker
+from cola_jax.execute import driver, run_paths, worker
 from cola_jax.execute.benchmark import llama, random_model
 from cola_jax.path import random_paths
 from cola_jax.report.tables import markdown_table
@@ -46,12 +46,12 @@ class HostSpeed:
 
 @jax.jit
 def no_readouts(*arguments: Any) -> Any:
-    """Returns readouts of zeros in place of `unembed_queries`."""
+    """Return readouts of zeros in place of `unembed_queries`."""
     shapes = jax.eval_shape(unembed_queries, *arguments)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-unembed_queries = evaluator.unembed_queries
+unembed_queries = run_paths.unembed_queries
 no_forward = jax.jit(
     lambda config, shape, layers, table, i, states, cache, mode, source=None: (states, cache),
     static_argnames=("config", "shape"),
@@ -66,8 +66,8 @@ no_embeddings = jax.jit(
 )
 STUBS = (
     (worker, "forward_tile", no_forward),
-    (evaluator, "embed_prompts", no_embeddings),
-    (evaluator, "unembed_queries", no_readouts),
+    (driver, "embed_prompts", no_embeddings),
+    (run_paths, "unembed_queries", no_readouts),
 )
 
 

@@ -11,19 +11,12 @@ from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.attention import (
-    AfterPrefix,
-    Kept,
-    KVBlocks,
-    Mode,
-    NoCache,
-    OverPrompts,
-    ToCache,
-)
+from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
 from cola_jax.execute.benchmark import layer_flops
 from cola_jax.execute.forward import forward_tile, forward_tiles
+from cola_jax.execute.kv_cache import NO_CACHE, Kept, KVBlocks
 from cola_jax.execute.memory import WRITTEN
-from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
+from cola_jax.execute.placement import TPU_ORDER, sharding_on, worker_mesh
 from cola_jax.execute.plan import WIDTH, TileShape
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
@@ -65,8 +58,9 @@ class Program(NamedTuple):
     unseen: Unseen = Unseen()
 
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes of a layer's matrices, of one device's part."""
-        leaves = {one.name: getattr(self.layers, one.name) for one in dataclasses.fields(Layer)}
+        """Return the shapes of a layer's matrices, of one device's part."""
+        names = [field.name for field in dataclasses.fields(Layer)]
+        leaves = {name: getattr(self.layers, name) for name in names}
         return {
             name: shard_shape(leaf)[1:]
             for name, leaf in leaves.items()
@@ -74,13 +68,13 @@ class Program(NamedTuple):
         }
 
     def least_bytes(self, make: "Abstract") -> float:
-        """Counts what one device must read and write: weights and states once, and the cache."""
+        """Count what one device must read and write: weights and states once, and the cache."""
         states = 2 * 2 * self.tokens * make.config.width
         return 2 * sum(map(math.prod, self.weights().values())) + states + self.cached / make.tensor
 
 
 def shard_shape(leaf: Any) -> tuple[int, ...]:
-    """Returns the shape of one device's part."""
+    """Return the shape of one device's part."""
     place: Any = leaf.sharding
     inner: Any = place.sharding if isinstance(place, Format) else place
     return inner.shard_shape(leaf.shape)
@@ -110,7 +104,7 @@ class Abstract:
 
     def buffer(self, *shape: int, split: int) -> Any:
         """A buffer, split over the devices along one axis as `Worker.buffer` does."""
-        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=split_along(self.devices, split))
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding_on(self.devices, split))
 
     def blocks(self, tokens: int, count: int = DECODE_SLOTS * POSITIONS) -> KVBlocks:
         """KV blocks, as many as a decoder has."""
@@ -149,7 +143,7 @@ class Abstract:
         shape: TileShape,
         states: Any,
         mode: Mode,
-        cache: Kept = NoCache(),  # noqa: B008 - has no fields
+        cache: Kept = NO_CACHE,
         source: Any = None,
     ) -> tuple[Any, Layer]:
         """Lower the program that runs tiles, of which a GPU runs one a call."""
@@ -163,14 +157,14 @@ class Abstract:
 
 
 def one_layer(leaf: Any) -> Any:
-    """Returns the shape of a stack of one layer."""
+    """Return the shape of a stack of one layer."""
     return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
 
 
 def lower_prefill(
     make: Abstract, sizes: Sizes, *, cache: bool = False, last: bool = False, prefix: int = 0
 ) -> Program:
-    """Lowers tiles of prompts, with or without a KV cache.
+    """Lower tiles of prompts, with or without a KV cache.
 
     Without a cache these are the tiles of `run_paths`, with one those of `generate`. The last layer
     of a path is run at the positions read, which in `generate` is the end of the prompt. With
@@ -193,14 +187,14 @@ def lower_prefill(
             states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
         flops = layer_flops(config, shape.reads)
         flops += 4.0 * (tokens - shape.reads) * config.width * kv
-    blocks = make.blocks(tokens) if cache else NoCache()
+    blocks = make.blocks(tokens) if cache else NO_CACHE
     lowered, layers = make.lower(shape, states, mode, blocks, slots if last else None)
     cached = 4 * rows * (tokens * cache + prefix) * kv
     return Program(lowered, layers, rows * flops, rows * tokens, cached)
 
 
 def lower_decode(make: Abstract, sizes: Sizes) -> Program:
-    """Lowers a decode step."""
+    """Lower a decode step."""
     config, tokens, rows = make.config, sizes.tokens, DECODE_ROWS
     views, counts = make.view(DECODE_SLOTS + 1, 1), make.array(DECODE_SLOTS + 1)
     prompt, kernel = make.blocks(tokens), make.decode_kernel
@@ -218,7 +212,7 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
 
 
 def lower_vmap(make: Abstract, sizes: Sizes, paths: int) -> Program:
-    """Lowers `vmap` over `run_path`, which gathers weights for every path."""
+    """Lower `vmap` over `run_path`, which gathers weights for every path."""
     config, tokens = make.config, sizes.tokens
     row, read_at = make.array(1, tokens), make.array(1, READS)
     prompts = Prompts(ids=row, positions=row, branch=row, read=read_at, targets=read_at)

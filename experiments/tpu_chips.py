@@ -33,7 +33,7 @@ CHIPS = {
 
 
 def topology_of(chip: str) -> Any:
-    """Returns the devices that programs are compiled for; ends the process without a compiler."""
+    """Return the devices that programs are compiled for; ends the process without a compiler."""
     from jax.experimental import topologies
 
     from cola_jax.errors import first_line

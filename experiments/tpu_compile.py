@@ -51,7 +51,7 @@ class TpuCompile:
 
 
 def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
-    """Compiles a program, and reads its memory, cost and copies of large arrays, per device."""
+    """Compile a program, and reads its memory, cost and copies of large arrays, per device."""
     chip, compiled = CHIPS[name], program.lowered.compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text()
@@ -92,7 +92,7 @@ def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
 def kernel_seconds(
     body: list[hlo.Instruction], program: Program, make: Abstract, name: str
 ) -> float:
-    """Returns the time of our own kernels, of which the compiler counts no more than bytes.
+    """Return the time of our own kernels, of which the compiler counts no more than bytes.
 
     That of attention over prompts takes the cycles of its schedule, or what its bytes take.
     """
@@ -105,7 +105,7 @@ def kernel_seconds(
 
 
 def results_of(settings: TpuCompile, name: str, chip: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the results of each program of a model on a chip."""
+    """Yield the results of each program of a model on a chip."""
     topology = topology_of(chip)
     make = Abstract(SHAPES[name], np.array(topology.devices[: TENSOR[name]]))
     sizes = Sizes(settings.tokens, settings.rows, settings.slots)

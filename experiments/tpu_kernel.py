@@ -41,17 +41,17 @@ class Call(NamedTuple):
     kept: int  # whether keys and values are returned
 
     def flops(self) -> float:
-        """Counts the operations of its two products."""
+        """Count the operations of its two products."""
         return 4.0 * self.rows * self.reads * self.tokens * self.queries
 
     def bytes(self) -> float:
-        """Counts what it reads and writes of queries, keys, values and what they become."""
+        """Count what it reads and writes of queries, keys, values and what they become."""
         seen = (2 + 2 * self.kept) * self.tokens * self.keys
         return 2.0 * self.rows * (2 * self.reads * self.queries + seen)
 
 
 def call_in(body: list[Instruction], width: int) -> Call | None:
-    """Returns the call of the kernel in a compiled loop, if there is one."""
+    """Return the call of the kernel in a compiled loop, if there is one."""
     arrays = {one.name: one.arrays() for one in body}
     for one in body:
         if one.target == "tpu_custom_call" and one.name.startswith(NAME):
@@ -62,7 +62,7 @@ def call_in(body: list[Instruction], width: int) -> Call | None:
 
 @functools.cache
 def cycles_of(chip: str, call: Call) -> int:
-    """Compiles the kernel in a process of its own, and counts the cycles that a core takes."""
+    """Compile the kernel in a process of its own, and counts the cycles that a core takes."""
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text --xla_mosaic_dump_to={folder}"
         command = [sys.executable, "-m", "experiments.tpu_kernel", "compile", chip, *map(str, call)]
@@ -77,7 +77,7 @@ def cycles_of(chip: str, call: Call) -> int:
 
 
 def compile_kernel(chip: str, call: Call) -> None:
-    """Compiles the kernel alone."""
+    """Compile the kernel alone."""
     topology = topology_of(chip)
     place = SingleDeviceSharding(topology.devices[0])
 

@@ -198,7 +198,7 @@ class Generate(Command):
 
         Raises InputError where there are none, two have one id, or one is empty or too long.
         """
-        from cola_jax.execute.stop import Stop
+        from cola_jax.execute.decoder import Stop
         from cola_jax.scoring import Completions
         from cola_jax.tasks.task import Prepared
 

@@ -38,9 +38,9 @@ from cola_jax.checkpoint import Dtype
 from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import CONFIDENCE, MenuFile, Signals, load_menu, signals
 from cola_jax.errors import InputError, reading
+from cola_jax.execute.decoder import Stop
 from cola_jax.execute.generate import Generated, generate
 from cola_jax.execute.run_paths import run_paths
-from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
 from cola_jax.identity import check_belongs

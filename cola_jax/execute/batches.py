@@ -1,4 +1,4 @@
-"""How prompts are put into batches: by a common beginning, and by length."""
+"""Batches of prompts, cut by a common prefix and by length, and the layout of their tiles."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cola_jax.execute.inputs import token_counts
-from cola_jax.execute.memory import default_limits
+from cola_jax.execute.inputs import bucket, token_counts
+from cola_jax.execute.memory import Limits, default_limits, row_tokens, tile_rows
+from cola_jax.execute.plan import Layout, TileShape
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
 
 LEAST_SHARED = 32  # a shorter prefix saves less than smaller batches cost
@@ -17,26 +18,35 @@ LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 FRESH = 0.75
 LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
 LEAST_BATCH = 8  # questions of long prompts, where there are as many
-MOST_SHARE = 8  # how many times longer than its shortest prompt the longest of a batch may be
+MOST_SHARE = 8  # times that the longest prompt of a batch may be longer than its shortest
+
+
+class Workload(NamedTuple):
+    """The paths of a batch, for sizing its buffers."""
+
+    wave: int  # paths of a question at a time
+    positions: int  # layers of the longest path
+    same: bool = False  # whether all questions run the same paths
+    prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
 
 
 class Batches(NamedTuple):
-    """What decides how prompts are put into batches."""
+    """The lengths of prompts, and the prefixes that they share, which decide their batches."""
 
     tokens: list[int]  # of each prompt, whole or after its prefix
     prefixes: list[int]  # tokens of each prompt that are run once for its batch
 
     @classmethod
     def of(cls, prompts: Prompts, fresh: float, before: int = 0) -> "Batches":
-        """Find what each prompt shares with others.
+        """Find the common prefixes of prompts.
 
         Args:
-          prompts: with `before`, so many precede those that are put into batches, and they alone
-            decide what common prefixes there are.
+          prompts: the first `before` of them only define prefixes and are not batched; where there
+            are such, no others define any.
           fresh: the share of the states of a prefix that are run for each prompt.
         """
         counts = token_counts(prompts)
-        shared = shared_by_each(prompts, before or len(counts), fresh)[before:]
+        shared = shared_tokens(prompts, before or len(counts), fresh)[before:]
         whole = counts[before:].tolist()
         return cls([n - size for n, size in zip(whole, shared, strict=True)], shared)
 
@@ -44,65 +54,50 @@ class Batches(NamedTuple):
         """Cut the prompts `left` into batches of one prefix each, as `cut_batches`."""
         batches = []
         for size in sorted({self.prefixes[i] for i in left}):
-            index = np.array([i for i in left if self.prefixes[i] == size])
-            tokens = [self.tokens[i] for i in index]
-            batches += [index[some] for some in cut_batches(tokens, parts, largest)]
+            indices = np.array([i for i in left if self.prefixes[i] == size])
+            tokens = [self.tokens[i] for i in indices]
+            batches += [indices[batch] for batch in cut_batches(tokens, parts, largest)]
         return batches
 
 
-def common_prefix(prompts: Prompts) -> int:
-    """Counts the tokens with which all prompts begin, before the first that is read."""
-    columns = np.asarray(prompts.branch) == PROMPT
-    same = columns.all(axis=0)
-    for name in ("ids", "positions"):
-        values = np.asarray(getattr(prompts, name))
-        same &= (values == values[:1]).all(axis=0)
-    same &= np.asarray(prompts.positions)[0] == np.arange(len(same))
-    return min(first_read(prompts), int(np.argmin(np.append(same, False))))
-
-
-def first_read(prompts: Prompts) -> int:
-    """Returns the first token that is read: where nothing is, the last of the shortest prompt."""
+def common_with_first(prompts: Prompts) -> np.ndarray:
+    """Count the tokens that each prompt has in common with the first, before either is read."""
+    ids, positions, branch = map(np.asarray, (prompts.ids, prompts.positions, prompts.branch))
+    tokens = ids.shape[1]
+    same = (ids == ids[0]) & (positions == positions[0]) & (positions[0] == np.arange(tokens))
+    same &= (branch == PROMPT) & (branch[0] == PROMPT)
+    common = np.where(same.all(axis=1), tokens, np.argmin(same, axis=1))
     if prompts.read is None:
-        return int(token_counts(prompts).min()) - 1
-    read = np.asarray(prompts.read)
-    return int(np.where(read == NO_READ, prompts.ids.shape[1], read).min())
+        read = token_counts(prompts) - 1
+    else:
+        read = np.where(np.asarray(prompts.read) == NO_READ, tokens, prompts.read).min(axis=1)
+    return np.minimum(common, np.minimum(read, read[0]))
 
 
-def pays(size: int, whole: int, fresh: float) -> bool:
-    """Whether a prefix pays for a prompt that runs the rest, and a share `fresh` of it."""
-    return whole / (whole - size + size * fresh) > LEAST_GAIN
-
-
-def shared_by_each(prompts: Prompts, first: int, fresh: float) -> list[int]:
+def shared_tokens(prompts: Prompts, first: int, fresh: float) -> list[int]:
     """Return, for each prompt, the tokens of a common prefix to run once.
 
-    What the first two prompts have in common is a prefix, and so is what the first one and another
-    of the `first` have in common that begins with none of those found so far. So what a prompt
-    shares depends on no later one. A prompt shares none where it begins otherwise, or where that
-    would gain little: `fresh` is the share of the prefix's states run for each prompt.
+    The tokens common to the first two prompts are a prefix, and so are those common to the first
+    and another of the `first` that begins with none of the earlier prefixes. So the tokens that a
+    prompt shares depend on no later one. A prompt shares none where it begins otherwise, or where
+    that would gain little: `fresh` is the share of the prefix's states run for each prompt.
     """
-    whole = token_counts(prompts).tolist()
-    # two questions that happen to begin with the same word have the same one
+    # two questions that happen to begin with the same word have the same multiple
     multiple = default_limits().multiple
-    common = [
-        common_prefix(jax.tree.map(lambda x, i=i: np.asarray(x)[[0, i]], prompts))
-        // multiple
-        * multiple
-        for i in range(len(whole))
-    ]
+    common = (common_with_first(prompts) // multiple * multiple).tolist()
     sizes = [0]
     for size in common[1:first]:
         if size >= LEAST_SHARED and not any(0 < other <= size for other in sizes):
             sizes.append(size)
-    shared = [max(size for size in sizes if size <= most) for most in common]
-    return [
-        size if size and pays(size, tokens, fresh) else 0
-        for size, tokens in zip(shared, whole, strict=True)
-    ]
+    shared = []
+    for most, tokens in zip(common, token_counts(prompts).tolist(), strict=True):
+        size = max(size for size in sizes if size <= most)
+        gain = tokens / (tokens - size + size * fresh)
+        shared.append(size if gain > LEAST_GAIN else 0)
+    return shared
 
 
-def without(prompts: Prompts, size: int) -> Prompts:
+def drop_prefix(prompts: Prompts, size: int) -> Prompts:
     """Return prompts without their first tokens; their positions stay as they are."""
     ids, positions, branch = (
         np.asarray(x)[:, size:] for x in (prompts.ids, prompts.positions, prompts.branch)
@@ -115,7 +110,7 @@ def without(prompts: Prompts, size: int) -> Prompts:
 
 
 def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
-    """Cut indices of prompts of so many tokens into batches, the longest first.
+    """Cut indices of prompts, given their tokens, into batches, the longest first.
 
     There are at least `parts` batches where there are as many indices. None has more than
     `largest`, fewer of long prompts, which fill tiles alone; and all but very long prompts may
@@ -128,14 +123,36 @@ def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndar
     while start < len(order):
         longest = tokens[order[start]]
         end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
-        some = order[start:end]
-        by_tokens = -(-sum(tokens[i] for i in some) // most)
-        cuts = max(-(-len(some) // even), min(by_tokens, -(-len(some) // LEAST_BATCH)))
-        batches += np.array_split(some, cuts)
+        group = order[start:end]
+        by_tokens = -(-sum(tokens[i] for i in group) // most)
+        cuts = max(-(-len(group) // even), min(by_tokens, -(-len(group) // LEAST_BATCH)))
+        batches += np.array_split(group, cuts)
         start = end
     return batches
 
 
-def take(prompts: Prompts, some: np.ndarray) -> Prompts:
-    """Takes some questions of a batch."""
-    return jax.tree.map(lambda x: np.asarray(x)[some], prompts)
+def take(prompts: Prompts, questions: np.ndarray) -> Prompts:
+    """Take questions of a batch."""
+    return jax.tree.map(lambda x: np.asarray(x)[questions], prompts)
+
+
+def layout_of(prompts: Prompts, limits: Limits, reads: Sequence[int] | None = None) -> Layout:
+    """Choose the shapes of tiles for prompts, read at so many positions each, or at their ends."""
+    length = token_counts(prompts)
+    tokens = np.array([row_tokens(limits, int(size)) for size in length])
+    sizes, shape = np.unique(tokens, return_inverse=True)
+
+    def most_reads(size: int) -> int:
+        if reads is None:
+            return 1
+        return row_tokens(limits, int(np.max(np.array(reads)[tokens <= size], initial=1)))
+
+    shapes = tuple(
+        TileShape(tile_rows(limits, size), size, most_reads(size)) for size in sizes.tolist()
+    )
+    return Layout(shapes, shape.astype(np.int32), length)
+
+
+def slot_sizes(layout: Layout) -> tuple[int, int]:
+    """Return T and Q of slots and outputs, which are as long as the longest tile's, rounded up."""
+    return bucket(layout.tokens), bucket(max(shape.reads for shape in layout.shapes))

@@ -1,4 +1,4 @@
-"""Benchmark of `run_paths` against other ways to run the same paths in JAX."""
+"""Benchmark of `run_paths` against simpler ways to run the same paths in JAX."""
 
 import dataclasses
 import datetime
@@ -16,19 +16,24 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.execute.evaluator import PathEvaluator, Workload
+from cola_jax.execute.batches import Workload
 from cola_jax.execute.reference import run_reference
+from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.int8 import Int8, cast, float_dtype
 from cola_jax.params import Model, assemble, shapes, sharding
 from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import Prompts, Readings
 
+Paths = Sequence[tuple[int, ...]]
+FEW = 8  # paths that slow baselines run
+MATMUL_SIZE = 2048
+
 
 def llama(
     layers: int, width: int, heads: int, kv: int, mlp: int, vocab: int, **other: Any
 ) -> ModelConfig:
-    """Makes the config of a Llama of that shape."""
+    """Make the config of a Llama of that shape."""
     return ModelConfig(
         vocab_size=vocab,
         num_layers=layers,
@@ -57,9 +62,8 @@ SHAPES = {
 
 
 def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> Model:
-    """Makes a model with small normal weights, each generated on the devices that hold it."""
+    """Make a model with small normal weights, each generated on the devices that hold it."""
     seed = jax.random.key(0, impl="rbg")  # the generator that compiles and runs fastest
-
     wide = float_dtype(dtype)
 
     def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array | Int8:
@@ -76,26 +80,16 @@ def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> M
 
 
 def layer_flops(config: ModelConfig, tokens: int) -> float:
-    """Counts the floating-point operations of one layer on one state: matmuls and attention."""
+    """Count the floating-point operations of a layer on a state: matmuls and attention."""
     heads = config.num_heads * config.head_dim
     kv = config.num_kv_heads * config.head_dim
     weights = config.width * (2 * heads + 2 * kv + 3 * config.mlp_width)
     return 2.0 * tokens * weights + 4.0 * tokens * tokens * heads
 
 
-def unembed_flops(config: ModelConfig, positions: int) -> float:
-    """Counts the floating-point operations of unembedding that many positions."""
-    return 2.0 * positions * config.width * config.vocab_size
-
-
-Paths = Sequence[tuple[int, ...]]
-FEW = 8  # paths that slow baselines run
-MATMUL_SIZE = 2048
-
-
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program to be timed; `work` is how many units of work one call does."""
+    """A program to be timed, and the units of work of a call."""
 
     name: str
     run: Callable[[], Any]
@@ -109,7 +103,6 @@ Baselines = Callable[[Prompts, Paths], Sequence[Program]]
 class Timing:
     """Seconds per unit of work in each round."""
 
-    name: str
     seconds: list[float]
 
     @property
@@ -118,7 +111,7 @@ class Timing:
         return statistics.median(self.seconds)
 
     def over(self, other: "Timing") -> dict[str, float]:
-        """Returns the ratio of the two times within each round: its median and range."""
+        """Return the ratio of the two times within each round: its median and range."""
         ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
         return {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
@@ -126,9 +119,9 @@ class Timing:
 def time_in_turns(
     programs: Sequence[Program], rounds: int, *, warm_up: bool = True
 ) -> dict[str, Timing]:
-    """Runs every program once unless they are warm already, then all of them in each round.
+    """Run every program once unless they are warm already, then all of them in each round.
 
-    Programs of one round are compared, so that a machine that slows down slows down all of them.
+    Programs of a round are compared, so that a machine that slows down slows down all of them.
     """
     for program in programs if warm_up else ():
         jax.block_until_ready(program.run())
@@ -138,7 +131,7 @@ def time_in_turns(
             begun = time.perf_counter()
             jax.block_until_ready(program.run())
             seconds[program.name].append((time.perf_counter() - begun) / program.work)
-    return {name: Timing(name, values) for name, values in seconds.items()}
+    return {name: Timing(values) for name, values in seconds.items()}
 
 
 def benchmark(
@@ -152,12 +145,12 @@ def benchmark(
     tile_tokens: int | None = None,
     baselines: Baselines = lambda prompts, paths: (),
 ) -> dict[str, Any]:
-    """Measures `run_paths` on one question and many random paths, against baselines.
+    """Measure `run_paths` on a question and many random paths, against baselines.
 
     Args:
       model: with pretrained or random weights; the first place of its `data` axis is used.
       tokens, paths, reads: T, C and Q.
-      rounds: how often each program is timed, in turns.
+      rounds: number of times each program is timed, in turns.
       memory_budget, tile_tokens: as `run_paths`.
       baselines: makes more programs that run paths, from the prompt and all paths.
 
@@ -170,13 +163,30 @@ def benchmark(
     drawn = random_paths(config.num_layers, paths, 0)
     workers = Workers(model, memory_budget=memory_budget, tile_tokens=tile_tokens)
     wave = Wave(workers.workers[0], prompts, [drawn])
+    wave.run()
+    cost = workers.metrics.cost
     compared = [path_by_path(model, prompts, drawn[:FEW]), *baselines(prompts, drawn)]
-    programs = [matmul(str(model.embedding.dtype)), wave.evaluations(), *compared]
+    programs = [matmul(str(model.embedding.dtype)), wave.program(), *compared]
     timings = time_in_turns(programs, rounds)
-    ratios = {one.name: timings[one.name].over(timings["run_paths"]) for one in compared}
+    ours, rate = timings["run_paths"], 1 / timings["matmul"].median
+    run, per_layer = cost.unique + cost.last, layer_flops(config, tokens)
+    reading = paths * 2.0 * reads * config.width * config.vocab_size
+    unique = cost.unique * per_layer + cost.last * layer_flops(config, reads) + reading
     return {
-        **summarize(config, timings, wave, tokens, reads),
-        "over_run_paths": ratios,
+        "model": {"layers": config.num_layers, "width": config.width, "vocab": config.vocab_size},
+        "tokens": tokens,
+        "paths": paths,
+        "rows": wave.evaluator.layout.rows,
+        "slots": wave.evaluator.sizes.slots,
+        "matmul_size": MATMUL_SIZE,
+        "matmul_gflops": rate / 1e9,
+        "evaluations_per_second": 1 / ours.median,
+        "prefix_sharing": cost.useful / run,
+        "padding_share": 1 - cost.tokens / cost.token_rows,
+        # shares of the matmul rate
+        "unique_over_matmul": unique / (paths * ours.median) / rate,
+        "useful_over_matmul": (cost.useful * per_layer + reading) / (paths * ours.median) / rate,
+        "over_run_paths": {each.name: timings[each.name].over(ours) for each in compared},
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "metrics": workers.metrics.report(),
         "machine": measured_on(),
@@ -184,67 +194,25 @@ def benchmark(
 
 
 class Wave:
-    """One wave of paths, computed from the embeddings each time."""
+    """A wave of paths, computed from the embeddings each time."""
 
     def __init__(self, worker: Worker, prompts: Prompts, paths: Sequence[Paths]):
         longest = max(len(path) for row in paths for path in row)
         self.paths = np.array([[pad_path(path, longest) for path in row] for row in paths])
-        count = self.paths.shape[1]
-        self.evaluator = PathEvaluator(worker, prompts, Workload(count, longest))
-        self.sizes = self.evaluator.sizes
-        b, c = np.indices(self.paths.shape[:2]).reshape(2, -1)
-        rows = np.concatenate([b[:, None], self.paths[b, c]], axis=1)
-        self.chunks, self.cost = self.evaluator.new_trie().plan(rows)
+        self.evaluator = PathEvaluator(worker, prompts, Workload(self.paths.shape[1], longest))
 
     def run(self) -> Readings:
-        """Runs the wave; no state of an earlier run is reused."""
+        """Run the wave; no state of an earlier run is reused."""
         self.evaluator.trie = self.evaluator.new_trie()
         return self.evaluator(self.paths)
 
-    def run_tiles(self) -> jax.Array:
-        """Runs the tiles of the wave without last layers and readouts."""
-        driver = self.evaluator.driver
-        for chunk in self.chunks:
-            driver.fill(chunk.embedded[:0], chunk.tiles)
-        return driver.slots
-
-    def evaluations(self) -> Program:
-        """The whole wave, per evaluation."""
+    def program(self) -> Program:
+        """The wave, per evaluation."""
         return Program("run_paths", self.run, self.paths.shape[0] * self.paths.shape[1])
-
-    def tiles(self) -> Program:
-        """Its tiles alone, per layer run."""
-        return Program("tiles", self.run_tiles, self.cost.unique)
-
-
-def summarize(
-    config: ModelConfig, timings: dict[str, Timing], wave: Wave, tokens: int, reads: int
-) -> dict[str, Any]:
-    """Turns timings into ratios and shares of the matmul rate."""
-    cost, paths = wave.cost, wave.paths.shape[1]
-    run, rate = cost.unique + cost.last, 1 / timings["matmul"].median
-    seconds, per_layer = paths * timings["run_paths"].median, layer_flops(config, tokens)
-    reading = paths * unembed_flops(config, reads)
-    unique = cost.unique * per_layer + cost.last * layer_flops(config, reads) + reading
-    useful = cost.useful * per_layer + reading
-    return {
-        "model": {"layers": config.num_layers, "width": config.width, "vocab": config.vocab_size},
-        "tokens": tokens,
-        "paths": paths,
-        "rows": wave.evaluator.layout.rows,
-        "slots": wave.sizes.slots,
-        "matmul_size": MATMUL_SIZE,
-        "matmul_gflops": rate / 1e9,
-        "evaluations_per_second": 1 / timings["run_paths"].median,
-        "prefix_sharing": cost.useful / run,
-        "padding_share": 1 - cost.tokens / cost.token_rows,
-        "unique_over_matmul": unique / seconds / rate,
-        "useful_over_matmul": useful / seconds / rate,
-    }
 
 
 def matmul(dtype: str) -> Program:
-    """Multiplies square matrices, per floating-point operation: the rate that bounds all others."""
+    """Multiply square matrices, per floating-point operation: the rate that bounds all others."""
     size, times = MATMUL_SIZE, 8
     a = jnp.full((size, size), 1 / size, dtype)
     # several products per call, so that an accelerator's dispatch does not count
@@ -254,12 +222,13 @@ def matmul(dtype: str) -> Program:
 
 def path_by_path(model: Model, prompts: Prompts, paths: Paths) -> Program:
     """Baseline: `run_path` in a loop."""
-    run = lambda: run_reference(model, prompts, [paths])  # noqa: E731
-    return Program("run_path, path by path", run, len(paths))
+    return Program(
+        "run_path, path by path", lambda: run_reference(model, prompts, [paths]), len(paths)
+    )
 
 
 def random_prompts(config: ModelConfig, count: int, tokens: int, reads: int) -> Prompts:
-    """Draws prompts of random tokens, read at their last positions."""
+    """Draw prompts of random tokens, read at their last positions."""
     generator = np.random.default_rng(0)
     reads = min(reads, tokens)
     read = np.tile(np.arange(tokens - reads, tokens, dtype=np.int32), (count, 1))
@@ -273,7 +242,7 @@ def random_prompts(config: ModelConfig, count: int, tokens: int, reads: int) -> 
 
 
 def measured_on() -> dict[str, Any]:
-    """Records the date, the device and the versions of a measurement."""
+    """Record the date, the device and the versions of a measurement."""
     device = jax.local_devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""The device programs: tiles of a layer, and the embeddings that they begin with.
+"""The device programs: tiles of a layer, and embeddings.
 
 A program depends on shapes alone, never on a plan, and updates donated buffers in place.
 """
@@ -12,10 +12,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.attention import Kept, Mode
+from cola_jax.execute.attention import Mode
+from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.kernels.buffers import get, put
-from cola_jax.model import View, add_attended, at, embed, view
+from cola_jax.model import View, add_attended, embed, take_positions, view
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts
 
@@ -40,18 +41,18 @@ def run_tile(
 ) -> tuple[States, Kept]:
     """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
 
-    `layers` is the whole stack, or a stack of the layer of this tile. States are read from `source`
-    where it is given, else from the buffer that is written. Those of a tile are the beginnings of
-    slots, which are as long as the longest prompt.
+    `layers` is the whole stack, or a stack of the layer of this tile. States are read from
+    `source`, or from the buffer that is written where it is None. Those of a tile are the
+    beginnings of slots, which are as long as the longest prompt.
     """
     columns = Columns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
     layer = layer_at(config, mode.view_layers(layers), table[i, 0, 0])
     h = get(states if source is None else source, columns.source, slice(shape.tokens))
-    # after the end of a prompt, a slot may have NaN left over, and 0 * NaN is NaN
+    # stale states after the end of a prompt may hold NaN, and 0 * NaN is NaN
     h = jnp.where(tile.view.branch[:, :, None] == PADDING, 0, h)
     attended, cache = mode(config, layer, h, tile, cache)
-    h = add_attended(config, layer, at(h, tile.read), attended)
+    h = add_attended(config, layer, take_positions(h, tile.read), attended)
     return put(states, h, columns.target), cache
 
 

@@ -1,14 +1,13 @@
 """`generate`: greedy decoding, where every row follows its own path."""
 
+import contextlib
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import DecodeRow
-from cola_jax.execute.batches import FRESH, Batches, take
-from cola_jax.execute.decoder import Decoder, check_decode_memory
-from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.batches import FRESH, Batches, Workload, take
+from cola_jax.execute.decoder import Decoder, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
     Paths,
     check_prompts,
@@ -19,17 +18,15 @@ from cola_jax.execute.inputs import (
     prompts_for,
     tokenizer_of,
 )
-from cola_jax.execute.stop import Stop
+from cola_jax.execute.kv_cache import PER_TOKEN, DecodeRow
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 
-PER_TOKEN = ("logprob", "rival", "entropy", "certainty")
-
 
 class Generated(NamedTuple):
-    """What rows decoded, as numpy; entries without a path are empty.
+    """Decoded texts, as numpy; entries without a path are empty.
 
     There is no axis C where one path was given for all prompts: `text[0]` is then the completion of
     the first prompt.
@@ -42,10 +39,10 @@ class Generated(NamedTuple):
     certainty: np.ndarray  # [B, C, N] float32, its divergence from the uniform one; 0 likewise
     length: np.ndarray  # [B, C] int32, tokens decoded
     finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
-    text: np.ndarray  # [B, C] str, what the tokens say; "" where the model has no tokenizer
+    text: np.ndarray  # [B, C] str; "" where the model has no tokenizer
 
     def to_pandas(self) -> Any:
-        """Makes a table of what was decoded; needs pandas.
+        """Make a table of the decoded texts; needs pandas.
 
         Returns:
           A DataFrame with a row for each prompt and path, and the columns prompt and path (their
@@ -53,8 +50,8 @@ class Generated(NamedTuple):
         """
         import pandas
 
-        one = self.finish.ndim == 1
-        out = Generated(*(field[:, None] for field in self)) if one else self
+        single = self.finish.ndim == 1
+        out = Generated(*(field[:, None] for field in self)) if single else self
         present = np.argwhere(out.finish != "").tolist()
         return pandas.DataFrame(
             {
@@ -77,7 +74,7 @@ def generate(
     stop: Stop = Stop(),  # noqa: B008 - frozen
     **options: Unpack[WorkerOptions],
 ) -> Generated:
-    """Decodes greedily after each prompt, along each of its candidate paths.
+    """Decode greedily after each prompt, along each of its candidate paths.
 
     Keys and values are cached for each position of a path, so that a layer that runs twice attends
     to its own: the tokens are those of `run_path` on the whole text.
@@ -103,7 +100,7 @@ def generate(
     prompts = check_plain(model, prompts, max_new_tokens, stop)
     if paths is None:
         paths = range(model.config.num_layers)
-    one = is_path(paths)
+    single = is_path(paths)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
     longest = int((padded != STOP).sum(axis=-1).max(initial=0))
     out = empty(padded.shape[:2], max_new_tokens)
@@ -112,31 +109,28 @@ def generate(
     workers = Workers(model, **options)
     workers.check_count(len(padded))
     check_decode_memory(model.config, prompts, workers.memory, longest, max_new_tokens)
-    same = bool((padded == padded[:1]).all())
-    workload = Workload(padded.shape[1], longest, same)
-    found = Batches.of(prompts, 1 / len(padded) if same else FRESH)
+    workload = Workload(padded.shape[1], longest, same=bool((padded == padded[:1]).all()))
+    shared = Batches.of(prompts, 1 / len(padded) if workload.same else FRESH)
 
-    def run(worker: Worker, some: np.ndarray) -> Generated:
-        work = workload._replace(prefix=found.prefixes[some[0]])
-        decoder = Decoder(
-            worker, take(prompts, some), work, max_new_tokens=max_new_tokens, stop=stop
-        )
-        rows = decoder(padded[some])
-        decoder.close()
-        return collect(rows, padded[some], max_new_tokens)
+    def run(worker: Worker, questions: np.ndarray) -> Generated:
+        work = workload._replace(prefix=shared.prefixes[questions[0]])
+        part = take(prompts, questions)
+        decoder = Decoder(worker, part, work, max_new_tokens=max_new_tokens, stop=stop)
+        with contextlib.closing(decoder):
+            return collect(decoder(padded[questions]), padded[questions], max_new_tokens)
 
     largest = workers.memory.limits.questions
-    batches = found.cut(range(len(padded)), len(workers.workers), largest)
-    for some, generated in workers.map(run, batches, count_paths(padded)):
+    batches = shared.cut(range(len(padded)), len(workers.workers), largest)
+    for questions, generated in workers.map(run, batches, count_paths(padded)):
         for whole, part in zip(out, generated, strict=True):
-            whole[some] = part
+            whole[questions] = part
     if model.checkpoint is not None:
         out = with_texts(out, model.checkpoint, stop)
-    return Generated(*(field[:, 0] for field in out)) if one else out
+    return Generated(*(field[:, 0] for field in out)) if single else out
 
 
 def with_texts(out: Generated, checkpoint: str, stop: Stop) -> Generated:
-    """Adds what the tokens say, without the stop tokens."""
+    """Add the texts of the tokens, without the stop tokens."""
     try:
         tokenizer = tokenizer_of(checkpoint)
     except ValueError:  # the checkpoint has none
@@ -149,32 +143,24 @@ def with_texts(out: Generated, checkpoint: str, stop: Stop) -> Generated:
 
 
 def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: Stop) -> Prompts:
-    """Checks what `generate` takes; returns it as numpy."""
+    """Check the prompts of `generate`, its limit and its stop; return the prompts as numpy."""
     plain = padded_right(prompts_for(model, prompts))
     check_prompts(model, plain)
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
-    if ((branch != PROMPT) & (branch != PADDING)).any():
+    of_prompt = branch == PROMPT
+    if (~of_prompt & (branch != PADDING)).any():
         raise InputError("prompts have continuations packed after them: decode plain prompts.")
-    lengths = (branch == PROMPT).sum(axis=1)
+    lengths = of_prompt.sum(axis=1)
     if not lengths.all():
         raise InputError(f"prompt {int(np.argmin(lengths))} has no tokens: there is no last one.")
-    moved = ((branch == PROMPT) & (plain.positions != np.arange(branch.shape[1]))).any(axis=1)
+    moved = (of_prompt & (plain.positions != np.arange(branch.shape[1]))).any(axis=1)
     if moved.any():
         raise InputError(
             f"the positions of prompt {int(moved.argmax())} are not 0, 1, 2 and so on: decoding "
             "continues them, so give a prompt from its beginning, without padding before it."
         )
-    check_limit(int(lengths.max()), max_new_tokens, context)
-    if stop.tokens and max(stop.tokens) >= vocab:
-        raise InputError(
-            f"stop tokens are {list(stop.tokens)}, but the model's vocabulary is 0..{vocab - 1}."
-        )
-    return plain
-
-
-def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
-    """Raises ValueError where the longest prompt and the new tokens exceed the context."""
+    longest = int(lengths.max())
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be at least 1, it is {max_new_tokens}.")
     if longest + max_new_tokens > context:
@@ -182,10 +168,15 @@ def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "
             f"context of {context}: ask for at most {max(context - longest, 0)}, or shorten it."
         )
+    if stop.tokens and max(stop.tokens) >= vocab:
+        raise InputError(
+            f"stop tokens are {list(stop.tokens)}, but the model's vocabulary is 0..{vocab - 1}."
+        )
+    return plain
 
 
 def collect(rows: list[DecodeRow], paths: np.ndarray, limit: int) -> Generated:
-    """Collects what rows, in the order of the paths [B, C, P], have decoded."""
+    """Collect the results of rows, in the order of the paths [B, C, P]."""
     out = empty(paths.shape[:2], limit)
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
         count = len(row.tokens)
@@ -197,7 +188,7 @@ def collect(rows: list[DecodeRow], paths: np.ndarray, limit: int) -> Generated:
 
 
 def empty(shape: tuple[int, ...], limit: int) -> Generated:
-    """Makes the result of rows that have decoded nothing."""
+    """Make the result of rows that have decoded nothing."""
     return Generated(
         tokens=np.full((*shape, limit), -1, np.int32),
         **{name: np.zeros((*shape, limit), np.float32) for name in PER_TOKEN},

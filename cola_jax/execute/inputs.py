@@ -1,4 +1,4 @@
-"""What goes into the executors: prompts and paths, checked, padded, and put into buckets."""
+"""Inputs of the executors: prompts and paths, checked, padded, and rounded to few shapes."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -29,21 +29,17 @@ Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
 
 
 def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
-    """Wraps what a function with a model takes as prompts: texts as well, or one of them.
+    """Wrap the prompts of a function with a model: texts as well, or a single text.
 
-    Raises ValueError as `as_prompts`, and for texts where the model has no tokenizer.
+    Raises InputError as `as_prompts`, and for texts where the model has no tokenizer.
     """
     texts = [prompts] if isinstance(prompts, str) else prompts
-    if isinstance(texts, list | tuple) and texts and all(isinstance(one, str) for one in texts):
-        return tokenized(model, list(texts))
-    return as_prompts(prompts, model.pad_token)
-
-
-def tokenized(model: Model, texts: list[str]) -> Prompts:
-    """Tokenizes texts as the model's own tokenizer does, padded on the right."""
+    is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)
+    if not is_text:
+        return as_prompts(prompts, model.pad_token)
     if model.checkpoint is None:
         raise InputError("this model was not loaded from a checkpoint with a tokenizer: give ids.")
-    rows = tokenizer_of(model.checkpoint)(texts)["input_ids"]
+    rows = tokenizer_of(model.checkpoint)(list(texts))["input_ids"]
     if empty := [i for i, row in enumerate(rows) if not row]:
         raise InputError(f"prompt {empty[0]} has no tokens: give a text.")
     return Prompts.stack([Prompts.plain(np.array(row, np.int32)) for row in rows])
@@ -51,15 +47,15 @@ def tokenized(model: Model, texts: list[str]) -> Prompts:
 
 @functools.cache
 def tokenizer_of(checkpoint: str) -> Any:
-    """Loads the tokenizer of a checkpoint, once."""
+    """Load the tokenizer of a checkpoint, once."""
     return load_tokenizer(checkpoint)
 
 
 def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
-    """Wraps ids [B, T] or a tokenizer's output, and checks ranks.
+    """Wrap ids [B, T] or a tokenizer's output.
 
-    Without an attention mask, rows that are visibly padded with `pad_token` raise ValueError;
-    traced ids are not checked.
+    Raises InputError for other ranks, and for rows without an attention mask that are visibly
+    padded with `pad_token`; traced ids are not checked.
     """
     if isinstance(prompts, Mapping):
         return Prompts.from_encoding(prompts, pad_token)
@@ -74,7 +70,7 @@ def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
 
 
 def padded_right(prompts: Prompts) -> Prompts:
-    """Moves padding at the beginning of rows [B, T] to their end; returns numpy arrays."""
+    """Move padding at the beginning of rows [B, T] to their end; return numpy arrays."""
     prompts = jax.tree.map(np.asarray, prompts)
     start = (prompts.branch != PADDING).argmax(axis=1)[:, None]
     if not start.any():
@@ -88,7 +84,7 @@ def padded_right(prompts: Prompts) -> Prompts:
 
 
 def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) -> None:
-    """Raises ValueError for prompts that the model cannot read; traced values are not checked.
+    """Raise InputError for prompts that the model cannot read; traced values are not checked.
 
     Rows are padded on the right, or with `either_side` on the left as well.
     """
@@ -98,7 +94,11 @@ def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) 
     check_tokens("token ids", prompts.ids, model.config.vocab_size)
     if prompts.targets is not None:
         check_tokens("targets", prompts.targets, model.config.vocab_size)
-    check_padding(prompts, either_side)
+    tokens = np.asarray(prompts.branch) != PADDING
+    if is_split(tokens).any():
+        raise InputError("prompts have padding between two tokens: pad at one end of a row.")
+    if not either_side and (tokens.argmax(axis=1) > 0).any():
+        raise InputError("prompts have padding before a token: rows are padded on the right.")
     check_reads(prompts)
     if positions.size and positions.max() >= context:
         raise InputError(
@@ -107,27 +107,18 @@ def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) 
         )
 
 
-def check_tokens(what: str, ids: ArrayLike, vocab: int) -> None:
-    """Raises ValueError for ids outside the vocabulary; `what` names them in the message."""
+def check_tokens(name: str, ids: ArrayLike, vocab: int) -> None:
+    """Raise InputError for ids outside the vocabulary, with their name."""
     ids = np.asarray(ids)
     if ids.size and (ids.min() < 0 or ids.max() >= vocab):
         raise InputError(
-            f"{what} run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
+            f"{name} run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
             f"0..{vocab - 1}: use the model's own tokenizer."
         )
 
 
-def check_padding(prompts: Prompts, either_side: bool) -> None:
-    """Raises ValueError for padding between tokens, and before them unless on `either_side`."""
-    tokens = np.asarray(prompts.branch) != PADDING
-    if is_split(tokens).any():
-        raise InputError("prompts have padding between two tokens: pad at one end of a row.")
-    if not either_side and (tokens.argmax(axis=1) > 0).any():
-        raise InputError("prompts have padding before a token: rows are padded on the right.")
-
-
 def check_reads(prompts: Prompts) -> None:
-    """Raises ValueError for read positions at which there is no token."""
+    """Raise InputError for read positions without a token."""
     if prompts.read is None:
         return
     read, padding = np.asarray(prompts.read), np.asarray(prompts.branch) == PADDING
@@ -141,7 +132,7 @@ def check_reads(prompts: Prompts) -> None:
 
 
 def path_ids(path: Path, num_layers: int) -> np.ndarray:
-    """Returns one path as an integer array [P]; ValueError for other shapes and fractions."""
+    """Return a path as an integer array [P]; InputError for other shapes and fractions."""
     ids = np.asarray(parse_path(path, num_layers) if isinstance(path, str) else path)
     if ids.ndim != 1:
         raise InputError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
@@ -151,7 +142,7 @@ def path_ids(path: Path, num_layers: int) -> np.ndarray:
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value is one path: text, or layer ids in a list, a range or an array."""
+    """Return whether a value is a path: text, or layer ids in a list, a range or an array."""
     if isinstance(value, str):
         return True
     if isinstance(value, np.ndarray | jax.Array):
@@ -160,38 +151,38 @@ def is_path(value: Any) -> bool:
 
 
 def count_paths(paths: np.ndarray) -> int:
-    """Returns how many paths [B, C, P] has that are not padding."""
+    """Count the paths of [B, C, P] that are not padding."""
     return int((paths[:, :, 0] != STOP).sum())
 
 
 def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
-    """Returns valid paths as int32 [B, C, P]; lists are padded with STOP, to a P in few buckets.
+    """Return valid paths as int32 [B, C, P]; lists are padded with STOP, to a P in few buckets.
 
-    One path, or one list of paths, is that of every question.
+    A single path, or list of paths, is that of every question.
     """
-    given: Any = [paths] if is_path(paths) else paths
-    if isinstance(given, np.ndarray | jax.Array):
-        padded = np.asarray(given)
-        if padded.ndim != 3 or not np.issubdtype(padded.dtype, np.integer):
+    values: Any = [paths] if is_path(paths) else paths
+    is_array = isinstance(values, np.ndarray | jax.Array)
+    if is_array:
+        values = np.asarray(values)
+        if values.ndim != 3 or not np.issubdtype(values.dtype, np.integer):
             raise InputError(
-                f"paths are {padded.dtype} of shape {padded.shape}, but must be ids [B, C, P]."
+                f"paths are {values.dtype} of shape {values.shape}, but must be ids [B, C, P]."
             )
-        rows = [[c.tolist() for c in row if (c != STOP).any()] for row in padded]
+        rows = [[c.tolist() for c in row if (c != STOP).any()] for row in values]
     else:
-        each = [given] * questions if any(map(is_path, given)) else given
-        rows = [[path_ids(path, num_layers).tolist() for path in row] for row in each]
-        padded = None
+        lists = [values] * questions if any(map(is_path, values)) else values
+        rows = [[path_ids(path, num_layers).tolist() for path in row] for row in lists]
     if len(rows) != questions:
         raise InputError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
     checked = [[validate(path, num_layers) for path in row] for row in rows]
-    if padded is not None:
-        return padded.astype(np.int32)
+    if is_array:
+        return values.astype(np.int32)
     longest = max((len(path) for row in checked for path in row), default=1)
     return pad_lists(checked, bucket(longest))
 
 
 def bucket(size: int, smallest: int = 8) -> int:
-    """Rounds up to one of 8, 12, 16, 24, 32, 48, ...: few shapes, at most half again as large."""
+    """Round up to one of 8, 12, 16, 24, 32, 48, ...: few shapes, at most half again as large."""
     power = smallest
     while power < size:
         if power * 3 // 2 >= size:
@@ -212,7 +203,7 @@ def distinct_reads(prompts: Prompts) -> list[int]:
 
 
 def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
-    """Cuts or pads prompts [B, T], [B, Q] to T = `tokens` and Q = `reads`."""
+    """Cut or pad prompts [B, T], [B, Q] to T = `tokens` and Q = `reads`."""
 
     def fit(values, size, fill):
         values = np.asarray(values)[:, :size]
@@ -231,21 +222,8 @@ def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
     )
 
 
-def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
-    """Takes one question [1, T'], [1, Q'] in buckets of its own tokens and reads.
-
-    Returns it and a mask [Q] of the batch's reads that are not padding; the question has these
-    reads first.
-    """
-    row = jax.tree.map(lambda x: np.asarray(x)[b : b + 1], prompts)
-    real = row.read[0] != NO_READ
-    row = row.replace(read=row.read[:, real], targets=row.targets[:, real])
-    tokens = bucket(int((row.branch != PADDING).sum()), 32)
-    return cut(row, tokens, bucket(int(real.sum()), 16)), real
-
-
 def check_batch(model: Model, prompts: PromptsLike, paths: Paths) -> tuple[Prompts, np.ndarray]:
-    """Checks the arguments of `run_paths`; returns them as numpy, the paths [B, C, P]."""
+    """Check the arguments of `run_paths`; return them as numpy, the paths [B, C, P]."""
     batch = jax.tree.map(np.asarray, prompts_for(model, prompts))
     if (batch.read is None) != (batch.targets is None):
         raise InputError(
@@ -259,10 +237,12 @@ def check_batch(model: Model, prompts: PromptsLike, paths: Paths) -> tuple[Promp
 
 
 def next_tokens(prompts: Prompts) -> Prompts:
-    """Reads prompts [B, T] at each token but the last, and asks about the one after it."""
+    """Read prompts [B, T] at each token but the last, and ask about the next one."""
     ids, branch = np.asarray(prompts.ids), np.asarray(prompts.branch)
     if (branch > 0).any():
-        raise InputError("prompts with continuations do not say what is read: give `read`.")
+        raise InputError(
+            "prompts with continuations have no default positions to read: give `read`."
+        )
     if not (branch[:, 1:] == 0).any(axis=1).all():
         raise InputError("a prompt of one token has none after it to ask about: give a longer one.")
     read = np.broadcast_to(np.arange(ids.shape[1] - 1, dtype=np.int32), ids[:, 1:].shape)
@@ -272,7 +252,7 @@ def next_tokens(prompts: Prompts) -> Prompts:
 
 
 def no_readings(paths: np.ndarray, reads: int) -> Readings:
-    """Returns Readings [B, C, Q] of no evaluation: log-probabilities of -inf, and not finite."""
+    """Return Readings [B, C, Q] of no evaluation: log-probabilities of -inf, and not finite."""
     shape = (*paths.shape[:2], reads)
     return Readings(
         logprob=np.full(shape, -np.inf, np.float32),

@@ -1,6 +1,7 @@
-"""The memory budget, and how large the buffers of a batch are."""
+"""The memory budget, and the sizes of the buffers of a batch."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -16,10 +17,14 @@ LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
 FEWEST_SLOTS = 2
 FEWEST_POSITIONS = 8  # unembedded at a time
+SIZE = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:E\d+)?) ?(%|(?:([KMGT])(I?))?B?)")
+SHARE = 0.5  # of the memory that is free, by default
+GROUPS = Path("/sys/fs/cgroup")  # limits of containers and services on Linux
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 class Limits(NamedTuple):
-    """The sizes that suit one kind of device."""
+    """The sizes that suit a kind of device."""
 
     tile_tokens: int  # enough that reading a layer's weights pays off
     multiple: int  # of the tokens of a row
@@ -82,7 +87,7 @@ def default_limits() -> Limits:
 
 
 class Memory(NamedTuple):
-    """What buffers may take on each device, and what decides how much they need."""
+    """The memory for the buffers of a device, and the facts that decide their sizes."""
 
     budget: int  # bytes for all buffers of `sharing` batches together
     sharing: int
@@ -96,6 +101,15 @@ class Memory(NamedTuple):
         limits = limits_of(self.backend)
         return limits if self.tile_tokens is None else limits._replace(tile_tokens=self.tile_tokens)
 
+    def for_batch(self, least: int, task: str) -> int:
+        """Return the bytes for a batch; InputError where they are less than `least`."""
+        if self.budget // self.sharing < least:
+            raise InputError(
+                f"a memory budget of {format_bytes(self.budget)} is too small to {task}: give at "
+                f"least {format_bytes(self.sharing * least)}."
+            )
+        return self.budget // self.sharing
+
 
 class Sizes(NamedTuple):
     """The shapes that decide what is compiled, beside the model's own and the tokens."""
@@ -106,38 +120,28 @@ class Sizes(NamedTuple):
 
 
 def choose_sizes(
-    config: ModelConfig,
-    tokens: int,
-    reads: int,
-    memory: Memory,
-    wanted: int = FEWEST_SLOTS,
+    config: ModelConfig, tokens: int, reads: int, memory: Memory, wanted: int = 0
 ) -> Sizes:
-    """Chooses the sizes of one batch.
+    """Choose the sizes of a batch.
 
     Args:
       tokens: T; `reads`: Q.
-      wanted: the states that the batch can use; there are no more slots than that.
+      wanted: the most states that the batch can use, which bounds the slots.
 
-    Raises ValueError where the budget is too small for one path, naming one that is enough.
+    Raises InputError where the budget is too small for a path, naming one that is enough.
     """
-    sharing, itemsize = memory.sharing, memory.itemsize
-    budget = memory.budget // sharing
-    state, output = (n * config.width * itemsize for n in (tokens, reads))
+    state, output = (n * config.width * memory.itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # one more slot and one more output take what padding rows write
     least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits
-    if budget < least:
-        raise InputError(
-            f"a memory budget of {format_bytes(sharing * budget)} is too small to run paths of "
-            f"{tokens} tokens: give at least {format_bytes(sharing * least)}."
-        )
-    # of what is left, an eighth each for outputs and logits, which need no more than a few
+    budget = memory.for_batch(least, f"run paths of {tokens} tokens")
+    # of the rest, an eighth each for outputs and logits, which need no more than a few
     eighth = (budget - least) // 8
     most = floor_power(FEWEST_POSITIONS + eighth // logits)
     unembedded = int(np.clip(most, FEWEST_POSITIONS, memory.limits.positions))
     outputs = int(np.clip(1 + eighth // output, 1, memory.limits.outputs))
     slots = (budget - unembedded * logits - (outputs + 1) * output) // state - 1
-    return Sizes(min(slots, ceil_power(wanted)), outputs, unembedded)
+    return Sizes(min(slots, ceil_power(max(wanted, FEWEST_SLOTS))), outputs, unembedded)
 
 
 class DecodeSizes(NamedTuple):
@@ -162,32 +166,27 @@ def choose_decode_sizes(
     wanted: int = 1,
     prefix: int = 0,
 ) -> DecodeSizes:
-    """Chooses the sizes of a decoder.
+    """Choose the sizes of a decoder.
 
     Args:
-      tokens: T of the prompts, of which the first `prefix` are run elsewhere; `positions`: layers
-        of the longest path.
-      wanted: the most rows that there will be at a time.
+      tokens: T of the prompts, of which the first `prefix` are run elsewhere.
+      positions: layers of the longest path.
+      wanted: the most rows at a time.
 
-    Raises ValueError where the budget is too small for one row, naming one that is enough.
+    Raises InputError where the budget is too small for a row, naming one that is enough.
     """
-    sharing, itemsize, limits = memory.sharing, memory.itemsize, memory.limits
-    budget = memory.budget // sharing
-    positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
+    limits, itemsize = memory.limits, memory.itemsize
+    positions = round_up(positions, 8)  # few shapes for paths of many lengths
     prefill_rows = tile_rows(limits, limits.multiple)  # at most
     state = (tokens - prefix) * config.width * itemsize
-    kept = -(-max_new_tokens // limits.decode_multiple) * limits.decode_multiple
+    kept = round_up(max_new_tokens, limits.decode_multiple)
     block = 2 * config.num_kv_heads * config.head_dim * (tokens + kept) * itemsize
     logits = LOGITS * 4 * config.vocab_size
     slot = positions * block + state + logits
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
     spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * block + logits
-    if budget < slot + spare:
-        raise InputError(
-            f"a memory budget of {format_bytes(sharing * budget)} is too small to decode "
-            f"{max_new_tokens} tokens after {tokens} on {positions} layers: give at least "
-            f"{format_bytes(sharing * (slot + spare))}."
-        )
+    task = f"decode {max_new_tokens} tokens after {tokens} on {positions} layers"
+    budget = memory.for_batch(slot + spare, task)
     most = min(limits.decode_slots, ceil_power(wanted))
     decode_slots = int(np.clip((budget - spare) // slot, 1, most))
     return DecodeSizes(
@@ -202,83 +201,71 @@ def choose_decode_sizes(
 
 
 def tile_rows(limits: Limits, tokens: int) -> int:
-    """Return R of tiles whose rows have so many tokens."""
+    """Return R of tiles whose rows have `tokens` tokens."""
     return min(max(1, round(limits.tile_tokens / tokens)), MOST_ROWS)
 
 
 def row_tokens(limits: Limits, tokens: int) -> int:
     """Round tokens up to one of few numbers, so that at most an eighth of a long row is padding."""
-    step = max(limits.multiple, ceil_power(tokens) // 8)
-    return -(-tokens // step) * step
+    return round_up(tokens, max(limits.multiple, ceil_power(tokens) // 8))
 
 
-def parse_share(text: str) -> float | None:
-    """Reads a share such as 50%; None for anything else. ValueError for one out of range."""
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / 100
-    except ValueError:
-        return None
-    if not percent or rest:
-        return None
-    if not 0 < share <= 1:
-        raise InputError(f"a share of {shown(text)} is out of range: give one up to 100%.")
-    return share
+def parse_size(text: str) -> int | float:
+    """Read a size in bytes, such as 2GB, 512MiB or 1.5e9, or a share such as 50% as a float.
 
-
-def parse_bytes(text: str) -> int:
-    """Reads a size such as 2GB, 2G, 512MiB or 1.5e9; ValueError for anything else."""
-    units = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    units |= {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-    units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-    number = text.strip().rstrip("BbIiKkMmGgTt")
-    unit = text.strip()[len(number) :].upper()
-    try:
-        size = float(number) * units[unit]
-    except (ValueError, KeyError):
+    Raises InputError for other text, and for values out of range.
+    """
+    match = SIZE.fullmatch(text.strip().upper())
+    if match is None:
         raise InputError(
             f"{shown(text)} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
-        ) from None
+        )
+    number, unit, prefix, binary = match.groups()
+    if unit == "%":
+        if not 0 < float(number) <= 100:
+            raise InputError(f"a share of {shown(text)} is out of range: give one up to 100%.")
+        return float(number) / 100
+    size = float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix or " ")
     if not 0 < size < 2**63:
         raise InputError(f"a size of {shown(text)} is out of range.")
     return int(size)
 
 
 def format_bytes(size: int) -> str:
-    """Writes a size for people, rounded up in the last digit, so that it is enough."""
+    """Write a size for people, rounded up in the last digit, so that it is enough."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{-(-size * 10 // unit) / 10:g}{name}"
     return f"{size}B"
 
 
+def round_up(size: int, multiple: int) -> int:
+    """Round up to a multiple."""
+    return -(-size // multiple) * multiple
+
+
 def floor_power(size: int) -> int:
-    """Rounds down to a power of two, 0 for 0."""
+    """Round down to a power of two, 0 for 0."""
     return 1 << (size.bit_length() - 1) if size else 0
 
 
-def capacity(questions: int) -> int:
-    """Rounds a number of questions up to one of few, so that a smaller batch compiles nothing."""
+def round_questions(questions: int) -> int:
+    """Round a number of questions up to one of few, so that a smaller batch compiles nothing."""
     return ceil_power(max(questions, 8))
 
 
 def ceil_power(size: int) -> int:
-    """Rounds up to a power of two."""
+    """Round up to a power of two."""
     return 1 << (size - 1).bit_length()
 
 
-SHARE = 0.5  # of what is free, by default
-GROUPS = Path("/sys/fs/cgroup")  # limits of containers and services on Linux
-OWN_GROUPS = Path("/proc/self/cgroup")
-
-
 def default_budget(device: Any, weights: int) -> int:
-    """Returns the bytes that buffers may take on a device: half of what the weights leave.
+    """Return the bytes that buffers may take on a device: half of the memory beside the weights.
 
     `weights` are their bytes on the device, loaded or not yet. On an accelerator, memory that
-    others use is left out. A CPU's share is one of all the memory that there can be, so that a run
-    which is resumed on the same machine cuts its matrix products as before, and its results are
-    equal to the bit.
+    others use is left out. A CPU's share is one of all memory of the machine, so that a run which
+    is resumed on the same machine cuts its matrix products as before, and its results are equal to
+    the bit.
     """
     memory = device_memory(device)
     if device.platform == "cpu":
@@ -287,7 +274,7 @@ def default_budget(device: Any, weights: int) -> int:
 
 
 def device_memory(device: Any) -> int:
-    """Returns the bytes of a device's memory; those of a machine, over its CPU devices."""
+    """Return the bytes of a device's memory; those of a machine, over its CPU devices."""
     if device.platform == "cpu":
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return min([machine, *group_limits()]) // len(jax.local_devices(backend="cpu"))
@@ -298,19 +285,19 @@ def device_memory(device: Any) -> int:
 
 
 def group_limits() -> Iterator[int]:
-    """Yields the memory limits of the control groups that this process is in, of both versions."""
+    """Yield the memory limits of the control groups that this process is in, of both versions."""
     try:
         lines = OWN_GROUPS.read_text().splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
-        _, controllers, own = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         root, name = GROUPS, "memory.max"
         if controllers:
             root, name = GROUPS / "memory", "memory.limit_in_bytes"
-        group = PurePosixPath(own.lstrip("/"))
+        group = PurePosixPath(path.lstrip("/"))
         for folder in (group, *group.parents):
             try:
                 yield int((root / folder / name).read_text())

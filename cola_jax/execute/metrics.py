@@ -1,4 +1,4 @@
-"""Metrics: what was evaluated, what it cost, and how long devices and compilers were busy."""
+"""Metrics: evaluations, their cost, and the time that devices and compilers were busy."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @dataclasses.dataclass(frozen=True)
 class Compilations:
-    """What was compiled since the process began; what a persistent cache held counts as well."""
+    """Programs compiled since the process began, also those from a persistent cache."""
 
     count: int = 0
     seconds: float = 0.0
@@ -42,7 +42,7 @@ class CompilationCounter:
         self.local.seconds = self.thread_seconds() + duration_secs
 
     def thread_seconds(self) -> float:
-        """Returns the seconds that the calling thread has spent compiling."""
+        """Return the seconds that the calling thread has spent compiling."""
         return getattr(self.local, "seconds", 0.0)
 
 
@@ -50,7 +50,7 @@ COUNTER = CompilationCounter()
 
 
 def compilations() -> Compilations:
-    """Returns the compilations of all threads so far."""
+    """Return the compilations of all threads so far."""
     return COUNTER.all
 
 
@@ -103,7 +103,7 @@ class Clock:
 
 
 class Stage(NamedTuple):
-    """What a run does at the moment, and how much of it is done."""
+    """The present stage of a run, and its progress."""
 
     name: Literal["loading", "compiling", "evaluating"]
     done: int  # bytes of weights, programs, or evaluations
@@ -138,21 +138,17 @@ class Metrics:
         self.begun, self.compilations_before = time.perf_counter(), compilations()
 
     def add(self, **amounts: Any) -> None:
-        """Adds to fields by name; safe from any thread."""
+        """Add to fields by name; safe from any thread."""
         with self.lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
     def load(self, loaded: int, to_load: int) -> None:
-        """Takes the bytes of weights loaded so far, and in all."""
+        """Take the bytes of weights loaded so far, and in all."""
         self.loaded, self.to_load = loaded, to_load
 
     def stage(self) -> Stage:
-        """Says what goes on at the moment, and how much of it is done.
-
-        Returns:
-          The stage; programs that are compiled while others are run belong to evaluating.
-        """
+        """Return the present stage; programs compiled while others run belong to evaluating."""
         if not self.clocks:  # of workers
             return Stage("loading", self.loaded, self.to_load)
         if not (self.evaluations or self.tokens):
@@ -161,7 +157,7 @@ class Metrics:
         return Stage("evaluating", self.earlier + self.evaluations, self.total)
 
     def report(self) -> dict[str, Any]:
-        """Sums up what this start has done so far, what it took, and what it saved.
+        """Summarise this start so far.
 
         Returns:
           Numbers by name: counts, seconds, and shares from 0 to 1; None where there is nothing to
@@ -170,31 +166,31 @@ class Metrics:
         seconds = time.perf_counter() - self.begun
         compiled = compilations() - self.compilations_before
         cost, evaluations = self.cost, self.evaluations
-        wall = sum(clock.wall for clock in self.clocks)
+        wall = max(sum(clock.wall for clock in self.clocks), 0)
         waited = sum(clock.waited for clock in self.clocks)
         run = cost.unique + cost.last
         own = run - self.prefix_layers
+
+        def ratio(part: int | float, whole: int | float, digits: int = 4) -> float | None:
+            return round(part / whole, digits) if whole else None
+
         return {
             "evaluations": evaluations,
             "seconds": round(seconds, 3),
             "evaluations_per_second": round(evaluations / seconds, 3),
             # layers of all paths in full over layers run, on the prompts' own tokens
-            "prefix_sharing": round(cost.useful / own, 3) if own else None,
+            "prefix_sharing": ratio(cost.useful, own, 3),
             "layer_evaluations": run,
-            "common_prefix_share": round(self.prefix_layers / run, 4) if run else None,
-            "hit_share": round(cost.hits / (cost.hits + run), 4) if run else None,
-            "padding_share": round(1 - cost.tokens / cost.token_rows, 4)
-            if cost.token_rows
-            else None,
+            "common_prefix_share": ratio(self.prefix_layers, run),
+            "hit_share": ratio(cost.hits, cost.hits + run),
+            "padding_share": ratio(cost.token_rows - cost.tokens, cost.token_rows),
             "evicted": cost.evicted,
             "planning_seconds": round(self.planning, 3),
             # at most: while a thread waits for results, the devices run what was dispatched
-            "idle_share": round(1 - waited / wall, 4) if wall > 0 else None,
+            "idle_share": ratio(wall - waited, wall),
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens / seconds, 3),
-            "decode_padding_share": round(1 - self.decode_layers / self.decode_rows, 4)
-            if self.decode_rows
-            else None,
+            "decode_padding_share": ratio(self.decode_rows - self.decode_layers, self.decode_rows),
             "compilations": compiled.count,
             "compilation_seconds": round(compiled.seconds, 2),
         }

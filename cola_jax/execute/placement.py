@@ -1,4 +1,4 @@
-"""Placement: where the arrays of a worker lie, and in which order in memory."""
+"""Placement of the arrays of a worker: on which devices, and in which order in memory."""
 
 import ctypes
 from collections.abc import Iterator
@@ -13,10 +13,12 @@ from cola_jax.errors import InputError
 from cola_jax.params import Layer, Model
 
 TPU_ORDER = Layout((0, 2, 3, 1))  # of [L, D, N, H], the axis that varies slowest first
+VIEWED = 2**16  # bytes of a layer's array; smaller ones are copied
+ALIGNED = 256  # bytes, as a GPU allocates
 
 
 def model_devices(model: Model) -> np.ndarray:
-    """Returns the devices of a model [data, tensor]."""
+    """Return the devices of a model [data, tensor]."""
     sharding = model.embedding.sharding
     if not isinstance(sharding, NamedSharding):
         return np.array([[next(iter(model.embedding.devices()))]])
@@ -27,26 +29,20 @@ def model_devices(model: Model) -> np.ndarray:
 
 
 def worker_mesh(devices: np.ndarray) -> Mesh:
-    """Returns the mesh of a worker: its devices along `tensor`."""
+    """Return the mesh of a worker: its devices along `tensor`."""
     return Mesh(devices.reshape(-1), ("tensor",), axis_types=(AxisType.Auto,))
 
 
-def held_whole(devices: np.ndarray) -> jax.sharding.Sharding:
-    """Returns the sharding of what every device of a worker holds whole."""
+def sharding_on(devices: np.ndarray, split: int | None = None) -> jax.sharding.Sharding:
+    """Return the sharding of arrays that are split along an axis, or whole on every device."""
     if devices.size == 1:
         return SingleDeviceSharding(devices.flat[0])
-    return NamedSharding(worker_mesh(devices), PartitionSpec())
-
-
-def split_along(devices: np.ndarray, axis: int) -> jax.sharding.Sharding:
-    """Returns the sharding of what is split over the devices of a worker along one axis."""
-    if devices.size == 1:
-        return SingleDeviceSharding(devices.flat[0])
-    return NamedSharding(worker_mesh(devices), PartitionSpec(*(None,) * axis, "tensor"))
+    spec = () if split is None else (*(None,) * split, "tensor")
+    return NamedSharding(worker_mesh(devices), PartitionSpec(*spec))
 
 
 def local_shards(leaf: jax.Array, devices: np.ndarray) -> jax.Array:
-    """Views the shards of a weight that lie on a worker's devices as an array, without a copy."""
+    """View the shards of a weight that lie on a worker's devices as an array, without a copy."""
     shards = {shard.device: shard.data for shard in leaf.addressable_shards}
     missing = [device for device in devices.flat if device not in shards]
     if missing:
@@ -61,23 +57,17 @@ def local_shards(leaf: jax.Array, devices: np.ndarray) -> jax.Array:
 
 
 def in_tpu_order(layers: Layer) -> Layer:
-    """Lays q, k and v out in memory as [L, N, H, D].
+    """Lay q, k and v out in memory as [L, N, H, D].
 
     A TPU's products take them so; from [L, D, N, H] it copies a layer's weights for every tile
-    (seen in what the compiler makes of `forward`: see experiments/tpu_compile.py).
+    (seen in the compiled `forward`: see experiments/tpu_compile.py).
     """
-    return layers.replace(
-        **{
-            name: jax.tree.map(
-                lambda leaf: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding)), weight
-            )
-            for name, weight in (("q", layers.q), ("k", layers.k), ("v", layers.v))
-        }
-    )
 
+    def ordered(leaf: jax.Array) -> jax.Array:
+        return jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding))
 
-VIEWED = 2**16  # bytes of a layer's array; smaller ones are copied
-ALIGNED = 256  # bytes, as a GPU allocates
+    q, k, v = jax.tree.map(ordered, (layers.q, layers.k, layers.v))
+    return layers.replace(q=q, k=k, v=v)
 
 
 class DLTensor(ctypes.Structure):
@@ -104,8 +94,8 @@ pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ct
 class StackPart:
     """A part of a stack, for `jax.dlpack.from_dlpack`.
 
-    It is what JAX gives out for the whole stack, which holds its memory until the reader calls back
-    that it needs it no more, with the place and the size of the part.
+    It is the capsule that JAX exports for the whole stack, whose memory it holds until the reader
+    has freed it, with the place and the size of the part.
     """
 
     def __init__(self, stack: Any, index: int):
@@ -123,7 +113,7 @@ class StackPart:
 
 
 def layers_of(layers: Layer) -> Iterator[Layer]:
-    """Yields each layer of a stack as a stack of one, on the same devices.
+    """Yield each layer of a stack as a stack of one, on the same devices.
 
     All but small arrays share the stack's memory, so that no second copy of the weights is
     ever made; a device that does not have them in order gets copies.
@@ -133,7 +123,7 @@ def layers_of(layers: Layer) -> Iterator[Layer]:
 
 
 def layer_part(leaf: jax.Array, index: int) -> jax.Array:
-    """Returns a layer's part of a stacked array."""
+    """Return a layer's part of a stacked array."""
     parts = [view_part(shard.data, index) for shard in leaf.addressable_shards]
     if len(parts) == 1:
         return parts[0]
@@ -141,9 +131,9 @@ def layer_part(leaf: jax.Array, index: int) -> jax.Array:
 
 
 def view_part(stack: Any, index: int) -> jax.Array:
-    """Views a part of what one device holds, or copies it where it is small or not in order.
+    """View a part of an array on one device, or copy it where it is small or not in order.
 
-    `stack` is a jax.Array, whose type stubs lack what is asked of it.
+    `stack` is a jax.Array, whose type stubs lack some attributes.
     """
     size = stack.nbytes // stack.shape[0]
     in_order = tuple(stack.format.layout.major_to_minor) == tuple(range(stack.ndim))

@@ -1,4 +1,4 @@
-"""Readouts: the read positions of a batch, what is asked there, and the program that answers."""
+"""Readouts: the read positions of a batch, and the programs that read logits there."""
 
 import functools
 import math
@@ -21,14 +21,14 @@ PART, LEAST_PART = 512, 16  # logits of which a CPU takes the maximum in one go
 
 
 class Queries(NamedTuple):
-    """What to read in the outputs of a chunk, U positions at a time."""
+    """Positions to read in the outputs of a chunk, U at a time, and the targets there."""
 
     rows: Int[np.ndarray, "N U"]  # of O W
     targets: Int[np.ndarray, "N U M"]
 
 
 class Readouts(NamedTuple):
-    """Readings of U positions, each asked about M targets."""
+    """Readings of U positions, each for M targets."""
 
     logprob: Float[Array | np.ndarray, "U M"]
     rival: Float[Array | np.ndarray, "U M"]
@@ -39,37 +39,32 @@ class Readouts(NamedTuple):
 class ReadPositions:
     """Maps the reads [B, Q] of questions to their distinct positions [B, W].
 
-    Prompts with packed options read the end of the prompt once for each option, which is one
-    position here, asked about up to M targets.
+    Prompts with packed options read the end of the prompt once for each option, which is a single
+    position here, with up to M targets.
     """
 
     def __init__(self, prompts: Prompts, width: int):
         reads, targets = np.asarray(prompts.read), np.asarray(prompts.targets)
         self.valid = reads != NO_READ
-        distinct = [
-            np.unique(read[valid], return_inverse=True, return_counts=True)
-            for read, valid in zip(reads, self.valid, strict=True)
-        ]
-        # at least eight, so that questions with more or fewer options compile the same
-        most = max((int(counts.max(initial=1)) for _, _, counts in distinct), default=1)
-        most = ceil_power(max(most, 8))
         self.read = np.zeros((len(reads), width), np.int32)
-        self.count = np.array([len(positions) for positions, _, _ in distinct])
-        self.targets = np.zeros((len(reads), width, most), np.int32)
+        self.count = np.zeros(len(reads), np.int64)
         self.position = np.zeros(reads.shape, np.int64)  # of each read, among the distinct ones
-        self.nth = np.zeros(reads.shape, np.int64)  # which of the targets there it asks about
-        for b, (positions, inverse, counts) in enumerate(distinct):
+        self.nth = np.zeros(reads.shape, np.int64)  # of its target, among those of the position
+        for b, valid in enumerate(self.valid):
+            positions, inverse = np.unique(reads[b, valid], return_inverse=True)
+            self.count[b] = len(positions)
+            self.read[b] = positions[0] if len(positions) else 0
             self.read[b, : len(positions)] = positions
-            self.read[b, len(positions) :] = positions[0] if len(positions) else 0
-            order = np.argsort(inverse, kind="stable")
-            nth = np.empty_like(inverse)
-            nth[order] = np.arange(len(inverse)) - np.repeat(np.cumsum(counts) - counts, counts)
-            valid = self.valid[b]
-            self.position[b, valid], self.nth[b, valid] = inverse, nth
-            self.targets[b, inverse, nth] = targets[b, valid]
+            self.position[b, valid] = inverse
+            self.nth[b, valid] = np.tril(inverse[:, None] == inverse, -1).sum(axis=1)
+        # at least eight, so that questions with more or fewer options compile the same
+        most = ceil_power(max(int(self.nth.max(initial=0)) + 1, 8))
+        self.targets = np.zeros((len(reads), width, most), np.int32)
+        b, _ = places = np.nonzero(self.valid)
+        self.targets[b, self.position[places], self.nth[places]] = targets[places]
 
     def queries(self, question: np.ndarray, unembedded: int) -> Queries:
-        """Say what to read where output i belongs to `question[i]`, U positions at a time."""
+        """Return what to read, where output i belongs to `question[i]`."""
         width, counts = self.read.shape[1], self.count[question]
         begin = np.cumsum(counts) - counts
         position = np.arange(counts.sum()) - np.repeat(begin, counts)
@@ -83,16 +78,16 @@ class ReadPositions:
     def collect(
         self, parts: Sequence[Readouts], question: np.ndarray, candidate: np.ndarray, out: Readings
     ) -> None:
-        """Write what was read in outputs of these questions to their candidates in `out`."""
+        """Write the readouts of outputs of these questions to their candidates in `out`."""
         readouts = Readouts(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         counts = self.count[question]
         begin = np.cumsum(counts) - counts
-        at = begin[:, None] + self.position[question]
+        place = begin[:, None] + self.position[question]
         nth, valid = self.nth[question], self.valid[question]
         logprob, rival, token, finite = readouts
-        out.logprob[question, candidate] = np.where(valid, logprob[at, nth], -np.inf)
-        out.rival[question, candidate] = np.where(valid, rival[at, nth], -np.inf)
-        out.token[question, candidate] = np.where(valid, token[at], -1)
+        out.logprob[question, candidate] = np.where(valid, logprob[place, nth], -np.inf)
+        out.rival[question, candidate] = np.where(valid, rival[place, nth], -np.inf)
+        out.token[question, candidate] = np.where(valid, token[place], -1)
         path = np.repeat(np.arange(len(question)), counts)
         broken = np.bincount(path, weights=~finite[: len(path)], minlength=len(question))
         out.finite[question, candidate] = broken == 0
@@ -115,7 +110,7 @@ def unembed_queries(
 
 
 def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Readouts:
-    """Reads logits as `prompts.readings` does, for several targets at a position."""
+    """Read logits as `prompts.readings` does, for several targets at a position."""
     top = best_two(logits)
     rival = jnp.where(targets == top.token[:, None], top.second[:, None], top.first[:, None])
     best = jnp.take_along_axis(logits, top.token[:, None], axis=-1)
@@ -138,18 +133,18 @@ class Top(NamedTuple):
 
 
 def best_two(logits: Float[Array, "U V"]) -> Top:
-    """Finds the two best of logits; of equals the first."""
+    """Find the two best of logits; of equals the first."""
     on_cpu = best_two_at_once if part_size(logits) < LEAST_PART else best_two_by_parts
     return jax.lax.platform_dependent(logits, cpu=on_cpu, default=best_two_at_once)
 
 
 def part_size(logits: Float[Array, "U V"]) -> int:
-    """Returns the logits of a part: the largest power of two up to 512 that divides all."""
+    """Return the logits of a part: the largest power of two up to 512 that divides all."""
     return math.gcd(logits.shape[-1], PART)
 
 
 def best_two_at_once(logits: Float[Array, "U V"]) -> Top:
-    """Finds the two best by reductions over all logits."""
+    """Find the two best by reductions over all logits."""
     best = jnp.max(logits, axis=-1, keepdims=True)
     token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     others = jnp.where(jnp.arange(logits.shape[-1]) == token[:, None], -jnp.inf, logits)
@@ -157,7 +152,7 @@ def best_two_at_once(logits: Float[Array, "U V"]) -> Top:
 
 
 def best_two_by_parts(logits: Float[Array, "U V"]) -> Top:
-    """Finds the two best of the part that has the best, and the best of all other parts.
+    """Find the two best of the part that has the best, and the best of all other parts.
 
     A CPU takes the maximum of every part as it reads them, but is slow where a comparison of all
     logits is reduced: 32 rows of 262,144 take 12 ms so, and 61 ms at once.
@@ -183,7 +178,7 @@ def top_of(
     *,
     axes: int | tuple[int, ...],
 ) -> Top:
-    """Turns the best token and the two best logits into log-probabilities."""
+    """Turn the best token and the two best logits into log-probabilities."""
     log_sum = jnp.log(jnp.sum(jnp.exp(logits - best), axis=axes))
     lowest = jnp.min(logits, axis=axes)
     best = best.reshape(-1)
@@ -197,18 +192,18 @@ def top_of(
 
 
 class ChosenToken(NamedTuple):
-    """A token that was chosen, and what its distribution says of how sure the model was."""
+    """A token that was chosen, and how certain the model was of it."""
 
     token: Int[Array | np.ndarray, " U"]
-    first: Float[Array | np.ndarray, " U"]  # its log-probability
-    second: Float[Array | np.ndarray, " U"]  # that of the next best
+    logprob: Float[Array | np.ndarray, " U"]
+    rival: Float[Array | np.ndarray, " U"]  # log-probability of the next best
     finite: Bool[Array | np.ndarray, " U"]
     entropy: Float[Array | np.ndarray, " U"]  # in nats
-    certainty: Float[Array | np.ndarray, " U"]  # see `sample_of`
+    certainty: Float[Array | np.ndarray, " U"]  # see `chosen_token`
 
 
 def chosen_token(logits: Float[Array, "U V"]) -> ChosenToken:
-    """Chooses the likeliest token.
+    """Choose the likeliest token.
 
     Self-certainty (arXiv 2502.18581) is the divergence of the model's distribution from the uniform
     one, -sum(log(V p)) / V: 0 for a uniform distribution, and larger for a more certain one.

@@ -14,12 +14,13 @@ from jaxtyping import Array, Float, Int
 from cola_jax.execute.inputs import (
     Path,
     Paths,
+    bucket,
     check_batch,
     check_prompts,
+    cut,
     no_readings,
     path_ids,
     prompts_for,
-    question_of,
 )
 from cola_jax.model import block, embed, unembed, view
 from cola_jax.params import Model, layer_at
@@ -37,11 +38,11 @@ def run_path(
     dtype: DTypeLike | None = None,
     return_states: bool = False,
 ) -> Any:
-    """Runs every prompt along one path; this is what a path means.
+    """Run every prompt along a path; this is the meaning of a path.
 
     Args:
       model: the pretrained model.
-      prompts: a batch of Prompts, what a Hugging Face tokenizer returns for a list of texts, ids
+      prompts: a batch of Prompts, a Hugging Face tokenizer's output for a list of texts, ids
         [B, T] without padding, or texts. Rows may be padded on either side.
       path: text such as 0-5,7,7,8-29, or layer ids in order; an array may be padded with STOP
         after its end. Paths of the same padded length share one compilation.
@@ -50,8 +51,8 @@ def run_path(
 
     Returns:
       float32 logits [B, T, V] in the columns of the prompts, 0 at padding, or [B, Q, V] at the
-      read positions where `prompts.read` is given. With `return_states` a pair of these and the
-      states [P + 1, B, T, D]: the embedding, and what each layer of the path made of it; the model
+      read positions where `prompts.read` is not None. With `return_states` a pair of these and the
+      states [P + 1, B, T, D]: the embedding, and the state after each layer of the path; the model
       reads a state with `cola_jax.model.unembed(model, state)`.
 
     Raises:
@@ -81,19 +82,19 @@ def run_reference(
     *,
     dtype: DTypeLike | None = None,
 ) -> Readings:
-    """Runs each path of each question by itself; `run_paths` must agree with it.
+    """Run each path of each question by itself; `run_paths` must agree with it.
 
-    Takes and returns what `run_paths` does, on the devices of the model. Compiles once for each
-    bucket of a question's T and Q, and for each P.
+    Arguments and results are those of `run_paths`, on the devices of the model. Compiles once for
+    each bucket of a question's T and Q, and for each P.
     """
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(prompts.read).shape[1])
     # one compilation for the weights' own dtype, however it was asked for
     dtype = None if dtype == model.embedding.dtype else dtype
     sharding = replicated(model)
-    todo = np.argwhere(padded[:, :, 0] != STOP).tolist()
-    for start in range(0, len(todo), AHEAD):
-        group = todo[start : start + AHEAD]
+    present = np.argwhere(padded[:, :, 0] != STOP).tolist()
+    for start in range(0, len(present), AHEAD):
+        group = present[start : start + AHEAD]
         questions = {b: question_of(prompts, b) for b, _ in group}
         rows = {b: jax.device_put(row, sharding) for b, (row, _) in questions.items()}
         pending = [
@@ -108,8 +109,20 @@ def run_reference(
     return out
 
 
+def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
+    """Take a question [1, T'], [1, Q'] in buckets of its own tokens and reads.
+
+    Return it, and a mask [Q] of the batch's reads that are not padding, which it has first.
+    """
+    row = jax.tree.map(lambda x: np.asarray(x)[b : b + 1], prompts)
+    real = row.read[0] != NO_READ
+    row = row.replace(read=row.read[:, real], targets=row.targets[:, real])
+    tokens = bucket(int((row.branch != PADDING).sum()), 32)
+    return cut(row, tokens, bucket(int(real.sum()), 16)), real
+
+
 def replicated(model: Model) -> jax.sharding.Sharding:
-    """Returns the sharding of arrays that every device of a model holds whole."""
+    """Return the sharding of arrays that every device of a model holds whole."""
     sharding: Any = model.embedding.sharding
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec())
@@ -142,16 +155,15 @@ def scan_path(
     *,
     keep: bool = False,
 ) -> tuple[Float[Array, "B T D"], Any]:
-    """Scans over a path, one slice of the stack a step; keeps the states after each if told to."""
+    """Scan over a path, a slice of the stack a step; `keep` returns the states after each."""
     h = embed(model, jnp.asarray(prompts.ids), dtype)
-    here = view(model.config, prompts)
+    tokens = view(model.config, prompts)
 
     def step(h, i):
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
-            return block(
-                model.config, layer_at(model.config, model.layers, jnp.maximum(i, 0)), h, here
-            )
+            layer = layer_at(model.config, model.layers, jnp.maximum(i, 0))
+            return block(model.config, layer, h, tokens)
 
         # a branch skips the work of padding; under vmap it becomes a select
         h = jax.lax.cond(i == STOP, lambda h: h, run, h)
@@ -161,11 +173,11 @@ def scan_path(
 
 
 def read_out(model: Model, prompts: Prompts, h: Float[Array, "B T D"]) -> Float[Array, "B Q V"]:
-    """Returns the logits of every token, 0 at padding, or those at the read positions."""
+    """Return the logits of every token, 0 at padding, or those at the read positions."""
     if prompts.read is None:
         token = (jnp.asarray(prompts.branch) != PADDING)[:, :, None]
         return jnp.where(token, unembed(model, h), 0.0)
-    # padding repeats the first read position, so that it cannot be what is not finite
+    # padding repeats the first read position, which alone decides whether it is finite
     read = jnp.where(prompts.read == NO_READ, prompts.read[:, :1], prompts.read)
     return unembed(model, jnp.take_along_axis(h, jnp.maximum(read, 0)[:, :, None], axis=1))
 
@@ -179,7 +191,7 @@ def path_readings(
 
 
 def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
-    """Returns 1 - cos(state before, state after) of every layer [L], mean over prompt tokens.
+    """Return 1 - cos(state before, state after) of every layer [L], mean over prompt tokens.
 
     As ShortGPT (arXiv 2403.03853, section 3.2) ranks layers for removal; float32.
     """
@@ -195,13 +207,13 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
 
 @jax.jit
 def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
-    """Sums the influence of every layer over the tokens of prompts, and counts these."""
+    """Sum the influence of every layer over the tokens of prompts, and count these."""
     h = embed(model, jnp.asarray(prompts.ids), None)
-    here = view(model.config, prompts)
-    of_prompt = here.branch == PROMPT
+    tokens = view(model.config, prompts)
+    of_prompt = tokens.branch == PROMPT
 
     def step(h, i):
-        after = block(model.config, layer_at(model.config, model.layers, i), h, here)
+        after = block(model.config, layer_at(model.config, model.layers, i), h, tokens)
         return after, jnp.sum(1 - cosine(h, after), where=of_prompt)
 
     _, influence = jax.lax.scan(step, h, jnp.arange(model.config.num_layers))
@@ -209,6 +221,6 @@ def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Ar
 
 
 def cosine(x: Float[Array, "*B D"], y: Float[Array, "*B D"]) -> Float[Array, "*B"]:
-    """Returns the cosine of the angle between states."""
+    """Return the cosine of the angle between states."""
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     return jnp.sum(x * y, -1) / (jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1))

@@ -1,25 +1,65 @@
 """The scheduler: the order in which states run their layers, and the slots that hold them.
 
-`Trie` plans waves of paths; `Schedule` orders the states of one chunk, with or without a KV cache;
-`decode_tiles` orders one decode step of rows that each follow their own path.
+`Schedule` orders the states of a chunk of paths, with or without a KV cache; `decode_tiles` orders
+one decode step of rows that each follow their own path.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from cola_jax.execute.plan import (
-    NONE,
-    Chunk,
-    Columns,
-    Cost,
-    Layout,
-    Nodes,
-    Step,
-    Tiles,
-    pack_tiles,
-)
+from cola_jax.execute.plan import NONE, Chunk, Columns, Cost, Layout, Step, Tiles, pack_tiles
 from cola_jax.path import STOP
+
+
+class Nodes:
+    """The prefixes of paths as arrays, numbered along the sorted paths.
+
+    Neighbours in this order share the longest prefixes: chunks are cut along it.
+    """
+
+    def __init__(self, rows: np.ndarray, held: np.ndarray | None = None):
+        """Number the prefixes of paths.
+
+        Args:
+          rows: [n, 1 + P], from `as_rows`.
+          held: [n, 1 + P], the slots that hold these prefixes.
+        """
+        self.order = lexicographic(rows)
+        self.rows = rows = rows[self.order]
+        count, width = rows.shape
+        depths = np.arange(width)
+        self.length = (rows[:, 1:] > 0).sum(axis=1)
+        self.inside = depths <= self.length[:, None]
+        fresh = np.ones(rows.shape, bool)  # the first path, in this order, with this prefix
+        fresh[1:] = ~np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1)
+        first = np.maximum.accumulate(np.where(fresh, np.arange(count)[:, None], 0), axis=0)
+        fresh &= self.inside
+        numbers = np.cumsum(fresh).reshape(rows.shape) - 1
+        self.grid = np.where(self.inside, numbers[first, depths], 0)  # the node of each prefix
+
+        path, self.depth = np.nonzero(fresh)
+        self.layer = rows[path, self.depth].astype(np.int32) - 1  # meaningless at a root
+        self.parent = np.where(self.depth > 0, self.grid[path, self.depth - 1], NONE)
+        self.question = rows[path, 0].astype(np.int32)
+        through = np.bincount(self.grid[self.inside], minlength=len(path))
+        # of two states on equally many paths, the deeper one is one layer away from the other
+        self.value = through * width - self.depth
+        self.slot = np.full(len(path), NONE, np.int32)
+        if held is not None:
+            held = held[self.order]
+            has_slot = held != NONE
+            self.slot[self.grid[has_slot]] = held[has_slot]
+        self.pinned = np.zeros(len(path), bool)  # which keep their slots even if nothing reads them
+        # KV blocks of each node by the name of a column, with that of padding at the end
+        self.blocks: dict[str, np.ndarray] = {}
+
+
+def lexicographic(rows: np.ndarray) -> np.ndarray:
+    """Sort rows of uint16; return their order [n]."""
+    # big-endian bytes compare as the numbers do, in one pass for all columns
+    text = np.ascontiguousarray(rows.astype(">u2")).view(f"S{2 * rows.shape[1]}")
+    return np.argsort(text[:, 0], kind="stable")
 
 
 class Schedule:
@@ -30,22 +70,32 @@ class Schedule:
     need little padding. The loop is over groups of tiles, never over paths.
     """
 
-    def __init__(self, nodes: Nodes, paths: np.ndarray, slots: int, layout: Layout):
-        self.nodes, self.slots, self.layout = nodes, slots, layout
+    def __init__(
+        self,
+        nodes: Nodes,
+        paths: np.ndarray,
+        slots: int,
+        layout: Layout,
+        outputs: np.ndarray | None = None,
+    ):
+        """Take rows of the nodes, and the outputs that paths of the wave write, padding's last.
+
+        By default, outputs are numbered in the order in which last layers run.
+        """
+        self.nodes, self.slots, self.layout, self.outputs = nodes, slots, layout, outputs
+        self.wave = nodes.order[paths]
         self.shape = layout.shape[nodes.question]  # that each node fits
         # the part of a tile that each node takes
         self.part = np.array([1 / shape.rows for shape in layout.shapes])[self.shape]
         depths, length = np.arange(nodes.grid.shape[1]), nodes.length[paths]
         grid = nodes.grid[paths]
         before_last = depths < length[:, None]
-        has = before_last & (nodes.slot[grid] != NONE)
-        deepest = np.where(has, depths, NONE).max(axis=1)
+        has_slot = before_last & (nodes.slot[grid] != NONE)
+        deepest = np.where(has_slot, depths, NONE).max(axis=1)
         missing = np.zeros(len(nodes.slot), bool)
         missing[grid[before_last & (depths > deepest[:, None])]] = True
         self.needed = np.flatnonzero(missing)
-        self.sources = grid[np.arange(len(paths)), length - 1]
         self.ends = grid[np.arange(len(paths)), length]
-        self.last = nodes.layer[self.ends]
         self.hits = int(np.maximum(deepest, 0).sum())
         self.useful = int(length.sum())
 
@@ -57,7 +107,7 @@ class Schedule:
         self.fanout = np.bincount(parents[inner], minlength=len(missing))
         self.start = np.cumsum(self.fanout) - self.fanout
         # reads still to come: by children, and by the last layers of paths
-        self.readers = self.fanout + np.bincount(self.sources, minlength=len(missing))
+        self.readers = self.fanout + np.bincount(nodes.parent[self.ends], minlength=len(missing))
         self.waiting: list[list[np.ndarray]] = [[] for _ in range(int(nodes.layer.max()) + 1)]
         self.tiles = np.zeros(len(self.waiting))  # that wait for each layer
 
@@ -76,11 +126,11 @@ class Schedule:
         """Make the chunk; the nodes' slots are then those after it has run."""
         nodes, layout = self.nodes, self.layout
         roots = self.needed[nodes.parent[self.needed] == NONE]
-        nodes.slot[roots] = self.take(len(roots))
+        nodes.slot[roots] = self.take_slots(len(roots))
         embedded = np.stack([nodes.question[roots], nodes.slot[roots]], axis=1)
-        self.add(self.ready)
-        self.add(self.below(roots))
-        tiles = pack_tiles(list(self.steps()), layout, Columns(0, 0, self.slots, 0))
+        self.enqueue(self.ready)
+        self.enqueue(self.children_of(roots))
+        tiles = self.pack(list(self.steps()), self.slots)
         last, order = self.last_tiles()
         length = layout.length[nodes.question]
         cost = Cost(
@@ -88,36 +138,43 @@ class Schedule:
             unique=len(self.needed) - len(roots),
             last=len(order),
             tokens=int(length[self.needed].sum() - length[roots].sum() + length[self.ends].sum()),
-            token_rows=token_rows(tiles, layout) + token_rows(last, layout),
+            token_rows=count_token_rows(tiles, layout) + count_token_rows(last, layout),
             hits=self.hits,
             evicted=self.evicted,
         )
-        return Chunk(embedded, tiles, last, order), cost
+        return Chunk(embedded, tiles, last, self.wave[order]), cost
 
     def last_tiles(self) -> tuple[Tiles, np.ndarray]:
-        """Pack the last layers of the paths by layer; returns their order [n] as well."""
-        order = np.lexsort((-self.shape[self.ends], self.last))
-        ends = np.flatnonzero(np.diff(self.last[order], append=NONE)) + 1
-        steps = []
-        for start, end in zip([0, *ends], ends, strict=False):
-            some = order[start:end]
-            steps.append(
-                self.step(
-                    int(self.last[some[0]]),
-                    self.sources[some],
-                    target=np.arange(start, end, dtype=np.int32),
-                    state=self.ends[some],
-                )
-            )
-        return pack_tiles(steps, self.layout, Columns(0, 0, len(order), 0)), order
+        """Pack the last layers of the paths by layer; return their order [n] as well."""
+        layer = self.nodes.layer[self.ends]
+        order = np.lexsort((-self.shape[self.ends], layer))
+        outputs, padding = np.arange(len(order), dtype=np.int32), len(order)
+        if self.outputs is not None:
+            outputs, padding = self.outputs[self.wave[order]], int(self.outputs[-1])
+        bounds = np.flatnonzero(np.diff(layer[order])) + 1
+        groups = zip(np.split(self.ends[order], bounds), np.split(outputs, bounds), strict=True)
+        return self.pack([self.step(*group) for group in groups], padding), order
 
-    def step(self, layer: int, parents: np.ndarray, target: np.ndarray, state: np.ndarray) -> Step:
-        """Cut states, the longest first, into tiles of a layer that read those of their parents."""
+    def step(
+        self, states: np.ndarray, target: np.ndarray, tile_ends: list[int] | None = None
+    ) -> Step:
+        """Make the step of states of one layer, the longest first; cut tiles if not cut yet."""
         nodes = self.nodes
-        shapes = self.shape[parents].tolist()
-        ends = self.layout.tile_ends(shapes)
-        columns = Columns(layer, nodes.slot[parents], target, nodes.question[parents])
-        return Step(columns, state, [shapes[start] for start in [0, *ends[:-1]]], ends)
+        parents, shapes = nodes.parent[states], self.shape[states].tolist()
+        blocks = {name: block[states] for name, block in nodes.blocks.items()}
+        columns = Columns(
+            int(nodes.layer[states[0]]),
+            source=nodes.slot[parents],
+            target=target,
+            question=nodes.question[states],
+            **blocks,
+        )
+        return Step(columns, shapes, tile_ends or self.layout.tile_ends(shapes))
+
+    def pack(self, steps: list[Step], target: int) -> Tiles:
+        """Pack steps into tiles, whose padding rows write to the target."""
+        blocks = {name: block[-1] for name, block in self.nodes.blocks.items()}
+        return pack_tiles(steps, self.layout, Columns(0, 0, target, 0, **blocks))
 
     def steps(self) -> Iterator[Step]:
         """Yield the states that run together."""
@@ -129,82 +186,104 @@ class Schedule:
                 layer = int((self.tiles > 0).argmax())
             if not self.waiting[layer]:
                 return
-            some = self.waiting[layer]
-            waiting = some[0] if len(some) == 1 else np.concatenate(some)
+            parts = self.waiting[layer]
+            waiting = parts[0] if len(parts) == 1 else np.concatenate(parts)
             if len(self.layout.shapes) > 1:
                 waiting = waiting[np.argsort(-self.shape[waiting], kind="stable")]
             shapes = self.shape[waiting].tolist()
             count = min(len(waiting), len(self.free) + self.num_idle)
             ends = self.layout.tile_ends(shapes[:count])
             if len(ends) > 1 and count - ends[-2] < self.layout.shapes[shapes[ends[-2]]].rows:
-                count = ends[-2]  # defer the remainder to a fuller tile
-            now, rest = waiting[:count], waiting[count:]
+                ends.pop()  # defer the remainder to a fuller tile
+                count = ends[-1]
+            states, rest = waiting[:count], waiting[count:]
             self.waiting[layer] = [rest] if len(rest) else []
             self.tiles[layer] = self.part[rest].sum()
-            parents = nodes.parent[now]  # all different: a parent has one child of each layer
-            slots = self.take(count)
-            nodes.slot[now] = slots
-            yield self.step(layer, parents, slots, now)
+            parents = nodes.parent[states]  # all different: a parent has one child of each layer
+            slots = self.take_slots(count)
+            nodes.slot[states] = slots
+            yield self.step(states, slots, ends)
             self.readers[parents] -= 1
             self.release(parents[self.readers[parents] == 0])
-            self.add(self.below(now))
+            self.enqueue(self.children_of(states))
 
-    def below(self, some: np.ndarray) -> np.ndarray:
-        """Returns the needed children of nodes."""
-        fanout = self.fanout[some]
+    def children_of(self, nodes: np.ndarray) -> np.ndarray:
+        """Return the needed children of nodes."""
+        fanout = self.fanout[nodes]
         total = int(fanout.sum())
-        if total == len(some) and fanout.max(initial=1) == 1:  # the common case: one child each
-            return self.children[self.start[some]]
-        offset = np.repeat(self.start[some] - np.cumsum(fanout) + fanout, fanout)
+        if total == len(nodes) and fanout.max(initial=1) == 1:  # the common case: one child each
+            return self.children[self.start[nodes]]
+        offset = np.repeat(self.start[nodes] - np.cumsum(fanout) + fanout, fanout)
         return self.children[offset + np.arange(total)]
 
-    def add(self, some: np.ndarray) -> None:
-        """Queues nodes whose parents are computed by the layer that they need."""
-        if not len(some):
+    def enqueue(self, nodes: np.ndarray) -> None:
+        """Queue nodes whose parents are computed by the layer that they need."""
+        if not len(nodes):
             return
-        layers = self.nodes.layer[some]
+        layers = self.nodes.layer[nodes]
         if (layers == layers[0]).all():
-            parts = [some]
+            parts = [nodes]
         else:
             order = np.argsort(layers, kind="stable")
-            some, layers = some[order], layers[order]
-            parts = np.split(some, np.flatnonzero(np.diff(layers)) + 1)
+            nodes, layers = nodes[order], layers[order]
+            parts = np.split(nodes, np.flatnonzero(np.diff(layers)) + 1)
         for part in parts:
             layer = self.nodes.layer[part[0]]
             self.waiting[layer].append(part)
             self.tiles[layer] += self.part[part].sum()
 
-    def release(self, some: np.ndarray) -> None:
-        """Marks states as no longer needed; they are kept until their slots are needed."""
-        some = some[~self.nodes.pinned[some]]
-        if len(some):
-            self.idle.append(some)
-            self.num_idle += len(some)
+    def release(self, nodes: np.ndarray) -> None:
+        """Mark states as no longer needed; they are kept until their slots are needed."""
+        nodes = nodes[~self.nodes.pinned[nodes]]
+        if len(nodes):
+            self.idle.append(nodes)
+            self.num_idle += len(nodes)
 
-    def take(self, count: int) -> np.ndarray:
-        """Takes slots, from idle states where no slot is free."""
+    def take_slots(self, count: int) -> np.ndarray:
+        """Take slots, from idle states where no slot is free."""
         if len(self.free) < count:
             idle = np.concatenate(self.idle)
             # more at once than is needed now, since finding the least valuable costs a pass
-            leaving = min(len(idle), max(count - len(self.free), self.slots // 32))
-            order = np.argpartition(self.nodes.value[idle], leaving - 1)
-            leave, stay = idle[order[:leaving]], idle[order[leaving:]]
-            self.free = np.concatenate([self.free, self.nodes.slot[leave]])
-            self.nodes.slot[leave] = NONE
-            self.idle, self.num_idle = [stay], len(stay)
-            self.evicted += leaving
+            evicted = min(len(idle), max(count - len(self.free), self.slots // 32))
+            order = np.argpartition(self.nodes.value[idle], evicted - 1)
+            victims, kept = idle[order[:evicted]], idle[order[evicted:]]
+            self.free = np.concatenate([self.free, self.nodes.slot[victims]])
+            self.nodes.slot[victims] = NONE
+            self.idle, self.num_idle = [kept], len(kept)
+            self.evicted += evicted
         taken, self.free = self.free[:count], self.free[count:]
         return taken
 
 
-def token_rows(tiles: Tiles, layout: Layout) -> int:
+def plan_chunks(
+    nodes: Nodes,
+    paths: np.ndarray,
+    chunk_size: int,
+    slots: int,
+    layout: Layout,
+    outputs: np.ndarray | None = None,
+) -> tuple[list[Chunk], Cost]:
+    """Plan paths, rows of the nodes, in chunks of at most `chunk_size`.
+
+    Return the chunks in the order in which they must run, and what they cost together.
+    """
+    chunks, cost = [], Cost()
+    for start in range(0, len(paths), chunk_size):
+        part = paths[start : start + chunk_size]
+        chunk, added = Schedule(nodes, part, slots, layout, outputs).chunk()
+        chunks.append(chunk)
+        cost += added
+    return chunks, cost
+
+
+def count_token_rows(tiles: Tiles, layout: Layout) -> int:
     """Count the tokens of tiles, padding included."""
     sizes = np.array([shape.rows * shape.tokens for shape in layout.shapes])
     return int(sizes[tiles.shape].sum())
 
 
-def paths_at_once(slots: int, rows: int) -> int:
-    """Returns the most paths that one chunk may have.
+def most_paths(slots: int, rows: int) -> int:
+    """Return the largest number of paths of a chunk.
 
     n paths never keep more than n states waiting to be read, and need one slot to go on; room for
     a whole tile keeps padding low.
@@ -213,15 +292,19 @@ def paths_at_once(slots: int, rows: int) -> int:
 
 
 def decode_tiles(
-    paths: np.ndarray, rows: np.ndarray, blocks: np.ndarray, prompt_blocks: np.ndarray, tile: Layout
+    paths: np.ndarray,
+    slots: np.ndarray,
+    blocks: np.ndarray,
+    prompt_blocks: np.ndarray,
+    layout: Layout,
 ) -> Tiles:
     """Order one decode step: every layer of each row's path, in tiles that run the same layer.
 
     Args:
       paths: [W, P] of all decode slots, padded with STOP; the last slot is for padding.
-      rows: the decode slots [n] that take the step.
+      slots: the decode slots [n] of the rows that take the step.
       blocks, prompt_blocks: [W, P], the KV blocks of each path position.
-      tile: of one token a row.
+      layout: of one token a row.
 
     Reading a layer's weights is most of what a step costs, so layers should be visited as seldom
     as possible: a shortest common supersequence of the paths. The layer whose waiting rows have
@@ -229,21 +312,20 @@ def decode_tiles(
     rows without a repeat wait for those with one. What is left is squared, since that gave 5 %
     fewer tiles.
     """
-    wide = np.concatenate([paths[rows], np.full((len(rows), 1), STOP)], axis=1)
-    left = (wide != STOP).sum(axis=1)
-    at = np.zeros(len(rows), np.int32)  # the position that each row runs next
+    padded = np.concatenate([paths[slots], np.full((len(slots), 1), STOP)], axis=1)
+    left = (padded != STOP).sum(axis=1)
+    position = np.zeros(len(slots), np.int32)  # that each row runs next
     steps = []
     while left.any():
-        wanted = wide[np.arange(len(rows)), at]
+        wanted = padded[np.arange(len(slots)), position]
         waiting = left > 0
         layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
-        now = np.flatnonzero(wanted == layer)
-        slot, position = rows[now], at[now]
-        own, prompt = blocks[slot, position], prompt_blocks[slot, position]
-        ends = tile.tile_ends([0] * len(now))
-        columns = Columns(layer, slot, slot, slot, own, prompt)
-        steps.append(Step(columns, slot, [0] * len(ends), ends))
-        at[now] += 1
-        left[now] -= 1
+        rows = np.flatnonzero(wanted == layer)
+        slot, place = slots[rows], position[rows]
+        columns = Columns(layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place])
+        shapes = [0] * len(rows)
+        steps.append(Step(columns, shapes, layout.tile_ends(shapes)))
+        position[rows] += 1
+        left[rows] -= 1
     slot, block = len(paths) - 1, int(blocks[-1, 0])
-    return pack_tiles(steps, tile, Columns(0, slot, slot, slot, block, block))
+    return pack_tiles(steps, layout, Columns(0, slot, slot, slot, block, block))

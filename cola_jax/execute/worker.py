@@ -1,11 +1,11 @@
-"""Workers: one copy of the model each, and the threads that map a function over batches."""
+"""Workers: a copy of the model each, and the threads that map a function over batches."""
 
 import copy
-import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jax.typing import DTypeLike
 
 from cola_jax.errors import InputError
 from cola_jax.execute import placement
-from cola_jax.execute.attention import KINDS, Kept, Mode, NoCache
+from cola_jax.execute.attention import KINDS, Mode
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
+from cola_jax.execute.kv_cache import NO_CACHE, Kept
 from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
 from cola_jax.execute.placement import layers_of
@@ -28,16 +29,15 @@ from cola_jax.progress import metrics_bar
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-END = object()  # after the last batch
 CALL = 128  # tiles that are copied to the devices together
 
 
 class Stopped(Exception):
-    """Ends a thread whose results are no longer needed."""
+    """Ends a batch whose results are no longer needed."""
 
 
 class Pending(NamedTuple):
-    """Arrays of programs that were dispatched."""
+    """The arrays that dispatched programs return."""
 
     arrays: Any
     clock: Clock
@@ -57,7 +57,7 @@ class Launches(NamedTuple):
 
 
 class Worker:
-    """One copy of the model on its devices, with what runs there."""
+    """A copy of the model on its devices, with the buffers and prefixes of its batches."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Worker:
         metrics: Metrics,
         stopped: threading.Event,
     ):
-        """Takes the part of a model that lies on the devices of one place of the `data` axis."""
+        """Take the part of a model that lies on the devices of a place of the `data` axis."""
         self.device, self.devices = devices.flat[0], devices
-        self.sharding = placement.held_whole(devices)
+        self.sharding = placement.sharding_on(devices)
         model = jax.tree.map(lambda leaf: placement.local_shards(leaf, devices), model)
         platform, split = self.device.platform, devices.size
         if platform == "tpu":
@@ -93,17 +93,17 @@ class Worker:
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
         self.sharing = threading.Lock()
-        self.shared: list[Shared] = []
+        self.prefixes: list[Any] = []  # `SharedPrefix` of batches that run, or may follow
 
     def put(self, tree: Any) -> Any:
-        """Copies arrays to every device of the worker."""
+        """Copy arrays to every device of the worker."""
         return jax.device_put(tree, self.sharding)
 
     def dispatch(self, program: Callable[[], Any]) -> Pending:
-        """Calls a function that dispatches device programs and returns their arrays.
+        """Call a function that dispatches device programs and returns their arrays.
 
-        One thread dispatches at a time, so that the devices run one batch's programs after the
-        other's; the results are waited for outside.
+        One thread dispatches at a time, so that the devices run the programs of a batch after those
+        of another; threads wait for results outside.
         """
         if self.stopped.is_set():
             raise Stopped
@@ -118,14 +118,14 @@ class Worker:
         return Launches(layout, tables, calls)
 
     def in_float32(self) -> "Worker":
-        """Returns a worker of the same weights, devices and spare buffers that runs in float32.
+        """Return a worker of the same weights, devices and spare buffers that runs in float32.
 
         The metrics do not count its evaluations.
         """
         worker = copy.copy(self)
         worker.dtype, worker.kernel = jnp.dtype(jnp.float32), PromptAttention()  # in 32 bits
         worker.memory = self.memory._replace(itemsize=worker.dtype.itemsize)
-        worker.metrics, worker.shared = Metrics(), []
+        worker.metrics, worker.prefixes = Metrics(), []
         return worker
 
     def run(
@@ -133,10 +133,10 @@ class Worker:
         launches: Launches,
         states: States,
         mode: Mode,
-        cache: Kept = NoCache(),  # noqa: B008 - has no fields
+        cache: Kept = NO_CACHE,
         source: Sources | None = None,
     ) -> tuple[States, Kept]:
-        """Dispatch tiles; returns the states and the cache that they have written."""
+        """Dispatch tiles; return the states and the cache that they have written."""
         config = self.config
         for table, calls in zip(launches.tables, launches.calls, strict=True):
             for layer, number, first, end in calls:
@@ -154,8 +154,8 @@ class Worker:
                     )
         return states, cache
 
-    def buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
-        """Takes a buffer of any content, one that was given back where the shape is the same.
+    def take_buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
+        """Take a buffer of any content, a spare one where the shape is the same.
 
         It is split over the devices along the axis `split`, where their number divides it, and
         read and written by `buffers.get` and `buffers.put`.
@@ -164,67 +164,32 @@ class Worker:
         with self.lock:
             if same := self.spare.get((shape, str(dtype))):
                 return same.pop()
-            self.spare.clear()  # frees what has other shapes before more is allocated
+            self.spare.clear()  # frees other shapes before more is allocated
         even = shape[split] % self.devices.size == 0
-        placed = placement.split_along(self.devices, split) if even else self.sharding
+        placed = placement.sharding_on(self.devices, split) if even else self.sharding
         return jnp.zeros(shape, dtype, device=placed)
 
-    def blocks(self, count: int, tokens: int) -> Any:
-        """Take blocks of what layers keep of so many tokens, and one for padding."""
+    def take_blocks(self, count: int, tokens: int) -> Any:
+        """Take a buffer of KV blocks of `tokens` tokens, and of one more for padding."""
         block = self.kind.block(self.config, tokens, self.dtype)
-        return jax.tree.map(lambda x: self.buffer((count + 1, *x.shape), x.dtype, split=1), block)
+        return jax.tree.map(
+            lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), block
+        )
 
     def give_back(self, *buffers: jax.Array) -> None:
-        """Keeps buffers for the next batch of the same shapes."""
+        """Keep buffers for the next batch of the same shapes."""
         with self.lock:
             for buffer in buffers:
                 self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
 
-    def share(self, key: Hashable, make: Callable[[], Any]) -> "Shared":
-        """Returns what all batches use that ask for the same key; the first of them makes it.
-
-        It stays for the next batch that asks for the key, until one asks for another.
-        """
-        with self.sharing:
-            self.drop(key)
-            same = [one for one in self.shared if one.key == key]
-            if not same:
-                same = [Shared(key, make())]
-                self.shared += same
-            same[0].users += 1
-            return same[0]
-
-    def share_nothing(self) -> None:
-        """Drops what no batch uses now: the next one needs the memory."""
-        with self.sharing:
-            self.drop(None)
-
-    def drop(self, key: Hashable) -> None:
-        """Drops what no batch uses, of other keys."""
-        self.shared = [one for one in self.shared if one.users or one.key == key]
-
-    def leave(self, shared: "Shared") -> None:
-        """Says that a batch uses it no more."""
-        with self.sharing:
-            shared.users -= 1
-
-
-@dataclasses.dataclass(eq=False)
-class Shared:
-    """What several batches of a worker use at the same time."""
-
-    key: Hashable
-    value: Any
-    users: int = 0
-
 
 class WorkerOptions(TypedDict, total=False):
-    """How a model is executed; keywords of every function that runs paths.
+    """Keywords of every function that runs paths.
 
     dtype: that of the activations; the weights' own by default.
     memory_budget: bytes for states, KV caches and other buffers on each device, beside the weights;
-      by default half of what the weights leave of an accelerator's or a machine's memory, of which
-      a run takes no more than it can use.
+      by default half of the memory beside the weights, of which a run takes no more than it can
+      use.
     tile_tokens: tokens that run a layer together; by default chosen for the backend.
     metrics: counts evaluations and what they cost.
     progress: shows a bar; by default in a notebook or on a terminal.
@@ -240,35 +205,38 @@ class WorkerOptions(TypedDict, total=False):
 class Workers:
     """The workers of a model, one for each place of the `data` axis of its mesh."""
 
-    def __init__(self, model: Model, *, threads: int = 1, **options: Unpack[WorkerOptions]):
-        """Makes the workers; `threads` batches share a worker and its budget.
+    def __init__(
+        self,
+        model: Model,
+        *,
+        threads: int = 1,
+        dtype: DTypeLike | None = None,
+        memory_budget: int | None = None,
+        tile_tokens: int | None = None,
+        metrics: Metrics | None = None,
+        progress: bool | None = None,
+    ):
+        """Make the workers; `threads` batches share a worker and its budget.
 
         With two, the devices run the programs of one batch while the host plans and scores the
-        other.
+        other. The other arguments are those of `WorkerOptions`.
         """
-        if unknown := sorted(options.keys() - WorkerOptions.__annotations__.keys()):
-            raise TypeError(
-                f"unknown keyword {unknown[0]!r}: known are "
-                f"{', '.join(WorkerOptions.__annotations__)}."
-            )
         devices = placement.model_devices(model)
-        self.config, self.threads = model.config, threads
-        budget, dtype = options.get("memory_budget"), options.get("dtype")
+        self.config, self.threads, self.progress = model.config, threads, progress
         dtype = jnp.dtype(dtype or model.embedding.dtype)
-        if budget is None:
+        if memory_budget is None:
             weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
-            budget = default_budget(devices.flat[0], weights // devices.shape[1])
+            memory_budget = default_budget(devices.flat[0], weights // devices.shape[1])
         self.memory = Memory(
-            budget,
+            memory_budget,
             sharing=threads,
             itemsize=dtype.itemsize,
             backend=devices.flat[0].platform,
-            tile_tokens=options.get("tile_tokens"),
+            tile_tokens=tile_tokens,
         )
-        self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
-        self.progress = options.get("progress")
-        on = devices.flat[0], model.config, dtype, devices.shape[1]
-        kernels = choose_prompt_attention(*on), choose_decode_attention(*on)
+        self.stopped, self.metrics = threading.Event(), metrics or Metrics()
+        facts = devices.flat[0], model.config, dtype, devices.shape[1]
+        kernels = choose_prompt_attention(*facts), choose_decode_attention(*facts)
         self.workers = [
             Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices
@@ -276,11 +244,11 @@ class Workers:
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches run at the same time."""
+        """The number of batches that run at the same time."""
         return self.threads * len(self.workers)
 
     def check_count(self, questions: int) -> None:
-        """Raises ValueError where a worker would have no question."""
+        """Raise InputError where a worker would have no question."""
         if questions < len(self.workers):
             raise InputError(
                 f"there are {questions} questions for {len(self.workers)} places on the 'data' "
@@ -293,53 +261,35 @@ class Workers:
         batches: Iterable[Batch],
         evaluations: int = 0,
     ) -> Iterator[tuple[Batch, Result]]:
-        """Yields each batch with what the function returns for it, in the order they finish.
+        """Yield each batch with the function's result, in the order they finish.
 
-        `evaluations` are what to expect of all batches, where that is not in the metrics yet. The
-        first error ends all threads and is raised here.
+        `evaluations` are expected of all batches, where they are not in the metrics yet. The first
+        error ends all threads and is raised here.
         """
         self.metrics.add(total=evaluations)
-        waiting: Iterator[Any] = iter(batches)
-        lock, results = threading.Lock(), queue.SimpleQueue()
+        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for worker in self.workers * self.threads:
+            idle.put(worker)
 
-        def run(worker: Worker) -> None:
+        def run(batch: Batch) -> tuple[Batch, Result]:
+            worker = idle.get()
             try:
-                while True:
-                    with lock:
-                        batch: Any = next(waiting, END)
-                    if batch is END or self.stopped.is_set():
-                        break
-                    results.put((batch, function(worker, batch)))
-                results.put(END)
-            except BaseException as error:
-                results.put(error)
+                return batch, function(worker, batch)
+            finally:
+                idle.put(worker)
 
-        threads = [
-            threading.Thread(target=run, args=(worker,), name=f"worker {worker.device}")
-            for _ in range(self.threads)
-            for worker in self.workers
-        ]
+        pool = ThreadPoolExecutor(self.batches_at_once, thread_name_prefix="worker")
         with metrics_bar(self.metrics, self.progress):
-            for thread in threads:
-                thread.start()
             try:
-                yield from until_ended(results, len(threads))
+                futures = [pool.submit(run, batch) for batch in batches]
+                for future in futures:
+                    future.add_done_callback(results.put)
+                for _ in range(len(futures)):
+                    yield results.get().result()
             finally:
                 self.stopped.set()
-                for thread in threads:
-                    thread.join()
+                pool.shutdown(cancel_futures=True)
                 self.stopped.clear()
                 if evaluations:  # a search may have run out of paths
                     self.metrics.total = self.metrics.earlier + self.metrics.evaluations
-
-
-def until_ended(results: "queue.SimpleQueue[Any]", threads: int) -> Iterator[Any]:
-    """Yields results until every thread has ended; raises the first error."""
-    while threads:
-        result = results.get()
-        if isinstance(result, BaseException):
-            raise result
-        if result is END:
-            threads -= 1
-        else:
-            yield result

@@ -1,1 +1,1 @@
-"""How attention is computed: by XLA, by libraries, and by kernels of our own."""
+"""Attention by XLA, by libraries, and by kernels of our own."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.kernels.buffers import as_stored, get
-from cola_jax.model import attention_over, rotate
+from cola_jax.model import attend, rotate
 from cola_jax.params import Layer
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
@@ -59,11 +59,10 @@ class PromptAttention:
         """Attend to the tokens that the mask shows.
 
         Returns:
-          What the queries attend to, mixed, and with `keep` the rotated keys and the values.
+          The mixed values, and with `keep` the rotated keys and the values.
         """
         q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
-        mixed = attention_over(k, tokens.v, mask, self.implementation)(q)
-        return mixed, (k, tokens.v)
+        return attend(q, k, tokens.v, mask, self.implementation), (k, tokens.v)
 
     def after(
         self,
@@ -73,12 +72,12 @@ class PromptAttention:
         mask: Bool[Array, "R Q T"],
         keep: bool,
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
-        """Attend to P earlier tokens, whose keys are rotated, as well; keeps those of both."""
+        """Attend to P earlier tokens, whose keys are rotated, as well; keep those of both."""
         q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
         kept = followed_by(before, (k, tokens.v))
         if self.implementation is not None:
             masks = jnp.concatenate([seen, mask], axis=2)
-            return attention_over(*kept, masks, self.implementation)(q), kept
+            return attend(q, *kept, masks, self.implementation), kept
         own = k.transpose(0, 2, 1, 3), tokens.v.transpose(0, 2, 1, 3)
         return attend_to_parts(q, (before, own), (seen, mask)), kept
 
@@ -97,7 +96,7 @@ def attend_to_parts(
     parts: Sequence[KeysValues],
     masks: Sequence[Bool[Array, "R T _"]],
 ) -> Float[Array, "R T N H"]:
-    """Attend to two parts [R, K, X, H] of what is seen, as `model.attention_over` to all of it.
+    """Attend to two parts [R, K, X, H] of the keys and values, as `model.attend` to all of them.
 
     The parts stay where they are: joining them would copy all keys and values.
     """
@@ -122,7 +121,7 @@ def attend_to_parts(
 
 @dataclasses.dataclass(frozen=True)
 class DecodeAttention:
-    """Attention of one token of each row to its prompt and to what it decoded.
+    """Attention of a token of each row to its prompt and to the tokens decoded before it.
 
     It gathers the blocks that a tile's rows read.
     """
@@ -149,7 +148,7 @@ class DecodeAttention:
           reach: bounds the tokens of prompts, and the decoded ones, that are attended to.
 
         Returns:
-          What the queries attend to, mixed, and the own blocks, updated in place.
+          The mixed values, and the own blocks, updated in place.
         """
         k, v = (put_tokens(buffer, x, rows) for buffer, x in zip(own, token, strict=True))
         tokens, decoded = min(reach[0], prompt[0].shape[2]), min(reach[1], k.shape[2])
@@ -163,7 +162,7 @@ class DecodeAttention:
         parts = []
         for (buffers, block, count), mask in zip(blocks, masks, strict=True):
             keys, values = (get(buffer, block, slice(None), slice(count)) for buffer in buffers)
-            # values that are not seen may be NaN, left over from others, and 0 * NaN is NaN
+            # stale values that are not seen may hold NaN, and 0 * NaN is NaN
             parts.append((keys, jnp.where(mask[:, None, :, None], values, 0)))
         return attend_to_parts(q, parts, [mask[:, None] for mask in masks]), (k, v)
 

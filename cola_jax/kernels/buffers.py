@@ -14,7 +14,7 @@ FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
 
 def stored_as(dtype: Any, platform: str) -> jnp.dtype:
-    """Returns the dtype in which a buffer stores values of a dtype.
+    """Return the dtype in which a buffer stores values of a dtype.
 
     XLA's CPU compiler updates no bfloat16 buffer in place: it converts all of it to float32 and
     back for each row that is written, and for a gather. So on a CPU such a buffer holds bits: a
@@ -27,7 +27,7 @@ def stored_as(dtype: Any, platform: str) -> jnp.dtype:
 def get(
     buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
 ) -> Float[Array, " R *Y"]:
-    """Takes rows, or a part of each, as the floats that were written."""
+    """Take rows, or a part of each, as the floats that were written."""
     at_once, by_rows = (functools.partial(f, part=part) for f in (get_at_once, get_by_rows))
     on_tpu = by_rows if buffer.nbytes > MOST_GATHERED * len(buffer) else at_once
     values = jax.lax.platform_dependent(buffer, rows, tpu=on_tpu, default=at_once)
@@ -35,12 +35,12 @@ def get(
 
 
 def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows in one operation."""
+    """Read rows in one operation."""
     return buffer[rows, *part]
 
 
 def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows one by one: to gather large rows, a TPU's compiler may copy the whole buffer.
+    """Read rows one by one: to gather large rows, a TPU's compiler may copy the whole buffer.
 
     The constraint keeps it from copying the buffer to the order of axes in which the values are
     used. Arrays of other widths than whole lanes have an order of their own in memory.
@@ -61,13 +61,13 @@ def put(
 
 
 def put_at_once(buffer: Array, values: Array, rows: Array) -> Array:
-    """Writes rows in one operation: on a GPU each costs a kernel."""
+    """Write rows in one operation: on a GPU each costs a kernel."""
     part = tuple(slice(size) for size in values.shape[1:])
     return buffer.at[rows, *part].set(values, mode="promise_in_bounds")
 
 
 def put_by_rows(buffer: Array, values: Array, rows: Array) -> Array:
-    """Writes rows one by one: elsewhere than on a GPU, a scatter may copy the buffer."""
+    """Write rows one by one: elsewhere than on a GPU, a scatter may copy the buffer."""
     for row in range(len(values)):
         start = rows[row], *[0] * (values.ndim - 1)
         buffer = jax.lax.dynamic_update_slice(buffer, values[row][None], start)
@@ -75,5 +75,5 @@ def put_by_rows(buffer: Array, values: Array, rows: Array) -> Array:
 
 
 def as_stored(buffer: Shaped[Array, "*S"], values: Float[Array, "*X"]) -> Shaped[Array, "*X"]:
-    """Returns values as a buffer stores them."""
+    """Return values as a buffer stores them."""
     return jax.lax.bitcast_convert_type(values, BITS) if buffer.dtype == BITS else values

@@ -1,4 +1,4 @@
-"""Which kernels a device runs, beside what XLA makes of plain operations."""
+"""The choice between kernels and plain operations, by device."""
 
 import functools
 import logging
@@ -26,32 +26,32 @@ def choose_prompt_attention(
 ) -> PromptAttention:
     """Choose the kernel of attention over prompts: cuDNN's on a GPU that has it, ours on a TPU.
 
-    A kernel is tried before it is used. Where it cannot be, a line says so.
+    A kernel is tried before it is used; where that fails, a warning names the reason.
 
     Args:
       device: one of those that run a layer together, `split` in number.
       dtype: of the activations.
     """
-    xla = PromptAttention()
+    plain, facts = PromptAttention(), (device, config, dtype, split)
     if device.platform == "tpu" and dtype.name == "bfloat16":  # it multiplies float32 in bfloat16
-        return tried(
+        return verified_kernel(
             TpuPromptAttention(),
-            xla,
+            plain,
             run_prompts,
-            (device, config, dtype, split),
+            facts,
             "attention is not fused on %s (%s): the products with the weights of queries, keys "
             "and values take twice as long.",
         )
     if device.platform == "gpu" and dtype.name in ("bfloat16", "float16"):  # no float32
-        return tried(
+        return verified_kernel(
             PromptAttention("cudnn"),
-            xla,
+            plain,
             run_prompts,
-            (device, config, dtype, split),
+            facts,
             "attention is not fused on %s (%s): the scores of each head, 4 bytes for each pair of "
             "tokens of a prompt, are written to memory and read.",
         )
-    return xla
+    return plain
 
 
 @functools.cache
@@ -59,12 +59,11 @@ def choose_decode_attention(
     device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
 ) -> DecodeAttention:
     """Choose how decode steps attend, as `choose_prompt_attention`: by our kernel on a TPU."""
-    xla = DecodeAttention()
     if device.platform != "tpu":
-        return xla
-    return tried(
+        return DecodeAttention()
+    return verified_kernel(
         TpuDecodeAttention(),
-        xla,
+        DecodeAttention(),
         run_decoding,
         (device, config, dtype, split),
         "decode steps gather keys and values on %s (%s): those that a row attends to are copied "
@@ -72,36 +71,37 @@ def choose_decode_attention(
     )
 
 
-def tried(
+def verified_kernel(
     kernel: Kernel,
-    xla: Kernel,
+    plain: Kernel,
     run: Callable[..., np.ndarray],
-    on: tuple[Any, ModelConfig, jnp.dtype, int],
+    facts: tuple[Any, ModelConfig, jnp.dtype, int],
     warning: str,
 ) -> Kernel:
-    """Return a kernel if it attends as plain operations do, else these; then a line says so.
+    """Return a kernel if it attends as plain operations do, else these, with a warning.
 
     Args:
       run: attends by a kernel on a device, with its part of the heads.
-      on: the device, the model, the dtype of the activations, and how many devices split the heads.
+      facts: the device, the model, the dtype of the activations, and the number of devices that
+        split the heads.
       warning: names the device and the reason.
     """
-    device, config, _, split = on
+    device, config, _, split = facts
     try:
         if config.num_kv_heads % split:
             raise InputError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
         if device.platform == "tpu" and config.head_dim % LANES:
             raise InputError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
-        if not np.allclose(run(kernel, *on), run(xla, *on), atol=0.05):  # of values around 1
+        if not np.allclose(run(kernel, *facts), run(plain, *facts), atol=0.05):  # of values near 1
             raise InputError("its trial differs from plain attention")
     except Exception as error:  # of JAX, XLA, cuDNN or Mosaic, each with types of its own
         log.warning(warning, device.device_kind, first_line(error))
-        return xla
+        return plain
     return kernel
 
 
 def random_arrays(device: Any, dtype: Any) -> Callable[..., jax.Array]:
-    """Return what draws normal arrays of given shapes on a device, one after the other."""
+    """Return a function that draws normal arrays of a shape on a device, one after the other."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
     return lambda *shape: jax.device_put(jax.random.normal(next(keys), shape).astype(dtype), device)
 

@@ -73,14 +73,14 @@ def decode_attention(
     reach: tuple[int, int],
     interpret: bool = False,
 ) -> tuple[Float[Array, "R N H"], Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]]:
-    """Attends with a token of each row to its prompt and to what it decoded, and to itself.
+    """Attend with a token of each row to its prompt, to earlier decoded tokens, and to itself.
 
     Args:
       token: its keys and values, which are written to the row's own block.
       reach: bounds the tokens of prompts, and the decoded tokens, that one included.
 
     Returns:
-      What the queries attend to, mixed, and the row's own blocks, updated in place.
+      The mixed values, and the row's own blocks, updated in place.
     """
     count, heads, width = q.shape
     groups = own[0].shape[1]
@@ -91,7 +91,7 @@ def decode_attention(
 
 
 def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret: bool) -> Any:
-    """Builds the call of the kernel for these shapes: rows by steps, a span of each part a step."""
+    """Build the call of the kernel for these shapes: rows by steps, a span of each part a step."""
     count, groups, queries, width = q.shape
     most = span(groups * width * own[0].dtype.itemsize)
     tokens = min(reach[0], prompt[0].shape[2])
@@ -99,7 +99,7 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret:
     steps = max(pl.cdiv(tokens, spans[0]), pl.cdiv(reach[1], spans[1]))
 
     def spec(tokens: int, index: Callable[..., tuple[Any, Any]]) -> pl.BlockSpec:
-        """Which part of an array a step takes: a block, and the place of these tokens in it."""
+        """Return the part of an array that a step takes: a block, and tokens in it."""
 
         def of_step(r: Any, i: Any, *scalars: Any) -> tuple[Any, ...]:
             block, place = index(Rows(*scalars), r, i)
@@ -108,7 +108,7 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret:
         return pl.BlockSpec((1, groups, tokens, width), of_step)
 
     def nearest(i: Any, seen: tuple[Any, Any], size: int) -> Any:
-        """The span to read in a step; one that stays the same is not read again."""
+        """Return the span to read in a step; a span that stays the same is not read again."""
         return 0 if steps == 1 else jnp.clip(i, *seen_spans(seen, size))
 
     a_row, a_token = (spec(size, lambda rows, r, i: (r, 0)) for size in (queries, 1))
@@ -141,30 +141,30 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret:
 
 
 def span(token: int) -> int:
-    """Chooses how many tokens are read at a time, given the bytes of a token's keys."""
+    """Choose how many tokens are read at a time, given the bytes of a token's keys."""
     return max(WRITTEN, 1 << ((SPAN_BYTES // token).bit_length() - 1))
 
 
 def seen_prompt(rows: Rows, r: Any) -> tuple[Any, Any]:
-    """Returns the first token of a prompt that a row sees, and the one after the last."""
+    """Return the first token of a prompt that a row sees, and the one after the last."""
     now = rows.length[r] + rows.nth[r]
     return jnp.maximum(now - rows.window[0] + 1, 0), rows.length[r]
 
 
 def seen_own(rows: Rows, r: Any) -> tuple[Any, Any]:
-    """Returns the same of its own block, the new token included."""
+    """Return the same of its own block, the new token included."""
     return jnp.maximum(rows.nth[r] - rows.window[0] + 1, 0), rows.nth[r] + 1
 
 
 def seen_spans(seen: tuple[Any, Any], size: int) -> tuple[Any, Any]:
-    """Returns the first and the last span with a token that is seen; the last alone for none."""
+    """Return the first and the last span with a token that is seen; the last alone for none."""
     first, end = seen
     last = jax.lax.div(end - 1, size)
     return jnp.minimum(jax.lax.div(first, size), last), last
 
 
 def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
-    """Attends to one span of the prompt and one of the decoded tokens of a row."""
+    """Attend to one span of the prompt and one of the decoded tokens of a row."""
     rows = Rows(*refs[:5])
     q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[5:]
     r, i = pl.program_id(0), pl.program_id(1)
@@ -213,7 +213,7 @@ def tpu_attend(
     start: Any,
     scale: float,
 ) -> None:
-    """Adds a span of tokens to a softmax, in float32."""
+    """Add a span of tokens to a softmax, in float32."""
     top, total, mixed = state
     batch = ((0,), (0,))
     scores = jax.lax.dot_general(q, k, (((2,), (2,)), batch), preferred_element_type=jnp.float32)
@@ -231,12 +231,12 @@ def tpu_attend(
 
 
 def insert(tokens: Array, token: Array, nth: Any) -> Array:
-    """Puts a token [K, 1, H] in the place of the nth [K, X, H]."""
+    """Put a token [K, 1, H] in the place of the nth [K, X, H]."""
     place = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
     return jnp.where(place == nth, token, tokens)
 
 
 def inside(shape: tuple[int, ...], axis: int, start: Any, seen: tuple[Any, Any]) -> Array:
-    """Says which tokens, along an axis, are seen."""
+    """Return which tokens, along an axis, are seen."""
     place = start + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
     return (place >= seen[0]) & (place < seen[1])

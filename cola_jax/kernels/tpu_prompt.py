@@ -1,8 +1,8 @@
-"""Attention over the prompts of a tile as one TPU kernel, which also rotates queries and keys.
+"""Attention over the prompts of a tile as a TPU kernel, which also rotates queries and keys.
 
-What XLA makes of attention on a TPU wants queries and keys with tokens in the axis that varies
-fastest, and so the products with the weights of q, k and v run at half of their rate. For the
-kernel these products give rows [N H], as those of the MLP do, and it takes the heads out of a row.
+XLA's attention on a TPU wants queries and keys with tokens in the axis that varies fastest, and so
+the products with the weights of q, k and v run at half of their rate. For the kernel these products
+give rows [N H], as those of the MLP do, and it takes the heads out of a row.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class TpuPromptAttention(PromptAttention):
         return layers.replace(q=q, k=k, v=v, o=jax.tree.map(joined, layers.o))
 
     def serves(self, tokens: Rotated, before: int = 0) -> bool:
-        """Whether prompts of so many tokens fit a chip in whole blocks."""
+        """Return whether prompts of these sizes fit a chip in whole blocks."""
         (_, reads, heads, _), (_, size, groups, _) = tokens.q.shape, tokens.k.shape
         size += before
         whole = reads % SUBLANES == 0 and size % SUBLANES == 0
@@ -83,7 +83,7 @@ class TpuPromptAttention(PromptAttention):
         mask: Bool[Array, "R Q T"],
         keep: bool,
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
-        """Attend to P earlier tokens, whose keys are rotated, as well; keeps those of both."""
+        """Attend to P earlier tokens, whose keys are rotated, as well; keep those of both."""
         if not self.serves(tokens, before[0].shape[2]):
             return super().after(before, seen, tokens, mask, keep)
         k, v = followed_by(before, (tokens.k, tokens.v))
@@ -113,7 +113,7 @@ class TpuPromptAttention(PromptAttention):
 
 
 def after_rotated(size: int, rotation: Rotation) -> Rotation:
-    """Put angles of 0 in front of others, for so many keys that are rotated already."""
+    """Put angles of 0 in front of others, for `size` keys that are rotated already."""
     cos, sin = rotation
     shape = cos.shape[0], size, cos.shape[2]
     none = jnp.ones(shape, cos.dtype), jnp.zeros(shape, sin.dtype)
@@ -121,7 +121,7 @@ def after_rotated(size: int, rotation: Rotation) -> Rotation:
 
 
 def query_block(reads: int) -> int:
-    """Returns how many tokens attend at a time."""
+    """Return the number of tokens that attend at a time."""
     return BLOCK if reads % BLOCK == 0 else reads
 
 
@@ -136,7 +136,7 @@ def call_kernel(
     keep: bool,
     interpret: bool,
 ) -> tuple[Array, ...]:
-    """Calls the kernel on one device for blocks of some tokens and some key/value heads."""
+    """Call the kernel on one device for blocks of some tokens and some key/value heads."""
     (rows, reads, _), (_, tokens, lanes) = q.shape, k.shape
     kv_heads, group = lanes // width, q.shape[2] // lanes
     reading = query_block(reads)
@@ -184,7 +184,7 @@ def prompt_kernel(
     width: int,
     heads: int,
 ) -> None:
-    """Attends with a block of tokens and heads to all tokens that they may see."""
+    """Attend with a block of tokens and heads to all tokens that they may see."""
     reads, group = q.shape[1], q.shape[2] // k.shape[2]
     bias = jnp.where(mask[0].astype(jnp.int32) != 0, 0.0, MASKED)
     of_queries = both_halves(q_cos[0] * width**-0.5, q_sin[0] * width**-0.5)
@@ -210,18 +210,18 @@ def prompt_kernel(
 
 
 def both_halves(cos: Array, sin: Array) -> tuple[Array, Array]:
-    """Returns what each element of a head is multiplied by, and its partner in the other half."""
+    """Return the factors of each element of a head, and of its partner in the other half."""
     return jnp.concatenate([cos, cos], axis=1), jnp.concatenate([-sin, sin], axis=1)
 
 
 def rotate_head(x: Array, factors: tuple[Array, Array]) -> Array:
-    """Rotates the halves of one head, as `model.rotate` does of all, in float32."""
+    """Rotate the halves of one head, as `model.rotate` does of all, in float32."""
     wide = x.astype(jnp.float32)
     partner = pltpu.roll(wide, x.shape[1] // 2, 1)
     return (wide * factors[0] + partner * factors[1]).astype(x.dtype)
 
 
 def contract(x: Array, y: Array, axis: int) -> Array:
-    """Multiplies over the last axis of x and one of y, with sums in float32."""
+    """Multiply over the last axis of x and one of y, with sums in float32."""
     axes = ((1,), (axis,)), ((), ())
     return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)

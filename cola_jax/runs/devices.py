@@ -116,10 +116,9 @@ class Devices:
 
 def parse_budget(text: str) -> int | float:
     """Read a size in bytes, or a share of a device's memory as a float."""
-    from cola_jax.execute.memory import parse_bytes, parse_share
+    from cola_jax.execute.memory import parse_size
 
-    share = parse_share(text)
-    return parse_bytes(text) if share is None else share
+    return parse_size(text)
 
 
 def choose_dtype(dtype: str | None, stored: str) -> str:

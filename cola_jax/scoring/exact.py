@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cola_jax.errors import InputError, shown
-from cola_jax.execute.stop import Stop
+from cola_jax.execute.decoder import Stop
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.encode import Encoded, check_length, hash_of, pack, tokenize_prompt

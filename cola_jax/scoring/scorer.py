@@ -10,10 +10,10 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.batches import Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
-from cola_jax.execute.prefix import check_path_memory, path_evaluator
+from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
@@ -79,7 +79,7 @@ class Scorer(abc.ABC):
         Returns:
           A context manager of a function from paths [B, C, P] to Verdicts [B, C], which blocks.
         """
-        with contextlib.closing(path_evaluator(worker, prompts_of(batch), workload)) as run:
+        with contextlib.closing(PathEvaluator(worker, prompts_of(batch), workload)) as run:
             yield lambda paths: score_readings(self, batch, run(paths), paths)
 
     def confirm(
@@ -113,7 +113,7 @@ class Scorer(abc.ABC):
         # a CPU multiplies in full precision; a setting would compile all programs again
         precision = None if worker.device.platform == "cpu" else "highest"
         with jax.default_matmul_precision(precision):
-            run = path_evaluator(worker.in_float32(), prompts_of(rows), workload)
+            run = PathEvaluator(worker.in_float32(), prompts_of(rows), workload)
             with contextlib.closing(run):
                 right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
         for b, verdict in zip(chosen, right, strict=True):
@@ -132,7 +132,7 @@ class Scorer(abc.ABC):
         self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
     ) -> None:
         """Raise InputError where memory is too small to evaluate a path of `positions` layers."""
-        check_path_memory(config, prompts_of(batch), memory)
+        choose_path_sizes(config, prompts_of(batch), memory)
 
     def record(self) -> dict[str, Any]:
         """Describe the prompts for a run's settings.

@@ -25,7 +25,7 @@ class Completion:
     tokens: tuple[int, ...]  # the ids decoded
     logprob: float  # natural, of all of them
     entropy: float = math.nan  # of a token's distribution, in nats, mean over tokens
-    certainty: float = math.nan  # the self-certainty of a token, mean: see `readouts.sample_of`
+    certainty: float = math.nan  # the self-certainty of a token, mean: see `readouts.chosen_token`
 
 
 class Verdicts(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cola_jax.cli.main import main
-from cola_jax.execute.evaluator import PathEvaluator
+from cola_jax.execute.run_paths import PathEvaluator
 from tests import tiny
 from tests.cli.conftest import Refused
 

@@ -1,7 +1,7 @@
 """Batches that the executor's tests run, meshes to run them on, and how results are compared."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from cola_jax.execute.memory import parse_bytes
-from cola_jax.path import random_paths
+from cola_jax.execute.memory import parse_size
+from cola_jax.path import pad_lists, random_paths
 from cola_jax.prompts import Prompts, Readings
 from tests import oracle
 
@@ -61,13 +61,20 @@ def alike(shared: int, count: int = 4) -> Prompts:
     return Prompts.stack(rows)
 
 
-def plain(*lengths: int) -> Prompts:
-    """Makes prompts of these lengths, padded on the right."""
+def plain(*lengths: int, shared: int = 0) -> Prompts:
+    """Makes prompts of these lengths, padded on the right, after tokens that all of them share."""
     rows = []
     for seed, length in enumerate(lengths):
-        ids = oracle.random_ids(1, length, seed)[0]
-        rows.append(Prompts(ids=ids, positions=np.arange(length), branch=np.zeros(length)))
+        ids = oracle.random_ids(1, shared + length, seed)[0]
+        ids[:shared] = oracle.random_ids(1, shared, 99)[0]
+        rows.append(Prompts(ids=ids, positions=np.arange(len(ids)), branch=np.zeros(len(ids))))
     return Prompts.stack(rows)
+
+
+def pad(rows: Sequence[Sequence[Sequence[int]]], width: int, count: int = 0) -> np.ndarray:
+    """Pads lists of paths to [B, C, P], and C to at least a count."""
+    every = max(count, *map(len, rows))
+    return pad_lists([[*row, *[()] * (every - len(row))] for row in rows], width)
 
 
 def paths_of(questions: int, each: int, seed: int) -> list[list[tuple[int, ...]]]:
@@ -100,4 +107,4 @@ def least_budget(run: Callable[..., Any]) -> int:
         run(memory_budget=1)
     size = re.search(r"at least (\S+)\.", str(error.value))
     assert size is not None
-    return parse_bytes(size[1])
+    return int(parse_size(size[1]))

@@ -1,14 +1,15 @@
-"""A decoder: its slots, steps and metrics, and what ends a text."""
+"""A decoder: its slots, steps and metrics, and the ends of texts."""
 
 import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax.execute.batches import Workload
 from cola_jax.execute.decoder import TRUNCATED, Decoder, rows_of
-from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.metrics import compilations
+from cola_jax.execute.schedule import decode_tiles
 from cola_jax.execute.worker import Stopped, Workers
-from cola_jax.path import STOP, pad_path
+from cola_jax.path import pad_path
 from tests import tiny
 from tests.execute import batches
 
@@ -42,31 +43,15 @@ def rows(paths=PATHS, questions=3):
     return rows_of(padded)
 
 
-def test_rows_of_takes_paths_in_order():
-    paths = np.full((2, 3, 4), STOP)
-    paths[0, 1, :2], paths[1, 0], paths[1, 2, 0] = (5, 1), (0, 1, 2, 3), 4
-    made = [(row.question, row.path.tolist()) for row in rows_of(paths)]
-    assert made == [(0, [5, 1]), (1, [0, 1, 2, 3]), (1, [4])]
-
-
-def test_decode_fills_rows(make):
-    decoding = rows()
-    make().decode(decoding)
-    for row in decoding:
-        assert len(row.tokens) == len(row.logprob) == len(row.rival) == NEW
-        assert row.finish == TRUNCATED
-        assert (np.array(row.logprob) > row.rival).all()
-
-
 def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
     """A row may take over a slot and the path of one that ended, but not its KV blocks."""
     decoder = make()
-    allocator, lengths = decoder.allocator, decoder.lengths
+    allocator = decoder.allocator
 
     def admit(question):
         (row,) = rows([PATHS[0]], 1)
         row.question = question
-        allocator.admit([row], lengths)
+        allocator.admit([row], decoder.lengths, decoder.sizes.slots, decoder.layout)
         return row
 
     first = admit(0)
@@ -104,7 +89,9 @@ def test_decode_takes_rows_again_and_again(make):
 def test_decode_counts_what_it_runs(make, workers):
     metrics = workers.workers[0].metrics
     before = metrics.evaluations, metrics.tokens, metrics.decode_layers, metrics.cost
-    make().decode(rows())
+    decoding = rows()
+    make().decode(decoding)
+    assert {row.finish for row in decoding} == {TRUNCATED}
     assert metrics.evaluations - before[0] == 3 * len(PATHS)
     assert metrics.tokens - before[1] == 3 * len(PATHS) * NEW
     # the last token of a text is not run
@@ -115,11 +102,13 @@ def test_decode_counts_what_it_runs(make, workers):
     assert workers.workers[0].clock.threads == 0
 
 
-def test_decode_plans_once_while_rows_stay(make):
-    decoder, planned = make(), []
-    step_tiles = decoder.allocator.step_tiles
-    decoder.allocator.step_tiles = lambda *a: planned.append(a) or step_tiles(*a)
-    decoder.decode(rows())
+def test_decode_plans_once_while_rows_stay(make, monkeypatch):
+    planned = []
+    monkeypatch.setattr(
+        "cola_jax.execute.decoder.decode_tiles",
+        lambda *tables: planned.append(tables) or decode_tiles(*tables),
+    )
+    make().decode(rows())
     assert len(planned) == 1
 
 

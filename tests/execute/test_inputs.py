@@ -1,4 +1,4 @@
-"""What the executors accept and refuse, and the buckets that inputs are padded to."""
+"""Prompts and paths in every form, those that are refused, and the buckets of their sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,18 @@ import pytest
 
 import cola_jax
 from cola_jax.execute import inputs
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.reference import run_reference
+from cola_jax.model import unembed
+from cola_jax.params import Origin
 from cola_jax.path import STOP
 from cola_jax.prompts import NO_READ, PADDING, Prompts
 from tests import oracle
 from tests.execute.test_reference import PAD, PATH, QUESTIONS, encoding_of, question
 
 RUNS = [cola_jax.run_paths, run_reference]
+TEXTS = ["the sun and the moon", "the sun"]
+EDITED = (0, 1, 1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +166,102 @@ def test_bucket_has_few_and_close_sizes():
     assert sizes == {8, 12, 16, 24, 32, 48, 64, 96, 128}
     for size in range(9, 129):
         assert size <= inputs.bucket(size) <= size * 1.5
+
+
+# Texts as prompts and as paths
+
+
+@pytest.fixture(scope="module")
+def texted(tiny_checkpoint):
+    """A model with a tokenizer."""
+    return cola_jax.load(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint):
+    return cola_jax.load_tokenizer(tiny_checkpoint)
+
+
+def test_run_path_takes_texts(texted, tokenizer):
+    both = cola_jax.run_path(texted, TEXTS, "0,1,1,2-4")
+    for b, text in enumerate(TEXTS):
+        alone = cola_jax.run_path(texted, tokenizer([text], return_tensors="np"), EDITED)[0]
+        np.testing.assert_allclose(both[b, : len(alone)], alone, atol=1e-5)
+        np.testing.assert_allclose(
+            cola_jax.run_path(texted, text, list(EDITED))[0], alone, atol=1e-5
+        )
+
+
+def test_texts_need_a_tokenizer(texted, monkeypatch):
+    with pytest.raises(ValueError, match="was not loaded from a checkpoint with a tokenizer"):
+        cola_jax.run_path(texted.replace(origin=Origin()), "the sun", "0-4")
+    with pytest.raises(ValueError, match=r"names layer 9, but the model has layers 0\.\.4"):
+        cola_jax.run_path(texted, "the sun", "0-9")
+    monkeypatch.setattr(inputs, "tokenizer_of", lambda _: lambda texts: {"input_ids": [[1], []]})
+    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
+        cola_jax.run_path(texted, TEXTS, "0-4")
+
+
+def test_run_path_returns_states(texted):
+    """The logit lens: each state through the unembedding."""
+    padded = np.array([*EDITED, -1, -1])
+    logits, states = cola_jax.run_path(texted, TEXTS[:1], padded, return_states=True)
+    assert states.shape == (1 + len(EDITED), *logits.shape[:2], texted.config.width)
+    np.testing.assert_allclose(unembed(texted, states[-1]), logits, atol=1e-5)
+    for end in (1, 3):
+        shorter = cola_jax.run_path(texted, TEXTS[:1], np.array([*EDITED[:end], *[-1] * (8 - end)]))
+        np.testing.assert_allclose(unembed(texted, states[end]), shorter, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        ("0-2", [[(0, 1, 2)]] * 2),
+        (range(3), [[(0, 1, 2)]] * 2),
+        (np.array([0, 1, 2]), [[(0, 1, 2)]] * 2),
+        (["0-2", [0, 2]], [[(0, 1, 2), (0, 2)]] * 2),
+        ([(0, 1), (0, 2)], [[(0, 1), (0, 2)]] * 2),
+        ([["0-2"], [(0, 1), "0,2"]], [[(0, 1, 2)], [(0, 1), (0, 2)]]),
+        ([[], ["0-2"]], [[], [(0, 1, 2)]]),
+    ],
+    ids=["text", "range", "array", "texts", "lists", "each", "none"],
+)
+def test_pad_paths_takes_paths_in_every_form(paths, wanted):
+    padded = pad_paths(paths, 2, 5)
+    lists = [[tuple(c[c >= 0].tolist()) for c in row if (c >= 0).any()] for row in padded]
+    assert lists == wanted
+
+
+def test_run_paths_asks_about_the_next_token(texted, tokenizer):
+    readings = cola_jax.run_paths(texted, TEXTS, ["0-4", EDITED])
+    logits = cola_jax.run_path(texted, TEXTS, EDITED)
+    ids = tokenizer(TEXTS)["input_ids"]
+    for b, row in enumerate(ids):
+        logprobs = jax.nn.log_softmax(logits[b, : len(row) - 1])
+        wanted = [float(logprobs[t, row[t + 1]]) for t in range(len(row) - 1)]
+        np.testing.assert_allclose(readings.logprob[b, 1, : len(wanted)], wanted, atol=1e-4)
+    with pytest.raises(ValueError, match="a prompt of one token has none after it"):
+        cola_jax.run_paths(texted, np.array([[3]]), ["0-4"])
+
+
+def test_generate_returns_texts(texted, tokenizer):
+    out = cola_jax.generate(texted, TEXTS, max_new_tokens=3)
+    tokens = out.tokens[0, : out.length[0]].tolist()
+    assert out.text[0] == tokenizer.decode(tokens)
+    frame = out.to_pandas()
+    assert frame.text.tolist() == out.text.tolist()
+    assert frame.tokens[0] == tokens
+    bare = cola_jax.generate(texted.replace(origin=Origin()), oracle.random_ids(1, 3), "0-4")
+    assert bare.text.tolist() == [""]
+
+
+def test_generate_has_no_axis_of_paths_for_one_path(texted):
+    one = cola_jax.generate(texted, TEXTS, "0-1,3-4", max_new_tokens=3)
+    ids = cola_jax.generate(texted, TEXTS, [0, 1, 3, 4], max_new_tokens=3)
+    several = cola_jax.generate(texted, TEXTS, ["0-1,3-4"], max_new_tokens=3)
+    assert isinstance(one.text[0], str)
+    for field, same, every in zip(one, ids, several, strict=True):
+        np.testing.assert_array_equal(field, same)
+        np.testing.assert_array_equal(field, every[:, 0])
+    assert one.to_pandas().equals(several.to_pandas())
+    assert cola_jax.generate(texted, TEXTS[0], max_new_tokens=3).text.shape == (1,)

@@ -52,20 +52,8 @@ def test_clock_adds_up_the_time_in_which_threads_wait(time, events, waited, wall
     assert (clock.waited, clock.wall, clock.threads) == (waited, wall, 0)
 
 
-def test_compilations_count_every_program():
-    before = compilations()
-    program = jax.jit(lambda x: 2 * x + 1)
-    x = jnp.arange(3)
-    program(x), program(x)
-    once = compilations() - before
-    program(x.astype(jnp.float32))
-    twice = compilations() - before
-    assert twice.count > once.count >= 1
-    assert twice.seconds > once.seconds > 0
-
-
 def test_compilations_are_counted_on_the_thread_that_compiles():
-    seconds = {}
+    seconds, before = {}, compilations()
 
     def compile_here(name, scale):
         before = metrics.COUNTER.thread_seconds()
@@ -78,21 +66,9 @@ def test_compilations_are_counted_on_the_thread_that_compiles():
         thread.start()
         thread.join()
     assert seconds["compiles"] > seconds["rests"] == 0
-
-
-def test_metrics_add_from_many_threads():
-    counted = Metrics(evaluations=5)
-
-    def add():
-        for _ in range(200):
-            counted.add(evaluations=1, cost=Cost(useful=2), planning=0.5)
-
-    threads = [threading.Thread(target=add) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (counted.evaluations, counted.cost, counted.planning) == (1605, Cost(useful=3200), 800.0)
+    compiled = compilations() - before
+    assert compiled.count >= 1
+    assert compiled.seconds > 0
 
 
 def test_metrics_report_shares_and_rates(time, monkeypatch):

@@ -175,6 +175,6 @@ def test_greedy_sample_writes_tokens_of_the_slots_asked(model):
     chosen = expected.token.tolist()
     assert after.tolist() == [chosen[0], chosen[1], 92, chosen[3], chosen[4]]
     np.testing.assert_array_equal(top.token, expected.token[slots])
-    np.testing.assert_allclose(top.first, expected.first[slots], rtol=1e-5)
-    np.testing.assert_allclose(top.second, expected.second[slots], rtol=1e-5)
+    np.testing.assert_allclose(top.logprob, expected.first[slots], rtol=1e-5)
+    np.testing.assert_allclose(top.rival, expected.second[slots], rtol=1e-5)
     assert top.finite.all()

@@ -13,7 +13,7 @@ from cola_jax.kernels.attention import (
     put_tokens_at_once,
     put_tokens_by_rows,
 )
-from cola_jax.model import attention_over
+from cola_jax.model import attend
 from cola_jax.params import FULL
 
 BLOCKS, R, K, G, H = 5, 3, 2, 2, 4  # blocks, rows, key/value heads, queries of each, head width
@@ -55,7 +55,7 @@ def test_decode_attention_sees_the_prompt_and_decoded_tokens(window):
     q = jnp.asarray(normal(R, 1, K * G, H, seed=2))
     pairs = [tuple(map(jnp.asarray, pair)) for pair in (token, prompts, texts)]
     mixed, own = DecodeAttention()(rows, q, *pairs, (tokens, reach))
-    expected = attention_over(jnp.asarray(k), jnp.asarray(v), jnp.asarray(seen))(q)
+    expected = attend(q, jnp.asarray(k), jnp.asarray(v), jnp.asarray(seen))
     np.testing.assert_allclose(mixed, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(own, after)
 

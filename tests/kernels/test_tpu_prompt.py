@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import worker
+from cola_jax.execute.batches import Workload
 from cola_jax.execute.benchmark import llama
-from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.prefix import path_evaluator
 from cola_jax.execute.reference import run_reference
+from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Workers
 from cola_jax.kernels import tpu_prompt
 from cola_jax.kernels.attention import PromptAttention, Rotated
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
-from cola_jax.model import at, at_view, view, visible
+from cola_jax.model import take_positions, view, view_at_positions, visible
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 from tests.execute import batches
@@ -58,8 +58,8 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
     config = dataclasses.replace(config, windows=(window,))
     here = view(config, prompts_of(generator, rows, tokens))
     read = None if reads is None else jnp.asarray(generator.integers(0, tokens, (rows, reads)))
-    there = at_view(here, read)
-    mask = at(visible(config, here, jnp.int32(window or tokens)), read)
+    there = view_at_positions(here, read)
+    mask = take_positions(visible(config, here, jnp.int32(window or tokens)), read)
     q, k, v = (
         jnp.asarray(generator.normal(size=(rows, n, heads, width)), jnp.float32)
         for n, heads in ((mask.shape[1], config.num_heads), *[(tokens, kv_heads)] * 2)
@@ -153,7 +153,7 @@ def test_prompts_continue_what_they_share_with_the_kernel(pair, forced, variant,
     workload = Workload(*paths.shape[1:], prefix=size)
 
     def run(on, _):
-        evaluate = path_evaluator(on, prompts, workload)
+        evaluate = PathEvaluator(on, prompts, workload)
         readings = evaluate(paths)
         evaluate.close()
         return readings
@@ -166,10 +166,7 @@ def test_prompts_continue_what_they_share_with_the_kernel(pair, forced, variant,
 @pytest.mark.parametrize("common", [0, 40])
 def test_generate_with_the_kernel_writes_the_same_cache(pair, forced, common):
     found = pair("qwen2-window")
-    prompts = batches.plain(common + 12, common + 7, common + 9)
-    ids = np.asarray(prompts.ids).copy()
-    ids[:, :common] = ids[0, :common]
-    prompts = prompts.replace(ids=ids)
+    prompts = batches.plain(12, 7, 9, shared=common)
     paths = batches.paths_of(3, 2, 0)
     ours = cola_jax.generate(found.ours, prompts, paths, max_new_tokens=6)
     # what is run for the prefix alone may have been compiled before

@@ -1,7 +1,5 @@
 """The fast executor against the reference: tiles, slots, budgets and devices."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,14 +7,14 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import memory
-from cola_jax.execute.batches import cut_batches, take
-from cola_jax.execute.evaluator import PathEvaluator, Workload, layout_of
+from cola_jax.execute.batches import Workload, layout_of, take
 from cola_jax.execute.inputs import distinct_reads, token_counts
-from cola_jax.execute.memory import parse_bytes
+from cola_jax.execute.memory import parse_size
 from cola_jax.execute.metrics import compilations
 from cola_jax.execute.reference import run_reference
+from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Workers
-from cola_jax.path import STOP, pad_path
+from cola_jax.path import STOP
 from cola_jax.prompts import NO_READ, Prompts
 from tests import oracle
 from tests.execute import batches
@@ -55,7 +53,7 @@ CASES = [
 def prompts():
     """Questions of two to six branches, of 6 to 34 tokens: tiles have several shapes."""
     prompts = Prompts.stack([batches.packed(seed) for seed in range(QUESTIONS)])
-    assert len(layout_of(prompts, distinct_reads(prompts), memory.CPU).shapes) > 2
+    assert len(layout_of(prompts, memory.CPU, distinct_reads(prompts)).shapes) > 2
     return prompts
 
 
@@ -64,15 +62,9 @@ def model(pair):
     return pair("qwen2-window").ours
 
 
-def draw(seed, each=EACH, candidates=EACH):
+def draw(seed, each=EACH):
     """Draws paths [B, C, P], `each` for a question and no more."""
-    paths = np.full((QUESTIONS, candidates, WIDTH), STOP, np.int32)
-    paths[:, :each] = pad(batches.paths_of(QUESTIONS, each, seed))
-    return paths
-
-
-def pad(paths):
-    return np.array([[pad_path(path, WIDTH) for path in row] for row in paths])
+    return batches.pad(batches.paths_of(QUESTIONS, each, seed), WIDTH, EACH)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +94,7 @@ def run_in(budget, model, prompts, paths, **settings):
             lambda **least: cola_jax.run_paths(model, prompts, paths, **least)
         )
     elif budget is not None:
-        budget = parse_bytes(budget)
+        budget = parse_size(budget)
     return cola_jax.run_paths(model, prompts, paths, memory_budget=budget, **settings)
 
 
@@ -142,9 +134,7 @@ def test_run_paths_matches_run_path_on_any_batch(pair, batch, variant, tile_toke
     """
     batch, model = [*batch, (60, [], [[0, 5, 5]])], pair(variant).ours
     rows = [batches.branched(tokens, sizes, b) for b, (tokens, sizes, _) in enumerate(batch)]
-    paths = np.full((len(batch), 4, WIDTH), STOP, np.int32)
-    for b, (_, _, drawn) in enumerate(batch):
-        paths[b, : len(drawn)] = [pad_path(path, WIDTH) for path in drawn]
+    paths = batches.pad([drawn for _, _, drawn in batch], WIDTH, 4)
     prompts = Prompts.stack(rows)
     got = run_in(budget, model, prompts, paths, tile_tokens=tile_tokens)
     batches.assert_agree(got, run_reference(model, prompts, paths))
@@ -216,7 +206,7 @@ def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
             made.append(len(prompts.ids))
             super().__init__(worker, prompts, workload)
 
-    monkeypatch.setattr("cola_jax.execute.prefix.PathEvaluator", Spy)
+    monkeypatch.setattr("cola_jax.execute.run_paths.PathEvaluator", Spy)
     monkeypatch.setattr(memory, "CPU", memory.CPU._replace(questions=1))
     apart = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     batches.assert_agree(apart, together, batches.ROUNDING)
@@ -245,7 +235,7 @@ def test_run_paths_reads_many_targets_at_one_position(model):
         read=np.array([19] * many + [NO_READ, 3]),
         targets=np.arange(many + 2),
     )
-    prompts, paths = Prompts.stack([row]), pad([[(0, 1, 5), (0, 0, 2)] * 4])
+    prompts, paths = Prompts.stack([row]), batches.pad([[(0, 1, 5), (0, 0, 2)] * 4], WIDTH)
     got = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     batches.assert_agree(got, run_reference(model, prompts, paths))
     assert len(np.unique(got.logprob[0, 0, :many])) == many
@@ -260,26 +250,3 @@ def test_run_paths_refuses_more_workers_than_questions(pair, prompts):
     few = take(prompts, np.arange(3))
     with pytest.raises(ValueError, match="3 questions for 8 places on the 'data' axis"):
         cola_jax.run_paths(model, few, [[(0, 1)]] * 3)
-
-
-# Batches
-
-
-@pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])
-def test_cut_batches_puts_like_lengths_together(parts, largest):
-    tokens = [30, 9, 500, 40, 31, 8, 33, 35, 62, 7, 64]
-    cut = cut_batches(tokens, parts, largest)
-    joined = list(itertools.chain(*(batch.tolist() for batch in cut)))
-    assert [tokens[i] for i in joined] == sorted(tokens, reverse=True)
-    assert sorted(joined) == list(range(11))
-    assert len(cut) >= parts
-    for batch in cut:
-        assert len(batch) <= largest
-        assert 8 * min(tokens[i] for i in batch) >= max(tokens[i] for i in batch)
-    assert cut_batches([], parts, largest) == []
-
-
-def test_cut_batches_bounds_the_tokens_of_long_prompts():
-    """Of 2,048 on a CPU, but eight questions go together."""
-    sizes = [[len(batch) for batch in cut_batches([t] * 40, 1, 32)] for t in (40, 100, 1000)]
-    assert sizes == [[20, 20], [20, 20], [8] * 5]

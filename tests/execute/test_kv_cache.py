@@ -1,26 +1,41 @@
-"""The allocator of decode slots and KV blocks: who may read and write them when."""
+"""KV blocks on the device, and the allocator: which rows may read and write them when."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.execute.allocator import Allocator, DecodeRow
+from cola_jax.execute.kv_cache import Allocator, DecodeRow, KVBlocks
 from cola_jax.execute.plan import Layout, TileShape
+from cola_jax.kernels.buffers import stored_as
 from cola_jax.path import STOP
 
 POSITIONS = 6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tokens", [8, 5])
+def test_kv_blocks_hold_prompts(dtype, tokens):
+    """Those of a tile of shorter rows are the beginnings of blocks."""
+    empty = jnp.zeros((6, 2, 8, 4), stored_as(dtype, "cpu"))
+    kept = tuple(
+        jnp.asarray(np.random.default_rng(seed).normal(size=(3, tokens, 2, 4)), dtype)
+        for seed in (0, 1)
+    )
+    rows = jnp.array([4, 0, 2])
+    cache = KVBlocks(k=empty, v=empty).write(kept, rows)
+    assert cache.k.dtype == empty.dtype
+    for taken, written in zip(cache.take(rows), kept, strict=True):
+        np.testing.assert_array_equal(taken[:, :, :tokens], written.transpose(0, 2, 1, 3))
+        assert not taken[:, :, tokens:].any()
+    assert not cache.take(jnp.array([1, 3, 5]))[0].any()
+
+
 def check_blocks(allocator, live):
-    """Checks that every slot and block is either free or where the live rows say."""
-    for pool, used in (
-        (allocator.slots, [row.slot for row in live]),
-        (
-            allocator.own_pool,
-            [b for row in live for b in allocator.own_block[row.slot, : len(row.path)]],
-        ),
-    ):
+    """Check that every slot and block is either free or assigned to a live row."""
+    own = [b for row in live for b in allocator.own_block[row.slot, : len(row.path)]]
+    for pool, used in ((allocator.slots, [row.slot for row in live]), (allocator.own_pool, own)):
         assert sorted([*pool.free.tolist(), *used]) == list(range(len(pool.free) + len(used)))
     readers = np.zeros_like(allocator.readers)
     for row in live:
@@ -31,11 +46,10 @@ def check_blocks(allocator, live):
     assert sorted(allocator.prompt_pool.free) == np.flatnonzero(readers[:-1] == 0).tolist()
 
 
-def prefill(admission, slots, layout, content, states):
-    """Runs the chunks of an admission on prefixes; `content` is that of blocks."""
+def prefill(allocator, chunks, slots, content, states):
+    """Run the chunks of an admission on prefixes; `content` is that of blocks."""
     held = {}
-    for chunk, cost in admission.chunks(slots, layout):
-        assert cost.last == len(chunk.paths)
+    for chunk in chunks:
         for question, slot in chunk.embedded.tolist():
             held[slot] = (question, ())
         for tiles, target_of in ((chunk.tiles, held), (chunk.last, states)):
@@ -43,42 +57,31 @@ def prefill(admission, slots, layout, content, states):
                 rows = table[:5].T.tolist()
                 read = [held.get(source) for _, source, *_ in rows]
                 for state, (layer, _, target, question, block) in zip(read, rows, strict=True):
-                    if block == admission.block[-1]:  # padding
-                        assert target == (slots if target_of is held else admission.padding_slot)
+                    if block == allocator.padding_block:
+                        padding = slots if target_of is held else allocator.padding_slot
+                        assert target == padding
                         continue
                     assert state[0] == question
                     target_of[target] = content[block] = (question, (*state[1], layer))
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(
-                st.tuples(
-                    st.integers(0, 2),
-                    st.lists(st.integers(0, 2), min_size=1, max_size=POSITIONS),
-                ),
-                min_size=1,
-                max_size=6,
-            ),
-            st.randoms(use_true_random=False),
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(1, 3),
-)
+ROW = st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), min_size=1, max_size=POSITIONS))
+WAVE = st.tuples(st.lists(ROW, min_size=1, max_size=6), st.randoms(use_true_random=False))
+
+
+@given(st.lists(WAVE, min_size=1, max_size=5), st.integers(1, 3))
 def test_allocator_keeps_blocks_of_live_rows(waves, tile):
     """However rows come and go, each finds its own prefixes in its blocks until it leaves."""
     allocator = Allocator(slots=5, blocks=4 * POSITIONS, positions=POSITIONS)
+    layout, slots = Layout.of_shape(TileShape(tile, 8), 3), 5 + 2 * tile
     live, content, states = [], {}, {}
     for waiting, random in waves:
         rows = [DecodeRow(question, np.array(path)) for question, path in waiting]
-        rows = rows[: allocator.room(rows)]
+        rows = rows[: allocator.count_fitting(rows)]
         if rows:
-            admission = allocator.admit(rows, lengths=np.array([4, 5, 6]))
-            layout = Layout.of_one(TileShape(tile, 8), 3)
-            prefill(admission, 5 + 2 * tile, layout, content, states)
+            chunks, cost = allocator.admit(rows, np.array([4, 5, 6]), slots, layout)
+            assert cost.last == len(rows)
+            prefill(allocator, chunks, slots, content, states)
             live += rows
         check_blocks(allocator, live)
         for row in live:
@@ -94,7 +97,7 @@ def test_allocator_keeps_blocks_of_live_rows(waves, tile):
         check_blocks(allocator, live)
     for row in live:
         allocator.release(row)
-    assert allocator.room([DecodeRow(0, np.zeros(POSITIONS, int))] * 9) == 4
+    assert allocator.count_fitting([DecodeRow(0, np.zeros(POSITIONS, int))] * 9) == 4
     assert (allocator.path == STOP).all()
 
 
@@ -103,7 +106,7 @@ def test_allocator_shares_blocks_of_equal_prefixes():
     allocator = Allocator(slots=4, blocks=16, positions=4)
     paths = [(0, (0, 1, 2)), (0, (0, 1, 3)), (1, (0, 1, 2)), (0, (0, 1, 2))]
     rows = [DecodeRow(question, np.array(path)) for question, path in paths]
-    allocator.admit(rows, lengths=np.array([4, 4]))
+    allocator.admit(rows, np.array([4, 4]), 9, Layout.of_shape(TileShape(2, 8), 2))
     first, second, other, equal = (allocator.prompt_block[row.slot, :3].tolist() for row in rows)
     assert first == equal
     assert first[:2] == second[:2]
@@ -114,6 +117,6 @@ def test_allocator_shares_blocks_of_equal_prefixes():
 
 
 @pytest.mark.parametrize(("slots", "blocks", "room"), [(9, 5, 2), (9, 6, 3), (2, 99, 2), (1, 1, 0)])
-def test_room_counts_rows_that_fit_without_sharing(slots, blocks, room):
+def test_count_fitting_counts_rows_without_sharing(slots, blocks, room):
     rows = [DecodeRow(0, np.zeros(size, int)) for size in (3, 2, 1, 4)]
-    assert Allocator(slots, blocks, POSITIONS).room(rows) == room
+    assert Allocator(slots, blocks, POSITIONS).count_fitting(rows) == room

@@ -1,0 +1,247 @@
+"""Drivers: the prompts of a batch on a worker, and the prefix that all of them share.
+
+A token sees no later ones, so the states of a common prefix, such as shots or instructions, are the
+same for all questions on the same path. They are run for one of them, and their keys and values are
+kept in KV blocks, one for each state of the prefix; the questions run the tokens after it, which
+attend to these blocks. All batches of a worker that begin with the same tokens use the same blocks.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from cola_jax.errors import InputError
+from cola_jax.execute.attention import Mode
+from cola_jax.execute.batches import Workload
+from cola_jax.execute.forward import embed_prompts, view_of
+from cola_jax.execute.kv_cache import NO_CACHE, Kept
+from cola_jax.execute.memory import Memory, ceil_power, floor_power, tile_rows
+from cola_jax.execute.plan import Chunk, Layout, Tiles, TileShape
+from cola_jax.execute.trie import PrefixBlocks, PrefixTrie
+from cola_jax.execute.worker import Worker
+from cola_jax.path import STOP
+from cola_jax.prompts import PROMPT, Prompts
+
+Chosen = TypeVar("Chosen")
+
+
+class Driver:
+    """The prompts of a batch on its worker, and the slots of their hidden states."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        prompts: Prompts,
+        read: np.ndarray,
+        slots: int,
+        layout: Layout,
+        questions: int = 1,
+    ):
+        """Take prompts [B, T], the positions read by the last layer [B, Q], and S.
+
+        With arrays of at least as many `questions`, a smaller last batch compiles nothing.
+        """
+        prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
+        self.worker, self.layout, self.padding_slot = worker, layout, slots
+        self.ids, self.read = worker.put((prompts.ids, read))
+        self.views = view_of(worker.config, worker.put(prompts))
+        # the slot after the last one takes what padding rows write
+        shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
+        self.slots = worker.take_buffer(shape, worker.dtype, split=2)
+
+    def run(
+        self,
+        chunk: Chunk,
+        outputs: jax.Array,
+        cache: Kept = NO_CACHE,
+        prefix: Kept | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """Dispatch a chunk; return the outputs of the last layers, and the cache.
+
+        `prefix` are the KV blocks of the prefix that all prompts continue.
+        """
+        cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
+        last = self.worker.load(chunk.last, self.layout)
+        mode = self.mode(prefix, self.read)
+        return self.worker.run(last, outputs, mode, cache, source=self.slots)
+
+    def fill(
+        self,
+        embedded: np.ndarray,
+        tiles: Tiles,
+        cache: Kept = NO_CACHE,
+        prefix: Kept | None = None,
+    ) -> Any:
+        """Dispatch embeddings and tiles, which fill slots; return the cache."""
+        worker = self.worker
+        if len(embedded):
+            pairs = np.full((len(self.ids), 2), [0, self.padding_slot], np.int32)
+            pairs[: len(embedded)] = embedded
+            self.slots = embed_prompts(
+                worker.model, self.slots, self.ids, worker.put(pairs), dtype=worker.dtype
+            )
+        launches = worker.load(tiles, self.layout)
+        self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
+        return cache
+
+    def mode(self, prefix: Kept | None, read: jax.Array | None = None) -> Mode:
+        """Return the mode of tiles."""
+        return self.worker.kind.over_prompts(self.views, prefix, read, self.worker.kernel)
+
+    def close(self) -> None:
+        """Give the slots back to the worker."""
+        self.worker.give_back(self.slots)
+
+
+def repeat_first(values: Any, rows: int) -> np.ndarray:
+    """Repeat the first row at the end, up to `rows` rows."""
+    values = np.asarray(values)
+    return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])
+
+
+class SharedPrefix:
+    """A prefix on a worker, with the states of the paths that were run last, for several batches.
+
+    A prefix stays for the next batch that begins with it, until another takes its place.
+    """
+
+    def __init__(self, worker: Worker, ids: np.ndarray, blocks: int):
+        """Take the tokens [T], and M."""
+        self.worker, self.key, self.blocks = worker, (ids.tobytes(), blocks), blocks
+        self.users, self.lock = 0, threading.Lock()
+        self.cache = worker.take_blocks(blocks, len(ids))
+        self.layout = Layout.of_shape(
+            TileShape(tile_rows(worker.memory.limits, len(ids)), len(ids))
+        )
+        self.trie = PrefixTrie(blocks, self.layout)
+        positions = np.arange(len(ids), dtype=np.int32)[None]
+        prompts = Prompts(ids[None], positions, branch=np.full_like(positions, PROMPT))
+        # a position for a last layer, which is not run
+        self.driver = Driver(worker, prompts, positions[:, -1:], blocks, self.layout)
+
+    @contextlib.contextmanager
+    def on_paths(self, paths: np.ndarray) -> Iterator[PrefixBlocks]:
+        """Run the missing states on a group of paths [n, P]; yield the blocks of all.
+
+        Programs that read them are dispatched before the context ends: later ones may write to the
+        same blocks.
+        """
+        with self.lock:
+            try:
+                tiles, embedded, blocks, cost = self.trie.plan_prefix(np.unique(paths, axis=0))
+                self.worker.metrics.add(cost=cost, prefix_layers=cost.unique)
+                self.worker.dispatch(lambda: self.fill(embedded, tiles))
+            except BaseException:
+                self.trie = PrefixTrie(self.blocks, self.layout)  # planned states may not be run
+                raise
+            yield blocks
+
+    def fill(self, embedded: np.ndarray, tiles: Sequence[Tiles]) -> None:
+        """Dispatch the embedded prefix and tiles."""
+        for part in tiles:
+            self.cache = self.driver.fill(embedded, part, self.cache)
+            embedded = embedded[:0]
+
+    def groups(self, paths: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the numbers of paths [n, P] in groups whose states fit together."""
+        distinct, number = np.unique(paths, axis=0, return_inverse=True)
+        fresh = np.ones(distinct.shape, bool)
+        fresh[1:] = ~np.logical_and.accumulate(distinct[1:] == distinct[:-1], axis=1)
+        new = (fresh & (distinct != STOP)).sum(axis=1).tolist()
+        length = (distinct != STOP).sum(axis=1).tolist()
+        bounds, used = [], 1  # the embedded prefix
+        for i, (added, alone) in enumerate(zip(new, length, strict=True)):
+            used += added
+            if used > self.blocks:
+                bounds.append(i)
+                used = 1 + alone
+        group = np.searchsorted(bounds, number, side="right")
+        for i in range(len(bounds) + 1):
+            yield np.flatnonzero(group == i)
+
+    def count_fitting(self, paths: Sequence[np.ndarray]) -> int:
+        """Count the paths [P], from the first on, whose states fit together; at least one."""
+        states: set[bytes] = set()
+        for i, path in enumerate(paths):
+            states |= {path[: n + 1].tobytes() for n in range(len(path))}
+            if i and len(states) >= self.blocks:
+                return i
+        return len(paths)
+
+    def close(self) -> None:
+        """Leave the prefix to other batches."""
+        with self.worker.sharing:
+            self.users -= 1
+
+
+def open_prefix(
+    worker: Worker,
+    prompts: Prompts,
+    workload: Workload,
+    choose_sizes: Callable[[int, Memory], Chosen],
+) -> tuple[SharedPrefix | None, int, Chosen]:
+    """Open the prefix that prompts share, where its states fit.
+
+    Args:
+      prompts: of a batch, whose first `workload.prefix` tokens are the same.
+      choose_sizes: chooses the sizes of the batch, given the tokens of the prefix and the memory
+        beside its states.
+
+    Returns:
+      The prefix, which the batch closes, or None; its tokens; and the sizes.
+
+    Raises:
+      InputError: where the memory is too small without a prefix.
+    """
+    if workload.prefix and (blocks := count_blocks(worker, workload)) > workload.positions:
+        memory = worker.memory._replace(budget=worker.memory.budget * 3 // 4)
+        try:
+            sizes = choose_sizes(workload.prefix, memory)
+        except InputError:
+            pass
+        else:
+            ids = np.asarray(prompts.ids)[0, : workload.prefix].astype(np.int32)
+            return share_prefix(worker, ids, blocks), workload.prefix, sizes
+    with worker.sharing:
+        evict_unused(worker)  # whole prompts take all of the budget
+    return None, 0, choose_sizes(0, worker.memory)
+
+
+def prefix_blocks(
+    prefix: SharedPrefix | None, paths: np.ndarray
+) -> contextlib.AbstractContextManager[PrefixBlocks | None]:
+    """Enter `SharedPrefix.on_paths` where there is a prefix."""
+    return contextlib.nullcontext() if prefix is None else prefix.on_paths(paths)
+
+
+def count_blocks(worker: Worker, workload: Workload) -> int:
+    """Return the states of a prefix that a quarter of a batch's budget holds, or all needed."""
+    config, memory = worker.config, worker.memory
+    width = config.width + 2 * config.num_kv_heads * config.head_dim
+    most = memory.budget // memory.sharing // 4 // (workload.prefix * width * memory.itemsize) - 1
+    needed = 1 + workload.wave * workload.positions  # one is the embedded prefix
+    if not workload.same:
+        needed = memory.limits.prefix_states
+    return min(floor_power(max(0, most)), ceil_power(needed))
+
+
+def share_prefix(worker: Worker, ids: np.ndarray, blocks: int) -> SharedPrefix:
+    """Return the prefix of these tokens that other batches use, or make it."""
+    with worker.sharing:
+        key = ids.tobytes(), blocks
+        evict_unused(worker, key)
+        prefix = next((each for each in worker.prefixes if each.key == key), None)
+        if prefix is None:
+            prefix = SharedPrefix(worker, ids, blocks)
+            worker.prefixes.append(prefix)
+        prefix.users += 1
+        return prefix
+
+
+def evict_unused(worker: Worker, key: Any = None) -> None:
+    """Free unused prefixes, except `key`."""
+    worker.prefixes = [each for each in worker.prefixes if each.users or each.key == key]

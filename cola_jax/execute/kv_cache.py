@@ -1,0 +1,194 @@
+"""The KV cache: blocks of keys and values on the device, and the allocator that assigns them.
+
+Blocks belong to a position of a path, never to a layer: a layer that runs twice has two caches.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.experimental.layout import Layout as ArrayLayout
+from jax.experimental.layout import with_layout_constraint
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Shaped
+
+from cola_jax.config import ModelConfig
+from cola_jax.execute.plan import NONE, Chunk, Cost, Layout
+from cola_jax.execute.schedule import Nodes, most_paths, plan_chunks
+from cola_jax.execute.trie import PrefixBlocks
+from cola_jax.kernels.attention import KeysValues
+from cola_jax.kernels.buffers import get, put
+from cola_jax.path import STOP
+
+IN_ORDER = ArrayLayout((0, 1, 2, 3))  # in memory as in the shape
+PER_TOKEN = ("logprob", "rival", "entropy", "certainty")  # what a row keeps of each token
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """What layers of a kind keep, in blocks: a tuple of arrays [M, ...]."""
+
+    def write(self, kept: Any, block: Int[Array, " R"]) -> "Kept":
+        """Write what a layer keeps of each row to blocks."""
+        ...
+
+
+class KVBlocks(NamedTuple):
+    """Keys and values of X tokens in each of M blocks; the block after the last is for padding.
+
+    Those of prompts are shared by rows, a block for each state of the trie; those of decoded tokens
+    are a row's own. Heads come first, so that the keys of a head are contiguous: a CPU attends
+    twice as fast.
+    """
+
+    k: Shaped[Array, "M K X H"]
+    v: Shaped[Array, "M K X H"]
+
+    def write(self, kept: KeysValues, block: Int[Array, " R"]) -> "KVBlocks":
+        """Write keys and values [R, T, K, H] to the beginnings of blocks."""
+        # without the constraint, a TPU copies all blocks to the order in which keys are computed
+        k, v = (with_layout_constraint(x.transpose(0, 2, 1, 3), IN_ORDER) for x in kept)
+        return KVBlocks(k=put(self.k, k, block), v=put(self.v, v, block))
+
+    def take(
+        self, block: Int[Array, " R"]
+    ) -> tuple[Float[Array, "R K X H"], Float[Array, "R K X H"]]:
+        """Take blocks."""
+        return get(self.k, block), get(self.v, block)
+
+
+class NoCache(NamedTuple):
+    """Stands for the cache where keys and values are not kept."""
+
+    def write(self, kept: KeysValues, block: jax.Array) -> "NoCache":
+        """Keep nothing."""
+        return self
+
+
+NO_CACHE = NoCache()
+
+
+def kv_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> KVBlocks:
+    """Return the shapes of the keys and values of `tokens` tokens."""
+    shape: Any = jax.ShapeDtypeStruct((config.num_kv_heads, tokens, config.head_dim), dtype)
+    return KVBlocks(shape, shape)
+
+
+@dataclasses.dataclass
+class DecodeRow:
+    """A prompt on a path, and the tokens that it has decoded."""
+
+    question: int
+    path: np.ndarray
+    slot: int = NONE  # its decode slot
+    dispatched: int = 0  # tokens chosen by programs that were dispatched
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprob: list[float] = dataclasses.field(default_factory=list)
+    rival: list[float] = dataclasses.field(default_factory=list)
+    entropy: list[float] = dataclasses.field(default_factory=list)
+    certainty: list[float] = dataclasses.field(default_factory=list)
+    finish: str = ""
+
+
+class Pool:
+    """Numbers 0..size-1 that are taken and given back."""
+
+    def __init__(self, size: int):
+        self.free = np.arange(size, dtype=np.int32)
+
+    def take(self, count: int) -> np.ndarray:
+        taken, self.free = self.free[:count], self.free[count:]
+        assert len(taken) == count
+        return taken
+
+    def give_back(self, numbers: np.ndarray) -> None:
+        self.free = np.concatenate([self.free, numbers])
+
+
+class Allocator:
+    """Assigns decode slots and KV blocks to rows.
+
+    Rows of one question whose paths begin alike share the prompt's blocks of that prefix if they
+    were admitted together; a block is free again once no row reads it.
+    """
+
+    def __init__(self, slots: int, blocks: int, positions: int):
+        self.slots, self.prompt_pool, self.own_pool = Pool(slots), Pool(blocks), Pool(blocks)
+        self.padding_block, self.padding_slot = blocks, slots
+        self.readers = np.zeros(blocks + 1, np.int32)
+        # one more slot for padding
+        self.row: list[DecodeRow | None] = [None] * (slots + 1)
+        self.length = np.ones(slots + 1, np.int32)
+        self.decoded = np.ones(slots + 1, np.int32)
+        self.path = np.full((slots + 1, positions), STOP, np.int32)
+        self.prompt_block = np.full((slots + 1, positions), blocks, np.int32)
+        self.own_block = np.full((slots + 1, positions), blocks, np.int32)
+
+    def count_fitting(self, waiting: Sequence[DecodeRow]) -> int:
+        """Count the rows, from the first on, that fit now even if none shared a block."""
+        free = min(len(self.prompt_pool.free), len(self.own_pool.free))
+        needed = np.cumsum([len(row.path) for row in waiting[: len(self.slots.free)]])
+        return int((needed <= free).sum())
+
+    def admit(
+        self,
+        rows: Sequence[DecodeRow],
+        lengths: np.ndarray,
+        states: int,
+        layout: Layout,
+        prefix: PrefixBlocks | None = None,
+    ) -> tuple[list[Chunk], Cost]:
+        """Assign slots and blocks to rows, and plan their prefill.
+
+        Args:
+          rows: whose last layers write to their decode slots.
+          lengths: [B], tokens of the prompts.
+          states: S; `layout`: of tiles.
+          prefix: the blocks of the prefix that the prompts continue.
+
+        Returns:
+          The chunks to run, and what they cost.
+        """
+        table = np.zeros((len(rows), 1 + max(len(row.path) for row in rows)), np.uint16)
+        for i, row in enumerate(rows):
+            table[i, 0] = row.question
+            table[i, 1 : 1 + len(row.path)] = row.path + 1
+        nodes = Nodes(table)
+        block = np.full(len(nodes.slot) + 1, self.padding_block, np.int32)
+        inner = np.flatnonzero(nodes.depth > 0)
+        block[inner] = self.prompt_pool.take(len(inner))
+        for i, number in enumerate(nodes.order):
+            row = rows[number]
+            prompt_blocks = block[nodes.grid[i, 1 : 1 + len(row.path)]]
+            self.assign(row, prompt_blocks, int(lengths[row.question]))
+        nodes.blocks["block"] = block
+        every = np.arange(len(rows))
+        if prefix is not None:
+            nodes.blocks["prompt_block"] = prefix.of_nodes(nodes, every)
+        outputs = np.array([*(row.slot for row in rows), self.padding_slot], np.int32)
+        chunk_size = most_paths(states, layout.rows)
+        return plan_chunks(nodes, every, chunk_size, states, layout, outputs)
+
+    def assign(self, row: DecodeRow, prompt_blocks: np.ndarray, length: int) -> None:
+        """Give a row a decode slot, and blocks for each position of its path."""
+        size = len(row.path)
+        row.slot = slot = int(self.slots.take(1)[0])
+        self.readers[prompt_blocks] += 1
+        self.row[slot] = row
+        self.length[slot], self.decoded[slot] = length, 0
+        self.path[slot], self.path[slot, :size] = STOP, row.path
+        self.prompt_block[slot] = self.own_block[slot] = self.padding_block
+        self.prompt_block[slot, :size] = prompt_blocks
+        self.own_block[slot, :size] = self.own_pool.take(size)
+
+    def release(self, row: DecodeRow) -> None:
+        """Free the slot of a row, its own blocks, and those of its prompt that no row reads."""
+        slot, size = row.slot, len(row.path)
+        prompt_blocks = self.prompt_block[slot, :size]
+        self.readers[prompt_blocks] -= 1
+        self.prompt_pool.give_back(prompt_blocks[self.readers[prompt_blocks] == 0])
+        self.own_pool.give_back(self.own_block[slot, :size].copy())
+        self.slots.give_back(np.array([slot], np.int32))
+        self.row[slot], self.path[slot] = None, STOP
