@@ -1,1 +1,1 @@
-"""Executing paths: `reference` defines what running a path means, `evaluator` does it fast."""
+"""Execution of paths: `reference` defines the meaning of a path, `run_paths` is the fast one."""

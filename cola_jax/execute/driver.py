@@ -49,7 +49,7 @@ class Driver:
         self.worker, self.layout, self.padding_slot = worker, layout, slots
         self.ids, self.read = worker.put((prompts.ids, read))
         self.views = view_of(worker.config, worker.put(prompts))
-        # the slot after the last one takes what padding rows write
+        # padding rows write to the slot after the last one
         shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
         self.slots = worker.take_buffer(shape, worker.dtype, split=2)
 

@@ -28,8 +28,8 @@ from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 class Generated(NamedTuple):
     """Decoded texts, as numpy; entries without a path are empty.
 
-    There is no axis C where one path was given for all prompts: `text[0]` is then the completion of
-    the first prompt.
+    There is no axis C where all prompts have the same single path: `text[0]` is then the completion
+    of the first prompt.
     """
 
     tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 after the end
@@ -85,7 +85,7 @@ def generate(
       paths: [B, C, P] padded with STOP, for each prompt a list of paths, or one path or list of
         paths for all; the whole model where None.
       max_new_tokens: N, the most tokens that a row decodes.
-      stop: what ends a row before that.
+      stop: ends a row before that.
       options: dtype, memory_budget, tile_tokens, metrics; see `WorkerOptions`.
 
     Returns:

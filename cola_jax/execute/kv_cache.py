@@ -23,7 +23,7 @@ from cola_jax.kernels.buffers import get, put
 from cola_jax.path import STOP
 
 IN_ORDER = ArrayLayout((0, 1, 2, 3))  # in memory as in the shape
-PER_TOKEN = ("logprob", "rival", "entropy", "certainty")  # what a row keeps of each token
+PER_TOKEN = ("logprob", "rival", "entropy", "certainty")  # kept for each token of a row
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Kept(Protocol):
     """What layers of a kind keep, in blocks: a tuple of arrays [M, ...]."""
 
     def write(self, kept: Any, block: Int[Array, " R"]) -> "Kept":
-        """Write what a layer keeps of each row to blocks."""
+        """Write the keys and values, or the state, of each row to blocks."""
         ...
 
 
@@ -149,7 +149,7 @@ class Allocator:
           prefix: the blocks of the prefix that the prompts continue.
 
         Returns:
-          The chunks to run, and what they cost.
+          The chunks to run, and their cost.
         """
         table = np.zeros((len(rows), 1 + max(len(row.path) for row in rows)), np.uint16)
         for i, row in enumerate(rows):

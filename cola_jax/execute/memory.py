@@ -112,7 +112,7 @@ class Memory(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """The shapes that decide what is compiled, beside the model's own and the tokens."""
+    """The shapes that programs depend on, beside the model's own and the tokens."""
 
     slots: int  # S
     outputs: int  # O, paths whose last layer is kept until it is unembedded
@@ -132,7 +132,7 @@ def choose_sizes(
     """
     state, output = (n * config.width * memory.itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
-    # one more slot and one more output take what padding rows write
+    # padding rows write to one more slot and one more output
     least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits
     budget = memory.for_batch(least, f"run paths of {tokens} tokens")
     # of the rest, an eighth each for outputs and logits, which need no more than a few

@@ -70,7 +70,7 @@ class Clock:
 
     @contextlib.contextmanager
     def dispatching(self) -> Iterator[None]:
-        """Note when work is dispatched first, and what that compiles."""
+        """Note the time of the first dispatch, and that of the compiler."""
         if self.first is None:
             self.first = time.perf_counter()
         before = COUNTER.thread_seconds()
@@ -125,7 +125,7 @@ class Metrics:
     corrected: int = 0  # questions wrong before and right after, earlier starts included
     shortened: int = 0  # questions still right on fewer layers, likewise
     cost: Cost = dataclasses.field(default_factory=Cost)
-    prefix_layers: int = 0  # layers run, of `cost`, on what prompts have in common
+    prefix_layers: int = 0  # layers run, of `cost`, on common prefixes
     planning: float = 0.0  # seconds
     tokens: int = 0  # decoded
     decode_layers: int = 0  # layers run for one token of one row

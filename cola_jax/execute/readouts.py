@@ -64,7 +64,7 @@ class ReadPositions:
         self.targets[b, self.position[places], self.nth[places]] = targets[places]
 
     def queries(self, question: np.ndarray, unembedded: int) -> Queries:
-        """Return what to read, where output i belongs to `question[i]`."""
+        """Return the queries of outputs, of which i belongs to `question[i]`."""
         width, counts = self.read.shape[1], self.count[question]
         begin = np.cumsum(counts) - counts
         position = np.arange(counts.sum()) - np.repeat(begin, counts)

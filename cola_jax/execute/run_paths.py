@@ -65,7 +65,7 @@ class PathEvaluator:
             self.layout,
             count,
         )
-        # the output after the last one takes what padding rows write
+        # padding rows write to the output after the last one
         shape = (self.sizes.outputs + 1, width, config.width)
         self.outputs = worker.take_buffer(shape, worker.dtype, split=2)
 
@@ -107,7 +107,7 @@ class PathEvaluator:
         return self.read_positions.queries(question, self.sizes.unembedded)
 
     def run(self, chunk: Chunk, queries: Queries) -> list[Readouts]:
-        """Dispatch a chunk; return what is read in its outputs."""
+        """Dispatch a chunk; return the readouts of its outputs."""
         cache = None if self.prefix is None else self.prefix.cache
         self.outputs, _ = self.driver.run(chunk, self.outputs, prefix=cache)
         model = self.worker.model
@@ -131,7 +131,7 @@ class PathEvaluator:
 def choose_path_sizes(
     config: ModelConfig, prompts: Prompts, memory: Memory, states: int = 0
 ) -> tuple[Layout, Sizes]:
-    """Choose the layout and the sizes of a batch that can use so many states.
+    """Choose the layout and the sizes of a batch that can use a number of states.
 
     Raises InputError where the memory is too small for a path.
     """

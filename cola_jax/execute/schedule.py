@@ -265,7 +265,7 @@ def plan_chunks(
 ) -> tuple[list[Chunk], Cost]:
     """Plan paths, rows of the nodes, in chunks of at most `chunk_size`.
 
-    Return the chunks in the order in which they must run, and what they cost together.
+    Return the chunks in the order in which they must run, and their cost.
     """
     chunks, cost = [], Cost()
     for start in range(0, len(paths), chunk_size):
@@ -309,7 +309,7 @@ def decode_tiles(
     Reading a layer's weights is most of what a step costs, so layers should be visited as seldom
     as possible: a shortest common supersequence of the paths. The layer whose waiting rows have
     most layers still to run, all of them together, goes next (weighted majority merge), so that
-    rows without a repeat wait for those with one. What is left is squared, since that gave 5 %
+    rows without a repeat wait for those with one. The layers left are squared, since that gave 5 %
     fewer tiles.
     """
     padded = np.concatenate([paths[slots], np.full((len(slots), 1), STOP)], axis=1)

@@ -29,7 +29,7 @@ class Trie:
         """Plan the wave of paths [n, 1 + P], each a question and layers padded with STOP.
 
         `prefix` are the KV blocks of the prefix that all questions continue. Return the chunks in
-        the order in which they must run, and what they cost.
+        the order in which they must run, and their cost.
         """
         nodes, new = self.merge(as_rows(paths))
         if prefix is not None:

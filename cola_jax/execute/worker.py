@@ -191,7 +191,7 @@ class WorkerOptions(TypedDict, total=False):
       by default half of the memory beside the weights, of which a run takes no more than it can
       use.
     tile_tokens: tokens that run a layer together; by default chosen for the backend.
-    metrics: counts evaluations and what they cost.
+    metrics: counts evaluations and their cost.
     progress: shows a bar; by default in a notebook or on a terminal.
     """
 
