@@ -137,7 +137,7 @@ def take(prompts: Prompts, questions: np.ndarray) -> Prompts:
 
 
 def layout_of(prompts: Prompts, limits: Limits, reads: Sequence[int] | None = None) -> Layout:
-    """Choose the shapes of tiles for prompts, given the numbers of positions read, or 1 for each."""
+    """Choose the shapes of tiles for prompts, given the number of positions read, 1 where None."""
     length = token_counts(prompts)
     tokens = np.array([row_tokens(limits, int(size)) for size in length])
     sizes, shape = np.unique(tokens, return_inverse=True)
