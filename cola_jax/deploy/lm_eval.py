@@ -373,7 +373,7 @@ class ColaLM(TemplateLM):
                 self.tokenizer.decode(tokens[:n], skip_special_tokens=True)
                 for tokens, n in zip(of_paths.tokens, of_paths.length, strict=True)
             ]
-            cut = [text[: stop.found(text)] for text in each]
+            cut = [text[: stop.find_string(text)] for text in each]
             texts.append(choose_text(self.menu, of_paths, cut))
         return texts
 

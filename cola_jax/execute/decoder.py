@@ -253,7 +253,7 @@ class Decoder:
 
     def collect(self, rows: Sequence[DecodeRow], samples: Sequence[ChosenToken]) -> None:
         """Take the tokens that rows chose, and release rows that have ended."""
-        chosen = ChosenToken(*(np.concatenate(c).tolist() for c in zip(*samples, strict=True)))
+        chosen: Any = ChosenToken(*(np.concatenate(c).tolist() for c in zip(*samples, strict=True)))
         tokens = ended = 0
         for i, row in enumerate(rows):
             if row.finish:  # it ended while this step was being computed

@@ -33,7 +33,7 @@ def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
 
     Raises InputError as `as_prompts`, and for texts where the model has no tokenizer.
     """
-    texts = [prompts] if isinstance(prompts, str) else prompts
+    texts: Any = [prompts] if isinstance(prompts, str) else prompts
     is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)
     if not is_text:
         return as_prompts(prompts, model.pad_token)

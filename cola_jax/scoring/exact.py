@@ -68,7 +68,7 @@ class Exact(OpenScorer):
         whole = self.format.completion(question, option, chat=self.chat)
         stop = self.format.stop
         body = whole[: len(whole) - len(stop[0])] if stop and not self.chat else whole
-        if self.stop.found(body) is not None:
+        if self.stop.find_string(body) is not None:
             raise InputError(
                 f"question {question.id}: the answer {shown(body)} contains a stop string, so no "
                 "decoding gives it: leave it out, or use another format."

@@ -302,7 +302,7 @@ class FilteredGeneration(DecodingScorer):
             made = completion(row, self.stop, None, Grade.WRONG)
             if row.finish != NOT_FINITE:
                 text = self.tokenizer.decode(list(row.tokens), skip_special_tokens=True)
-                text = text[: self.stop.found(text)]
+                text = text[: self.stop.find_string(text)]
                 answer, grade = self.grader.grade(question, text)
                 cut = row.finish == TRUNCATED and answer is None
                 made = dataclasses.replace(

@@ -176,7 +176,7 @@ def check_answerable(questions: Iterable[Question], scorer: "Generation", tokeni
         gold, rule = question.gold, scorer.rule
         stated = gold if rule not in NUMBERS else find_answer(gold, "number", False).text
         text = REPLIES[rule].format(stated or "")
-        answer = find_answer(text[: scorer.stop.found(text)], rule, False).text
+        answer = find_answer(text[: scorer.stop.find_string(text)], rule, False).text
         if stated is None or answer is None or answer.strip(AROUND) != stated.strip(AROUND):
             raise InputError(
                 f"question {question.id}: no completion can give the answer {shown(gold)}, of "
