@@ -140,6 +140,7 @@ def test_mixture_gradient_matches_differences(pair, variant):
     # where no step changes which experts are chosen: there the function jumps
     x, towards = normal((2, 5, config.width), seed=3), normal((2, 5, config.width), seed=1)
 
+    @jax.jit
     def projection(weights, x):
         return jnp.vdot(mixture(config, layer.replace(**weights), x), towards)
 
