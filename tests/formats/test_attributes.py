@@ -1,12 +1,16 @@
 """Hugging Face configs: how each family reads them, its defaults, and refusals."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cola_jax.errors import reading
 from cola_jax.formats.huggingface import read_config
+from cola_jax.identity import digest
 from tests import oracle
+
+RELEASED = Path(__file__).with_name("released.jsonl").read_text().splitlines()
 
 
 @pytest.fixture
@@ -127,3 +131,10 @@ def test_read_config_reads_older_gemma_configs(values):
     old = edited(new, **removed, **ropes, cache_implementation="hybrid")
     assert config_of(old, sliding_window_pattern=3) == config
     assert config_of(old).windows == (5, 5, 5, 5, 5, None)
+
+
+@pytest.mark.parametrize("line", RELEASED, ids=lambda line: json.loads(line)["name"])
+def test_read_config_reads_released_configs(line):
+    """As the Hub has them, whatever defaults transformers has today."""
+    released = json.loads(line)
+    assert digest(config_of(released["config"]).to_json())[:16] == released["digest"]
