@@ -15,6 +15,7 @@ from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring import (
+    Completion,
     Completions,
     Exact,
     FilteredGeneration,
@@ -23,7 +24,7 @@ from cola_jax.scoring import (
     Grader,
 )
 from cola_jax.scoring.answer import GenerationSettings
-from cola_jax.scoring.generation import DECOY, GOLD
+from cola_jax.scoring.generation import DECOY, GOLD, TIE, completion_verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT
@@ -297,6 +298,18 @@ def test_completions_refuse_prompts_that_are_too_long():
     scorer.context = encoded.num_tokens + 1
     with pytest.raises(ValueError, match=f"{encoded.num_tokens} tokens and 2 new ones"):
         scorer.encode(question("Hi?"))
+
+
+def test_completion_verdicts_score_decoy_like_gold():
+    grades = [Grade.RIGHT, Grade.WRONG, Grade.UNGRADED, Grade.RIGHT]
+    made = [Completion("x", "x", STOPPED, False, grade, (1,), -1.0) for grade in grades]
+    rows = [
+        DecodeRow(0, np.arange(2), tokens=[1], logprob=[-1.0], rival=[-1.0 - lead])
+        for lead in (0.5, 0.25, 0.5, 0)
+    ]
+    verdicts = completion_verdicts(made, np.array([False, True, False, False]), rows)
+    assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER, GOLD]
+    assert verdicts.margin.tolist() == [0.5, -0.25, -0.5, np.float32(TIE).item()]
 
 
 def test_check_memory_names_enough_to_decode(model, letters, decoded):
