@@ -26,7 +26,7 @@ from cola_jax.runs.run import Run
 from cola_jax.runs.settings import asked_by_run, check_comparable
 from cola_jax.scoring.statistics import Difference, holm, number_or_none
 
-MAX_RUNS = 6  # whose colours are told apart
+MAX_RUNS = 6  # as many as have a colour of their own
 
 
 class Change(NamedTuple):
@@ -87,7 +87,7 @@ def check_runs(runs: Sequence[Run]) -> None:
     for directory, settings in zip(directories, every, strict=True):
         for name in ("robust", "variants"):
             value, other = (counting(each, name) for each in (every[0], settings))
-            # a run without variants is compared in what is found once
+            # a run without variants is compared in the paths found once
             if value != other and (name == "robust" or (value and other)):
                 raise InputError(
                     f"{directories[0]} and {directory} are not comparable, they differ in "

@@ -137,7 +137,7 @@ class Ways(NamedTuple):
         return [case.first() for case in self.cases] if name == ONCE else self.cases
 
     def targets(self, name: str) -> tuple[list[str], Targets]:
-        """Collect what was reached, counted in one of the ways."""
+        """Collect the targets and hits of the questions, counted in one of the ways."""
         return targets_of(self.asked(name), HITS[name], weighted=self.weighted)
 
     def kept(self, name: str, num_layers: int) -> Kept:
@@ -185,7 +185,7 @@ def compare_controls(ways: Ways, num_layers: int, preference: Preference | None)
 class AskedAgain(NamedTuple):
     """The answers of the best paths in the other variants of their questions.
 
-    Robust is what is right in all variants.
+    A robust path is right in all variants.
     """
 
     agreement: Share  # answers of the pretrained model in another variant: as in the first

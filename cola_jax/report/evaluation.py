@@ -74,14 +74,14 @@ def path_results(run: Run) -> list[PathResult]:
     p = holm([math.nan if effect is None else effect.difference.p for effect in effects])
     results = []
     for c, path in enumerate(paths):
-        own = node == c
+        mine = node == c
         result = PathResult(
             path,
-            correct=Share.of(right[own & graded]),
-            margin=mean(margin[own & graded & finite & np.isfinite(margin)]),
-            not_finite=Share.of(~finite[own]),
-            truncated=Share.of(truncated[own & ended]),
-            tokens=mean(length[own & decoded]),
+            correct=Share.of(right[mine & graded]),
+            margin=mean(margin[mine & graded & finite & np.isfinite(margin)]),
+            not_finite=Share.of(~finite[mine]),
+            truncated=Share.of(truncated[mine & ended]),
+            tokens=mean(length[mine & decoded]),
             effect=effects[c],
             p=p[c],
         )

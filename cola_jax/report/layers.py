@@ -126,8 +126,8 @@ def control_paths(questions: pa.Table, group: str) -> pa.ChunkedArray:
     """Return the shortest path of every control search of a group, null where there is none."""
     wrong = questions.filter(pa.array(is_false(questions["baseline"])))
     question, searches = control_searches(wrong)
-    own = wrong["baseline_answer"].fill_null(-1).to_numpy()[question]
-    kept = searches["target"].to_numpy() == own
+    answer = wrong["baseline_answer"].fill_null(-1).to_numpy()[question]
+    kept = searches["target"].to_numpy() == answer
     return searches["best"].filter(pa.array(kept == (group == RETAINED)))
 
 

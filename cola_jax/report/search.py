@@ -131,7 +131,7 @@ def answer_rows(summary: Summary) -> list[Row]:
 
 
 def net_rows(summary: Summary) -> list[Row]:
-    """List what was reached beyond the control searches in other ways of counting and testing."""
+    """List the net effects in the other ways of counting and testing."""
     rows = []
     for name, net in summary.nets.items():
         if net.n and name != summary.counted:

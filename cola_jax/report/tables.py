@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
     label: str
     cells: tuple[str, ...]
-    control: bool = False  # of control searches, to be told apart
+    control: bool = False  # of control searches, which are shown in another colour
     bold: bool = False
 
 

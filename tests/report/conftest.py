@@ -25,19 +25,19 @@ NASTY = """<script>alert(1)</script>&"'</script><!-- {{ 7 * 7 }}"""
 def make_run(
     directory: Path, *parts: tuple[list[Any], list[Any]], start: Any = START, **settings: Any
 ) -> Run:
-    """Writes a run of parts (evaluations, questions); a known scorer is recorded in its start."""
+    """Write a run of parts (evaluations, questions); a known scorer is recorded in its start."""
     run = Run(directory / "run")
     if settings.get("scorer") in SCORERS:
         start = start | {"scorer": SCORERS[settings["scorer"]]}
     asked = max(SETTINGS["questions"], sum(len(questions) for _, questions in parts))
     with run.open(SETTINGS | {"questions": asked} | settings, start):
         for evaluations, questions in parts:
-            run.write(evaluations, [counted(one, evaluations) for one in questions])
+            run.write(evaluations, [counted(row, evaluations) for row in questions])
     return run
 
 
 def counted(question: dict[str, Any], evaluations: list[Any]) -> dict[str, Any]:
-    """Says of a question how many evaluations its search made."""
+    """Add the number of evaluations that its search made to a question."""
     own = [row for row in evaluations if row["question"] == question["question"]]
     return question | {"evaluations": sum(not row.get("control") for row in own)}
 
@@ -70,7 +70,7 @@ def decoded(
     verdict: bool | None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Makes an evaluation that decoded an answer; a verdict of None is ungraded."""
+    """Make an evaluation that decoded an answer; a verdict of None is ungraded."""
     grade = {True: "right", False: "wrong", None: "ungraded"}[verdict]
     row = evaluation(name, node, path, 0 if verdict else -1, bool(verdict))
     completion = {
@@ -85,13 +85,13 @@ def decoded(
 
 
 def truncated(text: str) -> dict[str, Any]:
-    """Makes the columns of a completion that the token limit ended."""
+    """Make the columns of a completion that the token limit ended."""
     limit = {"finish": "length", "truncated": True}
     return limit | {"text": f" {text}", "tokens": list(range(12))}
 
 
 def question(name: str, **fields: Any) -> dict[str, Any]:
-    """Makes a question, with a search for the option `control` if that is given."""
+    """Make a question, with a search for the option `control` if that is given."""
     control, reached = fields.pop("control", None), fields.pop("control_reached", False)
     if control is not None:
         best = (0, 3) if reached else None
@@ -119,7 +119,7 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
 
 
 def named(**values: str) -> list[dict[str, str]]:
-    """Makes the column of a question's metadata."""
+    """Make the column of a question's metadata."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 

@@ -52,7 +52,7 @@ LONG = {
 
 
 def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
-    """Makes a part whose questions have each text as their id, text, option and edit."""
+    """Make a part whose questions have each text as their id, text, option and edit."""
     rows, questions = [], []
     for text in texts:
         questions.append(
@@ -71,7 +71,7 @@ def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
 
 
 def decoded_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
-    """Makes a part whose completions and answers are each text."""
+    """Make a part whose completions and answers are each text."""
     rows, questions = [], []
     for text in texts:
         questions.append(question(text, text=text, options=[text, text], best=(0, 3)))
@@ -82,7 +82,7 @@ def decoded_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
 
 
 def start_of(text: str) -> dict[str, Any]:
-    """Makes what a run records of its start, all of it this text."""
+    """Make the record of a start in which all fields are this text."""
     return START | {
         "origin": {"kind": "hub", "name": text, "revision": text},
         "versions": {text: text},
@@ -91,7 +91,7 @@ def start_of(text: str) -> dict[str, Any]:
 
 
 def settings_of(text: str) -> dict[str, Any]:
-    """Makes settings that are this text where they may be any."""
+    """Make settings that are this text wherever any text is allowed."""
     names = ("model", "task", "grader", "decoys", "dtype", "strategy")
     return {
         "preset": {text: text},

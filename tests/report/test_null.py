@@ -12,14 +12,14 @@ def test_nothing_is_found_in_golds_that_are_drawn():
     """Though gold is reached far more often than its controls, by skill."""
     targets = drawn(60, 0.5, np.random.default_rng(0), skill=2.5)
     assert Net.of(targets, quick=True).p < 0.01
-    found = null(targets, None, 60)
-    assert found.n == 60
-    for rate in (found.at_random, found.preferred):
+    result = null(targets, None, 60)
+    assert result.n == 60
+    for rate in (result.at_random, result.preferred):
         assert abs(rate.net.value) < 0.05
         assert rate.rejected.value <= 0.12
-    assert 0.1 < found.smallest < 0.4
+    assert 0.1 < result.smallest < 0.4
     gaps = targets.gaps
-    assert found.balance.value == pytest.approx((gaps[:, 1:].mean(axis=1) - gaps[:, 0]).mean())
+    assert result.balance.value == pytest.approx((gaps[:, 1:].mean(axis=1) - gaps[:, 0]).mean())
 
 
 def test_draws_follow_the_weights():

@@ -69,9 +69,9 @@ def test_preference_that_decides_says_so():
 
 def test_preference_is_found_again():
     random = np.random.default_rng(0)
-    found = Preference.fit(drawn(2000, 1.0, random).gaps)
-    assert found.tau == pytest.approx(1, abs=3 * found.error)
-    assert found.error < 0.1
+    fitted = Preference.fit(drawn(2000, 1.0, random).gaps)
+    assert fitted.tau == pytest.approx(1, abs=3 * fitted.error)
+    assert fitted.error < 0.1
 
 
 def test_interval_inverts_the_test():
@@ -108,7 +108,7 @@ def test_curve_takes_distance_out():
     )
 
 
-def kept(random: np.random.Generator, effect: float, n: int = 60) -> Kept:
+def draw_kept(random: np.random.Generator, effect: float, n: int = 60) -> Kept:
     """Sure answers are right more often and kept on fewer layers, whether right or not."""
     margin = random.exponential(1.0, n)
     right = random.random(n) < 1 / (1 + np.exp(0.5 - margin))
@@ -118,17 +118,17 @@ def kept(random: np.random.Generator, effect: float, n: int = 60) -> Kept:
 
 def test_confidence_alone_is_no_effect():
     random = np.random.default_rng(0)
-    every = [kept(random, 0) for _ in range(300)]
-    assert np.mean([one.p <= 0.05 for one in every]) <= 0.08
-    assert np.mean([one.interval[0] <= 0 <= one.interval[1] for one in every]) >= 0.92
-    assert np.mean([one.right - one.wrong for one in every]) > 0.3  # without regard to it
+    every = [draw_kept(random, 0) for _ in range(300)]
+    assert np.mean([kept.p <= 0.05 for kept in every]) <= 0.08
+    assert np.mean([kept.interval[0] <= 0 <= kept.interval[1] for kept in every]) >= 0.92
+    assert np.mean([kept.right - kept.wrong for kept in every]) > 0.3  # without regard to it
 
 
 def test_an_effect_is_found():
     random = np.random.default_rng(0)
-    every = [kept(random, 2) for _ in range(50)]
-    assert np.mean([one.difference for one in every]) == pytest.approx(2, abs=0.2)
-    assert np.mean([one.p <= 0.05 for one in every]) >= 0.8
+    every = [draw_kept(random, 2) for _ in range(50)]
+    assert np.mean([kept.difference for kept in every]) == pytest.approx(2, abs=0.2)
+    assert np.mean([kept.p <= 0.05 for kept in every]) >= 0.8
 
 
 def test_few_questions_have_no_interval():

@@ -144,11 +144,11 @@ def test_gather_questions_says_where_details_are(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(questions, "CHUNK", 700)
     runs = [make_run(tmp_path / name, *PARTS[:count]) for name, count in (("a", 2), ("b", 1))]
     gathered = gather_questions(runs, [summarise(run) for run in runs])
-    assert [one["run"] for one in gathered.listed] == [0] * 5 + [1] * 2
+    assert [entry["run"] for entry in gathered.listed] == [0] * 5 + [1] * 2
     assert len(gathered.chunks) > 2
-    for one in gathered.listed:
-        chunk, place = one["at"]
-        assert json.loads(gathered.chunks[chunk][place])["id"] == one["id"]
+    for entry in gathered.listed:
+        chunk, place = entry["at"]
+        assert json.loads(gathered.chunks[chunk][place])["id"] == entry["id"]
     assert gathered.characters == len("".join(map("".join, gathered.chunks)))
 
 

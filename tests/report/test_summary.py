@@ -175,7 +175,7 @@ def test_summarise_without_graded_questions(tmp_path: Path):
 
 
 def asked_again(name: str, plain: list[int], searches: list[Any], **fields: Any) -> dict[str, Any]:
-    """Makes a question of three options asked in two more variants, the model's answers there.
+    """Make a question of three options asked in two more variants, the model's answers there.
 
     A search is its target, and each path asked again with what held in the two variants.
     """
