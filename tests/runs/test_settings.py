@@ -107,7 +107,7 @@ def test_killed_extension_finds_what_an_unbroken_one_does(
     name, out = "options", str(tmp_path / "run")
     whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
     prepare(name, 4).search(out, of(6))
-    for count in (1, 4):
+    for count in (1, 2):
         work = task_of(name, 7).prepare, CONFIG, out, of(12), count, [UNFINISHED]
         assert end(start(jobs.killed, checkpoint, *work)) == KILLED
         assert Run(out).settings()["simulations"] == 12
