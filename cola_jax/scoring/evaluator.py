@@ -47,7 +47,7 @@ def evaluator(
       questions: B questions; `evaluate(paths)` takes paths for each of them, in this order.
       scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
         letter-strict).
-      options: batch_size, the most questions of a batch; dtype, memory_budget, rows, metrics; see
+      options: batch_size, the most questions of a batch; dtype, memory_budget, tile_tokens, metrics; see
         `WorkerOptions`.
 
     Returns:
