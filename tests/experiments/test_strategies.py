@@ -23,7 +23,7 @@ def seed(*questions, answers=(OWN, OWN)):
     cases, by_target = [], {}
     for i, each in enumerate(questions):
         scores = np.array([[-2.0, -1.0, -2.0]] * 2)
-        targets = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
+        targets: dict[int, Reached] = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
         cases.append(Case(f"q{i}", GOLD, list(answers), scores, targets))
         by_target |= {(f"q{i}", target): hits for target, hits in zip(targets, each, strict=True)}
     return Seed(Ways(cases, (ONCE, AGAIN, ROBUST), True), by_target)
