@@ -74,8 +74,10 @@ def check_ablation(names: dict) -> None:
 
 
 def check_search(names: dict, shown: str) -> None:
-    """What is printed counts the questions that the model answers wrongly."""
+    """The output counts the questions that the model answers wrongly."""
     outcomes, whole = names["outcomes"], names["results"].query("path == '0-4'")
     assert [outcome.baseline for outcome in outcomes] == whole.correct.to_list()
     assert f"answers {(~whole.correct).sum()} of 6 questions wrongly." in shown
-    assert all(len(outcome.controls) == 1 for outcome in names["wrong"])
+    for question, outcome in zip(names["questions"], outcomes, strict=True):
+        # every other option, the model's own answer among them
+        assert outcome.baseline or len(outcome.controls) == len(question.options) - 1
