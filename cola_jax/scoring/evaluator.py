@@ -47,8 +47,8 @@ def evaluator(
       questions: B questions; `evaluate(paths)` takes paths for each of them, in this order.
       scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
         letter-strict).
-      options: batch_size, the most questions of a batch; dtype, memory_budget, tile_tokens, metrics; see
-        `WorkerOptions`.
+      options: batch_size, the most questions of a batch; dtype, memory_budget, tile_tokens,
+        metrics; see `WorkerOptions`.
 
     Returns:
       A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
