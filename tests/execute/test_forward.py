@@ -27,7 +27,8 @@ ROWS = [row for tile in TILES for row in tile][:3]
 def test_forward_tiles_match_block(pair, read, tokens):
     """Each row runs its tile's layer on its slot, at the positions read of its question.
 
-    A tile of fewer tokens takes the beginnings of slots, and leaves what is after them.
+    A tile of fewer tokens takes the beginnings of slots, and leaves the tokens after them. Those
+    after the end of a prompt may be NaN.
     """
     model, prompts = pair("gemma3").ours, batches.plain(*LENGTHS)
     config, read = model.config, None if read is None else jnp.array(read)
@@ -37,7 +38,9 @@ def test_forward_tiles_match_block(pair, read, tokens):
         jnp.asarray(generator.normal(size=(S + 1, t, config.width)), jnp.float32)
         for t in (T, width)
     )
-    before = before.at[:, tokens:].set(jnp.nan)
+    left_over = before.at[:, tokens:].set(jnp.nan)
+    for row in ROWS:
+        left_over = left_over.at[row.source, LENGTHS[row.question] :].set(jnp.nan)
     after, _ = forward_tiles(
         config,
         TileShape(2, tokens, 2),
@@ -48,7 +51,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
         jnp.array(target),
         NO_CACHE,
         OverPrompts(view_of(config, prompts), read),
-        before,
+        left_over,
     )
     written = tokens if read is None else 2
     for layer, source, slot, question, *_ in ROWS:

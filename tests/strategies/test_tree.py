@@ -57,6 +57,16 @@ def test_descend_follows_the_best_ucb(visits):
     assert reached == {1, 4, 5, 6}
 
 
+@pytest.mark.parametrize(("visits", "chosen"), [("tree", 5), ("parent", 4)])
+def test_exploration_grows_with_the_visits_of_the_rules(visits, chosen):
+    """Of 10,000 visits 110 are below node 3; node 4 has more reward, and node 5 fewer visits."""
+    tree = small_tree(exploration=1.0, length_weight=0.0, visits=visits, widening_power=0)
+    tree.grown = [9] * 7
+    for node, reward, count in ((1, 0.0, 9_900), (3, 1_000.0, 3), (4, 100.0, 99), (5, 0.0, 3)):
+        tree.back_up(node, reward, count)
+    assert tree.descend() == chosen
+
+
 def test_nodes_widen_with_their_visits(tree):
     """Three children at seven visits: fewer than 2 * 7 ** 0.5."""
     assert tree.descend() == ROOT
