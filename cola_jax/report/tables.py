@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from cola_jax.strategies.rules import PRESETS
 NO_VALUE = "–"
 ALPHA = 0.05
 MAX_NAME, MAX_VALUE = 120, 1000  # characters of a title and of a setting
+PATH = re.compile(r"[\d,()x-]+( \(identity\))?$")
 COLUMNS = ("", "value", "95 % interval", "n")
 
 
@@ -65,7 +67,9 @@ def terminal_table(table: Table, caption: str = "") -> TerminalTable:
         out.add_column(name, justify="right", no_wrap=True)
     for row in table.rows:
         style = "yellow" if row.control else "bold" if row.bold else None
-        label = Text(("↳ " if row.control else "") + row.label)
+        # a path breaks after a comma, not within a number
+        name = row.label.replace(",", ", ") if PATH.match(row.label) else row.label
+        label = Text(("↳ " if row.control else "") + name)
         out.add_row(label, *map(Text, row.cells), style=style)
     return out
 

@@ -56,8 +56,8 @@ def test_path_results_reject_other_runs(run: Run, tmp_path: Path):
 def test_report_lists_paths(evaluated: Run):
     text = text_of(evaluated)
     more = r" +34\.2 to 100\.0 +−\d+\.\d to \+\d+\.\d *\n"
-    assert re.search(rf"0,3 +2 +100\.0 % +\+50\.0 +1\.000 +4\.00 *\n{more}", text)
-    assert re.search(rf"0-1,2,2,3 +5 +100\.0 % +\+50\.0 +1\.000 +2\.00 *\n{more}", text)
+    assert re.search(rf"0, 3 +2 +100\.0 % +\+50\.0 +1\.000 +4\.00 *\n{more}", text)
+    assert re.search(rf"0-1, 2, 2, 3 +5 +100\.0 % +\+50\.0 +1\.000 +2\.00 *\n{more}", text)
     assert re.search(r"0-3 \(identity\) +4 +50\.0 % +0\.50 *\n +9\.5 to 90\.5 *\n", text)
     assert text.count("(identity)") == 1
     assert text.startswith("Nothing shown: no path differs from the model beyond chance")
