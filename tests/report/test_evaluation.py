@@ -100,9 +100,9 @@ def test_report_without_finite_margin(tmp_path: Path):
 def test_report_of_completions(open_evaluated: Run):
     text = text_of(open_evaluated)
     assert "tokens" in text
-    assert re.search(r"0-1,2,2,3 +5 +100\.0 % +\+0\.0 +1\.000 +4\.0 *\n +20\.7 to 100\.0 ", text)
+    assert re.search(r"0-1, 2, 2, 3 +5 +100\.0 % +\+0\.0 +1\.000 +4\.0 *\n +20\.7 to 100\.0 ", text)
     assert re.search(r"4 +50\.0 % +8\.0 *\n +9\.5 to 90\.5 *\n", text)
-    assert re.search(r"0,3 +2 +– +– +– +4\.0", text)
+    assert re.search(r"0, 3 +2 +– +– +– +4\.0", text)
     text = " ".join(text.split())
     assert "3 evaluations ungraded" in text
     assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text
