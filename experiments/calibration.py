@@ -47,7 +47,7 @@ class Calibration:
     run: str | None = None
     """Run directory of a search for all options."""
     replicates: int = 1000
-    """Draw of each row; of intervals at most 300."""
+    """Draws of each row; of intervals at most 300."""
     tables: tuple[Table, ...] = get_args(Table)
 
 

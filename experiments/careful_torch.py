@@ -74,7 +74,7 @@ class CarefulTorch:
         prefix: int = 0,
         last_tokens: bool = False,
     ):
-        """Join weights, and groups the questions by length.
+        """Join weights, and group the questions by length.
 
         Args:
           prefix: S, tokens with which all prompts begin, to run once for each path.

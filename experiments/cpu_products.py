@@ -70,7 +70,7 @@ def transposed_products(x: dict[int, jax.Array], weights: Weights) -> list[jax.A
 
 @jax.jit
 def read(_: dict[int, jax.Array], weights: Weights) -> list[jax.Array]:
-    """Read weights once, and does next to nothing with them."""
+    """Read weights once, and do next to nothing with them."""
     return [jnp.max(w) for w in weights]
 
 
@@ -98,7 +98,7 @@ def in_huge_pages(weights: Weights) -> Weights:
 
 
 def seconds_a_layer(run: Callable, x: dict[int, jax.Array], layers: Sequence[Weights]) -> float:
-    """Run every layer in turn; returns the seconds of one."""
+    """Run every layer in turn; return the seconds of one."""
     begun = time.perf_counter()
     jax.block_until_ready([run(x, weights) for weights in layers][-1])
     return (time.perf_counter() - begun) / len(layers)

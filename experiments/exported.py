@@ -40,7 +40,7 @@ class Exported:
     path: str
     """Path to export."""
     formats: tuple[Literal["hf", "share", "gguf"], ...] = ("hf", "share")
-    """Format to export."""
+    """Formats to export."""
     gguf: Path | None = None
     """GGUF file of the same model, for the format gguf."""
     task: str | None = None

@@ -71,7 +71,7 @@ def devices() -> np.ndarray:
 
 
 def read(program: Program, make: Abstract, triton: bool) -> dict[str, Any]:
-    """Compile a program, and reads its memory, kernels and copies of weights."""
+    """Compile a program, and read its memory, kernels and copies of weights."""
     options = {"xla_gpu_enable_triton_gemm": triton}
     compiled = program.lowered.compile(compiler_options=options)
     memory = compiled.memory_analysis()

@@ -31,7 +31,7 @@ class RandomLabels:
     run: Positional[str]
     """Run directory of a scan of multiple-choice questions."""
     draws: int = 50
-    """Set of random labels."""
+    """Sets of random labels."""
     seed: int = 0
     """Random seed of the labels."""
 

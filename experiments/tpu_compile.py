@@ -51,7 +51,7 @@ class TpuCompile:
 
 
 def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
-    """Compile a program, and reads its memory, cost and copies of large arrays, per device."""
+    """Compile a program, and read its memory, cost and copies of large arrays, per device."""
     chip, compiled = CHIPS[name], program.lowered.compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text()

@@ -62,7 +62,7 @@ def call_in(body: list[Instruction], width: int) -> Call | None:
 
 @functools.cache
 def cycles_of(chip: str, call: Call) -> int:
-    """Compile the kernel in a process of its own, and counts the cycles that a core takes."""
+    """Compile the kernel in a process of its own, and count the cycles that a core takes."""
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text --xla_mosaic_dump_to={folder}"
         command = [sys.executable, "-m", "experiments.tpu_kernel", "compile", chip, *map(str, call)]

@@ -143,7 +143,7 @@ class Chunk(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Count of a plan: layers run on a state, and tokens of these states."""
+    """Counts of a plan: layers run on a state, and tokens of these states."""
 
     useful: int = 0  # of all paths, each run in full
     unique: int = 0  # run, without the last layers of the paths
