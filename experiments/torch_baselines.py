@@ -12,7 +12,6 @@ import transformers
 
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.export import export
-from cola_jax.execute.benchmark import Paths, Program
 from cola_jax.formats import cache
 from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
@@ -48,32 +47,6 @@ def permuted(model: Any, path: tuple[int, ...]) -> Iterator[None]:
         blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
         model.model.layers = torch.nn.ModuleList(blocks)
         yield
-
-
-def forward_baseline(model: Any, ids: np.ndarray, paths: Paths) -> Program:
-    """Time a forward pass per path, without a cache."""
-    batch = torch.as_tensor(ids, device=model.device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            for path in paths:
-                with permuted(model, path):
-                    model(batch, use_cache=False).logits.cpu()
-
-    return Program("transformers, one forward pass per path", run, len(paths))
-
-
-def generate_baseline(model: Any, ids: np.ndarray, paths: Paths, tokens: int) -> Program:
-    """Time greedy generation of a fixed number of tokens, as the peers evaluate a path."""
-    batch = torch.as_tensor(ids, device=model.device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            for path in paths:
-                with permuted(model, path):
-                    generate_exactly(model, batch, tokens)
-
-    return Program(f"transformers, generate {tokens} tokens per path", run, len(paths))
 
 
 def generate_exactly(model: Any, batch: Any, tokens: int) -> None:

@@ -87,8 +87,8 @@ class Benchmark(Command):
         checkpoint_of(self.model, dtype)
         return load(self.model, dtype=dtype, mesh=mesh)
 
-    def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
-        """Measure `run_paths`; `options` are passed to `benchmark`."""
+    def measure(self, model: "Model") -> dict[str, Any]:
+        """Measure `run_paths`."""
         from cola_jax.execute.benchmark import benchmark
 
         return benchmark(
@@ -99,7 +99,6 @@ class Benchmark(Command):
             rounds=self.rounds,
             memory_budget=self.devices.budget,
             tile_tokens=self.devices.tile_tokens,
-            **options,
         )
 
     def measure_search(self) -> dict[str, Any]:
@@ -152,10 +151,10 @@ class Benchmark(Command):
             check_file(self.out)
         log_devices()
 
-    def write(self, results: dict[str, Any], **flags: Any) -> None:
+    def write(self, results: dict[str, Any]) -> None:
         """Write the measurements with the flags that made them, if there is a file for them."""
         if self.out is not None:
-            content = json.dumps({"command": values_of(self) | flags, **results}, indent=1)
+            content = json.dumps({"command": values_of(self), **results}, indent=1)
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.out, f"{content}\n".encode())
 

@@ -26,7 +26,7 @@ from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import Prompts, Readings
 
 Paths = Sequence[tuple[int, ...]]
-FEW = 8  # paths that slow baselines run
+FEW = 8  # paths that `run_path` runs
 MATMUL_SIZE = 2048
 
 
@@ -96,9 +96,6 @@ class Program:
     work: float | int = 1
 
 
-Baselines = Callable[[Prompts, Paths], Sequence[Program]]
-
-
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """Seconds per unit of work in each round."""
@@ -143,16 +140,14 @@ def benchmark(
     rounds: int = 5,
     memory_budget: int | None = None,
     tile_tokens: int | None = None,
-    baselines: Baselines = lambda prompts, paths: (),
 ) -> dict[str, Any]:
-    """Measure `run_paths` on a question and many random paths, against baselines.
+    """Measure `run_paths` on a question and many random paths, against `run_path`.
 
     Args:
       model: with pretrained or random weights; the first place of its `data` axis is used.
       tokens, paths, reads: T, C and Q.
       rounds: number of times each program is timed, in turns.
       memory_budget, tile_tokens: as `run_paths`.
-      baselines: makes more programs that run paths, from the prompt and all paths.
 
     Returns:
       Results for JSON: the machine, times per evaluation, ratios with their range over the rounds,
@@ -165,8 +160,8 @@ def benchmark(
     wave = Wave(workers.workers[0], prompts, [drawn])
     wave.run()
     cost = workers.metrics.cost
-    compared = [path_by_path(model, prompts, drawn[:FEW]), *baselines(prompts, drawn)]
-    programs = [matmul(str(model.embedding.dtype)), wave.program(), *compared]
+    slow = path_by_path(model, prompts, drawn[:FEW])
+    programs = [matmul(str(model.embedding.dtype)), wave.program(), slow]
     timings = time_in_turns(programs, rounds)
     ours, rate = timings["run_paths"], 1 / timings["matmul"].median
     run, per_layer = cost.unique + cost.last, layer_flops(config, tokens)
@@ -186,7 +181,7 @@ def benchmark(
         # shares of the matmul rate
         "unique_over_matmul": unique / (paths * ours.median) / rate,
         "useful_over_matmul": (cost.useful * per_layer + reading) / (paths * ours.median) / rate,
-        "over_run_paths": {each.name: timings[each.name].over(ours) for each in compared},
+        "over_run_paths": {slow.name: timings[slow.name].over(ours)},
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "metrics": workers.metrics.report(),
         "machine": measured_on(),
