@@ -5,10 +5,11 @@ layer is on the page of a run (`cola report RUN`).
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import tyro
+from tyro.conf import Positional
 
 from cola_jax.report.layers import SHORTEST
 from cola_jax.report.tables import format_mean, format_percent
@@ -105,8 +106,9 @@ FIGURES: dict[str, Callable[[Sequence[Result]], Table]] = {
 }
 
 
-def main(directories: list[str]) -> None:
-    results = read(directories)
+def main(runs: Positional[tuple[str, ...]]) -> None:
+    """Print Figures 2 to 7 of CoLa for some runs of `cola search`, with controls."""
+    results = read(runs)
     for name, figure in FIGURES.items():
         print(f"{name}\n")
         show(*figure(results))
@@ -114,4 +116,4 @@ def main(directories: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    tyro.cli(main)
