@@ -67,12 +67,7 @@ class OverPrompts(struct.PyTreeNode):
         return self.kernel.view_layers(layers)
 
     def __call__(
-        self,
-        config: ModelConfig,
-        layer: Layer,
-        h: Float[Array, "R T D"],
-        tile: Tile,
-        cache: Kept,
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Kept
     ) -> tuple[Heads, Kept]:
         """Attend with the tokens that are read, and write the keys and values seen to the cache."""
         read_view = view_at_positions(tile.view, tile.read)
@@ -126,12 +121,7 @@ class ToCache(struct.PyTreeNode):
         return layers
 
     def __call__(
-        self,
-        config: ModelConfig,
-        layer: Layer,
-        h: Float[Array, "R 1 D"],
-        tile: Tile,
-        cache: Kept,
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Kept
     ) -> tuple[Heads, Kept]:
         """Write the token's keys and values to the row's own block, and attend."""
         assert isinstance(cache, KVBlocks)
