@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json
@@ -34,6 +34,17 @@ class ReportedEffect(BaseModel):
     after: Share  # accuracy along the path
     difference: float  # after - before
     interval: tuple[float, float]  # of the difference, 95 %
+
+    @model_validator(mode="after")
+    def is_consistent(self) -> "ReportedEffect":
+        """Refuse a difference that is not that of the accuracies, such as a number of points."""
+        low, high = self.interval
+        if abs(self.after - self.before - self.difference) > 1e-3 or not low <= high:
+            raise ValueError(
+                f"the difference {self.difference} [{low}, {high}] does not fit {self.before} "
+                f"before and {self.after} after"
+            )
+        return self
 
     def markdown(self) -> str:
         """Return the effect as a section with a table."""

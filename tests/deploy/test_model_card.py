@@ -85,6 +85,9 @@ def test_no_text_is_markup(text):
         ({"task": 3}, "task: Input should be a valid string, got 3"),
         ({"before": 53.0}, "before: Input should be less than or equal to 1"),
         ({"n": 0}, "n: Input should be greater than 0"),
+        ({"after": 0.6}, r"the difference 0\.02 \[-0\.01, 0\.05\] does not fit 0\.53 before"),
+        ({"difference": 2.0}, r"the difference 2\.0 .* does not fit"),
+        ({"interval": [0.05, -0.01]}, "does not fit"),
         ({"effect": {}}, "task: Field required"),
     ],
 )
