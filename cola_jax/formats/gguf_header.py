@@ -119,8 +119,8 @@ def place(
 
     Raises InputError where they do not fit or overlap.
     """
-    if type(alignment) is not int or alignment < 1:
-        raise InputError(f"general.alignment must be a number of bytes, got {shown(alignment)}.")
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise InputError(f"general.alignment must be a power of two, got {shown(alignment)}.")
     data = end = -(-header // alignment) * alignment
     placed = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):

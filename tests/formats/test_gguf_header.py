@@ -67,7 +67,11 @@ DAMAGED = {
     "strings": (gguf([field(b"a", ARRAY, array(STRING, 2**62))]), f"value of 'a' {SHORT}"),
     "alignment": (
         gguf([field(b"general.alignment", UINT32, struct.pack("<I", 0))]),
-        "must be a number of bytes, got 0",
+        "must be a power of two, got 0",
+    ),
+    "alignment of 24": (
+        gguf([field(b"general.alignment", UINT32, struct.pack("<I", 24))]),
+        "must be a power of two, got 24",
     ),
     "rank": (gguf(tensors=[tensor(shape=())], data=DATA), "has 0 dimensions, not 1 to 4"),
     "ranks": (gguf(tensors=[text(b"x") + struct.pack("<I", 2**31) + bytes(32)]), "2147483648 dim"),
