@@ -157,13 +157,19 @@ def exporting(destination: Path, *sources: Path, folder: bool = True) -> Iterato
     check_writable(place)
     for source in sources:
         check_apart(destination, source)
+    check_empty(destination, place)
+    with files.building(destination, folder=folder) as partial:
+        yield partial
+        check_empty(destination, place)  # it would be replaced
+
+
+def check_empty(destination: Path, place: Path) -> None:
+    """Raise InputError for a destination, at a place with links followed, that has contents."""
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         state = " and is not empty" if place.is_dir() else ""
         raise InputError(
             f"{destination} exists already{state}: remove it, or choose another destination."
         )
-    with files.building(destination, folder=folder) as partial:
-        yield partial
 
 
 def written_bytes(place: Path) -> int:

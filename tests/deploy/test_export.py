@@ -18,12 +18,14 @@ from cola_jax.deploy.export import (
     check_replication,
     choose_layers,
     export,
+    exporting,
     read_path,
     write_adapter,
     write_model,
     write_recipe,
     written_bytes,
 )
+from cola_jax.errors import InputError
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.huggingface import select_layers
 from cola_jax.formats.table import stack
@@ -173,6 +175,17 @@ def test_export_refuses_an_existing_file_and_urls(tiny_checkpoint, tmp_path):
         export(tiny_checkpoint, (0, 1), tmp_path / "file")
     with pytest.raises(ValueError, match="on URLs are not supported yet"):
         export(tiny_checkpoint, (0, 1), Path("gs://bucket/out"))
+
+
+def test_exporting_keeps_contents_that_appear_meanwhile(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").touch()
+    with (
+        pytest.raises(InputError, match="exists already and is not empty"),
+        exporting(tmp_path / "out"),
+    ):
+        (tmp_path / "theirs").rename(tmp_path / "out")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out", tmp_path / "out" / "file"]
 
 
 def test_export_leaves_nothing_of_a_failed_export(tiny_checkpoint, tmp_path, monkeypatch):
