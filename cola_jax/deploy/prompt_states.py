@@ -43,12 +43,16 @@ def state_batches(
     """Yield the states of prompts [B, T] after the first layers, in batches of similar lengths.
 
     Compiles once for each bucket of lengths and of rows. Raises InputError for prompts that the
-    model cannot read.
+    model cannot read, and for more layers than it has, of which the last would run again.
 
     Yields:
       The indices [r] of the prompts of a batch, their states [R, T, D] and lengths [R]; R is at
       least r, and rows after the first r are padding.
     """
+    if not 0 <= layers <= model.config.num_layers:
+        raise InputError(
+            f"states after {layers} layers cannot be read: the model has {model.config.num_layers}."
+        )
     whole = padded_right(as_prompts(prompts, model.pad_token))
     keep = np.asarray(whole.branch) == PROMPT  # neither options nor a gold answer
     ids, positions = (np.where(keep, x, 0) for x in (whole.ids, whole.positions))

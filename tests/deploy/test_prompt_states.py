@@ -58,3 +58,9 @@ def test_state_batches_refuse_rows_without_a_prompt(model):
     prompts = Prompts.stack([pack(ROWS[0], [])[0], pack([], TAILS)[0]])
     with pytest.raises(InputError, match="prompt 1 has no tokens"):
         next(state_batches(model, prompts, 1))
+
+
+@pytest.mark.parametrize("layers", [-1, 99])
+def test_state_batches_refuse_layers_that_the_model_lacks(model, layers):
+    with pytest.raises(InputError, match=f"states after {layers} layers cannot be read"):
+        next(state_batches(model, Prompts.plain(np.array([ROWS[0]])), layers))
