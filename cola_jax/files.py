@@ -227,17 +227,19 @@ def claimed(destination: AnyPath) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(os.path.expanduser(destination)))
     created = [parent for parent in place.parents if not parent.exists()]
-    place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_name(f".{place.name}.lock")
     busy = f"{destination} is being written by another process: wait for it, or choose another."
-    with hold(lock, busy):
-        try:
-            yield place
-        finally:
-            remove(lock)
-            for parent in created:
-                with contextlib.suppress(OSError):  # not empty if the destination was completed
-                    parent.rmdir()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with hold(lock, busy):
+            try:
+                yield place
+            finally:
+                remove(lock)
+    finally:
+        for parent in created:
+            with contextlib.suppress(OSError):  # not empty if the destination was completed
+                parent.rmdir()
 
 
 def hold(file: AnyPath, busy: str = "") -> contextlib.AbstractContextManager[Any]:

@@ -261,6 +261,12 @@ def test_building_leaves_nothing_after_an_error(tmp_path: Path, folder: bool) ->
     with pytest.raises(KeyError), files.building(tmp_path / "a" / "made", folder=folder):
         raise KeyError
     assert not os.listdir(tmp_path)
+    with (
+        pytest.raises(OSError, match="File name too long"),
+        files.building(tmp_path / "a" / ("made" * 63), folder=folder),
+    ):
+        pass
+    assert not os.listdir(tmp_path)
 
 
 @FOLDER_OR_FILE
