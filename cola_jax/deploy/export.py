@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +35,12 @@ from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.int8 import cast
 from cola_jax.params import shapes
 from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
+from cola_jax.progress import OnProgress, ignore_progress
 
 BASE = "base"  # folder of the layers that an adapter runs
 MODULE = "q_proj"  # of the first layer, which an adapter changes by nothing: PEFT wants one
 SHARD_BYTES = 2 * 2**30
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-OnProgress = Callable[[int, int], None]
 
 
 class Selected(NamedTuple):
@@ -75,7 +75,7 @@ def export(
     *,
     share: bool = False,
     effect: ReportedEffect | None = None,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Write the model that a path makes of a checkpoint, in Hugging Face layout.
 
