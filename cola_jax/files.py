@@ -300,6 +300,11 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def written_bytes(place: Path) -> int:
+    """Return the bytes of a file, or of all files below a directory."""
+    return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
+
+
 def cache_directory() -> Path:
     """Return COLA_CACHE, or cola-jax in the user's cache."""
     if chosen := os.environ.get("COLA_CACHE"):

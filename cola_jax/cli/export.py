@@ -14,7 +14,7 @@ from cola_jax.cli.flags import Command, Model, checkpoint_of
 from cola_jax.cli.main import keeping
 from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, first_line, shown
-from cola_jax.files import check_apart, read_json
+from cola_jax.files import check_apart, read_json, written_bytes
 from cola_jax.progress import byte_bar
 
 # formats of an export that a flag is for; GGUF cannot share, as llama.cpp refuses shared tensors
@@ -44,7 +44,7 @@ class Export(Command):
 
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
-        from cola_jax.deploy.export import read_path, written_bytes
+        from cola_jax.deploy.export import read_path
         from cola_jax.path import format_path
 
         self.check_flags()

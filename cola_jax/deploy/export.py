@@ -172,11 +172,6 @@ def check_empty(destination: Path, place: Path) -> None:
         )
 
 
-def written_bytes(place: Path) -> int:
-    """Return the bytes of a file, or of all files below a directory."""
-    return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
-
-
 def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
     """Choose the layers to write; InputError where config.json cannot describe them."""
     values = write_config(select_layers(config, layers), dtype)

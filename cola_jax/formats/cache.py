@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
-from cola_jax.files import cache_directory, check_local, hold, remove_partial
+from cola_jax.files import cache_directory, check_local, hold, remove_partial, written_bytes
 from cola_jax.formats.conversion import convert_opened, locate
 from cola_jax.formats.table import Source
 from cola_jax.identity import digest
@@ -163,7 +163,7 @@ def entries() -> list[Entry]:
 
 def read_entry(folder: Path) -> Entry:
     """Read the entry of a converted model."""
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = written_bytes(folder)
     try:
         metadata = checkpoint.read_metadata(folder)
     except InputError:
