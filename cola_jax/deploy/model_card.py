@@ -109,12 +109,9 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 
-    origin, num_layers, text = (
-        metadata["origin"],
-        metadata["config"]["num_layers"],
-        format_path(path),
-    )
-    on_hub, revision, license = origin["kind"] == "hub", *map(origin.get, ("revision", "license"))
+    origin, num_layers = metadata["origin"], metadata["config"]["num_layers"]
+    text, license, on_hub = format_path(path), origin.get("license"), origin["kind"] == "hub"
+    revision = origin["revision"] if on_hub else None
     name = origin["name"] if on_hub else Path(origin.get("name") or "local model").name
     counts = [path.count(layer) for layer in range(num_layers)]
     repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
@@ -131,7 +128,7 @@ def model_card(
 
 # {literal(name)}, path {text}
 
-The layers of {literal(name)}{f" at revision `{revision}`" if on_hub else ""}, run in the order
+The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""}, run in the order
 `{text}`. No weight was trained or changed.
 
 | | |
@@ -147,7 +144,7 @@ The layers of {literal(name)}{f" at revision `{revision}`" if on_hub else ""}, r
 ## Use
 
 ```python
-{usage(base, revision if on_hub else None)}
+{usage(base, revision)}
 ```
 
 ## Made by
