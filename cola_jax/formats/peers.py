@@ -71,7 +71,7 @@ def read_paths(
     limit = 2 * num_layers if max_length is None else max_length
     with reading(file):
         if text.lstrip()[:1] in ("[", "{"):
-            paths = json_paths(parse_json(text), num_layers, limit)
+            paths = json_paths(parse_without_nulls(text), num_layers, limit)
         elif MERGE.search(text):
             paths = [merge_path(parse_yaml(text, file), num_layers)]
         else:
@@ -81,7 +81,7 @@ def read_paths(
         return list(dict.fromkeys(validate(path, num_layers, limit) for path in paths))
 
 
-def parse_json(text: str) -> Any:
+def parse_without_nulls(text: str) -> Any:
     """Parse JSON, which may have NaN, without the fields that are null."""
 
     def without_nulls(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
