@@ -59,8 +59,8 @@ class Int8(struct.PyTreeNode):
 def int8_product(axes: str, x: jax.Array, weight: Int8) -> jax.Array:
     """Multiply by a weight; sums are float32, and rounded once, at the end.
 
-    A scale that a channel has alone multiplies its sums. Compilers then read the int8 values inside
-    the product, where of scaled values they write a copy first (XLA for H100, Triton's products).
+    A scale of a whole output channel multiplies its sums. Compilers then read the int8 values
+    inside the product; scaled values they would first write to memory (XLA for H100, Triton).
     """
     multiply = functools.partial(jnp.einsum, axes, x, preferred_element_type=jnp.float32)
     letters, out = axes.split(",")[1].split("->")
@@ -74,7 +74,7 @@ def int8_product(axes: str, x: jax.Array, weight: Int8) -> jax.Array:
 def quantize(weight: Any, inputs: tuple[int, ...]) -> Int8:
     """Round an array to eight bits, with a scale in float32 for each output channel.
 
-    Zeros have a scale of 1. An array of numpy's stays one.
+    Zeros have a scale of 1. A NumPy array gives NumPy arrays.
     """
     xp = np if isinstance(weight, np.ndarray) else jnp
     wide = weight.astype(np.float32)
@@ -108,7 +108,10 @@ def float_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 
 def weight_bytes(config: ModelConfig, dtype: DTypeLike, wide: DTypeLike) -> int:
-    """Return the bytes of a model's weights in a dtype, scales not counted; `wide` is of floats."""
+    """Return the bytes of a model's weights in a dtype, without scales.
+
+    `wide` is the dtype of the weights that stay floats.
+    """
     is_int8, size = jnp.dtype(dtype) == INT8, jnp.dtype(wide).itemsize
     return sum(
         math.prod(shape) * (1 if is_int8 and name in INPUTS else size)
