@@ -34,8 +34,8 @@ def question_digest(question: Question, *, ordered: bool = True) -> str:
     """
     gold = question.gold if question.options else None
     options = question.options if ordered else sorted(question.options)
-    at = question.answer if ordered else None  # two options may have equal texts
-    return digest(question.text, options, gold, at)
+    index = question.answer if ordered else None  # two options may have equal texts
+    return digest(question.text, options, gold, index)
 
 
 def path_digest(path: Sequence[int]) -> str:

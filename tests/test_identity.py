@@ -17,8 +17,8 @@ def test_question_digest_tells_text_options_and_gold_but_not_ids():
         Question("q", "Which?", ("a", "b", "c"), 0),
     ]
     assert question_digest(Question("r", "Which?", ("a", "b", "c"), 1)) == question_digest(QUESTION)
-    assert len({question_digest(one) for one in [QUESTION, *others]}) == 5
-    unordered = [question_digest(one, ordered=False) for one in [QUESTION, *others]]
+    assert len({question_digest(question) for question in [QUESTION, *others]}) == 5
+    unordered = [question_digest(question, ordered=False) for question in [QUESTION, *others]]
     assert unordered[0] == unordered[3]
     assert len(set(unordered)) == 4
 

@@ -109,9 +109,9 @@ def distill(session: Session, run: str, directory: str, settings: DistillSetting
     to train on, and where the directory holds other files or a router with other settings.
     """
     early_layers, source = settings.depth(session.num_layers), Run(run)
-    here = asked_here(session.settings, session.encoded)
+    ours = asked_here(session.settings, session.encoded)
     allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
-    if differences := check_comparable(asked_by_run(source), here, allowed):
+    if differences := check_comparable(asked_by_run(source), ours, allowed):
         log.info("%s was made with other settings: %s", run, "; ".join(differences))
     examples = make_examples(read_labels(source), session, settings)
     digests = digest(*(part.tolist() for part in examples[:3]), examples.held_out)

@@ -216,9 +216,9 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     run of another model or with other texts of the same questions.
     """
     run = Run(directory)
-    here = asked_here(session.settings, session.encoded)
+    ours = asked_here(session.settings, session.encoded)
     allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
-    if differences := check_comparable(asked_by_run(run), here, allowed):
+    if differences := check_comparable(asked_by_run(run), ours, allowed):
         text = "; ".join(differences)
         log.info("the paths of %s are tried under other settings: %s", directory, text)
     ids = {encoded.question.id for encoded in session.encoded}

@@ -49,7 +49,7 @@ class TaskPath:
 
     measured: tuple[Measured, ...]  # the pretrained model's first
     best: int  # index of the chosen one
-    tried: int  # paths evaluated on all training questions
+    evaluated: int  # paths, on all training questions
 
     @property
     def plain(self) -> Measured:
@@ -190,7 +190,7 @@ def evolve(
     positions = max(lengths[-1], num_layers)
     random = np.random.default_rng(settings.seed)
     fitness: dict[Path, Score] = {}
-    tried: set[Path] = set()
+    known: set[Path] = set()
 
     def measure(paths: Sequence[Path], part: np.ndarray) -> list[Score]:
         verdicts = evaluate_on(evaluations, paths, part, positions)
@@ -202,13 +202,13 @@ def evolve(
     parent = identity(num_layers)
     if num_layers in lengths:
         fitness[parent] = measure([parent], indices)[0]
-        tried.add(parent)
+        known.add(parent)
     for _ in range(settings.generations):
         parent = max(fitness, key=rank, default=parent)
-        paths = offspring(parent, num_layers, settings, tried, random)
+        paths = offspring(parent, num_layers, settings, known, random)
         if not paths:
             break  # nor would another generation find a new one
-        tried.update(paths)
+        known.update(paths)
         for size, survivors in step_sizes(settings, len(indices)):
             scores = measure(paths, indices[np.sort(random.permutation(len(indices))[:size])])
             order = sorted(range(len(paths)), key=lambda i: scores[i], reverse=True)
@@ -239,14 +239,14 @@ def offspring(
     parent: Path,
     num_layers: int,
     settings: StaticSettings,
-    tried: set[Path],
+    known: set[Path],
     random: np.random.Generator,
 ) -> list[Path]:
-    """Mutate a path into others that were not tried yet; fewer where such are hard to find."""
+    """Mutate a path into others that are not known yet; fewer where such are hard to find."""
     lengths, new = settings.lengths(num_layers), dict[Path, None]()
     for _ in range(ATTEMPTS * settings.offspring):
         path = mutate(parent, num_layers, lengths, random)
-        if path not in tried:
+        if path not in known:
             new[path] = None
         if len(new) == settings.offspring:
             break

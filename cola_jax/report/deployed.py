@@ -58,7 +58,7 @@ def static_caption(static: TaskPath) -> str:
     """Explain the columns."""
     plain = static.plain
     return (
-        f"{static.tried:,} paths were evaluated on all of {len(plain.training):,} training "
+        f"{static.evaluated:,} paths were evaluated on all of {len(plain.training):,} training "
         f"questions; the best on {len(plain.validation):,} for validation is chosen, and the "
         "Pareto front of accuracy and layers there is shown. What counts is the difference on "
         f"{len(plain.held_out):,} held-out questions, paired with the pretrained model."

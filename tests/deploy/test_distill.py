@@ -151,8 +151,8 @@ def label(i, right, robust=None, prompt=None):
 
 
 def examples_of(rows, **settings):
-    asked: Any = [SimpleNamespace(question=SimpleNamespace(id=f"q{i}")) for i in range(20)]
-    session: Any = SimpleNamespace(encoded=asked, num_layers=5)
+    encoded: Any = [SimpleNamespace(question=SimpleNamespace(id=f"q{i}")) for i in range(20)]
+    session: Any = SimpleNamespace(encoded=encoded, num_layers=5)
     return make_examples(rows, session, DistillSettings(**settings))
 
 

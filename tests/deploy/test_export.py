@@ -216,7 +216,7 @@ def test_write_recipe_lists_the_ranges_of_the_path(pair, tmp_path):
     write_recipe(path, config, "someone/tiny@abc", tmp_path / "path.yaml")
     recipe = yaml.safe_load((tmp_path / "path.yaml").read_text())
     assert recipe["merge_method"] == "passthrough"
-    sources = [source for one in recipe["slices"] for source in one["sources"]]
+    sources = [source for part in recipe["slices"] for source in part["sources"]]
     assert {source["model"] for source in sources} == {"someone/tiny@abc"}
     ranges = [source["layer_range"] for source in sources]
     assert ranges == [[0, 3], [1, 3], [4, 6]]

@@ -102,8 +102,10 @@ def test_export_gguf_keeps_kinds_of_attention_in_place(tmp_path):
     write_gguf(tmp_path / "in.gguf", tiny_gemma(), keys=GEMMA_KEYS, architecture="gemma3")
     path = (0, 6, 1, 1, 4, 5, 3)
     export_gguf(tmp_path / "in.gguf", path, tmp_path / "out.gguf")
-    one, other = map(oracle.convert_in_memory, (tmp_path / "in.gguf", tmp_path / "out.gguf"))
-    assert_same_layers(one, other, path)
+    original, exported = map(
+        oracle.convert_in_memory, (tmp_path / "in.gguf", tmp_path / "out.gguf")
+    )
+    assert_same_layers(original, exported, path)
     message = r"path 0,2-6 cannot be written as GGUF: in gemma3 files every 6th layer has full .*"
     with pytest.raises(ValueError, match=message + "layer 5 would run at place 4"):
         export_gguf(tmp_path / "in.gguf", (0, 2, 3, 4, 5, 6), tmp_path / "other.gguf")

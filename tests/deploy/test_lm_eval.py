@@ -45,11 +45,11 @@ TEXT = " ".join(tiny.WORDS)
 CONTEXTS = ("the sun", "moon water ice ", "", f"{TEXT} and")  # the last is cut from the left
 
 
-def asked(kind, *arguments):
-    return [Instance(kind, {}, one, i) for i, one in enumerate(arguments)]
+def instances(kind, *arguments):
+    return [Instance(kind, {}, args, i) for i, args in enumerate(arguments)]
 
 
-SCORED = asked(
+SCORED = instances(
     "loglikelihood",
     *[
         (context, f" {word} {word}"[: 4 + 3 * i])
@@ -57,7 +57,9 @@ SCORED = asked(
         for i, word in enumerate(tiny.WORDS[3:6])
     ],
 )
-WHOLE = asked("loglikelihood_rolling", *[(text,) for text in (TEXT, "the sun", f"{TEXT} {TEXT}")])
+WHOLE = instances(
+    "loglikelihood_rolling", *[(text,) for text in (TEXT, "the sun", f"{TEXT} {TEXT}")]
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,8 @@ def theirs(tiny_checkpoint):
 
 def make_theirs(tiny_checkpoint, **arguments):
     folder = str(tiny_checkpoint.parent / "theirs")
-    given = {"dtype": "float32", "device": "cpu", "batch_size": 1, "max_length": LENGTH}
-    return HFLM(pretrained=folder, **given, **arguments)
+    defaults = {"dtype": "float32", "device": "cpu", "batch_size": 1, "max_length": LENGTH}
+    return HFLM(pretrained=folder, **defaults, **arguments)
 
 
 @contextlib.contextmanager
@@ -125,12 +127,12 @@ def test_rolling_matches_hf(ours, theirs, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_generate_until_matches_hf(ours, theirs, path):
     """Prompts are cut from the left, and texts before the stop strings."""
-    free = asked("generate_until", *[(text, {"max_gen_toks": 8}) for text in CONTEXTS if text])
+    free = instances("generate_until", *[(text, {"max_gen_toks": 8}) for text in CONTEXTS if text])
     mine, wanted = both(ours, theirs, path, lambda model: model.generate_until(free))
     assert mine == wanted
     assert len(set(mine)) == len(mine)
     stop = mine[0][2:4]
-    cut = asked(
+    cut = instances(
         "generate_until",
         *[
             (text, {"until": [stop, "\n"], "max_gen_toks": 8, "do_sample": False})
@@ -145,7 +147,7 @@ def test_generate_until_matches_hf(ours, theirs, path):
 
 def test_generate_until_ends_at_stop_tokens(ours, theirs, monkeypatch):
     """The end of a text ends a completion and is not part of it."""
-    (request,) = asked("generate_until", ("moon water", {"max_gen_toks": 8}))
+    (request,) = instances("generate_until", ("moon water", {"max_gen_toks": 8}))
     (text,) = ours.generate_until([request])
     second = ours.tok_encode(text, add_special_tokens=False)[1]
     monkeypatch.setattr("cola_jax.checkpoint.stop_tokens", lambda directory: (second,))
@@ -156,9 +158,9 @@ def test_generate_until_ends_at_stop_tokens(ours, theirs, monkeypatch):
 @pytest.mark.parametrize("flag", [True, False, None])
 def test_bos_matches_hf(tiny_checkpoint, flag):
     """The tokenizer adds <s> by itself; texts that begin with it get no other."""
-    given = {} if flag is None else {"add_bos_token": flag}
-    wanted = make_theirs(tiny_checkpoint, **given)
-    mine = ColaLM(checkpoint=str(tiny_checkpoint), data=1, **given)
+    flags = {} if flag is None else {"add_bos_token": flag}
+    wanted = make_theirs(tiny_checkpoint, **flags)
+    mine = ColaLM(checkpoint=str(tiny_checkpoint), data=1, **flags)
     for text in ("the sun", "<s>the sun", " moon"):
         assert mine.tok_encode(text) == wanted.tok_encode(text)
         (ids,), _ = wanted.tok_batch_encode([text])
@@ -187,7 +189,7 @@ def test_chat_template_without_a_place_for_system(ours, monkeypatch):
 
 
 def test_each_prompt_follows_its_own_path(ours, monkeypatch):
-    free = asked("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS if c])
+    free = instances("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS if c])
     alone = {}
     for path in PATHS:
         with on_path(ours, path):
@@ -215,8 +217,8 @@ def test_each_prompt_follows_its_own_path(ours, monkeypatch):
 
 def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
     """On several devices, with the batch size of the harness's command line."""
-    given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
-    several = ColaLM.create_from_arg_obj(given, {"batch_size": 2, "max_batch_size": None})
+    arguments = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
+    several = ColaLM.create_from_arg_obj(arguments, {"batch_size": 2, "max_batch_size": None})
     assert several.copies == 2
     assert several.batch_size == 2
     scores = [score for score, _ in several.loglikelihood(SCORED)]
@@ -238,16 +240,16 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({"path": "0-9"}, r"names layer 9, but the model has layers 0\.\.4"),
         ({"path": [0, 5]}, "names layer 5"),
         ({"max_length": 257}, "max_length is 257, but the model's context is 256"),
     ],
 )
-def test_model_refuses(tiny_checkpoint, given, message):
+def test_model_refuses(tiny_checkpoint, arguments, message):
     with pytest.raises(ValueError, match=message):
-        ColaLM(checkpoint=str(tiny_checkpoint), **given)
+        ColaLM(checkpoint=str(tiny_checkpoint), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_model_refuses(tiny_checkpoint, given, message):
 )
 def test_generate_until_refuses(ours, text, keywords, message):
     with pytest.raises(ValueError, match=message):
-        ours.generate_until(asked("generate_until", (text, keywords)))
+        ours.generate_until(instances("generate_until", (text, keywords)))
 
 
 def test_paths_that_are_not_finite_score_nothing(ours, monkeypatch):
@@ -274,7 +276,7 @@ def test_answers_are_cached_as_they_come(ours, monkeypatch):
     hook = SimpleNamespace(add_partial=lambda *call: seen.append(call))
     monkeypatch.setattr(ours, "cache_hook", hook)
     keywords = {"max_gen_toks": 8}
-    free = asked("generate_until", *[(c, keywords) for c in CONTEXTS[:2]])
+    free = instances("generate_until", *[(c, keywords) for c in CONTEXTS[:2]])
     for kind, requests in (
         ("loglikelihood", SCORED),
         ("loglikelihood_rolling", WHOLE),
@@ -322,32 +324,32 @@ def test_tasks_score_as_with_hf(ours, theirs, tmp_path, monkeypatch):
     """A second run takes every answer from the harness's cache."""
     monkeypatch.chdir(tmp_path)
     tasks = write_tasks(tmp_path)
-    given = {"tasks": tasks, "bootstrap_iters": 0, "log_samples": False}
-    given["task_manager"] = TaskManager(include_defaults=False)  # which takes seconds to list
-    mine = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **given)["results"]
-    wanted = simple_evaluate(model=theirs, **given)["results"]
+    options = {"tasks": tasks, "bootstrap_iters": 0, "log_samples": False}
+    options["task_manager"] = TaskManager(include_defaults=False)  # which takes seconds to list
+    mine = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **options)["results"]
+    wanted = simple_evaluate(model=theirs, **options)["results"]
     assert set(mine) == set(wanted) == {"choice", "words", "whole"}
     for task, metric in (("choice", "acc"), ("choice", "acc_norm"), ("words", "exact_match")):
         assert mine[task][f"{metric},none"] == wanted[task][f"{metric},none"]
     perplexity = "word_perplexity,none"
     assert mine["whole"][perplexity] == pytest.approx(wanted["whole"][perplexity], rel=1e-4)
     monkeypatch.setattr(ours, "model", None)
-    again = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **given)["results"]
+    again = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **options)["results"]
     assert json.dumps(again, default=str) == json.dumps(mine, default=str)
 
 
 def test_cache_of_another_path_is_refused(tiny_checkpoint, ours, tmp_path):
     """A cache's answers are those of one model, on one path."""
     pytest.importorskip("sqlitedict")
-    given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 1}
-    skipping = ColaLM(**given, path="0,2-4")
+    arguments = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 1}
+    skipping = ColaLM(**arguments, path="0,2-4")
     file = str(tmp_path / "cache.db")
     CachingLM(ours, file)
     with pytest.raises(InputError, match=r"its path is 0-4, here it is 0,2-4\. Give another --use"):
         CachingLM(skipping, file)
     CachingLM(ours, file)
     with pytest.raises(InputError, match="its max_length is 30, here it is 256"):
-        CachingLM(ColaLM(**given | {"max_length": None}), file)
+        CachingLM(ColaLM(**arguments | {"max_length": None}), file)
     other = CachingLM(skipping, str(tmp_path / "other.db"))
     del other.dbdict["cola_jax"]
     other.dbdict["an answer"] = 1.0  # as an older version left it
@@ -371,19 +373,21 @@ def readings(scores: list[list[float]]) -> Readings:
 
 def test_continuations_of_a_context_are_options() -> None:
     (row,) = pack_requests([([5, 6], [7]), ([5, 6], [8])], 32)
-    told = readings([[-1.0, -2.0], [-3.0, -0.1], [-2.0, -1.9]])
-    assert choose_readings(menu("vote"), row, told).logprob.tolist() == pytest.approx([-3.0, -0.1])
-    sure = choose_readings(menu("entropy", -1), row, told)
+    results = readings([[-1.0, -2.0], [-3.0, -0.1], [-2.0, -1.9]])
+    assert choose_readings(menu("vote"), row, results).logprob.tolist() == pytest.approx(
+        [-3.0, -0.1]
+    )
+    sure = choose_readings(menu("entropy", -1), row, results)
     assert sure.logprob.tolist() == pytest.approx([-3.0, -0.1])
-    unsure = choose_readings(menu("entropy", 1), row, told)
+    unsure = choose_readings(menu("entropy", 1), row, results)
     assert unsure.logprob.tolist() == pytest.approx([-2.0, -1.9])
 
 
 def test_a_continuation_alone_runs_the_first_path() -> None:
     (row,) = pack_requests([([5, 6], [7])], 32)
-    told = readings([[-4.0], [-1.0], [-np.inf]])
+    results = readings([[-4.0], [-1.0], [-np.inf]])
     for rule in ("vote", "logprob", "certainty"):
-        assert choose_readings(menu(rule), row, told).logprob.tolist() == [-4.0]
+        assert choose_readings(menu(rule), row, results).logprob.tolist() == [-4.0]
 
 
 def test_choose_text_takes_that_of_the_vote_or_of_the_surest_path() -> None:
@@ -460,7 +464,7 @@ def test_arguments_takes_values_and_text():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({"max_lenght": 4}, "max_lenght: Extra inputs are not permitted, got 4"),
         ({"checkpoint": None}, "checkpoint: Field required"),
@@ -475,9 +479,9 @@ def test_arguments_takes_values_and_text():
         ({"add_bos_token": "perhaps"}, "add_bos_token: .*valid boolean"),
     ],
 )
-def test_arguments_refuses(given, message):
+def test_arguments_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
-        _ = ModelArguments.read({"checkpoint": "m"} | given).devices
+        _ = ModelArguments.read({"checkpoint": "m"} | arguments).devices
 
 
 @pytest.mark.parametrize(

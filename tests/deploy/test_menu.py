@@ -62,9 +62,9 @@ def test_choose_menu_refuses_too_little() -> None:
     labels = make_labels(few.questions, [PLAIN])
     with pytest.raises(ValueError, match=r"no correct path of at most 8 layers .* but"):
         choose_menu(few, few, few, features, labels, LAYERS, SETTINGS)
-    one = make_evaluations(0, 1)
+    single = make_evaluations(0, 1)
     with pytest.raises(ValueError, match="needs 2 or more training questions"):
-        choose_menu(one, one, one, features, labels, LAYERS, SETTINGS)
+        choose_menu(single, single, single, features, labels, LAYERS, SETTINGS)
 
 
 def test_cover_begins_with_the_identity_and_leaves_out_useless_paths() -> None:

@@ -23,9 +23,9 @@ def model(pair):
 def expected(model, ids, layers):
     """Run the first layers one by one, on a prompt alone."""
     prompts = Prompts.plain(np.array([ids]))
-    h, here = embed(model, prompts.ids), view(model.config, prompts)
+    h, mask_view = embed(model, prompts.ids), view(model.config, prompts)
     for i in range(layers):
-        h = block(model.config, layer_at(model.config, model.layers, jnp.int32(i)), h, here)
+        h = block(model.config, layer_at(model.config, model.layers, jnp.int32(i)), h, mask_view)
     h = np.asarray(h[0], np.float64)
     return h / np.sqrt((h**2).mean(axis=-1, keepdims=True) + 1e-6)
 

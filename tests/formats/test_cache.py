@@ -74,7 +74,7 @@ def test_find_converts_a_hub_id_once_for_each_commit(source, tmp_path, conversio
         return folder if folder.exists() else Path(shutil.copytree(source, folder))
 
     monkeypatch.setattr(conversion, "download", download)
-    folders = [cache.find(f"some/model{at}") for at in ("", "@main", "@v2", "")]
+    folders = [cache.find(f"some/model{suffix}") for suffix in ("", "@main", "@v2", "")]
     assert folders[0] == folders[1] == folders[3] != folders[2]
     assert len(conversions) == 2
 
@@ -98,11 +98,11 @@ def test_load_rebuilds_a_damaged_copy(source, conversions, capsys):
 
 
 def test_load_keeps_a_damaged_checkpoint_that_is_not_in_the_cache(pair, tmp_path):
-    own = shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "own")
-    largest(own).unlink()
+    copy = shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "copy")
+    largest(copy).unlink()
     with pytest.raises(checkpoint.DamagedError, match="is damaged"):
-        cola_jax.load(own)
-    assert own.exists()
+        cola_jax.load(copy)
+    assert copy.exists()
 
 
 def test_find_leaves_nothing_after_a_failure(source, root):
@@ -114,13 +114,15 @@ def test_find_leaves_nothing_after_a_failure(source, root):
 
 
 def test_find_converts_once_for_two_threads(source, conversions):
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(cache.find(source))) for _ in range(2)]
+    folders: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: folders.append(cache.find(source))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(conversions) == len(set(found)) == 1
+    assert len(conversions) == len(set(folders)) == 1
 
 
 def test_find_refuses_a_folder_that_is_not_a_model(tmp_path):

@@ -227,8 +227,8 @@ def test_open_gguf_refuses_other_tensors(tmp_path, llama):
     write(tmp_path / "rope.gguf", llama, extra=factors)
     with pytest.raises(ValueError, match="a rope has 7 divisors for heads of 8"):
         open_gguf(tmp_path / "rope.gguf")
-    without = {name: x for name, x in llama.tensors.items() if "embed" not in name}
-    write(tmp_path / "part.gguf", llama._replace(tensors=without))
+    tensors = {name: x for name, x in llama.tensors.items() if "embed" not in name}
+    write(tmp_path / "part.gguf", llama._replace(tensors=tensors))
     with pytest.raises(ValueError, match=r"has no token_embd\.weight: it is not a complete model"):
         open_gguf(tmp_path / "part.gguf")
 
