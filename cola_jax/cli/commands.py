@@ -51,7 +51,8 @@ def parse(arguments: Sequence[str]) -> Command:
     """Parse a command line; print the help, the version or a completion script instead.
 
     Flags on the command line take precedence over those of --config, and `--preset` chooses the
-    defaults of `--rules.*`. What follows `lm-eval` is parsed by the harness.
+    defaults of `--rules.*`; the rules of a file with another preset are not used. What follows
+    `lm-eval` is parsed by the harness.
 
     Raises:
       UsageError: for a command line that cannot be run.
@@ -72,9 +73,12 @@ def parse(arguments: Sequence[str]) -> Command:
     if "config" in first:
         prog += f" --config {first['config']}"  # errors name the file
         values = parser.read_flag_file(first["config"])
+        preset = values.get("preset")
+        if preset not in (None, first.get("preset", preset)):  # its rules go with it
+            values = {name: values[name] for name in values if not name.startswith("rules.")}
         with reading(first["config"]):
             words = [*parser.words_of(values), *words]
-        first = {"preset": values.get("preset")} | first
+        first = {"preset": preset} | first
     rules = PRESETS.get(str(first.get("preset")))
     if kind is Search and rules is not None:
         fields = [("rules", Rules, rules)]

@@ -121,6 +121,19 @@ def test_rules_are_those_of_the_preset(tmp_path, monkeypatch):
     assert search("--config", file).rules.ordered is False
 
 
+def test_another_preset_replaces_the_rules_of_a_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(values_of(search("--preset", "best", "--rules.max-skip", "2"))))
+    assert search("--config", file, "--preset", "best").rules.max_skip == 2
+    for preset in ("cola", "beam"):  # of the same kind of rules, and of another
+        command = search("--config", file, "--preset", preset, "--rules.max-move", "1")
+        assert command.preset == preset
+        assert command.rules == dataclasses.replace(PRESETS[preset], max_move=1)
+    file.write_text("rules: {max-skip: 2}")  # which belong to no preset
+    rules = search("--config", file, "--preset", "cola").rules
+    assert rules == dataclasses.replace(PRESETS["cola"], max_skip=2)
+
+
 def test_values_start_the_command_again(tmp_path):
     given = ["--limit", "0.5", "--dtype", "bf16", "--rules.max-skip", "2", "--chat"]
     values = values_of(search(*given, "--variants", "plain", "shots"))
