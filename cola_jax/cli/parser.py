@@ -6,13 +6,15 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName, Suppress
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
     StructConstructorSpec,
     StructTypeInfo,
 )
@@ -49,7 +51,7 @@ RARE = {
 RARE_NOTE = "Rarely used flags are listed in cola_jax/cli/README.md; --config takes them as well."
 CONFIG = (PositionalMetavarFromFieldName, DisallowNone)
 HELP_CONFIG = (*CONFIG, FlagCreatePairsOff)
-HELP_REGISTRY = ConstructorRegistry()
+REGISTRY, HELP_REGISTRY = ConstructorRegistry(), ConstructorRegistry()
 
 
 def parse_words(kind: type, prog: str, words: Sequence[str]) -> Any:
@@ -63,7 +65,8 @@ def parse_words(kind: type, prog: str, words: Sequence[str]) -> Any:
         print(f"\n{RARE_NOTE}")
         sys.exit(0)
     try:
-        return tyro.cli(kind, prog=prog, args=[rename(word) for word in words], config=CONFIG)
+        words = [rename(word) for word in words]
+        return tyro.cli(kind, prog=prog, args=words, config=CONFIG, registry=REGISTRY)
     except SystemExit as end:
         error = end.__context__
         while error is not None and is_of_tyro(error):
@@ -175,6 +178,20 @@ def reader(read: Callable[[str], Any], metavar: str) -> Any:
         instance_from_str=lambda texts: read(texts[0]),
         is_instance=lambda value: value is None or isinstance(value, str | int),
         str_from_instance=lambda value: ["auto" if value is None else str(value)],
+    )
+
+
+@HELP_REGISTRY.primitive_rule
+@REGISTRY.primitive_rule
+def read_optional_choice(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Read an optional choice as a choice; tyro would list None among them, in any order."""
+    kinds: Any = get_args(info.type)
+    if kinds[1:] != (NoneType,) or get_origin(kinds[0]) is not Literal:
+        return None
+    choice = PrimitiveTypeInfo.make(kinds[0], info.markers)
+    spec: Any = ConstructorRegistry.get_primitive_spec(choice)
+    return dataclasses.replace(
+        spec, is_instance=lambda value: value is None or spec.is_instance(value)
     )
 
 
