@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 from typing import TYPE_CHECKING, Annotated, Any
 
+from rich.table import Table
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.cli.flags import (
@@ -25,12 +27,11 @@ from cola_jax.cli.report import print_json
 from cola_jax.cli.verbosity import console, log, log_devices
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
 from cola_jax.files import claimed, is_url, write_whole
+from cola_jax.identity import question_digest, set_digest
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
@@ -76,8 +77,6 @@ class Menu(Command):
 
     def run(self) -> None:
         check_one_task("menu", self.flags.task)
-        import io
-
         import numpy as np
 
         from cola_jax.deploy.menu import find_menu
@@ -103,7 +102,7 @@ class Menu(Command):
         write_result(f"{out}/{MENU}", content, None if self.json else menu_table(menu))
 
 
-def write_result(file: str, content: str, table: "Table | None") -> None:
+def write_result(file: str, content: str, table: Table | None) -> None:
     """Write a file of JSON, and print its table, or the JSON itself where there is none."""
     write_whole(file, content.encode())
     if table is None:
@@ -115,8 +114,6 @@ def write_result(file: str, content: str, table: "Table | None") -> None:
 
 def origin_of(session: "Session") -> dict[str, Any]:
     """Return the model, the scorer and the questions that a result was found with."""
-    from cola_jax.identity import question_digest, set_digest
-
     return {
         "model": session.settings["model"],
         "num_layers": session.num_layers,

@@ -14,7 +14,7 @@ from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.hosts import Hosts, Shard
 from cola_jax.tasks.load import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
@@ -118,7 +118,6 @@ class RunFlags:
 
     def resolve(self) -> "RunConfig":
         """Connect to the other hosts, if any, and return the configuration of a session."""
-        from cola_jax.runs.hosts import Shard
         from cola_jax.runs.session import RunConfig
 
         if self.shard is not None and self.hosts.distributed:

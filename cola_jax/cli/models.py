@@ -11,8 +11,11 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
+from rich.box import SIMPLE, SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
 from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags
@@ -23,7 +26,7 @@ from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, count, did_you_mean
 from cola_jax.files import cache_directory
 from cola_jax.progress import byte_bar
-from cola_jax.tasks.task import TaskConfig
+from cola_jax.tasks.task import TaskConfig, catalogue
 
 if TYPE_CHECKING:
     from cola_jax.formats.cache import Entry
@@ -113,11 +116,8 @@ class Cache(Command):
             console.print(f"{cache.root()}: {describe_all(entries)}", soft_wrap=True)
 
 
-def entry_table(entries: "Sequence[Entry]") -> Any:
+def entry_table(entries: "Sequence[Entry]") -> Table:
     """Return the table of `cola cache`."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
     table.columns[0].no_wrap = True
     table.columns[1].overflow = "fold"
@@ -141,12 +141,6 @@ class Tasks(Command):
     """Print the list as JSON."""
 
     def run(self) -> None:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Group
-        from rich.table import Table
-
-        from cola_jax.tasks.task import catalogue
-
         rows = catalogue()
         if self.json:
             print_json(rows)

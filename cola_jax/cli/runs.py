@@ -27,6 +27,7 @@ from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, UsageError, reading, shorten, shown
+from cola_jax.question import Question
 from cola_jax.strategies.rules import (
     DEFAULT,
     PRESETS,
@@ -36,13 +37,13 @@ from cola_jax.strategies.rules import (
     Settings,
     Space,
 )
-from cola_jax.tasks.task import refuse_variants
+from cola_jax.tasks.readers import read_id
+from cola_jax.tasks.sources import read_lines
+from cola_jax.tasks.task import Prepared, refuse_variants
 
 if TYPE_CHECKING:
-    from cola_jax.question import Question
     from cola_jax.runs.run import Run
     from cola_jax.runs.session import Session
-    from cola_jax.tasks.task import Prepared
 
 UNKEPT = "nothing is kept. Give --output to resume an interrupted command."
 
@@ -193,14 +194,13 @@ class Generate(Command):
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
-    ) -> "Prepared":
+    ) -> Prepared:
         """Encode the prompts.
 
         Raises InputError where there are none, two have one id, or one is empty or too long.
         """
         from cola_jax.execute.decoder import Stop
         from cola_jax.scoring import Completions
-        from cola_jax.tasks.task import Prepared
 
         stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
         scorer = Completions(
@@ -215,15 +215,11 @@ class Generate(Command):
         return Prepared(encoded, scorer, record)
 
 
-def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
+def read_prompts(prompts: Sequence[str], file: Path | None) -> list[Question]:
     """Read prompts given by place and those of a JSONL file, with its ids or line numbers.
 
     Raises InputError where there are none, a row has no text, or an id occurs twice.
     """
-    from cola_jax.question import Question
-    from cola_jax.tasks.readers import read_id
-    from cola_jax.tasks.sources import read_lines
-
     texts = [(str(i), text) for i, text in enumerate(prompts)]
     for number, row in read_lines(str(file)) if file is not None else ():
         with reading(f"{file}:{number}"):
