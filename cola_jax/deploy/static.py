@@ -93,7 +93,7 @@ def find_path(
     metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
         len(validation) + len(held_out)
     )
-    recorded = {"command": "static", "rules": dataclasses.asdict(settings)}
+    recorded = {"command": "static", **dataclasses.asdict(settings)}
     with session.recording(out, recorded, metrics) as evaluations:
         best = search_path(evaluations, session.num_layers, settings)
     run = session.evaluate(str(epath.Path(out) / HELD_OUT), best.paths, metrics, held_out=True)

@@ -47,7 +47,7 @@ def test_static_writes_a_path_and_its_effect(
     assert json.loads(capsys.readouterr().out) == result
     assert sorted(out.rglob("*.parquet")) == before
     changed = refused(*command, "--generations", "3")
-    assert "--rules.generations: 2 there, 3 here" in changed
+    assert " (--generations: 2 there, 3 here)" in changed
     assert "no questions are held out" in refused(*common, "--out", tmp_path / "other")
     assert "cannot be divided" in refused(*command, "--shard", "0/2")
 
@@ -73,7 +73,7 @@ def test_menu_of_a_search(
     main(["menu", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == menu
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")} == before
-    effects = {one["rule"].split(",")[0]: one for one in menu["effects"]}
+    effects = {effect["rule"].split(",")[0]: effect for effect in menu["effects"]}
     assert any(name.startswith("single") for name in effects)
     assert {"vote", "logprob", "entropy", "certainty", "selector"} < set(effects)
     assert effects["pretrained model"]["held_out"]["difference"] == 0
