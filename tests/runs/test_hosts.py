@@ -31,9 +31,9 @@ def start_host(start, checkpoint, task, tmp_path):
 
 
 def free_address():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{found.getsockname()[1]}"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint, task, tmp_path):

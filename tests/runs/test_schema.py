@@ -148,11 +148,11 @@ def test_search_rows():
 
 def test_rows_of_control_searches():
     verdicts = verdicts_of(SCORES)
-    found, missed = (
+    hit, missed = (
         outcome_of(verdicts.of_target(target).take(slice(n)), target=target)
         for target, n in ((0, 4), (3, 3))
     )
-    outcome = outcome_of(verdicts, controls=(found, missed))
+    outcome = outcome_of(verdicts, controls=(hit, missed))
     rows = stored(search_evaluation_rows(encode(QUESTION), outcome), EVALUATIONS)
     assert [row["target"] for row in rows] == [1] * 4 + [0] * 4 + [3] * 3
     assert [row["control"] for row in rows] == [False] * 4 + [True] * 7

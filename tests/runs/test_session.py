@@ -350,8 +350,8 @@ def record(session, out, paths=PATHS):
     """Asks for one path of all questions, and then for more; returns the metrics."""
     metrics = Metrics()
     with session.recording(str(out), {"command": "static"}, metrics) as evaluate:
-        for some in (paths[:1], paths):
-            evaluate(pad_paths(some, QUESTIONS, tiny.LAYERS))
+        for chosen in (paths[:1], paths):
+            evaluate(pad_paths(chosen, QUESTIONS, tiny.LAYERS))
     return metrics
 
 
