@@ -1,16 +1,20 @@
 """`exact`: answers as tokens, and its verdicts against those of real greedy decoding."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cola_jax
+from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Readings
 from cola_jax.scoring import Exact
 from cola_jax.scoring.encode import encode_prompt
 from cola_jax.scoring.exact import ENDS_READ, end_tokens
-from cola_jax.scoring.generation import DECOY, TIE
+from cola_jax.scoring.generation import DECOY, GOLD, TIE
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
@@ -18,7 +22,10 @@ from tests import tiny
 from tests.tokenizers import (
     BARE,
     EOS,
+    LINE_BREAKS,
+    STOPS,
     GreedyTokenizer,
+    letter_tokenizer,
     question,
 )
 
@@ -178,3 +185,73 @@ def test_scores_can_be_read_with_decoy_as_gold(logprob, rival):
 
 
 # against decoding
+
+BOXED = dataclasses.replace(BARE, extract="boxed", stop=())
+NEAR = 3  # paths of a prompt whose answers are also changed by one token
+
+
+def row(out, b, c):
+    """Return the tokens decoded, and whether something ended them."""
+    return out.tokens[b, c, : out.length[b, c]].tolist(), out.finish[b, c] == STOPPED
+
+
+def answers(out, b):
+    """List answers that some path gives, and others one token away from them."""
+    golds = []
+    for c in range(len(out.length[b])):
+        tokens, ended = row(out, b, c)
+        body = tokens[:-1] if ended else tokens[:-2]
+        golds += [body]
+        if body and c < NEAR:
+            other = 80 + (body[-1] + 1) % 200
+            golds += [body[:-1], [*body, other], [*body[:-1], other]]
+    unique = [list(gold) for gold in dict.fromkeys(map(tuple, golds)) if gold]
+    return [gold for gold in unique if not set(gold) & {*STOPS, *LINE_BREAKS}]
+
+
+@pytest.mark.parametrize(
+    ("form", "format"),
+    [
+        ("ended", BARE),
+        ("boxed", BOXED),
+        ("closed", dataclasses.replace(BOXED, reply="<ANSWER>}")),
+    ],
+)
+def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
+    out = decoded.out
+    golds = [answers(out, b) for b in range(len(decoded.texts))]
+    if form == "closed":  # the same tokens decoded, with a brace where they had a line break
+        letters = letter_tokenizer(len(letters), "}")
+    # gold, and the answer after it as the decoy
+    pairs = [(b, own[i - 1], own[i]) for b, own in enumerate(golds) for i in range(len(own))]
+    questions = [question(decoded.texts[b], *map(letters.decode, options)) for b, *options in pairs]
+    evaluate = cola_jax.evaluator(model, questions, exact(letters, format, STOPS))
+    verdicts = evaluate([decoded.listed] * len(questions))
+
+    def gives(b, c, answer):
+        tokens, ended = row(out, b, c)
+        if form == "boxed":  # complete, whatever follows
+            return tokens[: len(answer)] == answer
+        if form == "closed" and tokens[-1] not in LINE_BREAKS:
+            return False
+        return ended and tokens[:-1] == answer
+
+    expected = np.array(
+        [
+            [[gives(b, c, option) for option in options] for c in range(len(decoded.listed))]
+            for b, *options in pairs
+        ]
+    )
+    right, decoy = expected[..., GOLD], expected[..., DECOY]
+    np.testing.assert_array_equal(verdicts.margin > 0, right)
+    np.testing.assert_array_equal(verdicts.scores > 0, expected)
+    if form != "boxed":  # of two boxes that are right, one begins with the other
+        np.testing.assert_array_equal(verdicts.verdict, right)
+        answer = np.where(right, GOLD, np.where(decoy, DECOY, NO_ANSWER))
+        np.testing.assert_array_equal(verdicts.answer, answer)
+    assert verdicts.finite.all()
+    assert min(right.sum(), decoy.sum()) > (30 if form == "closed" else 60)
+    assert (~right).sum() > 1000
+    ends = {row(out, b, c)[0][-1] for b, c in np.argwhere(out.finish == STOPPED)}
+    assert len(ends & set(STOPS)) > 3
+    assert len(ends & set(LINE_BREAKS)) > 3
