@@ -201,7 +201,8 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         reuse = [run for run in settings.reuse if run != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
         seeds.append(Seed(ways_of(run), searches(run)))
-        metrics += [start["metrics"] for start in run.manifest()["starts"] if "metrics" in start]
+        every = [start.get("metrics") for start in run.manifest()["starts"]]
+        metrics += [each for each in every if each and each["evaluations"]]
     rows = []
     for size in (*budgets(settings.evaluations + 1), settings.evaluations + 1):
         cost = [""] * 3
@@ -209,7 +210,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
             cost = [
                 f"{sum(start['evaluations'] for start in metrics):,}",
                 f"{sum(start['layer_evaluations'] for start in metrics):,}",
-                f"{np.mean([start['prefix_sharing'] for start in metrics]):.2f}x",
+                f"{mean(np.array([start['prefix_sharing'] for start in metrics])):.2f}x",
             ]
         rows.append(Row.of(name, size, seeds, session.num_layers, cost))
     return rows
