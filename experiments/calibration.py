@@ -24,9 +24,9 @@ from cola_jax.deploy.rules import (
 )
 from cola_jax.report.controls import ROBUST, Case, Ways
 from cola_jax.report.null import draw_golds
-from cola_jax.report.preference import Excess, Kept, Net, Targets, weights
 from cola_jax.report.summary import ways_of
 from cola_jax.runs.run import Run
+from cola_jax.scoring.preference import Excess, Kept, Net, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from experiments.paper.results import points, show
 

@@ -21,10 +21,10 @@ import tyro
 import cola_jax
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
-from cola_jax.report.preference import Net, Targets
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.exact import EncodedAnswer
+from cola_jax.scoring.preference import Net, Targets
 from cola_jax.scoring.statistics import Mean
 from cola_jax.tasks.task import TaskConfig
 from experiments.paper.results import points, show

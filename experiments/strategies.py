@@ -18,12 +18,12 @@ from etils import epath
 
 from cola_jax.report.compare import net_change
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways
-from cola_jax.report.preference import Excess, Kept, Net, Targets
 from cola_jax.report.results import number_or_none
 from cola_jax.report.summary import ways_of
 from cola_jax.report.tables import format_percent
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
+from cola_jax.scoring.preference import Excess, Kept, Net, Targets
 from cola_jax.scoring.statistics import holm, mean
 from cola_jax.strategies.controls import budgets
 from cola_jax.strategies.loop import resolve

@@ -17,9 +17,9 @@ from cola_jax.files import check_file, readable_json, write_whole
 if TYPE_CHECKING:
     from etils import epath
 
-    from cola_jax.report.preference import Preference
     from cola_jax.report.tables import RunReport
     from cola_jax.runs.run import Run
+    from cola_jax.scoring.preference import Preference
 
 
 @dataclasses.dataclass(frozen=True)

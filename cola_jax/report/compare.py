@@ -9,7 +9,6 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.report.controls import Ways
-from cola_jax.report.preference import Net, Preference, Targets
 from cola_jax.report.search import LABELS, search_report
 from cola_jax.report.summary import Summary, check_search, ways_of
 from cola_jax.report.tables import (
@@ -24,6 +23,7 @@ from cola_jax.report.tables import (
 )
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import asked_by_run, check_comparable
+from cola_jax.scoring.preference import Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm, number_or_none
 
 MAX_RUNS = 6  # as many as have a colour of their own

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cola_jax.report.preference import Excess, Kept, Net, Preference, Targets
+from cola_jax.scoring.preference import Excess, Kept, Net, Preference, Targets
 from cola_jax.scoring.statistics import Share
 
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]

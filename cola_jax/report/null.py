@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.report.preference import Net, Preference, Targets, weights
 from cola_jax.report.tables import NO_VALUE, Row, Table, format_percent, format_points
+from cola_jax.scoring.preference import Net, Preference, Targets, weights
 from cola_jax.scoring.statistics import Mean, Share
 
 DRAWS = 200  # of golds, for each rate

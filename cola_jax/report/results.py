@@ -11,11 +11,11 @@ from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.identity import check_belongs
 from cola_jax.path import format_path, identity
 from cola_jax.report.evaluation import effects_by_path, path_results
-from cola_jax.report.preference import Preference
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.tables import Row, Table
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import deciding
+from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Share, number_or_none
 from cola_jax.tasks.registry import TASKS
 

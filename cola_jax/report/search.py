@@ -4,7 +4,6 @@ import math
 
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST
 from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED, SHORTEST, Depth
-from cola_jax.report.preference import Net
 from cola_jax.report.summary import Summary
 from cola_jax.report.tables import (
     NO_VALUE,
@@ -24,6 +23,7 @@ from cola_jax.report.tables import (
     value_row,
 )
 from cola_jax.runs.run import Run
+from cola_jax.scoring.preference import Net
 
 MAX_LEVEL = 100  # characters
 LABELS = {

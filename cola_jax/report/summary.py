@@ -23,9 +23,9 @@ from cola_jax.report.layers import (
     list_lengths,
     summarise_layers,
 )
-from cola_jax.report.preference import Excess, Kept, Net, Preference
 from cola_jax.runs.run import PartFiles, Run
 from cola_jax.runs.schema import join
+from cola_jax.scoring.preference import Excess, Kept, Net, Preference
 from cola_jax.scoring.statistics import Share, holm, mean
 
 COLUMNS = [*CONTROL_COLUMNS, "metadata", "evaluations", "confirmed", "answers"]  # of questions

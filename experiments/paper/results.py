@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, Depth, LayerUse
-from cola_jax.report.preference import Excess, Kept, Net
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.tables import (
     format_interval,
@@ -18,6 +17,7 @@ from cola_jax.report.tables import (
     task_name,
 )
 from cola_jax.runs.run import Run
+from cola_jax.scoring.preference import Excess, Kept, Net
 from cola_jax.scoring.statistics import Mean
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])

@@ -13,9 +13,9 @@ import tyro
 from etils import epath
 
 from cola_jax.report.controls import ONCE, ROBUST
-from cola_jax.report.preference import Kept, Net
 from cola_jax.report.summary import Summary
 from cola_jax.report.tables import format_percent
+from cola_jax.scoring.preference import Kept, Net
 from cola_jax.scoring.statistics import holm
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.rules import PresetName, Space

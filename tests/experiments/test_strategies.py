@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Case, Reached, Ways
-from cola_jax.report.preference import Net
+from cola_jax.scoring.preference import Net
 from experiments.strategies import Hits, Seed, first_hits, layers_run, measure
 
 BASE = (0, 1, 2, 3)

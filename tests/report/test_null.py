@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cola_jax.report.null import draw_golds, null
-from cola_jax.report.preference import Net
+from cola_jax.scoring.preference import Net
 from experiments.calibration import drawn
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from cola_jax.report.preference import UNWEIGHTED, Excess, Kept, Net, Preference, Targets
+from cola_jax.scoring.preference import UNWEIGHTED, Excess, Kept, Net, Preference, Targets
 from experiments.calibration import TARGETS, drawn
 
 
