@@ -3,7 +3,8 @@
 `python -m experiments.calibration` draws questions with and without an effect, and prints how often
 each test rejects and each interval covers the truth. With `--run RUN`, a search for all options
 (`--control all --variants ...`), gold is also drawn anew over its stored searches: nothing is left
-to find, and no figure should be clear of zero. `--tables` picks some of the tables.
+to find, and no figure should be clear of zero. The smallest effect that the run would show is
+drawn likewise. `--tables` picks some of the tables.
 """
 
 import dataclasses
@@ -23,10 +24,8 @@ from cola_jax.deploy.rules import (
     right_by_rule,
 )
 from cola_jax.report.controls import ROBUST, Case, Ways
-from cola_jax.report.null import draw_golds
-from cola_jax.report.summary import ways_of
 from cola_jax.runs.run import Run
-from cola_jax.scoring.preference import Excess, Kept, Net, Targets, weights
+from cola_jax.scoring.preference import Kept, Net, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from experiments.paper.results import points, show
 
@@ -36,6 +35,8 @@ TARGETS = 3  # that a question is searched for
 MANY = 50_000  # questions that give the truth
 SKILLS = {10: 0.49, 24: 1.25}  # log-odds of a reached target to be gold, by points of effect
 P = 0.05
+DRAWS, POWER = 200, 0.8  # of each effect, and their share with p <= 0.05 at the smallest
+LARGEST = 6.0  # log-odds of reached targets beyond which no effect is tried
 MENU, FEATURES = 5, 64  # paths of a menu, and features of a prompt
 Table = Literal["level", "coverage", "power", "kept", "menus", "run"]
 
@@ -62,6 +63,12 @@ def drawn(n: int, tau: float, random: np.random.Generator, skill: float = 0.0) -
     return Targets(hits, gaps).relabel(
         draw_golds(weights(gaps, tau) * np.exp(skill * hits), random)
     )
+
+
+def draw_golds(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw a target [n] of each question by weights [n, J]."""
+    bounds = np.cumsum(weight, axis=1)
+    return (random.random((len(weight), 1)) * bounds[:, -1:] > bounds).sum(axis=1)
 
 
 def percent(mask: list[bool]) -> str:
@@ -138,10 +145,6 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
                 drawn(n, 0.0, random, skill)._replace(weighted=False)
             ).interval,
         )  # fmt: skip
-        yield row(
-            "by distance", Excess.of(many).value,
-            lambda n, random, skill=skill: Excess.of(drawn(n, 0.0, random, skill)).interval,
-        )  # fmt: skip
     for effect in (0.0, 2.0):
         yield row(
             "layers kept", effect, lambda n, random, e=effect: kept(n, random, e).interval
@@ -176,7 +179,7 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     """Tabulate a run whose gold is another of the searched options."""
     assert settings.run is not None
     run = Run(settings.run)
-    ways, layers = ways_of(run), run.manifest()["starts"][-1]["num_layers"]
+    ways, layers = Ways.of(run), run.manifest()["starts"][-1]["num_layers"]
     random, count = np.random.default_rng(5), settings.replicates
     for name in ways.names:
         _, targets = ways.targets(name)
@@ -189,6 +192,9 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
                 for _ in range(count)
             ]
             yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
+        if shown := smallest_effect(targets):
+            label = "smallest effect shown 4 times in 5"
+            yield [label, name, f"{len(targets.hits)}", *summed(shown)]
     whole = [case for case in ways.cases if set(range(case.scores.shape[1])) <= set(case.searches)]
     for name in ways.names:
         nets, kepts = [], []
@@ -211,6 +217,25 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
                 f"{len(whole)}",
                 *summed_kept(own),
             ]
+
+
+def smallest_effect(targets: Targets) -> list[Net]:
+    """Return draws of the smallest effect with p <= 0.05 in four of five draws; [] for none.
+
+    Gold is drawn by the model's preference, times the odds of targets that were reached, which are
+    bisected.
+    """
+    weight = weights(targets.gaps, targets.preference().tau)
+    random, low, high, smallest = np.random.default_rng(0), 0.0, LARGEST, []
+    for _ in range(6):
+        middle = (low + high) / 2
+        golds = (draw_golds(weight * np.exp(middle * targets.hits), random) for _ in range(DRAWS))
+        nets = [Net.of(targets.relabel(gold), quick=True) for gold in golds]
+        if np.mean([net.p <= P for net in nets]) >= POWER:
+            high, smallest = middle, nets
+        else:
+            low = middle
+    return smallest
 
 
 def menus(settings: Calibration) -> Iterator[list[str]]:

@@ -16,15 +16,12 @@ import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.report.compare import net_change
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways
-from cola_jax.report.results import number_or_none
-from cola_jax.report.summary import ways_of
+from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways, net_change
 from cola_jax.report.tables import format_percent
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
-from cola_jax.scoring.preference import Excess, Kept, Net, Targets
-from cola_jax.scoring.statistics import holm, mean
+from cola_jax.scoring.preference import Kept, Net, Targets
+from cola_jax.scoring.statistics import holm, mean, number_or_none
 from cola_jax.strategies.controls import budgets
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.rules import Rules
@@ -33,7 +30,7 @@ from experiments.paper.results import p_of, points, show
 from experiments.searches import Searches
 
 HEAD = (
-    "strategy", "evaluations", "W→C", "net, points", "by distance", "best path again, net",
+    "strategy", "evaluations", "W→C", "net, points", "best path again, net",
     "robust, net", "layers kept, right minus wrong", "first hit of gold, of controls",
     "layers a question", "run in all", "layers run", "sharing",
 )  # fmt: skip
@@ -160,7 +157,6 @@ class Row(NamedTuple):
     evaluations: int
     measured: Measured
     nets: dict[str, Net]
-    curve: Excess | None
     cells: tuple[str, ...]  # W→C, and its cost
 
     @classmethod
@@ -170,14 +166,12 @@ class Row(NamedTuple):
         """Measure a strategy at a number of evaluations."""
         measured = measure(seeds, size, num_layers)
         nets = {way: Net.of(targets) for way, (_, targets) in measured.targets.items()}
-        _, once = measured.targets[ONCE]
-        curve = Excess.of(once) if once.weighted and len(seeds) == 1 else None
         gold, controls = first_hits(seeds, size)
         own = [seed.hits[case.id, case.gold] for seed in seeds for case in seed.ways.cases]
         first = f"{mean(gold):.1f}, {mean(controls):.1f}"
         run = f"{layers_run(own, size):,.0f}"
         corrected = format_percent(mean(gold < size))
-        return cls(name, size - 1, measured, nets, curve, (corrected, first, run, *cost))
+        return cls(name, size - 1, measured, nets, (corrected, first, run, *cost))
 
     def line(self, p: Mapping[tuple[str, int, str], float]) -> list[str]:
         """Format the row, with p-values as corrected for the table."""
@@ -187,10 +181,8 @@ class Row(NamedTuple):
             for way in (ONCE, AGAIN, ROBUST)
         ]  # fmt: skip
         corrected, *cost = self.cells
-        curve = "–" if self.curve is None else points(self.curve)
         kept = layers_of(self.measured.kept, p[self.strategy, self.evaluations, KEPT])
-        return [f"`{self.strategy}`", str(self.evaluations), corrected, nets[0], curve, *nets[1:],
-                kept, *cost]  # fmt: skip
+        return [f"`{self.strategy}`", str(self.evaluations), corrected, *nets, kept, *cost]
 
 
 def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
@@ -200,7 +192,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
         reuse = [run for run in settings.reuse if run != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
-        seeds.append(Seed(ways_of(run), searches(run)))
+        seeds.append(Seed(Ways.of(run), searches(run)))
         every = [start.get("metrics") for start in run.manifest()["starts"]]
         metrics += [each for each in every if each and each["evaluations"]]
     rows = []
@@ -260,7 +252,6 @@ def main(settings: Strategies) -> None:
             "strategy": row.strategy,
             "evaluations": row.evaluations,
             "net": {way: net._asdict() for way, net in row.nets.items()},
-            "by_distance": row.curve and row.curve._asdict(),
             "kept": row.measured.kept._asdict(),
         }
         for row in rows

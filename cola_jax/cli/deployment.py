@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
@@ -51,12 +52,12 @@ class Static(Command):
     def run(self) -> None:
         check_one_task("static", self.flags.task)
         from cola_jax.deploy.static import find_path
-        from cola_jax.report.deployed import static_json, static_table
+        from cola_jax.report.results import static_content, static_table
 
         session, out = self.flags.prepare(command=self), self.flags.out
         best = run_with_progress(lambda metrics: find_path(session, out, self.settings, metrics))
-        content = static_json(best, self.flags.task.task, origin_of(session))
-        write_result(f"{out}/{RESULT}", content, None if self.json else static_table(best))
+        content = static_content(best, self.flags.task.task, origin_of(session))
+        write_result(f"{out}/{RESULT}", content, None if self.json else static_table(content))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Menu(Command):
 
         from cola_jax.deploy.menu import find_menu
         from cola_jax.deploy.rules import MENU, SELECTOR
-        from cola_jax.report.deployed import menu_json, menu_table
+        from cola_jax.report.results import menu_content, menu_table
 
         session = screen = self.flags.prepare(command=self)
         if self.try_scorer is not None:
@@ -98,15 +99,16 @@ class Menu(Command):
         np.savez(file, **menu.selector._asdict())
         write_whole(f"{out}/{SELECTOR}", file.getvalue())
         write_flags(out, self)
-        content = menu_json(menu, origin_of(session) | {"task": self.flags.task.task})
-        write_result(f"{out}/{MENU}", content, None if self.json else menu_table(menu))
+        content = menu_content(menu, origin_of(session) | {"task": self.flags.task.task})
+        write_result(f"{out}/{MENU}", content, None if self.json else menu_table(content))
 
 
-def write_result(file: str, content: str, table: Table | None) -> None:
+def write_result(file: str, content: dict[str, Any], table: Table | None) -> None:
     """Write a file of JSON, and print its table, or the JSON itself where there is none."""
-    write_whole(file, content.encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(file, text.encode())
     if table is None:
-        print(content, end="")
+        print(text, end="")
     else:
         console.print(table)
     log.info("written to %s", file)
@@ -151,7 +153,7 @@ class Distill(Command):
     def train(self) -> None:
         """Train the router, and print its effect on held-out questions."""
         from cola_jax.deploy.distill import distill
-        from cola_jax.report.deployed import router_lines
+        from cola_jax.report.results import router_lines
         from cola_jax.runs.run import Run
         from cola_jax.runs.session import RunConfig
 

@@ -1,8 +1,6 @@
 """`cola report`."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +28,8 @@ class Report(Command):
     """
 
     run_directories: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
-    """Runs of `cola search`, `cola evaluate` or `cola scan`; several searches for one page."""
+    """Runs of `cola search`, `cola evaluate` or `cola scan`, or results of `cola static` or `menu`;
+    several searches for one page."""
     page: Path | None = None
     """The page to write, with the same tables beside it as .md, and every block of a scan as .csv;
     report.html in the run directory by default, in the current one for several runs. The paths of
@@ -39,9 +38,6 @@ class Report(Command):
     """Print all numbers, not only the verdict and the first ten rows."""
     polar: Path | None = None
     """File to write with the paths of each question, as PoLar's merged_mcts_samples.json."""
-    null: bool = False
-    """Print instead the results of the tests when nothing is left to find, as gold is drawn anew
-    among the answers searched for; and the smallest effect that the run would show."""
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
@@ -49,62 +45,35 @@ class Report(Command):
     """Print the results as JSON, in the form of results.json."""
 
     def run(self) -> None:
+        from cola_jax.report.results import read_deployed
         from cola_jax.runs.run import Run
 
         if not self.run_directories:
             raise UsageError("`cola report` needs RUN-DIRECTORIES: give at least one.")
         if self.page is not None:
             check_page(self.page)
-        single = [name for name in ("null", "polar") if getattr(self, name)]
-        if single and len(self.run_directories) > 1:
-            raise InputError(f"--{single[0]} is for one run: give one run directory.")
+        if self.polar and len(self.run_directories) > 1:
+            raise InputError("--polar is for one run: give one run directory.")
         runs = [Run(directory) for directory in self.run_directories]
-        if self.null:
-            self.show_null(runs[0])
-            return
-        self.export(runs[0])
-        if len(runs) == 1:
-            self.show(runs[0])
-        else:
-            self.compare(runs)
-
-    def export(self, run: "Run") -> None:
-        """Write the file of another project."""
-        from cola_jax.runs.stored import write_polar
-
         if self.polar is not None:
-            console.print(write_polar(run, self.polar), soft_wrap=True)
+            from cola_jax.runs.stored import write_polar
 
-    def show_null(self, run: "Run") -> None:
-        """Print the results of the tests when nothing is left to find."""
-        from cola_jax.report.null import CAPTION, null, null_table
-        from cola_jax.report.summary import check_search, ways_of
-        from cola_jax.report.tables import terminal_table
-        from cola_jax.scoring.statistics import number_or_none
-
-        if self.page or self.polar:
-            raise InputError("--null writes no file: leave out --page and --polar.")
-        check_search(run, run.manifest()["settings"])
-        ways, preference = ways_of(run), self.read_preference(run)
-        targets = {name: ways.targets(name)[1] for name in ways.names}
-        if not any(len(each.hits) for each in targets.values()):
-            raise InputError(
-                f"{run.directory} has no wrong question that was searched for other options: "
-                "search with --control all."
-            )
-        nulls = {name: null(each, preference) for name, each in targets.items()}
-        if self.json:
-            print_json(number_or_none({name: each.to_json() for name, each in nulls.items()}))
+            console.print(write_polar(runs[0], self.polar), soft_wrap=True)
+        if len(runs) > 1:
+            self.compare(runs)
+        elif deployed := read_deployed(runs[0].directory):
+            self.show_deployed(*deployed)
         else:
-            console.print(terminal_table(null_table(nulls, weighted=ways.weighted), CAPTION))
+            self.show(runs[0])
 
-    def read_preference(self, run: "Run") -> "Preference | None":
-        """Read the preference of another run for this one, if one is named."""
-        from cola_jax.report.results import read_preference
-
-        if self.preference is None:
-            return None
-        return read_preference(self.preference, run.manifest()["settings"])
+    def show_deployed(self, content: Any, table: Any) -> None:
+        """Print the result of `cola static` or `menu`."""
+        if self.page is not None:
+            raise InputError("--page is for runs: leave it out.")
+        if self.json:
+            print_json(content)
+        else:
+            console.print(table)
 
     def show(self, run: "Run") -> dict[str, Any]:
         """Print the report of a run, write its page, and return its results, none of a scan."""
@@ -130,14 +99,15 @@ class Report(Command):
 
     def show_scan(self, run: "Run", page: "epath.Path") -> None:
         """Print the best blocks of a scan, and write every block as CSV and a page."""
-        from cola_jax.report.page import write_scan_page
-        from cola_jax.report.scan import scan_csv, scan_report, summarise_scan
+        from cola_jax.report import write_page
+        from cola_jax.report.figures import scan_figures
+        from cola_jax.report.scan import scan_csv, scan_records, scan_report, summarise_scan
 
         summary = summarise_scan(run)
-        tables, table = scan_report(run, summary), scan_csv(summary)
-        self.print_report(list(csv.DictReader(io.StringIO(table))), [tables])
-        write_scan_page(tables, summary, page)
-        write_whole(page.with_suffix(".csv"), table.encode())
+        tables, records = scan_report(run, summary), scan_records(summary)
+        write_page(tables, page, {"figures": scan_figures(summary)})
+        write_whole(page.with_suffix(".csv"), scan_csv(records).encode())
+        self.print_report(records, [tables])
         self.write_markdown([tables], page)
 
     def compare(self, runs: "Sequence[Run]") -> None:
@@ -153,12 +123,20 @@ class Report(Command):
         changes = report.compare_runs(runs, summaries[0].num_layers, preference)
         for result, change in zip(results[1:], changes, strict=True):
             result["against"] = {"run": names[0], **change.to_json()}
+        report.write_search_page(runs, summaries, page, changes)
         tables = list(map(report.search_report, runs, summaries))
         self.print_report(results, tables, names)
         if not self.json:
             console.print(terminal_table(report.changes_table(names, changes)))
-        report.write_search_page(runs, summaries, page, changes)
         self.write_markdown(tables, page)
+
+    def read_preference(self, run: "Run") -> "Preference | None":
+        """Read the preference of another run for this one, if one is named."""
+        from cola_jax.report.results import read_preference
+
+        if self.preference is None:
+            return None
+        return read_preference(self.preference, run.manifest()["settings"])
 
     def page_in(self, folder: Any) -> "epath.Path":
         """Return where the page is written, by default in this folder."""

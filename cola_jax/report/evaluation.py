@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from cola_jax.errors import InputError, shown
 from cola_jax.path import format_path, identity
+from cola_jax.report.controls import scorer_flag
 from cola_jax.report.layers import is_null, is_true
-from cola_jax.report.summary import read_evaluations, scorer_flag
+from cola_jax.report.summary import read_evaluations
 from cola_jax.report.tables import (
     Row,
     RunReport,
@@ -35,6 +36,7 @@ class PathResult:
     """The results of one path over all questions."""
 
     path: tuple[int, ...]
+    is_identity: bool
     correct: Share  # of the graded evaluations
     margin: float  # mean over the finite graded evaluations, NaN where there are none
     not_finite: Share  # of all evaluations
@@ -60,28 +62,27 @@ def path_results(run: Run) -> list[PathResult]:
     if not rows.num_rows:
         raise InputError(f"{run.directory} has no question done yet: let the evaluation run first.")
     paths = [tuple(path) for path in settings["paths"]]
-    node, question = rows["node"].to_numpy(), rows["question"].combine_chunks().dictionary_encode()
-    graded, right, finite = (
-        ~is_null(rows["verdict"]),
-        is_true(rows["verdict"]),
-        is_true(rows["finite"]),
-    )
-    margin, tokens = rows["margin"].to_numpy(), rows["num_tokens"]
-    decoded, length = ~is_null(tokens), tokens.fill_null(0).to_numpy()
-    ended, truncated = ~is_null(rows["truncated"]), is_true(rows["truncated"])
     original = identity(manifest["starts"][-1]["num_layers"])
-    effects = paired_effects(paths, original, (question.indices.to_numpy(), node), graded, right)
+    place = rows["question"].combine_chunks().dictionary_encode().indices.to_numpy()
+    verdicts = np.full((place.max() + 1, len(paths)), np.nan)  # NaN where ungraded
+    right, ungraded = is_true(rows["verdict"]), is_null(rows["verdict"])
+    verdicts[place, rows["node"].to_numpy()] = np.where(ungraded, np.nan, right)
+    before = paths.index(original) if original in paths else None
+    effects = [paired_effect(verdicts, c, before) for c in range(len(paths))]
     p = holm([math.nan if effect is None else effect.difference.p for effect in effects])
     results = []
     for c, path in enumerate(paths):
-        mine = node == c
+        mine = rows.filter(pc.field("node") == c)
+        graded = mine.filter(pc.field("verdict").is_valid())
+        margin = graded.filter(pc.field("finite"))["margin"].to_numpy()
         result = PathResult(
             path,
-            correct=Share.of(right[mine & graded]),
-            margin=mean(margin[mine & graded & finite & np.isfinite(margin)]),
-            not_finite=Share.of(~finite[mine]),
-            truncated=Share.of(truncated[mine & ended]),
-            tokens=mean(length[mine & decoded]),
+            path == original,
+            correct=Share.of(is_true(graded["verdict"])),
+            margin=mean(margin[np.isfinite(margin)]),
+            not_finite=Share.of(~is_true(mine["finite"])),
+            truncated=Share.of(is_true(mine["truncated"].drop_null())),
+            tokens=mean(mine["num_tokens"].drop_null().to_numpy()),
             effect=effects[c],
             p=p[c],
         )
@@ -90,35 +91,22 @@ def path_results(run: Run) -> list[PathResult]:
     return sorted(results, key=lambda x: (-x.correct.value if x.correct.n else 1, len(x.path)))
 
 
-def paired_effects(
-    paths: list[tuple[int, ...]],
-    original: tuple[int, ...],
-    place: tuple[np.ndarray, np.ndarray],
-    graded: np.ndarray,
-    right: np.ndarray,
-) -> list[Effect | None]:
-    """Compare each path with the identity path, on the questions on which both are graded.
+def paired_effect(verdicts: np.ndarray, c: int, before: int | None) -> Effect | None:
+    """Compare a path with the identity path `before`, on the questions that both have graded.
 
-    `place` is the question and the path of each evaluation. None for the identity path, and for all
-    paths if it was not evaluated.
+    None for the identity path, and for all paths if it was not evaluated.
     """
-    known, correct = (np.zeros((place[0].max() + 1, len(paths)), bool) for _ in range(2))
-    known[place], correct[place] = graded, right
-    before = paths.index(original) if original in paths else None
-    effects: list[Effect | None] = [None] * len(paths)
-    for c in range(len(paths)):
-        if before is not None and c != before:
-            both = known[:, c] & known[:, before]
-            effects[c] = Effect.of(correct[both, c], correct[both, before])
-    return effects
+    if before is None or c == before:
+        return None
+    both = ~np.isnan(verdicts[:, [c, before]]).any(axis=1)
+    return Effect.of(verdicts[both, c] > 0, verdicts[both, before] > 0)
 
 
 def evaluation_report(run: Run) -> RunReport:
     """Make the report of an evaluation; raises as `path_results`."""
     results, manifest = path_results(run), run.manifest()
-    original = identity(manifest["starts"][-1]["num_layers"])
     decodes = scorer_flag(manifest, "decodes")
-    rows = [path_row(result, original, decodes) for result in results]
+    rows = [path_row(result, decodes) for result in results]
     measure = "tokens" if decodes else "margin"  # which is that of a single token there
     columns = ("path", "positions", "correct", "points more", "p", measure)
     rest = [Table(rows[MAIN:], "Other paths", columns)] if rows[MAIN:] else []
@@ -144,18 +132,16 @@ def evaluation_verdict(results: list[PathResult]) -> str:
     _, points, interval = effect_cells(effect)
     size = f"{points} points, 95 % interval {interval}, p {format_p(result.p)}"
     path = format_path(result.path)
-    if better:
-        return f"Shown: path {path} answers more questions correctly than the model ({size})."
     if different:
-        return f"Shown: path {path} answers fewer questions correctly than the model ({size})."
+        count = "more" if better else "fewer"
+        return f"Shown: path {path} answers {count} questions correctly than the model ({size})."
     return f"Nothing shown: no path differs from the model beyond chance; {path} is best ({size})."
 
 
-def path_row(result: PathResult, original: tuple[int, ...], decodes: bool) -> Row:
+def path_row(result: PathResult, decodes: bool) -> Row:
     """Make the row of a path, each interval below its value."""
     correct = format_percent(result.correct.value), format_interval(result.correct.interval)
     more = effect_cells(result.effect)[1:] if result.effect else ()
-    is_original = result.path == original
     cells = (
         str(len(result.path)),
         "\n".join(filter(None, correct)),
@@ -163,23 +149,22 @@ def path_row(result: PathResult, original: tuple[int, ...], decodes: bool) -> Ro
         format_p(result.p) if result.effect else "",
         format_mean(result.tokens) if decodes else format_mean(result.margin, decimals=2),
     )
-    return Row(format_path(result.path) + " (identity)" * is_original, cells, bold=is_original)
+    label = format_path(result.path) + " (identity)" * result.is_identity
+    return Row(label, cells, bold=result.is_identity)
 
 
 def evaluation_lead(run: Run, results: list[PathResult]) -> str:
     """State the size of an evaluation, and what limits its results."""
-    done, planned = run.questions(["question"]).num_rows, run.manifest()["settings"]["questions"]
+    done, planned = run.questions(["question"]).num_rows, run.settings()["questions"]
     evaluations = sum(result.not_finite.n for result in results)
     ungraded = evaluations - sum(result.correct.n for result in results)
     not_finite = sum(result.not_finite.hits for result in results)
     decoded = sum(result.truncated.n for result in results)
-    compared = sum(result.effect is not None for result in results)
+    has_identity = any(result.is_identity for result in results)
+    others = len(results) - has_identity
     parts = [f"{evaluations:,} evaluations on {done:,} of {planned:,} questions."]
     if ungraded:
-        parts.append(
-            f"{ungraded:,} evaluations ungraded, as the grader failed: they count neither as "
-            "correct nor as wrong."
-        )
+        parts.append(f"{ungraded:,} evaluations ungraded, counted neither as correct nor as wrong.")
     if not_finite:
         parts.append(f"{not_finite:,} evaluations not finite, which counts as wrong.")
     if decoded:
@@ -189,13 +174,12 @@ def evaluation_lead(run: Run, results: list[PathResult]) -> str:
             f"Truncated by the token limit: {format_percent(truncated)}; tokens decoded per "
             f"evaluation, mean: {format_mean(tokens)}."
         )
-    original = identity(run.manifest()["starts"][-1]["num_layers"])
-    if not compared and any(result.path != original for result in results):
+    if not has_identity:
         parts.append(
             "The identity path was not evaluated, so no path is compared with the model: add "
-            f"--paths {format_path(original)}."
+            f"--paths {format_path(identity(run.manifest()['starts'][-1]['num_layers']))}."
         )
-    if len(results) > 2 or (len(results) == 2 and not compared):
+    if others > 1:
         parts.append(
             "The best of these paths is selected on these same questions, so its share is biased "
             "upwards: measure it on others."
@@ -213,12 +197,3 @@ def evaluation_note(results: list[PathResult]) -> str:
         "Intervals: 95 %. Points more: the difference to the identity path, paired over questions; "
         f"p: exact, two-sided{correction}."
     )
-
-
-def effects_by_path(results: list[PathResult]) -> dict[str, Any]:
-    """Return the effect of each path as numbers, by its text form."""
-    return {
-        format_path(result.path): result.effect.to_json() | {"p_holm": result.p}
-        for result in results
-        if result.effect is not None
-    }

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.deploy.scan import KINDS, Kind
+from cola_jax.deploy.scan import KINDS
 from cola_jax.report.layers import (
     ALL,
     CONTROLS,
     CORRECTED,
     RETAINED,
     LayerUse,
+    Reach,
     is_null,
     is_true,
 )
@@ -99,10 +100,16 @@ def rounded(values: Sequence[Any]) -> list[Any]:
     ]
 
 
-def share_row(x: int, hits: int, n: int) -> list[Any]:
-    """Make the row of a share."""
-    share = Share(int(hits), int(n))
-    return rounded([x, share.value, *share.interval, share.n])
+def share_rows(hits: np.ndarray, n: int, first: int) -> Rows:
+    """List the share of n searches at each x from `first` on where the hits [x] change."""
+    changes = np.diff(hits, prepend=-1) != 0
+    changes[[first, -1]] = True
+    rows = []
+    for x in np.flatnonzero(changes).tolist():
+        share = Share(int(hits[x]), n)
+        if x >= first and n:
+            rows.append(rounded([x, share.value, *share.interval, n]))
+    return rows
 
 
 def evaluation_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
@@ -125,9 +132,8 @@ def first_hits(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Return for S searches whether their question was right before, and their first hit.
 
-    Returns:
-      Right before [S]; evaluations before the first path that gives the target, or NEVER [S]; and
-      the evaluations of the longest search.
+    The first hit [S] is the number of evaluations before the first path that gives the target, or
+    NEVER. Also returns the evaluations of the longest search.
     """
     place = index_in(rows["question"], questions["question"])
     baseline = questions["baseline"]
@@ -145,35 +151,30 @@ def first_hits(
 
 
 def cumulative(first: np.ndarray, last: int) -> Rows:
-    """List the share of searches that is at most x for x = 0..last, where it changes."""
-    if not len(first):
-        return []
+    """List the share of searches whose first hit is at most x, for x = 0..last."""
     hits = np.cumsum(np.bincount(first[first <= last], minlength=last + 1))
-    changes = np.diff(hits, prepend=-1) != 0
-    changes[[0, -1]] = True
-    return [share_row(x, hits[x], len(first)) for x in np.flatnonzero(changes).tolist()]
+    return share_rows(hits, len(first), 0)
 
 
 def depth_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
     """Yield the share of searches that reach their target, by positions allowed."""
     layers = runs[0][2].num_layers
     for name, group in GROUPS.items():
-        lines = []
-        for place, (_, _, summary) in enumerate(runs):
-            for label in (name, CONTROLS[name]):
-                reach = summary.reach[label]
-                hits = np.rint(reach.share * reach.searches).astype(int)
-                first = max(int(np.argmax(hits > 0)) - 1, 0)
-                changes = np.diff(hits, prepend=-1) != 0
-                changes[[first, -1]] = True
-                places = [x for x in np.flatnonzero(changes).tolist() if x >= first]
-                rows = [share_row(x, hits[x], reach.searches) for x in places]
-                rows = rows if reach.searches else []
-                lines.append(series(runs, place, rows, control=label != name))
+        lines = [
+            series(runs, place, reach_rows(summary.reach[label]), control=label != name)
+            for place, (_, _, summary) in enumerate(runs)
+            for label in (name, CONTROLS[name])
+        ]
         yield {
             "kind": "steps", "title": group, "x": "positions allowed", "series": lines,
             "reference": {"x": layers, "label": f"model: {layers}"},
         }  # fmt: skip
+
+
+def reach_rows(reach: Reach) -> Rows:
+    """List the share of searches by depth, from just below the first target that is reached."""
+    hits = np.rint(reach.share * reach.searches).astype(int)
+    return share_rows(hits, reach.searches, max(int(np.argmax(hits > 0)) - 1, 0))
 
 
 def layer_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
@@ -216,39 +217,33 @@ def scan_figures(summary: ScanSummary) -> list[dict[str, Any]]:
         else "Each block of layers, repeated above the diagonal and skipped below it: the change "
         "against the pretrained model on the same questions. The circle marks the best block."
     )
+
+    def rows_of(kind: str, label: str) -> Rows:
+        """List the change that each block of one kind makes."""
+        return [
+            rounded(scan_row(cell, label, summary.questions if single else None))
+            for cell in summary.cells
+            if cell.block.kind == kind
+        ]
+
     panels = [
         {
             "kind": "bars" if single else "map", "title": label, "x": "layer", "percent": False,
             "columns": ROW if single else BLOCK, "layers": summary.num_layers,
             "best": [best.block.kind, best.block.start, best.block.stop - 1],
-            "series": [
-                {"name": kind, "css": kind, "rows": scan_rows(summary, kind, label, single=single)}
-                for kind in KINDS
-            ],
+            "series": [{"name": k, "css": k, "rows": rows_of(k, label)} for k in KINDS],
         }
         for label, best in ((ACCURACY, summary.best), (MARGIN, summary.best_margin))
     ]  # fmt: skip
     return [figure("scan", "The change that each block makes", caption, panels)]
 
 
-def scan_rows(summary: ScanSummary, kind: Kind, measure: str, *, single: bool) -> Rows:
-    """List the change that each block of one kind makes."""
-    rows = []
-    for cell in summary.cells:
-        if cell.block.kind != kind:
-            continue
-        change = scan_change(cell, measure)
-        block = (cell.block.start, cell.block.stop - 1)
-        p = cell.p if measure == ACCURACY else cell.p_margin
-        rows.append(
-            rounded([block[0], *change, summary.questions] if single else [*block, *change, p])
-        )
-    return rows
-
-
-def scan_change(cell: Cell, measure: str) -> tuple[float, float, float]:
-    """Return the change that a block makes, in points or nats, and its interval."""
+def scan_row(cell: Cell, measure: str, questions: int | None) -> list[Any]:
+    """Make the row of a bar, with its number of questions, or of a cell of a map, without."""
+    change, scale, p = cell.difference, 100, cell.p
     if measure == MARGIN:
-        return cell.margin.value, *cell.margin.interval
-    value, (low, high) = cell.difference.value, cell.difference.interval
-    return 100 * value, 100 * low, 100 * high
+        change, scale, p = cell.margin, 1, cell.p_margin
+    values = [scale * value for value in (change.value, *change.interval)]
+    if questions is not None:
+        return [cell.block.start, *values, questions]
+    return [cell.block.start, cell.block.stop - 1, *values, p]

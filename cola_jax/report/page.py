@@ -3,24 +3,41 @@
 import base64
 import functools
 import hashlib
-from collections.abc import Sequence
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
+import pyarrow as pa
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.files import write_whole
-from cola_jax.report.compare import Change, compared_report, run_names
-from cola_jax.report.figures import scan_figures, search_figures
-from cola_jax.report.questions import Questions, gather_questions, script_json, write_chunks
-from cola_jax.report.scan import ScanSummary
+from cola_jax.files import matching, write_whole
+from cola_jax.report.controls import Change
+from cola_jax.report.figures import search_figures
+from cola_jax.report.layers import list_lengths
+from cola_jax.report.search import compared_report, run_names, search_report
 from cola_jax.report.summary import Summary
-from cola_jax.report.tables import RunReport
+from cola_jax.report.tables import RunReport, cut_middle
 from cola_jax.runs.run import Run
+from cola_jax.runs.schema import by_question
 
-INLINE = 1_000_000  # characters of questions up to which a page needs no files beside it
 SCRIPTS = ("dom.js", "figures.js", "questions.js")
+INLINE = 1_000_000  # characters of questions up to which a page needs no files beside it
+CHUNK = 256_000  # characters of a chunk, about
+MAX_LISTED = 200  # characters of a question's text in the list
+MAX_TEXT = 2000  # characters of a completion
+MAX_ANSWER = 200  # characters of an answer, an id or an edit
+MAX_QUESTION = 20_000  # characters of a question or an option
+
+COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
+EVALUATION = ["question", "path", "verdict", "margin", "answer", "node", "parent", "edit"]
+EVALUATION += ["target", "control", *COMPLETION]
+QUESTION = ["question", "text", "options", "gold", "best", "confirmed", "baseline"]
+QUESTION += ["baseline_answer", "controls"]
 
 
 def write_search_page(
@@ -36,7 +53,7 @@ def write_search_page(
     Raises OSError where a file cannot be written.
     """
     names = run_names(runs)
-    data = {
+    data: dict[str, Any] = {
         "runs": names,
         "layers": summaries[0].num_layers,
         "open": summaries[0].open,
@@ -44,43 +61,35 @@ def write_search_page(
         "float32": summaries[0].dtype == "float32",
         "figures": search_figures(list(zip(names, runs, summaries, strict=True))),
     }
-    report, questions = compared_report(runs, summaries, changes), gather_questions(runs, summaries)
-    write_page(report, file, data, questions, summaries)
-
-
-def write_scan_page(report: RunReport, summary: ScanSummary, file: epath.PathLike) -> None:
-    """Write the page of a scan; OSError where the file cannot be written."""
-    write_page(report, file, {"figures": scan_figures(summary)})
+    reports = list(map(search_report, runs, summaries))
+    report = compared_report(names, reports, changes) if len(runs) > 1 else reports[0]
+    data["questions"], chunks = gather_questions(runs)
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update("".join(chunk).encode())
+    data["token"] = digest.hexdigest()[:16]  # by which a page knows its own files
+    target = epath.Path(file)
+    # the scripts before the page that loads them
+    beside = chunks if sum(map(len, itertools.chain(*chunks))) > INLINE else []
+    data["files"] = write_chunks(target.parent / f"{target.stem}_files", data["token"], beside)
+    write_page(report, file, data, summaries, [] if beside else chunks)
 
 
 def write_page(
     report: RunReport,
     file: epath.PathLike,
-    data: dict[str, Any] | None = None,
-    questions: Questions | None = None,
+    data: Mapping[str, Any] | None = None,
     summaries: Sequence[Summary] = (),
+    chunks: Sequence[Sequence[Markup]] = (),
 ) -> None:
-    """Write a report as an HTML page; it needs no network.
+    """Write a report as an HTML page that needs no network.
 
-    Raises OSError where a file cannot be written.
-
-    Args:
-      report: the tables.
-      file: the page.
-      data: what the scripts draw.
-      questions: those of searches, for the list of questions.
-      summaries: of searches, to explain their controls.
+    `data` are what the scripts draw, `summaries` explain the controls of searches, and `chunks` are
+    details of questions within the page. Raises OSError where the page cannot be written.
     """
+    data = {"runs": [], "figures": []} | dict(data or {})
     target = epath.Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    data, chunks = {"runs": [], "figures": []} | (data or {}), []
-    if questions is not None:
-        beside = questions.characters > INLINE
-        chunks = [] if beside else questions.chunks
-        folder = target.parent / f"{target.stem}_files"
-        # before the page that loads them
-        files = write_chunks(folder, questions.token, questions.chunks if beside else [])
-        data |= {"questions": questions.listed, "token": questions.token, "files": files}
     content = render(
         report=report,
         summaries=summaries,
@@ -129,3 +138,155 @@ def render(**values: Any) -> bytes:
 def policy_hash(content: str) -> str:
     """Name a script or style in a security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+
+
+def script_json(value: Any) -> Markup:
+    """Encode JSON for a <script> element or file; no text in it can end the element or a line."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def write_chunks(folder: epath.Path, token: str, chunks: Sequence[Sequence[Markup]]) -> list[str]:
+    """Write each chunk as a script into the folder beside a page, and remove older ones.
+
+    Returns the addresses of the scripts from the page.
+    """
+    for file in matching(folder, "questions-*.js"):
+        file.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
+    names = [f"questions-{number:03d}.js" for number in range(len(chunks))]
+    for number, (name, chunk) in enumerate(zip(names, chunks, strict=True)):
+        folder.mkdir(parents=True, exist_ok=True)
+        content = f'colaQuestions("{token}",{number},[{",".join(chunk)}]);\n'
+        write_whole(folder / name, content.encode())
+    return [f"{folder.name}/{name}" for name in names]
+
+
+def gather_questions(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[list[Markup]]]:
+    """Return the list of the questions of all runs, and chunks of their encoded details.
+
+    The list has the run of each question, and the chunk and place of its details, which are loaded
+    when it is opened; a chunk has questions of one run.
+    """
+    listed: list[dict[str, Any]] = []
+    chunks: list[list[Markup]] = []
+    for number, run in enumerate(runs):
+        size = CHUNK
+        for entry, detail in question_entries(run):
+            if size >= CHUNK:
+                chunks.append([])
+                size = 0
+            place = [len(chunks) - 1, len(chunks[-1])]
+            listed.append(entry | {"run": number, "at": place})
+            chunks[-1].append(script_json(detail))  # at once, as it is smaller than what it encodes
+            size += len(chunks[-1][-1])
+    return listed, chunks
+
+
+def question_entries(run: Run) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield for each question its entry in the list and its details, one part at a time."""
+    for part in run.parts():
+        tables = by_question(run.evaluations(EVALUATION, [part]))
+        for question in run.questions(QUESTION, [part]).to_pylist():
+            table = tables.get(question["question"])
+            rows = [] if table is None else readable_rows(table)
+            yield list_entry(question, rows), detail_entry(question, rows)
+
+
+def readable_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Read evaluations with their paths as text and the number of tokens decoded."""
+    tokens, texts = list_lengths(table["tokens"]).tolist(), path_texts(table["path"])
+    rows = table.drop_columns(["path", "tokens"]).to_pylist()
+    return [
+        row | {"path": text, "tokens": count}
+        for row, text, count in zip(rows, texts, tokens, strict=True)
+    ]
+
+
+def path_texts(paths: pa.ChunkedArray) -> list[str]:
+    """Write a column of paths as ids and ascending ranges.
+
+    Repeated blocks are written out, as finding them takes most of the time for millions of paths.
+    """
+    texts = []
+    for chunk in paths.chunks:
+        lengths = chunk.value_lengths().to_numpy()
+        layers = chunk.flatten().to_numpy().astype(int)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        begins = np.r_[True, (np.diff(layers) != 1) | (np.diff(row) != 0)][: len(layers)]
+        first = np.flatnonzero(begins)
+        last = np.r_[first[1:], len(layers)][: len(first)] - 1
+        parts: list[list[str]] = [[] for _ in lengths]
+        ranges = row[first].tolist(), layers[first].tolist(), layers[last].tolist()
+        for i, a, b in zip(*ranges, strict=True):
+            parts[i].append(str(a) if a == b else f"{a}-{b}")
+        texts += [",".join(part) for part in parts]
+    return texts
+
+
+def list_entry(question: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make the entry that the list of questions shows, sorts and filters."""
+    best, text = question["best"], question["text"] or ""
+    hits = [row["node"] for row in rows if row["verdict"] and not row["control"]]
+    before = {True: "C", False: "W", None: "?"}[question["baseline"]]
+    return {
+        "id": question["question"],
+        "text": text if len(text) <= MAX_LISTED else text[: MAX_LISTED - 1] + "…",
+        "kind": f"{before}→{'W' if best is None else 'C'}",
+        "best": None if best is None else len(best),
+        "first": min(hits, default=None),
+        "moved": int(best is not None and is_moved(best)),
+    }
+
+
+def is_moved(path: list[int]) -> bool:
+    """Whether a path first runs some layer after a later one."""
+    first = list(dict.fromkeys(path))
+    return any(a > b for a, b in itertools.pairwise(first))
+
+
+def detail_entry(question: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make the details of one question, with long texts shortened."""
+    completions: dict[tuple[Any, ...], int] = {}  # many paths share one, which is stored once
+    paths = []
+    for row in rows:
+        paths.append(path_entry(row))
+        if row["text"] is not None:
+            key = tuple(row[name] for name in COMPLETION)
+            paths[-1].append(completions.setdefault(key, len(completions)))
+    return {
+        "id": cut_middle(question["question"], MAX_ANSWER),
+        "text": cut_middle(question["text"] or "", MAX_QUESTION),
+        "options": [cut_middle(text or "", MAX_QUESTION) for text in question["options"] or ()],
+        "gold": question["gold"],
+        "baseline": question["baseline_answer"],
+        "controls": [
+            [search["target"], search["best"] is not None]
+            for search in question["controls"] or ()
+            if search["target"] != question["baseline_answer"]
+        ],
+        "confirmed": question["confirmed"],
+        "paths": paths,
+        "completions": [
+            [answer and cut_middle(answer, MAX_ANSWER), cut_middle(text, MAX_TEXT), *end]
+            for answer, text, *end in completions
+        ],
+    }
+
+
+def path_entry(row: dict[str, Any]) -> list[Any]:
+    """Make the entry of one evaluation; a list, as a run has millions of them."""
+    margin, verdict = row["margin"], row["verdict"]
+    return [
+        row["path"],
+        None if verdict is None else int(verdict),
+        round(margin, 3) if margin is not None and math.isfinite(margin) else None,
+        row["answer"],
+        row["node"],
+        row["parent"],
+        row["edit"] and cut_middle(row["edit"], MAX_ANSWER),
+        row["target"] if row["control"] else None,
+    ]

@@ -1,26 +1,41 @@
-"""`results.json`: the results of a run in the shape of lm-evaluation-harness's own files."""
+"""`results.json`, as lm-evaluation-harness has it; `static.json` and `menu.json` with tables."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
+from rich.table import Table as TerminalTable
 
-from cola_jax.errors import InputError, one_line
+from cola_jax.errors import InputError, one_line, reading
 from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.identity import check_belongs
-from cola_jax.path import format_path, identity
-from cola_jax.report.evaluation import effects_by_path, path_results
+from cola_jax.path import format_path
+from cola_jax.report.evaluation import path_results
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.tables import Row, Table
+from cola_jax.report.tables import (
+    Row,
+    Table,
+    effect_cells,
+    format_interval,
+    format_mean,
+    format_percent,
+    format_points,
+    terminal_table,
+)
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import deciding
 from cola_jax.scoring.preference import Preference
-from cola_jax.scoring.statistics import Share, number_or_none
+from cola_jax.scoring.statistics import Effect, Share, number_or_none
 from cola_jax.tasks.registry import TASKS
 
+if TYPE_CHECKING:
+    from cola_jax.deploy.distill import Distilled
+    from cola_jax.deploy.menu import TaskMenu
+    from cola_jax.deploy.static import Measured, TaskPath
+
 RESULTS = "results.json"
-BETTER = {"acc", "acc_norm", "exact_match", "net"}  # when higher
+BETTER = ("acc", "acc_norm", "exact_match", "net")  # when higher
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
 
 
@@ -37,19 +52,21 @@ def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     if task in TASKS:
         task = task.replace("-", "_")  # as the harness names it
     name = METRICS.get(str(settings.get("scorer")), "acc")
+    results: dict[str, dict[str, Any]] = {}
     if settings.get("command") != "evaluate":
         summary = summarise(run) if summary is None else summary
-        results = {task: search_metrics(task, name, summary)}
-        samples, effects = summary.done, effects_of(summary)
+        results[task] = search_metrics(task, name, summary)
+        samples, effects = summary.done, search_effects(summary)
     else:
-        original = identity(start["num_layers"])
-        results, samples, measured = {}, 0, path_results(run)
+        measured = path_results(run)
+        samples, effects = max(result.not_finite.n for result in measured), {"paths": {}}
         for result in measured:
-            label = task if result.path == original else f"{task} {format_path(result.path)}"
+            label = task if result.is_identity else f"{task} {format_path(result.path)}"
             entry = metrics(label, {name: result.correct})
             results[label] = entry | {"layers,none": len(result.path)}
-            samples = max(samples, result.not_finite.n)
-        effects = {"paths": effects_by_path(measured)}
+            if result.effect is not None:
+                effect = result.effect.to_json() | {"p_holm": result.p}
+                effects["paths"][format_path(result.path)] = effect
     shots = len((settings.get("prompt") or {}).get("shots") or ())
     return {
         "results": results,
@@ -58,11 +75,7 @@ def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
         "versions": dict.fromkeys(results, 1),
         "n-shot": dict.fromkeys(results, shots),
         "higher_is_better": {
-            label: {
-                metric: True
-                for metric in dict.fromkeys(key.partition(",")[0] for key in entry if "," in key)
-                if metric in BETTER
-            }
+            label: {metric: True for metric in BETTER if f"{metric},none" in entry}
             for label, entry in results.items()
         },
         "n-samples": {
@@ -94,7 +107,7 @@ def search_metrics(task: str, name: str, summary: Summary) -> dict[str, Any]:
     return metrics(task, shares) | net
 
 
-def effects_of(summary: Summary) -> dict[str, Any]:
+def search_effects(summary: Summary) -> dict[str, Any]:
     """Return the effects of a search beyond its controls, with intervals and p-values.
 
     `p_holm` is corrected for the number of p-values here; shares and effects are 0 to 1.
@@ -106,33 +119,11 @@ def effects_of(summary: Summary) -> dict[str, Any]:
             name: net._asdict() | {"undecided": net.undecided, "p_holm": p[name][1]}
             for name, net in summary.nets.items()
         },
-        "by_distance": {name: curve._asdict() for name, curve in summary.curves.items()},
         "layers_kept": {
             name: kept._asdict() | {"p_holm": p[f"kept {name}"][1]}
             for name, kept in summary.kept.items()
         },
     }
-
-
-def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Preference:
-    """Read the model's preference for gold from the results of another run.
-
-    Raises InputError for a file without a preference, or of a run with a different model or
-    prompts than these settings, and OSError for a file that cannot be read.
-    """
-    results = read_json(file)
-    try:
-        theirs = dict(results["cola_jax"]["settings"])
-        stored = results["cola_jax"]["effects"]["preference"]
-        preference = Preference(float(stored["tau"]), float(stored["error"]))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{file} has no preference: give the results.json of a search whose questions offer "
-            "options."
-        ) from None
-    action = "give the results of a run with the same model and prompts"
-    check_belongs(str(file), deciding(theirs), "this run", deciding(settings), action)
-    return preference
 
 
 def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
@@ -158,6 +149,27 @@ def write_results(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     return results
 
 
+def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Preference:
+    """Read the model's preference for gold from the results of another run.
+
+    Raises InputError for a file without a preference, or of a run with a different model or
+    prompts than these settings, and OSError for a file that cannot be read.
+    """
+    results = read_json(file)
+    try:
+        theirs = dict(results["cola_jax"]["settings"])
+        stored = results["cola_jax"]["effects"]["preference"]
+        preference = Preference(float(stored["tau"]), float(stored["error"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{file} has no preference: give the results.json of a search whose questions offer "
+            "options."
+        ) from None
+    action = "give the results of a run with the same model and prompts"
+    check_belongs(str(file), deciding(theirs), "this run", deciding(settings), action)
+    return preference
+
+
 def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
     """List the metrics of several tasks, a row for each metric."""
     rows = []
@@ -173,3 +185,145 @@ def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
                 cells = questions, f"{entry[name]:.4f}", error
                 rows.append(Row(f"{one_line(label)}: {metric}", cells))
     return Table(rows, columns=("task: metric", "questions", "value", "standard error"))
+
+
+def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `static.json`: the chosen path, its effect on a task, and the front.
+
+    `cola export` reads `path` and, for a model card, `effect`. The front begins with the pretrained
+    model; others follow by length.
+    """
+    plain, chosen = static.plain, static.chosen
+
+    def effect_of(measured: "Measured") -> dict[str, Any]:
+        return Effect.of(measured.held_out, plain.held_out).to_json()
+
+    others = [path for path in static.finalists if path.on_front or path is chosen]
+    front = [plain, *sorted(others, key=lambda measured: len(measured.path))]
+    return {
+        "path": format_path(chosen.path),
+        "layers": len(chosen.path),
+        "effect": {"task": task, **effect_of(chosen)},
+        "evaluated_paths": static.evaluated,
+        "training_questions": len(plain.training),
+        "validation_questions": len(plain.validation),
+        "front": [
+            {
+                "path": format_path(measured.path),
+                "layers": len(measured.path),
+                "chosen": measured is chosen,
+                "training": Share.of(measured.training).value,
+                "validation": Share.of(measured.validation).value,
+                "held_out": effect_of(measured),
+            }
+            for measured in front
+        ],
+        **metadata,
+    }
+
+
+def static_table(content: Mapping[str, Any]) -> TerminalTable:
+    """Format the content of `static.json`."""
+    rows = []
+    for place, entry in enumerate(content["front"]):
+        shares = (format_percent(entry[name]) for name in ("training", "validation"))
+        cells = (str(entry["layers"]), *shares, *held_out_cells(entry["held_out"], bool(place)))
+        chosen = entry["chosen"]
+        rows.append(Row(entry["path"] + " (chosen)" * chosen, cells, bold=chosen))
+    caption = (
+        f"{content['evaluated_paths']:,} paths were evaluated on all of "
+        f"{content['training_questions']:,} training questions; the best on "
+        f"{content['validation_questions']:,} for validation is chosen, and the Pareto front of "
+        "accuracy and layers there is shown. What counts is the difference on "
+        f"{content['effect']['n']:,} held-out questions, paired with the pretrained model."
+    )
+    columns = ("path", "layers", "training", "validation", "held out", "points more")
+    return terminal_table(Table(rows, columns=columns), caption)
+
+
+def menu_content(menu: "TaskMenu", metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `menu.json`: paths, the best rule in training, and all effects.
+
+    The effects begin with the pretrained model and end with the choice by the answer.
+    """
+    rules = [("pretrained model", menu.plain)]
+    for choice in menu.choices:
+        sign = "" if choice.sign is None else {1: ", highest", -1: ", lowest"}[choice.sign]
+        path = f": {format_path(menu.paths[menu.single])}" if choice.rule == "single" else ""
+        rules.append((f"{choice.rule}{sign}{path}", choice))
+    rules.append((f"some path of {len(menu.paths)} is right (needs the answer)", menu.oracle))
+    return {
+        "paths": [format_path(path) for path in menu.paths],
+        "rule": menu.chosen.rule,
+        "sign": menu.chosen.sign,
+        "single": menu.single,
+        "state_layer": menu.state_layer,
+        "selector": menu.selector.digest,
+        "training_questions": len(menu.plain.trained),
+        "effects": [
+            {
+                "rule": name,
+                "chosen": choice is menu.chosen,
+                "layers": choice.layers,
+                "cross_fitted": Share.of(choice.trained).value,
+                "held_out": Effect.of(choice.right, menu.plain.right).to_json(),
+            }
+            for name, choice in rules
+        ],
+        **metadata,
+    }
+
+
+def menu_table(content: Mapping[str, Any]) -> TerminalTable:
+    """Format the content of `menu.json`."""
+    rows = []
+    for place, entry in enumerate(content["effects"]):
+        shares = format_mean(entry["layers"]), format_percent(entry["cross_fitted"])
+        cells = (*shares, *held_out_cells(entry["held_out"], bool(place)))
+        rows.append(Row(entry["rule"], cells, bold=entry["chosen"]))
+    caption = (
+        f"Menu: {'; '.join(content['paths'])}. Layers are run for a prompt, prefixes shared; all "
+        "rules but single and the selector run every path. Chosen on "
+        f"{content['training_questions']:,} training questions, each fifth answered by paths and "
+        "rules made from the other four; what counts is the difference on "
+        f"{content['effects'][0]['held_out']['n']:,} held-out ones, paired with the pretrained "
+        "model. The rule that is best in training is in bold."
+    )
+    columns = ("rule", "layers", "training", "held out", "points more")
+    return terminal_table(Table(rows, columns=columns), caption)
+
+
+def read_deployed(directory: epath.Path) -> tuple[dict[str, Any], TerminalTable] | None:
+    """Read the result of `cola static` or `menu` in a directory and its table, None for neither."""
+    for name, table in (("static.json", static_table), ("menu.json", menu_table)):
+        file = directory / name
+        if file.exists():
+            content = read_json(file)
+            with reading(file):
+                return content, table(content)
+    return None
+
+
+def held_out_cells(effect: Mapping[str, Any], compared: bool) -> tuple[str, str]:
+    """Format accuracy on held-out questions and, if compared, the difference in points."""
+    interval = format_interval(effect["interval"], signed=True)
+    change = f"{format_points(effect['difference'])}\n{interval}" if compared else ""
+    return format_percent(effect["after"]), change
+
+
+def router_lines(distilled: "Distilled") -> list[str]:
+    """Format the examples of a router and its effect on held-out questions, a fact on each line."""
+    examples, effect, paths = distilled.examples, distilled.effect, distilled.paths
+    left_out = ", ".join(f"{n} {reason}" for reason, n in examples.left_out.items() if n)
+    after, points, interval = effect_cells(effect)
+    lines = [
+        f"trained on {len(examples.targets)} paths; left out: {left_out or 'none'}",
+        f"final loss {distilled.losses[-1]:.4f}",
+        f"accuracy on {paths.total()} held-out questions: {format_percent(effect.before.value)} of "
+        f"the pretrained model, {after} with the router; {points} points ({interval})",
+        f"layers: {format_mean(distilled.layers)}, after {distilled.router.early_layers} over the "
+        "prompt to name a path",
+        f"distinct paths: {len(paths)}; the identity path for "
+        f"{format_percent(distilled.identity_share)} of the questions",
+    ]
+    return lines if distilled.warning is None else [*lines, distilled.warning]

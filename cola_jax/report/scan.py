@@ -8,10 +8,10 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from etils import epath
 
 from cola_jax.deploy.scan import KINDS, Block, Kind, Path, block_of
 from cola_jax.errors import InputError, shown
@@ -34,11 +34,6 @@ from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Difference, Mean, Share
 
 COLUMNS = ["question", "node", "verdict", "margin"]
-CSV_COLUMNS = (
-    "kind", "start", "stop", "layers", "path", "correct", "correct_low", "correct_high",
-    "difference", "difference_low", "difference_high", "p", "margin_difference", "margin_low",
-    "margin_high", "p_margin",
-)  # fmt: skip
 FLIPS = 10_000  # draws of the signs
 BATCH = 1_000  # of them
 
@@ -105,27 +100,13 @@ def summarise_scan(run: Run) -> ScanSummary:
     settings = manifest["settings"]
     if (command := settings.get("command")) != "scan":
         raise InputError(f"{run.directory} was made by {shown(command)}, not by a scan.")
-    num_layers = manifest["starts"][-1]["num_layers"]
     paths = [tuple(path) for path in settings["paths"]]
-    check_blocks(run.directory, paths, num_layers)
-    rows = run.evaluations(COLUMNS)
-    ids, verdict, margin = read_map(rows, len(paths))
+    ids, verdict, margin = read_map(run.evaluations(COLUMNS), len(paths))
     if len(ids) < 2:
         raise InputError(
             f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
         )
-    return summarise_map(paths, ids, verdict, margin, num_layers)
-
-
-def check_blocks(directory: epath.PathLike, paths: list[Path], num_layers: int) -> None:
-    """Raise InputError for paths other than the identity path and those of blocks, each once."""
-    plain = identity(num_layers)
-    others = [path for path in paths if path != plain]
-    are_blocks = all(block_of(path, num_layers).path(num_layers) == path for path in others)
-    if not are_blocks or len(others) != len(paths) - 1 or len(set(others)) < len(others):
-        raise InputError(
-            f"{directory} is not a scan of {num_layers} layers: its paths are not those of blocks."
-        )
+    return summarise_map(paths, ids, verdict, margin, manifest["starts"][-1]["num_layers"])
 
 
 def summarise_map(
@@ -181,31 +162,27 @@ def read_map(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray, np.ndar
     return ids, verdict, margin
 
 
-def flip_test(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.ndarray:
+def flip_test(differences: np.ndarray) -> np.ndarray:
     """Return two-sided p-values [C] corrected for C paths (Westfall and Young's max-T).
 
-    If a path has no effect, its difference on a question has either sign as likely. The signs of
-    whole questions are flipped, which keeps the dependence between paths. The statistic of a path
-    is the sum of its differences over the root of the sum of their squares; its p-value is the
-    share of flips in which the largest statistic of all paths, of either sign, reaches it.
-
-    Args:
-      differences: [n, C], each path minus its baseline, on n questions.
-      flips: draws; the smallest p-value is 1 / (flips + 1).
+    If a path has no effect, its difference [n, C] to the baseline on a question has either sign as
+    likely. The signs of whole questions are flipped, which keeps the dependence between paths. The
+    statistic of a path is the sum of its differences over the root of the sum of their squares; its
+    p-value is the share of flips in which the largest statistic of all paths, of either sign,
+    reaches it.
     """
     differences = np.asarray(differences, np.float64)
     norm = np.sqrt((differences**2).sum(axis=0))
     scaled = differences / np.where(norm > 0, norm, 1)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     reached = np.ones(differences.shape[1])
     observed = np.abs(scaled.sum(axis=0))
-    for first in range(0, flips, BATCH):
-        size = min(BATCH, flips - first)
-        signs = random.integers(0, 2, (size, len(differences))) * 2.0 - 1
+    for _ in range(0, FLIPS, BATCH):
+        signs = random.integers(0, 2, (BATCH, len(differences))) * 2.0 - 1
         largest = np.sort(np.abs(signs @ scaled).max(axis=1))
         # rounding must not tell equal sums apart
-        reached += size - np.searchsorted(largest, observed - 1e-9)
-    return reached / (flips + 1)
+        reached += BATCH - np.searchsorted(largest, observed - 1e-9)
+    return reached / (FLIPS + 1)
 
 
 def halves(ids: Sequence[str]) -> np.ndarray:
@@ -218,9 +195,8 @@ def halves(ids: Sequence[str]) -> np.ndarray:
 def chosen_elsewhere(effects: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Return for each question [n] the path that is best on the other half of the questions.
 
-    Args:
-      effects: [n, C], of each path on each question; of equal means, the first path wins.
-      first: [n], whether a question is in the first half.
+    `effects` [n, C] are those of each path on each question, `first` [n] the questions of the first
+    half. Of equal means, the first path wins.
     """
     best = [int(effects[first == half].mean(axis=0).argmax()) for half in (False, True)]
     return np.where(first, best[0], best[1])
@@ -306,15 +282,25 @@ def scan_note(summary: ScanSummary) -> str:
     )
 
 
-def scan_csv(summary: ScanSummary) -> str:
-    """Write every cell as a row of CSV; p-values are corrected for the number of cells."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+def scan_records(summary: ScanSummary) -> list[dict[str, Any]]:
+    """Return every cell as a record; p-values are corrected for the number of cells."""
+    records = []
     for cell in summary.cells:
-        path = (*cell.block, len(cell.path), format_path(cell.path))
-        correct, difference, margin = (
-            (part.value, *part.interval) for part in (cell.correct, cell.difference, cell.margin)
-        )
-        writer.writerow([*path, *correct, *difference, cell.p, *margin, cell.p_margin])
+        record: dict[str, Any] = cell.block._asdict()
+        record |= {"layers": len(cell.path), "path": format_path(cell.path)}
+        for name, part in (("correct", cell.correct), ("difference", cell.difference)):
+            low, high = part.interval
+            record |= {name: part.value, f"{name}_low": low, f"{name}_high": high}
+        low, high = cell.margin.interval
+        record |= {"p": cell.p, "margin_difference": cell.margin.value, "margin_low": low}
+        records.append(record | {"margin_high": high, "p_margin": cell.p_margin})
+    return records
+
+
+def scan_csv(records: Sequence[dict[str, Any]]) -> str:
+    """Write records as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
     return out.getvalue()

@@ -2,16 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError
 from cola_jax.report.controls import COLUMNS as CONTROL_COLUMNS
-from cola_jax.report.controls import ONCE, ROBUST, AskedAgain, Ways, compare_controls
+from cola_jax.report.controls import (
+    ONCE,
+    ROBUST,
+    AskedAgain,
+    Ways,
+    check_search,
+    compare_controls,
+    scorer_flag,
+)
 from cola_jax.report.layers import (
     Depth,
     LayerUse,
@@ -25,19 +33,10 @@ from cola_jax.report.layers import (
 )
 from cola_jax.runs.run import PartFiles, Run
 from cola_jax.runs.schema import join
-from cola_jax.scoring.preference import Excess, Kept, Net, Preference
+from cola_jax.scoring.preference import Kept, Net, Preference
 from cola_jax.scoring.statistics import Share, holm, mean
 
-COLUMNS = [*CONTROL_COLUMNS, "metadata", "evaluations", "confirmed", "answers"]  # of questions
-
-
-class LevelSummary(NamedTuple):
-    """Results on the questions of one level."""
-
-    name: str  # of the metadata, such as math_level
-    value: str
-    before: Share
-    after: Share
+COLUMNS = [*CONTROL_COLUMNS, "confirmed"]  # of questions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,10 +69,8 @@ class Summary:
     # W→C beyond the control searches and that preference, by what counts as right: `once`, where
     # other variants were asked `asked again` (the best path in all) and `robust` (any path in all)
     nets: dict[str, Net]
-    curves: dict[str, Excess]  # the same by how far targets are from the model's answer
     kept: dict[str, Kept]  # layers saved on right and on wrong answers that are kept
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
-    levels: tuple[LevelSummary, ...]  # of all metadata that take more than one level
     again: AskedAgain | None  # None where no other variant was asked
     length: float  # of the shortest correct path, L where there is none
 
@@ -81,29 +78,24 @@ class Summary:
     control_evaluations: int  # beyond those, of the control searches
     broken: Share  # of the edited paths tried on questions correct before: wrong
     fixed: Share  # of the edited paths tried on questions wrong before: correct
-    answers: float  # distinct options answered per question, or distinct answers decoded
-    options: float  # options offered per question
     ungraded: Share  # evaluations on which the grader failed
     not_finite: Share
-    completions: int  # decoded, those of control searches too
     truncated: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
     tokens: float  # decoded per evaluation
 
-    layers: dict[str, LayerUse]  # by group, control searches and all evaluations among them
+    layers: dict[str, LayerUse]  # by group, control searches and all paths tried among them
     depths: dict[str, Depth]  # of the shortest correct paths, by group
     reach: dict[str, Reach]  # by group
-    shortest: tuple[Depth, ...]  # of the shortest 5, 10, 20 and 100 % of all correct evaluations
-    shortest_control: tuple[Depth, ...]  # of those of control searches, kept answers included
-
-    @property
-    def net(self) -> Net:
-        """W→C beyond its control; of a search in all variants at once, right in all."""
-        return self.nets[self.counted]
 
     @property
     def counted(self) -> str:
         """The way of counting of `net`: once, or robust for a search in all variants at once."""
         return ONCE if ONCE in self.nets else ROBUST
+
+    @property
+    def net(self) -> Net:
+        """W→C beyond its control; of a search in all variants at once, right in all."""
+        return self.nets[self.counted]
 
     @property
     def p_values(self) -> dict[str, tuple[float, float]]:
@@ -118,79 +110,40 @@ class Summary:
         """The name of the questions' answers: options, where they are offered."""
         return "answer" if self.open else "option"
 
-    @property
-    def per_question(self) -> float:
-        """Evaluations per question."""
-        return self.evaluations / self.done
-
 
 def summarise(run: Run, preference: Preference | None = None) -> Summary:
     """Summarise the results of a search run so far.
 
-    Raises InputError for a run that is not a search or has no question done yet.
-
-    Args:
-      run: the directory of a search.
-      preference: of another run of the model; by default fitted to this one.
+    The preference is of another run of the model; by default fitted to this one. Raises InputError
+    for a run that is not a search or has no question done yet.
     """
+    check_search(run)
     manifest = run.manifest()
-    check_search(run, manifest["settings"])
     num_layers = manifest["starts"][-1]["num_layers"]
     questions = run.questions(COLUMNS)
     if not questions.num_rows:
         raise InputError(f"{run.directory} has no question done yet: let the search run first.")
-    columns = ["question", "path", "length", "verdict", "finite", "node"]
-    rows = read_evaluations(run, [*columns, "answer_text", "truncated", "control"])
+    columns = ["question", "path", "verdict", "finite", "node", "truncated", "control"]
+    rows = read_evaluations(run, columns)
     gold = rows.filter(pa.array(~is_true(rows["control"])))
-    decodes = scorer_flag(manifest, "decodes")
     _, controls = control_searches(questions)
     fields = summarise_questions(questions, num_layers)
-    fields |= compare_controls(ways_of(run, questions), num_layers, preference)
+    fields |= compare_controls(Ways.of(run, questions), num_layers, preference)
     return Summary(
         directory=str(run.directory),
         open=scorer_flag(manifest, "open"),
-        decodes=decodes,
+        decodes=scorer_flag(manifest, "decodes"),
         dtype=manifest["settings"].get("dtype"),
         done=questions.num_rows,
         planned=manifest["settings"]["questions"],
         num_layers=num_layers,
-        completions=rows.num_rows - rows["truncated"].null_count,
-        answers=distinct_answers(questions, gold, decodes),
         # evaluations that no other search of a question had made
         control_evaluations=sum(controls["evaluations"].to_pylist())
         - sum(controls["shared"].to_pylist()),
         **fields,
         **summarise_evaluations(questions, gold),
-        **summarise_layers(questions, rows, num_layers),
+        **summarise_layers(questions, gold["path"], num_layers),
     )
-
-
-def ways_of(run: Run, questions: pa.Table | None = None) -> Ways:
-    """Read the searches of a run, from its questions if they are at hand."""
-    manifest = run.manifest()
-    questions = run.questions(CONTROL_COLUMNS) if questions is None else questions
-    robust = bool(manifest["settings"].get("robust"))
-    return Ways.of(questions, open=scorer_flag(manifest, "open"), robust=robust)
-
-
-def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
-    """Return a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
-    return bool((manifest["starts"][-1].get("scorer") or {}).get(name))
-
-
-def check_search(run: Run, settings: dict[str, Any]) -> None:
-    """Raise InputError for a run that is not a search."""
-    command = settings.get("command")
-    if command == "evaluate":
-        raise InputError(
-            f"{run.directory} holds an evaluation of given paths, not a search: use path_results "
-            "for it, or give a directory that `cola search` made."
-        )
-    if command != "search":
-        raise InputError(
-            f"{run.directory} was made by {shown(command)}, not by a search: give a directory that "
-            "`cola search` made."
-        )
 
 
 def read_evaluations(run: Run, columns: Sequence[str]) -> pa.Table:
@@ -227,25 +180,8 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "unchanged": Share.of((correct & (lengths >= num_layers))[graded]),
         "unsolved": Share.of(~solved[graded]),
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
-        "levels": tuple(count_levels(questions["metadata"], correct, solved, graded)),
         "length": mean(lengths[graded]),
-        "options": mean(list_lengths(questions["options"])),
     }
-
-
-def count_levels(
-    metadata: pa.ChunkedArray, correct: np.ndarray, solved: np.ndarray, graded: np.ndarray
-) -> Iterator[LevelSummary]:
-    """Count the questions of each level, for all metadata that take more than one level."""
-    rows = [{pair["name"]: pair["value"] for pair in row or ()} for row in metadata.to_pylist()]
-    for name in sorted({name for row in rows for name in row if name.endswith("_level")}):
-        levels = [row.get(name) for row in rows]
-        present = {level for level in levels if level is not None}
-        if len(present) < 2:
-            continue
-        for level in sorted(present, key=lambda x: (float(x) if x.isdecimal() else math.inf, x)):
-            mask = graded & np.array([x == level for x in levels])
-            yield LevelSummary(name, level, Share.of(correct[mask]), Share.of(solved[mask]))
 
 
 def summarise_evaluations(questions: pa.Table, rows: pa.Table) -> dict[str, Any]:
@@ -262,12 +198,3 @@ def summarise_evaluations(questions: pa.Table, rows: pa.Table) -> dict[str, Any]
         "truncated": Share.of(is_true(rows["truncated"].drop_null())),
         "tokens": mean(rows["num_tokens"].drop_null().to_numpy()),
     }
-
-
-def distinct_answers(questions: pa.Table, rows: pa.Table, decodes: bool) -> float:
-    """Return the mean number of distinct answers per question."""
-    if not decodes:
-        return mean(questions["answers"].drop_null().to_numpy())
-    answers = rows.select(["question", "answer_text"]).filter(pc.field("answer_text").is_valid())
-    distinct = answers.group_by(["question", "answer_text"]).aggregate([])
-    return distinct.num_rows / questions.num_rows

@@ -117,15 +117,18 @@ def is_shown(p: float, interval: tuple[float, float]) -> bool:
     return p < ALPHA and not low <= 0 <= high
 
 
-def share_row(label: str, share: Share, control: bool = False) -> Row:
-    """Make the row of a share, in the columns `COLUMNS`."""
-    cells = format_percent(share.value), format_interval(share.interval), f"{share.n:,}"
-    return Row(label, cells, control)
-
-
-def value_row(label: str, value: str, n: int | None = None, control: bool = False) -> Row:
-    """Make the row of a value without an interval, in the columns `COLUMNS`."""
-    return Row(label, (value, "", "" if n is None else f"{n:,}"), control)
+def value_row(
+    label: str, value: Share | float | str, n: int | None = None, *, control: bool = False
+) -> Row:
+    """Make the row of a share, a count, a mean or a text, in the columns `COLUMNS`."""
+    interval = ""
+    if isinstance(value, Share):
+        text, interval, n = format_percent(value.value), format_interval(value.interval), value.n
+    elif isinstance(value, str):
+        text = value
+    else:
+        text = f"{value:,}" if isinstance(value, int) else format_mean(value)
+    return Row(label, (text, interval, "" if n is None else f"{n:,}"), control)
 
 
 def format_percent(value: float) -> str:
@@ -135,9 +138,7 @@ def format_percent(value: float) -> str:
     text = f"{100 * value:.1f} %"
     if text == "0.0 %" and value > 0:
         return "<0.1 %"
-    if text == "100.0 %" and value < 1:
-        return ">99.9 %"
-    return text
+    return ">99.9 %" if text == "100.0 %" and value < 1 else text
 
 
 def format_signed(value: float, decimals: int = 1) -> str:
@@ -179,19 +180,19 @@ def effect_cells(effect: Effect) -> list[str]:
     ]
 
 
-def run_title(start: dict[str, Any]) -> str:
+def run_title(start: Mapping[str, Any]) -> str:
     """Name the model and the task of a run."""
     return f"{model_name(start)} on {task_name(start)}"
 
 
-def model_name(start: dict[str, Any]) -> str:
+def model_name(start: Mapping[str, Any]) -> str:
     """Return the name of the model: a Hub id, or the last part of a local path."""
     origin = start.get("origin") or {}
     name = str(origin.get("name") or start.get("model") or "unknown model")
     return title(name if origin.get("kind") == "hub" else PurePath(name).name)
 
 
-def task_name(start: dict[str, Any]) -> str:
+def task_name(start: Mapping[str, Any]) -> str:
     """Return the name of the task, or the last part of a local path."""
     return title(PurePath(str(start.get("task", "unknown task"))).name)
 
@@ -237,9 +238,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def preset_name(settings: Mapping[str, Any]) -> str:
     """Return the name of the preset that has the values of a search."""
     strategy, values = settings.get("strategy", "tree"), settings.get("preset")
-    for name, preset in PRESETS.items():
-        known = dataclasses.asdict(preset)
-        # an older run may lack a field
-        if preset.name == strategy and values and known | values == known:
-            return name
-    return "custom"
+    named = (
+        name
+        for name, preset in PRESETS.items()
+        if preset.name == strategy and values == dataclasses.asdict(preset)
+    )
+    return next(named, "custom")

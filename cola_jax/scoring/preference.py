@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import expit
+from scipy.special import softmax
 from scipy.stats import poisson_binom, rankdata, t
 
 from cola_jax.scoring.statistics import LEVEL, mean
@@ -20,8 +20,8 @@ DRAWS = 10_000  # of gold among the targets of each question
 MOST_DRAWN = 4_000_000  # targets drawn in all, which bounds time and memory
 INFORMATIVE = 10  # questions below which no interval is given
 FAR = 100.0  # beta beyond which no weight is left to move
-PRIOR, STEPS = 0.04, 25  # of a curve: the precision of its coefficients, and Newton steps
 LOWEST, HIGHEST = -30.0, 60.0  # tau, in standard deviations of the scores
+NO_INTERVAL = (math.nan, math.nan)
 
 
 class Targets(NamedTuple):
@@ -61,10 +61,7 @@ class Preference(NamedTuple):
         """Fit the place of gold among the targets of n questions, whatever was reached.
 
         A conditional logit with Jeffreys' prior, which keeps tau finite where gold is the first or
-        the last choice throughout.
-
-        Args:
-          gaps: [n, J], as in `Targets`.
+        the last choice throughout. `gaps` [n, J] are those of `Targets`.
         """
         there, values = ~np.isnan(gaps), np.nan_to_num(gaps)
         count = there.sum(axis=1, keepdims=True)
@@ -73,19 +70,18 @@ class Preference(NamedTuple):
         if not spread > 0:
             return cls(0.0, math.inf)
 
+        def information(weight: np.ndarray) -> float:
+            return float(floor(weighted_variance(weight, values).sum()))
+
         def loss(scaled: float) -> float:
             weight = weights(gaps, scaled / spread)
-            information = weighted_variance(weight, values).sum()
-            return -np.log(floor(weight[:, 0])).sum() - np.log(floor(information)) / 2
+            return -np.log(floor(weight[:, 0])).sum() - math.log(information(weight)) / 2
 
         grid = np.arange(LOWEST, HIGHEST + 1, 3)
         best = float(grid[np.argmin([loss(scaled) for scaled in grid])])
         around = max(LOWEST, best - 3), min(HIGHEST, best + 3)
-        optimum = minimize_scalar(loss, bounds=around, options={"xatol": 1e-4})
-        tau = float(optimum.x) / spread
-        return cls(
-            tau, float(1 / np.sqrt(floor(weighted_variance(weights(gaps, tau), values).sum())))
-        )
+        tau = float(minimize_scalar(loss, bounds=around, options={"xatol": 1e-4}).x) / spread
+        return cls(tau, 1 / math.sqrt(information(weights(gaps, tau))))
 
 
 UNWEIGHTED = Preference(0.0, 0.0)
@@ -98,14 +94,7 @@ def floor(value: np.ndarray | float) -> np.ndarray:
 
 def weights(gaps: np.ndarray, tau: float) -> np.ndarray:
     """Return the chance [n, J] of each target to be gold, 0 where there is none."""
-    logits = np.where(np.isnan(gaps), -np.inf, -tau * gaps)
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
-
-
-def alike(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return whether all targets of each question have the value of gold, [n]."""
-    return (~there | (values == values[:, :1])).all(axis=1)
+    return softmax(np.where(np.isnan(gaps), -np.inf, -tau * gaps), axis=1)
 
 
 def weighted_mean(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -163,21 +152,18 @@ class Net(NamedTuple):
         gaps, values = targets.gaps, targets.hits.astype(float)
         if before is not None:
             values = values - before[compared]
-        nothing = math.nan, math.nan
         if not len(gaps):
-            return cls(math.nan, nothing, math.nan, 0, 0, 0.0, 0, 0.0)
-        if preference is None:
-            preference = targets.preference()
-        weight = weights(gaps, preference.tau)
+            return cls(math.nan, NO_INTERVAL, math.nan, 0, 0, 0.0, 0, 0.0)
+        weight = weights(gaps, (preference or targets.preference()).tau)
         there = ~np.isnan(gaps)
-        differ = ~alike(values, there)
+        differ = (there & (values != values[:, :1])).any(axis=1)
         alone = (weight**2).sum(axis=1)
         scale = float((1 - alone).sum())
         draws = DRAWS // 5 if quick else DRAWS
         known = Drawn(values, gaps, weight, weighted=targets.weighted, draws=draws)
         net = cls(
             value=known.observed / scale if scale > 0 else math.nan,
-            interval=nothing,
+            interval=NO_INTERVAL,
             p=known.p(),
             n=len(gaps),
             reached=int(targets.hits[:, 0].sum()),
@@ -208,7 +194,7 @@ class Drawn:
         weight: np.ndarray,
         *,
         weighted: bool,
-        draws: int = DRAWS,
+        draws: int,
     ):
         """Take values [n, J], with their gaps and weights."""
         self.exact = not weighted and bool(np.isin(values, (0, 1)).all())
@@ -231,9 +217,7 @@ class Drawn:
     def raised(self, beta: float) -> np.ndarray:
         """Return the weights [n, J] at beta."""
         with np.errstate(divide="ignore"):
-            logits = np.log(self.weight) + beta * self.apart
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return raised / raised.sum(axis=1, keepdims=True)
+            return softmax(np.log(self.weight) + beta * self.apart, axis=1)
 
     def tails(self, beta: float = 0.0) -> tuple[float, float]:
         """Return the chances of a sum of at least, and of at most, the observed one."""
@@ -282,54 +266,6 @@ class Drawn:
         return float(weighted_mean(self.raised(beta), self.apart).sum())
 
 
-class Excess(NamedTuple):
-    """How much more often gold is reached than its distance explains: a second test.
-
-    The expected rate is a curve fitted to control searches: how often they reach their target, by
-    its gap to the model's answer. So of two answers with the same gap, a search is assumed to reach
-    either as easily; `Net` assumes that either is as likely to be gold.
-    """
-
-    value: float  # mean over questions, -1 to 1
-    interval: tuple[float, float]  # 95 %, jackknife; NaN below `INFORMATIVE` informative questions
-    n: int
-
-    @classmethod
-    def of(cls, targets: Targets) -> "Excess":
-        """Fit a logistic curve to control searches, and compare gold with it at its own gap."""
-        there = ~np.isnan(targets.gaps)
-        n, nothing = len(there), (math.nan, math.nan)
-        control = there & (np.arange(there.shape[1]) > 0)
-        if not control.any():
-            return cls(math.nan, nothing, 0)
-        spread = float(targets.gaps[there].std()) or 1.0
-        gaps = np.nan_to_num(targets.gaps) / spread
-        design = np.stack([np.ones_like(gaps), gaps], axis=-1)
-        beta, hessian = np.zeros(2), PRIOR * np.eye(2)
-        score = np.zeros((n, 2))
-        for _ in range(STEPS):
-            chance = expit(design @ beta)
-            score = np.einsum("nj,njk->nk", (targets.hits - chance) * control, design)
-            weight = chance * (1 - chance) * control
-            hessian = np.einsum("nj,njk,njl->kl", weight, design, design) + PRIOR * np.eye(2)
-            beta = beta + np.linalg.solve(hessian, score.sum(axis=0) - PRIOR * beta)
-
-        def excess(betas: np.ndarray) -> np.ndarray:
-            return targets.hits[:, 0] - expit(betas @ design[:, 0].T)  # [..., n]
-
-        value = float(excess(beta).mean())
-        if np.count_nonzero(~alike(targets.hits, there)) < INFORMATIVE:
-            return cls(value, nothing, n)
-        # one Newton step from the fit to all questions leaves out each of them
-        without = beta - np.linalg.solve(hessian, score.T).T
-        sums = np.array([excess(each).sum() for each in without])
-        own = targets.hits[:, 0] - expit(np.einsum("nk,nk->n", without, design[:, 0]))
-        means = (sums - own) / (n - 1)
-        error = math.sqrt((n - 1) / n * float(((means - means.mean()) ** 2).sum()))
-        reach = float(t.ppf((1 + LEVEL) / 2, n - 1)) * error
-        return cls(value, (max(-1.0, value - reach), min(1.0, value + reach)), n)
-
-
 class Kept(NamedTuple):
     """Layers saved on right answers minus those saved on wrong ones, over different questions.
 
@@ -354,7 +290,7 @@ class Kept(NamedTuple):
         """
         count = int(right.sum()), int((~right).sum())
         means = [mean(saved[group]) for group in (right, ~right)]
-        kept = cls(means[0], means[1], *count, math.nan, (math.nan, math.nan), math.nan)
+        kept = cls(means[0], means[1], *count, math.nan, NO_INTERVAL, math.nan)
         if min(count) < 2 or np.ptp(saved) == 0:
             return kept
         rank = (rankdata(margin) - (len(margin) + 1) / 2) / len(margin)

@@ -5,19 +5,21 @@ layer is on the page of a run (`cola report RUN`).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import tyro
 from tyro.conf import Positional
 
-from cola_jax.report.layers import SHORTEST
+from cola_jax.report.layers import ALL, COLUMNS, depth_of, group_searches, is_true, list_lengths
 from cola_jax.report.tables import format_mean, format_percent
 from cola_jax.scoring.statistics import Share, mean
-from experiments.paper.results import GROUPS, Result, depth, layer_uses, points, read, show
+from experiments.paper.results import GROUPS, Result, depth, points, read, show
 
 DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25)  # multiples of L
-FIELDS = ("skipped", "repeats", "moved")
+EDITS = ("skipped", "repeats", "moved")
+SHORTEST = (0.05, 0.1, 0.2, 1.0)  # shares of the correct paths
 Table = tuple[Sequence[str], list[list[str]]]
 
 
@@ -65,22 +67,56 @@ def layer_runs(results: Sequence[Result]) -> Table:
     """Figure 5: mean runs of a layer in each third of the model, and how evenly layers run."""
     head = ("model, task", "paths", "early", "middle", "late", "entropy", "at most", "most, share")
     rows = []
-    for result, group, use in layer_uses(results):
-        thirds = [format_mean(third, 2) for third in use.thirds]
-        most = use.runs.max() / use.runs.sum()
-        even = [use.entropy, math.log(result.summary.num_layers), most]
-        rows.append([result.name, group, *thirds, *(format_mean(x, 3) for x in even)])
+    for result in results:
+        for group in (*GROUPS, ALL):
+            use = result.summary.layers[group]
+            if use.paths:
+                third = [format_mean(mean(part), 2) for part in np.array_split(use.runs, 3)]
+                share = use.runs / use.runs.sum()
+                even = [entropy(share), math.log(len(share)), share.max()]
+                rows.append([result.name, group, *third, *(format_mean(x, 3) for x in even)])
     return head, rows
+
+
+def entropy(share: np.ndarray) -> float:
+    """Return the natural entropy of shares: ln L if all layers run alike."""
+    return float(-(share * np.log(share, where=share > 0, out=np.zeros_like(share))).sum())
 
 
 def edits(results: Sequence[Result]) -> Table:
     """Figure 6: the share of paths that skip, repeat or move a layer, by thirds of the model."""
     rows = []
-    for result, group, use in layer_uses(results):
-        thirds = [np.array_split(getattr(use, field), 3) for field in FIELDS]
-        cells = [" / ".join(format_mean(mean(x), 2) for x in parts) for parts in thirds]
-        rows.append([result.name, group, *cells])
-    return ("model, task", "paths", *(f"{field}, early / middle / late" for field in FIELDS)), rows
+    for result in results:
+        for group, paths in group_paths(result):
+            if len(paths):
+                uses = edited_layers(paths, result.summary.num_layers)
+                thirds = [[mean(part) for part in np.array_split(use, 3)] for use in uses]
+                cells = [" / ".join(format_mean(third, 2) for third in use) for use in thirds]
+                rows.append([result.name, group, *cells])
+    return ("model, task", "paths", *(f"{edit}, early / middle / late" for edit in EDITS)), rows
+
+
+def group_paths(result: Result) -> Iterator[tuple[str, pa.Array]]:
+    """Yield the shortest paths of every group of a search, and all paths tried."""
+    for group, paths in group_searches(result.run.questions(COLUMNS)).items():
+        yield group, paths.drop_null()
+    rows = result.run.evaluations(["path", "control"])
+    yield ALL, rows["path"].filter(pa.array(~is_true(rows["control"])))
+
+
+def edited_layers(paths: pa.Array, num_layers: int) -> np.ndarray:
+    """Return the means over paths of `EDITS` for each layer, [3, L].
+
+    Skips and moves are shares of the paths, repeats are runs beyond the first. A moved layer first
+    runs after a later one.
+    """
+    totals = np.zeros((3, num_layers))
+    for path in paths.to_pylist():
+        counts = np.bincount(path, minlength=num_layers)
+        first = np.array([path.index(i) if n else len(path) for i, n in enumerate(counts)])
+        later = np.minimum.accumulate(first[::-1])[::-1]  # first run from there on
+        totals += [counts == 0, np.maximum(counts - 1, 0), (counts > 0) & (first > later)]
+    return totals / len(paths)
 
 
 def shortest(results: Sequence[Result]) -> Table:
@@ -88,11 +124,16 @@ def shortest(results: Sequence[Result]) -> Table:
     head = ("model, task", "paths", *(f"shortest {100 * share:g} %" for share in SHORTEST))
     rows = []
     for result in results:
-        for name, depths_of in (
-            ("correct", result.summary.shortest),
-            ("control", result.summary.shortest_control),
-        ):
-            rows.append([result.name, name, *(depth(each) for each in depths_of)])
+        tried = result.run.evaluations(["path", "verdict", "control"])
+        tried = tried.filter(pa.array(is_true(tried["verdict"])))
+        for name in ("correct", "control"):
+            mask = is_true(tried["control"]) == (name == "control")
+            paths = tried["path"].filter(pa.array(mask))
+            order = np.argsort(list_lengths(paths), kind="stable")
+            counts = [min(len(order), max(1, round(share * len(order)))) for share in SHORTEST]
+            parts = [paths.take(pa.array(order[:count])) for count in counts]
+            cells = [depth(depth_of(part, result.summary.num_layers)) for part in parts]
+            rows.append([result.name, name, *cells])
     return head, rows
 
 

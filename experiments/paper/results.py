@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, Depth, LayerUse
+from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED, Depth
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.tables import (
     format_interval,
@@ -17,7 +17,7 @@ from cola_jax.report.tables import (
     task_name,
 )
 from cola_jax.runs.run import Run
-from cola_jax.scoring.preference import Excess, Kept, Net
+from cola_jax.scoring.preference import Kept, Net
 from cola_jax.scoring.statistics import Mean
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])
@@ -43,21 +43,12 @@ def read(directories: Iterable[str]) -> list[Result]:
     return results
 
 
-def layer_uses(results: Iterable[Result]) -> Iterator[tuple[Result, str, LayerUse]]:
-    """Yield the use of layers by the paths of every group of a search."""
-    for result in results:
-        for group in (*GROUPS, ALL):
-            use = result.summary.layers[group]
-            if use.paths:
-                yield result, group, use
-
-
 def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table in Markdown."""
     print("\n".join(markdown_table(tuple(head), [tuple(row) for row in rows])))
 
 
-def points(net: Net | Excess | Mean, corrected: float | None = None, *, counts: bool = True) -> str:
+def points(net: Net | Mean, corrected: float | None = None, *, counts: bool = True) -> str:
     """Format a difference in points with its interval and p-value, also as corrected.
 
     Where too few questions differ, format hits and expected hits, unless

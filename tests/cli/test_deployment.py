@@ -45,6 +45,11 @@ def test_static_writes_a_path_and_its_effect(
     capsys.readouterr()
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == result
+    main(["report", str(out), "--json"])
+    assert json.loads(capsys.readouterr().out) == result
+    main(["report", str(out)])
+    assert " ".join(capsys.readouterr().out.split()) == shown
+    assert "--page is for runs" in refused("report", out, "--page", tmp_path / "page.html")
     assert sorted(out.rglob("*.parquet")) == before
     changed = refused(*command, "--generations", "3")
     assert " (--generations: 2 there, 3 here)" in changed

@@ -57,17 +57,6 @@ def test_report_of_several_runs(
     assert (tmp_path / "x" / "page.html").exists()
 
 
-def test_report_of_what_nothing_gives(
-    runs: list[str], capsys: pytest.CaptureFixture[str], refused: Refused
-):
-    main(["report", runs[0], "--null"])
-    assert "gold by preference: net effect" in " ".join(capsys.readouterr().out.split())
-    assert not (Path(runs[0]) / "report.html").exists()
-    main(["report", runs[0], "--null", "--json"])
-    assert json.loads(capsys.readouterr().out)["once"]["n"] == 2
-    assert "--null is for one run" in refused("report", *runs, "--null")
-
-
 def test_report_with_the_preference_of_another_run(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ):

@@ -32,14 +32,8 @@ def make_run(
     asked = max(SETTINGS["questions"], sum(len(questions) for _, questions in parts))
     with run.open(SETTINGS | {"questions": asked} | settings, start):
         for evaluations, questions in parts:
-            run.write(evaluations, [counted(row, evaluations) for row in questions])
+            run.write(evaluations, questions)
     return run
-
-
-def counted(question: dict[str, Any], evaluations: list[Any]) -> dict[str, Any]:
-    """Add the number of evaluations that its search made to a question."""
-    own = [row for row in evaluations if row["question"] == question["question"]]
-    return question | {"evaluations": sum(not row.get("control") for row in own)}
 
 
 def evaluation(
@@ -118,15 +112,8 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def named(**values: str) -> list[dict[str, str]]:
-    """Make the column of a question's metadata."""
-    return [{"name": name, "value": value} for name, value in values.items()]
-
-
-def open_question(name: str, level: int, **fields: Any) -> dict[str, Any]:
-    metadata = named(math_level=str(level), source="there")
-    own = {"options": ["7", "9"], "baseline_answer": -1, "metadata": metadata}
-    return question(name, **own | fields)
+def open_question(name: str, **fields: Any) -> dict[str, Any]:
+    return question(name, **{"options": ["7", "9"], "baseline_answer": -1} | fields)
 
 
 # C→C on three layers
@@ -168,7 +155,7 @@ ONLY_WRONG = (E3, [Q3])
 ONE_EVALUATION = (E4[:1], [Q4])
 
 # C→C on three layers; its control reached
-G1 = open_question("g1", 2, baseline=True, baseline_answer=0, best=(0, 1, 3), confirmed=True,
+G1 = open_question("g1", baseline=True, baseline_answer=0, best=(0, 1, 3), confirmed=True,
                    control=1, control_reached=True, front=[(0, 1, 3), (0,)])  # fmt: skip
 F1 = [
     decoded("g1", 0, WHOLE, "7", True),
@@ -178,7 +165,7 @@ F1 = [
 ]
 # W→C
 G2 = open_question(
-    "g2", 10, best=(0, 1, 1, 2, 3), confirmed=False, control=1, control_reached=False
+    "g2", best=(0, 1, 1, 2, 3), confirmed=False, control=1, control_reached=False
 )  # fmt: skip
 F2 = [
     decoded("g2", 0, WHOLE, None, False, **truncated("no no")),
@@ -186,7 +173,7 @@ F2 = [
 ]
 # ungraded before and correct on some path: neither W→C nor C→C
 G3 = open_question(
-    "g3", 2, baseline=None, best=(0, 2), confirmed=True, control=1, control_reached=True
+    "g3", baseline=None, best=(0, 2), confirmed=True, control=1, control_reached=True
 )  # fmt: skip
 F3 = [
     decoded("g3", 0, WHOLE, "x", None),
@@ -194,7 +181,7 @@ F3 = [
     decoded("g3", 2, (0, 1), "9", False, answer=1),
 ]
 # W→W, as far as is known
-G4 = open_question("g4", 10, control=1, control_reached=False)
+G4 = open_question("g4", control=1, control_reached=False)
 F4 = [decoded("g4", 0, WHOLE, "8", False), decoded("g4", 1, (1, 2), "7.0000", None)]
 
 OPEN_PARTS = [(F1 + F2, [G1, G2]), (F3 + F4, [G3, G4])]

@@ -3,14 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tests.report.conftest import (
-    START,
-    WHOLE,
-    decoded,
-    evaluation,
-    named,
-    question,
-)
+from tests.report.conftest import START, WHOLE, decoded, evaluation, question
 
 AWAY = "http://away.invalid"  # what a page must never load from
 RUNS = "window.pwned=1"
@@ -42,13 +35,6 @@ TEXTS = {
     "blank": " ",
     "rich": "[/b][red]:smile:[link=x]",
 }
-MEGABYTE = 10**6
-LONG = {
-    "one word": "W" * MEGABYTE,
-    "words": "W <b>" * (MEGABYTE // 5),
-    "lines": "<\n" * (MEGABYTE // 2),
-    "wide": "\u202e字" * (MEGABYTE // 2),
-}
 
 
 def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
@@ -58,7 +44,7 @@ def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
         questions.append(
             question(
                 text, text=text, options=[text, "b", text], best=(0, 1, 1, 2, 3), control=2,
-                control_reached=True, metadata=named(**{f"{TEXTS['image']}_level": text}),
+                control_reached=True,
             )
         )  # fmt: skip
         rows += [

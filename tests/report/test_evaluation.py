@@ -10,19 +10,14 @@ from cola_jax.report.evaluation import evaluation_report, path_results
 from cola_jax.report.tables import terminal_report
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Difference, Share
-from tests.report.conftest import (
-    WHOLE,
-    evaluation,
-    make_run,
-    printed,
-    question,
-)
+from tests.report.conftest import WHOLE, evaluation, make_run, printed, question
 
 
 def text_of(run: Run) -> str:
     """Print the report of a run in 80 columns."""
     text = printed(terminal_report(evaluation_report(run)))
     assert max(map(len, text.splitlines())) <= 80
+    assert "nan" not in text
     return text
 
 
@@ -66,6 +61,7 @@ def test_report_lists_paths(evaluated: Run):
     assert "1 evaluations not finite" in text
     assert "two-sided, corrected (Holm) for 2 paths" in text
     assert "selected on these same questions" in text
+    assert not re.search("token|trun|ngraded", text)
 
 
 def test_report_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
@@ -94,7 +90,7 @@ def test_report_without_finite_margin(tmp_path: Path):
     rows = [evaluation("q1", 0, WHOLE, -1, False, margin=-math.inf, finite=False)]
     run = make_run(tmp_path, (rows, [question("q1")]), command="evaluate", paths=[list(WHOLE)])
     assert math.isnan(path_results(run)[0].margin)
-    assert "nan" not in text_of(run)
+    assert "–" in text_of(run)
 
 
 def test_report_of_completions(open_evaluated: Run):
@@ -106,11 +102,3 @@ def test_report_of_completions(open_evaluated: Run):
     text = " ".join(text.split())
     assert "3 evaluations ungraded" in text
     assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text
-
-
-def test_report_of_exact_answers_omits_tokens(tmp_path: Path):
-    rows = [evaluation("q1", 0, WHOLE, 0, True)]
-    settings = {"command": "evaluate", "scorer": "exact", "paths": [list(WHOLE)]}
-    text = text_of(make_run(tmp_path, (rows, [question("q1")]), **settings))
-    assert "margin" in text
-    assert not re.search("token|trun|ngraded", text)

@@ -1,4 +1,4 @@
-"""The page: its parts, its policy, and texts that are no markup in it."""
+"""The page: its parts, its policy, its questions, and texts that are no markup in it."""
 
 import base64
 import hashlib
@@ -12,36 +12,46 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from etils import epath
 
-from cola_jax.report import evaluation_report, summarise, write_page, write_search_page
+from cola_jax.report import (
+    compare_runs,
+    evaluation_report,
+    summarise,
+    write_page,
+    write_search_page,
+)
 from cola_jax.report import page as page_module
-from cola_jax.report.compare import compare_runs
-from cola_jax.report.page import SCRIPTS, asset, write_scan_page
+from cola_jax.report.figures import scan_figures
+from cola_jax.report.page import (
+    MAX_LISTED,
+    SCRIPTS,
+    asset,
+    is_moved,
+    path_texts,
+    question_entries,
+    script_json,
+    write_chunks,
+)
 from cola_jax.report.scan import scan_report
 from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E1,
     E2,
     E3,
-    F1,
-    F2,
     G1,
-    G2,
     NASTY,
-    ONE_EVALUATION,
-    ONLY_CORRECTED,
-    ONLY_RETAINED,
-    ONLY_WRONG,
     OPEN_PARTS,
     PARTS,
     Q1,
     Q2,
     Q3,
-    UNGRADED,
+    WHOLE,
+    decoded,
     evaluation,
     make_run,
-    named,
     question,
 )
 from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
@@ -59,7 +69,9 @@ def page_of(tmp_path: Path) -> PageOf:
         file = tmp_path / "pages" / "report.html"
         summaries = [summarise(run) for run in runs]
         write_search_page(runs, summaries, file, compare_runs(runs, summaries[0].num_layers))
-        return file.read_text()
+        page = file.read_text()
+        assert "nan" not in without_scripts(page).lower().split()
+        return page
 
     return write
 
@@ -74,7 +86,7 @@ def without_scripts(page: str) -> str:
     return html.unescape(re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
 
 
-def test_page_has_a_verdict_contents_and_folded_numbers(run: Run, page_of: PageOf):
+def test_page_has_a_verdict_contents_and_folded_numbers(run: Run, page_of: PageOf, tmp_path: Path):
     page = page_of(run)
     prose = without_scripts(page)
     order = [
@@ -89,8 +101,13 @@ def test_page_has_a_verdict_contents_and_folded_numbers(run: Run, page_of: PageO
     assert len(re.findall("<tr", prose[: prose.index('<section id="browser"')])) <= 11
     figures = set(re.findall(r'<figure id="figure-(\w+)">', page))
     assert figures == {figure["id"] for figure in embedded(page)["figures"]}
-    assert "nan" not in prose.lower().split()
     assert len(page) < 200_000
+    # it loads nothing
+    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
+    assert not re.search(r"url\(\s*[\"']?\s*(https?:)?//|@import", page)
+    assert not re.search(r"<(link|iframe|object|embed|script[^>]*\ssrc)\b", page)
+    assert len(embedded(page, "chunk-0")) == 5
+    assert [file.name for file in (tmp_path / "pages").iterdir()] == ["report.html"]
 
 
 def test_page_allows_its_own_script_and_style_alone(run: Run, page_of: PageOf):
@@ -106,15 +123,6 @@ def test_page_allows_its_own_script_and_style_alone(run: Run, page_of: PageOf):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in rules
     assert not re.search(r" style=| on\w+=", without_scripts(page))  # the policy forbids both
-
-
-def test_page_is_self_contained(run: Run, page_of: PageOf, tmp_path: Path):
-    page = page_of(run)
-    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
-    assert not re.search(r"url\(\s*[\"']?\s*(https?:)?//|@import", page)
-    assert not re.search(r"<(link|iframe|object|embed|script[^>]*\ssrc)\b", page)
-    assert len(embedded(page, "chunk-0")) == 5
-    assert [file.name for file in (tmp_path / "pages").iterdir()] == ["report.html"]
 
 
 def test_scripts_never_set_markup():
@@ -137,22 +145,24 @@ class Markup(HTMLParser):
         self.elements.append((tag, [name for name, _ in attrs]))
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("make", [letters_part, decoded_part])
-def test_no_text_adds_markup_to_a_page(tmp_path: Path, page_of: PageOf, make: Any, text: str):
+def test_no_text_adds_markup_to_a_page(tmp_path: Path, page_of: PageOf, make: Any):
     scorer = "letter" if make is letters_part else "generation"
 
-    def page(text: str, name: str) -> str:
-        settings = settings_of(text) | {"scorer": scorer}
-        return page_of(make_run(tmp_path / name, make([text]), start=start_of(text), **settings))
+    def page(texts: list[str], setting: str, name: str) -> str:
+        settings = settings_of(setting) | {"scorer": scorer}
+        return page_of(make_run(tmp_path / name, make(texts), start=start_of(setting), **settings))
 
-    plain, hostile = Markup(page("plain", "a")), Markup(content := page(text, "b"))
-    if text.strip():  # an empty setting is not listed
-        assert hostile.elements == plain.elements
-    [listed] = embedded(content)["questions"]
-    [details] = embedded(content, "chunk-0")
-    assert listed["id"] == listed["text"] == details["id"] == details["text"] == text
-    assert details["options"][0] == text
+    texts = list(TEXTS.values())
+    content = page(texts, " ".join(texts), "hostile")
+    plain = page([f"plain {i}" for i in range(len(texts))], "plain", "plain")
+    assert Markup(content).elements == Markup(plain).elements
+    assert html.escape(TEXTS["image"]) in content  # of a setting
+    listed, details = embedded(content)["questions"], embedded(content, "chunk-0")
+    for text, entry, detail in zip(texts, listed, details, strict=True):
+        assert entry["id"] == entry["text"] == detail["id"] == detail["text"] == text
+        assert detail["options"][0] == text
+        assert all(answer == shown == text for answer, shown, *_ in detail["completions"])
 
 
 def test_no_text_adds_markup_to_the_page_of_a_scan(tmp_path: Path):
@@ -161,42 +171,17 @@ def test_no_text_adds_markup_to_the_page_of_a_scan(tmp_path: Path):
     def elements(text: str, name: str) -> list[str]:
         settings = settings_of(text) | {"command": "scan", "paths": [[0]]}
         run = make_run(tmp_path / name, start=start_of(text), **settings)
-        write_scan_page(scan_report(run, summary), summary, tmp_path / f"{name}.html")
-        page = (tmp_path / f"{name}.html").read_text()
+        file = tmp_path / f"{name}.html"
+        write_page(scan_report(run, summary), file, {"figures": scan_figures(summary)})
+        page = file.read_text()
         assert text == "plain" or html.escape(TEXTS["image"]) in page
         return re.findall(r"<[a-z/!][^ >]*", page)
 
     assert elements(" ".join(TEXTS.values()), "hostile") == elements("plain", "plain")
 
 
-def test_page_escapes_completions(tmp_path: Path, page_of: PageOf):
-    nasty = f"{NASTY}\u202e\u2028\x00\\"
-    rows = [e | {"text": nasty, "answer_text": nasty} for e in F1]
-    parts = [(rows, [G1 | {"metadata": named(math_level=NASTY)}]), (F2, [G2])]
-    page = page_of(make_run(tmp_path, *parts, scorer="generation"))
-    assert page.count("<script") == page.count("</script") == 3
-    assert not {"\x00", "\u2028"} & set(page)
-    assert embedded(page, "chunk-0")[0]["completions"] == [[nasty, nasty, "stop", 0, 4]]
-    assert "math level &lt;script&gt;" in page
-
-
-@pytest.mark.parametrize(
-    ("part", "scorer"),
-    [
-        (ONLY_RETAINED, None),
-        (ONLY_WRONG, None),
-        (ONLY_CORRECTED, None),
-        (ONE_EVALUATION, None),
-        (UNGRADED, "generation"),
-    ],
-)
-def test_page_of_one_question(tmp_path: Path, page_of: PageOf, part: Any, scorer: str | None):
-    page = page_of(make_run(tmp_path, part, scorer=scorer))
-    assert len(embedded(page)["questions"]) == 1
-    assert "nan" not in without_scripts(page).lower().split()
-
-
-def test_page_of_several_runs(tmp_path: Path, page_of: PageOf):
+def test_page_of_several_runs(tmp_path: Path, page_of: PageOf, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(page_module, "CHUNK", 700)
     runs = [make_run(tmp_path / name, *PARTS[:count]) for name, count in (("a", 2), ("b", 1))]
     page = page_of(*runs)
     data = embedded(page)
@@ -206,24 +191,28 @@ def test_page_of_several_runs(tmp_path: Path, page_of: PageOf):
     for each in data["questions"]:
         chunk, place = each["at"]
         assert embedded(page, f"chunk-{chunk}")[place]["id"] == each["id"]
+    assert data["questions"][-1]["at"][0] > 1
     assert "b/run against a/run: Nothing shown: " in page
     [row] = re.findall(r"<tr><th scope=\"row\">correct after.*?</tr>", page)
     assert re.findall(r"[\d.]+ %", row) == ["80.0 %", "100.0 %"]
 
 
-def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
-    names = [f"question {i} / 3000" for i in range(3000)]
+def test_page_of_many_questions_has_files_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page_module, "INLINE", 10_000)
+    monkeypatch.setattr(page_module, "CHUNK", 4000)
+    names = [f"question {i} / 30" for i in range(30)]
     rows = [evaluation(n, i, tuple(range(4 - i % 2)), 0, i > 0) for n in names for i in range(5)]
-    rows = [row | {"edit": "repeat 4 at 20 x1"} for row in rows]
-    questions = [question(n, text="what " * 60, options=["a" * 80] * 4, best=(0, 1)) for n in names]
+    questions = [question(n, text="what " * 60, best=(0, 1)) for n in names]
     run = make_run(tmp_path, (rows, questions))
     file = tmp_path / "pages" / "big.html"
     write_search_page([run], [summarise(run)], file)
     page = file.read_text()
-    assert file.stat().st_size < 3_000_000
     data = embedded(page)
     assert [each["id"] for each in data["questions"]] == names
     assert 'id="chunk-' not in page
+    assert len(data["files"]) > 2
     assert data["files"] == [f"big_files/questions-{i:03d}.js" for i in range(len(data["files"]))]
     for number, name in enumerate(data["files"]):
         content = (file.parent / name).read_text()
@@ -232,6 +221,16 @@ def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
         assert (call[1], int(call[2])) == (data["token"], number)
         for place, each in enumerate(json.loads(call[3])):
             assert data["questions"][names.index(each["id"])]["at"] == [number, place]
+
+
+def test_write_chunks_replaces_older_files(tmp_path: Path):
+    folder = epath.Path(tmp_path / "files")
+    names = write_chunks(folder, "token", [[script_json(NASTY)], [script_json(1), script_json(2)]])
+    assert names == ["files/questions-000.js", "files/questions-001.js"]
+    assert (folder / "questions-001.js").read_text() == 'colaQuestions("token",1,[1,2]);\n'
+    assert "<" not in (folder / "questions-000.js").read_text()
+    assert write_chunks(folder, "token", []) == []
+    assert not folder.exists()
 
 
 def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):
@@ -244,18 +243,82 @@ def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):
     assert 'id="browser"' not in page
 
 
-@pytest.mark.parametrize("scorer", ["exact", "generation"])
-def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
-    decodes = scorer == "generation"
-    parts = OPEN_PARTS if decodes else [(E1 + E2, [Q1, Q2]), (E3, [Q3])]
-    page = page_of(make_run(tmp_path, *parts, scorer=scorer))
-    data = embedded(page)
-    assert (data["open"], data["decodes"]) == (True, decodes)
-    prose = without_scripts(page)
-    assert "control: reached a wrong answer" in prose
-    assert not re.search(r"\boptions?\b", prose)
-    completions = [bool(each["completions"]) for each in embedded(page, "chunk-0")]
-    assert set(completions) == {decodes}
+def test_page_of_open_questions(tmp_path: Path, page_of: PageOf):
+    for scorer, parts in (("exact", [(E1 + E2, [Q1, Q2]), (E3, [Q3])]), ("generation", OPEN_PARTS)):
+        page = page_of(make_run(tmp_path / scorer, *parts, scorer=scorer))
+        data, decodes = embedded(page), scorer == "generation"
+        assert (data["open"], data["decodes"]) == (True, decodes)
+        prose = without_scripts(page)
+        assert "control: reached a wrong answer" in prose
+        assert not re.search(r"\boptions?\b", prose)
+        assert all(bool(each["completions"]) == decodes for each in embedded(page, "chunk-0"))
+
+
+# The questions of a page
+
+
+def entries(run: Run) -> tuple[list[Any], list[Any]]:
+    listed, details = zip(*question_entries(run), strict=True)
+    return list(listed), list(details)
+
+
+def test_question_entries_of_options(run: Run, tmp_path: Path):
+    listed, details = entries(run)
+    assert [q["id"] for q in listed] == ["q1", "q2", "q3", "q4", "q5"]
+    assert [q["kind"] for q in listed] == ["C→C", "W→C", "W→W", "C→C", "W→C"]
+    assert [q["best"] for q in listed] == [3, 5, None, 4, 3]
+    assert [q["first"] for q in listed] == [0, 1, None, 0, 1]
+    assert [q["controls"] for q in details] == [[], [[2, False]], [[2, True]], [], []]
+    # text, verdict, margin, answer, node, parent, edit, target of a control search
+    assert details[0]["paths"] == [
+        ["0-3", 1, 1.0, 0, 0, None, None, None],
+        ["0-1,3", 1, 1.0, 0, 1, 0, "edit 1", None],
+        ["0,3", 0, -1.0, 2, 2, 1, "edit 2", None],
+    ]
+    assert details[1]["paths"][2][:4] == ["0,2", 0, None, -1]  # JSON has no infinity
+    control = evaluation("q2", 1, (0, 3), 2, True, control=True, target=2)
+    [shown] = entries(make_run(tmp_path, ([*E2, control], [Q2])))[1]
+    assert [path[7] for path in shown["paths"]] == [None, None, None, 2]
+
+
+def test_question_entries_of_completions(open_run: Run):
+    listed, details = entries(open_run)
+    assert [q["kind"] for q in listed] == ["C→C", "W→C", "?→C", "W→W"]
+    assert [path[8] for path in details[0]["paths"]] == [0, 0, 1, 2]
+    assert details[0]["paths"][3][:3] == ["0", None, -0.1]
+    # a completion that two paths share is stored once
+    assert details[0]["completions"] == [
+        ["7", " so 7\n", "stop", 0, 4],
+        ["9", " so 9\n", "stop", 0, 4],
+        ["seven!", " so seven!\n", "stop", 0, 4],
+    ]
+    assert details[1]["completions"][0] == [None, " no no", "length", 1, 12]
+
+
+def test_long_texts_are_shortened(tmp_path: Path):
+    long = [decoded("g1", n, (n,), "7" * 5000, False, text=f"{n}" * 5000) for n in range(2)]
+    run = make_run(tmp_path, (long, [G1 | {"text": "x" * 500}]), scorer="generation")
+    [entry], [shown] = entries(run)
+    assert len(entry["text"]) == MAX_LISTED
+    assert shown["text"] == "x" * 500
+    for answer, text, *_ in shown["completions"]:
+        assert "3,000 characters left out" in text
+        assert "4,800 characters left out" in answer
+
+
+def test_path_texts_write_ids_and_ranges():
+    assert not is_moved([0, 1, 2, 1, 2, 3])  # but repeated
+    assert is_moved([0, 2, 1, 3])
+    rows = [WHOLE, (0, 1, 1, 2), (2, 0), (), (3,), (4, 5)]
+    column = pa.chunked_array([pa.array(rows, pa.list_(pa.int16())).slice(0)])
+    assert path_texts(column) == ["0-3", "0-1,1-2", "2,0", "", "3", "4-5"]
+    assert path_texts(column.slice(4)) == ["3", "4-5"]
+
+
+def test_script_json_cannot_end_its_element_or_line():
+    text = script_json({NASTY: "\u2028\u2029&'\""})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {NASTY: "\u2028\u2029&'\""}
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")

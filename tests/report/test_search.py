@@ -1,4 +1,4 @@
-"""The report of a search: its verdict, first rows, and all others."""
+"""The report of searches: verdicts, first rows, all others, and runs side by side."""
 
 import dataclasses
 import re
@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from cola_jax.report import search_report, summarise
-from cola_jax.report.search import search_verdict
+from cola_jax.report import (
+    changes_table,
+    compare_runs,
+    run_names,
+    search_report,
+    summarise,
+)
+from cola_jax.report.search import change_verdict, compared_report, search_verdict
 from cola_jax.report.summary import Summary
 from cola_jax.report.tables import terminal_report
 from cola_jax.runs.run import Run
@@ -25,6 +31,7 @@ from tests.report.conftest import (
     Q2,
     Q3,
     UNGRADED,
+    WHOLE,
     make_run,
     printed,
 )
@@ -34,6 +41,7 @@ def text_of(run: Run, *, whole: bool = True) -> str:
     """Print the report of a run in 80 columns."""
     text = printed(terminal_report(search_report(run, summarise(run)), whole=whole))
     assert max(map(len, text.splitlines())) <= 80
+    assert "nan" not in text
     return text
 
 
@@ -52,13 +60,10 @@ def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
     assert re.search(r"control: reached a wrong option +50\.0 % +9\.5 to 90\.5 +2", text)
     assert re.search(r"beyond control \(W→C\) +1 reached +1\.0 expected +2", text)
     assert "Cost" not in text
-
-
-def test_report_lists_all_rows(run: Run):
     text = words_of(run)
     assert "correct before (pretrained model) 40.0 %" in text
-    assert "distinct options answered, mean 2.2 of 2.6" in text
     assert "paths tried, correct before: wrong (C→W) 66.7 %" in text
+    assert "control: added evaluations 2 " in text
     finished = make_run(Path(run.directory).parent / "finished", ONLY_RETAINED, questions=1)
     assert "unfinished" not in text_of(finished)
 
@@ -75,7 +80,6 @@ def test_float32_runs_are_not_confirmed_in_float32(tmp_path: Path):
 )
 def test_missing_values_are_dashes(tmp_path: Path, part: Any, scorer: Any):
     text = text_of(make_run(tmp_path, part, scorer=scorer))
-    assert "nan" not in text
     if part is ONLY_RETAINED:
         assert re.search(r"wrong, then correct \(W→C\) +– +0\b", text)
 
@@ -89,11 +93,7 @@ def test_rows_of_completions(open_run: Run):
     assert "counts neither as correct nor as wrong" in text
     assert re.search(r"evaluations truncated 9\.1 % \S+ to \S+ 11 ", text)
     assert "tokens decoded per evaluation 4.7 " in text
-    assert "distinct answers, mean 2.2 " in text
     assert "best path decodes the same in float32 66.7 %" in text
-    assert re.search(r"math level 2: correct before 100\.0 % \S+ to 100\.0 1 ", text)
-    assert re.search(r"math level 10: correct after 50\.0 % \S+ to \S+ 2 ", text)
-    assert "nan" not in text
 
 
 def test_rows_that_do_not_apply_are_omitted(tmp_path: Path):
@@ -101,14 +101,9 @@ def test_rows_that_do_not_apply_are_omitted(tmp_path: Path):
     graded = make_run(tmp_path / "2", (F2, [G2]), scorer="generation")
     choice = make_run(tmp_path / "3", (E1, [Q1]), scorer="letter")
     texts = list(map(text_of, (exact, graded, choice)))
-    assert all("ngraded" not in text and "level" not in text for text in texts)
+    assert all("ngraded" not in text for text in texts)
     assert ["token" in text for text in texts] == [False, True, False]
     assert ["a wrong answer" in text for text in texts] == [True, True, False]
-    assert ["distinct answers" in text or "distinct options" in text for text in texts] == [
-        False,
-        True,
-        True,
-    ]
 
 
 @pytest.mark.parametrize(
@@ -147,3 +142,58 @@ def test_verdict_needs_p_and_interval(tmp_path: Path):
     undecided = better.net._replace(effective=1.0)
     text = search_verdict(dataclasses.replace(better, nets={"once": undecided}))
     assert "preference alone nearly decides" in text
+
+
+def test_run_names_tell_runs_apart():
+    def names(*directories: str) -> list[str]:
+        return run_names([Run(directory) for directory in directories])
+
+    assert names("runs/a", "runs/b") == ["a", "b"]
+    assert names("x/run", "y/run", "y/other") == ["x/run", "y/run", "y/other"]
+    assert names("runs/a") == ["a"]
+    # what would turn or end the lines of numbers is not shown, and tells no runs apart
+    assert names("x/\u202ea\nb") == ["\ufffda\ufffdb"]
+    assert names("\u202e", "\u202d") == ["1: \ufffd", "2: \ufffd"]
+
+
+def test_verdict_of_a_change_needs_p_and_interval(tmp_path: Path):
+    alike = Q2 | {"baseline_scores": [[-2.0, -1.0, -2.0]]}
+    lost = alike | {"best": None, "confirmed": None}
+    runs = [make_run(tmp_path / name, (E2, [q])) for name, q in (("a", lost), ("b", alike))]
+    [change] = compare_runs(runs, 4)
+    rows = {row.label: row.cells for row in changes_table(["a", "b"], [change]).rows}
+    cells = ("+100.0", "too few differ", "1.000", "1")
+    assert rows["b: now correct, beyond control (W→C)"] == cells
+    assert change_verdict(change).startswith("Nothing shown: too few")
+    net = change.nets["once"]._replace(interval=(0.1, 1.0))
+    wide = change._replace(nets={"once": net})
+    assert change_verdict(wide).startswith("Nothing shown: +100.0")
+    shown = wide._replace(p={"once": 0.01})
+    assert change_verdict(shown).startswith("Shown: +100.0 points of questions now correct")
+
+
+def test_runs_stand_side_by_side(tmp_path: Path):
+    """A search in all variants at once has no row of what is found once."""
+    search = {"target": 2, "best": None, "evaluations": 2, "shared": 1, "robust": None}
+    again = [{"node": 0, "path": WHOLE, "holds": [False]}]
+    asked = Q2 | {
+        "controls": [search | {"again": again}], "again": again, "variant_answers": [1],
+        "baseline_scores": [[-2.0, -1.0, -3.0]] * 2,
+    }  # fmt: skip
+    runs = [
+        make_run(tmp_path / name, (E2, [asked]), **settings)
+        for name, settings in (("once", {}), ("all", {"robust": True}))
+    ]
+    reports = [search_report(run, summarise(run)) for run in runs]
+    report = compared_report(run_names(runs), reports, compare_runs(runs, 4))
+    assert [text.partition(":")[0] for text in report.verdicts] == [
+        "once/run", "all/run", "all/run against once/run",
+    ]  # fmt: skip
+    rows = {row.label: row.cells for row in report.main.rows}
+    assert rows["now correct, beyond control (W→C)"] == ("1 reached\n0.7 expected", "")
+    assert rows["robust, beyond control (W→C)"][0] == ""
+    assert rows["robust, beyond control (W→C)"][1].startswith("0 reached\n")
+    tables = {table.heading: table for table in report.rest}
+    labels = [row.label for row in tables["Asked again in other variants"].rows]
+    assert len(labels) == len(set(labels))
+    assert "Against once/run, on the questions of both" in tables

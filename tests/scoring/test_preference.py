@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from cola_jax.scoring.preference import UNWEIGHTED, Excess, Kept, Net, Preference, Targets
-from experiments.calibration import TARGETS, drawn
+from cola_jax.scoring.preference import UNWEIGHTED, Kept, Net, Preference, Targets
+from experiments.calibration import draw_golds, drawn
 
 
 def rejected(count: int, **settings: float) -> float:
@@ -22,6 +22,13 @@ def rejected(count: int, **settings: float) -> float:
 @pytest.mark.parametrize("tau", [0.0, 1.0, 2.0])
 def test_gold_by_preference_is_no_skill(tau: float):
     assert rejected(200, n=60, tau=tau) <= 0.07
+
+
+def test_draw_golds_follows_the_weights():
+    weight = np.tile([0.5, 0.2, 0.3], (20_000, 1))
+    counts = np.bincount(draw_golds(weight, np.random.default_rng(0)), minlength=3) / len(weight)
+    np.testing.assert_allclose(counts, [0.5, 0.2, 0.3], atol=0.02)
+    assert draw_golds(np.array([[0.0, 1.0, 0.0]]), np.random.default_rng(0)).tolist() == [1]
 
 
 def test_skill_is_found():
@@ -56,7 +63,6 @@ def test_nothing_to_compare():
     assert (nothing.n, nothing.reached) == (0, 0)
     assert math.isnan(nothing.p)
     assert not nothing.undecided
-    assert Excess.of(Targets(np.zeros((2, 2), bool), np.array([[0, np.nan]] * 2))).n == 0
 
 
 def test_preference_that_decides_says_so():
@@ -91,21 +97,6 @@ def test_change_between_runs_is_what_one_reaches_more():
     blind = random.permuted(targets.hits, axis=1)  # reaches as many targets, none for its truth
     assert Net.of(targets, before=blind).value > 0.1
     assert Net.of(targets._replace(hits=blind), before=targets.hits).value < -0.1
-
-
-def test_curve_takes_distance_out():
-    """All targets are reached by their gap alone, and gold is the closest: no excess."""
-    random = np.random.default_rng(0)
-    gaps = np.sort(random.exponential(1.5, (4000, TARGETS)), axis=1)
-    hits = random.random(gaps.shape) < 1 / (1 + np.exp(1.2 * gaps - 1))
-    excess = Excess.of(Targets(hits, gaps))
-    assert excess.interval[0] < 0 < excess.interval[1]
-    assert excess.value == pytest.approx(0, abs=0.03)
-    better = hits.copy()
-    better[:, 0] |= random.random(len(hits)) < 0.5
-    assert Excess.of(Targets(better, gaps)).value == pytest.approx(
-        (better[:, 0] & ~hits[:, 0]).mean(), abs=0.03
-    )
 
 
 def draw_kept(random: np.random.Generator, effect: float, n: int = 60) -> Kept:
