@@ -6,7 +6,8 @@ transformers' batched generation, which can only run the identity path.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -14,9 +15,13 @@ import torch
 import tyro
 
 import cola_jax
-from cola_jax.execute.benchmark import SHAPES, Paths, Program, random_model, time_in_turns
+from cola_jax.cli.benchmark import time_in_turns
 from cola_jax.path import identity, random_paths
+from experiments.shapes import SHAPES, random_model
 from experiments.torch_baselines import generate_exactly, permuted, random_llama
+
+Path = tuple[int, ...]
+Program = tuple[Callable[[], None], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +44,8 @@ class DecodingSpeed:
     """Number of rows that transformers decodes one by one, which takes equally long for each."""
 
 
-def generate_program(
-    name: str, model: cola_jax.Model, ids: np.ndarray, paths: Paths, tokens: int
-) -> Program:
-    """Decode each row along its path with `cola_jax.generate`."""
-
-    def run() -> None:
-        cola_jax.generate(model, ids, [[path] for path in paths], max_new_tokens=tokens)
-
-    return Program(name, run, len(paths) * tokens)
-
-
-def programs(settings: DecodingSpeed, paths: Paths) -> Sequence[Program]:
-    """Make the timed programs; work is in tokens."""
+def programs(settings: DecodingSpeed, paths: Sequence[Path]) -> Mapping[str, Program]:
+    """Make the timed programs, with the number of rows of each."""
     config = SHAPES[settings.model]
     model, theirs = random_model(config, "float32"), random_llama(config, "float32")
     new, alone = settings.new_tokens, settings.alone
@@ -59,6 +53,9 @@ def programs(settings: DecodingSpeed, paths: Paths) -> Sequence[Program]:
     ids = ids.astype(np.int32)
     batch = torch.as_tensor(ids.astype(np.int64), device=theirs.device)
     plain = [identity(config.num_layers)] * settings.rows
+
+    def generate(paths: Sequence[Path]) -> None:
+        cola_jax.generate(model, ids, [[path] for path in paths], max_new_tokens=new)
 
     def one_by_one() -> None:
         with torch.inference_mode():
@@ -70,12 +67,12 @@ def programs(settings: DecodingSpeed, paths: Paths) -> Sequence[Program]:
         with torch.inference_mode():
             generate_exactly(theirs, batch, new)
 
-    return [
-        generate_program("cola-jax, one path per row", model, ids, paths, new),
-        generate_program("cola-jax, identity path", model, ids, plain, new),
-        Program("transformers, one row and path at a time", one_by_one, alone * new),
-        Program("transformers, one batch, identity path", batched, settings.rows * new),
-    ]
+    return {
+        "cola-jax, one path per row": (lambda: generate(paths), settings.rows),
+        "cola-jax, identity path": (lambda: generate(plain), settings.rows),
+        "transformers, one row and path at a time": (one_by_one, alone),
+        "transformers, one batch, identity path": (batched, settings.rows),
+    }
 
 
 def main(settings: DecodingSpeed) -> None:
@@ -83,13 +80,18 @@ def main(settings: DecodingSpeed) -> None:
     paths = random_paths(layers, settings.rows, 0, edits=settings.edits)
     mean = np.mean([len(path) for path in paths])
     print(f"jax {jax.__version__}, torch {torch.__version__}; mean path length {mean:.1f} layers")
-    timings = time_in_turns(programs(settings, paths), settings.rounds)
-    first = next(iter(timings.values()))
-    for name, timing in timings.items():
-        ratio = timing.over(first)
+    timed = programs(settings, paths)
+    seconds = time_in_turns({name: run for name, (run, _) in timed.items()}, settings.rounds)
+    times = {
+        name: [each / rows / settings.new_tokens for each in seconds[name]]
+        for name, (_, rows) in timed.items()
+    }
+    first = next(iter(times.values()))
+    for name, each in times.items():
+        ratios = [a / b for a, b in zip(each, first, strict=True)]
         print(
-            f"{name}: {1 / timing.median:.1f} tokens/s, time per token over the first "
-            f"{ratio['ratio']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+            f"{name}: {1 / statistics.median(each):.1f} tokens/s, time per token over the first "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
 

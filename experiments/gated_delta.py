@@ -21,19 +21,19 @@ from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import KINDS, Kind, Mode, Tile, of_questions
-from cola_jax.execute.batches import Workload
-from cola_jax.execute.benchmark import llama, random_model
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.decoder import Decoder, Stop
 from cola_jax.execute.kv_cache import DecodeRow, NoCache
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Worker, Workers
-from cola_jax.kernels.buffers import get, put
+from cola_jax.kernels.attention import get, put
 from cola_jax.model import View, block, norm, project, project_heads, rms_norm, take_positions, view
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.path import pad_path
 from cola_jax.prompts import PROMPT, Prompts, Readings
+from experiments.shapes import llama, random_model
 
 Path = tuple[int, ...]
 Run = Callable[[Prompts], Any]

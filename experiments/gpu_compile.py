@@ -22,9 +22,9 @@ import tyro
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from cola_jax.execute.benchmark import SHAPES
 from experiments import hlo
 from experiments.programs import PROGRAMS, Abstract, Program, Sizes
+from experiments.shapes import SHAPES
 
 TARGET = Path(__file__).with_name("h100.txtpb")  # of XLA, which describes the card so
 FLOPS, BANDWIDTH = 989e12, 3.352e12  # per second: bfloat16 and memory, by its maker

@@ -16,12 +16,12 @@ import tyro
 
 import cola_jax
 from cola_jax.execute import driver, run_paths, worker
-from cola_jax.execute.benchmark import llama, random_model
 from cola_jax.path import random_paths
 from cola_jax.report.tables import markdown_table
 from cola_jax.scoring import Options
 from cola_jax.scoring.evaluator import ModelEvaluator
 from experiments.cpu_parts import HOST, CpuParts
+from experiments.shapes import llama, random_model
 
 WIDTH = 8  # of the model
 

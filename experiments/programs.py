@@ -12,7 +12,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
-from cola_jax.execute.benchmark import layer_flops
 from cola_jax.execute.forward import forward_tile, forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE, Kept, KVBlocks
 from cola_jax.execute.memory import WRITTEN
@@ -159,6 +158,14 @@ class Abstract:
 def one_layer(leaf: Any) -> Any:
     """Return the shape of a stack of one layer."""
     return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
+
+
+def layer_flops(config: ModelConfig, tokens: int) -> float:
+    """Count the floating-point operations of a layer on a state: matmuls and attention."""
+    heads = config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    weights = config.width * (2 * heads + 2 * kv + 3 * config.mlp_width)
+    return 2.0 * tokens * weights + 4.0 * tokens * tokens * heads
 
 
 def lower_prefill(

@@ -123,7 +123,8 @@ def sample(arguments: list[str]) -> None:
         from cola_jax.execute.metrics import compilations
 
         run_command(command)
-        programs = compilations().count
+        compiled: Any = compilations()
+        programs = getattr(compiled, "count", compiled)  # earlier versions return an object
     Path(file).write_text(json.dumps({"parts": parts.parts, "programs": programs}))
 
 

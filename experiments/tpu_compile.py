@@ -19,9 +19,9 @@ from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
 import numpy as np
 import tyro
 
-from cola_jax.execute.benchmark import SHAPES
 from experiments import hlo
 from experiments.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
+from experiments.shapes import SHAPES
 from experiments.tpu_kernel import call_in, cycles_of
 
 TENSOR = {"llama-3.2-3b": 1, "llama-3-8b": 4}

@@ -1,9 +1,11 @@
-"""`cola benchmark`."""
+"""`cola benchmark`: the speed of paths, or of a search, on this machine."""
 
 import dataclasses
 import json
 import statistics
 import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from cola_jax.cli.flags import (
     Command,
     DeviceChoice,
     Dtype,
+    Model,
     TaskChoice,
     check_one_task,
     checkpoint_of,
@@ -22,36 +25,34 @@ from cola_jax.cli.flags import (
 from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import print_json
 from cola_jax.cli.verbosity import console, log_devices
-from cola_jax.errors import InputError, nearest
+from cola_jax.errors import InputError
 from cola_jax.files import check_file, write_whole
-from cola_jax.runs.devices import Devices, choose_dtype
+from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
-    from cola_jax.params import Model
-    from cola_jax.runs.session import Session
+    from cola_jax.config import ModelConfig
+    from cola_jax.prompts import Prompts
 
 NO_TASK = TaskConfig("")
 LEAVES = 16  # of a wave, the default of `cola search`
+READS = 16  # positions at which the model is read
+FEW = 8  # paths that `run_path` runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(Command):
-    """Measure the speed of `run_paths` on this machine against simpler ways to run the paths; with
+    """Measure the speed of `run_paths` on this machine against `run_path`, path by path; with
     --task the speed of a search."""
 
-    model: Annotated[str, arg(aliases=["-m"])] = "smollm2-135m"
-    """A model as every command takes it, or a named shape with random weights: smollm2-135m,
-    llama-3.2-1b, llama-3.2-3b, llama-3-8b, qwen3-8b."""
+    model: Model
     out: Annotated[Path | None, arg(name="output", aliases=["-o"])] = None
     """JSON file for all measurements."""
     tokens: int = 96
-    """Tokens of the question, T; without a task."""
+    """Random tokens of the question; without a task."""
     paths: Annotated[int, arg(metavar="N")] = 64
-    """Number of random paths of 1 to 3 edits, C; without a task."""
-    reads: int = 16
-    """Positions at which the model is read, Q; without a task."""
+    """Number of random paths of 1 to 3 edits; without a task."""
     rounds: int = 5
     """Number of times each program is timed, in turns, or a search is repeated."""
     task: TaskChoice = NO_TASK
@@ -65,139 +66,128 @@ class Benchmark(Command):
     """Print all measurements as JSON."""
 
     def run(self) -> None:
-        results = self.measure_search() if self.task.task else self.measure(self.load())
-        self.write(results)
-        if self.json:
-            print_json(results)
-        else:
-            console.print(search_table(results) if self.task.task else ratio_table(results))
-
-    def load(self) -> "Model":
-        """Check the flags, and load or make the model on the devices of one copy."""
-        from cola_jax import load
-        from cola_jax.execute.benchmark import SHAPES, random_model
-
-        self.check()
-        mesh = self.devices.mesh(self.devices.data or 1)
-        dtype = choose_dtype(self.dtype, "bfloat16")
-        if self.model in SHAPES:
-            return random_model(SHAPES[self.model], dtype, mesh)
-        if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
-            raise InputError(f"{self.model} is not a model or a shape: did you mean {near}?")
-        checkpoint_of(self.model, dtype)
-        return load(self.model, dtype=dtype, mesh=mesh)
-
-    def measure(self, model: "Model") -> dict[str, Any]:
-        """Measure `run_paths`."""
-        from cola_jax.execute.benchmark import benchmark
-
-        return benchmark(
-            model,
-            tokens=self.tokens,
-            paths=self.paths,
-            reads=self.reads,
-            rounds=self.rounds,
-            memory_budget=self.devices.budget,
-            tile_tokens=self.devices.tile_tokens,
-        )
-
-    def measure_search(self) -> dict[str, Any]:
-        """Measure a search of a task; a first one compiles."""
-        from cola_jax.execute.benchmark import measured_on
-
-        session = self.prepare()
-        settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
-        rounds = []
-        with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
-            for i in range(1 + self.rounds):
-                rounds.append(session.search(f"{folder}/{i}", settings).metrics.report())
-        speeds = [metrics["evaluations_per_second"] for metrics in rounds[1:]]
-        names = ("num_layers", "width", "vocab_size")
-        return {
-            "model": {name: getattr(session.config, name) for name in names},
-            "dtype": session.settings["dtype"],
-            "scorer": session.scorer.name,
-            "questions": len(session.encoded),
-            "tokens": max(encoded.num_tokens for encoded in session.encoded),
-            "simulations": settings.simulations,
-            "evaluations_per_second": statistics.median(speeds),
-            "least": min(speeds),
-            "most": max(speeds),
-            "rounds": rounds[1:],
-            "machine": measured_on(),
-        }
-
-    def prepare(self) -> "Session":
-        """Check the flags, and open a session of the task."""
-        from cola_jax.execute.benchmark import SHAPES
-        from cola_jax.runs.session import RunConfig
-
-        self.check()
-        check_one_task("benchmark", self.task)
-        if self.model in SHAPES:
-            raise InputError(
-                f"{self.model} is a shape with random weights, which has no tokenizer for a task: "
-                "give --model a checkpoint or a Hugging Face model."
-            )
-        config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
-        return open_session(self.model, self.task.prepare, config)
-
-    def check(self) -> None:
-        """Check numbers and the file; InputError."""
-        for name in ("tokens", "paths", "reads", "rounds", "simulations"):
+        for name in ("tokens", "paths", "rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
         if self.out is not None:
             check_file(self.out)
         log_devices()
-
-    def write(self, results: dict[str, Any]) -> None:
-        """Write the measurements with the flags that made them, if there is a file for them."""
+        measured = self.measure_search() if self.task.task else self.measure_paths()
+        results = {"command": values_of(self), **measured, "machine": machine()}
         if self.out is not None:
-            content = json.dumps({"command": values_of(self), **results}, indent=1)
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.out, f"{content}\n".encode())
+            write_whole(self.out, f"{json.dumps(results, indent=1)}\n".encode())
+        if self.json:
+            print_json(results)
+        else:
+            console.print(table_of(results))
+
+    def measure_paths(self) -> dict[str, Any]:
+        """Measure `run_paths` and `run_path` on one question, on the devices of one copy."""
+        from cola_jax import Metrics, load, run_paths
+        from cola_jax.execute.reference import run_reference
+        from cola_jax.path import random_paths
+
+        mesh, dtype = self.devices.mesh(1), choose_dtype(self.dtype, "bfloat16")
+        checkpoint_of(self.model, dtype)
+        model = load(self.model, dtype=dtype, mesh=mesh)
+        prompts = random_prompt(model.config, self.tokens)
+        drawn, metrics = random_paths(model.config.num_layers, self.paths, 0), Metrics()
+        options: Any = {"memory_budget": self.devices.budget, "progress": False}
+        options |= {"tile_tokens": self.devices.tile_tokens, "metrics": metrics}
+        few = drawn[:FEW]
+        seconds = time_in_turns(
+            {
+                "run_paths": lambda: run_paths(model, prompts, [drawn], **options),
+                "run_path": lambda: run_reference(model, prompts, [few]),
+            },
+            self.rounds,
+        )
+        pairs = zip(seconds["run_path"], seconds["run_paths"], strict=True)
+        return {
+            "tokens": self.tokens,
+            "evaluations": len(drawn),
+            **speed_of([len(drawn) / each for each in seconds["run_paths"]]),
+            "prefix_sharing": metrics.report()["prefix_sharing"],
+            "run_path_over_run_paths": [a / len(few) / (b / len(drawn)) for a, b in pairs],
+            "seconds": seconds,
+        }
+
+    def measure_search(self) -> dict[str, Any]:
+        """Measure a search of a task; a first one compiles."""
+        from cola_jax.runs.session import RunConfig
+
+        check_one_task("benchmark", self.task)
+        config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
+        session = open_session(self.model, self.task.prepare, config)
+        settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
+        rounds = []
+        with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
+            for i in range(1 + self.rounds):
+                rounds.append(session.search(f"{folder}/{i}", settings).metrics.report())
+        return {
+            "scorer": session.scorer.name,
+            "questions": len(session.encoded),
+            "tokens": max(encoded.num_tokens for encoded in session.encoded),
+            "evaluations": rounds[-1]["evaluations"],
+            **speed_of([each["evaluations_per_second"] for each in rounds[1:]]),
+            "prefix_sharing": rounds[-1]["prefix_sharing"],
+            "rounds": rounds[1:],
+        }
 
 
-def search_table(results: dict[str, Any]) -> Table:
-    """Show the speed of a search and its savings."""
-    metrics = results["rounds"][-1]
-    rows = {
-        f"questions of up to {results['tokens']} tokens": f"{results['questions']}",
-        "evaluations": f"{metrics['evaluations']:,}",
-        "evaluations/s": f"{results['evaluations_per_second']:,.1f}  "
-        f"({results['least']:,.1f} to {results['most']:,.1f})",
-        "prefix sharing": f"{metrics['prefix_sharing'] or 1:.2f}x",
+def random_prompt(config: "ModelConfig", tokens: int) -> "Prompts":
+    """Draw a batch of one prompt of random tokens, read at its last positions."""
+    import numpy as np
+
+    from cola_jax.prompts import Prompts
+
+    generator, reads = np.random.default_rng(0), min(READS, tokens)
+    ids, targets = (
+        generator.integers(0, config.vocab_size, (1, size), np.int32) for size in (tokens, reads)
+    )
+    read = np.arange(tokens - reads, tokens, dtype=np.int32)[None]
+    return Prompts.plain(ids).replace(read=read, targets=targets)
+
+
+def time_in_turns(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Run every program once, and then all of them in each round; return their seconds.
+
+    Programs of a round are compared, so that a machine that slows down slows down all of them.
+    """
+    import jax
+
+    for run in programs.values():
+        jax.block_until_ready(run())
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, run in programs.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def speed_of(speeds: Sequence[float]) -> dict[str, float]:
+    """Summarise the evaluations a second of each round."""
+    return {
+        "evaluations_per_second": statistics.median(speeds),
+        "least": min(speeds),
+        "most": max(speeds),
     }
-    return table_of(results, rows)
 
 
-def ratio_table(results: dict[str, Any]) -> Table:
-    """Show the speed of `run_paths`, and the time of every baseline relative to it."""
-    rows = {
-        f"matmul of {results['matmul_size']}": f"{results['matmul_gflops']:,.0f} GFLOP/s",
-        f"run_paths, {results['paths']} paths of one question, T = {results['tokens']}": (
-            f"{results['evaluations_per_second']:,.1f} evaluations/s"
-        ),
-        "prefix sharing": f"{results['prefix_sharing']:.2f}x",
-        "padding rows": f"{results['padding_share']:.1%}",
-        "useful operations over matmul": f"{results['useful_over_matmul']:.2f}",
-        "unique operations over matmul": f"{results['unique_over_matmul']:.2f}",
-    }
-    for name, ratio in results["over_run_paths"].items():
-        rows[f"{name}, over run_paths"] = spread(ratio)
-    return table_of(results, rows)
-
-
-def table_of(results: dict[str, Any], rows: dict[str, str]) -> Table:
-    """Make a table with the device and the date of the results as its title."""
-    machine = results["machine"]
-    table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
-    for row in rows.items():
-        table.add_row(*row)
+def table_of(results: dict[str, Any]) -> Table:
+    """Show speed and savings, and how many times as long `run_path` takes."""
+    device, date = results["machine"]["device"], results["machine"]["date"][:10]
+    table = Table(title=f"{device}, {date}", show_header=False)
+    questions = results.get("questions", 1)
+    table.add_row(f"questions of up to {results['tokens']} tokens", f"{questions}")
+    table.add_row("evaluations", f"{results['evaluations']:,}")
+    speeds = (results[name] for name in ("evaluations_per_second", "least", "most"))
+    table.add_row("evaluations/s", "{:,.1f}  ({:,.1f} to {:,.1f})".format(*speeds))
+    table.add_row("prefix sharing", f"{results['prefix_sharing'] or 1:.2f}x")
+    if times := results.get("run_path_over_run_paths"):
+        ratio = f"{statistics.median(times):.2f}x  ({min(times):.2f} to {max(times):.2f})"
+        table.add_row("time of run_path, path by path", ratio)
     return table
-
-
-def spread(ratio: dict[str, float]) -> str:
-    """Write a ratio with its range over the rounds."""
-    return f"{ratio['ratio']:.2f}  ({ratio['least']:.2f} to {ratio['most']:.2f})"

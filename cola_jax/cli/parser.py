@@ -43,7 +43,7 @@ ALIASES = {
 RARE = {
     *("candidates", "coordinator", "decoys", "early-stop", "fail-rate-level"),
     *("finalists", "first", "held-out-from", "held-out-seed", "host", "hub", "learning-rate"),
-    *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads"),
+    *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part"),
     *("reuse", "robust", "rounds", "rule", "shard", "shots-file", "tile-tokens"),
     *("shots-seed", "split", "state-layer", "task-seed", "tokens", "try-scorer", "validation"),
     *("variants", "wait", "weight-decay"),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cola_jax.errors import InputError
-from cola_jax.execute.batches import take
+from cola_jax.execute.plan import take
 from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padded_right
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.reference import replicated

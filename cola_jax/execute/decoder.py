@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,11 +11,10 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.batches import Workload, drop_prefix, layout_of, slot_sizes
-from cola_jax.execute.driver import Driver, open_prefix, prefix_blocks
+from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.forward import embed_tokens
 from cola_jax.execute.inputs import bucket, cut, token_counts
-from cola_jax.execute.kv_cache import PER_TOKEN, Allocator, DecodeRow
+from cola_jax.execute.kv_cache import PER_TOKEN, Allocator, DecodeRow, decode_tiles
 from cola_jax.execute.memory import (
     DecodeSizes,
     Memory,
@@ -24,16 +22,24 @@ from cola_jax.execute.memory import (
     round_questions,
     round_up,
 )
-from cola_jax.execute.plan import Layout, TileShape
+from cola_jax.execute.plan import (
+    Layout,
+    TileShape,
+    Workload,
+    drop_prefix,
+    layout_of,
+    slot_sizes,
+)
 from cola_jax.execute.readouts import ChosenToken, greedy_sample
-from cola_jax.execute.schedule import decode_tiles
-from cola_jax.execute.worker import Launches, Pending, Worker
+from cola_jax.execute.worker import Launches, Worker
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
 STOPPED, TRUNCATED, NOT_FINITE = "stop", "length", "not finite"  # why a row ended
 MARGIN = 8  # tokens decoded ahead of where a stop string may begin, for their neighbours' sake
+
+Dispatched = tuple[list[DecodeRow], list[ChosenToken]]  # rows, and the tokens that they choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Decoder:
             return layout, tokens, sizes
 
         self.worker, self.stop, self.limit = worker, stop, max_new_tokens
-        self.prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
+        prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
         self.layout, self.longest, sizes = chosen
         self.sizes, self.lengths = sizes, token_counts(prompts).astype(np.int32)
         self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions)
@@ -128,6 +134,7 @@ class Decoder:
             sizes.slots,
             self.layout,
             round_questions(len(prompts.ids)),
+            prefix,
         )
         self.prompt, self.decoded = (
             worker.take_blocks(sizes.blocks, length) for length in (self.longest, sizes.kept)
@@ -136,7 +143,7 @@ class Decoder:
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
         self.step_layout = Layout.of_shape(TileShape(sizes.rows, 1))
-        self.planned: tuple[bytes, int, Launches] | None = None  # the last step's
+        self.planned: tuple[bytes, Launches] | None = None  # the last step's
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
@@ -148,21 +155,21 @@ class Decoder:
         """Decode rows to their ends; the tokens are then in them."""
         # sorted, so that those that share a prefix are admitted together
         waiting = deque(sorted(rows, key=lambda row: (row.question, row.path.tolist())))
-        dispatched: deque[tuple[list[DecodeRow], Pending]] = deque()
+        dispatched: deque[Dispatched] = deque()
         while True:
             while len(dispatched) < AHEAD and (step := self.advance(waiting)) is not None:
                 dispatched.append(step)
             if not dispatched:
                 return
             stepped, pending = dispatched.popleft()
-            self.collect(stepped, pending.get())
+            self.collect(stepped, jax.device_get(pending))
 
-    def advance(self, waiting: deque[DecodeRow]) -> tuple[list[DecodeRow], Pending] | None:
+    def advance(self, waiting: deque[DecodeRow]) -> Dispatched | None:
         """Dispatch the prefill of new rows, or a step of admitted ones; return None without any."""
         next_rows = list(itertools.islice(waiting, self.sizes.decode_slots))
         room = self.allocator.count_fitting(next_rows)
-        if room and self.prefix is not None:
-            room = self.prefix.count_fitting([row.path for row in next_rows[:room]])
+        if room and self.driver.prefix is not None:
+            room = self.driver.prefix.count_fitting([row.path for row in next_rows[:room]])
         admitted = [row for row in self.allocator.row if row is not None]
         # few new rows fill their tiles badly, so they wait for more slots to be free
         enough = min(len(waiting), max(1, self.sizes.decode_slots // 4))
@@ -171,28 +178,24 @@ class Decoder:
         active = [row for row in admitted if row.dispatched < self.limit]
         return self.step(active) if active else None
 
-    def prefill(self, rows: list[DecodeRow]) -> tuple[list[DecodeRow], Pending]:
+    def prefill(self, rows: list[DecodeRow]) -> Dispatched:
         """Admit rows, run their prompts, and choose the first token of each."""
         paths = [pad_path(row.path.tolist(), self.sizes.positions) for row in rows]
-        with prefix_blocks(self.prefix, np.array(paths)) as blocks:
-            begun = time.perf_counter()
+        with self.driver.on_paths(np.array(paths)) as blocks:
             chunks, cost = self.allocator.admit(
                 rows, self.lengths, self.sizes.slots, self.layout, blocks
             )
             slots = self.count_dispatched(rows)
-            self.worker.metrics.add(cost=cost, planning=time.perf_counter() - begun)
+            self.worker.metrics.add(cost=cost)
 
             def program() -> list[ChosenToken]:
-                cache = None if self.prefix is None else self.prefix.cache
                 for chunk in chunks:
-                    self.states, self.prompt = self.driver.run(
-                        chunk, self.states, self.prompt, cache
-                    )
+                    self.states, self.prompt = self.driver.run(chunk, self.states, self.prompt)
                 return self.sample(slots)
 
             return rows, self.worker.dispatch(program)
 
-    def step(self, rows: list[DecodeRow]) -> tuple[list[DecodeRow], Pending]:
+    def step(self, rows: list[DecodeRow]) -> Dispatched:
         """Run every layer of each row's path for the token it decoded last, and choose the next."""
         allocator, worker = self.allocator, self.worker
         active = np.array([row.slot for row in rows], np.int32)
@@ -223,16 +226,11 @@ class Decoder:
         every = tables.path, tables.own_block, tables.prompt_block
         key = b"".join([active.tobytes(), *(table[active].tobytes() for table in every)])
         if self.planned is None or self.planned[0] != key:
-            begun = time.perf_counter()
             tiles = decode_tiles(
                 tables.path, active, tables.own_block, tables.prompt_block, self.step_layout
             )
-            launches = self.worker.load(tiles, self.step_layout)
-            self.planned = (key, len(tiles.shape) * self.sizes.rows, launches)
-            self.worker.metrics.add(planning=time.perf_counter() - begun)
-        layers = int((tables.path[active] != STOP).sum())
-        self.worker.metrics.add(decode_layers=layers, decode_rows=self.planned[1])
-        return self.planned[2]
+            self.planned = (key, self.worker.load(tiles, self.step_layout))
+        return self.planned[1]
 
     def count_dispatched(self, rows: Sequence[DecodeRow]) -> np.ndarray:
         """Note that rows choose a token; return their slots, U at a time [N, U]."""
@@ -275,11 +273,9 @@ class Decoder:
         self.worker.metrics.add(tokens=tokens, evaluations=ended)
 
     def close(self) -> None:
-        """Give the buffers back to the worker, and leave the prefix to its next batch."""
+        """Give the buffers back to the worker."""
         self.driver.close()
         self.worker.give_back(*jax.tree.leaves((self.prompt, self.decoded)))
-        if self.prefix is not None:
-            self.prefix.close()
 
 
 def check_decode_memory(

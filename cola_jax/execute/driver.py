@@ -16,17 +16,17 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.attention import Mode
-from cola_jax.execute.batches import Workload
 from cola_jax.execute.forward import embed_prompts, view_of
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
 from cola_jax.execute.memory import Memory, ceil_power, floor_power, tile_rows
-from cola_jax.execute.plan import Chunk, Layout, Tiles, TileShape
-from cola_jax.execute.trie import PrefixBlocks, PrefixTrie
+from cola_jax.execute.plan import Chunk, Columns, Cost, Layout, TileShape, Workload
+from cola_jax.execute.schedule import PrefixBlocks, Trie, as_rows, count_token_rows, plan_chunks
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts
 
 Chosen = TypeVar("Chosen")
+TARGET, BLOCK = (Columns._fields.index(name) for name in ("target", "block"))
 
 
 class Driver:
@@ -40,67 +40,92 @@ class Driver:
         slots: int,
         layout: Layout,
         questions: int = 1,
+        prefix: "SharedPrefix | None" = None,
     ):
         """Take prompts [B, T], the positions read by the last layer [B, Q], and S.
 
         With arrays of at least as many `questions`, a smaller last batch compiles nothing.
+        `prefix` is what all prompts continue.
         """
         prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
-        self.worker, self.layout, self.padding_slot = worker, layout, slots
+        self.worker, self.layout, self.padding_slot, self.prefix = worker, layout, slots, prefix
         self.ids, self.read = worker.put((prompts.ids, read))
         self.views = view_of(worker.config, worker.put(prompts))
         # padding rows write to the slot after the last one
         shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
         self.slots = worker.take_buffer(shape, worker.dtype, split=2)
 
+    def on_paths(
+        self, paths: np.ndarray
+    ) -> contextlib.AbstractContextManager[PrefixBlocks | None]:
+        """Enter `SharedPrefix.on_paths` where there is a prefix."""
+        return contextlib.nullcontext() if self.prefix is None else self.prefix.on_paths(paths)
+
     def run(
-        self,
-        chunk: Chunk,
-        outputs: jax.Array,
-        cache: Kept = NO_CACHE,
-        prefix: Kept | None = None,
+        self, chunk: Chunk, outputs: jax.Array, cache: Kept = NO_CACHE
     ) -> tuple[jax.Array, Any]:
-        """Dispatch a chunk; return the outputs of the last layers, and the cache.
-
-        `prefix` are the KV blocks of the prefix that all prompts continue.
-        """
-        cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
+        """Dispatch a chunk; return the outputs of the last layers, and the cache."""
+        cache = self.fill(chunk, cache)
         last = self.worker.load(chunk.last, self.layout)
-        mode = self.mode(prefix, self.read)
-        return self.worker.run(last, outputs, mode, cache, source=self.slots)
+        return self.worker.run(last, outputs, self.mode(self.read), cache, source=self.slots)
 
-    def fill(
-        self,
-        embedded: np.ndarray,
-        tiles: Tiles,
-        cache: Kept = NO_CACHE,
-        prefix: Kept | None = None,
-    ) -> Any:
-        """Dispatch embeddings and tiles, which fill slots; return the cache."""
+    def fill(self, chunk: Chunk, cache: Kept) -> Any:
+        """Dispatch a chunk but for the last layers, which fills slots; return the cache."""
         worker = self.worker
-        if len(embedded):
+        if len(chunk.embedded):
             pairs = np.full((len(self.ids), 2), [0, self.padding_slot], np.int32)
-            pairs[: len(embedded)] = embedded
+            pairs[: len(chunk.embedded)] = chunk.embedded
             self.slots = embed_prompts(
                 worker.model, self.slots, self.ids, worker.put(pairs), dtype=worker.dtype
             )
-        launches = worker.load(tiles, self.layout)
-        self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
+        launches = worker.load(chunk.tiles, self.layout)
+        self.slots, cache = worker.run(launches, self.slots, self.mode(), cache)
         return cache
 
-    def mode(self, prefix: Kept | None, read: jax.Array | None = None) -> Mode:
+    def mode(self, read: jax.Array | None = None) -> Mode:
         """Return the mode of tiles."""
+        prefix = None if self.prefix is None else self.prefix.cache
         return self.worker.kind.over_prompts(self.views, prefix, read, self.worker.kernel)
 
     def close(self) -> None:
-        """Give the slots back to the worker."""
+        """Give the slots back to the worker, and leave the prefix to its next batch."""
         self.worker.give_back(self.slots)
+        if self.prefix is not None:
+            self.prefix.close()
 
 
 def repeat_first(values: Any, rows: int) -> np.ndarray:
     """Repeat the first row at the end, up to `rows` rows."""
     values = np.asarray(values)
     return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])
+
+
+class PrefixTrie(Trie):
+    """The states of a prefix that all questions share; a state's slot is its KV block as well.
+
+    The states of a wave keep their slots until the next one is planned. The slots hold the embedded
+    prefix and the states of at least one path.
+    """
+
+    def plan_prefix(self, paths: np.ndarray) -> tuple[list[Chunk], PrefixBlocks, Cost]:
+        """Plan paths [n, P], padded with STOP and all different, whose states fit together.
+
+        Return the chunks, whose last layers are not run, the block of each state, and the cost.
+        """
+        # with a layer more, which is not run, the state after the last layer is one like others
+        ended = np.concatenate([paths, np.full((len(paths), 1), STOP, paths.dtype)], axis=1)
+        ended[np.arange(len(paths)), (paths != STOP).sum(axis=1)] = 0
+        wave = as_rows(np.concatenate([np.zeros((len(paths), 1), paths.dtype), ended], axis=1))
+        nodes, new = self.merge(wave)
+        nodes.pinned[nodes.grid[new][:, :-1][nodes.inside[new][:, 1:]]] = True
+        chunks, cost = plan_chunks(nodes, new, self.chunk_size, self.slots, self.layout)
+        for chunk in chunks:
+            chunk.tiles.table[:, BLOCK] = chunk.tiles.table[:, TARGET]
+        token_rows = sum(count_token_rows(chunk.tiles, self.layout) for chunk in chunks)
+        tokens = cost.unique * self.layout.tokens
+        cost = cost._replace(useful=0, last=0, tokens=tokens, token_rows=token_rows)
+        self.keep_held(nodes)
+        return chunks, PrefixBlocks(nodes, new, self.slots), cost
 
 
 class SharedPrefix:
@@ -117,7 +142,7 @@ class SharedPrefix:
         self.layout = Layout.of_shape(
             TileShape(tile_rows(worker.memory.limits, len(ids)), len(ids))
         )
-        self.trie = PrefixTrie(blocks, self.layout)
+        self.trie = PrefixTrie(blocks, self.layout, blocks)
         positions = np.arange(len(ids), dtype=np.int32)[None]
         prompts = Prompts(ids[None], positions, branch=np.full_like(positions, PROMPT))
         # a position for a last layer, which is not run
@@ -132,19 +157,18 @@ class SharedPrefix:
         """
         with self.lock:
             try:
-                tiles, embedded, blocks, cost = self.trie.plan_prefix(np.unique(paths, axis=0))
+                chunks, blocks, cost = self.trie.plan_prefix(np.unique(paths, axis=0))
                 self.worker.metrics.add(cost=cost, prefix_layers=cost.unique)
-                self.worker.dispatch(lambda: self.fill(embedded, tiles))
-            except BaseException:
-                self.trie = PrefixTrie(self.blocks, self.layout)  # planned states may not be run
+                self.worker.dispatch(lambda: self.fill(chunks))
+            except BaseException:  # planned states may not be run
+                self.trie = PrefixTrie(self.blocks, self.layout, self.blocks)
                 raise
             yield blocks
 
-    def fill(self, embedded: np.ndarray, tiles: Sequence[Tiles]) -> None:
+    def fill(self, chunks: Sequence[Chunk]) -> None:
         """Dispatch the embedded prefix and tiles."""
-        for part in tiles:
-            self.cache = self.driver.fill(embedded, part, self.cache)
-            embedded = embedded[:0]
+        for chunk in chunks:
+            self.cache = self.driver.fill(chunk, self.cache)
 
     def groups(self, paths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the numbers of paths [n, P] in groups whose states fit together."""
@@ -189,13 +213,10 @@ def open_prefix(
     Args:
       prompts: of a batch, whose first `workload.prefix` tokens are the same.
       choose_sizes: chooses the sizes of the batch, given the tokens of the prefix and the memory
-        beside its states.
+        beside its states; InputError where that is too small.
 
     Returns:
       The prefix, which the batch closes, or None; its tokens; and the sizes.
-
-    Raises:
-      InputError: where the memory is too small without a prefix.
     """
     if workload.prefix and (blocks := count_blocks(worker, workload)) > workload.positions:
         memory = worker.memory._replace(budget=worker.memory.budget * 3 // 4)
@@ -209,13 +230,6 @@ def open_prefix(
     with worker.sharing:
         evict_unused(worker)  # whole prompts take all of the budget
     return None, 0, choose_sizes(0, worker.memory)
-
-
-def prefix_blocks(
-    prefix: SharedPrefix | None, paths: np.ndarray
-) -> contextlib.AbstractContextManager[PrefixBlocks | None]:
-    """Enter `SharedPrefix.on_paths` where there is a prefix."""
-    return contextlib.nullcontext() if prefix is None else prefix.on_paths(paths)
 
 
 def count_blocks(worker: Worker, workload: Workload) -> int:

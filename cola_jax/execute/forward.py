@@ -15,7 +15,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.plan import Columns, TileShape
-from cola_jax.kernels.buffers import get, put
+from cola_jax.kernels.attention import get, put
 from cola_jax.model import View, add_attended, embed, take_positions, view
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts

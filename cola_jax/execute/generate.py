@@ -6,12 +6,10 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.batches import FRESH, Batches, Workload, take
 from cola_jax.execute.decoder import Decoder, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
     Paths,
     check_prompts,
-    count_paths,
     is_path,
     pad_paths,
     padded_right,
@@ -19,6 +17,7 @@ from cola_jax.execute.inputs import (
     tokenizer_of,
 )
 from cola_jax.execute.kv_cache import PER_TOKEN, DecodeRow
+from cola_jax.execute.plan import Workload, take
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
@@ -42,11 +41,10 @@ class Generated(NamedTuple):
     text: np.ndarray  # [B, C] str; "" where the model has no tokenizer
 
     def to_pandas(self) -> Any:
-        """Make a table of the decoded texts; needs pandas.
+        """Make a DataFrame with a row for each prompt and path; needs pandas.
 
-        Returns:
-          A DataFrame with a row for each prompt and path, and the columns prompt and path (their
-          indices), text, tokens, logprob (the sum over tokens) and finish.
+        Its columns are prompt and path (their indices), text, tokens, logprob (the sum over tokens)
+        and finish.
         """
         import pandas
 
@@ -79,23 +77,18 @@ def generate(
     Keys and values are cached for each position of a path, so that a layer that runs twice attends
     to its own: the tokens are those of `run_path` on the whole text.
 
+    Compiles once for each bucket of T and of the tokens decoded so far.
+
     Args:
-      model: the pretrained model; questions are divided over the `data` axis of its mesh.
-      prompts: a batch of B prompts as `run_path` takes them, without continuations.
+      model: prompts are divided over the `data` axis of its mesh.
+      prompts: B prompts as `run_path` takes them, without continuations.
       paths: [B, C, P] padded with STOP, for each prompt a list of paths, or one path or list of
         paths for all; the whole model where None.
-      max_new_tokens: N, the most tokens that a row decodes.
-      stop: ends a row before that.
+      max_new_tokens: N, the most tokens that a row decodes; `stop` ends it before that.
       options: dtype, memory_budget, tile_tokens, metrics; see `WorkerOptions`.
 
-    Returns:
-      Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C]; texts where the model has
-      a tokenizer. Without the axis C where `paths` is one path or None.
-
     Raises:
-      ValueError: as `run_paths`, and where a prompt and the new tokens exceed the context.
-
-    Compiles once for each bucket of T and of the tokens decoded so far.
+      InputError: as `run_paths`, and where a prompt and the new tokens exceed the context.
     """
     prompts = check_plain(model, prompts, max_new_tokens, stop)
     if paths is None:
@@ -107,21 +100,16 @@ def generate(
     if not longest:
         return out
     workers = Workers(model, **options)
-    workers.check_count(len(padded))
     check_decode_memory(model.config, prompts, workers.memory, longest, max_new_tokens)
-    workload = Workload(padded.shape[1], longest, same=bool((padded == padded[:1]).all()))
-    shared = Batches.of(prompts, 1 / len(padded) if workload.same else FRESH)
 
-    def run(worker: Worker, questions: np.ndarray) -> Generated:
-        work = workload._replace(prefix=shared.prefixes[questions[0]])
+    def run(worker: Worker, questions: np.ndarray, workload: Workload) -> Generated:
         part = take(prompts, questions)
-        decoder = Decoder(worker, part, work, max_new_tokens=max_new_tokens, stop=stop)
+        decoder = Decoder(worker, part, workload, max_new_tokens=max_new_tokens, stop=stop)
         with contextlib.closing(decoder):
             return collect(decoder(padded[questions]), padded[questions], max_new_tokens)
 
-    largest = workers.memory.limits.questions
-    batches = shared.cut(range(len(padded)), len(workers.workers), largest)
-    for questions, generated in workers.map(run, batches, count_paths(padded)):
+    workload = Workload(padded.shape[1], longest)
+    for questions, generated in workers.map_questions(run, prompts, padded, workload):
         for whole, part in zip(out, generated, strict=True):
             whole[questions] = part
     if model.checkpoint is not None:

@@ -29,10 +29,7 @@ Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
 
 
 def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
-    """Wrap the prompts of a function with a model: texts as well, or a single text.
-
-    Raises InputError as `as_prompts`, and for texts where the model has no tokenizer.
-    """
+    """Wrap prompts of any kind for a model: as `as_prompts` does, texts, or a single text."""
     texts: Any = [prompts] if isinstance(prompts, str) else prompts
     is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)
     if not is_text:
@@ -54,8 +51,8 @@ def tokenizer_of(checkpoint: str) -> Any:
 def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
     """Wrap ids [B, T] or a tokenizer's output.
 
-    Raises InputError for other ranks, and for rows without an attention mask that are visibly
-    padded with `pad_token`; traced ids are not checked.
+    Raises InputError for rows without an attention mask that are visibly padded with `pad_token`;
+    traced ids are not checked.
     """
     if isinstance(prompts, Mapping):
         return Prompts.from_encoding(prompts, pad_token)
@@ -132,7 +129,7 @@ def check_reads(prompts: Prompts) -> None:
 
 
 def path_ids(path: Path, num_layers: int) -> np.ndarray:
-    """Return a path as an integer array [P]; InputError for other shapes and fractions."""
+    """Return a path as an integer array [P]."""
     ids = np.asarray(parse_path(path, num_layers) if isinstance(path, str) else path)
     if ids.ndim != 1:
         raise InputError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")

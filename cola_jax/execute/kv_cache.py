@@ -1,6 +1,7 @@
-"""The KV cache: blocks of keys and values on the device, and the allocator that assigns them.
+"""The KV cache: blocks of keys and values on the device, and rows that are decoded with them.
 
-Blocks belong to a position of a path, never to a layer: a layer that runs twice has two caches.
+Blocks belong to a position of a path, never to a layer: a layer that runs twice has two caches. The
+allocator assigns blocks and slots to rows; `decode_tiles` orders a step of them.
 """
 
 import dataclasses
@@ -15,11 +16,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.plan import NONE, Chunk, Cost, Layout
-from cola_jax.execute.schedule import Nodes, most_paths, plan_chunks
-from cola_jax.execute.trie import PrefixBlocks
+from cola_jax.execute.plan import NONE, Chunk, Columns, Cost, Layout, Step, Tiles, pack_tiles
+from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
 from cola_jax.kernels.attention import KeysValues
-from cola_jax.kernels.buffers import get, put
+from cola_jax.kernels.attention import get, put
 from cola_jax.path import STOP
 
 IN_ORDER = ArrayLayout((0, 1, 2, 3))  # in memory as in the shape
@@ -143,13 +143,9 @@ class Allocator:
         """Assign slots and blocks to rows, and plan their prefill.
 
         Args:
-          rows: whose last layers write to their decode slots.
           lengths: [B], tokens of the prompts.
-          states: S; `layout`: of tiles.
+          states: S.
           prefix: the blocks of the prefix that the prompts continue.
-
-        Returns:
-          The chunks to run, and their cost.
         """
         table = np.zeros((len(rows), 1 + max(len(row.path) for row in rows)), np.uint16)
         for i, row in enumerate(rows):
@@ -192,3 +188,43 @@ class Allocator:
         self.own_pool.give_back(self.own_block[slot, :size].copy())
         self.slots.give_back(np.array([slot], np.int32))
         self.row[slot], self.path[slot] = None, STOP
+
+
+def decode_tiles(
+    paths: np.ndarray,
+    slots: np.ndarray,
+    blocks: np.ndarray,
+    prompt_blocks: np.ndarray,
+    layout: Layout,
+) -> Tiles:
+    """Order one decode step of rows on their own paths, in tiles that run the same layer.
+
+    Args:
+      paths: [W, P] of all decode slots, padded with STOP; the last slot is for padding.
+      slots: the decode slots [n] of the rows that take the step.
+      blocks, prompt_blocks: [W, P], the KV blocks of each path position.
+      layout: of one token a row.
+
+    Reading a layer's weights is most of what a step costs, so layers should be visited as seldom
+    as possible: a shortest common supersequence of the paths. The layer whose waiting rows have
+    most layers still to run, all of them together, goes next (weighted majority merge), so that
+    rows without a repeat wait for those with one. The layers left are squared, since that gave 5 %
+    fewer tiles.
+    """
+    padded = np.concatenate([paths[slots], np.full((len(slots), 1), STOP)], axis=1)
+    left = (padded != STOP).sum(axis=1)
+    position = np.zeros(len(slots), np.int32)  # that each row runs next
+    steps = []
+    while left.any():
+        wanted = padded[np.arange(len(slots)), position]
+        waiting = left > 0
+        layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
+        rows = np.flatnonzero(wanted == layer)
+        slot, place = slots[rows], position[rows]
+        columns = Columns(layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place])
+        shapes = [0] * len(rows)
+        steps.append(Step(columns, shapes, layout.tile_ends(shapes)))
+        position[rows] += 1
+        left[rows] -= 1
+    slot, block = len(paths) - 1, int(blocks[-1, 0])
+    return pack_tiles(steps, layout, Columns(0, slot, slot, slot, block, block))

@@ -122,11 +122,7 @@ class Sizes(NamedTuple):
 def choose_sizes(
     config: ModelConfig, tokens: int, reads: int, memory: Memory, wanted: int = 0
 ) -> Sizes:
-    """Choose the sizes of a batch.
-
-    Args:
-      tokens: T; `reads`: Q.
-      wanted: the most states that the batch can use, which bounds the slots.
+    """Choose the sizes of a batch for T and Q, and the most states that it can use.
 
     Raises InputError where the budget is too small for a path, naming one that is enough.
     """
@@ -166,14 +162,11 @@ def choose_decode_sizes(
     wanted: int = 1,
     prefix: int = 0,
 ) -> DecodeSizes:
-    """Choose the sizes of a decoder.
+    """Choose the sizes of a decoder of at most `wanted` rows at a time.
 
-    Args:
-      tokens: T of the prompts, of which the first `prefix` are run elsewhere.
-      positions: layers of the longest path.
-      wanted: the most rows at a time.
-
-    Raises InputError where the budget is too small for a row, naming one that is enough.
+    Prompts have T tokens, of which the first `prefix` are run elsewhere; `positions` are the layers
+    of the longest path. Raises InputError where the budget is too small for a row, naming one that
+    is enough.
     """
     limits, itemsize = memory.limits, memory.itemsize
     positions = round_up(positions, 8)  # few shapes for paths of many lengths
@@ -263,9 +256,8 @@ def default_budget(device: Any, weights: int) -> int:
     """Return the bytes that buffers may take on a device: half of the memory beside the weights.
 
     `weights` are their bytes on the device, loaded or not yet. On an accelerator, memory that
-    others use is left out. A CPU's share is one of all memory of the machine, so that a run which
-    is resumed on the same machine cuts its matrix products as before, and its results are equal to
-    the bit.
+    others use is left out. A CPU's share is one of all memory, so that a run that is resumed on the
+    same machine cuts its matrix products as before.
     """
     memory = device_memory(device)
     if device.platform == "cpu":

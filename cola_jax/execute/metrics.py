@@ -1,10 +1,8 @@
-"""Metrics: evaluations, their cost, and the time that devices and compilers were busy."""
+"""Metrics: evaluations and their cost."""
 
-import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,94 +10,21 @@ import jax
 from cola_jax.execute.plan import Cost
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
+compile_seconds: list[float] = []  # of each program of this process, from a cache or not
 
 
-@dataclasses.dataclass(frozen=True)
-class Compilations:
-    """Programs compiled since the process began, also those from a persistent cache."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def __sub__(self, other: "Compilations") -> "Compilations":
-        return Compilations(self.count - other.count, self.seconds - other.seconds)
+def hear(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    """Take an event of JAX, from any thread."""
+    if event == COMPILED:
+        compile_seconds.append(duration_secs)
 
 
-class CompilationCounter:
-    """Listens to JAX, which calls it on the thread that compiles."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.all = Compilations()
-        self.local = threading.local()
-        jax.monitoring.register_event_duration_secs_listener(self.hear)
-
-    def hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event != COMPILED:
-            return
-        with self.lock:
-            self.all = Compilations(self.all.count + 1, self.all.seconds + duration_secs)
-        self.local.seconds = self.thread_seconds() + duration_secs
-
-    def thread_seconds(self) -> float:
-        """Return the seconds that the calling thread has spent compiling."""
-        return getattr(self.local, "seconds", 0.0)
+jax.monitoring.register_event_duration_secs_listener(hear)
 
 
-COUNTER = CompilationCounter()
-
-
-def compilations() -> Compilations:
-    """Return the compilations of all threads so far."""
-    return COUNTER.all
-
-
-class Clock:
-    """Adds up the time in which threads waited for a worker's devices, which then had work.
-
-    A CPU runs what is dispatched in the thread that dispatches it.
-    """
-
-    def __init__(self, on_cpu: bool):
-        self.on_cpu = on_cpu
-        self.lock = threading.Lock()
-        self.threads = 0  # that wait
-        self.since = self.waited = self.compiled = 0.0
-        self.first: float | None = None  # when work was dispatched
-        self.last = 0.0
-
-    @contextlib.contextmanager
-    def dispatching(self) -> Iterator[None]:
-        """Note the time of the first dispatch, and that of the compiler."""
-        if self.first is None:
-            self.first = time.perf_counter()
-        before = COUNTER.thread_seconds()
-        with self.waiting() if self.on_cpu else contextlib.nullcontext():
-            yield
-        compiled = COUNTER.thread_seconds() - before
-        self.compiled += compiled
-        self.waited -= compiled if self.on_cpu else 0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time in which this thread, or another one, waits."""
-        with self.lock:
-            if not self.threads:
-                self.since = time.perf_counter()
-            self.threads += 1
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.last = time.perf_counter()
-                self.threads -= 1
-                if not self.threads:
-                    self.waited += self.last - self.since
-
-    @property
-    def wall(self) -> float:
-        """Seconds from the first dispatch to the last result, without those of a compiler."""
-        return 0.0 if self.first is None else self.last - self.first - self.compiled
+def compilations() -> int:
+    """Count the programs compiled so far, also those from a persistent cache."""
+    return len(compile_seconds)
 
 
 class Stage(NamedTuple):
@@ -117,6 +42,7 @@ class Metrics:
     The numbers of earlier starts of a run are kept apart in `earlier`.
     """
 
+    loading: bool = True  # until there are workers
     loaded: int = 0  # bytes of weights
     to_load: int = 0
     total: int = 0  # evaluations expected; a search that runs out of paths makes fewer
@@ -126,16 +52,12 @@ class Metrics:
     shortened: int = 0  # questions still right on fewer layers, likewise
     cost: Cost = dataclasses.field(default_factory=Cost)
     prefix_layers: int = 0  # layers run, of `cost`, on common prefixes
-    planning: float = 0.0  # seconds
     tokens: int = 0  # decoded
-    decode_layers: int = 0  # layers run for one token of one row
-    decode_rows: int = 0  # rows of the tiles of those, padding included
-    clocks: list[Clock] = dataclasses.field(default_factory=list)
     collapsed: bool = False  # whether a warning has said that all answers are alike
 
     def __post_init__(self):
         self.lock = threading.Lock()
-        self.begun, self.compilations_before = time.perf_counter(), compilations()
+        self.begun, self.compiled_before = time.perf_counter(), compilations()
 
     def add(self, **amounts: Any) -> None:
         """Add to fields by name; safe from any thread."""
@@ -149,11 +71,10 @@ class Metrics:
 
     def stage(self) -> Stage:
         """Return the present stage; programs compiled while others run belong to evaluating."""
-        if not self.clocks:  # of workers
+        if self.loading:
             return Stage("loading", self.loaded, self.to_load)
         if not (self.evaluations or self.tokens):
-            compiled = compilations() - self.compilations_before
-            return Stage("compiling", compiled.count, 0)
+            return Stage("compiling", compilations() - self.compiled_before, 0)
         return Stage("evaluating", self.earlier + self.evaluations, self.total)
 
     def report(self) -> dict[str, Any]:
@@ -164,14 +85,11 @@ class Metrics:
           divide by.
         """
         seconds = time.perf_counter() - self.begun
-        compiled = compilations() - self.compilations_before
+        compiled = compile_seconds[self.compiled_before :]
         cost, evaluations = self.cost, self.evaluations
-        wall = max(sum(clock.wall for clock in self.clocks), 0)
-        waited = sum(clock.waited for clock in self.clocks)
         run = cost.unique + cost.last
-        own = run - self.prefix_layers
 
-        def ratio(part: int | float, whole: int | float, digits: int = 4) -> float | None:
+        def ratio(part: int, whole: int, digits: int = 4) -> float | None:
             return round(part / whole, digits) if whole else None
 
         return {
@@ -179,18 +97,13 @@ class Metrics:
             "seconds": round(seconds, 3),
             "evaluations_per_second": round(evaluations / seconds, 3),
             # layers of all paths in full over layers run, on the prompts' own tokens
-            "prefix_sharing": ratio(cost.useful, own, 3),
+            "prefix_sharing": ratio(cost.useful, run - self.prefix_layers, 3),
             "layer_evaluations": run,
             "common_prefix_share": ratio(self.prefix_layers, run),
             "hit_share": ratio(cost.hits, cost.hits + run),
             "padding_share": ratio(cost.token_rows - cost.tokens, cost.token_rows),
             "evicted": cost.evicted,
-            "planning_seconds": round(self.planning, 3),
-            # at most: while a thread waits for results, the devices run what was dispatched
-            "idle_share": ratio(wall - waited, wall),
             "tokens": self.tokens,
-            "tokens_per_second": round(self.tokens / seconds, 3),
-            "decode_padding_share": ratio(self.decode_rows - self.decode_layers, self.decode_rows),
-            "compilations": compiled.count,
-            "compilation_seconds": round(compiled.seconds, 2),
+            "compilations": len(compiled),
+            "compilation_seconds": round(sum(compiled), 2),
         }

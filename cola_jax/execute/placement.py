@@ -60,13 +60,12 @@ def in_tpu_order(layers: Layer) -> Layer:
     """Lay q, k and v out in memory as [L, N, H, D].
 
     A TPU's products take them so; from [L, D, N, H] it copies a layer's weights for every tile
-    (seen in the compiled `forward`: see experiments/tpu_compile.py).
+    (see experiments/tpu_compile.py).
     """
-
-    def ordered(leaf: jax.Array) -> jax.Array:
-        return jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding))
-
-    q, k, v = jax.tree.map(ordered, (layers.q, layers.k, layers.v))
+    q, k, v = jax.tree.map(
+        lambda leaf: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding)),
+        (layers.q, layers.k, layers.v),
+    )
     return layers.replace(q=q, k=k, v=v)
 
 
@@ -94,8 +93,8 @@ pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ct
 class StackPart:
     """A part of a stack, for `jax.dlpack.from_dlpack`.
 
-    It is the capsule that JAX exports for the whole stack, whose memory it holds until the reader
-    has freed it, with the place and the size of the part.
+    The capsule that JAX exports for the whole stack, with the place and the size of the part. It
+    holds the memory of the stack until the reader has freed it.
     """
 
     def __init__(self, stack: Any, index: int):
@@ -115,8 +114,8 @@ class StackPart:
 def layers_of(layers: Layer) -> Iterator[Layer]:
     """Yield each layer of a stack as a stack of one, on the same devices.
 
-    All but small arrays share the stack's memory, so that no second copy of the weights is
-    ever made; a device that does not have them in order gets copies.
+    All but small arrays share the stack's memory, so that no second copy of the weights is made; a
+    device that does not have them in order gets copies.
     """
     for index in range(layers.q.shape[0]):
         yield jax.tree.map(lambda leaf, index=index: layer_part(leaf, index), layers)

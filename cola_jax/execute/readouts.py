@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import pad_rows
-from cola_jax.kernels.buffers import get
+from cola_jax.kernels.attention import get
 from cola_jax.model import unembed
 from cola_jax.params import Model
 from cola_jax.prompts import NO_READ, Prompts, Readings
@@ -100,11 +100,7 @@ def unembed_queries(
     rows: Int[Array, " U"],
     targets: Int[Array, "U M"],
 ) -> Readouts:
-    """Unembed U positions and read their logits.
-
-    So there are never more than [U, V] logits, and a position that is read for several targets,
-    as the end of a prompt is for every option, is unembedded once.
-    """
+    """Unembed U positions and read their logits, each for all of its targets."""
     flat = outputs.reshape(-1, outputs.shape[-1])
     return read_logits(unembed(model, get(flat, rows)[:, None])[:, 0], targets)
 

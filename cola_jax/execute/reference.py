@@ -41,7 +41,6 @@ def run_path(
     """Run every prompt along a path; this is the meaning of a path.
 
     Args:
-      model: the pretrained model.
       prompts: a batch of Prompts, a Hugging Face tokenizer's output for a list of texts, ids
         [B, T] without padding, or texts. Rows may be padded on either side.
       path: text such as 0-5,7,7,8-29, or layer ids in order; an array may be padded with STOP
@@ -51,15 +50,14 @@ def run_path(
 
     Returns:
       float32 logits [B, T, V] in the columns of the prompts, 0 at padding, or [B, Q, V] at the
-      read positions where `prompts.read` is not None. With `return_states` a pair of these and the
-      states [P + 1, B, T, D]: the embedding, and the state after each layer of the path; the model
-      reads a state with `cola_jax.model.unembed(model, state)`.
+      read positions where `prompts.read` is not None. With `return_states` also the states
+      [P + 1, B, T, D]: the embedding, and the state after each layer of the path, which
+      `cola_jax.model.unembed(model, state)` reads.
 
     Raises:
-      ValueError: where the path or a token id is out of range, the prompts are longer than the
-        model's context, arrays have other ranks, or padding is not marked as such (see
-        `Prompts.from_encoding`). Values traced by JAX cannot be checked; there, ids out of range
-        clamp.
+      InputError: for ids out of range, arrays of other ranks, padding that is not marked as such
+        (see `Prompts.from_encoding`), and prompts longer than the model's context. Values traced
+        by JAX are not checked; there, ids out of range clamp.
     """
     prompts = prompts_for(model, prompts)
     if not isinstance(path, jax.core.Tracer):
@@ -84,8 +82,7 @@ def run_reference(
 ) -> Readings:
     """Run each path of each question by itself; `run_paths` must agree with it.
 
-    Arguments and results are those of `run_paths`, on the devices of the model. Compiles once for
-    each bucket of a question's T and Q, and for each P.
+    Compiles once for each bucket of a question's T and Q, and for each P.
     """
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(prompts.read).shape[1])
@@ -110,10 +107,7 @@ def run_reference(
 
 
 def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
-    """Take a question [1, T'], [1, Q'] in buckets of its own tokens and reads.
-
-    Return it, and a mask [Q] of the batch's reads that are not padding, which it has first.
-    """
+    """Take a question in buckets of its own tokens and reads, and a mask [Q] of its real reads."""
     row = jax.tree.map(lambda x: np.asarray(x)[b : b + 1], prompts)
     real = row.read[0] != NO_READ
     row = row.replace(read=row.read[:, real], targets=row.targets[:, real])

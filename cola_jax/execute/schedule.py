@@ -1,7 +1,7 @@
 """The scheduler: the order in which states run their layers, and the slots that hold them.
 
-`Schedule` orders the states of a chunk of paths, with or without a KV cache; `decode_tiles` orders
-one decode step of rows that each follow their own path.
+The paths of a batch form a trie. `Schedule` orders the states of a chunk of paths, with or without
+a KV cache; `Trie` keeps states in their slots from wave to wave.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,7 @@ class Nodes:
     """
 
     def __init__(self, rows: np.ndarray, held: np.ndarray | None = None):
-        """Number the prefixes of paths.
-
-        Args:
-          rows: [n, 1 + P], from `as_rows`.
-          held: [n, 1 + P], the slots that hold these prefixes.
-        """
+        """Take rows from `as_rows` [n, 1 + P], and the slots that hold these prefixes, likewise."""
         self.order = lexicographic(rows)
         self.rows = rows = rows[self.order]
         count, width = rows.shape
@@ -263,10 +258,7 @@ def plan_chunks(
     layout: Layout,
     outputs: np.ndarray | None = None,
 ) -> tuple[list[Chunk], Cost]:
-    """Plan paths, rows of the nodes, in chunks of at most `chunk_size`.
-
-    Return the chunks in the order in which they must run, and their cost.
-    """
+    """Plan paths, rows of the nodes, in chunks of at most `chunk_size`, which run in this order."""
     chunks, cost = [], Cost()
     for start in range(0, len(paths), chunk_size):
         part = paths[start : start + chunk_size]
@@ -291,41 +283,83 @@ def most_paths(slots: int, rows: int) -> int:
     return slots - (rows if slots > 2 * rows else 1)
 
 
-def decode_tiles(
-    paths: np.ndarray,
-    slots: np.ndarray,
-    blocks: np.ndarray,
-    prompt_blocks: np.ndarray,
-    layout: Layout,
-) -> Tiles:
-    """Order one decode step: every layer of each row's path, in tiles that run the same layer.
+class Trie:
+    """The prefixes of all paths of a batch, and the slots that hold their states.
 
-    Args:
-      paths: [W, P] of all decode slots, padded with STOP; the last slot is for padding.
-      slots: the decode slots [n] of the rows that take the step.
-      blocks, prompt_blocks: [W, P], the KV blocks of each path position.
-      layout: of one token a row.
-
-    Reading a layer's weights is most of what a step costs, so layers should be visited as seldom
-    as possible: a shortest common supersequence of the paths. The layer whose waiting rows have
-    most layers still to run, all of them together, goes next (weighted majority merge), so that
-    rows without a repeat wait for those with one. The layers left are squared, since that gave 5 %
-    fewer tiles.
+    The states of earlier waves keep their slots until others need them. Those on the fewest paths
+    are evicted first, and recomputed when a path needs them again.
     """
-    padded = np.concatenate([paths[slots], np.full((len(slots), 1), STOP)], axis=1)
-    left = (padded != STOP).sum(axis=1)
-    position = np.zeros(len(slots), np.int32)  # that each row runs next
-    steps = []
-    while left.any():
-        wanted = padded[np.arange(len(slots)), position]
-        waiting = left > 0
-        layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
-        rows = np.flatnonzero(wanted == layer)
-        slot, place = slots[rows], position[rows]
-        columns = Columns(layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place])
-        shapes = [0] * len(rows)
-        steps.append(Step(columns, shapes, layout.tile_ends(shapes)))
-        position[rows] += 1
-        left[rows] -= 1
-    slot, block = len(paths) - 1, int(blocks[-1, 0])
-    return pack_tiles(steps, layout, Columns(0, slot, slot, slot, block, block))
+
+    def __init__(self, slots: int, layout: Layout, outputs: int):
+        """Plan for S >= 2 slots, tiles of these shapes, and at most `outputs` paths in a chunk."""
+        self.slots, self.layout = slots, layout
+        self.chunk_size = min(outputs, most_paths(slots, layout.rows))
+        self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P], as `as_rows` writes them
+        self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
+
+    def plan(
+        self, paths: np.ndarray, prefix: "PrefixBlocks | None" = None
+    ) -> tuple[list[Chunk], Cost]:
+        """Plan a wave of paths [n, 1 + P], each a question and layers padded with STOP.
+
+        `prefix` are the KV blocks of the prefix that all questions continue. Chunks must run in
+        their order.
+        """
+        nodes, new = self.merge(as_rows(paths))
+        if prefix is not None:
+            nodes.blocks["prompt_block"] = prefix.of_nodes(nodes, new)
+        chunks, cost = plan_chunks(nodes, new, self.chunk_size, self.slots, self.layout)
+        self.keep_held(nodes)
+        return chunks, cost
+
+    def merge(self, wave: np.ndarray) -> tuple[Nodes, np.ndarray]:
+        """Return the nodes of all paths, and which of their rows are the wave's."""
+        width = max(self.paths.shape[1], wave.shape[1])
+        rows = np.concatenate([widen(wave, width, 0), widen(self.paths, width, 0)])
+        held = np.full(rows.shape, NONE, np.int32)
+        held[len(wave) :] = widen(self.held, width, NONE)
+        nodes = Nodes(rows, held)
+        return nodes, np.flatnonzero(nodes.order < len(wave))
+
+    def keep_held(self, nodes: Nodes) -> None:
+        """Keep the slots that states have now, and a path through each of them."""
+        held = np.where(nodes.inside, nodes.slot[nodes.grid], NONE)
+        row, depth = np.nonzero(held != NONE)
+        _, first = np.unique(held[row, depth], return_index=True)
+        kept = np.unique(row[first])
+        self.paths, self.held = nodes.rows[kept], held[kept]
+
+
+class PrefixBlocks:
+    """The KV blocks of a prefix that all questions share, one for each state on some paths."""
+
+    def __init__(self, nodes: Nodes, wave: np.ndarray, padding: int):
+        """Take the nodes of the prefix, the rows of them on the paths asked for, and M."""
+        self.grid, self.padding = nodes.slot[nodes.grid[wave]], padding
+        rows = nodes.rows[wave, 1:]
+        rows[np.arange(len(wave)), nodes.length[wave] - 1] = 0  # the layer more of `PrefixTrie`
+        self.row = {key_of(row): i for i, row in enumerate(rows)}
+
+    def of_nodes(self, nodes: Nodes, wave: np.ndarray) -> np.ndarray:
+        """Return the block that each node on rows of questions' nodes reads, and padding's last."""
+        out = np.full(len(nodes.slot) + 1, self.padding, np.int32)
+        same_path = np.array([self.row[key_of(row)] for row in nodes.rows[wave, 1:]], np.int64)
+        width = min(nodes.grid.shape[1], self.grid.shape[1])
+        inside = nodes.inside[wave, :width]
+        out[nodes.grid[wave, :width][inside]] = self.grid[same_path, :width][inside]
+        return out
+
+
+def key_of(row: np.ndarray) -> bytes:
+    """Return the layers of a row of uint16 as bytes, without the zeros after them."""
+    return row[: np.count_nonzero(row)].tobytes()
+
+
+def as_rows(paths: np.ndarray) -> np.ndarray:
+    """Write paths [n, 1 + P], each a question and layers, as uint16: layers from 1, STOP as 0."""
+    return (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint16)
+
+
+def widen(rows: np.ndarray, width: int, fill: int) -> np.ndarray:
+    """Pad the columns of [n, w] to [n, width]."""
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=fill)

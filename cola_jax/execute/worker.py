@@ -16,16 +16,18 @@ from cola_jax.errors import InputError
 from cola_jax.execute import placement
 from cola_jax.execute.attention import KINDS, Mode
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
+from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
 from cola_jax.execute.memory import Memory, default_budget
-from cola_jax.execute.metrics import Clock, Metrics
+from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.placement import layers_of
-from cola_jax.execute.plan import Layout, Tiles, pad_rows
+from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
-from cola_jax.kernels.buffers import stored_as
+from cola_jax.kernels.attention import stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.params import Model
 from cola_jax.progress import metrics_bar
+from cola_jax.prompts import Prompts
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -34,18 +36,6 @@ CALL = 128  # tiles that are copied to the devices together
 
 class Stopped(Exception):
     """Ends a batch whose results are no longer needed."""
-
-
-class Pending(NamedTuple):
-    """The arrays that dispatched programs return."""
-
-    arrays: Any
-    clock: Clock
-
-    def get(self) -> Any:
-        """Wait for the arrays; return them as numpy."""
-        with self.clock.waiting():
-            return jax.device_get(self.arrays)
 
 
 class Launches(NamedTuple):
@@ -89,8 +79,6 @@ class Worker:
             self.kernel, self.decode_kernel = kernel.on(mesh), decode_kernel.on(mesh)
         self.index = self.put([np.int32(i) for i in range(CALL + 1)])
         self.lock, self.stopped = threading.Lock(), stopped
-        self.clock = Clock(on_cpu=platform == "cpu")
-        metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
         self.sharing = threading.Lock()
         self.prefixes: list[Any] = []  # `SharedPrefix` of batches that run, or may follow
@@ -99,7 +87,7 @@ class Worker:
         """Copy arrays to every device of the worker."""
         return jax.device_put(tree, self.sharding)
 
-    def dispatch(self, program: Callable[[], Any]) -> Pending:
+    def dispatch(self, program: Callable[[], Result]) -> Result:
         """Call a function that dispatches device programs and returns their arrays.
 
         One thread dispatches at a time, so that the devices run the programs of a batch after those
@@ -107,8 +95,8 @@ class Worker:
         """
         if self.stopped.is_set():
             raise Stopped
-        with self.lock, self.clock.dispatching():
-            return Pending(program(), self.clock)
+        with self.lock:
+            return program()
 
     def load(self, tiles: Tiles, layout: Layout) -> Launches:
         """Copy tiles to the devices."""
@@ -158,7 +146,7 @@ class Worker:
         """Take a buffer of any content, a spare one where the shape is the same.
 
         It is split over the devices along the axis `split`, where their number divides it, and
-        read and written by `buffers.get` and `buffers.put`.
+        read and written by `get` and `put`.
         """
         dtype = stored_as(dtype, self.device.platform)
         with self.lock:
@@ -241,6 +229,7 @@ class Workers:
             Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices
         ]
+        self.metrics.loading = False
 
     @property
     def batches_at_once(self) -> int:
@@ -254,6 +243,29 @@ class Workers:
                 f"there are {questions} questions for {len(self.workers)} places on the 'data' "
                 "axis of the mesh, and each runs questions of its own: use fewer devices."
             )
+
+    def map_questions(
+        self,
+        function: Callable[[Worker, np.ndarray, Workload], Result],
+        prompts: Prompts,
+        paths: np.ndarray,
+        workload: Workload,
+    ) -> Iterator[tuple[np.ndarray, Result]]:
+        """Map a function over batches of questions with paths [B, C, P], as `map` does.
+
+        It takes a worker, the indices of the questions, and their workload, whose prefix and `same`
+        are set here.
+        """
+        self.check_count(len(paths))
+        same = bool((paths == paths[:1]).all())
+        shared = Batches.of(prompts, 1 / len(paths) if same else FRESH)
+        batches = shared.cut(range(len(paths)), len(self.workers), self.memory.limits.questions)
+
+        def run(worker: Worker, questions: np.ndarray) -> Result:
+            prefix = shared.prefixes[questions[0]]
+            return function(worker, questions, workload._replace(same=same, prefix=prefix))
+
+        yield from self.map(run, batches, count_paths(paths))
 
     def map(
         self,

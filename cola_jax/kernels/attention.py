@@ -1,19 +1,26 @@
-"""Attention by XLA: over prompts, after a prefix, and to a KV cache. cuDNN may do the first two."""
+"""Attention by XLA: over prompts, after a prefix, and to a KV cache. cuDNN may do the first two.
+
+The buffers of states and of the cache are updated in place; `get` and `put` read and write rows.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.kernels.buffers import as_stored, get
 from cola_jax.model import attend, rotate
 from cola_jax.params import Layer
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
+LANES = 128  # of a TPU, in the last axis of an array
+FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
 Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
 KeysValues = tuple[Array, Array]
@@ -56,11 +63,7 @@ class PromptAttention:
     def over(
         self, tokens: Rotated, mask: Bool[Array, "R Q T"], keep: bool
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
-        """Attend to the tokens that the mask shows.
-
-        Returns:
-          The mixed values, and with `keep` the rotated keys and the values.
-        """
+        """Attend to the tokens that the mask shows; with `keep`, return rotated keys and values."""
         q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
         return attend(q, k, tokens.v, mask, self.implementation), (k, tokens.v)
 
@@ -139,16 +142,10 @@ class DecodeAttention:
         own: tuple[Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]],
         reach: tuple[int, int],
     ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
-        """Write the token's keys and values to the rows' own blocks, and attend.
+        """Write the token's keys and values to the rows' own blocks, and attend; return the blocks.
 
-        Args:
-          rows: of the tile.
-          q, token: the queries, the keys and the values of the token.
-          prompt, own: all blocks of prompts and of decoded tokens.
-          reach: bounds the tokens of prompts, and the decoded ones, that are attended to.
-
-        Returns:
-          The mixed values, and the own blocks, updated in place.
+        `prompt` and `own` are all blocks of prompts and of decoded tokens; `reach` bounds the
+        tokens of either that are attended to.
         """
         k, v = (put_tokens(buffer, x, rows) for buffer, x in zip(own, token, strict=True))
         tokens, decoded = min(reach[0], prompt[0].shape[2]), min(reach[1], k.shape[2])
@@ -179,13 +176,79 @@ def put_tokens(
 
 
 def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
-    """Write the token of each row [R, K, H] in one operation, as `buffers.put_at_once`."""
+    """Write the token of each row [R, K, H] in one operation, as `put_at_once`."""
     return buffer.at[block, :, nth].set(values, mode="promise_in_bounds")
 
 
 def put_tokens_by_rows(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
-    """Write them row by row, as `buffers.put_by_rows`."""
+    """Write them row by row, as `put_by_rows`."""
     for row in range(len(values)):
         start = (block[row], 0, nth[row], 0)
         buffer = jax.lax.dynamic_update_slice(buffer, values[row][None, :, None], start)
     return buffer
+
+
+def stored_as(dtype: Any, platform: str) -> jnp.dtype:
+    """Return the dtype in which a buffer stores values of a dtype.
+
+    XLA's CPU compiler updates no bfloat16 buffer in place: it converts all of it to float32 and
+    back for each row that is written, and for a gather. So on a CPU such a buffer holds bits: a
+    wave of 24 paths through SmolLM2's shapes in bfloat16 took 114 s before, and 2.8 s since.
+    """
+    dtype = jnp.dtype(dtype)
+    return BITS if platform == "cpu" and dtype == FLOATS else dtype
+
+
+def get(
+    buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
+) -> Float[Array, " R *Y"]:
+    """Take rows, or a part of each, as the floats that were written."""
+    at_once, by_rows = (functools.partial(f, part=part) for f in (get_at_once, get_by_rows))
+    on_tpu = by_rows if buffer.nbytes > MOST_GATHERED * len(buffer) else at_once
+    values = jax.lax.platform_dependent(buffer, rows, tpu=on_tpu, default=at_once)
+    return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
+
+
+def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
+    """Read rows in one operation."""
+    return buffer[rows, *part]
+
+
+def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
+    """Read rows one by one: to gather large rows, a TPU's compiler may copy the whole buffer.
+
+    The constraint keeps it from copying the buffer to the order of axes in which the values are
+    used. Arrays of other widths than whole lanes have an order of their own in memory.
+    """
+    taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False)[part] for row in rows]
+    values = jnp.stack(taken)
+    if values.shape[-1] % LANES:
+        return values
+    return with_layout_constraint(values, Layout(tuple(range(values.ndim))))
+
+
+def put(
+    buffer: Shaped[Array, " S *X"], values: Float[Array, " R *Y"], rows: Int[Array, " R"]
+) -> Shaped[Array, " S *X"]:
+    """Write rows, or their beginnings, in place where the buffer is donated."""
+    values = as_stored(buffer, values)
+    return jax.lax.platform_dependent(buffer, values, rows, cuda=put_at_once, default=put_by_rows)
+
+
+def put_at_once(buffer: Array, values: Array, rows: Array) -> Array:
+    """Write rows in one operation: on a GPU each costs a kernel."""
+    part = tuple(slice(size) for size in values.shape[1:])
+    return buffer.at[rows, *part].set(values, mode="promise_in_bounds")
+
+
+def put_by_rows(buffer: Array, values: Array, rows: Array) -> Array:
+    """Write rows one by one: elsewhere than on a GPU, a scatter may copy the buffer."""
+    for row in range(len(values)):
+        start = rows[row], *[0] * (values.ndim - 1)
+        buffer = jax.lax.dynamic_update_slice(buffer, values[row][None], start)
+    return buffer
+
+
+def as_stored(buffer: Shaped[Array, "*S"], values: Float[Array, "*X"]) -> Shaped[Array, "*X"]:
+    """Return values as a buffer stores them."""
+    return jax.lax.bitcast_convert_type(values, BITS) if buffer.dtype == BITS else values

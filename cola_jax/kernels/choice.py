@@ -11,13 +11,12 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
+from cola_jax.kernels.attention import LANES, DecodeAttention, PromptAttention, Rotated, Rows
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention, span
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 
 Kernel = TypeVar("Kernel", bound=PromptAttention | DecodeAttention)
 log = logging.getLogger(__name__)
-LANES = 128  # of a TPU's tiles: a head's width is a multiple of it
 
 
 @functools.cache
@@ -26,11 +25,8 @@ def choose_prompt_attention(
 ) -> PromptAttention:
     """Choose the kernel of attention over prompts: cuDNN's on a GPU that has it, ours on a TPU.
 
-    A kernel is tried before it is used; where that fails, a warning names the reason.
-
-    Args:
-      device: one of those that run a layer together, `split` in number.
-      dtype: of the activations.
+    A kernel is tried on the device, one of `split` that run a layer together, before it is used;
+    where that fails, a warning names the reason. `dtype` is that of the activations.
     """
     plain, facts = PromptAttention(), (device, config, dtype, split)
     if device.platform == "tpu" and dtype.name == "bfloat16":  # it multiplies float32 in bfloat16
@@ -80,11 +76,8 @@ def verified_kernel(
 ) -> Kernel:
     """Return a kernel if it attends as plain operations do, else these, with a warning.
 
-    Args:
-      run: attends by a kernel on a device, with its part of the heads.
-      facts: the device, the model, the dtype of the activations, and the number of devices that
-        split the heads.
-      warning: names the device and the reason.
+    `run` attends by a kernel, with the facts: the device, the model, the dtype of the activations,
+    and the number of devices that split the heads.
     """
     device, config, _, split = facts
     try:

@@ -75,12 +75,8 @@ def decode_attention(
 ) -> tuple[Float[Array, "R N H"], Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]]:
     """Attend with a token of each row to its prompt, to earlier decoded tokens, and to itself.
 
-    Args:
-      token: its keys and values, which are written to the row's own block.
-      reach: bounds the tokens of prompts, and the decoded tokens, that one included.
-
-    Returns:
-      The mixed values, and the row's own blocks, updated in place.
+    `reach` bounds the tokens of prompts, and the decoded tokens, that one included. Return the row's
+    own blocks as well, updated in place with the keys and values of the token.
     """
     count, heads, width = q.shape
     groups = own[0].shape[1]

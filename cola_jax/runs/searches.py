@@ -9,7 +9,7 @@ import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Metrics

@@ -10,7 +10,7 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes

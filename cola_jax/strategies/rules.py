@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cola_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from cola_jax.execute.batches import Workload
+    from cola_jax.execute.plan import Workload
 
 Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
 Control = Literal["all", "one", "none"]  # options that a question is searched for beside gold
@@ -201,7 +201,7 @@ class Settings:
 
     def workload(self, num_layers: int) -> "Workload":
         """Return the workload of a batch of questions."""
-        from cola_jax.execute.batches import Workload
+        from cola_jax.execute.plan import Workload
 
         return Workload(self.leaves, self.positions(num_layers))
 

@@ -11,7 +11,7 @@ GIVEN = ["--model", "m", "--task", "arc_easy", "--output", "o"]
 POSITIONAL = {"convert": ("source", "destination"), "report": ("run-directories",)}
 NEEDED = {  # by the commands, beside those of `GIVEN`
     **{"convert": ["a", "b"], "report": ["r"], "cache": [], "tasks": [], "demo": []},
-    **{"benchmark": [], "menu": [*GIVEN, "--runs", "r"], "distill": [*GIVEN, "--run", "r"]},
+    **{"menu": [*GIVEN, "--runs", "r"], "distill": [*GIVEN, "--run", "r"]},
     "generate": ["--model", "m"],
     "export": ["--model", "m", "--path", "0-4", "--output", "o"],
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cola_jax.execute import driver, memory
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.metrics import Metrics, compilations
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
@@ -48,8 +48,8 @@ def run(model, batch, waves, **options):
             readings = [evaluate(waves[0])]
             before = compilations()
             readings += [evaluate(paths) for paths in waves[1:]]
-            assert compilations().count == before.count
-            return evaluate.prefix, readings
+            assert compilations() == before
+            return evaluate.driver.prefix, readings
 
     return on_worker(model, each, **options)
 
@@ -119,7 +119,7 @@ def test_batches_that_begin_alike_run_the_prefix_once(pair, monkeypatch, blocks)
     def evaluate(worker, part, paths):
         before = metrics.cost
         with opened(worker, part, 6, same=True) as run:
-            assert run.prefix is not None
+            assert run.driver.prefix is not None
             readings = run(paths)
         return readings, metrics.cost.unique + metrics.cost.last - before.unique - before.last
 
@@ -148,7 +148,7 @@ def test_states_are_kept_while_others_come_and_go(pair, monkeypatch):
 
         def each(worker, most=most):
             with opened(worker, batch, 3) as evaluate:
-                assert evaluate.prefix.blocks == most
+                assert evaluate.driver.prefix.blocks == most
                 return [evaluate(paths) for paths in waves]
 
         got = on_worker(model, each, metrics=metrics, memory_budget=40_000_000)
@@ -168,7 +168,7 @@ def test_batches_at_the_same_time_share_a_prefix(pair):
 
     def run(worker, number):
         with opened(worker, parts[number], 3) as evaluate:
-            return evaluate.prefix, [evaluate(paths) for paths in waves[number]]
+            return evaluate.driver.prefix, [evaluate(paths) for paths in waves[number]]
 
     got = dict(Workers(model, threads=2).map(run, range(len(parts))))
     assert len({id(prefix) for prefix, _ in got.values()}) == 1

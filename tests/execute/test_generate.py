@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute import batches as cut
+from cola_jax.execute import plan
 from cola_jax.execute import driver
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING
 from tests import oracle
 from tests.execute import batches
-from tests.execute.batches import mesh
 
 LONGEST = 72  # tokens of a prompt and what follows it, padded
 NEW = 9  # tokens decoded; with the prompts below, more than every window
@@ -96,7 +95,7 @@ def free(model, prompts):
 )
 def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
     found, alone = pair(variant), data * tensor == 1
-    model = found.ours if alone else cola_jax.load(found.checkpoint, mesh=mesh(data, tensor))
+    model = found.ours if alone else cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     paths = pad([PATHS] * 3) if alone else draw(4)
     out = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW)
     ran = paths[:, :, 0] != STOP
@@ -108,7 +107,7 @@ def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
 @pytest.mark.parametrize("data", [1, 2])
 def test_generate_takes_prompts_of_any_lengths(pair, data):
     found = pair("qwen2-window")
-    model = cola_jax.load(found.checkpoint, mesh=mesh(data, 1)) if data > 1 else found.ours
+    model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, 1)) if data > 1 else found.ours
     prompts = batches.plain(40, 12, 3, 60, 7, 33)
     paths = pad([random_paths(oracle.LAYERS, 1 + seed % 3, seed) for seed in range(6)])
     metrics = cola_jax.Metrics()
@@ -145,15 +144,15 @@ def test_prompts_that_begin_alike_share_what_they_have_in_common(
         monkeypatch.setattr(driver, "count_blocks", lambda *_: states)
     model = found.ours
     if devices != (1, 1):
-        model = cola_jax.load(found.checkpoint, mesh=mesh(*devices))
+        model = cola_jax.load(found.checkpoint, mesh=batches.mesh(*devices))
     paths = pad([random_paths(oracle.LAYERS, 3, seed) for seed in range(4)])
-    for some in (paths, np.tile(paths[:1], (4, 1, 1))):  # its own for each, and the same
+    for every in (paths, np.tile(paths[:1], (4, 1, 1))):  # its own for each, and the same
         shared, whole = cola_jax.Metrics(), cola_jax.Metrics()
-        out = cola_jax.generate(model, prompts, some, max_new_tokens=NEW, metrics=shared)
+        out = cola_jax.generate(model, prompts, every, max_new_tokens=NEW, metrics=shared)
         with monkeypatch.context() as patch:
-            patch.setattr(cut, "LEAST_GAIN", np.inf)
-            expected = cola_jax.generate(model, prompts, some, max_new_tokens=NEW, metrics=whole)
-        assert_greedy(found.ours, prompts, some, out)
+            patch.setattr(plan, "LEAST_GAIN", np.inf)
+            expected = cola_jax.generate(model, prompts, every, max_new_tokens=NEW, metrics=whole)
+        assert_greedy(found.ours, prompts, every, out)
         np.testing.assert_array_equal(out.tokens, expected.tokens)
         np.testing.assert_allclose(out.logprob, expected.logprob, atol=1e-4)
         # states of the prefix are run beside those of the prompts' own tokens, which are as many
@@ -240,23 +239,21 @@ def test_generate_in_bfloat16(model, prompts, free):
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_new_tokens": 120}, "12 tokens and 120 new ones exceed the model's context of 128"),
         ({"stop": cola_jax.Stop(tokens=(97,))}, r"stop tokens are \[97\], but the model's vocab"),
-        ({"paths": [[(9,)], [], []]}, r"0\.\.5"),
         ({"memory_budget": 10}, "a memory budget of 10B is too small to decode 9 tokens after 16"),
     ],
 )
 def test_generate_refuses_bad_arguments(model, prompts, change, message):
-    arguments = {"paths": [[(0,)]] * 3, "max_new_tokens": NEW} | change
-    paths = arguments.pop("paths")
     with pytest.raises(ValueError, match=message):
-        cola_jax.generate(model, prompts, paths, **arguments)
+        cola_jax.generate(model, prompts, [[(0,)]] * 3, **{"max_new_tokens": NEW} | change)
 
 
 def test_generate_refuses_bad_prompts(model, prompts):
     branch = np.pad(np.zeros((3, 11)), ((0, 0), (0, 1)), constant_values=1)
-    with pytest.raises(ValueError, match="continuations packed after"):
-        cola_jax.generate(model, prompts.replace(branch=branch), [[(0,)]] * 3, max_new_tokens=2)
-    moved = prompts.replace(positions=np.asarray(prompts.positions) + 1)
-    with pytest.raises(ValueError, match=r"positions of prompt 0 are not 0, 1, 2"):
-        cola_jax.generate(model, moved, [[(0,)]] * 3, max_new_tokens=2)
-    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
-        cola_jax.generate(model, batches.plain(4, 0), [[(0,)]] * 2, max_new_tokens=2)
+    cases = [
+        (prompts.replace(branch=branch), "continuations packed after"),
+        (prompts.replace(positions=np.asarray(prompts.positions) + 1), "positions of prompt 0 are"),
+        (batches.plain(4, 0), "prompt 1 has no tokens"),
+    ]
+    for bad, message in cases:
+        with pytest.raises(ValueError, match=message):
+            cola_jax.generate(model, bad, [[(0,)]] * len(bad.ids), max_new_tokens=2)

@@ -7,8 +7,7 @@ import pytest
 
 import cola_jax
 from cola_jax.execute import inputs
-from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.reference import run_reference
+from cola_jax.execute.inputs import check_batch, pad_paths
 from cola_jax.model import unembed
 from cola_jax.params import Origin
 from cola_jax.path import STOP
@@ -16,7 +15,6 @@ from cola_jax.prompts import NO_READ, PADDING, Prompts
 from tests import oracle
 from tests.execute.test_reference import PAD, PATH, QUESTIONS, encoding_of, question
 
-RUNS = [cola_jax.run_paths, run_reference]
 TEXTS = ["the sun and the moon", "the sun"]
 EDITED = (0, 1, 1, 2, 3, 4)
 
@@ -39,8 +37,6 @@ def test_as_prompts_takes_ids_prompts_and_encodings():
     assert np.array_equal(prompts.branch == PADDING, encoding["attention_mask"].numpy() == 0)
     plain = inputs.as_prompts(encoding["input_ids"].numpy())
     assert (np.asarray(plain.branch) == 0).all()
-    with pytest.raises(ValueError, match=r"ids have shape \(12,\), but a batch is \[B, T\]"):
-        inputs.as_prompts(plain.ids[0])
 
 
 @pytest.mark.parametrize(
@@ -110,55 +106,62 @@ def test_generate_honours_the_attention_mask(pair, side):
         (np.array([0.0, 1.5]), "whole numbers"),
     ],
 )
-def test_path_ids_are_checked(model, questions, path, message):
+def test_paths_are_checked(model, questions, path, message):
     with pytest.raises(ValueError, match=message):
         cola_jax.run_path(model, oracle.random_ids(1), path)
-    for run in RUNS:
-        with pytest.raises(ValueError, match=message):
-            run(model, questions, [[path]] * 3)
+    with pytest.raises(ValueError, match=message):
+        cola_jax.run_paths(model, questions, [[path]] * 3)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_pad_paths_refuses_bad_arrays(model, questions, run):
-    with pytest.raises(ValueError, match=r"shape \(3, 6\), but must be ids \[B, C, P\]"):
-        run(model, questions, np.array([PATH] * 3))
-    with pytest.raises(ValueError, match=r"float64 of shape \(3, 1, 6\), but must be ids"):
-        run(model, questions, np.array([[PATH]] * 3, float))
-    for bad in ((0, 6), (STOP, 0), (0, STOP, 1), (-2, 0)):
-        with pytest.raises(ValueError, match=r"layer ids \[(6|-1|-2)\], but the model has"):
-            run(model, questions, np.array([[bad]] * 3))
-    with pytest.raises(ValueError, match="paths for 2 questions, but 3 prompts"):
-        run(model, questions, [[PATH]] * 2)
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (np.array([PATH] * 3), r"shape \(3, 6\), but must be ids \[B, C, P\]"),
+        (np.array([[PATH]] * 3, float), r"float64 of shape \(3, 1, 6\), but must be ids"),
+        (np.array([[(0, 6)]] * 3), r"layer ids \[6\], but the model has"),
+        (np.array([[(0, STOP, 1)]] * 3), r"layer ids \[-1\], but the model has"),
+        (np.array([[(-2, 0)]] * 3), r"layer ids \[-2\], but the model has"),
+        ([[PATH]] * 2, "paths for 2 questions, but 3 prompts"),
+    ],
+)
+def test_pad_paths_refuses_bad_arrays(paths, message):
+    with pytest.raises(ValueError, match=message):
+        pad_paths(paths, 3, oracle.LAYERS)
 
 
-def test_run_path_refuses_bad_prompts(model):
-    ids = oracle.random_ids(2)
-    with pytest.raises(ValueError, match=r"ids have shape \(12,\), but a batch is \[B, T\]"):
-        cola_jax.run_path(model, ids[0], PATH)
-    for bad in (97, -1):
-        with pytest.raises(ValueError, match=rf"{bad}.*vocabulary is 0\.\.96"):
-            cola_jax.run_path(model, np.where(np.arange(12) == 3, bad, ids), PATH)
-    with pytest.raises(ValueError, match="129 tokens, but the model's context is 128"):
-        cola_jax.run_path(model, oracle.random_ids(1, 129), PATH)
-    split = Prompts.plain(ids).replace(branch=np.where(np.arange(12) == 3, PADDING, 0 * ids))
-    with pytest.raises(ValueError, match="padding between two tokens"):
-        cola_jax.run_path(model, split, PATH)
+IDS = oracle.random_ids(2)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_check_batch_refuses_bad_prompts(model, questions, run):
-    with pytest.raises(ValueError, match="give prompts both `read` and `targets`"):
-        run(model, questions.replace(targets=None), [[PATH]] * 3)
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (IDS[0], r"ids have shape \(12,\), but a batch is \[B, T\]"),
+        (np.where(np.arange(12) == 3, 97, IDS), r"97.*vocabulary is 0\.\.96"),
+        (np.where(np.arange(12) == 3, -1, IDS), r"-1.*vocabulary is 0\.\.96"),
+        (oracle.random_ids(1, 129), "129 tokens, but the model's context is 128"),
+        (
+            Prompts.plain(IDS).replace(branch=np.where(np.arange(12) == 3, PADDING, 0 * IDS)),
+            "padding between two tokens",
+        ),
+    ],
+)
+def test_run_path_refuses_bad_prompts(model, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        cola_jax.run_path(model, prompts, PATH)
+
+
+def test_check_batch_refuses_bad_prompts(model, questions):
+    cases = [
+        ({"targets": None}, "give prompts both `read` and `targets`"),
+        ({"targets": np.full_like(questions.targets, 97)}, r"targets run from 97 to 97.*0\.\.96"),
+        ({"branch": questions.branch[:, ::-1]}, "padded on the right"),
+    ]
     for place in (12, 99, -2):  # the first question has twelve tokens, its row has more
         read = np.where(questions.read == 11, place, questions.read)
-        with pytest.raises(ValueError, match=rf"read at .*{place}.* but have \[12, 40, 5\] tokens"):
-            run(model, questions.replace(read=read), [[PATH]] * 3)
-    strange = questions.replace(targets=np.full_like(questions.targets, 97))
-    with pytest.raises(ValueError, match=r"targets run from 97 to 97.*vocabulary is 0\.\.96"):
-        run(model, strange, [[PATH]] * 3)
-    left = questions.replace(branch=questions.branch[:, ::-1])
-    with pytest.raises(ValueError, match="padded on the right"):
-        run(model, left, [[PATH]] * 3)
+        cases.append(({"read": read}, rf"read at .*{place}.* but have \[12, 40, 5\] tokens"))
+    for change, message in cases:
+        with pytest.raises(ValueError, match=message):
+            check_batch(model, questions.replace(**change), [[PATH]] * 3)
 
 
 def test_bucket_has_few_and_close_sizes():
@@ -256,12 +259,10 @@ def test_generate_returns_texts(texted, tokenizer):
 
 
 def test_generate_has_no_axis_of_paths_for_one_path(texted):
-    one = cola_jax.generate(texted, TEXTS, "0-1,3-4", max_new_tokens=3)
-    ids = cola_jax.generate(texted, TEXTS, [0, 1, 3, 4], max_new_tokens=3)
+    single = cola_jax.generate(texted, TEXTS, "0-1,3-4", max_new_tokens=3)
     several = cola_jax.generate(texted, TEXTS, ["0-1,3-4"], max_new_tokens=3)
-    assert isinstance(one.text[0], str)
-    for field, same, every in zip(one, ids, several, strict=True):
-        np.testing.assert_array_equal(field, same)
+    assert isinstance(single.text[0], str)
+    for field, every in zip(single, several, strict=True):
         np.testing.assert_array_equal(field, every[:, 0])
-    assert one.to_pandas().equals(several.to_pandas())
+    assert single.to_pandas().equals(several.to_pandas())
     assert cola_jax.generate(texted, TEXTS[0], max_new_tokens=3).text.shape == (1,)

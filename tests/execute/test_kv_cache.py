@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cola_jax.execute.kv_cache import Allocator, DecodeRow, KVBlocks
 from cola_jax.execute.plan import Layout, TileShape
-from cola_jax.kernels.buffers import stored_as
+from cola_jax.kernels.attention import stored_as
 from cola_jax.path import STOP
 
 POSITIONS = 6

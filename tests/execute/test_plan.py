@@ -1,4 +1,4 @@
-"""Tiles: how steps are cut, packed, and divided into calls."""
+"""Batches of prompts, and tiles: how steps are cut, packed, and divided into calls."""
 
 import itertools
 
@@ -7,34 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.execute.plan import Columns, Layout, Step, TileShape, pack_tiles
+from cola_jax.execute.plan import (
+    Columns,
+    Layout,
+    Step,
+    TileShape,
+    common_with_first,
+    cut_batches,
+    pack_tiles,
+    shared_tokens,
+)
+from cola_jax.prompts import Prompts
+from tests.execute import batches
 
 PADDING = Columns(0, 0, 99, 0, 98)
 SHAPES = (TileShape(4, 8), TileShape(3, 16), TileShape(2, 24))
 LAYOUT = Layout(SHAPES, np.arange(3), np.array([shape.tokens for shape in SHAPES]))
 
 
-def step(layer, shapes, first=1, layout=LAYOUT):
+def step(layer, shapes, first=1):
     """A step of rows that need these shapes, and can be told apart in every column."""
     numbers = np.arange(first, first + len(shapes), dtype=np.int32)
     columns = Columns(layer, numbers, numbers + 10, numbers + 20, numbers + 30)
-    return Step(columns, shapes, layout.tile_ends(shapes))
-
-
-def test_pack_fills_tiles_in_order():
-    layout = Layout.of_shape(TileShape(2, 8))
-    numbers = itertools.count(1, 3)
-    steps = [step(layer, [0] * n, next(numbers), layout) for layer, n in ((3, 3), (0, 1), (3, 2))]
-    tiles = pack_tiles(steps, layout, PADDING)
-    assert tiles.layer.tolist() == [3, 3, 0, 3]
-    layer, source, target, question, block, prompt_block = tiles.table.swapaxes(0, 1)
-    assert layer.tolist() == [[3, 3], [3, 3], [0, 0], [3, 3]]
-    assert source.tolist() == [[1, 2], [3, 0], [4, 0], [7, 8]]
-    assert target.tolist() == [[11, 12], [13, 99], [14, 99], [17, 18]]
-    assert question.tolist() == [[21, 22], [23, 0], [24, 0], [27, 28]]
-    assert block.tolist() == [[31, 32], [33, 98], [34, 98], [37, 38]]
-    assert not prompt_block.any()
-    assert tiles.table.dtype == np.int32
+    return Step(columns, shapes, LAYOUT.tile_ends(shapes))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 2), min_size=1)), max_size=6))
@@ -56,10 +51,11 @@ def test_every_row_is_in_one_tile_that_it_fits(steps):
     assert sorted(tiles.table[:, 1][real].tolist()) == sorted(rows)
     for table, inside, shape in zip(tiles.table, real, tiles.shape, strict=True):
         assert not inside[SHAPES[shape].rows :].any()
-        for layer, number, target, question in table[:4, inside].T.tolist():
+        assert (table[4, ~inside] == PADDING.block).all()
+        for layer, number, target, question, block in table[:5, inside].T.tolist():
             assert rows[number][0] == layer
             assert rows[number][1] <= shape
-            assert (target, question) == (number + 10, number + 20)
+            assert (target, question, block) == (number + 10, number + 20, number + 30)
     runs = [tile for *_, start, end in tiles.runs(same_layer=True) for tile in range(start, end)]
     assert runs == list(range(len(tiles.table)))
 
@@ -81,3 +77,47 @@ def test_parts_cut_tiles(size):
     for whole, *columns in zip(tiles, *parts, strict=True):
         np.testing.assert_array_equal(np.concatenate(columns), whole)
     assert list(pack_tiles([], LAYOUT, PADDING).parts(size)) == []
+
+
+# Batches
+
+@pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])
+def test_cut_batches_puts_like_lengths_together(parts, largest):
+    tokens = [30, 9, 500, 40, 31, 8, 33, 35, 62, 7, 64]
+    cut = cut_batches(tokens, parts, largest)
+    joined = list(itertools.chain(*(batch.tolist() for batch in cut)))
+    assert [tokens[i] for i in joined] == sorted(tokens, reverse=True)
+    assert sorted(joined) == list(range(11))
+    assert len(cut) >= parts
+    for batch in cut:
+        assert len(batch) <= largest
+        assert 8 * min(tokens[i] for i in batch) >= max(tokens[i] for i in batch)
+    assert cut_batches([], parts, largest) == []
+
+
+def test_cut_batches_bounds_the_tokens_of_long_prompts():
+    """Of 2,048 on a CPU, but eight questions go together."""
+    sizes = [[len(batch) for batch in cut_batches([t] * 40, 1, 32)] for t in (40, 100, 1000)]
+    assert sizes == [[20, 20], [20, 20], [8] * 5]
+
+
+def test_prefix_is_shared_where_it_pays():
+    def shares(batch: Prompts, fresh: float = 0.25) -> list[int]:
+        return shared_tokens(batch, len(batch.ids), fresh)
+
+    assert common_with_first(batches.alike(37)).tolist()[1:] == [37] * 3
+    assert shares(batches.alike(37)) == [37 // 8 * 8] * 4
+    assert shares(batches.alike(37), fresh=1.0)[1:] == [0] * 3  # as many tokens either way
+    assert shares(batches.alike(31)) == [0] * 4
+    assert shares(batches.alike(37, 1)) == [0]
+    apart = Prompts.stack([batches.packed(seed) for seed in range(3)])
+    assert not common_with_first(apart)[1:].any()
+    early = batches.alike(37)
+    early = early.replace(read=np.asarray(early.read).copy())
+    np.asarray(early.read)[0, 0] = 5  # read within the prefix
+    assert common_with_first(early).tolist() == [5] * 4
+    long = batches.alike(77)
+    other = np.asarray(long.ids).copy()
+    other[2, 74:] += 1  # after 74 tokens, where the first two begin with more of the same
+    other[3, 40:] += 1
+    assert shares(long.replace(ids=other), fresh=0.1) == [72, 72, 72, 40]

@@ -13,18 +13,13 @@ from cola_jax.execute.inputs import no_readings
 from cola_jax.execute.readouts import (
     Readouts,
     ReadPositions,
-    best_two,
     best_two_at_once,
     best_two_by_parts,
     chosen_token,
-    greedy_sample,
     read_logits,
-    unembed_queries,
 )
-from cola_jax.model import unembed
 from cola_jax.path import STOP
 from cola_jax.prompts import NO_READ, Prompts, readings
-from tests import oracle
 
 UNEMBEDDED = 4  # U
 
@@ -75,16 +70,6 @@ def test_read_positions_ask_once_and_collect_all(reads, question):
         assert out.finite[b, c] == all(p % 7 != 3 for p in reads[b] if p != NO_READ)
 
 
-def test_read_positions_have_room_for_many_targets():
-    """More targets at a position than eight round up, so that few shapes compile."""
-    reads = np.array([[5] * 20, [NO_READ] * 20])
-    prompts = Prompts(reads, reads, reads, reads, np.arange(40).reshape(2, 20))
-    positions = ReadPositions(prompts, width=16)
-    assert positions.targets.shape == (2, 16, 32)
-    assert positions.targets[0, 0, :20].tolist() == list(range(20))
-    assert positions.count.tolist() == [1, 0]
-
-
 def logits(rows, vocab=11, seed=0):
     """Logits with equal values in them."""
     return jnp.asarray(np.random.default_rng(seed).integers(-4, 4, (rows, vocab)), jnp.float32)
@@ -133,48 +118,3 @@ def test_sample_says_how_sure_the_model_is():
     divergence = [scipy.stats.entropy(uniform, row) for row in p]
     np.testing.assert_allclose(sample.certainty, divergence, rtol=1e-5, atol=1e-6)
     assert sample.token.tolist()[1:] == values[1:].argmax(axis=1).tolist()
-
-
-def test_best_two_takes_the_first_of_equals():
-    top = best_two(jnp.array([[1.0, 3.0, 3.0, 0.0], [5.0, 5.0, 1.0, 5.0]]))
-    assert top.token.tolist() == [1, 0]
-    np.testing.assert_array_equal(top.first, top.second)
-    logprobs = jax.nn.log_softmax(jnp.array([2.0, 7.0, -1.0]))
-    top = best_two(logprobs[None])
-    np.testing.assert_allclose(
-        [top.first[0], top.second[0]], logprobs[jnp.array([1, 0])], rtol=1e-6
-    )
-
-
-# Programs
-
-
-@pytest.fixture(scope="module")
-def model(pair):
-    return pair("qwen2-window").ours
-
-
-def states(*shape):
-    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
-
-
-def test_unembed_queries_reads_what_is_asked(model):
-    outputs = states(3, 2, model.config.width)
-    rows, targets = jnp.array([5, 0, 3, 3]), jnp.arange(4 * 8).reshape(4, 8)
-    got = unembed_queries(model, outputs, rows, targets)
-    expected = read_logits(unembed(model, outputs).reshape(6, oracle.VOCAB)[rows], targets)
-    for mine, theirs in zip(got, expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
-
-
-def test_greedy_sample_writes_tokens_of_the_slots_asked(model):
-    hidden, tokens = states(5, 1, model.config.width), jnp.arange(90, 95)
-    expected = best_two(unembed(model, hidden)[:, 0])
-    slots = jnp.array([3, 0, 1, 4])
-    after, top = greedy_sample(model, hidden, tokens, slots)
-    chosen = expected.token.tolist()
-    assert after.tolist() == [chosen[0], chosen[1], 92, chosen[3], chosen[4]]
-    np.testing.assert_array_equal(top.token, expected.token[slots])
-    np.testing.assert_allclose(top.logprob, expected.first[slots], rtol=1e-5)
-    np.testing.assert_allclose(top.rival, expected.second[slots], rtol=1e-5)
-    assert top.finite.all()

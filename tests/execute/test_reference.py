@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax.sharding import AxisType, Mesh
 from jax.test_util import check_grads
 from transformers import BatchEncoding
 
 import cola_jax
 from cola_jax.execute import reference
-from cola_jax.execute.batches import take
+from cola_jax.execute.plan import take
 from cola_jax.execute.reference import block_influence, run_reference
 from cola_jax.model import block, embed, unembed, view
 from cola_jax.params import layer_at
@@ -131,7 +130,6 @@ def test_run_path_honours_the_attention_mask(pair, variant, side):
     assert oracle.relative_error(ours[tokens], theirs[tokens]) < oracle.TOLERANCE
     assert (ours[~tokens] == 0).all()
     if side == "left":  # of every row the last column is the last token
-        assert oracle.relative_error(ours[:, -1], theirs[:, -1]) < oracle.TOLERANCE
         without = cola_jax.run_path(models.ours, encoding["input_ids"].numpy(), pad_path(PATH, 9))
         assert oracle.relative_error(np.asarray(without)[:, -1], theirs[:, -1]) > 0.1
 
@@ -226,18 +224,15 @@ def test_executors_read_packed_options_like_separate_prompts(model, run):
     np.testing.assert_allclose(out.logprob[0, 0], expected, atol=1e-5)
 
 
-def test_executors_flag_paths_through_nan_weights(model, questions, run):
+def test_executors_flag_paths_that_are_not_finite(model, questions, run):
     broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.nan)))
     out = run(broken, questions, wave([[PATH, (0, 4, 5)]] * 3))
     assert out.finite.tolist() == [[True, False, False]] * 3
     whole = run(model, questions, wave([[PATH]] * 3))
     for b, (_, reads) in enumerate(QUESTIONS):
         assert_close(at(out, (b, 0), reads), at(whole, (b, 0), reads))
-
-
-def test_executors_flag_infinite_logits(model, questions, run):
-    broken = model.replace(norm=model.norm * 3e38)
-    assert not run(broken, questions, wave([[PATH]] * 3)).finite.any()
+    infinite = model.replace(norm=model.norm * 3e38)
+    assert not run(infinite, questions, wave([[PATH]] * 3)).finite.any()
 
 
 def test_run_reference_runs_on_the_devices_of_the_model(pair, model, questions):
@@ -245,22 +240,15 @@ def test_run_reference_runs_on_the_devices_of_the_model(pair, model, questions):
     expected = run_reference(model, prompts, wave(paths))
     elsewhere = jax.device_put(model, jax.devices()[3])
     assert_close(run_reference(elsewhere, prompts, wave(paths)), expected, 0)
-    devices, axes = np.array(jax.devices()[4:6]), (AxisType.Auto,) * 2
-    mesh = Mesh(devices[None], ("data", "tensor"), axis_types=axes)
-    split = cola_jax.load(pair("qwen2-window").checkpoint, mesh=mesh)
+    split = cola_jax.load(pair("qwen2-window").checkpoint, mesh=batches.mesh(1, 2))
     assert_close(run_reference(split, prompts, wave(paths)), expected)
 
 
-def test_run_reference_dispatches_in_groups(model, questions, monkeypatch):
+def test_run_reference_compiles_once_for_equal_settings(model, questions, monkeypatch):
+    """However many paths are dispatched at a time."""
     paths = wave(candidates((3, 1, 2)))
     expected = run_reference(model, questions, paths)
     monkeypatch.setattr(reference, "AHEAD", 2)
-    assert_close(run_reference(model, questions, paths), expected, 0)
-
-
-def test_run_reference_compiles_once_for_equal_settings(model, questions):
-    paths = wave(candidates((3, 1, 2)))
-    expected = run_reference(model, questions, paths)
     compiled = reference.path_readings._cache_size()
     for settings in ({"dtype": "float32"}, {"dtype": jnp.float32}):
         assert_close(run_reference(model, questions, paths, **settings), expected, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from cola_jax.execute.benchmark import SHAPES
+from experiments.shapes import SHAPES
 from cola_jax.kernels import choice
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import worker
-from cola_jax.execute.batches import Workload
-from cola_jax.execute.benchmark import llama
+from cola_jax.execute.plan import Workload
+from experiments.shapes import llama
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator

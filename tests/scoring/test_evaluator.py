@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.path import STOP, identity, random_paths
 from cola_jax.question import Question
 from cola_jax.runs.session import Session

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.worker import Workers

@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from cola_jax.execute.batches import Workload
+from cola_jax.execute.plan import Workload
 from cola_jax.path import KINDS
 from cola_jax.strategies.rules import PRESETS, PresetName, Settings, Space, TreeRules
 from cola_jax.strategies.tree import table_of
