@@ -21,11 +21,10 @@ from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import KINDS, Kind, Mode, Tile, of_questions
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.decoder import Decoder, Stop
 from cola_jax.execute.kv_cache import DecodeRow, NoCache
 from cola_jax.execute.placement import layers_of
-from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.execute.plan import Columns, TileShape, Workload
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.kernels.attention import get, put

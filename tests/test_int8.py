@@ -13,12 +13,12 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.deploy.export import export
 from cola_jax.errors import InputError
-from experiments.shapes import llama, random_model
 from cola_jax.execute.reference import run_reference
 from cola_jax.formats.conversion import convert
 from cola_jax.int8 import INPUTS, Int8, cast, quantize
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.params import Layer, shapes
+from experiments.shapes import llama, random_model
 from tests import oracle
 from tests.formats.gguf_writer import tiny_llama, write
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import take
 from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padded_right
 from cola_jax.execute.memory import ceil_power
+from cola_jax.execute.plan import take
 from cola_jax.execute.reference import replicated
 from cola_jax.model import block, embed, view
 from cola_jax.params import Model, layer_at

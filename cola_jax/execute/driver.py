@@ -55,9 +55,7 @@ class Driver:
         shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
         self.slots = worker.take_buffer(shape, worker.dtype, split=2)
 
-    def on_paths(
-        self, paths: np.ndarray
-    ) -> contextlib.AbstractContextManager[PrefixBlocks | None]:
+    def on_paths(self, paths: np.ndarray) -> contextlib.AbstractContextManager[PrefixBlocks | None]:
         """Enter `SharedPrefix.on_paths` where there is a prefix."""
         return contextlib.nullcontext() if self.prefix is None else self.prefix.on_paths(paths)
 

@@ -65,11 +65,9 @@ def run_path(
         validate(path.tolist(), model.config.num_layers)
     check_prompts(model, prompts, either_side=True)
     ids = jnp.asarray(path, jnp.int32)
-    if not return_states:
-        return logits(model, prompts, ids, dtype)
-    out, states = logits_and_states(model, prompts, ids, dtype)
-    if isinstance(path, jax.core.Tracer):
-        return out, states
+    if not return_states or isinstance(path, jax.core.Tracer):
+        return logits(model, prompts, ids, dtype, return_states=return_states)
+    out, states = logits(model, prompts, ids, dtype, return_states=True)
     return out, states[: 1 + int((np.asarray(path) != STOP).sum())]
 
 
@@ -123,34 +121,17 @@ def replicated(model: Model) -> jax.sharding.Sharding:
     return sharding
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
+@functools.partial(jax.jit, static_argnames=("dtype", "return_states"))
 def logits(
-    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
-) -> Float[Array, "B Q V"]:
-    """The compiled part of `run_path`."""
-    return read_out(model, prompts, scan_path(model, prompts, path, dtype)[0])
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def logits_and_states(
-    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
-) -> tuple[Float[Array, "B Q V"], Float[Array, "S B T D"]]:
-    """The compiled part of `run_path` with states, S = P + 1 of them."""
-    h, states = scan_path(model, prompts, path, dtype, keep=True)
-    first = embed(model, jnp.asarray(prompts.ids), dtype)
-    return read_out(model, prompts, h), jnp.concatenate([first[None], states])
-
-
-def scan_path(
     model: Model,
     prompts: Prompts,
     path: Int[Array, " P"],
-    dtype: DTypeLike | None,
+    dtype: DTypeLike | None = None,
     *,
-    keep: bool = False,
-) -> tuple[Float[Array, "B T D"], Any]:
-    """Scan over a path, a slice of the stack a step; `keep` returns the states after each."""
-    h = embed(model, jnp.asarray(prompts.ids), dtype)
+    return_states: bool = False,
+) -> Any:
+    """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
+    embedded = embed(model, jnp.asarray(prompts.ids), dtype)
     tokens = view(model.config, prompts)
 
     def step(h, i):
@@ -161,9 +142,11 @@ def scan_path(
 
         # a branch skips the work of padding; under vmap it becomes a select
         h = jax.lax.cond(i == STOP, lambda h: h, run, h)
-        return h, (h if keep else None)
+        return h, (h if return_states else None)
 
-    return jax.lax.scan(step, h, path)
+    h, states = jax.lax.scan(step, embedded, path)
+    out = read_out(model, prompts, h)
+    return (out, jnp.concatenate([embedded[None], states])) if return_states else out
 
 
 def read_out(model: Model, prompts: Prompts, h: Float[Array, "B T D"]) -> Float[Array, "B Q V"]:

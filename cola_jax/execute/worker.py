@@ -22,8 +22,7 @@ from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention
-from cola_jax.kernels.attention import stored_as
+from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.params import Model
 from cola_jax.progress import metrics_bar

@@ -75,8 +75,8 @@ def decode_attention(
 ) -> tuple[Float[Array, "R N H"], Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]]:
     """Attend with a token of each row to its prompt, to earlier decoded tokens, and to itself.
 
-    `reach` bounds the tokens of prompts, and the decoded tokens, that one included. Return the row's
-    own blocks as well, updated in place with the keys and values of the token.
+    `reach` bounds the tokens of prompts, and the decoded tokens, that one included. Return the own
+    blocks of the rows as well, updated in place with the keys and values of the token.
     """
     count, heads, width = q.shape
     groups = own[0].shape[1]

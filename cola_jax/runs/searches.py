@@ -9,8 +9,8 @@ import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.path import identity, pad_path

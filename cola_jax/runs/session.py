@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.formats import cache
 from cola_jax.int8 import float_dtype, weight_bytes

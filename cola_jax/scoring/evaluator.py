@@ -9,9 +9,9 @@ from typing import Any, TypeVar, Unpack
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.memory import default_limits
+from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path

@@ -11,10 +11,10 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Stop, check_decode_memory
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.memory import Memory
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Readings

@@ -10,9 +10,9 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP

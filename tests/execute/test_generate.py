@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute import plan
-from cola_jax.execute import driver
+from cola_jax.execute import driver, plan
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING
@@ -95,7 +94,9 @@ def free(model, prompts):
 )
 def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
     found, alone = pair(variant), data * tensor == 1
-    model = found.ours if alone else cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
+    model = (
+        found.ours if alone else cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
+    )
     paths = pad([PATHS] * 3) if alone else draw(4)
     out = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW)
     ran = paths[:, :, 0] != STOP

@@ -81,6 +81,7 @@ def test_parts_cut_tiles(size):
 
 # Batches
 
+
 @pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])
 def test_cut_batches_puts_like_lengths_together(parts, largest):
     tokens = [30, 9, 500, 40, 31, 8, 33, 35, 62, 7, 64]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from experiments.shapes import SHAPES
 from cola_jax.kernels import choice
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
+from experiments.shapes import SHAPES
 
 CONFIG, BFLOAT16 = SHAPES["llama-3.2-3b"], jnp.dtype("bfloat16")
 

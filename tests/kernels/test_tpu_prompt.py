@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import worker
-from cola_jax.execute.plan import Workload
-from experiments.shapes import llama
 from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Workers
@@ -23,6 +22,7 @@ from cola_jax.kernels.attention import PromptAttention, Rotated
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.model import take_positions, view, view_at_positions, visible
 from cola_jax.prompts import PADDING, Prompts
+from experiments.shapes import llama
 from tests import oracle
 from tests.execute import batches
 

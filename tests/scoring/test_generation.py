@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.execute.kv_cache import DecodeRow
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import Question

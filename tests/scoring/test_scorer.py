@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, identity, random_paths, unpad_path
