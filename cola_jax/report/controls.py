@@ -99,8 +99,8 @@ class Ways(NamedTuple):
     def of(cls, run: Run, questions: pa.Table | None = None) -> "Ways":
         """Read the searches of a run, from its questions if they are at hand."""
         manifest = run.manifest()
-        questions = run.questions(COLUMNS) if questions is None else questions
-        rows = questions.filter(pc.field("baseline").is_valid()).select(COLUMNS)
+        table = run.questions(COLUMNS) if questions is None else questions
+        rows = table.filter(pc.field("baseline").is_valid()).select(COLUMNS)
         cases = [Case.of(row) for batch in rows.to_batches() for row in batch.to_pylist()]
         variants = any(len(case.answers) > 1 for case in cases)
         names = (ONCE, AGAIN, ROBUST) if variants else (ONCE,)

@@ -7,7 +7,7 @@ preference, in proportion to exp(tau * score).
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -75,12 +75,13 @@ class Preference(NamedTuple):
 
         def loss(scaled: float) -> float:
             weight = weights(gaps, scaled / spread)
-            return -np.log(floor(weight[:, 0])).sum() - math.log(information(weight)) / 2
+            return -np.log(floor(weight[:, 0])).sum() - np.log(information(weight)) / 2
 
         grid = np.arange(LOWEST, HIGHEST + 1, 3)
         best = float(grid[np.argmin([loss(scaled) for scaled in grid])])
         around = max(LOWEST, best - 3), min(HIGHEST, best + 3)
-        tau = float(minimize_scalar(loss, bounds=around, options={"xatol": 1e-4}).x) / spread
+        optimum: Any = minimize_scalar(loss, bounds=around, options={"xatol": 1e-4})
+        tau = float(optimum.x) / spread
         return cls(tau, 1 / math.sqrt(information(weights(gaps, tau))))
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ def test_static_content_has_what_its_table_shows(tmp_path):
     assert "7 paths were evaluated on all of 10 training questions; the best on 4" in text
     assert "0-1,3 (chosen) 3 50.0 % 50.0 % 50.0 % +0.0" in text
     (tmp_path / "static.json").write_text(json.dumps(content))
-    assert read_deployed(tmp_path)[0] == content
+    deployed = read_deployed(tmp_path)
+    assert deployed
+    assert deployed[0] == content
     (tmp_path / "static.json").write_text("{}")
     with pytest.raises(InputError, match=r"static.json cannot be read"):
         read_deployed(tmp_path)
@@ -91,7 +94,7 @@ def test_menu_content_has_what_its_table_shows(tmp_path):
         return MenuChoice(rule, sign, right[:5], right, 4.5)
 
     choices = choice("single", None, right), choice("entropy", -1, right | (np.arange(10) == 1))
-    selector = SimpleNamespace(digest="abc")
+    selector: Any = SimpleNamespace(digest="abc")
     paths = ((0, 1, 2, 3), (0, 3))
     plain, oracle = choice("plain", None, right), choice("oracle", None, right | ~right)
     content = menu_content(TaskMenu(paths, plain, choices, oracle, 1, selector, 2), {"model": "m"})
@@ -101,5 +104,7 @@ def test_menu_content_has_what_its_table_shows(tmp_path):
     assert "5 training questions" in text
     assert "entropy, lowest 4.5 80.0 % 60.0 % +10.0" in text
     (tmp_path / "menu.json").write_text(json.dumps(content))
-    assert read_deployed(tmp_path)[0] == content
+    deployed = read_deployed(tmp_path)
+    assert deployed
+    assert deployed[0] == content
     assert read_deployed(tmp_path / "none") is None
