@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.cli.commands import parse
-from cola_jax.cli.flags import PathFlags
-from cola_jax.cli.parser import flag_values, values_of
+from cola_jax.cli.flags import PathFlags, flag_values, values_of
 from cola_jax.cli.runs import Generate
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect

@@ -18,13 +18,13 @@ from cola_jax.cli.flags import (
     Dtype,
     Model,
     TaskChoice,
-    check_one_task,
     checkpoint_of,
+    console,
+    log_devices,
     open_session,
+    values_of,
 )
-from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import print_json
-from cola_jax.cli.verbosity import console, log_devices
 from cola_jax.errors import InputError
 from cola_jax.files import check_file, write_whole
 from cola_jax.runs.devices import Devices, choose_dtype, machine
@@ -117,7 +117,6 @@ class Benchmark(Command):
         """Measure a search of a task; a first one compiles."""
         from cola_jax.runs.session import RunConfig
 
-        check_one_task("benchmark", self.task)
         config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
         session = open_session(self.model, self.task.prepare, config)
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)

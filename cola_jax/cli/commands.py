@@ -1,33 +1,33 @@
-"""The commands of `cola`, and the command that a command line names."""
+"""The commands of `cola`, and command lines and files of flags, which tyro parses into them."""
 
-import contextlib
+import argparse
 import dataclasses
-import logging
-import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import tyro
+from tyro.conf import DisallowNone, PositionalMetavarFromFieldName, Suppress
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from cola_jax.cli import parser
 from cola_jax.cli.benchmark import Benchmark
-from cola_jax.cli.deployment import Distill, Menu, Static
-from cola_jax.cli.export import Export, LmEval
+from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
 from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
-from cola_jax.cli.verbosity import log
-from cola_jax.errors import UsageError, did_you_mean, printed, reading, shown
+from cola_jax.errors import InputError, reading
+from cola_jax.files import parse_yaml, read_text
 from cola_jax.strategies.rules import PRESETS, Rules
 
 DESCRIPTION = """Search which layers of a pretrained LLM to run, skip or loop, for each input.
 
-COMMAND --help lists the flags of a command; --version and --print-completion SHELL go alone.
+COMMAND --help lists the flags of a command; --version goes alone.
 """
-PACKAGES = ("cola-jax", "jax", "transformers")
-SHELLS = ("bash", "zsh", "fish")
+RARE_NOTE = "Rarely used flags are listed in cola_jax/cli/README.md; --config takes them as well."
+CONFIG = (PositionalMetavarFromFieldName, DisallowNone)
+HELP = ConstructorRegistry()
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "convert": Convert,
@@ -45,76 +45,139 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "benchmark": Benchmark,
 }
+# names in lm-evaluation-harness, vLLM and Hugging Face of our flags
+ALIASES = {
+    "--apply-chat-template": "--chat",
+    "--backend": "--device",
+    "--data-parallel-size": "--data",
+    "--fewshot": "--num-fewshot",
+    "--max-gen-toks": "--max-new-tokens",
+    "--max-tokens": "--max-new-tokens",
+    "--no-apply-chat-template": "--no-chat",
+    "--out": "--output",
+    "--output-dir": "--output",
+    "--output-path": "--output",
+    "--prompts": "--prompt",
+    "--shots": "--num-fewshot",
+    "--tasks": "--task",
+    "--tensor-parallel-size": "--tensor",
+}
+# set by one user in ten, so not in the help but in README.md
+RARE = {
+    *("candidates", "coordinator", "decoys", "fail_rate_level", "finalists", "first"),
+    *("held_out_from", "held_out_seed", "host", "hub", "learning_rate", "leaves", "max_length"),
+    *("min_layers", "num_hosts", "offspring", "part", "reuse", "robust", "rounds"),
+    *("rule", "rules", "shard", "shots_file", "shots_seed", "split", "state_layer", "task_seed"),
+    *("tile_tokens", "tokens", "try_scorer", "validation", "variants", "wait", "weight_decay"),
+}
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Parse a command line; print the help, the version or a completion script instead.
+    """Parse a command line.
 
     Flags on the command line take precedence over those of --config, and `--preset` chooses the
     defaults of `--rules.*`; the rules of a file with another preset are not used. What follows
     `lm-eval` is parsed by the harness.
 
-    Raises:
-      UsageError: for a command line that cannot be run.
-      SystemExit: after a help page and the like, and with status 2 after an error of tyro's.
+    Raises InputError for a broken file of flags, and SystemExit after a help page and the like, and
+    with status 2 after an error that tyro prints.
     """
-    for word in arguments:
-        if word.encode("utf-8", "replace").decode() != word:
-            raise UsageError(f"{shown(word)} is not UTF-8 text.")
     name, *words = arguments or ["--help"]
-    if name == "help" and words:
-        name, words = words[0], ["--help"]
-    if name not in COMMANDS:
-        print_general(name, words)
-        sys.exit(0)
+    if name == "--version":
+        print(f"cola-jax {version('cola-jax')}")
+        sys.exit()
     if name == "lm-eval":
         return LmEval(tuple(words))
-    kind, prog, first = COMMANDS[name], f"cola {name}", parser.first_values(words)
-    if "config" in first:
-        prog += f" --config {first['config']}"  # errors name the file
-        values = parser.read_flag_file(first["config"])
-        preset = values.get("preset")
-        if preset not in (None, first.get("preset", preset)):  # its rules go with it
-            values = {name: values[name] for name in values if not name.startswith("rules.")}
-        with reading(first["config"]):
-            words = [*parser.words_of(values), *words]
-        first = {"preset": preset} | first
-    rules = PRESETS.get(str(first.get("preset")))
-    if kind is Search and rules is not None:
-        fields = [("rules", Rules, rules)]
-        kind = dataclasses.make_dataclass("Search", fields, bases=(Search,), frozen=True)
-    return parser.parse_words(kind, prog, words)
-
-
-def print_general(name: str, words: Sequence[str]) -> None:
-    """Print output that no command makes; UsageError for an unknown command."""
-    if name in ("-h", "--help", "help"):
-        arguments = ["--help"]
-    elif name == "--version":
-        print(f"cola-jax {version('cola-jax')}")
-        return
-    elif name == "--print-completion":
-        if [*words] not in ([shell] for shell in SHELLS):
-            raise UsageError(f"{name} needs one of {', '.join(SHELLS)}.")
-        arguments = ["--tyro-print-completion", *words]
-    else:
-        near = did_you_mean(name, (*COMMANDS, "--help", "--version", "--print-completion"))
-        raise UsageError(f"there is no command {printed(name)}{near}: `cola --help` lists them.")
-    with contextlib.suppress(SystemExit):
-        tyro.extras.subcommand_cli_from_dict(
+    if name not in COMMANDS:  # --help, --tyro-print-completion, or unknown
+        return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="cola",
             description=DESCRIPTION,
-            args=arguments,
-            config=parser.HELP_CONFIG,
-            registry=parser.HELP_REGISTRY,
+            args=[name, *words],
+            config=CONFIG,
+            registry=HELP,
         )
+    kind, prog, first = COMMANDS[name], f"cola {name}", first_values(words)
+    description, preset = f"{kind.__doc__}\n\n{RARE_NOTE}", first.preset
+    if first.config:
+        prog += f" --config {first.config}"  # errors name the file
+        values = read_flags(first.config)
+        preset = preset or values.get("preset")
+        if preset != values.get("preset", preset):  # its rules go with it
+            values = {name: values[name] for name in values if not name.startswith("rules.")}
+        words = [*words_of(values), *words]
+    rules = PRESETS.get(str(preset))
+    if kind is Search and rules is not None:
+        fields = [("rules", Rules, rules)]
+        kind = dataclasses.make_dataclass("Search", fields, bases=(Search,), frozen=True)
+    return tyro.cli(
+        kind,
+        prog=prog,
+        description=description,
+        args=[rename(word) for word in words],
+        config=CONFIG,
+        registry=HELP if {"-h", "--help"} & {*words} else None,
+    )
 
 
-def log_start(command: Command) -> None:
-    """Log the versions of packages and the command's flags with --verbose."""
-    if log.isEnabledFor(logging.DEBUG):
-        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        log.debug("%s; Python %s", versions, platform.python_version())
-        text = parser.yaml_of(command).strip().replace("\n", "\n  ")
-        log.debug("configuration:\n  %s", text)
+def first_values(words: Sequence[str]) -> argparse.Namespace:
+    """Return the values of --config and --preset, which decide how all words are parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--config", "--preset"):
+        parser.add_argument(flag, nargs="?")
+    return parser.parse_known_args(words)[0]
+
+
+def rename(word: str) -> str:
+    """Return a word with our name of a flag of another tool."""
+    flag, equals, value = word.partition("=")
+    ours = ALIASES.get(flag.replace("_", "-"))
+    return f"{ours}{equals}{value}" if ours else word
+
+
+def read_flags(file: str) -> dict[str, Any]:
+    """Read a YAML file of flags, by their dotted names; InputError for anything else."""
+    with reading(file):
+        values = parse_yaml(read_text(file), file)
+        if not isinstance(values, dict):
+            raise InputError("it must map names of flags to values, such as limit: 100.")
+        return dict(flatten(values))
+
+
+def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings, empty ones too, under their dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def words_of(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the values of a file of flags as words of a command line."""
+    for name, value in values.items():
+        if isinstance(value, bool):
+            group, dot, last = name.rpartition(".")
+            yield f"--{name}" if value else f"--{group}{dot}no-{last}"
+        elif isinstance(value, list) and len(value) > 1:
+            yield from (f"--{name}", *map(str, value))
+        elif value is not None and value != []:  # after =, a value may begin with a hyphen
+            yield f"--{name}={value[0] if isinstance(value, list) else value}"
+
+
+LISTING: list[Any] = []  # the class whose fields tyro lists, to which the rule does not apply
+
+
+@HELP.struct_rule
+def hide_rare(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Leave rare flags out of the help, which the parser must know."""
+    if info.type in LISTING or not dataclasses.is_dataclass(info.type):
+        return None
+    LISTING.append(info.type)
+    spec: Any = ConstructorRegistry.get_struct_spec(info)
+    LISTING.pop()
+    fields = (
+        dataclasses.replace(field, type=Suppress[field.type]) if field.name in RARE else field
+        for field in spec.fields
+    )
+    return dataclasses.replace(spec, fields=tuple(fields))

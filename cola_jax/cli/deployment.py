@@ -1,10 +1,14 @@
-"""`cola static`, `menu` and `distill`: what serves a whole task."""
+"""`cola static`, `menu`, `distill`, `export` and `lm-eval`: results that serve a whole task."""
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, arg
@@ -17,18 +21,29 @@ from cola_jax.cli.flags import (
     Model,
     Output,
     TaskChoice,
-    check_one_task,
-    check_output,
+    checkpoint_of,
+    console,
     group,
+    log_devices,
     open_session,
     run_with_progress,
-    write_flags,
+    yaml_of,
 )
+from cola_jax.cli.main import keeping
 from cola_jax.cli.report import print_json
-from cola_jax.cli.verbosity import console, log, log_devices
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
-from cola_jax.files import claimed, is_url, write_whole
+from cola_jax.errors import InputError, shown
+from cola_jax.files import (
+    check_apart,
+    check_writable,
+    claimed,
+    is_url,
+    read_json,
+    write_whole,
+    written_bytes,
+)
 from cola_jax.identity import question_digest, set_digest
+from cola_jax.progress import byte_bar, log
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
 
@@ -36,6 +51,10 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
+CONFIG = "config.yaml"  # flags, for --config
+# formats of an export that a flag is for; GGUF cannot share, as llama.cpp refuses shared tensors
+FITTING = {"source": ("mergekit", "gguf"), "effect": ("hf",), "share": ("hf",)}
+UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +69,6 @@ class Static(Command):
     """Print the path and its figures as JSON, as static.json has them."""
 
     def run(self) -> None:
-        check_one_task("static", self.flags.task)
         from cola_jax.deploy.static import find_path
         from cola_jax.report.results import static_content, static_table
 
@@ -77,7 +95,6 @@ class Menu(Command):
     """Print the menu and its figures as JSON, as menu.json has them."""
 
     def run(self) -> None:
-        check_one_task("menu", self.flags.task)
         import numpy as np
 
         from cola_jax.deploy.menu import find_menu
@@ -98,7 +115,7 @@ class Menu(Command):
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
         write_whole(f"{out}/{SELECTOR}", file.getvalue())
-        write_flags(out, self)
+        write_whole(f"{out}/{CONFIG}", yaml_of(self).encode())
         content = menu_content(menu, origin_of(session) | {"task": self.flags.task.task})
         write_result(f"{out}/{MENU}", content, None if self.json else menu_table(content))
 
@@ -145,8 +162,7 @@ class Distill(Command):
     """Print the figures as JSON, as metrics.json has them."""
 
     def run(self) -> None:
-        check_one_task("distill", self.task)
-        check_output(self.out)
+        check_writable(self.out)
         with contextlib.nullcontext() if is_url(self.out) else claimed(self.out):
             self.train()
 
@@ -162,9 +178,137 @@ class Distill(Command):
         session = open_session(self.model, self.task.prepare, run_config)
         log_devices()
         distilled = distill(session, self.source, self.out, self.settings)
-        write_flags(self.out, self)
+        write_whole(f"{self.out}/{CONFIG}", yaml_of(self).encode())
         if self.json:
             print_json(distilled.to_json())
             return
         for line in router_lines(distilled):
             console.print(line, soft_wrap=True, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export(Command):
+    """Write a path as a model that other programs load."""
+
+    model: Model
+    path: str
+    """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
+    out: Annotated[Path, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
+    """Directory to make (hf), or file (mergekit, gguf)."""
+    format: Literal["hf", "mergekit", "gguf"] = "hf"
+    """A Hugging Face checkpoint, a recipe for mergekit, or a GGUF file for llama.cpp."""
+    share: bool = False
+    """Store layers that run several times once: a PEFT adapter that repeats layers of its base."""
+    source: str | None = None
+    """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
+    checkpoint was converted from by default."""
+    effect: Path | None = None
+    """File with the measured effect of the path, for the model card: static.json, or the
+    results.json of `cola evaluate`."""
+
+    def run(self) -> None:
+        from cola_jax.checkpoint import read_metadata
+        from cola_jax.deploy.export import read_path
+        from cola_jax.path import format_path
+
+        if os.path.exists(self.model):
+            check_apart(self.out, self.model)
+        for flag, formats in FITTING.items():
+            if getattr(self, flag) and self.format not in formats:
+                fitting = " or ".join(formats)
+                raise InputError(f"--{flag} is for --format {fitting}, not {self.format}.")
+        directory = checkpoint_of(self.model)
+        metadata = read_metadata(directory)
+        num_layers = metadata["config"]["num_layers"]
+        path = read_path(self.path, num_layers)
+        self.check_measured(metadata["digest"])
+        write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
+        write[self.format](directory, metadata, path)
+        size = written_bytes(self.out.expanduser()) / 1e6
+        console.print(
+            f"{self.out}: path {format_path(path)}, {len(path)} layers of {num_layers}, "
+            f"{size:,.1f} MB",
+            soft_wrap=True,
+        )
+
+    def check_measured(self, model: str) -> None:
+        """Warn of a path that was found on another checkpoint than this one."""
+        measured = read_json(self.path).get("model") if self.path.endswith(".json") else None
+        if measured not in (None, model):
+            log.warning(
+                f"--path {self.path} is of another checkpoint ({shown(measured)}, here it is "
+                f"{model}): what the path does to this one is not known."
+            )
+
+    def write_hf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
+        """Write a Hugging Face checkpoint, with a model card."""
+        from cola_jax.deploy.export import export
+        from cola_jax.deploy.model_card import read_effect
+
+        effect = None
+        if self.effect is not None:
+            num_layers = metadata["config"]["num_layers"]
+            effect = read_effect(self.effect, path, num_layers, metadata["digest"])
+        with byte_bar(f"exporting {self.model}") as on_progress:
+            options = {"share": self.share, "effect": effect, "on_progress": on_progress}
+            export(directory, path, self.out, **options)
+
+    def write_recipe(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
+        """Write a recipe for mergekit."""
+        from cola_jax.config import ModelConfig
+        from cola_jax.deploy.export import write_recipe
+
+        name, origin = self.source, metadata["origin"]
+        if name is None and origin["kind"] == "directory":
+            name = origin["name"]
+            log.warning("the recipe names a local directory; give --source a Hub id to share it")
+        elif name is None and origin["kind"] == "hub":
+            name = f"{origin['name']}@{origin['revision']}"
+        if name is None:
+            raise InputError(
+                f"{self.model} was converted from a {origin['kind']} file, which mergekit cannot "
+                "read: give --source the Hub id or directory of the same model in Hugging Face "
+                "layout."
+            )
+        write_recipe(path, ModelConfig.from_json(metadata["config"]), name, self.out)
+
+    def write_gguf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
+        """Write a GGUF file."""
+        from cola_jax.config import ModelConfig
+        from cola_jax.deploy.export_gguf import check_sizes, export_gguf
+
+        name, kind = metadata["origin"]["name"], metadata["origin"]["kind"]
+        if self.source is None and not (kind == "gguf" and Path(name).is_file()):
+            raise InputError(
+                f"{self.model} was converted from {name}, which is not a GGUF file that exists "
+                "here: give --source the .gguf file of the same model."
+            )
+        source = Path(self.source or name)
+        check_sizes(source, ModelConfig.from_json(metadata["config"]))
+        export_gguf(source, path, self.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class LmEval(Command):
+    """Run lm-evaluation-harness with the model `cola`; all arguments are the harness's own."""
+
+    arguments: tuple[str, ...] = ()
+    """Such as --model cola --model_args checkpoint=DIRECTORY,path=0-5,8-29 --tasks arc_easy."""
+
+    def run(self) -> None:
+        if importlib.util.find_spec("lm_eval") is None:
+            raise InputError(
+                "lm-evaluation-harness is not installed: pip install 'cola-jax[lm-eval]'."
+            )
+        from lm_eval.__main__ import cli_evaluate
+
+        from cola_jax.deploy.lm_eval import join_path  # registers the model
+
+        before = sys.argv
+        # the harness reads its command line from nowhere else
+        sys.argv = ["lm-eval", *(join_path(argument) for argument in self.arguments)]
+        try:
+            with keeping(UNKEPT):
+                cli_evaluate()
+        finally:
+            sys.argv = before

@@ -2,53 +2,33 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
+from rich.console import Console
 from tyro.conf import OmitArgPrefixes, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from cola_jax import progress
-from cola_jax.cli.parser import reader, values_of, yaml_of
-from cola_jax.cli.verbosity import log, log_devices
-from cola_jax.errors import InputError, UsageError, did_you_mean, shown
-from cola_jax.files import check_writable, write_whole
+from cola_jax.errors import InputError
+from cola_jax.files import check_writable
+from cola_jax.progress import log
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts, Shard
 from cola_jax.tasks.load import check_task
-from cola_jax.tasks.task import TaskConfig, refuse_variants
+from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
 SPEED = "Speed and devices"  # a help group
-DTYPES = {
-    "auto": None,
-    **dict.fromkeys(("float32", "fp32", "float"), "float32"),
-    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
-    **dict.fromkeys(("float16", "fp16", "half"), "float16"),
-    "int8": "int8",
-}
-
-
-def read_dtype(text: str) -> str | None:
-    """Read a dtype by any of its usual names; auto is None."""
-    if text.lower() not in DTYPES:
-        near = did_you_mean(text, DTYPES)
-        raise InputError(
-            f"{shown(text)} is not a dtype{near}: give auto, float32, bfloat16, float16 or int8."
-        )
-    return DTYPES[text.lower()]
-
-
-def read_batch_size(text: str) -> int | None:
-    """Read a number of questions; auto is None."""
-    if text.lower() == "auto":
-        return None
-    if not text.isdecimal():
-        raise InputError(f"a batch size is auto or a whole number, not {shown(text)}.")
-    return int(text)
+DTYPES = {name: name for name in ("float32", "bfloat16", "float16", "int8")}
+DTYPES |= {"auto": None, "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# for results; rich would take [/b] in a name for markup, and :b: for an emoji
+console = Console(markup=False, emoji=False)
 
 
 def group(title: str) -> object:
@@ -56,8 +36,17 @@ def group(title: str) -> object:
     return arg(name=title, prefix_name=False)
 
 
-Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16|int8")]
-BatchSize = Annotated[int | None, reader(read_batch_size, "auto|N")]
+Dtype = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="auto|float32|bfloat16|float16|int8",
+        instance_from_str=lambda texts: DTYPES[texts[0]],
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [value or "auto"],
+        choices=tuple(DTYPES),
+    ),
+]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
 Model = Annotated[
     str,
@@ -84,10 +73,6 @@ class General:
     quiet: Annotated[bool, arg(aliases=["-q"])] = False
     """Print results, warnings and errors alone, without progress."""
 
-    def __post_init__(self):
-        if self.verbose and self.quiet:
-            raise InputError("--verbose and --quiet contradict each other: give one.")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
@@ -100,13 +85,47 @@ class Command:
         raise NotImplementedError
 
 
+def flag_values(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the names of a command's flags, without hyphens, and their values."""
+    hints = get_type_hints(type(command), include_extras=True)
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flag_values(value, "rules." if field.name == "rules" else prefix)
+        else:
+            notes = getattr(hints[field.name], "__metadata__", ())
+            names = [note.name for note in notes if getattr(note, "name", None)]
+            yield prefix + (names or [field.name.replace("_", "-")])[0], value
+
+
+def values_of(command: Any) -> dict[str, Any]:
+    """Return the flags of a command with their values, as --config reads them, without None."""
+    start = dict(flag_values(command.general))  # of one start, so not recorded with a run
+    values = {name: value for name, value in flag_values(command) if name not in start}
+    return {name: yaml_value(value) for name, value in values.items() if value is not None}
+
+
+def yaml_value(value: Any) -> Any:
+    """Return a value as YAML has it."""
+    if isinstance(value, tuple):
+        return [str(part) for part in value]
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def yaml_of(command: Any) -> str:
+    """Return the flags of a command as a file for --config."""
+    import yaml
+
+    return yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFlags:
     """The execution of a run."""
 
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
-    batch_size: BatchSize = None
+    batch_size: int | Literal["auto"] = "auto"
     """Questions per batch, which changes no result. Auto is 8 on a CPU, else 64."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
     shard: str | None = None
@@ -125,7 +144,8 @@ class RunFlags:
         shard = self.hosts.join()  # refuses one host of a TPU slice with --shard, too
         if self.shard is not None:
             shard = Shard.parse(self.shard)
-        return RunConfig(self.dtype, self.batch_size, self.devices, self.hosts, shard)
+        batch_size = None if self.batch_size == "auto" else self.batch_size
+        return RunConfig(self.dtype, batch_size, self.devices, self.hosts, shard)
 
 
 RunChoice = Annotated[OmitArgPrefixes[RunFlags], group(SPEED)]
@@ -161,11 +181,9 @@ class TaskFlags:
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
         """Open the session of one task, without loading the weights.
 
-        Args:
-          decoys: run with the model's answers.
-          command: the command whose flags are recorded.
+        `decoys` is a run with the model's answers. The flags of `command` are recorded.
         """
-        check_output(self.out)
+        check_writable(self.out)
         check_task(self.task.task)
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
         if command is not None:
@@ -174,8 +192,6 @@ class TaskFlags:
 
     def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
         """Prepare the session of each task, by directory; they share the weights."""
-        for flags in self.each():
-            check_task(flags.task.task)
         sessions = {flags.out: flags.prepare(decoys, command) for flags in self.each()}
         handle = next(iter(sessions.values())).handle
         return {
@@ -207,32 +223,6 @@ def split_tasks(task: str) -> list[str]:
     return [name.strip() for name in task.split(",") if name.strip()]
 
 
-def check_one_task(command: str, task: TaskConfig) -> None:
-    """Raise InputError for an unknown task, several tasks, and variants."""
-    refuse_variants(command, task.variants)
-    names = split_tasks(task.task)
-    if len(names) > 1:
-        raise UsageError(
-            f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
-            "and start the command once for each."
-        )
-    check_task(task.task)
-
-
-def check_output(directory: str) -> None:
-    """Raise UsageError for a file in place of a run directory, OSError where none can be made."""
-    if Path(directory).is_file():
-        raise UsageError(f"--output {directory} is a file: give a directory.")
-    check_writable(directory)
-
-
-def write_flags(directory: str, command: Any) -> None:
-    """Write the flags of a command into a directory as a file for --config."""
-    from cola_jax.runs.run import CONFIG
-
-    write_whole(f"{directory}/{CONFIG}", yaml_of(command).encode())
-
-
 @dataclasses.dataclass(frozen=True)
 class PathFlags:
     """Paths as texts, from a file, or drawn at random."""
@@ -250,22 +240,19 @@ class PathFlags:
     """Longest path allowed, in layers; twice the model's by default."""
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
-        """Read all paths, each once, in order; InputError for malformed paths."""
-        from cola_jax.formats.peers import read_paths
-        from cola_jax.path import parse_path, random_paths
+        """Read all paths, each once, in order; the identity path where there are none.
 
-        if self.random < 0:
-            raise InputError(f"the number of random paths must be at least 0, it is {self.random}.")
+        Raises InputError for malformed paths.
+        """
+        from cola_jax.formats.peers import read_paths
+        from cola_jax.path import identity, parse_path, random_paths
+
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length)
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
-        return list(dict.fromkeys(paths))
-
-    def of_session(self, session: "Session") -> list[tuple[int, ...]]:
-        """Read all paths as `collect` does; the identity path by default."""
-        return self.collect(session.num_layers) or [tuple(range(session.num_layers))]
+        return list(dict.fromkeys(paths)) or [identity(num_layers)]
 
 
 PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
@@ -283,6 +270,15 @@ def checkpoint_of(model: str, dtype: str | None = None) -> str:
     directory = find(model, dtype, progress=None)
     log.debug("checkpoint: %s", directory)
     return directory
+
+
+def log_devices() -> None:
+    """Log the devices of this host with --verbose, which imports JAX."""
+    if log.isEnabledFor(logging.DEBUG):
+        import jax
+
+        names = ", ".join(f"{device} ({device.device_kind})" for device in jax.local_devices())
+        log.debug("devices: %s", names)
 
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:

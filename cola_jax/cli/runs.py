@@ -17,16 +17,16 @@ from cola_jax.cli.flags import (
     PathFlags,
     RunChoice,
     RunFlags,
-    check_one_task,
-    check_output,
+    console,
     open_session,
     run_with_progress,
+    values_of,
 )
 from cola_jax.cli.main import keeping
-from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import Report, print_json, show_results
-from cola_jax.cli.verbosity import console, log
-from cola_jax.errors import InputError, UsageError, reading, shorten, shown
+from cola_jax.errors import InputError, reading, shorten, shown
+from cola_jax.files import check_writable
+from cola_jax.progress import log
 from cola_jax.question import Question
 from cola_jax.strategies.rules import (
     DEFAULT,
@@ -39,7 +39,7 @@ from cola_jax.strategies.rules import (
 )
 from cola_jax.tasks.readers import read_id
 from cola_jax.tasks.sources import read_lines
-from cola_jax.tasks.task import Prepared, refuse_variants
+from cola_jax.tasks.task import Prepared
 
 if TYPE_CHECKING:
     from cola_jax.runs.run import Run
@@ -64,8 +64,6 @@ class Search(Command):
     """Evaluations per question and wave; larger waves use staler tree statistics."""
     seed: int = 0
     """Random seed, combined with the question's id."""
-    early_stop: bool = False
-    """End a question's search at its first improvement."""
     control: Control = "all"
     """Wrong options that are searched for as well where the model answers wrongly, to tell skill
     from luck: all, one of them beside the model's own answer, or none."""
@@ -91,9 +89,7 @@ class Search(Command):
         from cola_jax.strategies.controls import without_control
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
-        settings = Settings(
-            rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
-        )
+        settings = Settings(rules, self.simulations, self.leaves, self.seed, control=self.control)
         questions = [encoded.question for encoded in session.encoded]
         if lacking := without_control(questions, self.control):
             log.warning(
@@ -115,10 +111,9 @@ class Evaluate(Command):
     """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
-        refuse_variants("evaluate", self.flags.task.variants)
         sessions = self.flags.prepare_each(command=self)
         for directory, session in sessions.items():
-            run_evaluation(session, directory, self.path_flags.of_session(session))
+            run_evaluation(session, directory, self.path_flags.collect(session.num_layers))
         show_results([*sessions], self.json)
 
 
@@ -146,9 +141,6 @@ class Scan(Command):
     def run(self) -> None:
         from cola_jax.deploy.scan import scan_paths
 
-        check_one_task("scan", self.flags.task)
-        if not self.edits:
-            raise UsageError("--edits needs skip, repeat or both.")
         session = self.flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
@@ -181,16 +173,19 @@ class Generate(Command):
 
     def run(self) -> None:
         if self.out is not None:
-            check_output(self.out)
-        metadata = {"flags": values_of(self)}
-        session = open_session(self.model, self.prepare, self.run_flags.resolve(), metadata)
-        paths = self.path_flags.of_session(session)
-        if self.out is not None:
-            show_completions(run_evaluation(session, self.out, paths, "generate"), self.json)
+            check_writable(self.out)
+            self.complete(self.out)
             return
         temporary = tempfile.TemporaryDirectory(prefix="cola-generate-")
         with keeping(UNKEPT), temporary as directory:
-            show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
+            self.complete(directory)
+
+    def complete(self, directory: str) -> None:
+        """Complete the prompts in a run directory, and print its completions."""
+        metadata = {"flags": values_of(self)}
+        session = open_session(self.model, self.prepare, self.run_flags.resolve(), metadata)
+        paths = self.path_flags.collect(session.num_layers)
+        show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
@@ -203,16 +198,10 @@ class Generate(Command):
         from cola_jax.scoring import Completions
 
         stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
-        scorer = Completions(
-            tokenizer,
-            stop=stop,
-            max_new_tokens=self.max_new_tokens,
-            chat=self.chat,
-            context=context,
-        )
+        limit, chat = self.max_new_tokens, self.chat
+        scorer = Completions(tokenizer, stop=stop, max_new_tokens=limit, chat=chat, context=context)
         encoded = [scorer.encode(q) for q in read_prompts(self.prompt, self.prompts_file)]
-        record = {"scorer": scorer.name, "chat": self.chat, **scorer.record()}
-        return Prepared(encoded, scorer, record)
+        return Prepared(encoded, scorer, {"scorer": scorer.name, "chat": chat, **scorer.record()})
 
 
 def read_prompts(prompts: Sequence[str], file: Path | None) -> list[Question]:

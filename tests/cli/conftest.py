@@ -1,28 +1,11 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from cola_jax.cli.commands import parse
 from cola_jax.cli.main import main
-from cola_jax.cli.parser import RARE, flag_values
 
 Refused = Callable[..., str]
 GIVEN = ["--model", "m", "--task", "arc_easy", "--output", "o"]
-POSITIONAL = {"convert": ("source", "destination"), "report": ("run-directories",)}
-NEEDED = {  # by the commands, beside those of `GIVEN`
-    **{"convert": ["a", "b"], "report": ["r"], "cache": [], "tasks": [], "demo": []},
-    **{"menu": [*GIVEN, "--runs", "r"], "distill": [*GIVEN, "--run", "r"]},
-    "generate": ["--model", "m"],
-    "export": ["--model", "m", "--path", "0-4", "--output", "o"],
-}
-
-
-def every_flag(command: str) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each flag of a command, and whether it is rare."""
-    parsed = parse([command, *NEEDED.get(command, GIVEN)])
-    for name, _ in flag_values(parsed):
-        if name not in POSITIONAL.get(command, ()):
-            yield name, name in RARE or name.startswith("rules.")
 
 
 @pytest.fixture

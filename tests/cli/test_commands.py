@@ -1,102 +1,212 @@
-"""Command lines: those that are refused, help pages, and completion scripts."""
+"""Command lines and files of flags: names, precedence, refusals, and the flags that are listed."""
 
-import shutil
-import subprocess
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from cola_jax.cli.commands import COMMANDS, SHELLS
-from cola_jax.cli.main import main
-from tests.cli.conftest import GIVEN, every_flag
+from cola_jax.cli.commands import COMMANDS, parse, rename
+from cola_jax.cli.deployment import LmEval
+from cola_jax.cli.flags import General, flag_values, values_of
+from cola_jax.cli.runs import Search
+from cola_jax.errors import InputError
+from cola_jax.strategies.rules import PRESETS, TreeRules
+from tests.cli.conftest import GIVEN
+
+PAGE = Path(sys.modules["cola_jax.cli"].__file__ or "").with_name("README.md")
+POSITIONAL = {"source", "destination", "run-directories", "arguments"}
+NEEDED = {  # by the commands, beside those of `GIVEN`
+    **{"convert": ["a", "b"], "report": ["r"], "cache": [], "tasks": [], "demo": []},
+    **{
+        "benchmark": ["--model", "m"],
+        "menu": [*GIVEN, "--runs", "r"],
+        "distill": [*GIVEN, "--run", "r"],
+    },
+    "generate": ["--model", "m"],
+    "export": ["--model", "m", "--path", "0-4", "--output", "o"],
+}
+
+
+def search(*arguments) -> Any:
+    return parse(["search", *GIVEN, *map(str, arguments)])
 
 
 @pytest.fixture
 def printed(capsys, monkeypatch):
     """Run a command line that ends in the parser; return its output, with wide lines."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
 
     def run(*arguments, status=0):
         with pytest.raises(SystemExit) as end:
-            main(arguments)
+            parse([*map(str, arguments)])
         assert (end.value.code or 0) == status
         out, error = capsys.readouterr()
         assert bool(out) == (status == 0)
-        return out or error
+        return " ".join((out or error).split())
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "messages"),
     [
-        (["generate", "-m", "m", "--prompt", "a\udc80"], "'a\\udc80' is not UTF-8 text"),
-        (["serch"], "there is no command serch (did you mean search?): `cola --help` lists"),
-        (["--versoin"], "(did you mean --version?)"),
-        (["--print-completion", "zhs"], "needs one of bash, zsh, fish."),
-        (["search", *GIVEN, "--config", "none.yaml"], "--config none.yaml: there is no such file"),
-        (["search", *GIVEN, "--config"], "--config: expected one argument"),
-        (["evaluate", *GIVEN, "-o", __file__], "test_commands.py is a file: give a directory."),
-        (["scan", *GIVEN, "--task", "arc_easy,gsm8k"], "one task, not 2 (arc_easy and gsm8k)"),
-        (["report"], "`cola report` needs RUN-DIRECTORIES"),
+        (["serch"], ("Unrecognized options: serch", "Available subcommands: demo,", "search,")),
+        (["search", "--model", "m"], ("--task", "--output")),
+        (["search", *GIVEN, "--config"], ("Missing value for argument '--config'",)),
+        (
+            ["search", *GIVEN, "--simulatoins", "3"],
+            ("Unrecognized options: --simulatoins", "--simulations INT", "cola search --help"),
+        ),
+        (["search", *GIVEN, "--rules.max-skp", "3"], ("Unrecognized options: --rules.max-skp",)),
+        (["search", *GIVEN, "--seed", "1.5"], ("--seed", "'1.5'")),
+        (["search", *GIVEN, "--preset", "bset"], ("invalid choice 'bset'", "'best'")),
+        (["search", *GIVEN, "--dtype", "bf17"], ("invalid choice 'bf17'", "'bf16'")),
+        (["search", *GIVEN, "--batch-size", "many"], ("--batch-size", "many")),
+        (["search", *GIVEN, "--limit", "some"], ("a limit of",)),
     ],
 )
-def test_bad_command_line_is_one_line(arguments, message, refused):
-    assert message in refused(*arguments, status=2)
+def test_mistyped_words_are_named_with_their_rule(arguments, messages, printed):
+    error = printed(*arguments, status=2)
+    assert all(message in error for message in messages), error
 
 
 @pytest.mark.parametrize(
-    ("arguments", "messages"),
+    ("text", "message"),
     [
-        (["--simulatoins", "3"], ("Unrecognized options: --simulatoins", "--simulations INT")),
-        (["--rules.max-skp", "3"], ("Unrecognized options: --rules.max-skp", "--rules.max-skip")),
-        (["extra"], ("Unrecognized options: extra",)),
-        (["--seed"], ("Missing value for argument '--seed'",)),
-        (["--seed", "1.5"], ("--seed", "'1.5'")),
-        (["--preset", "bset"], ("invalid choice 'bset'", "--preset", "'best'")),
-        (["--device", "tpus"], ("invalid choice 'tpus'", "one of ('cpu', 'gpu', 'cuda', 'tpu').")),
-        (["--scorer", "None"], ("invalid choice 'None'", "one of ('options', 'options-norm', 'le")),
-        (["--dtype", "bf17"], ("--dtype: 'bf17' is not a dtype (did you mean bf16?)",)),
-        (["--batch-size", "many"], ("a batch size is auto or a whole number, not 'many'",)),
-        (["--limit", "some"], ("a limit of",)),
-        (["-v", "-q"], ("--verbose and --quiet contradict each other: give one.",)),
+        ("limt: 3", "Unrecognized options: --limt=3"),
+        ("limit: {a: 1}", "--limit.a"),
+        ("seed: [1, 2]", "Unrecognized options: 2"),
+        ("chat: maybe", "Unrecognized options: maybe"),
+        ("preset: bset", "invalid choice 'bset'"),
     ],
 )
-def test_bad_flag_is_named_with_its_rule(arguments, messages, printed):
-    error = " ".join(printed("search", *GIVEN, *arguments, status=2).split())
-    assert all(message in error for message in messages), error
-    assert "cola search --help" in error
-    assert "Traceback" not in error
+def test_a_bad_flag_of_a_file_is_named_with_the_file(tmp_path, text, message, printed):
+    (tmp_path / "run.yaml").write_text(text)
+    error = printed("search", *GIVEN, "--config", tmp_path / "run.yaml", status=2)
+    assert message in error
+    assert "run.yaml" in error
 
 
-def test_missing_flags_are_named_together(printed):
-    error = printed("search", "--model", "m", status=2)
-    assert "--task" in error
-    assert "--output" in error
+def test_a_file_that_does_not_hold_flags_is_refused(tmp_path):
+    file = tmp_path / "run.yaml"
+    for text, message in (("- a", "must map names of flags to values"), ("a: [", "cannot be read")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=rf"run\.yaml.*{message}"):
+            search("--config", file)
+    with pytest.raises(FileNotFoundError):
+        search("--config", tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("arguments", [["help", "cache"], ["cache", "-h"], ["cache", "--help"]])
-def test_help_of_a_command_has_several_spellings(arguments, printed):
-    assert printed(*arguments).startswith("usage: cola cache [-h]")
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("--tasks", "--task"),
+        ("--output_path=o", "--output=o"),
+        ("--apply_chat_template", "--chat"),
+        ("--max_tokens", "--max-new-tokens"),
+        ("a_b=c", "a_b=c"),
+    ],
+)
+def test_rename_takes_the_names_of_other_tools(given, ours):
+    assert rename(given) == ours
 
 
-def test_help_lists_every_command(printed):
-    shown = printed("--help")
-    assert all(f" {name} " in shown for name in COMMANDS)
+def test_values_have_the_spellings_of_other_tools():
+    for name, dtype in (("auto", None), ("fp32", "float32"), ("bf16", "bfloat16")):
+        assert search("--dtype", name).flags.run.dtype == dtype
+    command = search("--batch_size", "auto", "--limit", "10%", "--tensor_parallel_size=2")
+    assert command.flags.run.batch_size == "auto"
+    assert command.flags.task.limit == 0.1
+    assert command.flags.run.devices.tensor == 2
+    evaluate: Any = parse(["evaluate", *GIVEN, "--path", "0-4"])
+    assert evaluate.path_flags.paths == ("0-4",)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "lm-eval"])
-def test_help_lists_every_flag_but_rare_ones(name, printed):
-    shown = printed(name, "--help")
-    for leak in ("None", "MISSING", "(default: )"):
-        assert leak not in shown
-    for flag, rare in every_flag(name):
-        assert (f"--{flag} " in shown) != rare, flag
+def test_lm_eval_leaves_its_arguments_to_the_harness():
+    arguments = ["--model", "cola", "--tasks", "a,b", "--preset", "nothing of ours", "--help"]
+    assert parse(["lm-eval", *arguments]) == LmEval(tuple(arguments))
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_print_completion(shell, printed):
-    script = printed("--print-completion", shell)
-    for part in (*COMMANDS, "memory-budget", "letter-strict"):
-        assert part in script
-    if shutil.which(shell):  # it parses
-        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+def test_values_of_flags_may_begin_with_a_hyphen(tmp_path):
+    command = search("--rules.block-power", "-0.5", "--held-out-seed=-3")
+    assert command.rules.block_power == -0.5
+    command = parse(["generate", "--model", "m", "--prompt=-x", "--stop", "a", "- b", "--chat"])
+    assert (command.prompt, command.stop) == (("-x",), ("a", "- b"))
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(values_of(command)))
+    again = parse(["generate", "--config", str(file), "--no-chat"])
+    assert again == dataclasses.replace(command, chat=False, general=General(file))
+
+
+def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
+    file = tmp_path / "run.yaml"
+    values = {
+        **{"model": "m", "tasks": "arc_easy", "output_path": "o", "limit": 0.5, "chat": True},
+        **{"seed": None, "variants": ["plain", "shots"], "reuse": [], "robust": False},
+        "rules": {"max-skip": 2},
+    }
+    file.write_text(yaml.safe_dump(values))
+    for given in (["--config", str(file)], [f"--config={file}"]):
+        command = parse(["search", *given, "--limit", "3"])
+        assert isinstance(command, Search)
+        assert (command.flags.model, command.flags.out) == ("m", "o")
+        assert (command.flags.task.task, command.flags.task.limit) == ("arc-easy", 3)
+        assert command.flags.task.chat
+        assert command.flags.task.variants == ("plain", "shots")
+        assert command.rules.max_skip == 2
+
+
+def test_rules_are_those_of_the_preset(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "cola", TreeRules(max_skip=1, widening=3.0))
+    for preset in (["--preset", "cola"], ["--preset=best", "--preset=cola"]):
+        rules = search(*preset, "--rules.max-move", "1").rules
+        assert (rules.max_skip, rules.widening, rules.max_move) == (1, 3.0, 1)
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: beam\nrules: {width: 2}")
+    assert search("--config", file).rules == dataclasses.replace(PRESETS["beam"], width=2)
+    file.write_text("rules: {ordered: false}")
+    assert search("--config", file).rules.ordered is False
+
+
+def test_another_preset_replaces_the_rules_of_a_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(values_of(search("--preset", "best", "--rules.max-skip", "2"))))
+    assert search("--config", file, "--preset", "best").rules.max_skip == 2
+    for preset in ("cola", "beam"):  # of the same kind of rules, and of another
+        command = search("--config", file, "--preset", preset, "--rules.max-move", "1")
+        assert command.preset == preset
+        assert command.rules == dataclasses.replace(PRESETS[preset], max_move=1)
+    file.write_text("rules: {max-skip: 2}")  # which belong to no preset
+    rules = search("--config", file, "--preset", "cola").rules
+    assert rules == dataclasses.replace(PRESETS["cola"], max_skip=2)
+
+
+def test_values_start_the_command_again(tmp_path):
+    given = ["--limit", "0.5", "--dtype", "bf16", "--rules.max-skip", "2", "--chat"]
+    values = values_of(search(*given, "--variants", "plain", "shots"))
+    assert values["dtype"] == "bfloat16"
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert values_of(parse(["search", "--config", str(tmp_path / "run.yaml")])) == values
+
+
+def test_each_flag_is_in_the_help_or_on_the_page(printed):
+    listed = set(re.findall(r"^\| `([a-z][\w.-]+)` \| ", PAGE.read_text(), re.MULTILINE))
+    rules = {f"rules.{name}".replace("_", "-") for each in PRESETS.values() for name in vars(each)}
+    seen = set(rules)
+    for name in COMMANDS.keys() - {"lm-eval"}:
+        shown = printed(name, "--help")
+        for flag, _ in flag_values(parse([name, *NEEDED.get(name, GIVEN)])):
+            if flag not in POSITIONAL:
+                assert (f"--{flag}" in re.findall(r"--[\w.-]+", shown)) != (flag in listed), flag
+                seen.add(flag)
+    assert rules <= listed <= seen | COMMANDS.keys()
+
+
+def test_general_output(printed):
+    assert all(f" {name} " in printed("--help") for name in COMMANDS)
+    assert printed("--version").startswith("cola-jax ")
+    assert "--memory-budget" in printed("--tyro-print-completion", "bash")

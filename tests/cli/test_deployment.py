@@ -1,103 +1,190 @@
-"""`cola static`, `menu` and `distill`: what they write and refuse."""
+"""`cola static`, `menu`, `distill`, `export` and `lm-eval`: what they write and refuse."""
 
+import functools
 import json
-from pathlib import Path
+import logging
+import sys
 
 import filelock
 import numpy as np
 import pytest
+import yaml
 
+from cola_jax.checkpoint import read_metadata
 from cola_jax.cli.main import main
 from cola_jax.execute.run_paths import PathEvaluator
+from cola_jax.formats.conversion import convert
 from tests import tiny
-from tests.cli.conftest import Refused
+from tests.formats.gguf_writer import tiny_llama, write
 
-SMALL = ["--generations", "2", "--offspring", "4", "--first", "3", "--finalists", "3"]
+
+def printed(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def times(folder):
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*.parquet")}
 
 
 def test_static_writes_a_path_and_its_effect(
-    tiny_checkpoint: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    refused: Refused,
-) -> None:
+    tiny_checkpoint, tmp_path, capsys, monkeypatch, refused
+):
     task, out = tiny.write_questions(tmp_path / "task.jsonl", 14), tmp_path / "out"
-    common = ["static", "--model", str(tiny_checkpoint), "--task", str(task), "--limit", "9"]
-    command = [*common, "--held-out", "5", "--out", str(out), *SMALL]
+    command = ["static", "--model", str(tiny_checkpoint), "--task", str(task), "--limit", "9"]
+    command += ["--held-out", "5", "--out", str(out)]
+    command += ["--generations", "2", "--offspring", "4", "--first", "3", "--finalists", "3"]
     main(command)
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = printed(capsys)
     assert "5 held-out questions" in shown
     result = json.loads((out / "static.json").read_text())
     assert result["front"][0]["path"] == "0-4"
     assert result["effect"]["n"] == 5
     assert result["layers"] <= 5
 
-    before = sorted(out.rglob("*.parquet"))
-
-    def forbid(*_: object) -> None:
-        raise AssertionError("everything has been evaluated before")
-
-    monkeypatch.setattr(PathEvaluator, "__call__", forbid)
-    main(command)
-    assert sorted(out.rglob("*.parquet")) == before
-    assert json.loads((out / "static.json").read_text()) == result
-    capsys.readouterr()
+    before = times(out)
+    monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == result
     main(["report", str(out), "--json"])
     assert json.loads(capsys.readouterr().out) == result
     main(["report", str(out)])
-    assert " ".join(capsys.readouterr().out.split()) == shown
+    assert printed(capsys) == shown
     assert "--page is for runs" in refused("report", out, "--page", tmp_path / "page.html")
-    assert sorted(out.rglob("*.parquet")) == before
-    changed = refused(*command, "--generations", "3")
-    assert " (--generations: 2 there, 3 here)" in changed
-    assert "no questions are held out" in refused(*common, "--out", tmp_path / "other")
+    assert times(out) == before
+    assert " (--generations: 2 there, 3 here)" in refused(*command, "--generations", "3")
     assert "cannot be divided" in refused(*command, "--shard", "0/2")
 
 
-def test_menu_of_a_search(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
-) -> None:
-    task = tiny.write_questions(tmp_path / "task.jsonl", 20)
-    common = ["--model", str(tiny_checkpoint), "--task", str(task), "--limit", "12"]
-    parts = ["--held-out", "8"]
+def test_menu_of_a_search(tiny_checkpoint, tmp_path, capsys, refused):
+    task, run, out = tmp_path / "task.jsonl", tmp_path / "run", tmp_path / "menu"
+    common = ["--model", str(tiny_checkpoint), "--task", str(tiny.write_questions(task, 20))]
+    common += ["--limit", "12", "--held-out", "8"]
     search = ["search", *common, "--simulations", "6", "--leaves", "6", "--control", "none"]
-    main([*search, *parts, "--out", str(tmp_path / "run")])
-    out = tmp_path / "menu"
-    command = ["menu", *common, *parts, "--out", str(out), "--runs"]
-    main([*command, str(tmp_path / "run"), "--size", "3", "--candidates", "4"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "some path of" in shown
+    main([*search, "--out", str(run)])
+    command = ["menu", *common, "--out", str(out), "--runs"]
+    main([*command, str(run), "--size", "3", "--candidates", "4"])
+    assert "some path of" in printed(capsys)
     menu = json.loads((out / "menu.json").read_text())
     assert menu["paths"][0] == "0-4"
     assert 2 <= len(menu["paths"]) <= 3
-    capsys.readouterr()
-    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
-    main(["menu", "--config", str(out / "config.yaml"), "--json"])  # the same command
-    assert json.loads(capsys.readouterr().out) == menu
-    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")} == before
     effects = {effect["rule"].split(",")[0]: effect for effect in menu["effects"]}
     assert any(name.startswith("single") for name in effects)
     assert {"vote", "logprob", "entropy", "certainty", "selector"} < set(effects)
     assert effects["pretrained model"]["held_out"]["difference"] == 0
     with np.load(out / "selector.npz", allow_pickle=False) as selector:
         assert selector["weights"].shape[1] == len(menu["paths"])
-    other = ["--out", str(tmp_path / "tried"), "--runs", str(tmp_path / "run")]
-    main(["menu", *common, *parts, *other, "--try-scorer", "options-norm", "--json"])
-    tried = json.loads(capsys.readouterr().out)
-    assert tried["paths"][0] == "0-4"
-    assert "no correct path of at most 10 layers" in refused(*command, out / "held-out")
-    command.append(str(tmp_path / "run"))
-    assert "leaves nothing to choose" in refused(*command, "--size", "1")
-    assert "begins with the identity path" in refused(*command, "--max-layers", "4")
+    before = times(out)
+    main(["menu", "--config", str(out / "config.yaml"), "--json"])  # the same command
+    assert json.loads(capsys.readouterr().out) == menu
+    assert times(out) == before
+    other = ["--out", str(tmp_path / "tried"), "--runs", str(run)]
+    main(["menu", *common, *other, "--try-scorer", "options-norm", "--json"])
+    assert json.loads(capsys.readouterr().out)["paths"][0] == "0-4"
+    for flags, message in (
+        (["--size", "1"], "leaves nothing to choose"),
+        (["--max-layers", "4"], "begins with the identity path"),
+    ):
+        assert message in refused(*command, run, *flags)
 
 
-def test_distill_refuses_a_folder_that_another_process_writes(
-    tmp_path: Path, refused: Refused
-) -> None:
+def test_distill_refuses_a_folder_that_another_process_writes(tmp_path, refused):
     flags = ["--model", "m", "--run", "r", "--task", "arithmetic", "-o", tmp_path / "router"]
     with filelock.FileLock(tmp_path / ".router.lock"):
-        error = refused("distill", *flags)
-    assert "router is being written by another process" in error
+        assert "being written by another process" in refused("distill", *flags)
+
+
+def export(model, path, out, *flags):
+    main(["export", "--model", str(model), "--path", str(path), "--out", str(out), *flags])
+
+
+def test_export_writes_a_card_with_the_effect(tiny_checkpoint, tmp_path, capsys):
+    measured = {"task": "sums", "n": 9, "before": 0.5, "after": 0.5, "difference": 0.0}
+    values = {"path": "0-1,3-4", "effect": measured | {"interval": [-0.1, 0.1]}}
+    file = tmp_path / "static.json"
+    file.write_text(json.dumps(values))
+    export(tiny_checkpoint, file, tmp_path / "out", "--effect", str(file))
+    assert "path 0-1,3-4, 4 layers of 5, " in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "cola export --model theirs --path '0-1,3-4'\n" in card
+    assert "| sums | 9 |" in card
+    file.write_text(json.dumps(values | {"model": "xyz"}))
+    export(tiny_checkpoint, file, tmp_path / "other")
+    assert "static.json is of another checkpoint ('xyz', here it is" in capsys.readouterr().err
+
+
+def test_export_writes_a_recipe_of_the_source(tiny_checkpoint, tmp_path):
+    export(tiny_checkpoint, "0-4,4", tmp_path / "one.yaml", "--format", "mergekit")
+    recipe = yaml.safe_load((tmp_path / "one.yaml").read_text())
+    name = read_metadata(tiny_checkpoint)["origin"]["name"]
+    assert recipe["slices"][0]["sources"][0]["model"] == name
+    flags = ("--format", "mergekit", "--source", "someone/tiny")
+    export(tiny_checkpoint, "0-4,4", tmp_path / "two.yaml", *flags)
+    assert "model: someone/tiny" in (tmp_path / "two.yaml").read_text()
+
+
+def test_export_copies_the_gguf_file_that_was_converted(tmp_path, refused):
+    source, ours = tmp_path / "tiny.gguf", tmp_path / "ours"
+    write(source, tiny_llama(), "Q4_0")
+    convert(str(source), ours)
+    export(ours, "0,2", tmp_path / "out.gguf", "--format", "gguf")
+    assert (tmp_path / "out.gguf").stat().st_size < source.stat().st_size
+    source.unlink()
+    for format, message in (
+        ("mergekit", "give --source the Hub id or directory"),
+        ("gguf", "tiny.gguf, which is not a GGUF file that exists here"),
+    ):
+        flags = ["--path", "0,2", "--out", tmp_path / "new", "--format", format]
+        assert message in refused("export", "--model", ours, *flags)
+
+
+def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused):
+    command = ["export", "--model", tiny_checkpoint, "--path", "0-4", "--out", tmp_path / "out"]
+    for flags, message in (
+        (["--share"], "path 0-4 runs no layer twice"),
+        (["--source", "x"], "--source is for --format mergekit or gguf, not hf"),
+        (["--format", "gguf", "--share"], "--share is for --format hf, not gguf"),
+        (["--format", "mergekit", "--out", tiny_checkpoint / "new"], "is inside the source"),
+    ):
+        assert message in refused(*command, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lm_eval_names_the_extra(monkeypatch, refused):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'cola-jax[lm-eval]'" in refused("lm-eval", "--model", "cola")
+
+
+def test_lm_eval_runs_a_task_on_a_path(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    """Without the harness's own tasks, which take seconds to list."""
+    tasks = pytest.importorskip("lm_eval.tasks")
+    without = functools.partial(tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(tasks, "TaskManager", without)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # to which the harness adds its own
+    rows = tiny.write_questions(tmp_path / "rows.jsonl", 4)
+    fields = {
+        "task": "local",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{choices.label.index(answerKey)}}",
+        "doc_to_choice": "{{choices.text}}",
+    }
+    file = tmp_path / "local.yaml"
+    file.write_text(json.dumps(fields))  # JSON is YAML
+    before, flags = sys.argv, ["lm-eval", "--model", "cola", "--tasks", str(file), "--limit", "3"]
+    # the harness cuts its arguments at commas
+    given = f"checkpoint={tiny_checkpoint},path=0-1,3,3,4,data=1"
+    main([*flags, "--model_args", given, "--output_path", str(tmp_path / "out.json")])
+    assert "acc_norm" in capsys.readouterr().out
+    assert sys.argv is before
+    (file,) = tmp_path.glob("out*.json")
+    results = json.loads(file.read_text())
+    assert results["config"]["model_num_layers"] == tiny.LAYERS
+    assert results["n-samples"]["local"] == {"original": 4, "effective": 3}
+    assert 0 <= results["results"]["local"]["acc,none"] <= 1
+    with pytest.raises(SystemExit):
+        main([*flags, "--model_args", f"checkpoint={tiny_checkpoint},path=0-1,9"])
+    error = capsys.readouterr().err.splitlines()
+    assert "error: path '0-1,9' names layer 9, but the model has layers 0..4." in error

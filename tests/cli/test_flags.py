@@ -4,22 +4,12 @@ import re
 
 import pytest
 
-from cola_jax.cli import verbosity
 from cola_jax.cli.commands import parse
-from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
+from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
-
-
-@pytest.mark.parametrize("command", ["scan", "static", "menu", "evaluate"])
-def test_variants_are_refused_where_nothing_is_asked_again(command, tmp_path, refused):
-    flags = ["--model", "none", "--task", "arithmetic", "--variants", "chat", "shots"]
-    runs = ["--runs", "run"] if command == "menu" else []
-    error = refused(command, *flags, *runs, "--out", tmp_path / "out")
-    assert f"`cola {command}` asks each question in one way" in error
-    assert "chat, shots: leave out --variants, or use `cola search`" in error
 
 
 def test_collect_takes_each_path_once_and_in_order(tmp_path):
@@ -27,7 +17,7 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
     file.write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
     paths = PathFlags(("0,(1-2)x2,3-4", "0-4"), file).collect(5)
     assert paths == [(0, 1, 2, 1, 2, 3, 4), (0, 1, 2, 3, 4), (0, 2, 4)]
-    assert PathFlags().collect(5) == []
+    assert PathFlags().collect(5) == [(0, 1, 2, 3, 4)]
     drawn = PathFlags(("0-4",), random=4, seed=1).collect(5)
     assert (len(drawn), drawn[0]) == (5, (0, 1, 2, 3, 4))
     assert drawn == PathFlags(("0-4",), random=4, seed=1).collect(5)
@@ -38,26 +28,13 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"paths": ("0-9",)}, "layers 0..4"),
-        ({"paths": ("(0-4)x3",)}, "more than 10 layers"),
         ({"paths": ("0-4",), "max_length": 4}, "more than 4 layers"),
-        ({"random": -3}, "at least 0, it is -3"),
         ({"max_length": 3, "random": 2}, "max_length must be at least that"),
     ],
 )
 def test_collect_refuses(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         PathFlags(**fields).collect(5)
-
-
-def test_collect_names_the_line_of_a_file(tmp_path):
-    file = tmp_path / "paths.txt"
-    file.write_text("0-4\n0-7\n")
-    with pytest.raises(ValueError, match=r"paths\.txt:2: "):
-        PathFlags(paths_file=file).collect(5)
-    file.write_bytes(b"0-4\n\xff\xfe\n")
-    with pytest.raises(ValueError, match=r"paths\.txt cannot be read \('utf-8' codec"):
-        PathFlags(paths_file=file).collect(5)
 
 
 def test_resolve_gives_the_configuration_of_a_session():
@@ -69,8 +46,6 @@ def test_resolve_gives_the_configuration_of_a_session():
     assert RunFlags().resolve().batch_size is None
     with pytest.raises(ValueError, match="give --shard or --distributed"):
         RunFlags(shard="0/2", hosts=Hosts(distributed=True)).resolve()
-    with pytest.raises(ValueError, match="at least 1 question"):
-        RunFlags(batch_size=0).resolve()
 
 
 def test_resolve_refuses_one_host_of_a_slice(monkeypatch):
@@ -87,17 +62,14 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
     assert session.environment["task"] == task.task
     assert session.environment["task_config"]["limit"] == 3
     assert session.environment["model"] == str(tiny_checkpoint)
-    missing = TaskFlags(str(tmp_path), task, "unused")
-    with pytest.raises(ValueError, match="is not a model: it has neither"):
-        missing.prepare()
 
 
-def test_run_with_progress_prints_what_a_run_took(capsys):
-    verbosity.choose()
-    assert run_with_progress(lambda metrics: "run") == "run"
-    assert capsys.readouterr().err == ""  # nothing was left to do
-    run_with_progress(lambda metrics: metrics.add(evaluations=7))
-    assert capsys.readouterr().err.startswith("7 evaluations in ")
+def test_each_task_has_a_directory(tmp_path):
+    parsed = parse(["search", "--model", "m", "--task", "arc_easy,mmlu_anatomy", "-o", "o"])
+    assert [each.out for each in parsed.flags.each()] == ["o/arc-easy", "o/mmlu-anatomy"]
+    parsed = parse(["search", "--model", "m", "--task", "arc_easy,arc-easy", "-o", "o"])
+    with pytest.raises(ValueError, match="is given twice"):
+        parsed.flags.each()
 
 
 def test_an_unknown_task_is_found_before_the_model_is_looked_for():
