@@ -1,16 +1,20 @@
 """Scores of tasks by `cola` and by lm-evaluation-harness: `python -m experiments.harness_tasks`.
 
 The harness runs its own model `hf` on its own task; ours runs the task of the same name. Both have
-the same weights in float32 and the same local copies of the data sets.
+the same weights in float32 and the same local copies of the data sets, in the Hub's layout: ARC and
+GSM8K have their own rows, the columns of the others hold questions of ARC, and the trivia are ours.
 """
 
 import dataclasses
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tyro
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -20,10 +24,12 @@ import cola_jax
 from cola_jax.checkpoint import load_tokenizer, stop_tokens
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.tasks import TaskConfig
-from experiments import harness_data
 from experiments.harness import make_models
 
 console = Console(soft_wrap=True)
+TRIVIA = Path(__file__).parent / "harness" / "trivia.jsonl"
+SUBJECTS = ("anatomy", "college_physics")
+Row = dict[str, Any]
 
 
 class Task(NamedTuple):
@@ -123,9 +129,97 @@ def compare(
         yield f"on rows that differ, `hf`'s best two are apart by {', '.join(ties)}"
 
 
+def read_rows(file: Path) -> list[Row]:
+    """Read a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_data_set(folder: Path, subsets: dict[tuple[str, str], Sequence[Row]]) -> Path:
+    """Write rows by (config, split), with the card that names the files."""
+    lines = ["---", "configs:"]
+    for config in dict.fromkeys(config for config, _ in subsets):
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for (other, split), rows in subsets.items():
+            if other == config:
+                (folder / config).mkdir(parents=True, exist_ok=True)
+                table = pa.Table.from_pylist(list(rows))
+                pq.write_table(table, folder / config / f"{split}-00000-of-00001.parquet")
+                lines += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    return folder
+
+
+def gold(row: Row) -> int:
+    """Return the index of an ARC row's answer."""
+    return row["choices"]["label"].index(row["answerKey"])
+
+
+def as_mmlu(row: Row) -> Row:
+    return {"question": row["question"], "choices": row["choices"]["text"], "answer": gold(row)}
+
+
+def as_hellaswag(row: Row) -> Row:
+    start, end = row["question"].rsplit(" ", 1)
+    return {
+        "activity_label": "Science",
+        "ctx_a": start,
+        "ctx_b": end,
+        "endings": row["choices"]["text"],
+        "label": str(gold(row)),
+    }
+
+
+def as_piqa(row: Row) -> Row:
+    texts, place = row["choices"]["text"], len(row["question"]) % 2
+    right, wrong = texts[gold(row)], texts[gold(row) - 1]
+    first, second = (wrong, right) if place else (right, wrong)
+    return {"goal": row["question"], "sol1": first, "sol2": second, "label": place}
+
+
+def as_trivia(row: Row) -> Row:
+    return {"question": row["question"], "answer": {"aliases": row["aliases"]}}
+
+
+def splits(
+    rows: Sequence[Row], test: str, train: str = "train", change: Callable[[Row], Row] = dict
+) -> dict[str, list[Row]]:
+    """Put the first half of the rows in one split and the others in another."""
+    half = len(rows) // 2
+    return {test: [change(row) for row in rows[:half]], train: [change(r) for r in rows[half:]]}
+
+
+def make_data_sets(data: Path, folder: Path) -> dict[str, Path]:
+    """Write all data sets that are not there; return the directory of each."""
+    arc, gsm8k = read_rows(data / "arc_easy.jsonl"), read_rows(data / "gsm8k.jsonl")
+    four = [row for row in arc if len(row["choices"]["text"]) == 4]
+    mmlu = {}
+    for i, subject in enumerate(SUBJECTS):
+        for split, rows in splits(four[i :: len(SUBJECTS)][:200], "test", "dev", as_mmlu).items():
+            rows = rows[:5] if split == "dev" else rows
+            mmlu[subject, split] = [row | {"subject": subject} for row in rows]
+
+    def named(config: str, made: dict[str, list[Row]]) -> dict[tuple[str, str], list[Row]]:
+        return {(config, split): rows for split, rows in made.items()}
+
+    every = {
+        "allenai/ai2_arc": named("ARC-Easy", splits(arc, "test")),
+        "cais/mmlu": mmlu,
+        "Rowan/hellaswag": named("default", splits(four, "validation", change=as_hellaswag)),
+        "baber/piqa": named("default", splits(arc, "validation", change=as_piqa)),
+        "openai/gsm8k": named("main", splits(gsm8k, "test")),
+        "mandarjoshi/trivia_qa": named(
+            "rc.nocontext", splits(read_rows(TRIVIA), "validation", change=as_trivia)
+        ),
+    }
+    return {
+        name: folder / name if (folder / name).exists() else write_data_set(folder / name, subsets)
+        for name, subsets in every.items()
+    }
+
+
 def main(settings: HarnessTasks) -> None:
     directory, checkpoint = make_models(settings.gguf, settings.out)
-    hubs = harness_data.make(settings.data, settings.out / "hub")
+    hubs = make_data_sets(settings.data, settings.out / "hub")
     model = cola_jax.load(str(checkpoint), dtype="float32")
     make: Any = HFLM  # whose decorator hides its signature
     hf = make(

@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from etils import epath
 
+from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways, net_change
 from cola_jax.report.tables import format_percent
 from cola_jax.runs.run import Run
@@ -24,10 +25,10 @@ from cola_jax.scoring.preference import Kept, Net, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none
 from cola_jax.strategies.controls import budgets
 from cola_jax.strategies.loop import resolve
-from cola_jax.strategies.rules import Rules
+from cola_jax.strategies.rules import Control, Rules, Settings
+from cola_jax.tasks.task import TaskConfig
 from experiments.paper.results import layers as layers_of
 from experiments.paper.results import p_of, points, show
-from experiments.searches import Searches
 
 HEAD = (
     "strategy", "evaluations", "W→C", "net, points", "best path again, net",
@@ -36,6 +37,36 @@ HEAD = (
 )  # fmt: skip
 KEPT = "kept"
 CHANGES = ("strategy", "evaluations", "net, points", "best path again, net", "robust, net")
+
+
+@dataclasses.dataclass(frozen=True)
+class Searches:
+    """The flags of an experiment that runs several searches of one task."""
+
+    model: str
+    """Checkpoint directory."""
+    out: str
+    """Folder for the run directories."""
+    task: TaskConfig
+    evaluations: int = 100
+    """Evaluations of a question, beyond the baseline."""
+    leaves: int = 16
+    """Evaluations of a question in a wave."""
+    control: Control = "all"
+    """Wrong answers that are searched for as well."""
+    decoys: str | None = None
+    """Run with the model's answers on other paths, which are the decoys of open questions."""
+    dtype: Dtype | None = None
+    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
+
+    def prepare(self) -> Session:
+        """Open the session of the searches."""
+        run = RunFlags(dtype=self.dtype)
+        return TaskFlags(self.model, self.task, self.out, run).prepare(self.decoys)
+
+    def settings(self, rules: Rules, seed: int = 0) -> Settings:
+        """Return the settings of a search with these rules."""
+        return Settings(rules, self.evaluations, self.leaves, seed, control=self.control)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
+from experiments.tpu_kernel import CHIPS, call_in, cycles_of, topology_of  # before jax is imported
 
 # isort: split
 import numpy as np
@@ -22,7 +22,6 @@ import tyro
 from experiments import hlo
 from experiments.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
 from experiments.shapes import SHAPES
-from experiments.tpu_kernel import call_in, cycles_of
 
 TENSOR = {"llama-3.2-3b": 1, "llama-3-8b": 4}
 VMAP = "vmap"

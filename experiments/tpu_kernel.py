@@ -4,6 +4,8 @@ The compiler estimates the time of no kernel of ours, but writes down its instru
 take a cycle each, in a loop over blocks. `python -m experiments.tpu_kernel v6e 16 128 128 3072 1024
 128 0` prints the cycles for 16 prompts, of which 128 tokens attend to 128 with queries of 3,072 and
 keys of 1,024 elements, in heads of 128, and keys and values are not kept.
+
+Import this module before JAX: it sets the environment for a machine without a TPU.
 """
 
 import functools
@@ -14,19 +16,57 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_ACCELERATOR_TYPE="v5litepod-4",
+    TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # a process may wait for another that compiles
+)
 
 # isort: split
 import jax
 import jax.numpy as jnp
+import tyro
+from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
+from tyro.conf import Positional
 
+from cola_jax.errors import first_line
 from cola_jax.kernels.tpu_prompt import call_kernel
 from experiments.hlo import Instruction
 
 NAME = "prompt_attention"
+
+
+class Chip(NamedTuple):
+    """A TPU: its topology, and peaks for bfloat16 and memory."""
+
+    topology: str
+    flops: float  # per second, by its maker
+    compiler_flops: float  # by its compiler
+    bandwidth: float  # bytes per second
+    hertz: float  # that its cycles and its peak imply
+    cores: int = 1  # of what JAX calls a device
+
+
+CHIPS = {
+    "v5e": Chip("v5e:2x2", 197e12, 197e12, 819e9, 1.503e9),
+    "v5p": Chip("v5p:2x2x1", 459e12, 394e12, 2765e9, 1.751e9, cores=2),
+    "v6e": Chip("v6e:2x2", 918e12, 918e12, 1640e9, 1.751e9),
+}
+
+
+def topology_of(chip: str) -> Any:
+    """Return the devices that programs are compiled for; ends the process without a compiler."""
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+    except (NotImplementedError, RuntimeError) as error:
+        raise SystemExit(
+            f"jax has no compiler for TPUs here ({first_line(error)}): pip install libtpu."
+        ) from None
 
 
 class Call(NamedTuple):
@@ -65,7 +105,8 @@ def cycles_of(chip: str, call: Call) -> int:
     """Compile the kernel in a process of its own, and count the cycles that a core takes."""
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text --xla_mosaic_dump_to={folder}"
-        command = [sys.executable, "-m", "experiments.tpu_kernel", "compile", chip, *map(str, call)]
+        command = [sys.executable, "-m", "experiments.tpu_kernel", chip, *map(str, call)]
+        command += ["--compile-only"]
         subprocess.run(command, env=os.environ | {"LIBTPU_INIT_ARGS": flags}, check=True)
         (schedule,) = Path(folder).glob(f"*-{NAME}*-schedule-analysis_final_bundles.txt")
         (original,) = Path(folder).glob("*-mosaic-dump-*-original.txt")
@@ -95,8 +136,25 @@ def compile_kernel(chip: str, call: Call) -> None:
     jax.jit(functools.partial(call_kernel, **static)).lower(q, k, k, mask, rotations).compile()
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "compile":
-        compile_kernel(sys.argv[2], Call(*map(int, sys.argv[3:])))
+def main(
+    chip: Positional[str],
+    sizes: Positional[tuple[int, int, int, int, int, int, int]],
+    compile_only: bool = False,
+) -> None:
+    """Print the cycles of a call of the kernel.
+
+    Args:
+      chip: v5e, v5p or v6e.
+      sizes: rows, reads, tokens, elements of queries and of keys, width of a head, and 1 to keep
+        keys and values.
+      compile_only: compile the kernel in this process, for the compiler's files.
+    """
+    call = Call(*sizes)
+    if compile_only:
+        compile_kernel(chip, call)
     else:
-        print(cycles_of(sys.argv[1], Call(*map(int, sys.argv[2:]))))
+        print(cycles_of(chip, call))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

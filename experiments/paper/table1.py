@@ -20,7 +20,7 @@ from cola_jax.scoring.statistics import holm
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.rules import PresetName, Space
 from experiments.paper.results import Result, layers, p_of, points, read, show
-from experiments.searches import Searches
+from experiments.strategies import Searches
 
 HEAD = (
     "space", "correct before", "after", "W→C", "net", "asked again: robust W→C", "net",
