@@ -13,7 +13,7 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.cli.main import main
 from cola_jax.errors import InputError
-from cola_jax.scoring.encode import render_chat
+from cola_jax.scoring.scorer import render_chat
 from cola_jax.tasks.sources import load_hub
 from tests import tiny
 

@@ -48,7 +48,7 @@ from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
-from cola_jax.scoring.encode import pack
+from cola_jax.scoring.scorer import pack
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]

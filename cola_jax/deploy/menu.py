@@ -29,7 +29,7 @@ from cola_jax.question import Question, split
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
-from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ from cola_jax.runs.settings import (
     other_settings,
 )
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Evaluations, Known
+from cola_jax.scoring.evaluator import Evaluations, Known
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 

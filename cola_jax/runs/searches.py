@@ -20,8 +20,7 @@ from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.runs.schema import Part, search_part
 from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator, default_threads
+from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator
 from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import (
@@ -32,7 +31,7 @@ from cola_jax.strategies.controls import (
     with_again,
     with_robust,
 )
-from cola_jax.strategies.loop import check_memory, paths_to_confirm, search_batch, with_confirmed
+from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome, Outcomes
 from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.variants import Variant
@@ -156,14 +155,6 @@ def ordered(
         influence = block_influence(session.handle.load(session.mesh, metrics), prompts)
         order = np.argsort(influence, kind="stable").tolist()
     return dataclasses.replace(settings, preset=dataclasses.replace(rules, order=tuple(order)))
-
-
-def check_search(session: "Session", settings: Settings) -> None:
-    """Raise InputError for searches that together need too much memory."""
-    session.check_memory(settings.positions(session.num_layers))
-    searches = settings.searches(most_options(session.encoded))
-    together = default_threads() * session.batch_size(len(session.encoded)) * searches
-    check_memory(settings, session.num_layers, together, session.handle.memory.budget)
 
 
 def check_robust(session: "Session", reuse: Sequence[str]) -> None:

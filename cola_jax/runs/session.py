@@ -17,7 +17,7 @@ from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import check_tokens, pad_paths
-from cola_jax.execute.memory import Memory, default_budget
+from cola_jax.execute.memory import Memory, default_budget, default_limits
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
@@ -29,23 +29,11 @@ from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import (
-    BatchSearch,
-    check_robust,
-    check_search,
-    ordered,
-    recorded_search,
-)
+from cola_jax.runs.searches import BatchSearch, check_robust, ordered, recorded_search
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import (
-    ModelEvaluator,
-    default_batch_size,
-    default_threads,
-    question_batches,
-)
+from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator, question_batches
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
@@ -129,7 +117,7 @@ class ModelHandle:
             budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
         return Memory(
             budget,
-            sharing=default_threads(),
+            sharing=default_limits().threads,
             itemsize=wide.itemsize,
             backend=jax.default_backend(),
             tile_tokens=self.devices.tile_tokens,
@@ -255,7 +243,7 @@ class Session:
         """
         if robust:
             check_robust(self, reuse)
-        check_search(self, settings)
+        self.check_memory(settings.positions(self.num_layers))
         settings = ordered(self, directory, settings, metrics)
         stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
@@ -381,7 +369,8 @@ class Session:
             for scorer in (self.scorer, *(variant.scorer for variant in self.variants)):
                 stack.enter_context(scorer)
             model = self.handle.load(self.mesh, metrics)
-            workers = Workers(model, threads=default_threads(), **self.handle.options(metrics))
+            threads = default_limits().threads
+            workers = Workers(model, threads=threads, **self.handle.options(metrics))
             workers.check_count(len(questions))
             for _, part in workers.map(run_batch, batches.cut(left, 1, self.batch_size(len(left)))):
                 run.write(part.evaluations, part.questions)
@@ -411,8 +400,8 @@ class Session:
     def batch_size(self, questions: int) -> int:
         """Return the most questions of a batch: enough batches to keep all workers busy."""
         workers = 1 if self.mesh is None else self.mesh.shape["data"]
-        even = -(-questions // (default_threads() * workers))
-        return min(even, self.run_config.batch_size or default_batch_size())
+        even = -(-questions // (default_limits().threads * workers))
+        return min(even, self.run_config.batch_size or default_limits().questions)
 
     def check_memory(self, positions: int) -> None:
         """Raise InputError where memory does not suffice for a path of `positions` layers."""

@@ -7,7 +7,7 @@ from etils import epath
 
 from cola_jax.errors import InputError, printed, shown
 from cola_jax.identity import check_belongs, describe_difference, digest
-from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.scorer import Encoded
 
 if TYPE_CHECKING:
     from cola_jax.runs.run import Run

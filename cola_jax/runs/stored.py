@@ -28,9 +28,8 @@ from cola_jax.runs.settings import (
     check_comparable,
     deciding,
 )
-from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import most_options
+from cola_jax.scoring.scorer import Encoded, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
 log = logging.getLogger(__name__)

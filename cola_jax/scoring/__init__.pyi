@@ -1,5 +1,4 @@
 from .choice import Letter, Options, OptionsNorm, StrictLetter
-from .encode import TEMPLATE_ARGUMENTS, Encoded, encode_answers
 from .exact import Exact
 from .generation import (
     Completions,
@@ -9,7 +8,7 @@ from .generation import (
     OpenScorer,
 )
 from .grader import Grade, Grader
-from .scorer import Evaluate, Scorer
+from .scorer import TEMPLATE_ARGUMENTS, Encoded, Evaluate, Scorer, encode_answers
 from .verdicts import Completion, Verdicts
 
 SCORERS: dict[str, str]

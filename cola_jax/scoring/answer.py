@@ -53,7 +53,6 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
     An answer that reaches the end of a cut text is incomplete, since more of it may have followed.
     A closed box is complete.
     """
-    check_rule(rule)
     return RULES[rule](text, cut)
 
 
@@ -183,20 +182,17 @@ def read_gen_kwargs(keywords: Mapping[str, Any], max_gen_toks: int) -> Generatio
     Raises InputError for sampling, and for anything else that would change the completion.
     """
     keywords = {name: value for name, value in keywords.items() if value is not None}
-    sample, temperature = keywords.get("do_sample"), float(keywords.get("temperature", 0))
-    if sample or (sample is None and temperature > 0):
-        name = "do_sample" if sample else "temperature"
-        raise InputError(
-            f"generation asks for {name}={keywords[name]!r}, but the model cola decodes greedily: "
-            "give --gen_kwargs do_sample=False,temperature=0, or another task."
-        )
+    samples = keywords.get("do_sample", float(keywords.get("temperature", 0)) > 0)
     for name, value in keywords.items():
-        if name in NEUTRAL and value == NEUTRAL[name]:
-            continue
-        if name not in ("until", "do_sample", "temperature", *LIMITS, *SAMPLING):
+        if name in ("do_sample", "temperature"):
+            greedy = not samples or not value
+        else:
+            greedy = name in ("until", *LIMITS, *SAMPLING) or value == NEUTRAL.get(name)
+        if not greedy:
             raise InputError(
-                f"generation asks for {name}={value!r}, but the model cola decodes the likeliest "
-                f"token up to `until` or {LIMITS[0]}: leave it out of generation_kwargs."
+                f"generation asks for {name}={value!r}, but the model cola decodes greedily up "
+                f"to `until` or {LIMITS[0]}: leave it out of generation_kwargs, or give "
+                "--gen_kwargs do_sample=False,temperature=0 against sampling."
             )
     until = keywords.get("until", ())
     until = [until] if isinstance(until, str) else until

@@ -8,15 +8,15 @@ import numpy as np
 from cola_jax.errors import InputError
 from cola_jax.prompts import Readings
 from cola_jax.question import DELIMITER, Question
-from cola_jax.scoring.encode import (
+from cola_jax.scoring.scorer import (
     Encoded,
+    Scorer,
     ShotSource,
     check_length,
     encode_answers,
     render_chat,
     shots_of,
 )
-from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 

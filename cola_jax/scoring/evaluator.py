@@ -1,9 +1,10 @@
-"""`evaluator`: a function from paths to verdicts; `evaluate`: the verdicts of given paths."""
+"""Functions from paths to verdicts: of a model (`evaluator`), and cached (`Evaluations`)."""
 
 import contextlib
 import dataclasses
+import itertools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Unpack
 
 import numpy as np
@@ -14,14 +15,16 @@ from cola_jax.execute.memory import default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
-from cola_jax.path import STOP, format_path
+from cola_jax.path import STOP, format_path, pad_lists, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring import scorer_class, scorer_names
-from cola_jax.scoring.encode import Encoded
-from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompts_of
+from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
 
 Result = TypeVar("Result")
+Path = tuple[int, ...]
+Known = Sequence[Mapping[Path, Verdicts]]  # of each question, the verdict [1] of each path
+Write = Callable[[np.ndarray, Verdicts], None]  # takes paths [B, C, P], and verdicts [B, C]
 
 OPEN = 4  # batches that share a worker where they stay open
 FIRST = 32  # questions that decide the common prefixes
@@ -47,15 +50,14 @@ def evaluator(
       questions: B questions; `evaluate(paths)` takes paths for each of them, in this order.
       scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
         letter-strict).
-      options: batch_size, the most questions of a batch; dtype, memory_budget, tile_tokens,
-        metrics; see `WorkerOptions`.
+      options: those of `EvaluatorOptions`.
 
     Returns:
       A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
       `cola_jax.search` and `cola_jax.evaluate`, which also take any other such function.
 
     Raises:
-      InputError: for questions that the scorer cannot ask; and as `run_paths`, where it is called.
+      InputError: for questions that the scorer cannot ask.
     """
     if not questions:
         raise InputError("there are no questions to evaluate.")
@@ -95,11 +97,10 @@ class Evaluation:
     verdicts: Verdicts  # fields [B, C]
 
     def to_pandas(self) -> Any:
-        """Make a table of the evaluations; needs pandas.
+        """Make a DataFrame with a row for each question and path; needs pandas.
 
-        Returns:
-          A DataFrame with a row for each question and path, and the columns question (its id),
-          path (text), length (layers), correct, margin and answer (the index of the option).
+        The columns are question (its id), path (text), length (layers), correct, margin and answer
+        (the index of the option).
         """
         import pandas
 
@@ -131,14 +132,10 @@ def evaluate(
     Args:
       model: a model, with its `scorer`; or a function from `cola_jax.evaluator`, or any other from
         paths [B, C, P] to Verdicts.
-      questions: B questions.
       paths: one list of paths for all questions, a list for each, or an array [B, C, P]; each path
         as text or layer ids.
       num_layers: L; needed where `model` is a function of your own.
       options: those of `cola_jax.evaluator`, where `model` is a model.
-
-    Returns:
-      The verdicts, with fields [B, C].
 
     Raises:
       InputError: for a model without a scorer, and for paths that are out of range.
@@ -168,12 +165,13 @@ class ModelEvaluator:
         **options: Unpack[WorkerOptions],
     ):
         """Take the arguments of `evaluator`, with the questions encoded."""
+        limits = default_limits()
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
         self.questions = [each.question for each in self.encoded]
         self.num_layers = model.config.num_layers
-        self.batch_size = batch_size or default_batch_size()
+        self.batch_size = batch_size or limits.questions
         few = len(self.encoded) <= OPEN * self.batch_size
-        self.workers = Workers(model, threads=OPEN if few else default_threads(), **options)
+        self.workers = Workers(model, threads=OPEN if few else limits.threads, **options)
         self.workers.check_count(len(self.encoded))
         self.keeps_open = few and len(self.workers.workers) == 1
         self.stack = contextlib.ExitStack()
@@ -204,14 +202,8 @@ class ModelEvaluator:
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Call a function for each batch of questions, in threads, under one progress bar.
 
-        Args:
-          function: takes an `Evaluate` of the batch and the indices of its questions.
-          workload: of a batch.
-          evaluations: expected number, of all batches.
-          questions: indices; all when None.
-
-        Yields:
-          Indices with results, as they finish.
+        It takes an `Evaluate` of the batch and the indices of its questions. `evaluations` is the
+        number expected in all. Yields indices with results, as they finish.
         """
         parts = self.workers.batches_at_once
         if self.keeps_open:
@@ -260,15 +252,105 @@ def question_batches(
     A common prefix may end in each of the `first` questions of all.
     """
     both = [*first[:FIRST], *encoded]
-    fresh = 1 / default_batch_size() if workload.same else FRESH
+    fresh = 1 / default_limits().questions if workload.same else FRESH
     return Batches.of(prompts_of(both), fresh, before=len(both) - len(encoded))
 
 
-def default_batch_size() -> int:
-    """Return the most questions of a batch on the present backend."""
-    return default_limits().questions
+class Evaluations:
+    """A function from paths [B, C, P] to Verdicts [B, C] that caches its evaluations.
+
+    A search and its control searches, resuming, and reuse of other runs are this one cache, with
+    different evaluations known at the start.
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        questions: Sequence[Question],
+        *,
+        known: Known | None = None,
+        resumed: Known | None = None,
+        write: Write | None = None,
+        call_size: int | None = None,
+    ):
+        """Wrap a function that evaluates paths of B questions.
+
+        Args:
+          known: evaluations of other runs.
+          resumed: those of an earlier start of the same work, which count as new.
+          write: takes new evaluations, call by call.
+          call_size: the most evaluations of a call; None for a whole wave.
+        """
+        self.evaluate, self.write, self.call_size = evaluate, write, call_size
+        self.questions = questions
+        self.options = max(1, *(len(each.options) for each in questions))
+        self.known = [dict(rows) for rows in known or [{}] * len(questions)]
+        self.resumed = resumed or [{}] * len(questions)
+
+    def __call__(self, paths: np.ndarray) -> Verdicts:
+        return self.look_up(np.arange(len(self.questions)), paths)[0]
+
+    def of_searches(
+        self, question: np.ndarray, target: np.ndarray, paths: np.ndarray
+    ) -> tuple[Verdicts, np.ndarray]:
+        """Evaluate the paths [S, C, P] of S searches, each of a question [S] for a target [S].
+
+        Returns Verdicts [S, C] of the targets, and which evaluations were known before [S, C].
+        """
+        verdicts, reused = self.look_up(question, paths)
+        gold = np.array([each.answer for each in self.questions])[question]
+        others = (paths[:, :, 0] != STOP) & (target != gold)[:, None]
+        if others.any():
+            index = np.nonzero(others)
+            verdicts.put(index, verdicts.take(index).of_target(target[index[0]]))
+        return verdicts, reused
+
+    def look_up(self, question: np.ndarray, paths: np.ndarray) -> tuple[Verdicts, np.ndarray]:
+        """Evaluate the new ones of paths [S, C, P] of questions [S]; returns as `of_searches`."""
+        reused = paths[:, :, 0] != STOP
+        entries = [
+            (s, c, question[s], unpad_path(paths[s, c])) for s, c in np.argwhere(reused).tolist()
+        ]
+        new: list[dict[Path, None]] = [{} for _ in self.questions]
+        for s, c, b, path in entries:
+            if path in self.known[b] or path in new[b]:
+                continue
+            reused[s, c] = False
+            if path in self.resumed[b]:
+                self.known[b][path] = self.resumed[b][path]
+            else:
+                new[b][path] = None
+        for wave in cut_waves(new, self.call_size, paths.shape[2]):
+            self.add(wave, self.evaluate(wave))
+        out = Verdicts.empty(paths.shape[:2], self.options)
+        for s, c, b, path in entries:
+            out.put((s, slice(c, c + 1)), self.known[b][path])
+        return out, reused
+
+    def of_question(self, question: int, paths: Sequence[Path]) -> Verdicts:
+        """Return the verdicts [C] of known paths of a question."""
+        out = Verdicts.empty((len(paths),), self.options)
+        for c, path in enumerate(paths):
+            out.put((slice(c, c + 1),), self.known[question][path])
+        return out
+
+    def add(self, paths: np.ndarray, verdicts: Verdicts) -> None:
+        """Add verdicts [B, C] of paths [B, C, P], and write them."""
+        for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
+            self.known[b][unpad_path(paths[b, c])] = verdicts.take((b, slice(c, c + 1)))
+        if self.write is not None:
+            self.write(paths, verdicts)
 
 
-def default_threads() -> int:
-    """Return how many batches share a worker on the present backend."""
-    return default_limits().threads
+def cut_waves(
+    paths: Sequence[Mapping[Path, None]], size: int | None, positions: int
+) -> Iterator[np.ndarray]:
+    """Yield waves [B, C, P] of at most `size` paths, the first of every question first."""
+    columns = itertools.zip_longest(*paths)
+    order = [(b, path) for column in columns for b, path in enumerate(column) if path is not None]
+    size = size or len(order) or 1
+    for first in range(0, len(order), size):
+        wave: list[list[Path]] = [[] for _ in paths]
+        for b, path in order[first : first + size]:
+            wave[b].append(path)
+        yield pad_lists(wave, positions)

@@ -11,8 +11,8 @@ from cola_jax.errors import InputError, shown
 from cola_jax.execute.decoder import Stop
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
-from cola_jax.scoring.encode import Encoded, check_length, hash_of, pack, tokenize_prompt
 from cola_jax.scoring.generation import GOLD, TIE, OpenScorer
+from cola_jax.scoring.scorer import Encoded, check_length, hash_of, pack, tokenize_prompt
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 ENDS_READ = 8  # end tokens whose log-probabilities are read; any end is recognised
@@ -38,8 +38,7 @@ class Exact(OpenScorer):
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt with each answer after it, read at every token and at its end.
 
-        Raises InputError for multiple choice, a format that shows its work, and an answer that
-        cannot be decoded after its prompt.
+        Raises InputError for multiple choice, and for an answer that cannot be decoded there.
         """
         text = self.prompt(question)
         prompt = tokenize_prompt(self.tokenizer, text, not self.chat)
@@ -61,10 +60,7 @@ class Exact(OpenScorer):
     def answer_tokens(
         self, question: Question, text: str, prompt: list[int], option: str
     ) -> tuple[list[int], list[int]]:
-        """Return the tokens that an answer adds after a prompt, without and with its end.
-
-        Raises InputError for an answer that adds none, or within which decoding would end.
-        """
+        """Return the tokens that an answer adds after a prompt, without and with its end."""
         whole = self.format.completion(question, option, chat=self.chat)
         stop = self.format.stop
         body = whole[: len(whole) - len(stop[0])] if stop and not self.chat else whole
@@ -84,11 +80,8 @@ class Exact(OpenScorer):
     def tokens_after(
         self, question: Question, text: str, prompt: list[int], answer: str
     ) -> list[int]:
-        """Return the tokens that a text adds after a prompt.
-
-        Raises InputError where the tokenizer makes one token of the prompt's end and the answer's
-        beginning: the model, given the prompt, cannot decode that.
-        """
+        """Return the tokens that a text adds after a prompt."""
+        # the model cannot decode a token that begins in the prompt
         whole = self.tokenizer(text + answer, add_special_tokens=not self.chat).input_ids
         if whole[: len(prompt)] != prompt:
             raise InputError(
@@ -110,9 +103,7 @@ class Exact(OpenScorer):
 def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
     """Return the least lead [C] of an answer's tokens over their rivals, in log-probability."""
     assert isinstance(encoded, EncodedAnswer)
-    logprob, rival, token = (
-        np.asarray(x) for x in (readings.logprob, readings.rival, readings.token)
-    )
+    logprob, rival, token = map(np.asarray, (readings.logprob, readings.rival, readings.token))
     # where two tokens tie, the first is chosen, whatever the difference says
     with np.errstate(invalid="ignore"):  # values that are not finite are not used
         ahead = logprob - rival

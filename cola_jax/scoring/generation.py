@@ -19,19 +19,21 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
-from cola_jax.scoring.answer import GenerationSettings, Rule, find_answer
-from cola_jax.scoring.encode import (
+from cola_jax.scoring.answer import GenerationSettings, Rule, check_rule, find_answer
+from cola_jax.scoring.grader import Grade, Grader, check_installed
+from cola_jax.scoring.scorer import (
     Encoded,
-    PromptFormat,
+    Evaluate,
+    Scorer,
     ShotSource,
     check_length,
     encode_prompt,
+    most_options,
     pack,
+    prompts_of,
     render_chat,
     shots_of,
 )
-from cola_jax.scoring.grader import Grade, Grader, check_installed
-from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 
 GOLD, DECOY = 0, 1  # the options of an open question
@@ -40,6 +42,21 @@ TIE = 1e-6  # the margin of a token that is as likely as its rival
 
 Rows = Sequence[DecodeRow]
 Questions = Sequence[Question]  # of rows or completions, one each
+
+
+class PromptFormat(Protocol):
+    """The wording of open questions and the rules of their answers; see `tasks.formats`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+    @property
+    def extract(self) -> Rule: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    def ask(self, question: Question, shots: Sequence[Question] = ()) -> str: ...
+    def completion(self, question: Question, answer: str, *, chat: bool = False) -> str: ...
 
 
 class DecodingScorer(Scorer):
@@ -57,6 +74,8 @@ class DecodingScorer(Scorer):
 
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt alone; InputError where it is empty, or too long with new tokens."""
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, it is {self.max_new_tokens}.")
         text = self.prompt(question)
         encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
         if not encoded.num_tokens:
@@ -77,10 +96,10 @@ class DecodingScorer(Scorer):
         completions = self.complete(rows, questions)
         wrong = [
             i
-            for i, (each, question) in enumerate(zip(completions, questions, strict=True))
-            if each.grade is Grade.WRONG
-            and each.finish != NOT_FINITE
-            and len(question.options) > DECOY
+            for i, made in enumerate(completions)
+            if made.grade is Grade.WRONG
+            and made.finish != NOT_FINITE
+            and len(questions[i].options) > DECOY
         ]
         decoys = np.zeros(len(rows), bool)
         decoys[wrong] = self.give_decoys(
@@ -133,7 +152,7 @@ class Completions(DecodingScorer):
     def __init__(self, tokenizer: Any, *, stop: Stop, max_new_tokens: int, **options: Any):
         """Take the arguments of `Scorer`, and the end of completions."""
         super().__init__(tokenizer, **options)
-        self.stop, self.max_new_tokens = stop, checked_limit(max_new_tokens)
+        self.stop, self.max_new_tokens = stop, max_new_tokens
 
     def record(self) -> dict[str, Any]:
         stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
@@ -152,20 +171,11 @@ class OpenScorer(Scorer):
         *,
         shots: ShotSource = (),
         stop_tokens: Sequence[int] = (),
-        rule: Rule | None = None,
         **options: Any,
     ):
-        """Take the arguments of `Scorer`, and more.
-
-        Args:
-          format: the wording around a question, and how an answer ends and is found.
-          shots: questions shown with their answers before each.
-          stop_tokens: ids that end a text.
-          rule: finds the answer in the text, instead of the format's rule.
-        """
+        """Take the arguments of `Scorer`, a format, shots, and the ids that end a text."""
         super().__init__(tokenizer, **options)
-        self.format, self.shots = format, shots
-        self.rule: Rule = format.extract if rule is None else rule
+        self.format, self.shots, self.rule = format, shots, check_rule(format.extract)
         # text after a closed box is ignored; other answers are complete when their text ends
         complete = box_closed if self.rule == "boxed" else None
         self.stop = Stop(tuple(stop_tokens), format.stop, rule=complete, tokenizer=tokenizer)
@@ -194,21 +204,18 @@ class Generation(OpenScorer, DecodingScorer):
         format: PromptFormat,
         *,
         max_new_tokens: int | None = None,
-        grader: Grader | None = None,
         **options: Any,
     ):
-        """Take the arguments of `OpenScorer`, and more; InputError where math-verify is missing.
+        """Take the arguments of `OpenScorer`, and the format's limit by default.
 
-        Args:
-          max_new_tokens: the most tokens to decode; the format's limit when None.
-          grader: a grader to share; one of the scorer's own when None.
+        Raises InputError where math-verify is not installed.
         """
         super().__init__(tokenizer, format, **options)
         usual = format.max_new_tokens
-        self.max_new_tokens = checked_limit(usual if max_new_tokens is None else max_new_tokens)
-        if grader is None:
-            check_installed()
-        self.grader, self.stack = grader, contextlib.ExitStack()
+        self.max_new_tokens = usual if max_new_tokens is None else max_new_tokens
+        check_installed()
+        self.grader: Grader | None = None
+        self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Generation":
         """Start the grader's processes."""
@@ -273,16 +280,10 @@ class FilteredGeneration(DecodingScorer):
         max_new_tokens: int | None = None,
         **options: Any,
     ):
-        """Take the arguments of `Scorer`, and more.
-
-        Args:
-          grader: of the task.
-          stop_tokens: ids that end a text.
-          max_new_tokens: the most tokens to decode; the task's limit when None.
-        """
+        """Take the arguments of `Scorer`, the task's grader, and its limit by default."""
         super().__init__(tokenizer, **options)
         until, usual = grader.settings
-        self.max_new_tokens = checked_limit(usual if max_new_tokens is None else max_new_tokens)
+        self.max_new_tokens = usual if max_new_tokens is None else max_new_tokens
         self.grader = grader
         end = tokenizer.eos_token  # a stop string as well, as in the harness's model `hf`
         strings = (*until, *([end] if end and end not in until else []))
@@ -292,11 +293,8 @@ class FilteredGeneration(DecodingScorer):
         return super().record() | self.grader.record()
 
     def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
-        """Make the graded completions of rows.
-
-        Like the library, it grades texts that the token limit cut; they are recorded as truncated
-        only without an answer.
-        """
+        # like the library, it grades texts that the token limit cut; they are recorded as truncated
+        # only without an answer
         completions = []
         for row, question in zip(rows, questions, strict=True):
             made = completion(row, self.stop, None, Grade.WRONG)
@@ -316,13 +314,6 @@ class FilteredGeneration(DecodingScorer):
             self.grader.grade(question, each.text, question.options[DECOY])[1] is Grade.RIGHT
             for each, question in zip(made, questions, strict=True)
         ]
-
-
-def checked_limit(tokens: int) -> int:
-    """Return the most tokens to decode; InputError for a limit below 1."""
-    if tokens < 1:
-        raise InputError(f"max_new_tokens must be at least 1, it is {tokens}.")
-    return tokens
 
 
 def box_closed(text: str) -> bool:

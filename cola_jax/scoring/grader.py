@@ -60,16 +60,13 @@ class Grader:
         memory: int = 1 << 30,
         recycle: int = 1000,
     ):
-        """Start the first worker, which checks that math-verify works.
+        """Start the first worker, which checks that math-verify works; InputError if it does not.
 
         Args:
           workers: number of processes; by default that of the cores less two, but 1 to 4.
           seconds: time limit for one pair.
           memory: address space of a worker in bytes, where the system can limit it.
           recycle: number of pairs after which a worker is replaced, since sympy's caches grow.
-
-        Raises:
-          InputError: if math-verify is not installed or does not start.
         """
         check_installed()
         self.seconds, self.memory, self.recycle = seconds, memory, recycle

@@ -2,6 +2,8 @@
 
 import abc
 import contextlib
+import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -9,19 +11,44 @@ import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
-from cola_jax.prompts import Prompts, Readings
+from cola_jax.prompts import PROMPT, Prompts, Readings
 from cola_jax.question import Question
-from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
+# Llama's template prints today's date by default, and Qwen3's starts to think.
+TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
 Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
+
+# Questions shown with their answers before each, or a function from a question to those before it
+ShotSource = Sequence[Question] | Callable[[Question], Sequence[Question]]
+
+
+def shots_of(shots: ShotSource, question: Question) -> Sequence[Question]:
+    """Return the questions that are shown before a question."""
+    return shots(question) if callable(shots) else shots
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A question as a token row, and the option that each read belongs to."""
+
+    question: Question
+    prompts: Prompts  # one row: fields [T] and [Q]
+    option: np.ndarray  # [Q]
+    prompt_hash: str  # of the prompt's text
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens run: the prompt and all packed continuations."""
+        return len(self.prompts.ids)
 
 
 class Scorer(abc.ABC):
@@ -49,26 +76,14 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, question: Question) -> Encoded:
-        """Encode one question.
+        """Encode a question: its prompt and continuations, and the positions to read.
 
-        Returns:
-          Its prompt and continuations, and the positions to read.
-
-        Raises:
-          InputError: for a question that cannot be asked so, or a prompt longer than the context.
+        Raises InputError for a question that cannot be asked so, or longer than the context.
         """
 
     @abc.abstractmethod
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Turn readings along C paths of one question into verdicts.
-
-        Args:
-          readings: [C, Q], at the read positions of `encoded`.
-          encoded: the question, from `encode`.
-
-        Returns:
-          Verdicts with fields [C].
-        """
+        """Turn the readings [C, Q] along C paths of an encoded question into verdicts [C]."""
 
     @contextlib.contextmanager
     def evaluator(
@@ -76,8 +91,7 @@ class Scorer(abc.ABC):
     ) -> Iterator[Evaluate]:
         """Bind the scorer to a batch of questions on a worker, best of similar lengths.
 
-        Returns:
-          A context manager of a function from paths [B, C, P] to Verdicts [B, C], which blocks.
+        Returns a context manager of a function from paths [B, C, P] to Verdicts [B, C].
         """
         with contextlib.closing(PathEvaluator(worker, prompts_of(batch), workload)) as run:
             yield lambda paths: score_readings(self, batch, run(paths), paths)
@@ -99,15 +113,14 @@ class Scorer(abc.ABC):
         Returns:
           Whether each path is right; None without a path.
         """
-        held: list[bool | None] = [None] * len(paths)
         present = [b for b, path in enumerate(paths) if path is not None]
         if not present:
-            return held
+            return [None] * len(paths)
         # all questions, so that the shapes are those of the batch, unless the prompts are others
-        chosen = present if self.decodes else list(range(len(paths)))
+        chosen = present if self.decodes else range(len(paths))
         rows = [self.reread(batch[b], completions[b]) for b in chosen]
-        given = [[path] if (path := paths[b]) is not None else [] for b in chosen]
-        padded = pad_paths(given, len(rows), worker.config.num_layers)
+        listed = [[path] if (path := paths[b]) is not None else [] for b in chosen]
+        padded = pad_paths(listed, len(rows), worker.config.num_layers)
         if self.decodes:  # other prompts than before, and few states
             workload = workload._replace(wave=1)
         # a CPU multiplies in full precision; a setting would compile all programs again
@@ -116,16 +129,11 @@ class Scorer(abc.ABC):
             run = PathEvaluator(worker.in_float32(), prompts_of(rows), workload)
             with contextlib.closing(run):
                 right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
-        for b, verdict in zip(chosen, right, strict=True):
-            held[b] = verdict if b in present else None
-        return held
+        held = dict(zip(chosen, right, strict=True))
+        return [None if path is None else held[b] for b, path in enumerate(paths)]
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
-        """Make the prompt that confirms a verdict.
-
-        Returns:
-          By default the same prompt.
-        """
+        """Make the prompt that confirms a verdict, by default the same."""
         return encoded
 
     def check_memory(
@@ -135,11 +143,7 @@ class Scorer(abc.ABC):
         choose_path_sizes(config, prompts_of(batch), memory)
 
     def record(self) -> dict[str, Any]:
-        """Describe the prompts for a run's settings.
-
-        Returns:
-          Settings by name, as JSON has them; runs with different ones are kept apart.
-        """
+        """Describe the prompts in JSON values; runs with other settings are kept apart."""
         return {}
 
     def __enter__(self) -> "Scorer":
@@ -176,3 +180,102 @@ def prompts_of(batch: Sequence[Encoded]) -> Prompts:
 def most_options(batch: Sequence[Encoded]) -> int:
     """Return the most options, decoys included, that a question of a batch has."""
     return max(len(encoded.question.options) for encoded in batch)
+
+
+def encode_answers(
+    question: Question,
+    tokenizer: Any,
+    prompt: str,
+    answers: Sequence[str],
+    *,
+    special: bool = True,
+) -> Encoded:
+    """Encode a prompt with each answer packed after it, one option each.
+
+    Tokens are split as in lm-evaluation-harness: those of the prompt alone, and those that each
+    whole text adds. `special` adds the tokenizer's special tokens, which a chat template writes
+    itself. Raises InputError where the tokenizer ends the prompt, and for an answer that adds no
+    token.
+    """
+    ids = tokenize_prompt(tokenizer, prompt, special)
+    continuations = []
+    for answer in answers:
+        tokens = tokenizer(prompt + answer, add_special_tokens=special).input_ids[len(ids) :]
+        if not tokens:
+            raise InputError(
+                f"question {question.id}: the option {shown(answer)} adds no token to its prompt, "
+                "so it cannot be scored."
+            )
+        continuations.append(tokens)
+    row, option = pack(ids, continuations)
+    return Encoded(question, row, option, hash_of(prompt))
+
+
+def encode_prompt(
+    question: Question, tokenizer: Any, prompt: str, *, special: bool = True
+) -> Encoded:
+    """Encode a prompt alone, to decode after it."""
+    row, option = pack(tokenize_prompt(tokenizer, prompt, special), [])
+    return Encoded(question, row.replace(read=None, targets=None), option, hash_of(prompt))
+
+
+def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:
+    """Tokenize a prompt; InputError where the tokenizer ends it with its EOS token."""
+    ids = tokenizer(prompt, add_special_tokens=special).input_ids
+    if special and ids and ids[-1] == tokenizer.eos_token_id:
+        raise InputError(
+            "the tokenizer ends every text with its EOS token, after which no answer can be "
+            "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
+        )
+    return ids
+
+
+def pack(
+    prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> tuple[Prompts, np.ndarray]:
+    """Pack continuations after a prompt, and read at the token before each of their tokens.
+
+    The last token of a continuation is left out, since no token of it follows. Returns the row [T],
+    and the continuation [Q] of each read position.
+    """
+    ids, positions, branch = list(prompt), list(range(len(prompt))), [PROMPT] * len(prompt)
+    read, targets, option = [], [], []
+    for j, tokens in enumerate(continuations):
+        first = len(ids)
+        ids += tokens[:-1]
+        positions += range(len(prompt), len(prompt) + len(tokens) - 1)
+        branch += [j + 1] * (len(tokens) - 1)
+        read += [len(prompt) - 1, *range(first, len(ids))]
+        targets += tokens
+        option += [j] * len(tokens)
+    fields = (ids, positions, branch, read, targets)
+    row = Prompts(*(np.asarray(values, np.int32) for values in fields))
+    return row, np.asarray(option, np.int32)
+
+
+def render_chat(tokenizer: Any, text: str) -> str:
+    """Wrap a user's message in the tokenizer's own chat template, up to the model's turn."""
+    action = "Repair its chat_template, or remove it: prompts are then plain text."
+    with reading("the tokenizer's chat template", action):
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **TEMPLATE_ARGUMENTS,
+        )
+
+
+def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
+    """Raise InputError where a prompt and `more` new tokens exceed the context."""
+    longest = int(np.asarray(encoded.prompts.positions).max()) + 1
+    if context is not None and longest + more > context:
+        new = f" and {more} new ones" if more else ""
+        raise InputError(
+            f"question {encoded.question.id} has {longest} tokens{new}, but the model's context is "
+            f"{context}: leave it out, use fewer shots, or a model with a longer context."
+        )
+
+
+def hash_of(text: str) -> str:
+    """Return the digest by which a prompt's text is recorded."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -27,7 +27,6 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share, 0 to 1."""
         return self.hits / self.n if self.n else math.nan
 
     @functools.cached_property
@@ -57,7 +56,6 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """The difference, -1 to 1."""
         return (self.first_only - self.second_only) / self.n if self.n else math.nan
 
     @functools.cached_property

@@ -49,14 +49,9 @@ class Verdicts(NamedTuple):
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], options: int) -> "Verdicts":
-        """Make verdicts to be filled.
+        """Make verdicts to be filled: wrong, not finite, and without an answer.
 
-        Args:
-          shape: of the fields, such as [B, C].
-          options: J, the options of a question.
-
-        Returns:
-          Verdicts that are wrong, not finite, and without an answer.
+        `shape` is that of the fields, such as [B, C]; a question has J = `options`.
         """
         return cls(
             verdict=np.zeros(shape, bool),
@@ -87,9 +82,6 @@ class Verdicts(NamedTuple):
           answer: the option chosen; by default the first with the highest score.
           outside: the best score outside the options, for each entry of the leading axes; NaN
             where each option is judged alone, against 0.
-
-        Returns:
-          Verdicts with fields [...]. The margin is gold's score minus that of its best rival.
         """
         # float32 as in a run, so that verdicts read from it have the same margins
         scores = np.asarray(scores, np.float32).astype(np.float64)
@@ -116,26 +108,12 @@ class Verdicts(NamedTuple):
 
     @classmethod
     def of_margins(cls, margin: ArrayLike) -> "Verdicts":
-        """Make verdicts of a metric of your own.
-
-        Args:
-          margin: [...], such as [B, C], the higher the better.
-
-        Returns:
-          Verdicts with fields [...]: right where the margin is 0 or more.
-        """
+        """Make verdicts of a metric of your own, such as [B, C]: right where it is 0 or more."""
         margin = np.asarray(margin)
         return cls.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
 
     def of_target(self, target: int | np.ndarray) -> "Verdicts":
-        """Read the same evaluations with another option as the right one.
-
-        Args:
-          target: the option, or one for each entry of the leading axes.
-
-        Returns:
-          Verdicts of the same shape and answers: right where the target is the answer.
-        """
+        """Read the same evaluations with another option, or another for each, as the right one."""
         scored = self.of_scores(
             self.scores, target, self.finite, answer=self.answer, outside=self.outside
         )
@@ -151,9 +129,5 @@ class Verdicts(NamedTuple):
                 column[index] = new
 
     def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
-        """Index the leading axes of every field.
-
-        Returns:
-          Verdicts with the axes that numpy's indexing gives.
-        """
+        """Index the leading axes of every field, as numpy does."""
         return Verdicts(*(column[index] for column in self))

@@ -22,16 +22,17 @@ from cola_jax.strategies.rules import Control
 MOST = 4  # right paths of a search that are asked again
 FIRST = 25  # evaluations of the first budget
 
-Places = Sequence[Sequence[Sequence[int]]]  # of each variant and question, of each option there
+# of each variant and question: the place of each of its options in the variant
+Places = Sequence[Sequence[Sequence[int]]]
 
 
 def control_targets(question: Question, answers: Collection[int], control: Control) -> list[int]:
     """Return the options that a question is searched for beside gold, in order.
 
-    Empty where the pretrained model gives gold in any variant: the search for gold then only keeps
-    its answer. Otherwise the wrong options that it gives in no variant, as it does not give gold;
-    and after them, where options are offered, a wrong answer that it gives in all variants, which
-    its search only keeps. With `one`, a hash of the question's id picks one of the wrong options.
+    `answers` are the pretrained model's, one for each variant. There are no controls where one is
+    gold, since the search for gold then only keeps its answer. Otherwise the controls are the wrong
+    options that it gives in no variant, or with `one` a single one by a hash of the id; then, where
+    options are offered, the wrong answer that it gives in all variants, which its search keeps.
     """
     if control == "none" or question.answer in answers:
         return []
@@ -74,12 +75,8 @@ def in_variants(
 def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) -> Evaluate:
     """Combine evaluations of V variants of B questions: a path must be right in all of them.
 
-    Args:
-      evaluate: takes paths [V * B, C, P], first those of all questions in the first variant.
-
-    Returns:
-      A function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
-      margins in any variant; the answer is that of all variants, or none.
+    `evaluate` takes paths [V * B, C, P], those of the first variant first. In the verdicts, an
+    option's score is the least of its margins in any variant; the answer is that of all, or none.
     """
 
     def evaluate_all(paths: np.ndarray) -> Verdicts:
@@ -121,8 +118,8 @@ def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) ->
 
     def add(b: int, outcome: Outcome) -> Outcome:
         variants = in_variants(plain, places, b, 0)
-        first, *answers = (int(each.answer) for each in variants)
-        scores = np.stack([each.scores for each in variants])
+        first, *answers = (int(variant.answer) for variant in variants)
+        scores = np.stack([variant.scores for variant in variants])
 
         def of_search(search: Outcome) -> Again:
             nodes = nodes_to_ask(search)

@@ -6,11 +6,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean
-from cola_jax.execute.memory import format_bytes
 from cola_jax.path import identity
 from cola_jax.question import Question
-from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator, layers_in, question_batches
+from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator, layers_in, question_batches
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
@@ -19,8 +17,6 @@ from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings
 from cola_jax.strategies.walks import Search, searches
 
 NO_LEAF = Leaf("")
-EDIT = 64  # bytes of an edit that fits: four integers, its start and its weight
-NODE = 400  # bytes of an evaluation and its node, beside its path
 
 
 def search(
@@ -55,12 +51,8 @@ def search(
         its own answer, or `none`.
       num_layers: L; needed where `evaluate` is a function of your own.
 
-    Returns:
-      The outcome of each question, a list that becomes a DataFrame with `to_pandas`.
-
     Raises:
-      InputError: for no questions, other questions than the evaluator's, an unknown preset, counts
-        below 1, or no `num_layers`; and as `evaluate` does.
+      InputError: for no questions, other questions than the evaluator's, and invalid settings.
     """
     settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control)
     if not questions:
@@ -167,26 +159,6 @@ def record_wave(
         history.record(wave, row, verdicts.take((s, present)), reused[s, present])
 
 
-def check_memory(settings: Settings, num_layers: int, searches: int, budget: int) -> None:
-    """Raise InputError where searches need more than `budget` bytes of the host's memory."""
-    rules, positions = settings.preset, settings.positions(num_layers)
-    sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move
-    skip, repeat, times, move = (min(size, positions) for size in sizes)
-    edits = skip + repeat * times + 2 * move * min(rules.max_move_block, positions)
-    node = 5 * positions + NODE
-    needed = {
-        f"--rules.max-length {rules.max_length:g}": edits * positions * EDIT,
-        f"--simulations {settings.simulations:,}": (settings.simulations + 1) * node,
-        f"--leaves {settings.leaves:,}": (settings.leaves + 1) * node,
-    }
-    for flag, size in needed.items():
-        if searches * size > budget:
-            raise InputError(
-                f"{flag} makes {searches} searches together take {format_bytes(searches * size)}, "
-                f"of {format_bytes(budget)}: lower it, or give a smaller --batch-size."
-            )
-
-
 def paths_to_confirm(
     outcomes: Sequence[Outcome],
 ) -> tuple[list[tuple[int, ...] | None], list[Completion | None]]:
@@ -206,12 +178,7 @@ def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> 
 def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
     """Run each shortest correct path once more in float32; not counted as evaluations.
 
-    Args:
-      evaluate: from `cola_jax.evaluator`, that of the search.
-      outcomes: of its questions, in order.
-
-    Returns:
-      The outcomes with `confirmed`.
+    `evaluate` is the evaluator of the search. Returns the outcomes with `confirmed`.
     """
     workload = outcomes.settings.workload(evaluate.num_layers)._replace(wave=1)
     batches = question_batches(evaluate.encoded, workload, evaluate.encoded)

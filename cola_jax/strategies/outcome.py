@@ -84,11 +84,9 @@ class Outcome:
         return np.array([len(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
-        """Find the shortest path that is right, or wrong; where the grader failed, it is neither.
+        """Find the shortest path that is right, or wrong; of equals that of the largest margin.
 
-        Returns:
-          The index of the evaluation, among equally short paths that of the largest margin; None
-          where no path has this verdict.
+        Returns the evaluation, or None. A path on which the grader failed is neither.
         """
         candidates = np.flatnonzero((self.verdicts.verdict == verdict) & self.verdicts.graded)
         if not len(candidates):
@@ -105,18 +103,6 @@ class Outcome:
     def best(self) -> tuple[int, ...] | None:
         """The shortest correct path, None where no path is right."""
         return None if self.shortest_correct is None else self.paths[self.shortest_correct]
-
-    @property
-    def shortened(self) -> bool:
-        """Whether the shortest correct path has fewer layers than the model."""
-        return self.best is not None and len(self.best) < self.lengths[ROOT]
-
-    @property
-    def robust_baseline(self) -> bool | None:
-        """Whether the pretrained model gives the target in all variants; None without others."""
-        if self.again is None:
-            return None
-        return bool(self.verdicts.verdict[ROOT] and self.again.holds[0].all())
 
     @property
     def robust(self) -> int | None:
@@ -136,11 +122,7 @@ class Outcome:
         return [right, wrong] if self.lengths[wrong] < self.lengths[right] else [right]
 
     def describe_edit(self, i: int) -> str | None:
-        """Write the edit that made the path of evaluation i from its parent's.
-
-        Returns:
-          Text such as `skip 2 at 5`; None without an edit, or for several.
-        """
+        """Write the edit of evaluation i, such as `skip 2 at 5`; None for none or several."""
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
 
 
@@ -152,12 +134,11 @@ class Outcomes(list[Outcome]):
         self.settings = settings
 
     def to_pandas(self) -> Any:
-        """Make a table of the outcomes; needs pandas.
+        """Make a DataFrame with a row for each question; needs pandas.
 
-        Returns:
-          A DataFrame with a row for each question, and the columns question (its id), baseline
-          (whether the pretrained model is right), best (the shortest correct path, None where there
-          is none), length (its layers), evaluations and confirmed (right in float32 too).
+        The columns are question (its id), baseline (whether the pretrained model is right), best
+        (the shortest correct path, or None), length (its layers), evaluations and confirmed (right
+        in float32 too).
         """
         import pandas
 

@@ -1,7 +1,7 @@
 """Rules: the choices of a search as data, and `PRESETS` of them by name."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cola_jax.errors import InputError
 
@@ -13,13 +13,12 @@ Control = Literal["all", "one", "none"]  # options that a question is searched f
 MOVE = 4  # places that a block may move where a space has moves and the rules have none
 ANY = float("inf")
 LARGEST = 1e30  # weight
-LONGEST = 1e9  # path, in multiples of L
+LONGEST = 100  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
-MOST_LEAVES = 10_000  # of a wave
-RANGES = {  # the least and the largest value of each field of rules
-    **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "exits"), (0, ANY)),
-    **dict.fromkeys(("max_move_block", "deep_block", "max_runs"), (1, ANY)),
+RANGES = {  # the least and the largest value of each field of rules and settings
+    **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "exits", "seed"), (0, ANY)),
+    **dict.fromkeys(("max_move_block", "deep_block", "max_runs", "simulations"), (1, ANY)),
     **dict.fromkeys(("min_length", "max_length"), (0, LONGEST)),
     **dict.fromkeys(("length_weight", "length_penalty"), (-LARGEST, LARGEST)),
     **dict.fromkeys(("width", "children", "offspring"), (1, MOST_CHILDREN)),
@@ -29,7 +28,17 @@ RANGES = {  # the least and the largest value of each field of rules
     "widening_power": (0, 1),
     "epsilon": (0, 1),
     "block_power": (-4, 4),
+    "leaves": (1, 10_000),
 }
+
+
+def check_ranges(settings: Any) -> None:
+    """Raise InputError for a field outside its range."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(settings, name, None)
+        if value is not None and not least <= value <= most:
+            allowed = f"at least {least:g}" if most == ANY else f"{least:g} to {most:g}"
+            raise InputError(f"{name} must be {allowed}, it is {value}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +56,7 @@ class Rules:
     max_length: float = 2.0  # layers of the longest path, in multiples of L
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if name not in RANGES or value is None:
-                continue
-            least, most = RANGES[name]
-            if not least <= value <= most:
-                allowed = f"at least {least:g}" if most == ANY else f"{least:g} to {most:g}"
-                raise InputError(f"{name} must be {allowed}, it is {value}.")
+        check_ranges(self)
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
         if not self.min_length <= self.max_length or not self.max_length:
@@ -180,15 +183,7 @@ class Settings:
     control: Control = "all"
 
     def __post_init__(self):
-        if self.simulations < 1 or self.leaves < 1:
-            raise InputError(
-                "simulations and leaves must be at least 1, they are "
-                f"{self.simulations} and {self.leaves}."
-            )
-        if self.leaves > MOST_LEAVES:
-            raise InputError(f"leaves must be at most {MOST_LEAVES:,}, they are {self.leaves:,}.")
-        if self.seed < 0:
-            raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
+        check_ranges(self)
 
     def searches(self, options: int) -> int:
         """Return the most searches of a question with that many options, controls included."""

@@ -21,8 +21,7 @@ from cola_jax.tasks.registry import ARITHMETIC, OWN, TASKS, Task, canonical
 from cola_jax.tasks.variants import Variant, make_variant
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.encode import Encoded
-    from cola_jax.scoring.scorer import Scorer
+    from cola_jax.scoring.scorer import Encoded, Scorer
 
 Part = Literal["train", "held-out"]
 # the scorer and the format of multiple choice by default, and those of kinds with others

@@ -11,8 +11,7 @@ from cola_jax.files import read_text
 from cola_jax.question import Question
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.encode import Encoded
-    from cola_jax.scoring.scorer import Scorer
+    from cola_jax.scoring.scorer import Encoded, Scorer
 
 NAMES = ("plain", "chat", "instruction", "shots", "order")
 FIELD = "{question}"  # of a template

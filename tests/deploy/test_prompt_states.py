@@ -9,7 +9,7 @@ from cola_jax.errors import InputError
 from cola_jax.model import block, embed, view
 from cola_jax.params import layer_at
 from cola_jax.prompts import Prompts
-from cola_jax.scoring.encode import pack
+from cola_jax.scoring.scorer import pack
 
 ROWS = [list(range(3, 8)), list(range(5, 14)), list(range(2, 42))]
 TAILS = [[1, 2, 3], [4, 5]]  # options

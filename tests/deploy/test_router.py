@@ -23,7 +23,7 @@ from cola_jax.deploy.router import (
 from cola_jax.errors import InputError
 from cola_jax.path import parse_path
 from cola_jax.prompts import Prompts
-from cola_jax.scoring.encode import pack
+from cola_jax.scoring.scorer import pack
 
 
 def every_way(first, layers):

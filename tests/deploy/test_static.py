@@ -18,7 +18,7 @@ from cola_jax.deploy.static import (
 )
 from cola_jax.path import REPEAT, SKIP, STOP
 from cola_jax.question import Question
-from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 LAYERS, COUNT = 8, 80

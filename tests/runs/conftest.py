@@ -12,7 +12,7 @@ import pytest
 from cola_jax.files import matching
 from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import EVALUATIONS, read_part
-from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import Evaluations
 from tests import tiny
 from tests.runs import jobs
 

@@ -12,7 +12,7 @@ from cola_jax.path import STOP, identity, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Exact
-from cola_jax.scoring.encode import encode_prompt
+from cola_jax.scoring.scorer import encode_prompt
 from tests import tiny
 from tests.tokenizers import BARE, STOPS, GreedyTokenizer, letter_tokenizer, question
 

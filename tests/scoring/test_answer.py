@@ -8,6 +8,7 @@ import pytest
 from cola_jax.scoring.answer import (
     Answer,
     GenerationSettings,
+    check_rule,
     find_answer,
     last_box,
     read_gen_kwargs,
@@ -22,9 +23,9 @@ def test_find_answer_by_rule(row):
         assert find_answer(row["text"], row["rule"], cut) == tuple(row[key])
 
 
-def test_find_answer_refuses_unknown_rule():
+def test_check_rule_refuses_unknown_rule():
     with pytest.raises(ValueError, match="one of boxed, hashes, number, minerva, line"):
-        find_answer("5", "last", False)  # pyright: ignore[reportArgumentType]
+        check_rule("last")
 
 
 def test_last_box_ignores_incomplete_box():

@@ -1,5 +1,7 @@
 """Scorers of multiple choice: their prompts, and the scores that they make of readings."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,39 +9,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cola_jax
-from cola_jax.prompts import Prompts, readings
+from cola_jax.prompts import Prompts, Readings, readings
 from cola_jax.question import Question, open_question
-from cola_jax.scoring import Letter, Options, OptionsNorm, StrictLetter
+from cola_jax.scoring import Encoded, Letter, Options, OptionsNorm, StrictLetter
+from cola_jax.scoring.scorer import pack
 from cola_jax.scoring.verdicts import NO_ANSWER
 from tests import tiny
-from tests.scoring.readings import CANDIDATES, encoded, half_finite, made_up, with_gold
 from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
 LISTED = "What melts?\nA. ice\nB. iron ore\nC. wind"
 WORDS = CodePoints((" ", ""))  # spaces belong to the next character
-TOKENS = {Options: [[3], [4, 5, 6], [7, 8]], Letter: [[10], [11], [12]]}
-SCORERS = [kind(WORDS) for kind in (Options, OptionsNorm, Letter, StrictLetter)]
-each = pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: scorer.name)
-texts = pytest.mark.parametrize("scorer", SCORERS[:2], ids=lambda scorer: scorer.name)
-letters = pytest.mark.parametrize("scorer", SCORERS[2:], ids=lambda scorer: scorer.name)
+TOKENS = [[3], [4, 5, 6], [7, 8]]  # of the options
+LETTERS = [[10], [11], [12]]
+CANDIDATES = 6
 
 
-def tokens_of(scorer):
-    return TOKENS[Letter if isinstance(scorer, Letter) else Options]
+def encoded(tokens, gold=1, options=("ice", "some iron ore", "wind of the sea")) -> Encoded:
+    """Make a question whose options are these tokens."""
+    prompts, option = pack([1, 2], tokens)
+    return Encoded(Question("q", "?", options, gold), prompts, option, "hash")
+
+
+def random_readings(reads: int) -> Readings:
+    """Make readings [C, Q]."""
+    generator = np.random.default_rng(0)
+    logprob, rival = generator.normal(-3, 2, (2, CANDIDATES, reads)).astype(np.float32)
+    token = generator.integers(0, 20, (CANDIDATES, reads), np.int32)
+    return Readings(logprob, token, rival, np.ones(CANDIDATES, bool))
 
 
 def prompt_of(made):
-    """The text of a prompt of code points, after the first special token."""
+    """Return the text of a prompt of code points, after the first special token."""
     return "".join(map(chr, made.prompts.ids[1 : made.prompts.read[0] + 1]))
 
 
 def test_options_ask_as_lm_evaluation_harness():
-    for kind in (Options, OptionsNorm):
-        made = kind(CodePoints()).encode(QUESTION)
-        assert (made.prompts.ids[0], prompt_of(made)) == (1, "Question: What melts?\nAnswer:")
-        for j, option in enumerate(QUESTION.options):
-            assert "".join(map(chr, made.prompts.targets[made.option == j])) == f" {option}"
+    made = Options(CodePoints()).encode(QUESTION)
+    assert (made.prompts.ids[0], prompt_of(made)) == (1, "Question: What melts?\nAnswer:")
+    for j, option in enumerate(QUESTION.options):
+        assert "".join(map(chr, made.prompts.targets[made.option == j])) == f" {option}"
 
 
 def test_options_show_shots_as_lm_evaluation_harness():
@@ -51,9 +60,8 @@ def test_options_show_shots_as_lm_evaluation_harness():
         Options(CodePoints(), chat=True, shots=shots)
 
 
-@letters
-def test_letters_read_one_token_per_option(scorer):
-    made = scorer.encode(QUESTION)
+def test_letters_read_one_token_per_option():
+    made = Letter(WORDS).encode(QUESTION)
     assert prompt_of(made) == f"Question: {LISTED}\nAnswer:".replace(" ", "")
     assert [chr(t) for t in made.prompts.targets] == ["A", "B", "C"]
     assert set(made.prompts.read.tolist()) == {made.num_tokens - 1}
@@ -62,7 +70,7 @@ def test_letters_read_one_token_per_option(scorer):
 
 def test_letters_show_shots_of_own_subject():
     subject = (("subject", "college_physics"),)
-    asked = Question("q", "Which is heavy? ", ("4", "6", "7", "8"), 1, metadata=subject)
+    question = Question("q", "Which is heavy? ", ("4", "6", "7", "8"), 1, metadata=subject)
     shot = Question("s", "Which is heavy? ", ("a", "b", "0", "d"), 2, metadata=subject)
     other = Question("o", "Which is prime?", ("4", "6", "7", "8"), 2)
     shown = (
@@ -71,8 +79,7 @@ def test_letters_show_shots_of_own_subject():
         "Which is heavy?\nA. 4\nB. 6\nC. 7\nD. 8\nAnswer:"
     )
     scorer = Letter(WORDS, harness=True, shots=[other, shot])
-    assert scorer.ask(asked) == (shown, ["A", "B", "C", "D"])
-    assert prompt_of(scorer.encode(asked)) == shown.replace(" ", "")
+    assert scorer.ask(question) == (shown, ["A", "B", "C", "D"])
     plain, _ = Letter(WORDS, harness=True).ask(QUESTION)
     start = "The following are multiple choice questions (with answers).\n\n"
     assert plain == f"{start}{LISTED}\nAnswer:"
@@ -95,36 +102,30 @@ def test_chat_adds_no_special_tokens(kind, message, first):
     assert chr(made.prompts.targets[0]) == first  # no space after a template
 
 
-@each
-def test_encode_refuses_what_cannot_be_scored(scorer):
-    with pytest.raises(ValueError, match=r"question q is open.*`exact` or `generation`"):
-        scorer.encode(open_question("q", "7 + 5", "12"))
-    with pytest.raises(ValueError, match="question q has no options"):
-        scorer.encode(Question("q", "?"))
-    made = scorer.encode(QUESTION)
-    longest = int(made.prompts.positions.max()) + 1
-    type(scorer)(WORDS, context=longest).encode(QUESTION)
-    with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
-        type(scorer)(WORDS, context=longest - 1).encode(QUESTION)
+@pytest.mark.parametrize(
+    ("scorer", "question", "message"),
+    [
+        (Options(WORDS), open_question("q", "7 + 5", "12"), "q is open.*`exact` or `generation`"),
+        (Letter(WORDS), Question("q", "?"), "question q has no options"),
+        (Options(WORDS), Question("q", "?", ("ice", " "), 0), "question q has an empty option"),
+        (Letter(CodePoints()), QUESTION, "question q1: letters are"),  # " A" is two tokens
+    ],
+)
+def test_encode_refuses_unscorable_questions(scorer, question, message):
+    with pytest.raises(ValueError, match=message):
+        scorer.encode(question)
 
 
-def test_encode_refuses_empty_options_and_long_letters():
-    with pytest.raises(ValueError, match="question q has an empty option"):
-        Options(WORDS).encode(Question("q", "?", ("ice", " "), 0))
-    with pytest.raises(ValueError, match="question q1: letters are"):
-        Letter(CodePoints()).encode(QUESTION)  # " A" is two tokens
-
-
-@texts
-def test_verdicts_equal_sums_in_plain_python(scorer):
-    question, readings = encoded(TOKENS[Options]), made_up(6)
-    verdicts = scorer.verdicts(readings, question)
+@pytest.mark.parametrize("kind", [Options, OptionsNorm])
+def test_verdicts_equal_sums_in_plain_python(kind):
+    question, read = encoded(TOKENS), random_readings(6)
+    verdicts = kind(WORDS).verdicts(read, question)
     for c in range(CANDIDATES):
         scores, position = [], 0
-        for option, tokens in zip(question.question.options, TOKENS[Options], strict=True):
-            total = sum(float(readings.logprob[c, position + i]) for i in range(len(tokens)))
+        for option, tokens in zip(question.question.options, TOKENS, strict=True):
+            total = sum(float(read.logprob[c, position + i]) for i in range(len(tokens)))
             position += len(tokens)
-            scores.append(total / len(option) if scorer.name == "options-norm" else total)
+            scores.append(total / len(option) if kind is OptionsNorm else total)
         assert verdicts.scores[c] == pytest.approx(scores, rel=1e-6)
         assert verdicts.answer[c] == scores.index(max(scores))
         assert verdicts.verdict[c] == (scores.index(max(scores)) == 1)
@@ -133,13 +134,12 @@ def test_verdicts_equal_sums_in_plain_python(scorer):
 
 
 def test_letter_compares_letters_offered():
-    readings = made_up(3)
-    verdicts = Letter(WORDS).verdicts(readings, encoded(TOKENS[Letter]))
-    offered = readings.logprob
-    np.testing.assert_array_equal(verdicts.scores, offered)
-    np.testing.assert_array_equal(verdicts.answer, offered.argmax(axis=1))
-    rival = np.maximum(offered[:, 0], offered[:, 2])
-    np.testing.assert_allclose(verdicts.margin, offered[:, 1] - rival, rtol=1e-5)
+    read = random_readings(3)
+    verdicts = Letter(WORDS).verdicts(read, encoded(LETTERS))
+    np.testing.assert_array_equal(verdicts.scores, read.logprob)
+    np.testing.assert_array_equal(verdicts.answer, read.logprob.argmax(axis=1))
+    rival = np.maximum(read.logprob[:, 0], read.logprob[:, 2])
+    np.testing.assert_allclose(verdicts.margin, read.logprob[:, 1] - rival, rtol=1e-5)
 
 
 logits = st.lists(st.lists(st.integers(-8, 8), min_size=5, max_size=5), min_size=9, max_size=9)
@@ -151,23 +151,27 @@ def test_strict_letter_takes_likeliest_token_of_all(logits, gold):
     tokens = [[2], [3], [4]]
     logits = np.float32(logits) / 2
     read = readings(np.repeat(logits[:, None], 3, axis=1), np.tile([2, 3, 4], (9, 1)))
-    own, other = (
-        StrictLetter(WORDS).verdicts(read, encoded(tokens, gold=i)) for i in (gold, (gold + 1) % 3)
+    verdicts, other = (
+        StrictLetter(WORDS).verdicts(read, encoded(tokens, j)) for j in (gold, (gold + 1) % 3)
     )
     token = logits.argmax(axis=1)
-    np.testing.assert_array_equal(own.answer, np.where(token < 2, NO_ANSWER, token - 2))
-    np.testing.assert_array_equal(own.verdict, token == 2 + gold)
+    np.testing.assert_array_equal(verdicts.answer, np.where(token < 2, NO_ANSWER, token - 2))
+    np.testing.assert_array_equal(verdicts.verdict, token == 2 + gold)
     rival = np.delete(logits, 2 + gold, axis=1).max(axis=1)
-    np.testing.assert_allclose(own.margin, logits[:, 2 + gold] - rival, atol=1e-5)
-    for ours, again in zip(own, other.of_target(gold), strict=True):
+    np.testing.assert_allclose(verdicts.margin, logits[:, 2 + gold] - rival, atol=1e-5)
+    for ours, again in zip(verdicts, other.of_target(gold), strict=True):
         np.testing.assert_array_equal(ours, again)
 
 
-@each
-def test_verdicts_of_path_not_finite_are_wrong(scorer):
-    tokens = tokens_of(scorer)
-    readings, finite = half_finite(sum(map(len, tokens)))
-    verdicts = scorer.verdicts(readings, encoded(tokens, gold=0))
+@pytest.mark.parametrize(
+    ("kind", "tokens"), [(OptionsNorm, TOKENS), (Letter, LETTERS), (StrictLetter, LETTERS)]
+)
+def test_verdicts_of_path_not_finite_are_wrong(kind, tokens):
+    reads, finite = sum(map(len, tokens)), np.arange(CANDIDATES) % 2 == 0
+    logprob = np.where(finite[:, None], -1.0, np.nan) * np.ones(reads)
+    token = np.full((CANDIDATES, reads), 10, np.int32)
+    read = Readings(logprob, token, logprob - 1, finite)
+    verdicts = kind(WORDS).verdicts(read, encoded(tokens, gold=0))
     np.testing.assert_array_equal(verdicts.finite, finite)
     assert not verdicts.verdict[~finite].any()
     assert (verdicts.answer[~finite] == NO_ANSWER).all()
@@ -181,15 +185,13 @@ def test_verdicts_of_path_not_finite_are_wrong(scorer):
 halves = st.lists(st.integers(-12, 0), min_size=6, max_size=6)
 
 
-@pytest.mark.parametrize("scorer", SCORERS[:3], ids=lambda scorer: scorer.name)
 @given(st.lists(halves, min_size=CANDIDATES, max_size=CANDIDATES), st.integers(0, 2))
-def test_scores_can_be_read_with_other_gold(scorer, logprob, gold):
-    tokens = tokens_of(scorer)
-    reads = sum(map(len, tokens))
-    readings = made_up(reads, logprob=np.float32(logprob)[:, :reads] / 2)
-    question = encoded(tokens, ("ice", "iron", "winds of sea"))
-    expected = scorer.verdicts(readings, with_gold(question, gold))
-    again = scorer.verdicts(readings, question).of_target(gold)
+def test_scores_can_be_read_with_other_gold(logprob, gold):
+    read = dataclasses.replace(random_readings(6), logprob=np.float32(logprob) / 2)
+    question, other = (encoded(TOKENS, j, ("ice", "iron", "winds of sea")) for j in (1, gold))
+    scorer = OptionsNorm(WORDS)
+    expected = scorer.verdicts(read, other)
+    again = scorer.verdicts(read, question).of_target(gold)
     for name in ("verdict", "answer", "scores", "finite"):
         np.testing.assert_array_equal(getattr(again, name), getattr(expected, name))
     np.testing.assert_allclose(again.margin, expected.margin, atol=1e-6)

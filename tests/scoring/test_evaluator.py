@@ -1,30 +1,21 @@
-"""`cola_jax.evaluator` and `cola_jax.evaluate`: of a model, and of a function of the user's own."""
+"""Functions from paths to verdicts: of a model, of the user's own, and cached."""
 
 import numpy as np
 import pytest
 
 import cola_jax
 from cola_jax.execute.plan import Workload
-from cola_jax.path import STOP, identity, random_paths
+from cola_jax.path import STOP, identity, pad_lists, random_paths, unpad_path
 from cola_jax.question import Question
-from cola_jax.runs.session import Session
 from cola_jax.scoring import Options, Verdicts
-from cola_jax.scoring.evaluator import question_batches
-from cola_jax.tasks.task import TaskConfig
+from cola_jax.scoring.evaluator import Evaluations, question_batches
 from tests import tiny
 
-SAME = Workload(4, 8, same=True)
 PATHS = [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, 9, seed=0)]
 
 
-def padded(count):
-    """The same paths for every question, as an array."""
-    row = [np.pad(path, (0, 12 - len(path)), constant_values=STOP) for path in PATHS]
-    return np.array([row] * count, np.int32)
-
-
 def lengths(paths):
-    """An evaluate of its own: option 1 is right where a path has fewer than five layers."""
+    """Judge by length: option 1 is right where a path has fewer than five layers."""
     assert isinstance(paths, np.ndarray)
     length = (paths != STOP).sum(axis=-1)
     scores = np.stack([-5.0 + 0 * length, -1.0 * length], axis=-1)
@@ -38,20 +29,14 @@ def questions():
     return [*tiny.questions(3), long, *tiny.questions(5)[3:]]
 
 
-@pytest.fixture(scope="module")
-def together(model, words, questions):
-    metrics = cola_jax.Metrics()
-    evaluate = cola_jax.evaluator(model, questions, Options(words), metrics=metrics)
-    return evaluate, evaluate([PATHS] * len(questions)), metrics
-
-
-def test_evaluator_keeps_order_of_questions(model, words, questions, together):
-    evaluate, verdicts, _ = together
+def test_evaluator_keeps_order_of_questions(model, words, questions):
+    evaluate = cola_jax.evaluator(model, questions, Options(words))
+    verdicts = evaluate([PATHS] * len(questions))
     assert evaluate.questions == questions
     assert evaluate.num_layers == tiny.LAYERS
     assert verdicts.scores.shape == (6, 10, 5)
     for b, question in enumerate(questions):
-        alone = cola_jax.evaluate(model, [question], PATHS, scorer=Options(words)).verdicts
+        alone = cola_jax.evaluate(model, [question], PATHS, scorer="options").verdicts
         np.testing.assert_allclose(alone.margin[0], verdicts.margin[b], rtol=1e-4, atol=1e-4)
         count = len(question.options)
         assert alone.scores.shape == (1, 10, count)
@@ -59,40 +44,32 @@ def test_evaluator_keeps_order_of_questions(model, words, questions, together):
         assert np.isnan(verdicts.scores[b, :, count:]).all()
 
 
-@pytest.mark.parametrize("form", ["shared", "lists", "array"])
-def test_evaluate_takes_paths_in_every_form(questions, form):
-    paths = {
-        "shared": PATHS,
-        "lists": [PATHS] * len(questions),
-        "array": padded(len(questions)),
-    }[form]
-    evaluation = cola_jax.evaluate(lengths, questions, paths, num_layers=tiny.LAYERS)
-    assert evaluation.questions == questions
-    for b in range(len(questions)):
-        rows = [tuple(p[p != STOP].tolist()) for p in evaluation.paths[b]]
-        assert rows == PATHS
-        assert evaluation.verdicts.verdict[b].tolist() == [len(p) < 5 for p in PATHS]
+def test_evaluate_takes_paths_in_every_form(questions):
+    each = [PATHS] * len(questions)
+    for paths in (PATHS, each, pad_lists(each, 12)):
+        evaluation = cola_jax.evaluate(lengths, questions, paths, num_layers=tiny.LAYERS)
+        assert evaluation.questions == questions
+        for b in range(len(questions)):
+            assert [unpad_path(path) for path in evaluation.paths[b]] == PATHS
+            assert evaluation.verdicts.verdict[b].tolist() == [len(p) < 5 for p in PATHS]
 
 
-def test_evaluate_refuses_what_it_cannot_run(model, questions):
+def test_evaluate_refuses_invalid_arguments(model, questions):
     with pytest.raises(ValueError, match="no questions to evaluate"):
         cola_jax.evaluator(model, [], "options")
+    with pytest.raises(ValueError, match="needs a format as well"):
+        cola_jax.evaluator(model, questions, "exact")
     with pytest.raises(ValueError, match="give a scorer as well"):
         cola_jax.evaluate(model, questions, PATHS)
     with pytest.raises(ValueError, match="give num_layers"):
         cola_jax.evaluate(lengths, questions, PATHS)
-    with pytest.raises(ValueError, match=r"layer ids \[5\], but the model has layers 0..4"):
-        cola_jax.evaluate(lengths, questions, [(0, 5)], num_layers=5)
-    with pytest.raises(ValueError, match="paths for 1 questions, but 6"):
-        cola_jax.evaluate(lengths, questions, [PATHS], num_layers=5)
 
 
 def test_to_pandas_has_a_row_per_evaluation(questions):
     evaluation = cola_jax.evaluate(
         lengths, questions[:2], [(0, 1, 1, 2), (4, 0, 1, 2, 3)], num_layers=5
     )
-    table = evaluation.to_pandas()
-    assert table.to_dict("list") == {
+    assert evaluation.to_pandas().to_dict("list") == {
         "question": ["q0", "q0", "q1", "q1"],
         "path": ["0,1,1,2", "4,0-3"] * 2,
         "length": [4, 5] * 2,
@@ -102,31 +79,141 @@ def test_to_pandas_has_a_row_per_evaluation(questions):
     }
 
 
-@pytest.fixture(scope="module")
-def session(tiny_checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("batches")
-    lines = tiny.write_questions(folder / "all.jsonl", 12).read_text().splitlines(keepends=True)
-    (folder / "task.jsonl").write_text("".join(lines[:10]))
-    (folder / "shots.jsonl").write_text("".join(lines[10:]))
-    shown = {"shots": 2, "shots_file": str(folder / "shots.jsonl")}
-    task = TaskConfig(str(folder / "task.jsonl"), variants=("instruction",), **shown)
-    return Session.prepare(str(tiny_checkpoint), task.prepare)
+def test_prefix_is_that_of_all_questions_and_depends_on_no_later_one(words):
+    scorer = Options(words, shots=tiny.questions(12)[10:])
+    encoded = [scorer.encode(question) for question in tiny.questions(10)]
 
+    def batches_of(count):
+        return question_batches(encoded[:count], Workload(4, 8, same=True), encoded[:count])
 
-def batches_of(session, count, workload=SAME):
-    encoded = session.encoded[:count]
-    return question_batches(encoded, workload, encoded)
-
-
-def test_prefixes_depend_on_no_later_question(session):
-    whole = batches_of(session, 10)
+    whole = batches_of(10)
+    assert len(set(whole.prefixes) - {0}) == 1
     for count in (2, 5, 9):
-        some = batches_of(session, count)
-        assert some.tokens == whole.tokens[:count]
-        assert some.prefixes == whole.prefixes[:count]
+        part = batches_of(count)
+        assert part.tokens == whole.tokens[:count]
+        assert part.prefixes == whole.prefixes[:count]
+    assert batches_of(1).prefixes == [0]  # one question shares with no other
 
 
-def test_prefix_is_that_of_all_questions(session):
-    sizes = set(batches_of(session, 10).prefixes)
-    assert len(sizes - {0}) == 1
-    assert batches_of(session, 1).prefixes == [0]  # one question shares with no other
+# `Evaluations`
+
+TWO = [Question(name, "?", ("x", "y", "z"), 1) for name in ("a", "b")]
+
+
+def pad(rows):
+    return pad_lists(rows, 4)
+
+
+def scores(paths):
+    """Score options by the sum and the length of a path, and gold by nothing."""
+    present = paths != STOP
+    return np.stack(
+        [np.where(present, paths, 0).sum(-1), np.ones(paths.shape[:-1]), present.sum(-1)], axis=-1
+    )
+
+
+def judge(paths):
+    return Verdicts.of_scores(scores(paths), 1)
+
+
+class Counted:
+    """An evaluate and a writer that remember their calls, as lists of paths of each question."""
+
+    def __init__(self):
+        self.calls, self.written = [], []
+
+    def __call__(self, paths):
+        self.calls.append(listed(paths))
+        return judge(paths)
+
+    def write(self, paths, verdicts):
+        self.written.append(listed(paths))
+        np.testing.assert_array_equal(verdicts.scores, scores(paths))
+
+
+def listed(paths):
+    return [[unpad_path(path) for path in row if path[0] != STOP] for row in paths]
+
+
+def stored(*paths, finite=True):
+    """Verdicts [1] of paths that were evaluated before; not finite, to tell them from new ones."""
+    made = judge(pad([paths]))._replace(finite=np.full((1, len(paths)), finite))
+    return {path: made.take((0, slice(i, i + 1))) for i, path in enumerate(paths)}
+
+
+@pytest.fixture
+def counted():
+    return Counted()
+
+
+def test_call_evaluates_no_path_twice(counted):
+    evaluations = Evaluations(counted, TWO, write=counted.write)
+    evaluations(pad([[(0,), (1,), (0,)], [(2,)]]))
+    rows = [[(0,), (3,), (1,)], [(2,), (0, 1, 2)]]
+    verdicts = evaluations(pad(rows))
+    assert counted.calls == [[[(0,), (1,)], [(2,)]], [[(3,)], [(0, 1, 2)]]]
+    for ours, expected in zip(verdicts[:6], judge(pad(rows))[:6], strict=True):
+        np.testing.assert_array_equal(ours[0], expected[0])
+        np.testing.assert_array_equal(ours[1, :2], expected[1, :2])
+    assert not verdicts.finite[1, 2]
+    evaluations(pad(rows))
+    assert counted.written == counted.calls
+    assert len(counted.calls) == 2  # all known: nothing is called
+    assert evaluations.of_question(0, [(1,), (0,)]).scores[:, 0].tolist() == [1, 0]
+
+
+def test_of_searches_reads_each_target_of_shared_evaluations(counted):
+    """Two searches of a question evaluate a path once; the second has it reused."""
+    evaluations = Evaluations(counted, TWO)
+    question, target = np.array([0, 1, 0]), np.array([1, 1, 2])
+    rows = [[(0,), (3,)], [(0,)], [(3,), (1, 2)]]
+    verdicts, reused = evaluations.of_searches(question, target, pad(rows))
+    assert counted.calls == [[[(0,), (3,), (1, 2)], [(0,)]]]
+    assert reused.tolist() == [[False, False], [False, False], [True, False]]
+    for s, row in enumerate(rows):
+        expected = judge(pad([row])).of_target(int(target[s]))
+        assert verdicts.margin[s, : len(row)].tolist() == expected.margin[0].tolist()
+        assert verdicts.verdict[s, : len(row)].tolist() == expected.verdict[0].tolist()
+
+
+def test_known_is_reused_and_resumed_is_as_if_new(counted):
+    evaluations = Evaluations(
+        counted,
+        TWO,
+        known=[stored((0,), finite=False), {}],
+        resumed=[{}, stored((0,), (1,), finite=False)],
+        write=counted.write,
+    )
+    question, target = np.array([0, 1]), np.array([1, 1])
+    paths = pad([[(0,), (1,)], [(0,), (2,)]])
+    verdicts, reused = evaluations.of_searches(question, target, paths)
+    assert counted.calls == counted.written == [[[(1,)], [(2,)]]]
+    assert verdicts.finite.tolist() == [[False, True], [False, True]]
+    assert reused.tolist() == [[True, False], [False, False]]
+    assert evaluations.of_searches(question, target, paths)[1].all()
+    assert list(evaluations.known[1]) == [(0,), (2,)]  # not (1,), which nobody needs
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_call_size_cuts_a_wave(counted, size):
+    evaluations = Evaluations(counted, TWO, write=counted.write, call_size=size)
+    rows = [[(0,), (1,), (2,), (3,)], [(0,), (1,)]]
+    verdicts = evaluations(pad(rows))
+    sizes = [sum(map(len, call)) for call in counted.calls]
+    assert sizes == {1: [1] * 6, 2: [2] * 3, 9: [6]}[size]
+    for b in range(2):
+        assert [path for call in counted.calls for path in call[b]] == rows[b]
+    assert counted.written == counted.calls
+    np.testing.assert_array_equal(verdicts.scores[0], scores(pad(rows))[0])
+
+
+def test_waves_before_a_failed_call_are_written(counted):
+    def fail(paths):
+        if len(counted.calls) == 2:
+            raise RuntimeError("no memory")
+        return counted(paths)
+
+    evaluations = Evaluations(fail, TWO, write=counted.write, call_size=1)
+    with pytest.raises(RuntimeError, match="no memory"):
+        evaluations(pad([[(0,), (1,)], [(2,)]]))
+    assert counted.written == [[[(0,)], []], [[], [(2,)]]]

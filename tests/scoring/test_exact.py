@@ -12,9 +12,9 @@ import cola_jax
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Readings
 from cola_jax.scoring import Exact
-from cola_jax.scoring.encode import encode_prompt
 from cola_jax.scoring.exact import ENDS_READ, end_tokens
 from cola_jax.scoring.generation import DECOY, GOLD, TIE
+from cola_jax.scoring.scorer import encode_prompt
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
@@ -115,22 +115,19 @@ def test_encode_takes_answer_that_joins_its_end_with_it():
     assert encoded.ends == (EOS, 6)
 
 
-def test_encode_refuses_what_cannot_be_asked(bpe):
-    (asked,) = arithmetic(1, 1)
-    with pytest.raises(ValueError, match="no chat template"):
-        exact(tiny.tokenizer(chat=False), ARITHMETIC, chat=True)
-    with pytest.raises(ValueError, match="q0 is multiple choice"):
-        exact(bpe, ARITHMETIC).encode(tiny.questions(1)[0])
-    with pytest.raises(ValueError, match="use the scorer `generation`"):
-        exact(bpe, GSM8K).encode(asked)
-    with pytest.raises(ValueError, match="adds no token to its prompt"):
-        exact(bpe).encode(question("a", ""))
-    with pytest.raises(ValueError, match="contains a stop string"):
-        exact(bpe, PROMPT).encode(question("a", "sun\nmoon"))
-    longest = int(exact(bpe, ARITHMETIC).encode(asked).prompts.positions.max()) + 1
-    exact(bpe, ARITHMETIC, context=longest).encode(asked)
+def test_encode_refuses_answers_that_cannot_be_decoded(bpe):
+    (addition,) = arithmetic(1, 1)
+    for format, refused, message in (
+        (ARITHMETIC, tiny.questions(1)[0], "q0 is multiple choice"),
+        (GSM8K, addition, "use the scorer `generation`"),
+        (BARE, question("a", ""), "adds no token to its prompt"),
+        (PROMPT, question("a", "sun\nmoon"), "contains a stop string"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            exact(bpe, format).encode(refused)
+    longest = int(exact(bpe, ARITHMETIC).encode(addition).prompts.positions.max()) + 1
     with pytest.raises(ValueError, match=f"{longest} tokens, but the model's context is"):
-        exact(bpe, ARITHMETIC, context=longest - 1).encode(asked)
+        exact(bpe, ARITHMETIC, context=longest - 1).encode(addition)
 
 
 def test_encode_refuses_prompt_that_joins_its_answer():

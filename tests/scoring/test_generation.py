@@ -29,7 +29,7 @@ from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT
 from tests import tiny
-from tests.tokenizers import BARE, EOS, STOPS, GreedyTokenizer, question
+from tests.tokenizers import BARE, EOS, STOPS, question
 
 
 class SameText:
@@ -45,15 +45,10 @@ class SameText:
         ]
 
 
-class Generous:
-    """A grader to which all is right."""
-
-    def grade(self, pairs):
-        return [Grade.RIGHT] * len(pairs)
-
-
-def generation(tokenizer, grader, format=BARE, **options):
-    return Generation(tokenizer, format, stop_tokens=STOPS, grader=grader, **options)
+def generation(tokenizer, grader=None, **options):
+    scorer = Generation(tokenizer, BARE, stop_tokens=STOPS, **options)
+    scorer.grader = grader or SameText()
+    return scorer
 
 
 def test_encode_has_prompt_alone():
@@ -81,24 +76,18 @@ def test_closed_box_ends_text():
     assert [stop.reached(ids[:n]) for n in range(1, len(ids))] == [False] * (len(ids) - 1)
     assert stop.reached(ids)
     assert Generation(words, ARITHMETIC).stop.rule is None
-    assert Generation(words, ARITHMETIC, rule="boxed").stop.rule is not None
 
 
-def test_encode_refuses_what_cannot_be_asked():
-    words, (asked,) = tiny.tokenizer(), arithmetic(1, 1)
-    with pytest.raises(ValueError, match="no chat template"):
-        Generation(tiny.tokenizer(chat=False), ARITHMETIC, chat=True)
+def test_encode_refuses_invalid_questions_and_limits():
+    words, (addition,) = tiny.tokenizer(), arithmetic(1, 1)
     with pytest.raises(ValueError, match="q0 is multiple choice"):
         Generation(words, ARITHMETIC).encode(tiny.questions(1)[0])
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1, it is 0"):
-        Generation(words, ARITHMETIC, max_new_tokens=0)
-    length = Generation(words, ARITHMETIC).encode(asked).num_tokens
-    Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 5).encode(asked)
+        Generation(words, ARITHMETIC, max_new_tokens=0).encode(addition)
+    length = Generation(words, ARITHMETIC).encode(addition).num_tokens
+    Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 5).encode(addition)
     with pytest.raises(ValueError, match=f"{length} tokens and 5 new ones"):
-        Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 4).encode(asked)
-    appending = GreedyTokenizer(["<s>", "</s>", "a", "b", "\n"], adds_eos=True)
-    with pytest.raises(ValueError, match="add_eos_token"):
-        Generation(appending, BARE).encode(question("a", "b"))
+        Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 4).encode(addition)
 
 
 def test_grader_lives_as_long_as_context():
@@ -111,20 +100,13 @@ def test_grader_lives_as_long_as_context():
         assert grader.count > 0
     assert scorer.grader is None
     assert grader.count == 0  # its processes are ended
-    shared = SameText()
-    scorer = Generation(words, ARITHMETIC, grader=shared)
-    with scorer:
-        assert scorer.grader is shared
-    assert scorer.grader is shared
-    with Exact(words, ARITHMETIC, stop_tokens=(EOS,)) as exact:
-        assert not hasattr(exact, "grader")  # reading grades nothing
 
 
 @pytest.fixture(scope="module")
 def evaluated(model, letters, decoded):
     """Of `exact` and `generation`, a function that confirms, and the verdicts of all paths."""
     workload, made = Workload(*decoded.paths.shape[1:]), {}
-    for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters, SameText())):
+    for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters)):
         worker = Workers(model, metrics=cola_jax.Metrics()).workers[0]
         batch = [scorer.encode(question) for question in decoded.questions]
         with scorer.evaluator(worker, batch, workload) as evaluate:
@@ -154,7 +136,7 @@ def test_verdicts_equal_those_of_exact(evaluated, present):
         np.testing.assert_array_equal(each.margin[present], each.scores[present, GOLD])
         counts = [(each.answer[present] == x).sum() for x in (GOLD, DECOY, NO_ANSWER)]
         assert min(counts) > 2
-    assert all(one is None for one in exact.completion.flat)
+    assert all(made is None for made in exact.completion.flat)
 
 
 def test_truncated_answer_is_wrong(model, letters, decoded, present):
@@ -163,15 +145,15 @@ def test_truncated_answer_is_wrong(model, letters, decoded, present):
         question(asked.text, "x", letters.decode([first[b]]))
         for b, asked in enumerate(decoded.questions)
     ]
-    scorer = generation(letters, Generous(), max_new_tokens=1)
+    scorer = generation(letters, max_new_tokens=1)
     verdicts = cola_jax.evaluator(model, questions, scorer)(decoded.paths)
     completions = verdicts.completion[present]
-    truncated = np.array([one.truncated for one in completions])
+    truncated = np.array([made.truncated for made in completions])
     assert 0 < truncated.sum() < len(truncated)  # the others have no text before their end
-    assert all(one.finish == (TRUNCATED if one.truncated else STOPPED) for one in completions)
+    assert all(made.finish == (TRUNCATED if made.truncated else STOPPED) for made in completions)
     assert not verdicts.verdict.any()
     assert (verdicts.answer == NO_ANSWER).all()  # a decoy is truncated as gold would be
-    assert all(one.grade is Grade.WRONG for one in completions)
+    assert all(made.grade is Grade.WRONG for made in completions)
 
 
 def test_ungraded_answer_has_no_verdict(model, letters, decoded, evaluated, present):
@@ -201,9 +183,9 @@ def test_row_verdicts_grade_numbers_written_otherwise():
     with Generation(words, BARE, stop_tokens=(EOS,)) as scorer:
         verdicts = scorer.row_verdicts(rows, [question("2 + 3 =", "5", "7")] * len(rows))
     completions = verdicts.completion
-    assert [one.grade for one in completions] == [Grade.RIGHT] + [Grade.WRONG] * 5
+    assert [made.grade for made in completions] == [Grade.RIGHT] + [Grade.WRONG] * 5
     assert verdicts.answer.tolist() == [GOLD, DECOY, *[NO_ANSWER] * 2, DECOY, NO_ANSWER]
-    assert [one.answer for one in completions] == ["5.0", "$7$", "8", None, "7", "5"]
+    assert [made.answer for made in completions] == ["5.0", "$7$", "8", None, "7", "5"]
     assert verdicts.finite.tolist() == [True] * 5 + [False]
 
 
@@ -212,7 +194,7 @@ def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present,
     broken = model.layers.replace(up=model.layers.up.at[4].set(jnp.inf))
     scorer = {
         "exact": Exact(letters, BARE, stop_tokens=STOPS),
-        "generation": generation(letters, Generous()),
+        "generation": generation(letters),
     }[name]
     evaluate = cola_jax.evaluator(model.replace(layers=broken), decoded.questions, scorer)
     verdicts = evaluate(decoded.paths)
@@ -222,28 +204,28 @@ def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present,
     assert not verdicts.verdict[bad].any()
     assert (verdicts.margin[bad] == -np.inf).all()
     if name == "generation":
-        assert all(one.finish == NOT_FINITE for one in verdicts.completion[bad])
-        assert all(one.grade is Grade.WRONG for one in verdicts.completion[bad])
+        assert all(made.finish == NOT_FINITE for made in verdicts.completion[bad])
+        assert all(made.grade is Grade.WRONG for made in verdicts.completion[bad])
 
 
 def test_completion_is_what_was_decoded(evaluated, decoded, letters):
     out, (_, verdicts) = decoded.out, evaluated["generation"]
     for b, c in np.ndindex(verdicts.completion.shape):
-        one, count = verdicts.completion[b, c], out.length[b, c]
+        made, count = verdicts.completion[b, c], out.length[b, c]
         if decoded.paths[b, c, 0] == STOP:
-            assert one is None
+            assert made is None
             continue
-        assert one.tokens == tuple(out.tokens[b, c, :count].tolist())
-        assert one.finish == out.finish[b, c]
-        assert one.truncated == (one.finish == TRUNCATED)
-        body = one.tokens[:-1] if one.finish == STOPPED else one.tokens
-        assert one.text == letters.decode(body).split("\n")[0]
-        assert one.answer == (one.text or None)
-        assert one.logprob == pytest.approx(out.logprob[b, c].sum(), rel=1e-4)
+        assert made.tokens == tuple(out.tokens[b, c, :count].tolist())
+        assert made.finish == out.finish[b, c]
+        assert made.truncated == (made.finish == TRUNCATED)
+        body = made.tokens[:-1] if made.finish == STOPPED else made.tokens
+        assert made.text == letters.decode(body).split("\n")[0]
+        assert made.answer == (made.text or None)
+        assert made.logprob == pytest.approx(out.logprob[b, c].sum(), rel=1e-4)
         nearest = (out.logprob - out.rival)[b, c, :count].min()
         margin = verdicts.margin[b, c]
         assert abs(margin) == pytest.approx(nearest, rel=1e-2, abs=1e-5)
-        assert one.grade is (Grade.RIGHT if margin > 0 else Grade.WRONG)
+        assert made.grade is (Grade.RIGHT if margin > 0 else Grade.WRONG)
 
 
 @pytest.mark.parametrize("name", ["exact", "generation"])
@@ -281,23 +263,17 @@ def test_completions_decode_and_grade_nothing(model, letters, decoded):
     assert (verdicts.answer == NO_ANSWER).all()
     out = decoded.out
     for b, c in np.argwhere(decoded.paths[:, :, 0] != STOP):
-        one = verdicts.completion[b, c]
-        assert one.tokens == tuple(out.tokens[b, c, : out.length[b, c]].tolist())
-        assert (one.grade, one.answer) == (None, None)
+        made = verdicts.completion[b, c]
+        assert made.tokens == tuple(out.tokens[b, c, : out.length[b, c]].tolist())
+        assert (made.grade, made.answer) == (None, None)
     assert scorer.record() == {
         "max_new_tokens": BARE.max_new_tokens,
         "stop": list(BARE.stop),
         "stop_tokens": list(STOPS),
     }
-
-
-def test_completions_refuse_prompts_that_are_too_long():
-    scorer = Completions(tiny.tokenizer(), stop=cola_jax.Stop((EOS,)), max_new_tokens=2, chat=True)
-    encoded = scorer.encode(question("Hi?"))
-    assert scorer.tokenizer.decode(encoded.prompts.ids).endswith("assistant:\n")
-    scorer.context = encoded.num_tokens + 1
-    with pytest.raises(ValueError, match=f"{encoded.num_tokens} tokens and 2 new ones"):
-        scorer.encode(question("Hi?"))
+    chat = Completions(tiny.tokenizer(), stop=stop, max_new_tokens=2, chat=True)
+    ids = chat.encode(question("Hi?")).prompts.ids
+    assert chat.tokenizer.decode(ids) == "<s>user: Hi?\nassistant:\n"
 
 
 def test_completion_verdicts_score_decoy_like_gold():
@@ -313,7 +289,7 @@ def test_completion_verdicts_score_decoy_like_gold():
 
 
 def test_check_memory_names_enough_to_decode(model, letters, decoded):
-    scorer = Generation(letters, BARE, stop_tokens=STOPS, grader=SameText())
+    scorer = generation(letters)
     evaluate = cola_jax.evaluator(model, decoded.questions, scorer, memory_budget=1000)
     with pytest.raises(ValueError, match=r"too small to decode 6 tokens .* give at least"):
         evaluate(decoded.paths)
@@ -364,7 +340,7 @@ def test_row_verdicts_grade_the_text_before_a_stop_string(words):
     verdicts = scorer.row_verdicts(rows, [ASKED] * len(rows))
     assert verdicts.verdict.tolist() == [True, True, True, False, False, False, False]
     assert verdicts.answer.tolist() == [*[GOLD] * 3, *[NO_ANSWER] * 3, DECOY]
-    assert [one.truncated for one in verdicts.completion] == [False] * 4 + [True, False, False]
+    assert [made.truncated for made in verdicts.completion] == [False] * 4 + [True, False, False]
     assert verdicts.completion[0].text == " the moon"
     assert verdicts.of_target(DECOY).verdict.tolist() == [False] * 6 + [True]
 
@@ -375,7 +351,3 @@ def test_encode_takes_the_prompt_as_it_is(words):
     assert words.decode(encoded.prompts.ids) == "<s>which is it?"
     assert scorer.stop.strings == ("\n", "</s>")
     assert scorer.record() == {"max_new_tokens": 7, "rule": "last"}
-    with pytest.raises(ValueError, match="tokens and 5 new ones, but the model's context is 6"):
-        FilteredGeneration(words, Words(), stop_tokens=(1,), context=6).encode(ASKED)
-    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, it is 0"):
-        FilteredGeneration(words, Words(), stop_tokens=(1,), max_new_tokens=0)

@@ -1,9 +1,10 @@
-"""`Scorer`: one of a user's own, its evaluator of a batch of questions, and scorers by name."""
+"""`Scorer`: prompts token by token, one of a user's own, and its evaluator of a batch."""
 
 import typing
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
 import cola_jax
 from cola_jax.execute.inputs import pad_paths
@@ -24,8 +25,103 @@ from cola_jax.scoring import (
     scorer_names,
 )
 from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.scoring.scorer import score_readings
+from cola_jax.scoring.scorer import encode_prompt, pack, render_chat, score_readings
 from tests import tiny
+from tests.tokenizers import CodePoints
+
+QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
+PROMPT = "Question: What melts?\nAnswer:"
+ANSWERS = [" ice", " iron ore", " wind"]
+
+
+def test_pack_equals_arrays_by_hand():
+    row, option = pack([10, 11, 12], [[20, 21], [30], [40, 41, 42]])
+    assert row.ids.tolist() == [10, 11, 12, 20, 40, 41]
+    assert row.positions.tolist() == [0, 1, 2, 3, 3, 4]
+    assert row.branch.tolist() == [0, 0, 0, 1, 3, 3]
+    assert row.read.tolist() == [2, 3, 2, 2, 4, 5]
+    assert row.targets.tolist() == [20, 21, 30, 40, 41, 42]
+    assert option.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+def test_encode_answers_splits_as_lm_evaluation_harness():
+    """The prompt is tokenized alone; an option is what the whole text adds after that length."""
+    merging = CodePoints((": i", "\4"))  # one token across the end of the prompt
+    encoded = encode_answers(QUESTION, merging, PROMPT, ANSWERS)
+    prompt = merging(PROMPT, add_special_tokens=True).input_ids
+    assert encoded.prompts.ids[: len(prompt)].tolist() == prompt
+    parts = ["".join(chr(t) for t in encoded.prompts.targets[encoded.option == j]) for j in (0, 2)]
+    assert parts == ["ce", " wind"]
+
+
+def test_encode_answers_with_real_tokenizer():
+    words = tiny.tokenizer()
+    encoded = encode_answers(QUESTION, words, PROMPT, ANSWERS)
+    for j, answer in enumerate(ANSWERS):
+        targets = encoded.prompts.targets[encoded.option == j].tolist()
+        assert words.decode(targets) == answer
+        assert words(PROMPT).input_ids + targets == words(PROMPT + answer).input_ids
+    other = encode_answers(QUESTION, words, "What melts?", ANSWERS)
+    assert encoded.prompt_hash != other.prompt_hash
+    assert encoded.prompt_hash == encode_prompt(QUESTION, words, PROMPT).prompt_hash
+
+
+def test_encode_answers_refuses_lost_options_and_eos():
+    with pytest.raises(ValueError, match="question q1: the option ' wind' adds no token"):
+        encode_answers(QUESTION, CodePoints((" wind", "")), PROMPT, ANSWERS)
+    appending = CodePoints(adds_eos=True)
+    with pytest.raises(ValueError, match="ends every text with its EOS token"):
+        encode_prompt(QUESTION, appending, PROMPT)
+    encode_answers(QUESTION, appending, PROMPT, ANSWERS, special=False)  # the template's own end
+
+
+def test_check_length_counts_longest_continuation():
+    longest = 1 + len(f"{PROMPT} iron or")
+    encoded = Options(CodePoints(), context=longest).encode(QUESTION)
+    assert encoded.prompts.positions.max() + 1 == longest < encoded.num_tokens
+    with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
+        Options(CodePoints(), context=longest - 1).encode(QUESTION)
+
+
+def test_chat_refuses_missing_and_failing_templates():
+    with pytest.raises(ValueError, match="no chat template"):
+        Options(tiny.tokenizer(chat=False), chat=True)
+    words = tiny.tokenizer()
+    words.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(ValueError, match=r"chat template cannot be read \(no\)"):
+        Options(words, chat=True).encode(QUESTION)
+
+
+@pytest.mark.parametrize(  # each does what is special about the template of its family
+    ("template", "rendered"),
+    [
+        (
+            "{{ bos_token }}{% if not date_string is defined %}"
+            "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+            "[system]As of {{ date_string }}[end]"
+            "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}"
+            "{% if add_generation_prompt %}[assistant]{% endif %}",
+            "<s>[system]As of 26 Jul 2024[end][user]Hi?[end][assistant]",
+        ),
+        (
+            "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+            "{% if add_generation_prompt %}[assistant]{% if enable_thinking is defined and "
+            "enable_thinking is false %}<think></think>{% endif %}{% endif %}",
+            "[user]Hi?[end][assistant]<think></think>",
+        ),
+    ],
+    ids=["llama-3.2", "qwen3"],
+)
+def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(template, rendered):
+    words = tiny.tokenizer()  # which puts <s> in front of plain text
+    words.chat_template = template
+    words.add_tokens([AddedToken(x, special=True) for x in ("[end]", "[user]")])
+    assert render_chat(words, "Hi?") == rendered
+    encoded = Options(words, chat=True).encode(Question("q", "Hi?", ("sun", "moon"), 0))
+    prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
+    assert prompt.count(words.bos_token_id) == rendered.count("<s>")
+    assert words.decode(prompt) == rendered
+
 
 NAMES = ("iron", "gas")  # a token each, with the space before it
 
@@ -55,13 +151,9 @@ def test_own_scorer_is_searched_and_evaluated(model, words):
     questions = stories(4)
     evaluate = cola_jax.evaluator(model, questions, LogitDifference(words))
     outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
-    outcomes = cola_jax.confirm(evaluate, outcomes)
     assert [outcome.evaluations for outcome in outcomes] == [9] * 4
-    assert any(outcome.confirmed for outcome in outcomes)
     paths = outcomes[0].paths[:3]
     evaluation = cola_jax.evaluate(evaluate, questions, paths)
-    again = cola_jax.evaluate(model, questions, paths, scorer=LogitDifference(words))
-    np.testing.assert_array_equal(evaluation.verdicts.margin, again.verdicts.margin)
     np.testing.assert_allclose(
         evaluation.verdicts.margin[0], outcomes[0].verdicts.margin[:3], rtol=1e-3, atol=1e-5
     )

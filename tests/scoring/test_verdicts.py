@@ -74,17 +74,6 @@ def test_of_margins_is_right_from_zero_up():
     assert verdicts.finite.tolist() == [[True] * 3, [False, False, True]]
 
 
-def test_empty_holds_no_evaluation():
-    verdicts = Verdicts.empty((2, 3), 4)
-    assert not verdicts.verdict.any()
-    assert not verdicts.finite.any()
-    assert (verdicts.answer == NO_ANSWER).all()
-    assert (verdicts.margin == -np.inf).all()
-    assert verdicts.scores.shape == (2, 3, 4)
-    assert np.isnan(verdicts.scores).all()
-    assert all(one is None for one in verdicts.completion.flat)
-
-
 @pytest.mark.parametrize("options", [2, 3, 4])
 def test_put_and_take_are_inverse(options):
     """Questions of a batch have different numbers of options."""
@@ -97,8 +86,11 @@ def test_put_and_take_are_inverse(options):
     assert np.isnan(back.scores[:, kept:]).all()
     assert back.answer.tolist() == [options - 1] * 2
     assert back.margin.tolist() == [-options + 1] * 2
-    assert not out.take((0,)).finite.any()
-    assert not out.finite[1, 1]
+    for empty in (out.take((0,)), out.take((1, slice(1, 2)))):
+        assert not (empty.verdict | empty.finite).any()
+        assert (empty.answer == NO_ANSWER).all()
+        assert (empty.margin == -np.inf).all()
+        assert np.isnan(empty.scores).all()
 
 
 def test_graded_is_false_where_grader_failed():

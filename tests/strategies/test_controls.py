@@ -34,17 +34,17 @@ def rows_of(paths):
 
 def test_shortest_and_surest_paths_are_asked_again():
     for outcome in searched():
-        for one in (outcome, *outcome.controls):
-            first, *others = nodes_to_ask(one)
-            best = one.shortest_correct
+        for search in (outcome, *outcome.controls):
+            first, *others = nodes_to_ask(search)
+            best = search.shortest_correct
             assert first == 0
             assert best is None or best in (first, *others)
-            right = set(np.flatnonzero(one.verdicts.verdict).tolist())
+            right = set(np.flatnonzero(search.verdicts.verdict).tolist())
             assert set(others) <= right
             assert len({*others, best} - {None, 0}) in (len(right - {0}), MOST, MOST - 1)
             assert len(others) <= MOST
-            asked = [one.verdicts.margin[i] for i in others if i != best]
-            left = [one.verdicts.margin[i] for i in right - {first, *others}]
+            asked = [search.verdicts.margin[i] for i in others if i != best]
+            left = [search.verdicts.margin[i] for i in right - {first, *others}]
             assert min(asked, default=np.inf) >= max(left, default=-np.inf)
 
 
@@ -73,21 +73,20 @@ def test_with_again_reads_each_searchs_target():
     asked = with_again(outcomes, [ask("x", 0), ask("y", 1)], places)
     for b, outcome in enumerate(asked):
         assert outcome.again.plain == [says(v, b, identity(6)) for v in "xy"]
-        for one in (outcome, *outcome.controls):
-            nodes, holds = one.again[:2]
-            assert nodes == nodes_to_ask(one)
-            expected = [[says(v, b, one.paths[i]) == one.target for v in "xy"] for i in nodes]
+        for search in (outcome, *outcome.controls):
+            nodes, holds = search.again[:2]
+            assert nodes == nodes_to_ask(search)
+            expected = [[says(v, b, search.paths[i]) == search.target for v in "xy"] for i in nodes]
             assert holds.tolist() == expected
             right = [
                 i for i, held in zip(nodes, expected, strict=True)
-                if all(held) and one.verdicts.verdict[i]
+                if all(held) and search.verdicts.verdict[i]
             ]  # fmt: skip
-            shortest = min((len(one.paths[i]) for i in right), default=None)
-            assert (one.robust is None) == (shortest is None)
-            assert shortest is None or len(one.paths[one.robust]) == shortest
-            assert one.robust_baseline == (all(expected[0]) and one.verdicts.verdict[0])
-    assert any(one.robust is not None for o in asked for one in (o, *o.controls))
-    assert any(one.robust is None for o in asked for one in (o, *o.controls))
+            shortest = min((len(search.paths[i]) for i in right), default=None)
+            assert (search.robust is None) == (shortest is None)
+            assert shortest is None or len(search.paths[search.robust]) == shortest
+    assert any(search.robust is not None for o in asked for search in (o, *o.controls))
+    assert any(search.robust is None for o in asked for search in (o, *o.controls))
 
 
 def test_smaller_budgets_are_asked_about():
@@ -118,29 +117,28 @@ def test_controls_are_wrong_options_and_last_the_models_own_answer(answer):
     assert all(control_targets(question, [answer], "none") == [] for question in asked)
 
 
-def test_right_answers_have_no_controls():
-    question = Question("q", "?", OPTIONS, GOLD)
-    for control in ("all", "one"):
-        assert control_targets(question, [GOLD], control) == []
-        assert control_targets(question, [0, GOLD], control) == []
+FOUR = Question("q", "?", OPTIONS, GOLD)
+TWO = Question("q", "?", ("a", "b"), 0)
 
 
-def test_controls_where_no_other_option_is_left():
-    two = Question("q", "?", ("a", "b"), 0)
-    assert control_targets(two, [1], "all") == [1]  # kept
-    assert control_targets(two, [-1], "all") == [1]  # reached
-    assert control_targets(open_question("q", "?", "7"), [1], "all") == []
-
-
-def test_controls_are_no_answer_in_any_variant():
-    """Nor is an answer kept that the model gives in some only."""
-    question = Question("q", "?", OPTIONS, GOLD)
-    assert control_targets(question, [0, 2], "all") == [3]
-    assert control_targets(question, [0, 2, 3], "all") == []
-    assert control_targets(question, [2, 2], "all") == [0, 3, 2]
+@pytest.mark.parametrize(
+    ("question", "answers", "targets"),
+    [
+        (FOUR, [GOLD], []),  # a right answer is kept alone
+        (FOUR, [0, GOLD], []),
+        (FOUR, [0, 2], [3]),  # no answer of any variant; kept only where all agree
+        (FOUR, [0, 2, 3], []),
+        (FOUR, [2, 2], [0, 3, 2]),
+        (TWO, [1], [1]),  # kept
+        (TWO, [-1], [1]),  # reached
+        (open_question("q", "?", "7"), [1], []),
+    ],
+)
+def test_controls_depend_on_the_answers_in_all_variants(question, answers, targets):
+    assert control_targets(question, answers, "all") == targets
 
 
 def test_questions_without_a_wrong_answer_are_named():
-    some = [open_question(name, "?", gold) for name, gold in (("a", "x"), ("b", "7"), ("c", "y"))]
-    assert without_control(some, "one") == ["a", "c"]
-    assert without_control(some, "none") == []
+    asked = [open_question(name, "?", gold) for name, gold in (("a", "x"), ("b", "7"), ("c", "y"))]
+    assert without_control(asked, "one") == ["a", "c"]
+    assert without_control(asked, "none") == []

@@ -45,7 +45,6 @@ def test_outcome_has_shortest_correct_path_and_front(evaluations, best, front):
     assert made.front == front
     assert made.baseline == evaluations[0][1]
     assert made.evaluations == len(evaluations)
-    assert made.shortened == (best is not None and len(evaluations[best][0]) < 3)
 
 
 def ungraded(grade):

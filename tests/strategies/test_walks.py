@@ -102,18 +102,6 @@ def test_every_preset_searches(name):
             assert len(outcome.controls) >= 2
 
 
-def test_polar_runs_no_layer_more_than_twice():
-    settings = SETTINGS | {"num_layers": 12}
-    (outcome,) = cola_jax.search(formula(), questions(1), preset="polar", **settings)
-    runs = [max(np.bincount(path)) for path in outcome.paths]
-    assert max(runs) == 2
-    deep = outcome.parent[1:] > 0
-    assert deep.sum() > 20  # one child a descent
-    assert (outcome.edits[1:][deep][:, 2] == 1).all()
-    assert (outcome.edits[1:, 2] > 1).any()
-    assert all(len(path) <= 14 for path in outcome.paths)
-
-
 def test_depth_budget_below_all_layers_is_reached():
     rules = dataclasses.replace(PRESETS["cola"], max_length=0.5, max_repeat=0)
     (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
