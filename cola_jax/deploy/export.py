@@ -21,12 +21,12 @@ from cola_jax.config import ModelConfig
 from cola_jax.deploy.model_card import ReportedEffect, model_card
 from cola_jax.errors import InputError, shown
 from cola_jax.files import check_apart, check_local, check_writable, read_json
+from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import (
     GENERATION,
     INDEX,
     config_fields,
     model_type_of,
-    read_config,
     select_layers,
     write_config,
 )

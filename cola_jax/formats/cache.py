@@ -80,13 +80,7 @@ def load_converted(
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
-    """Load the tokenizer of a model.
-
-    Args:
-      source: as for `load`.
-
-    Returns:
-      A transformers tokenizer.
+    """Load the transformers tokenizer of a model, whose source is as for `load`.
 
     Raises:
       InputError: if the source is not a model, or has no tokenizer.

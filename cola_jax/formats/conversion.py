@@ -7,21 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy
 import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, nearest, printed, reading
 from cola_jax.files import building, check_apart, check_local, check_writable
+from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
-from cola_jax.formats.huggingface import (
-    CARD,
-    CONFIG,
-    FILES,
-    open_directory,
-    read_config,
-    read_config_file,
-)
+from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
 from cola_jax.formats.table import Source, stack
 from cola_jax.identity import digest
 from cola_jax.int8 import INT8
@@ -143,9 +136,7 @@ class Located(NamedTuple):
 def locate(source: str, revision: str | None = None) -> Located:
     """Find a .gguf file, a directory in Hugging Face layout, or a Hub id, also as ID@REVISION.
 
-    Raises InputError for other names, for an id that is unknown or gated, for a revision
-    that is unknown or that a local source has, and for a model that is not in the Hub's cache
-    while the Hub cannot be reached.
+    Raises InputError for other names, and for a model that the Hub or its cache does not give.
     """
     local = Path(source).expanduser()
     if local.is_dir() or local.suffix == ".gguf":

@@ -3,7 +3,6 @@
 import math
 import mmap
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,13 +45,6 @@ class HeaderReader:
         """Read a string."""
         return self.numbers("s", *self.numbers("Q"))[0].decode()
 
-    def name(self, taken: Mapping[str, Any]) -> str:
-        """Read the name of a key or tensor, which must be new."""
-        name = self.text()
-        if not name.isprintable() or name in taken:
-            raise InputError(f"{shown(name)} is not a name, or a name that comes twice.")
-        return name
-
     def value(self) -> Any:
         """Read the value of a key."""
         (kind,), count = self.numbers("I"), 1
@@ -69,11 +61,8 @@ class HeaderReader:
 
     def tensor(self) -> Tensor:
         """Read a tensor, which starts at an offset in the data."""
-        (dimensions,) = self.numbers("I")
-        if not 1 <= dimensions <= 4:
-            raise InputError(f"it has {dimensions} dimensions, not 1 to 4.")
-        shape, kind = self.numbers("Q", dimensions), GGMLQuantizationType(*self.numbers("I"))
-        (offset,) = self.numbers("Q")
+        shape = self.numbers("Q", *self.numbers("I"))
+        kind, (offset,) = GGMLQuantizationType(*self.numbers("I")), self.numbers("Q")
         block, nbytes = GGML_QUANT_SIZES[kind]
         if shape[0] % block:
             raise InputError(f"it has rows of {shape[0]}, but {kind.name} has blocks of {block}.")
@@ -100,36 +89,18 @@ def read_header(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise InputError(f"it has GGUF version {version}; {VERSIONS} can be read.")
         fields: dict[str, Any] = {}
         for _ in range(field_count):
-            key = header.name(fields)
+            key = header.text()
             with reading(f"the value of {shown(key)}"):
                 fields[key] = header.value()
         tensors: dict[str, Tensor] = {}
         for _ in range(tensor_count):
-            name = header.name(tensors)
+            name = header.text()
             with reading(f"tensor {shown(name)}"):
                 tensors[name] = header.tensor()
         alignment = fields.get("general.alignment", 32)
-        return fields, place(tensors, header.at, alignment, len(data))
-
-
-def place(
-    tensors: Mapping[str, Tensor], header: int, alignment: Any, size: int
-) -> dict[str, Tensor]:
-    """Place tensors in a file, given the bytes of its header and in all.
-
-    Raises InputError where they do not fit or overlap.
-    """
-    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise InputError(f"general.alignment must be a power of two, got {shown(alignment)}.")
-    data = end = -(-header // alignment) * alignment
-    placed = {}
-    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
-        start = data + tensor.start
-        if start % alignment or start < end or start + tensor.nbytes > size:
-            raise InputError(
-                f"tensor {shown(name)} is at {start:,}, which is not a multiple of {alignment}, in "
-                "the tensor before it, or beyond the end of the file."
-            )
-        end = start + tensor.nbytes
-        placed[name] = tensor._replace(start=start)
-    return placed
+        start = -(-header.at // alignment) * alignment  # of the data
+        for name, tensor in tensors.items():
+            if start + tensor.start + tensor.nbytes > len(data):
+                raise InputError(f"tensor {shown(name)} reaches beyond the end of the file.")
+            tensors[name] = tensor._replace(start=start + tensor.start)
+        return fields, tensors

@@ -1,11 +1,11 @@
-"""Models in Hugging Face layout: the supported families, `config.json` both ways, safetensors."""
+"""Models in Hugging Face layout: opened for conversion, and their `config.json` written."""
 
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,9 +15,9 @@ from safetensors import safe_open
 from cola_jax.config import Count, ModelConfig, Rope
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, read_json
-from cola_jax.formats import gemma, llama, olmo, qwen
-from cola_jax.formats.attributes import ROPES, Attributes
-from cola_jax.formats.table import Row, Source, Table, check, origin_of, rows_of
+from cola_jax.formats.attributes import ROPES
+from cola_jax.formats.families import FAMILIES, read_config
+from cola_jax.formats.table import Source, check, origin_of
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -38,53 +38,8 @@ WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
 GGUF_LLAMA3 = (1.0, 4.0, 8192)  # low, high and original context of all Llama 3.1 to 3.3
 
 
-class Family(NamedTuple):
-    """A model_type: how its config is read, and its table of weights."""
-
-    name: str  # of its class in transformers, without ForCausalLM
-    read: Callable[[Attributes], ModelConfig]
-    table: Table
-    ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
-
-
-FAMILIES = {
-    "llama": Family("Llama", llama.read_llama, llama.TABLE),
-    "mistral": Family("Mistral", llama.read_mistral, llama.TABLE),
-    "qwen2": Family("Qwen2", qwen.read_qwen2, llama.TABLE),
-    "qwen3": Family("Qwen3", qwen.read_qwen3, llama.TABLE),
-    "gemma3_text": Family("Gemma3", gemma.read_gemma3_text, gemma.TABLE),
-    # read only: its text part is written as gemma3_text
-    "gemma3": Family("", gemma.read_gemma3, gemma.MULTIMODAL_TABLE, gemma.VISION),
-    "olmo2": Family("Olmo2", olmo.read_olmo2, olmo.TABLE),
-    "olmoe": Family("Olmoe", olmo.read_olmoe, olmo.TABLE),
-    "qwen2_moe": Family("Qwen2Moe", qwen.read_qwen2_moe, qwen.MOE_TABLE),
-    "qwen3_moe": Family("Qwen3Moe", qwen.read_qwen3_moe, llama.TABLE),
-}
-
-
-def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]]:
-    """Read a Hugging Face config; return ours and the table of its weights.
-
-    Raises InputError for a family or an attribute that is not supported.
-    """
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise InputError(
-            f"model_type {shown(kind)} is not supported. Supported: "
-            f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
-        )
-    attributes = Attributes(kind, values)
-    config = FAMILIES[kind].read(attributes)
-    attributes.refuse_unknown()
-    return config, rows_of(FAMILIES[kind].table, config)
-
-
 def open_directory(folder: Path) -> Source:
-    """Open a local directory in Hugging Face layout.
-
-    Raises InputError if files are missing or damaged, tensors do not match the config, or the
-    weights are pickled.
-    """
+    """Open a local directory; InputError where it is not a complete model that is supported."""
     values = read_config_file(folder)
     with reading(folder / CONFIG):
         config, rows = read_config(values)
@@ -161,10 +116,7 @@ class SafetensorsFiles:
         for file in weight_files(folder):
             with reading(file, "It is damaged or incomplete: download it again."):
                 opened = safe_open(str(file), framework="numpy")
-            names = opened.keys()
-            if twice := sorted(self.files.keys() & set(names)):
-                raise InputError(f"{folder} has tensor {printed(twice[0])} in two files.")
-            self.files |= dict.fromkeys(names, opened)
+            self.files |= dict.fromkeys(opened.keys(), opened)
         slices = {name: opened.get_slice(name) for name, opened in self.files.items()}
         self.shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
         self.stored = {name: piece.get_dtype() for name, piece in slices.items()}
@@ -186,7 +138,7 @@ class SafetensorsFiles:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a model; raise InputError if any is missing or elsewhere."""
+    """List the safetensors files of a model; InputError if any is missing."""
     if not is_file(folder / INDEX):
         if is_file(folder / WEIGHTS):
             return [folder / WEIGHTS]
@@ -200,14 +152,8 @@ def weight_files(folder: Path) -> list[Path]:
     with reading(folder / INDEX, "Download it again."):
         names = WEIGHT_MAP.validate_python(read_json(folder / INDEX)["weight_map"]).values()
     files = [folder / name for name in sorted(set(names))]
-    for file in files:
-        if file.parent != folder or not file.name.isprintable():
-            raise InputError(
-                f"{folder / INDEX} names {shown(str(file))}, which is not a file of that "
-                "directory: download it again."
-            )
-        if not is_file(file):
-            raise InputError(f"{folder} lacks {file.name}: complete the download.")
+    if lacking := [printed(file.name) for file in files if not is_file(file)]:
+        raise InputError(f"{folder} lacks {shorten(lacking)}: complete the download.")
     return files
 
 

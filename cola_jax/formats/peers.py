@@ -22,10 +22,6 @@ from cola_jax.path import STOP, Ids, ascending_ranges, format_path, parse_path, 
 Layer = Annotated[int, Field(strict=True, ge=0)]
 Path = Annotated[tuple[Layer, ...], Field(min_length=1)]
 PATHS = TypeAdapter(list[Path])
-FORMATS = (
-    "lines of paths such as 0-5,7,7,8-29 or of blocks such as (30,34) of RYS, a JSON list of both, "
-    "a mergekit configuration, PoLar's samples and Dr.LLM's results"
-)
 MERGE = re.compile(r"^(?:merge_method|slices|models|modules)\s*:", re.MULTILINE)
 # RYS, without spaces: a pair is a block there, and a path of two layers in ours
 PAIR = r"[0-9]+,[0-9]+"
@@ -59,13 +55,9 @@ def read_paths(
 ) -> list[tuple[int, ...]]:
     """Read the paths of a file of any format, each once, in order; of PoLar, the right ones first.
 
-    Args:
-      file: its format is recognised by its content.
-      num_layers: of the model; a file of a model of other layers is refused where it shows.
-      max_length: of a path, in layers; 2 * num_layers if None.
-
-    Raises:
-      InputError: for an unreadable file, and for other than paths of the model, with the entry.
+    The format is recognised by the content. Paths have at most `max_length` layers, by default
+    2 * num_layers. Raises InputError for an unreadable file, and for other than paths of the model,
+    with the entry.
     """
     text = read_text(file)
     limit = 2 * num_layers if max_length is None else max_length
@@ -99,7 +91,11 @@ def json_paths(content: Any, num_layers: int, limit: int) -> list[tuple[int, ...
         entries = list(drllm_samples(values))
     elif not ("samples" in values or any(isinstance(x, dict) and VALID in x for x in entries)):
         if values:
-            raise InputError(f"its format is unknown. Known are {FORMATS}.")
+            raise InputError(
+                "its format is unknown. Known are lines of paths such as 0-5,7,7,8-29 or of blocks "
+                "such as (30,34) of RYS, a JSON list of both, a mergekit configuration, PoLar's "
+                "samples and Dr.LLM's results."
+            )
         return [
             with_blocks([path], num_layers, limit) if len(path) == 2 else path
             for path in PATHS.validate_python(content)
@@ -121,17 +117,12 @@ def json_paths(content: Any, num_layers: int, limit: int) -> list[tuple[int, ...
 def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the questions of a result file of Dr.LLM, laid out as PoLar's samples.
 
-    Entry i of each list is about question i. Its paths are lists of layer ids; the vectors of 0, 1
-    and 2 of which its README speaks are made from `best_path` in training, as the number of runs of
-    each layer. The only wrong path is the default one of a question that stayed wrong.
+    Its paths are lists of layer ids; the vectors of 0, 1 and 2 of which its README speaks are made
+    from `best_path` in training. The only wrong path is the default one of a question that stayed
+    wrong.
     """
-    columns = [results[name] for name in COLUMNS]
-    for name, column in zip(COLUMNS, columns, strict=True):
-        if len(column) != (count := len(columns[0])):
-            raise InputError(f"{name} has {len(column)} entries for {count} questions.")
-    for number, (best, good, solved) in enumerate(zip(*columns, strict=True), start=1):
-        if good and not solved:
-            raise InputError(f"question {number} has good_paths, but mcts_correct is 0.")
+    columns = (results[name] for name in COLUMNS)
+    for best, good, solved in zip(*columns, strict=True):
         yield {VALID: [*good, best] if solved else [], INVALID: [] if solved else [best]}
 
 
@@ -254,12 +245,8 @@ def merge_path(content: Any, num_layers: int) -> tuple[int, ...]:
 def mergekit_config(path: Ids, model_name: str) -> str:
     """Write a path of a model as the YAML of a passthrough merge, for `mergekit-yaml`.
 
-    Args:
-      path: layer ids in order; padding is ignored.
-      model_name: a Hub id, with @revision if one is meant, or a local directory.
-
-    Raises:
-      InputError: for a path without layers, and names that mergekit would misread.
+    The model is a Hub id, with @revision if one is meant, or a local directory. Raises InputError
+    for a path without layers, and names that mergekit would misread.
     """
     if not model_name.strip() or "+" in model_name or model_name.count("@") > 1:
         raise InputError(

@@ -81,10 +81,7 @@ def check(
     config: ModelConfig,
     ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Compare the names and shapes of a checkpoint with its table, before data is read.
-
-    Raises an InputError that names missing, unmapped and mis-shaped tensors.
-    """
+    """Raise InputError that names missing, unmapped and mis-shaped tensors, before data is read."""
     wanted = {name: shape for row in rows for _, name, shape in expected(row, config)}
     stored = {name: tuple(x) for name, x in tensors.shapes.items() if not ignored(name)}
     problems = {
@@ -130,15 +127,9 @@ def stack(
     """Yield each weight under our field name, stacked over layers.
 
     Reads one tensor at a time, and starts a weight only when the previous one has been consumed.
-
-    Args:
-      source: the opened checkpoint.
-      dtype: of the weights; the source's own if None.
-      int8: whether the matrices of layers get eight bits; tensors in Q8_0 keep their blocks.
-      on_progress: called with the bytes converted so far and the total, after each tensor.
-
-    Raises:
-      InputError: for a tensor with values that are not finite.
+    With `int8`, the matrices of layers get eight bits, where tensors in Q8_0 keep their blocks; all
+    else has `dtype`, by default the source's. Calls `on_progress` with the bytes converted so far
+    and the total. Raises InputError for a tensor with values that are not finite.
     """
     config, dtype = source.config, source.dtype if dtype is None else dtype
     total, done = weight_bytes(config, INT8 if int8 else dtype, dtype), 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.formats.huggingface import FAMILIES
+from cola_jax.formats.families import FAMILIES
 from cola_jax.path import pad_path
 from cola_jax.strategies.rules import PRESETS
 from cola_jax.strategies.walks import WALKS

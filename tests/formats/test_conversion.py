@@ -17,9 +17,7 @@ from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 import cola_jax
-from cola_jax.cli.main import main
 from cola_jax.errors import InputError
-from cola_jax.formats import conversion
 from cola_jax.formats.conversion import convert, locate, locate_on_hub
 from tests import tiny
 
@@ -37,21 +35,19 @@ def save(tensors, folder):
     return (folder / WEIGHTS).read_bytes()
 
 
+def digest_of(folder):
+    return json.loads((folder / "cola.json").read_text())["digest"]
+
+
 def test_convert_returns_the_written_metadata(pair, source, tmp_path):
     metadata = convert(str(source), tmp_path / "made")
-    assert json.loads((tmp_path / "made" / "cola.json").read_text()) == json.loads(
-        json.dumps(metadata)
-    )
-    assert metadata["origin"] == {
-        "kind": "directory",
-        "name": str(source),
-        "revision": None,
-        "license": None,
-    }
+    written = json.loads((tmp_path / "made" / "cola.json").read_text())
+    assert written == json.loads(json.dumps(metadata))
+    origin = {"kind": "directory", "name": str(source), "revision": None, "license": None}
+    assert metadata["origin"] == origin
     assert metadata["dtype"] == "float32"
     assert re.fullmatch(r"[0-9a-f]{64}", metadata["digest"])
-    again = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())
-    assert again["digest"] == metadata["digest"]
+    assert digest_of(pair("llama-gqa").checkpoint) == metadata["digest"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -83,8 +79,6 @@ def test_convert_keeps_the_dtype_of_the_source(source, tmp_path):
     exact = tensors["model.norm.weight"].bfloat16().float().numpy()
     norm = np.asarray(cola_jax.load(tmp_path / "made").norm, np.float32)
     np.testing.assert_array_equal(norm, exact)
-    wide = convert(str(source), tmp_path / "wide", dtype="float32")
-    assert wide["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -102,21 +96,29 @@ def test_convert_replaces_nothing_but_a_checkpoint(source, tmp_path, checkpoint)
     assert contents(made) == before
 
 
-@pytest.mark.parametrize("place", ["source", "source/made", "."])
-def test_convert_refuses_a_destination_inside_or_around_its_source(source, tmp_path, place):
+def test_convert_refuses_a_destination_around_its_source(source, tmp_path):
     (tmp_path / "cola.json").write_text("{}")  # as an older checkpoint has, which would go
-    (source / "cola.json").write_text("{}")
     with pytest.raises(ValueError, match="choose a destination elsewhere"):
-        convert(str(source), tmp_path / place, overwrite=True)
+        convert(str(source), tmp_path, overwrite=True)
     assert (source / "config.json").exists()
 
 
-def test_overwrite_replaces_the_whole_destination(source, tmp_path):
+def test_overwrite_replaces_the_whole_destination_or_nothing(source, tmp_path, monkeypatch):
     made = tmp_path / "made"
     first = convert(str(source), made)
     second = convert(str(source), made, dtype="bfloat16", overwrite=True)
     assert second["digest"] != first["digest"]
-    assert cola_jax.load(made).embedding.dtype == jnp.bfloat16
+    before, rename = contents(made), Path.rename
+
+    def fail_for_the_new_one(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError("disk on fire")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(OSError, match="disk on fire"):
+        convert(str(source), made, overwrite=True)
+    assert contents(made) == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
 
 
@@ -136,42 +138,26 @@ def test_failed_convert_leaves_everything_unchanged(source, tmp_path, overwrite)
     assert {entry.name for entry in tmp_path.iterdir()} == expected
 
 
-def test_failed_replacement_keeps_the_old_destination(source, tmp_path, monkeypatch):
-    made = tmp_path / "made"
-    convert(str(source), made)
-    before = contents(made)
-    rename = Path.rename
-
-    def fail_for_the_new_one(self, target):
-        if self.name.endswith(".partial"):
-            raise OSError("disk on fire")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
-    with pytest.raises(OSError, match="disk on fire"):
-        convert(str(source), made, overwrite=True)
-    assert contents(made) == before
-    assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
-
-
 def test_convert_refuses_overflow(source, tmp_path):
     tensors = load_file(source / WEIGHTS)
     tensors["model.norm.weight"][0] = 1e5
     save(tensors, source)
-    with pytest.raises(
-        ValueError, match=r"model\.norm\.weight.*not finite in float16.*another --dt"
-    ):
+    with pytest.raises(ValueError, match=r"norm\.weight.*not finite in float16.*another --dt"):
         convert(str(source), tmp_path / "made", dtype="float16")
-    convert(str(source), tmp_path / "made", dtype="bfloat16")
 
 
 def test_convert_refuses_invalid_arguments(source, tmp_path):
-    with pytest.raises(ValueError, match="dtype 'int4' is not one of float32, bfloat16, float16"):
-        convert(str(source), tmp_path / "made", dtype="int4")
-    with pytest.raises(ValueError, match="--revision is for Hub ids"):
-        convert(str(source), tmp_path / "made", revision="main")
-    with pytest.raises(ValueError, match=r"gone\.gguf does not exist"):
-        convert(str(tmp_path / "gone.gguf"), tmp_path / "made")
+    made, url = tmp_path / "made", "s3://bucket/model"
+    for arguments, settings, message in (
+        ((str(source), made), {"dtype": "int4"}, "dtype 'int4' is not one of float32, bfloat16"),
+        ((str(source), made), {"revision": "main"}, "--revision is for Hub ids"),
+        ((str(tmp_path / "gone.gguf"), made), {}, r"gone\.gguf does not exist"),
+        ((str(source), url), {}, "checkpoints on URLs are not supported yet: use a local"),
+        ((url, made), {}, "checkpoints on URLs are not supported yet: use a local"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert(*arguments, **settings)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
 
 
 def test_convert_raises_os_error_where_weights_cannot_be_written(source, tmp_path, capfd):
@@ -191,15 +177,15 @@ def test_digest_depends_on_the_weights_alone(pair, source, tmp_path):
     """A single changed bit shows; other file names do not."""
     (source / WEIGHTS).unlink()
     pair("llama-gqa").theirs.save_pretrained(source, max_shard_size="40KB")
-    assert len(list(source.glob("*.safetensors"))) > 2
-    original = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())["digest"]
+    shards = list(source.glob("*.safetensors"))
+    assert len(shards) > 2
+    original = digest_of(pair("llama-gqa").checkpoint)
     assert convert(str(source), tmp_path / "shards")["digest"] == original
-    tensors = {k: v for f in source.glob("*.safetensors") for k, v in load_file(f).items()}
+    tensors = {k: v for f in shards for k, v in load_file(f).items()}
     (source / "model.safetensors.index.json").unlink()
     tensors["model.norm.weight"][:1].mul_(1 + 2**-22)
     save(tensors, source)
     assert convert(str(source), tmp_path / "changed")["digest"] != original
-    assert np.isfinite(np.asarray(cola_jax.load(tmp_path / "changed").norm)).all()
 
 
 @pytest.mark.parametrize("token", [None, "</s>", "<pad>"])
@@ -213,41 +199,14 @@ def test_convert_records_the_padding_token(tmp_path, token):
     assert cola_jax.load(tmp_path / "made").pad_token == words.pad_token_id
 
 
-def test_convert_refuses_a_tokenizer_that_cannot_be_loaded(source, tmp_path):
+def test_convert_tries_the_tokenizer(source, tmp_path):
     (source / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read"):
         convert(str(source), tmp_path / "made")
-    assert not (tmp_path / "made").exists()
-    (source / "tokenizer.json").unlink()
-    assert convert(str(source), tmp_path / "made")["pad_token"] is None
-
-
-def test_convert_refuses_the_tokenizer_of_another_model(source, tmp_path):
     tiny.tokenizer().save_pretrained(source)
     with pytest.raises(ValueError, match=r"the tokenizer of another model.*model embeds 97\."):
         convert(str(source), tmp_path / "made")
-
-
-def test_urls_are_refused_before_any_work(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    url = "s3://bucket/model"
-    for act in (
-        lambda: convert(str(source), url),
-        lambda: convert(url, tmp_path / "made"),
-        lambda: cola_jax.load(Path(url)),
-    ):
-        with pytest.raises(InputError, match="checkpoints on URLs are not supported yet: use a"):
-            act()
-    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
-
-
-def test_convert_without_memory_for_an_array_is_one_line(source, tmp_path, monkeypatch, capsys):
-    """As under `ulimit -v`; at other limits XLA or safetensors end the process themselves."""
-    monkeypatch.setattr(conversion, "stack", lambda source, *floats, **_: [("q", np.empty(2**58))])
-    with pytest.raises(SystemExit):
-        main(["convert", str(source), str(tmp_path / "made")])
-    assert "error: memory ran out (Unable to allocate 2.00 EiB" in capsys.readouterr().err
-    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+    assert not (tmp_path / "made").exists()
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -292,18 +251,14 @@ def test_convert_records_the_commit_of_a_hub_id(pair, hub, tmp_path):
     metadata = convert("someone/tiny@main", tmp_path / "made")
     origin = {"kind": "hub", "name": "someone/tiny", "revision": COMMIT, "license": None}
     assert metadata["origin"] == origin
-    plain = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())
-    assert metadata["digest"] == plain["digest"]
+    assert metadata["digest"] == digest_of(pair("llama-gqa").checkpoint)
     with pytest.raises(ValueError, match=r"names a revision, and --revision v1 another"):
         convert("someone/tiny@main", tmp_path / "again", revision="v1")
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
 def test_locate_asks_the_cache_offline(hub, revision):
-    located = locate("someone/tiny", revision)
-    assert located.key == f"someone/tiny@{COMMIT}"
-    origin = {"kind": "hub", "name": "someone/tiny", "revision": COMMIT, "license": None}
-    assert located.open().origin == origin
+    assert locate("someone/tiny", revision).key == f"someone/tiny@{COMMIT}"
 
 
 def test_locate_asks_the_hub_first(hub, answer):
@@ -322,9 +277,8 @@ def test_locate_asks_the_hub_first(hub, answer):
         (refusal(errors.GatedRepoError), r"a/b is gated: accept its terms at https://hugging"),
         (refusal(errors.RevisionNotFoundError), r"a/b has no revision 'v9' on the Hub: give a"),
         (ConnectionError("no route\nto host"), r"a/b \(revision v9\) .* the Hub \(no route\)"),
-        (refusal(errors.HfHubHTTPError), r"could not be downloaded from the Hub \(.*not here"),
     ],
-    ids=["unknown", "gated", "revision", "unreachable", "broken"],
+    ids=["unknown", "gated", "revision", "unreachable"],
 )
 def test_locate_says_what_is_wrong_in_one_line(hub, answer, error, message):
     answer(error)
@@ -333,24 +287,18 @@ def test_locate_says_what_is_wrong_in_one_line(hub, answer, error, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["someone/other", "someone/tiny@v2", f"someone/tiny@{OTHER}"])
-def test_locate_says_that_it_is_offline(hub, name):
-    with pytest.raises(ValueError, match=r"not a file or directory here, .*HF_HUB_OFFLINE"):
-        locate(name)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("someone/other", r"not a file or directory here, .*HF_HUB_OFFLINE"),
+        ("someone/tiny@v2", r"not a file or directory here, .*HF_HUB_OFFLINE"),
         ("{}/modle", r"is not a model: no such .*\(did you mean .*/model\?\), and it is not"),
-        ("{}/model.guf", r"is not a model: .*did you mean .*/model\.gguf\?"),
         ("{}/modl.gguf", r"does not exist \(did you mean .*/model\.gguf\?\)\."),
-        ("a b", r"a b is not a model: no such directory or \.gguf file, and it is not a Hub"),
         ("a/b/c", r"it is not a Hub id like"),
         ("../up", r"it is not a Hub id like"),
     ],
 )
-def test_locate_refuses_other_names(tmp_path, name, message):
+def test_locate_refuses_other_names(hub, tmp_path, name, message):
     (tmp_path / "model").mkdir()
     (tmp_path / "model.gguf").write_bytes(b"")
     with pytest.raises(ValueError, match=message):

@@ -95,7 +95,6 @@ def test_open_gguf_refuses_gemma_keys_that_it_would_misread(tmp_path, gemma):
     factors = [("rope_freqs.weight", np.ones(6, np.float32))]
     for change, extra, message in (
         ({"attention.sliding_window": None}, (), "sliding_attention, but there is no window"),
-        ({"attention.head_count": None}, (), "'num_attention_heads' expected int"),
         ({"final_logit_softcapping": 30.0}, (), r"not handled: \['gemma3\.final_logit_softcapp"),
         ({}, factors, r"unmapped rope_freqs\.weight"),
     ):
@@ -178,7 +177,7 @@ def whole(tmp_path_factory, llama):
     return file.read_bytes()
 
 
-@pytest.mark.parametrize("share", [0, 0.0001, 0.005, 0.02, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0, 0.02, 0.999])
 def test_open_gguf_refuses_truncated_files(tmp_path, whole, share):
     file = tmp_path / "short.gguf"
     file.write_bytes(whole[: int(len(whole) * share)])
@@ -199,17 +198,10 @@ def test_open_gguf_refuses_another_architecture(tmp_path, llama):
     ("keys", "message"),
     [
         ({"expert_count": 8}, r"keys that are not handled: \['llama\.expert_count'\]"),
-        ({"attention.sliding_window": 4}, r"llama\.attention\.sliding_window"),
         ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope type 'yarn'"),
         ({"rope.dimension_count": 4}, "rotates only a part of each head"),
         ({"attention.value_length": 16}, r"values of another width than its heads \(8\)"),
-        ({"attention.head_count": None}, "'num_attention_heads' expected int"),
         ({"block_count": 4}, r"missing blk\.3\.attn_k\.weight"),
-        ({"block_count": 2}, r"unmapped blk\.2\.attn_k\.weight"),
-        (
-            {"feed_forward_length": 32},
-            r"blk\.0\.ffn_down\.weight is \(32, 64\) and should be \(32, 32",
-        ),
     ],
 )
 def test_open_gguf_refuses_keys_that_it_would_misread(tmp_path, llama, keys, message):
@@ -219,10 +211,9 @@ def test_open_gguf_refuses_keys_that_it_would_misread(tmp_path, llama, keys, mes
 
 
 def test_open_gguf_refuses_other_tensors(tmp_path, llama):
-    bias = [("blk.0.attn_q.bias", np.zeros(32, np.float32))]
-    write(tmp_path / "bias.gguf", llama, extra=bias)
-    with pytest.raises(ValueError, match=r"unmapped blk\.0\.attn_q\.bias"):
-        open_gguf(tmp_path / "bias.gguf")
+    write(tmp_path / "type.gguf", llama, "Q5_1")
+    with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"):
+        open_gguf(tmp_path / "type.gguf")
     factors = [("rope_freqs.weight", np.ones(7, np.float32))]
     write(tmp_path / "rope.gguf", llama, extra=factors)
     with pytest.raises(ValueError, match="a rope has 7 divisors for heads of 8"):
@@ -231,12 +222,6 @@ def test_open_gguf_refuses_other_tensors(tmp_path, llama):
     write(tmp_path / "part.gguf", llama._replace(tensors=tensors))
     with pytest.raises(ValueError, match=r"has no token_embd\.weight: it is not a complete model"):
         open_gguf(tmp_path / "part.gguf")
-
-
-def test_open_gguf_refuses_other_tensor_types(tmp_path, llama):
-    write(tmp_path / "tiny.gguf", llama, "Q5_1")
-    with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"):
-        open_gguf(tmp_path / "tiny.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -248,16 +233,10 @@ def words():
 @pytest.mark.parametrize(
     ("flags", "expected"), [({}, (2,)), ({"eot_token_id": 7}, (2, 7)), ({"eot_token_id": 2}, (2,))]
 )
-def test_open_gguf_reads_stop_tokens(tmp_path, words, flags, expected):
+def test_convert_records_stop_and_padding_tokens(tmp_path, words, flags, expected):
     write(tmp_path / "tiny.gguf", words, metadata=[lambda w: add_byte_level(w, **flags)])
-    assert open_gguf(tmp_path / "tiny.gguf").stop_tokens == expected
-
-
-def test_convert_records_stop_and_padding_tokens(tmp_path, words):
-    write(tmp_path / "tiny.gguf", words, metadata=[lambda w: add_byte_level(w, eot_token_id=7)])
-    convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")
-    assert checkpoint.stop_tokens(tmp_path / "made") == (2, 7)
-    assert cola_jax.load(tmp_path / "made").pad_token == 2
+    assert convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")["pad_token"] == 2
+    assert checkpoint.stop_tokens(tmp_path / "made") == expected
 
 
 def test_write_tokenizer_refuses_an_unknown_split(tmp_path, words):

@@ -15,10 +15,10 @@ import cola_jax
 from cola_jax.checkpoint import stop_tokens
 from cola_jax.config import Rope
 from cola_jax.formats.conversion import convert
+from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import (
     INDEX,
     open_directory,
-    read_config,
     read_stop_tokens,
     select_layers,
     with_llama3,
@@ -44,7 +44,6 @@ def edit_tensors(folder, change):
 
 def test_open_directory_refuses_a_missing_shard(pair, tmp_path):
     pair("llama-gqa").theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
-    open_directory(tmp_path / "shards")
     next((tmp_path / "shards").glob("*.safetensors")).unlink()
     with pytest.raises(ValueError, match=r"lacks model-00.*complete the download"):
         open_directory(tmp_path / "shards")
@@ -82,10 +81,12 @@ def test_open_directory_refuses_another_config(pair, tmp_path, variant, changes,
         open_directory(source)
 
 
-def test_open_directory_ignores_buffers_of_old_checkpoints(source):
+def test_open_directory_ignores_what_changes_nothing(source):
+    """Buffers of old checkpoints, and attributes that transformers writes for itself."""
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     edit_tensors(source, lambda tensors: tensors.update({name: torch.ones(4)}))
-    open_directory(source)
+    edit_config(source, _model_name_or_path="here", _name_or_path="x", _commit_hash=None)
+    assert open_directory(source).config.num_layers == 6
 
 
 def multimodal(folder):
@@ -142,7 +143,7 @@ def test_open_directory_refuses_pickled_weights(source):
         open_directory(source)
 
 
-@pytest.mark.parametrize("keep", [0, 100, -1])
+@pytest.mark.parametrize("keep", [100, -1])
 def test_open_directory_refuses_truncated_weights(source, keep):
     whole = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(whole[:keep])
@@ -159,18 +160,11 @@ def test_convert_refuses_integer_weights(source, tmp_path):
         convert(str(source), tmp_path / "made")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
-def test_open_directory_refuses_broken_json(source, text):
-    for name in ("config.json", "model.safetensors.index.json"):
-        before = (source / name).read_bytes() if (source / name).exists() else None
-        (source / name).write_text(text, encoding="latin-1")
-        with pytest.raises(ValueError, match=f"{name}(: a JSON object| cannot be read)"):
-            open_directory(source)
-        (source / name).unlink() if before is None else (source / name).write_bytes(before)
-    for index in ({}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {}}):
-        (source / "model.safetensors.index.json").write_text(json.dumps(index))
-        with pytest.raises(ValueError, match=r"index\.json cannot be read|do not match its config"):
-            open_directory(source)
+@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": {"a": 1}}', '{"weight_map": {}}'])
+def test_open_directory_refuses_a_broken_index(source, index):
+    (source / INDEX).write_text(index)
+    with pytest.raises(ValueError, match=r"index\.json cannot be read|do not match its config"):
+        open_directory(source)
 
 
 def test_open_directory_names_the_config_and_is_short(source):
@@ -184,26 +178,11 @@ def test_open_directory_names_the_config_and_is_short(source):
 @pytest.mark.parametrize(
     "name", ["config.json", "generation_config.json", INDEX, WEIGHTS, "tokenizer.json"]
 )
-def test_convert_refuses_pipes_and_directories(source, tmp_path, name):
+def test_convert_refuses_pipes(source, tmp_path, name):
     (source / name).unlink(missing_ok=True)
-    for make in (os.mkfifo, os.mkdir):
-        make(source / name)
-        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device, not a file"):
-            convert(str(source), tmp_path / "made")
-        (source / name).unlink() if make is os.mkfifo else (source / name).rmdir()
-
-
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "a\nb"])
-def test_open_directory_refuses_weights_elsewhere(source, name):
-    (source / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(ValueError, match="which is not a file of that directory"):
-        open_directory(source)
-
-
-def test_open_directory_ignores_private_attributes(source):
-    """As `save_pretrained` of transformers writes; at other places they are private as well."""
-    edit_config(source, _model_name_or_path="here", _name_or_path="x", _commit_hash=None)
-    assert open_directory(source).config.num_layers == 6
+    os.mkfifo(source / name)
+    with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device, not a file"):
+        convert(str(source), tmp_path / "made")
 
 
 def make_tokenizer():
@@ -253,18 +232,11 @@ def test_convert_records_stop_tokens(source, tmp_path):
     assert stop_tokens(tmp_path / "made") == (4,)
 
 
-@pytest.mark.parametrize("ids", ["2", True, -1, 2.0, [1, "2"], [None], {}, ""])
+@pytest.mark.parametrize("ids", ["2", True, -1, [1, "2"]])
 def test_open_directory_refuses_stop_tokens_that_are_not_ids(source, ids):
     (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     with pytest.raises(ValueError, match=r"eos_token_id of generation_config\.json cannot be read"):
         open_directory(source)
-    (source / "generation_config.json").unlink()
-    edit_config(source, eos_token_id=ids)
-    with pytest.raises(ValueError, match=r"eos_token_id of config\.json cannot be read"):
-        open_directory(source)
-
-
-LLAMA3 = Rope(theta=500000.0, llama3=(32.0, 1.0, 4.0, 8192))
 
 
 def test_select_layers_moves_attributes_with_the_layers(pair):
@@ -297,12 +269,12 @@ def test_write_config_names_what_cannot_be_held(pair):
 
 
 def test_with_llama3_recognises_the_divisors_of_gguf_files(pair):
-    plain = Rope(theta=500000.0)
-    divisors = plain.frequencies(64) / LLAMA3.frequencies(64)
+    plain, named = Rope(theta=500000.0), Rope(theta=500000.0, llama3=(32.0, 1.0, 4.0, 8192))
+    divisors = plain.frequencies(64) / named.frequencies(64)
     stored = dataclasses.replace(plain, divisors=tuple(float(x) for x in divisors))
-    assert with_llama3(stored, 64) == LLAMA3
+    assert with_llama3(stored, 64) == named
     config = dataclasses.replace(pair("llama-gqa").ours.config, head_dim=64, ropes=(stored,))
-    assert read_config(write_config(config, "float32"))[0].ropes == (LLAMA3,)
+    assert read_config(write_config(config, "float32"))[0].ropes == (named,)
     other = dataclasses.replace(plain, divisors=(1.0,) * 31 + (2.0,))
     with pytest.raises(ValueError, match=r"divisors that are not those of Llama 3\.1"):
         with_llama3(other, 64)

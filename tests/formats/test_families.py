@@ -1,4 +1,4 @@
-"""Hugging Face configs: how each family reads them, its defaults, and refusals."""
+"""Families: how each reads a config.json, its defaults, and refusals."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cola_jax.errors import reading
-from cola_jax.formats.huggingface import read_config
+from cola_jax.formats.families import read_config
 from cola_jax.identity import digest
 from tests import oracle
 
@@ -37,26 +37,18 @@ def config_of(values, **changes):
             "model_type 'gpt2' is not supported. Supported: gemma3, gemma3_text, llama, mistral, "
             "olmo2, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe",
         ),
-        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
         ({"auto_map": {"AutoModel": "a.B"}}, "does not handle: auto_map"),
         ({"flux": 3, "hidden_act": "gelu"}, "flux = 3, hidden_act = 'gelu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' is not supp"),
-        ({"rope_parameters": {"rope_theta": -1}}, "theta: .*got -1"),
         ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
         (
             {"rope_parameters": {"rope_type": "default", "twist": 1}},
             r"unknown attributes: \{'twist': 1\}",
         ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary"),
-        ({"rope_scaling": "linear", "rope_parameters": ...}, "rope_parameters' with value"),
         ({"num_hidden_layers": 10**18}, "num_hidden_layers must be at most 10,000, got 1000"),
         ({"num_hidden_layers": 6.0}, r"'num_hidden_layers' expected int, got float"),
         ({"vocab_size": 2**31}, r"vocab_size: .* less than 2147483648, got 2147483648"),
-        ({"head_dim": 7}, "head_dim"),
-        ({"rms_norm_eps": 2.0}, "norm_eps: .*less than or equal to 1"),
-        ({"tie_word_embeddings": "yes"}, r"'tie_word_embeddings' expected bool, got str"),
-        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 key/value heads"),
     ],
 )
 def test_read_config_refuses_what_it_would_misread(values, changes, message):
@@ -73,8 +65,6 @@ def test_read_config_refuses_what_it_would_misread(values, changes, message):
             "decoder_sparse_step is 2 and .* all of one kind",
         ),
         ("qwen3-moe", {"mlp_only_layers": [0]}, r"mlp_only_layers \[0\], so some layers have exp"),
-        ("olmoe", {"num_experts_per_tok": 7}, "a token cannot use 7 of 6 experts"),
-        ("olmoe", {"clip_qkv": -1.0}, r"clip_qkv: .*got -1"),
         ("gemma3", {"hidden_activation": "relu"}, "hidden_activation must be gelu_pytorch_tanh"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not sup"),
         ("gemma3", {"final_logit_softcapping": 30.0}, "does not handle: final_logit_softcapping"),
