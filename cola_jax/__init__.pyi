@@ -16,7 +16,7 @@ from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .strategies.loop import confirm, search
 from .strategies.outcome import Outcome, Outcomes
-from .tasks.load import load_questions
+from .tasks.registry import load_questions
 
 __version__: str
 

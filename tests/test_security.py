@@ -14,7 +14,7 @@ from cola_jax import checkpoint
 from cola_jax.cli.main import main
 from cola_jax.errors import InputError
 from cola_jax.scoring.scorer import render_chat
-from cola_jax.tasks.sources import load_hub
+from cola_jax.tasks.registry import load_hub
 from tests import tiny
 
 PACKAGE = Path(cola_jax.__file__).parent

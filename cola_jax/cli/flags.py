@@ -17,7 +17,7 @@ from cola_jax.files import check_writable
 from cola_jax.progress import log
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts, Shard
-from cola_jax.tasks.load import check_task
+from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:

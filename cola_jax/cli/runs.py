@@ -37,8 +37,7 @@ from cola_jax.strategies.rules import (
     Settings,
     Space,
 )
-from cola_jax.tasks.readers import read_id
-from cola_jax.tasks.sources import read_lines
+from cola_jax.tasks.readers import read_id, read_lines
 from cola_jax.tasks.task import Prepared
 
 if TYPE_CHECKING:

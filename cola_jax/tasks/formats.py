@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cola_jax.errors import InputError, shown
 from cola_jax.question import Question, content
@@ -12,26 +12,13 @@ from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.tasks import registry
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.harness import SEED
-from cola_jax.tasks.load import find_task, read_questions
-from cola_jax.tasks.registry import Task
-from cola_jax.tasks.sources import hub_rows, read_rows
-
-if TYPE_CHECKING:
-    from cola_jax.scoring import Generation
+from cola_jax.tasks.readers import OWN, read_questions, read_rows
+from cola_jax.tasks.registry import Task, find_task, hub_rows
 
 # placeholders in `Format.reply`; str.format would take the braces of an answer for fields
 ANSWER, SOLUTION = "<ANSWER>", "<SOLUTION>"
-REPLIES = {  # the completion in which a rule finds an answer
-    "boxed": "\\boxed{{{}}}",
-    "hashes": "#### {}",
-    "number": "{}",
-    "minerva": "Final Answer: The final answer is {}. I hope it is correct.",
-    "line": "{}\n",
-}
-NUMBERS = ("hashes", "number")  # rules that find a number, which may be written otherwise
 AROUND = "$. \n"  # ignored around an answer
-# kinds whose questions may be shown before another
-ALIKE = ({"math", "dart"}, {registry.ARITHMETIC, *registry.OWN})
+ALIKE = {registry.ARITHMETIC, *OWN}  # kinds whose questions may be shown before another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +133,6 @@ QUESTION = dataclasses.replace(PROMPT, before="Question: ", after="\nAnswer:", b
 FORMATS = {  # by the kind of a task's rows; the first one is the default
     "gsm8k": (DIRECT, GSM8K),
     "math": (DIRECT, MATH),
-    "dart": (DIRECT, MATH),
     "arithmetic": (ARITHMETIC, DIRECT),
     "prompt": (PROMPT, DIRECT),
     "question": (QUESTION, DIRECT),
@@ -154,41 +140,30 @@ FORMATS = {  # by the kind of a task's rows; the first one is the default
 
 
 def format_of(kind: str, name: str | None = None) -> Format:
-    """Return the format of a kind by its name, or the default; InputError for unknown names."""
-    if kind not in FORMATS:
-        raise InputError(
-            f"{kind} questions are multiple choice: use the scorer `letter` or `options`."
-        )
-    for format in FORMATS[kind]:
-        if name in (None, format.name):
-            return format
-    names = ", ".join(format.name for format in FORMATS[kind])
-    raise InputError(f"{kind} questions have the formats {names}, not {name!r}.")
+    """Return the format of a kind of open questions by its name, or the default.
+
+    Raises InputError for an unknown name.
+    """
+    formats = {format.name: format for format in FORMATS[kind]}
+    if name is not None and name not in formats:
+        raise InputError(f"{kind} questions have the formats {', '.join(formats)}, not {name!r}.")
+    return FORMATS[kind][0] if name is None else formats[name]
 
 
-def check_answerable(questions: Iterable[Question], scorer: "Generation", tokenizer: Any) -> None:
+def check_answerable(questions: Iterable[Question], format: Format) -> None:
     """Raise InputError that names a question whose answer no completion can give.
 
-    The rule does not find it in the completion that states it, a stop string ends the completion
-    within it, or it is far longer than `max_new_tokens`.
+    The rule of the format does not find it in the completion that states it, as a line break ends
+    an answer of one line.
     """
     for question in questions:
-        gold, rule = question.gold, scorer.rule
-        stated = gold if rule not in NUMBERS else find_answer(gold, "number", False).text
-        text = REPLIES[rule].format(stated or "")
-        answer = find_answer(text[: scorer.stop.find_string(text)], rule, False).text
-        if stated is None or answer is None or answer.strip(AROUND) != stated.strip(AROUND):
+        text = format.answer(question, question.gold)
+        answer = find_answer(text, format.extract, False).text
+        if answer is None or answer.strip(AROUND) != question.gold.strip(AROUND):
             raise InputError(
-                f"question {question.id}: no completion can give the answer {shown(gold)}, of "
-                f"which the rule {rule!r} finds {shown(answer)}: change the answer, or give "
-                "another rule or format."
-            )
-        size = len(tokenizer(gold, add_special_tokens=False).input_ids)
-        # a model may give a text in fewer tokens than the tokenizer, but hardly in half of them
-        if size > 2 * scorer.max_new_tokens:
-            raise InputError(
-                f"question {question.id}: the answer {shown(gold)} has {size} tokens, but at most "
-                f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."
+                f"question {question.id}: no completion can give the answer "
+                f"{shown(question.gold)}, of which the rule {format.extract!r} finds "
+                f"{shown(answer)}: change the answer, or give another rule or format."
             )
 
 
@@ -244,7 +219,6 @@ def load_shots(
     shots_file: str | None = None,
     questions: Sequence[Sequence[Question]] = (),
     level: int | None = None,
-    subject: str | None = None,
     hub: str | None = None,
     seed: int = 0,
 ) -> Shots:
@@ -252,18 +226,12 @@ def load_shots(
 
     They are the first of `shots_file`, or else of the task's own training split (of MMLU the first
     of the same subject in `dev`), or of the generator of the arithmetic task. Those of ARC are
-    drawn for each question, as lm-evaluation-harness does.
-
-    Args:
-      questions: of each source, in order, for which shots are drawn or checked.
-      level: of arithmetic.
-      subject: of MMLU, where its own subset is enough.
-      hub: the data set of the training split.
-      seed: of arithmetic.
+    drawn for each of `questions`, the questions of each source in order, as lm-evaluation-harness
+    does. `level` and `seed` are of arithmetic, `hub` has the training split.
 
     Raises:
-      InputError: for a file of questions without a file of shots, a file with other fields than
-        the task's, or too few shots.
+      InputError: for a file of questions without a file of shots, and for a file with other fields
+        than the task's.
     """
     if count < 0:
         raise InputError(f"the number of shots must be at least 0, got {count}.")
@@ -280,7 +248,7 @@ def load_shots(
     elif task.name == registry.ARITHMETIC:
         every = iter(arithmetic(level, count + 1, seed, purpose="shots"))
     else:
-        every = shots_of_split(task, hub, subject)
+        every = shots_of_split(task, hub)
     pool: dict[str | None, list[Question]] = {}
     if task.kind == "mmlu":
         for question in every:
@@ -293,10 +261,7 @@ def load_shots(
         while len(distinct) <= count and (question := next(every, None)) is not None:
             distinct.setdefault(content(question), question)
         pool[None] = list(distinct.values())
-    shots = Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
-    for question in itertools.chain(*questions):
-        shots(question)  # raises where there are too few
-    return shots
+    return Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
 
 
 def draw(
@@ -313,19 +278,17 @@ def draw(
 
 def shots_of_file(task: Task, file: str) -> Iterator[Question]:
     """Yield the questions of a file of shots, in order."""
-    shown = find_task(file)
-    kinds = {shown.kind, task.kind}
-    if shown.name in registry.TASKS or not (
-        len(kinds) == 1 or any(kinds <= group for group in ALIKE)
-    ):
+    shots = find_task(file)
+    kinds = {shots.kind, task.kind}
+    if shots.name in registry.TASKS or not (len(kinds) == 1 or kinds <= ALIKE):
         raise InputError(
-            f"the shots in {file} are {shown.kind} questions, but {task.name} asks {task.kind} "
+            f"the shots in {file} are {shots.kind} questions, but {task.name} asks {task.kind} "
             "questions: give a file with the task's own fields."
         )
-    return read_questions(shown.kind, read_rows(file))
+    return read_questions(shots.kind, read_rows(file))
 
 
-def shots_of_split(task: Task, hub: str | None, subject: str | None) -> Iterator[Question]:
+def shots_of_split(task: Task, hub: str | None) -> Iterator[Question]:
     """Yield the questions of the split with a task's shots, in order."""
     if not task.hub:
         raise InputError(
@@ -333,4 +296,4 @@ def shots_of_split(task: Task, hub: str | None, subject: str | None) -> Iterator
             "shots, or ask for 0 shots."
         )
     source = registry.TASKS[task.shots_of or task.name]
-    return read_questions(source.kind, hub_rows(source, source.shots, hub, subject))
+    return read_questions(source.kind, hub_rows(source, source.shots, hub))

@@ -4,7 +4,6 @@ import copy
 import functools
 import importlib.metadata
 import importlib.util
-import numbers
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +39,7 @@ def task_names() -> list[str]:
 
 def is_open(name: str) -> bool:
     """Whether a task decodes; InputError for a task that neither chooses nor decodes."""
-    entry = manager().task_index.get(name)
-    config = (entry and entry.cfg) or {}
+    config = manager().task_index[name].cfg or {}
     kind = config.get("output_type")
     if kind is None:
         kind = load_raw(name).OUTPUT_TYPE if "class" in config else "generate_until"
@@ -56,14 +54,10 @@ def is_open(name: str) -> bool:
 
 @functools.cache
 def load_task(name: str, hub: str | None = None, rule: str | None = None) -> "HarnessTask":
-    """Load a task.
+    """Load a task, with its own data set and its first filter unless others are named.
 
-    Args:
-      hub: id or local directory of its data set; the task's own when None.
-      rule: one of its filters; the first when None.
-
-    Raises:
-      InputError: where loading fails, and for a task that cannot be searched.
+    `hub` is the id or local directory of a data set, `rule` the name of a filter. Raises InputError
+    where loading fails, and for a task that cannot be searched.
     """
     task = load_raw(name, hub)
     return DecodingTask(name, task, rule) if is_open(name) else ChoiceTask(name, task)
@@ -104,12 +98,9 @@ class HarnessTask:
     def questions(self, shots: int | None) -> Iterator[Question]:
         """Yield the questions in order, each with its whole prompt as its text.
 
-        Args:
-          shots: number of questions shown before each; the task's own when None.
-
-        Raises:
-          InputError: for a number of shots that the task would ignore or has no rows for, and for
-            a question that cannot be searched.
+        `shots` is the number of questions shown before each; the task's own when None. Raises
+        InputError for a number of shots that the task would ignore or has no rows for, and for a
+        question that cannot be searched.
         """
         fixed = self.task.config.num_fewshot
         count = (fixed or 0) if shots is None else shots
@@ -130,9 +121,9 @@ class HarnessTask:
                     f"{self.name}, row {number}: lm-evaluation-harness makes no prompt with "
                     f"{count} shots of it: {first_line(error)}."
                 ) from error
-            yield self.question(number, row, prompt)
+            yield self.question(f"{self.name}/{number}", row, prompt)
 
-    def question(self, number: int, row: Any, prompt: str) -> Question:
+    def question(self, id: str, row: Any, prompt: str) -> Question:
         """Make the question of a row."""
         raise NotImplementedError
 
@@ -140,22 +131,21 @@ class HarnessTask:
 class ChoiceTask(HarnessTask):
     """A task whose choices are scored after one prompt."""
 
-    def question(self, number: int, row: Any, prompt: str) -> Question:
+    def question(self, id: str, row: Any, prompt: str) -> Question:
         if self.task.multiple_input:
             raise self.refusal("puts its choices before the scored text, so it")
         text = prompt.rstrip()  # the harness scores white space with the choice
         delimiter = prompt[len(text) :] + self.task.config.target_delimiter
         choices, target = self.task.doc_to_choice(row), self.task.doc_to_target(row)
         gold = target
-        if isinstance(target, str):
-            gold = choices.index(target) if target in choices else None
+        if isinstance(target, str) and target in choices:
+            gold = choices.index(target)
         if not isinstance(gold, int) or not 0 <= gold < len(choices):
             raise InputError(
-                f"{self.name}, row {number} has the answer {shown(target)}, which is not one of "
-                f"its {len(choices)} choices: it cannot be searched."
+                f"the question {id} has the answer {shown(target)}, which is not one of its "
+                f"{len(choices)} choices: it cannot be searched."
             )
-        id, metadata = f"{self.name}/{number}", ((DELIMITER, delimiter),)
-        return Question(id, text, tuple(choices), gold, metadata=metadata)
+        return Question(id, text, tuple(choices), gold, metadata=((DELIMITER, delimiter),))
 
 
 class DecodingTask(HarnessTask):
@@ -183,38 +173,27 @@ class DecodingTask(HarnessTask):
                 f"is scored by {', '.join(names) or 'nothing'}, which does not say whether an "
                 "answer is right, so it"
             )
-        self.settings = self.read_settings(0, self.rows[0], "?")
+        self.settings = self.read_settings()
         self.lock = threading.Lock()  # the library's code was not written for threads
-        self.check_grading()
+        row = self.rows[0]
+        with ThreadPoolExecutor(1) as thread:  # where all answers are graded
+            _, grade = thread.submit(self.grade_row, row, self.target(row)).result()
+        if grade is Grade.UNGRADED:
+            raise self.refusal(f"gives its own answer no {self.metric} of 0 or 1, so it")
 
-    def read_settings(self, number: int, row: Any, prompt: str) -> GenerationSettings:
-        """Read how a completion ends from the task's request for a row."""
-        request = self.task.construct_requests(doc=row, ctx=prompt, metadata=(self.name, number, 1))
+    def read_settings(self) -> GenerationSettings:
+        """Read how a completion ends from the task's request for its first row."""
+        metadata = (self.name, 0, 1)
+        request = self.task.construct_requests(doc=self.rows[0], ctx="?", metadata=metadata)
         if isinstance(request, list) or request.request_type != "generate_until":
             raise self.refusal("makes several requests of a question, so it")
         with reading(f"{self.name} of lm-evaluation-harness"):
             return read_gen_kwargs(request.args[1], MAX_GEN_TOKS)
 
-    def check_grading(self) -> None:
-        """Grade the first gold answer in a thread, as all answers are."""
-        row = self.rows[0]
-        with ThreadPoolExecutor(1) as thread:
-            try:
-                answer = self.filtered(row, self.target(row))
-                value = thread.submit(self.task.process_results, row, [answer]).result()
-                value = value[self.metric]
-            except Exception as error:
-                raise self.refusal(f"fails to grade ({first_line(error)}), so it") from error
-        if grade_of(value) is Grade.UNGRADED:
-            raise self.refusal(f"has the {self.metric} {value!r}, not 0 or 1, so it")
-
-    def question(self, number: int, row: Any, prompt: str) -> Question:
-        if self.read_settings(number, row, prompt) != self.settings:
-            raise self.refusal("ends the completions of each question otherwise, so it")
+    def question(self, id: str, row: Any, prompt: str) -> Question:
         target = self.target(row)
         answer, grade = self.grade_row(row, target)
         gold = answer if answer is not None and grade is Grade.RIGHT else target
-        id = f"{self.name}/{number}"
         return Question(id, prompt, (gold,), open=True).with_decoy(decoy_of(id, gold))
 
     def target(self, row: Any) -> str:
@@ -280,9 +259,7 @@ class DecodingTask(HarnessTask):
 
 def grade_of(value: Any) -> Grade:
     """Read a metric of 0 or 1; any other value is no grade."""
-    if not isinstance(value, numbers.Real) or value not in (0, 1):
-        return Grade.UNGRADED
-    return Grade.RIGHT if value == 1 else Grade.WRONG
+    return {0: Grade.WRONG, 1: Grade.RIGHT}.get(value, Grade.UNGRADED)
 
 
 def text_of(filtered: Any) -> str | None:

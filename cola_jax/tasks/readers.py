@@ -1,20 +1,28 @@
-"""Readers: the question in a row of each kind, by a pydantic model of its fields."""
+"""Readers: the rows of files and of memory, and the question in each row of a kind.
 
-import ast
-import dataclasses
+A pydantic model for each kind of row checks its fields.
+"""
+
+import csv
 import hashlib
+import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, reading, shown
+from cola_jax.files import parse_object, read_bytes, read_text
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
-from cola_jax.tasks.registry import OWN
 
+# a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
+Source = Any
+PlacedRow = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
+OWN = ("prompt", "question")  # kinds of open questions of a user's own, by the field of the text
 ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gold answer
 OPTION = re.compile(r"option[ _]?([a-z]|[0-9]{1,2})", re.IGNORECASE)  # a field of one option
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
@@ -23,6 +31,59 @@ SCHEMA = (
     "question (or prompt) and answer (or label, target, gold), for multiple choice options (or "
     "choices, or option_a, option_b, ...); or the fields of ARC, MMLU, GSM8K, MATH or DART-Math"
 )
+
+
+def read_rows(source: Source) -> Iterator[PlacedRow]:
+    """Yield the rows of a file or of memory."""
+    if isinstance(source, str):
+        suffix = PurePath(source).suffix.lower()
+        read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
+        yield from ((f"{source}:{number}", None, row) for number, row in read(source))
+        return
+    if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
+        source = source.astype(object).where(source.notna(), None).to_dict("records")
+    if isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise InputError(f"questions are a file, a list of dicts or a table, not {shown(source)}.")
+    for number, row in enumerate(source):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
+        yield f"row {number}", None, plain_value(row)
+
+
+def plain_value(value: Any) -> Any:
+    """Convert numpy values to Python's, also in a dict."""
+    if isinstance(value, Mapping):
+        return {str(name): plain_value(inner) for name, inner in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def read_csv(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a CSV file and their line numbers; an empty cell has no value."""
+    with reading(file):
+        lines = csv.DictReader(io.StringIO(read_text(file), newline=""))
+        try:
+            for row in lines:
+                if None in row:
+                    raise InputError(f"line {lines.line_num} has more cells than the first line.")
+                yield lines.line_num, {name: value or None for name, value in row.items()}
+        except csv.Error as error:
+            raise InputError(f"line {lines.line_num}: {error}.") from error
+
+
+def read_parquet(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a Parquet file and their numbers, from 1."""
+    import pyarrow.parquet
+
+    with reading(file):
+        rows = pyarrow.parquet.read_table(io.BytesIO(read_bytes(file))).to_pylist()
+    yield from enumerate(rows, 1)
+
+
+def read_lines(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a JSONL file and their line numbers; blank lines are skipped."""
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip():
+            yield number, parse_object(line, f"{file}:{number}")
 
 
 def read_id(value: Any) -> str:
@@ -37,20 +98,10 @@ def read_id(value: Any) -> str:
 
 def read_level(value: Any) -> str | None:
     """Read "Level 3", "3" or 3; None for "Level ?" or no level."""
-    match = LEVEL.fullmatch(str(value).strip())
-    if value is not None and match is None:
+    match = LEVEL.fullmatch("?" if value is None else str(value).strip())
+    if match is None:
         raise ValueError(f"must be 1 to 5, or Level ?, got {shown(value)}")
-    return None if match is None or match[1] == "?" else match[1]
-
-
-def read_query_metadata(value: Any) -> Any:
-    """Read a dict or its repr, which is parsed as a literal and never evaluated."""
-    if not isinstance(value, str):
-        return value or {}
-    try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        raise ValueError(f"must be a dict or the text of one, got {shown(value)}") from None
+    return None if match[1] == "?" else match[1]
 
 
 def named(*names: str) -> Any:
@@ -61,7 +112,6 @@ def named(*names: str) -> Any:
 Text = Annotated[str, Field(pattern=r"\S")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[str, BeforeValidator(read_id)]
-Level = Annotated[str | None, BeforeValidator(read_level)]
 
 
 class Fields(pydantic.BaseModel):
@@ -118,10 +168,11 @@ class Choice(Fields):
 def read_arc(choices: Mapping[str, Any], key: Any) -> tuple[list[Any], int]:
     """Return ARC's options and the index of the right one; some rows have the labels 1-4."""
     texts, labels = list(choices["text"]), list(choices["label"])
-    if len(texts) != len(labels) or len(set(labels)) != len(labels):
-        raise ValueError(f"there are {len(texts)} options, but their labels {shown(labels)}")
-    if key not in labels:
-        raise ValueError(f"answerKey {shown(key)} is not among {shown(labels)}")
+    if len(texts) != len(labels) or labels.count(key) != 1:
+        raise ValueError(
+            f"answerKey {shown(key)} must be one of the labels {shown(labels)} of the "
+            f"{len(texts)} options"
+        )
     return texts, labels.index(key)
 
 
@@ -157,7 +208,7 @@ class Open(Fields):
         return open_question(id, self.text, self.answer, self.solution, self.metadata())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return the levels and the subject."""
+        """Return the level and the subject."""
         return ()
 
 
@@ -179,16 +230,16 @@ class Math(Open):
     """MATH: problem, solution, level, type; MATH-500 adds answer and subject.
 
     The gold is the answer, or else the content of the last box of the solution. DART-Math has
-    query_id, query, gt_ans, query_metadata, pass_rate, and a row for each response to a query.
+    query_id, query, gt_ans, domain, query_metadata, and a row for each response to a query.
     """
 
     id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "unique_id", "id"))
     text: Text = named("query", "problem")
     answer: Text = named("gt_ans", "answer")
-    level: Level = None
+    level: Annotated[str | None, BeforeValidator(read_level)] = Field(
+        None, validation_alias=AliasChoices("level", AliasPath("query_metadata", "level"))
+    )
     subject: Any = Field(None, validation_alias=AliasChoices("subject", "domain", "type"))
-    query_metadata: Annotated[dict[str, Any], BeforeValidator(read_query_metadata)] = {}
-    pass_rate: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -202,40 +253,40 @@ class Math(Open):
         return row | {"answer": gold}
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        query, rate = self.query_metadata, self.pass_rate
-        return metadata_of(
-            math_level=read_level(query.get("level", self.level)),
-            fail_rate=None if rate is None else f"{1 - rate:.9f}",
-            subject=self.subject or query.get("domain") or query.get("type"),
-        )
-
-
-def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
-    """Replace fail rates by five levels of equal size, 1 the easiest.
-
-    Levels are cut by rank: by rate, most of MATH's questions would be easy. Ties are broken by id.
-    """
-    questions = list(questions)
-    rated = [i for i, q in enumerate(questions) if q.get("fail_rate") is not None]
-    rated.sort(key=lambda i: (questions[i].get("fail_rate"), questions[i].id))
-    for rank, i in enumerate(rated):
-        metadata = dict(questions[i].metadata)
-        del metadata["fail_rate"]
-        metadata["fail_rate_level"] = str(1 + 5 * rank // len(rated))
-        questions[i] = dataclasses.replace(questions[i], metadata=tuple(metadata.items()))
-    return questions
+        return metadata_of(math_level=self.level, subject=self.subject)
 
 
 KINDS: dict[str, type[Fields]] = {
-    "arc": Choice,
-    "mmlu": Choice,
-    "choice": Choice,
+    **dict.fromkeys(("arc", "mmlu", "choice"), Choice),
     "gsm8k": Gsm8k,
     "math": Math,
-    "dart": Math,
-    "prompt": Open,
-    "question": Open,
+    **dict.fromkeys(OWN, Open),
 }
+
+
+def read_questions(
+    kind: str, rows: Iterable[PlacedRow], unused: dict[str, None] | None = None
+) -> Iterator[Question]:
+    """Read rows; of the rows of a pool of responses, each query once.
+
+    Collects the names of ignored fields in `unused`. Raises InputError that names the row.
+    """
+    seen: dict[str, tuple[str, Question]] = {}
+    for where, default_id, row in rows:
+        with reading(where):
+            question, ignored = read_row(kind, row, default_id)
+            if question.id in seen:
+                earlier, other = seen[question.id]
+                same = (question.text, question.gold) == (other.text, other.gold)
+                if same and "query_id" in row:
+                    continue
+                if question == other:
+                    raise InputError(f"the row repeats the question of {earlier}: remove it.")
+                raise InputError(f"the id {question.id!r} is already used in {earlier}.")
+        if unused is not None:
+            unused |= dict.fromkeys(ignored)
+        seen[question.id] = where, question
+        yield question
 
 
 def read_row(
@@ -243,8 +294,7 @@ def read_row(
 ) -> tuple[Question, list[str]]:
     """Return the question in a row of a kind, and the ignored fields.
 
-    `default_id` is for a row without an id. Raises ValueError for a row that does not match the
-    schema, or is of another kind.
+    Raises ValueError for a row that does not match the schema, or is of another kind.
     """
     row = {name: value for name, value in fields.items() if value is not None}
     other = kind_of_row(row) if kind in OWN else None
@@ -257,6 +307,16 @@ def read_row(
     return parsed.question(default_id), list(parsed.model_extra or ())
 
 
+def kind_of(source: Source) -> str:
+    """Determine the kind of a file, or of rows in memory, from the fields of the first row."""
+    for where, _, row in read_rows(source):
+        if kind := kind_of_row(row):
+            return kind
+        raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {SCHEMA}.")
+    name = f"{source} yields" if isinstance(source, str) else "the rows yield"
+    raise InputError(f"{name} no questions: nothing is there.")
+
+
 def kind_of_row(row: Mapping[str, Any]) -> str | None:
     """Determine the kind of a row from the names of its fields; None for no kind."""
     names = {name for name, value in row.items() if value is not None}
@@ -267,9 +327,7 @@ def kind_of_row(row: Mapping[str, Any]) -> str | None:
         return "mmlu"
     if names & {"options", "choices"} or any(OPTION.fullmatch(name) for name in names):
         return "choice"
-    if names & {"query_id", "query"}:
-        return "dart"
-    if "problem" in names:
+    if names & {"problem", "query", "query_id"}:
         return "math"
     if "question" in names and "####" in str(row.get("answer")):
         return "gsm8k"

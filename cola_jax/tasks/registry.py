@@ -1,22 +1,26 @@
-"""Registry: the tasks by name, where the questions of each are, and the options of each."""
+"""Registry: the tasks by name, where the questions of each are, and the loading of them."""
 
-import difflib
+import itertools
 import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cola_jax.errors import InputError, did_you_mean, plain_name
+from cola_jax.errors import InputError, did_you_mean, first_line, plain_name, shown
+from cola_jax.question import Question
 from cola_jax.tasks import harness
+from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
+from cola_jax.tasks.readers import PlacedRow, Source, kind_of, read_questions, read_rows
 
 log = logging.getLogger(__name__)
 ARITHMETIC = "arithmetic"
-OWN = ("prompt", "question")  # kinds of open questions of a user's own
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
 CHOICE = ("arc", "mmlu", "choice", HARNESS)  # kinds of multiple choice
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files, which no task of the library has
-TYPO = 0.8  # similarity of a name to one of ours from which it is taken for a mistyped one
 # the configs of EleutherAI/hendrycks_math
 MATH_SUBJECTS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
@@ -38,16 +42,15 @@ professional_psychology public_relations security_studies sociology us_foreign_p
 virology world_religions
 """.split()  # noqa: SIM905
 
-
 OPTIONS = {  # of `load_questions` for tasks of each kind, beside those of the Hub
     "mmlu": ("subject",),
     "choice": ("subject",),
     "math": ("subject", "level"),
-    "dart": ("subject", "level", "fail_rate_level"),
     ARITHMETIC: ("level", "seed"),
     HARNESS: ("hub", "num_fewshot"),
     HARNESS_OPEN: ("hub", "num_fewshot", "rule"),
 }
+SELECTED = {"level": "math_level", "subject": "subject"}  # options, and the metadata they select
 
 
 class Task(NamedTuple):
@@ -89,7 +92,7 @@ TASKS = {
         Task("gsm8k", "gsm8k", "openai/gsm8k", ("main",)),
         Task("math", "math", "EleutherAI/hendrycks_math", MATH_SUBJECTS),
         Task("math-500", "math", "HuggingFaceH4/MATH-500", shots_of="math"),
-        Task("dart-math", "dart", "hkust-nlp/dart-math-pool-math", split="train", shots_of="math"),
+        Task("dart-math", "math", "hkust-nlp/dart-math-pool-math", split="train", shots_of="math"),
         Task(ARITHMETIC, ARITHMETIC),
     )
 }
@@ -119,24 +122,43 @@ def canonical(name: str) -> tuple[str, str | None]:
     return name, None
 
 
+def find_task(source: Source) -> Task:
+    """Return the task of a name, of a file of questions, or of rows in memory.
+
+    Raises InputError for an unknown name, with the most similar.
+    """
+    name, subject = canonical(source) if isinstance(source, str) else ("the questions", None)
+    if name in TASKS:
+        return TASKS[name]._replace(subject=subject)
+    if not isinstance(source, str):
+        return Task(name, kind_of(source))
+    from etils import epath
+
+    if not name.startswith(LIBRARY) and epath.Path(name).is_file():
+        return Task(name, kind_of(name))
+    name = library_name(name)
+    return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)
+
+
+def check_task(name: str) -> None:
+    """Raise InputError for an unknown task; files in storage are not looked up."""
+    if "://" not in name:
+        find_task(name)
+
+
 def library_name(task: str) -> str:
     """Return lm-evaluation-harness's name of a task; case and hyphens do not matter.
 
-    Raises InputError for a group of tasks, and for an unknown name, with the most similar. A hint
-    at a name of ours is logged first: the library takes seconds.
+    Raises InputError for a group of tasks, and for an unknown name, with the most similar.
     """
     name = task.removeprefix(LIBRARY)
     suffix = Path(name).suffix
     if suffix in SUFFIXES:
         names, known = [], [str(file) for file in Path(name).parent.glob(f"*{suffix}")]
     else:
-        if near := difflib.get_close_matches(plain_name(name), TASKS, 1, TYPO):
-            log.warning("%s: did you mean %s? Looking in lm-evaluation-harness.", task, near[0])
-        names = harness.task_names()
-        known = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] + names
-    forms = {plain_name(each): each for each in names} | {each: each for each in names}
-    if (match := forms.get(name) or forms.get(plain_name(name))) is not None:
-        return match
+        names = known = harness.task_names()
+    if alike := [each for each in names if plain_name(each) == plain_name(name)]:
+        return name if name in alike else alike[-1]
     if names and name in harness.manager().task_index:
         raise InputError(
             f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
@@ -148,3 +170,162 @@ def library_name(task: str) -> str:
         f"nor a task of lm-evaluation-harness{more}"
         f"{did_you_mean(name, TASKS) or did_you_mean(name, known)}."
     )
+
+
+def load_questions(
+    source: Source,
+    *,
+    limit: int | float | str | None = None,
+    beside: int = 0,
+    split: str | None = None,
+    hub: str | None = None,
+    subject: str | None = None,
+    level: int | None = None,
+    seed: int | None = None,
+    num_fewshot: int | None = None,
+    rule: str | None = None,
+) -> list[Question]:
+    """Load the questions of a task, of a file, or of rows in memory, in order.
+
+    Args:
+      source: one of `TASKS`; a JSONL, CSV or Parquet file, or a list of dicts, a DataFrame or a
+        `datasets.Dataset`, whose first row determines the fields of all; or a task of
+        lm-evaluation-harness.
+      limit: number of questions, from the first, or a share of them (0.1 or "10%"), rounded up; by
+        default all, or 100 of arithmetic.
+      beside: number of questions beyond the limit.
+      split: of the data set on the Hub.
+      hub: id or local directory of a data set of the same layout.
+      subject: of MMLU, MATH, DART-Math or a file of multiple choice.
+      level: of MATH, DART-Math or arithmetic, 1 to 5.
+      seed: of arithmetic.
+      num_fewshot: shots in the prompts of a task of lm-evaluation-harness.
+      rule: the filter of completions of such a task.
+
+    Raises:
+      InputError: for an unknown task, an option that the task ignores, a row that does not match
+        the schema or has no answer (naming file and line), a duplicate id, or no questions.
+    """
+    if isinstance(source, Iterator):
+        source = list(source)  # read twice
+    source = os.fspath(source) if isinstance(source, os.PathLike) else source
+    task, limit = find_task(source), read_limit(limit)
+    options = {"split": split, "hub": hub, "subject": subject, "level": level, "seed": seed}
+    options |= {"num_fewshot": num_fewshot, "rule": rule}
+    values = check_options(task, {name: x for name, x in options.items() if x is not None})
+    unused: dict[str, None] = {}  # names, in order
+    questions: Iterable[Question]
+    if task.kind == ARITHMETIC:
+        if isinstance(limit, float):
+            raise InputError(
+                f"arithmetic generates any number of questions: give one, not the share {limit}."
+            )
+        limit = DEFAULT_LIMIT if limit is None else limit
+        questions = arithmetic(level, limit + beside, seed or 0)
+    elif task.of_library:
+        questions = harness.load_task(task.name, hub, rule).questions(num_fewshot)
+    else:
+        questions = select(task, source, values, unused)
+    if isinstance(limit, float):
+        questions = list(questions)
+        limit = math.ceil(limit * len(questions))
+    end = None if limit is None else max(0, limit) + beside
+    questions = list(itertools.islice(questions, end))
+    if not questions:
+        chosen = "".join(f", {name} {value}" for name, value in values.items())
+        raise InputError(f"{task.name} yields no questions (limit {limit}{chosen}).")
+    if unused and not task.hub:
+        names = ", ".join(map(shown, unused))
+        log.warning("%s: not used are the fields %s.", task.name, names)
+    return questions
+
+
+def check_options(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the subject of the task's name; InputError for one without effect."""
+    for name, value in values.items():
+        if name not in task.options:
+            others = [other for other, entry in TASKS.items() if name in entry.options]
+            hint = f" (tasks that have one: {', '.join(others)})" if others else ""
+            raise InputError(
+                f"{task.name} has no {name}, but {name} is {value!r}: leave it out{hint}."
+            )
+    return dict(values) if task.subject is None else {**values, "subject": task.subject}
+
+
+def read_limit(limit: int | float | str | None) -> int | float | None:
+    """Read a number of questions, or a share of them: 0.1 or 10%; InputError for anything else."""
+    if limit is None:
+        return None
+    text = str(limit).strip()
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if text.endswith("%"):
+        value /= 100
+        if value == 1:
+            return None
+    elif value.is_integer() and not isinstance(limit, float):
+        return int(value)
+    if not 0 < value < 1:
+        raise InputError(
+            f"a limit of {shown(limit)} is neither a whole number nor a share below 1: give 8, "
+            "0.1 or 10%."
+        )
+    return value
+
+
+def select(
+    task: Task, source: Source, values: Mapping[str, Any], unused: dict[str, None]
+) -> Iterator[Question]:
+    """Yield the questions of the Hub or of rows that have the wanted metadata."""
+    rows = hub_rows(task, values.get("split"), values.get("hub")) if task.hub else read_rows(source)
+    wanted = {SELECTED[key]: str(value) for key, value in values.items() if key in SELECTED}
+    for question in read_questions(task.kind, rows, unused):
+        if all(question.get(name) == value for name, value in wanted.items()):
+            yield question
+
+
+def hub_rows(task: Task, split: str | None, hub: str | None) -> Iterator[PlacedRow]:
+    """Yield the rows of a task on the Hub.
+
+    Subjects of MATH and MMLU are interleaved: otherwise a small limit would select one alone.
+    """
+    queues: Iterable[Iterable[PlacedRow]]
+    queues = [subset_rows(hub or task.hub, each, split or task.split) for each in task.configs]
+    if task.kind == "mmlu":  # whose split is sorted by subject
+        of_subject: dict[str, list[PlacedRow]] = {}
+        for row in itertools.chain(*queues):
+            of_subject.setdefault(str(row[2].get("subject")), []).append(row)
+        queues = of_subject.values()
+    return filter(None, itertools.chain.from_iterable(itertools.zip_longest(*queues)))
+
+
+def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]:
+    """Yield the rows of one subset, each with its place in the split as its default id.
+
+    Of a pool of responses, such as DART-Math's, only the first row of each query.
+    """
+    rows = load_hub(hub, config, split)
+    numbers: Iterable[int] = range(len(rows))
+    if "query_id" in rows.column_names:  # by column: a million rows one by one take minutes
+        numbers = rows.select_columns("query_id").to_pandas().drop_duplicates().index
+        rows = rows.select(numbers)
+    place = f"{config}/{split}" if config else split
+    where = " ".join(filter(None, (hub, config, split)))
+    for number, row in zip(numbers, rows, strict=True):
+        yield f"{where}:{number + 1}", f"{place}/{number + 1}", row
+
+
+def load_hub(hub: str, config: str | None, split: str) -> Any:
+    """Load one split with the `datasets` library; raise InputError if that fails."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(hub, config, split=split)
+    except Exception as error:  # the Hub's client and its HTTP library raise many types
+        name = hub if config is None else f"{hub} {config}"
+        raise InputError(
+            f"{name} (split {split}) could not be loaded: {first_line(error)}. Without a network, "
+            "give a JSONL file of the same fields as the task."
+        ) from error

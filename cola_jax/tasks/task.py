@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from cola_jax import scoring
-from cola_jax.errors import InputError
-from cola_jax.question import Question
+from cola_jax.errors import InputError, shorten
+from cola_jax.question import Question, content, split
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.answer import check_rule
 from cola_jax.tasks.formats import FORMATS, Shots, check_answerable, format_of, load_shots
 from cola_jax.tasks.harness import load_task
-from cola_jax.tasks.load import check_disjoint, find_task, hold_out, load_questions, read_limit
-from cola_jax.tasks.registry import ARITHMETIC, OWN, TASKS, Task, canonical
+from cola_jax.tasks.readers import OWN
+from cola_jax.tasks.registry import (
+    ARITHMETIC,
+    TASKS,
+    Task,
+    canonical,
+    find_task,
+    load_questions,
+    read_limit,
+)
 from cola_jax.tasks.variants import Variant, make_variant
 
 if TYPE_CHECKING:
@@ -39,17 +47,16 @@ class Prepared:
     variants: Sequence[Variant] = ()
     held_out: "Sequence[Encoded]" = ()
 
-    def settings(self, count: int | None = None) -> dict[str, Any]:
-        """Return the record with digests of the first `count` questions, all when None."""
-        encoded = self.encoded[:count]
-        out: dict[str, Any] = self.record | {"task": task_digest(encoded, self.scorer)}
+    def settings(self) -> dict[str, Any]:
+        """Return the record with digests of the questions."""
+        out: dict[str, Any] = self.record | {"task": task_digest(self.encoded, self.scorer)}
         if "prompt" in out:  # its hash covers the texts of shots too
-            parts = [out["prompt"], [each.prompt_hash for each in encoded]]
+            parts = [out["prompt"], [each.prompt_hash for each in self.encoded]]
             text = json.dumps(parts, sort_keys=True)
             out["prompt"] = out["prompt"] | {"hash": hashlib.sha256(text.encode()).hexdigest()}
         if self.variants:
             out["variants"] = {
-                each.name: task_digest(each.encoded[:count], each.scorer) for each in self.variants
+                each.name: task_digest(each.encoded, each.scorer) for each in self.variants
             }
         return out
 
@@ -72,9 +79,6 @@ class TaskConfig:
     100 of arithmetic."""
     level: int | None = None
     """Difficulty of MATH, DART-Math or arithmetic, 1 to 5."""
-    fail_rate_level: int | None = None
-    """Difficulty of DART-Math by the failures of a model, 1 to 5, a fifth of the questions in
-    each."""
     subject: str | None = None
     """Subject of MMLU, MATH or DART-Math as their rows name it, such as abstract_algebra or
     Algebra."""
@@ -128,14 +132,8 @@ class TaskConfig:
         object.__setattr__(self, "limit", read_limit(self.limit))
 
     def load(self) -> tuple[list[list[Question]], list[Question], list[Question]]:
-        """Load the questions.
-
-        Returns:
-          The questions of each source, in order: the task, and a file of held-out questions; those
-          for training; and those held out.
-
-        Raises:
-          InputError: as `load_questions` and `hold_out`.
+        """Load the questions of each source, in order: the task, and a file of held-out questions;
+        those for training; and those held out. Raises InputError as `load_questions`.
         """
         task = find_task(self.task)
         questions = load_questions(
@@ -146,7 +144,6 @@ class TaskConfig:
             hub=self.hub,
             subject=self.subject,
             level=self.level,
-            fail_rate_level=self.fail_rate_level,
             seed=self.task_seed or None,
             num_fewshot=self.shots if task.of_library else None,
             rule=self.rule if task.of_library else None,
@@ -221,11 +218,12 @@ class ScorerMaker:
     common: dict[str, Any]  # settings of any scorer
 
     def make(self) -> "tuple[Scorer, dict[str, Any]]":
-        if self.task.of_library:
-            return self.make_of_library()
-        return self.make_of_choices() if self.task.choice else self.make_open()
+        make = self.of_choices if self.task.choice else self.of_open_questions
+        scorer, record = (self.of_library if self.task.of_library else make)()
+        chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
+        return scorer, {"scorer": scorer.name, "chat": chat} | record
 
-    def make_of_library(self) -> "tuple[Scorer, dict[str, Any]]":
+    def of_library(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""
         config = self.config
         if config.chat or config.format or config.shots_file or config.shots_seed:
@@ -234,60 +232,60 @@ class ScorerMaker:
                 "--format, --shots-file and --shots-seed."
             )
         names = ("options", "options-norm") if self.task.choice else ("generation",)
-        scorer = self.choose(names[0], names)
+        scorer_class = self.choose(names[0], names)
         prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
-        record = self.record(scorer) | {"prompt": prompt}
         if self.task.choice:
-            return scorer(self.tokenizer, **self.common), record
+            return scorer_class(self.tokenizer, **self.common), {"prompt": prompt}
         grader: Any = load_task(self.task.name, config.hub, config.rule)
-        more: dict[str, Any] = self.common | {"max_new_tokens": config.max_new_tokens}
-        made = scoring.FilteredGeneration(self.tokenizer, grader, **more)
-        prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
-        return made, record | made.record()
+        options: dict[str, Any] = self.common | {"max_new_tokens": config.max_new_tokens}
+        scorer = scoring.FilteredGeneration(self.tokenizer, grader, **options)
+        prompt |= {"stop": list(scorer.stop.strings), "stop_tokens": list(scorer.stop.tokens)}
+        return scorer, {"prompt": prompt} | scorer.record()
 
-    def make_of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
+    def of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of multiple choice."""
         usual_scorer, usual_format = DEFAULTS.get(self.task.kind, USUAL)
-        scorer = self.choose(usual_scorer)
-        style = self.config.format or (usual_format if usual_format in scorer.formats else "plain")
-        if style not in scorer.formats:
+        scorer_class = self.choose(usual_scorer)
+        formats = scorer_class.formats
+        style = self.config.format or (usual_format if usual_format in formats else "plain")
+        if style not in formats:
             raise InputError(
-                f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
+                f"the scorer {scorer_class.name!r} has the formats {', '.join(formats)}, not "
                 f"{style!r}: use another scorer or format."
             )
-        shots, record, more = self.shots(0), self.record(scorer), dict[str, Any]()
+        shots, record, options = self.shots(0), {}, dict[str, Any](self.common)
         if style != "plain" or shots:
             record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
-            more["shots"] = shots
+            options["shots"] = shots
         if style != "plain":
-            more["harness"] = True
-        return scorer(self.tokenizer, **self.common, **more), record
+            options["harness"] = True
+        return scorer_class(self.tokenizer, **options), record
 
-    def make_open(self) -> "tuple[Scorer, dict[str, Any]]":
+    def of_open_questions(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of open questions."""
         config, kind = self.config, self.task.kind
         format = format_of(kind, config.format)
         # `exact` is for formats that fix the whole answer
         free = format.shows_work or kind in OWN
-        scorer: Any = self.choose("generation" if free else "exact")
+        scorer_class: Any = self.choose("generation" if free else "exact")
         if config.rule is not None:
             format = dataclasses.replace(format, extract=check_rule(config.rule))
+        elif kind in OWN and scorer_class.decodes:
+            check_answerable(itertools.chain(*self.sources), format)
         shots = self.shots(format.shots)
-        more = {"max_new_tokens": config.max_new_tokens} if scorer.decodes else {}
-        made = scorer(self.tokenizer, format, shots=shots, **self.common, **more)
-        if kind in OWN and scorer.decodes:
-            check_answerable(itertools.chain(*self.sources), made, self.tokenizer)
+        limit = {"max_new_tokens": config.max_new_tokens} if scorer_class.decodes else {}
+        scorer = scorer_class(self.tokenizer, format, shots=shots, **self.common, **limit)
         prompt = {
             "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
             **shots.record(self.sources[0][0]),
             "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
         }
-        return made, self.record(scorer) | {"prompt": prompt} | made.record()
+        return scorer, {"prompt": prompt} | scorer.record()
 
     def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":
         """Return the scorer that the user or the task names; `names` are those that fit."""
         name = self.config.scorer or default
-        scorer = scoring.scorer_class(name)
+        scorer_class = scoring.scorer_class(name)
         names = names or scoring.scorer_names(open=not self.task.choice)
         if name not in names:
             asks = "is multiple choice" if self.task.choice else "asks open questions"
@@ -296,13 +294,9 @@ class ScorerMaker:
                 f"{', '.join(names)}."
             )
         for field in ("max_new_tokens", "rule"):
-            if getattr(self.config, field) is not None and not scorer.decodes:
+            if getattr(self.config, field) is not None and not scorer_class.decodes:
                 raise InputError(f"{field} is a setting of the scorer `generation`: leave it out.")
-        return scorer
-
-    def record(self, scorer: "type[Scorer]") -> dict[str, Any]:
-        chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
-        return {"scorer": scorer.name, "chat": chat}
+        return scorer_class
 
     def shots(self, default: int) -> Shots:
         """Load the questions shown before each."""
@@ -313,9 +307,38 @@ class ScorerMaker:
             shots_file=config.shots_file,
             questions=self.sources,
             level=config.level,
-            subject=config.subject,
             hub=None if self.task.shots_of else config.hub,
             seed=config.shots_seed,
+        )
+
+
+def hold_out(
+    questions: Sequence[Question], held_out: int, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """Divide questions into those for training and `held_out` others, each part in order.
+
+    A hash of its text and the seed decides where a question belongs. Raises InputError where none
+    would be left for training, and for a text in both parts.
+    """
+    if not 0 <= held_out < len(questions):
+        raise InputError(
+            f"{held_out} questions cannot be held out of {len(questions)}: leave some for training."
+        )
+    order = split([question.text for question in questions], f"held out {seed}")
+    train = [questions[i] for i in sorted(order[held_out:])]
+    held = [questions[i] for i in sorted(order[:held_out])]
+    check_disjoint(train, held)
+    return train, held
+
+
+def check_disjoint(train: Sequence[Question], held: Sequence[Question]) -> None:
+    """Raise InputError that names held-out questions which are training questions as well."""
+    ids, texts = {question.id for question in train}, {content(question) for question in train}
+    both = [question.id for question in held if question.id in ids or content(question) in texts]
+    if both:
+        raise InputError(
+            f"{len(both)} of {len(held)} held-out questions are training questions as well "
+            f"({shorten(both)}): give other files, or a split of one (--held-out)."
         )
 
 

@@ -43,14 +43,9 @@ def make_variant(
 ) -> Variant:
     """Encode questions in the variant of a name, or in the words of a template file.
 
-    Args:
-      encoded: the task's own prompts, from which a variant must differ.
-      make_scorer: makes the task's scorer, with changed settings.
-      shots: number of shots of the task itself.
-
-    Raises:
-      InputError: for an unknown name, a variant that this task or tokenizer cannot have, and one
-        with the task's own prompts.
+    `encoded` are the task's own prompts, `shots` is its number of shots, and `make_scorer` makes its
+    scorer with changed settings. Raises InputError for an unknown name, a variant that this task or
+    tokenizer cannot have, and one with the task's own prompts.
     """
     settings: dict[str, Any] = {}
     template = FIELD

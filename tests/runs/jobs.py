@@ -25,7 +25,7 @@ from tests import environment
 # the rest is imported when it is first used
 PRELOAD = [
     __name__,
-    "cola_jax.tasks.load",
+    "cola_jax.tasks.registry",
     "cola_jax.tasks.formats",
     "transformers.models.auto.tokenization_auto",
 ]

@@ -7,74 +7,75 @@ import pytest
 from cola_jax.question import open_question
 from cola_jax.scoring.answer import find_answer
 from cola_jax.tasks import format_of, load_questions, load_shots
-from cola_jax.tasks.formats import FORMATS
+from cola_jax.tasks.formats import FORMATS, check_answerable
 from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.registry import MATH_SUBJECTS
-from cola_jax.tasks.task import TaskConfig
-from tests import tiny
 from tests.tasks.rows import ARC, GSM8K, MATH, MMLU, changed
 
 SUM = open_question("q", "7 + 5", "12")
 SHOTS = [open_question("s1", "1 + 2", "3"), open_question("s2", "9 - 4", "5")]
 WORKED = open_question("w", "Ann has 3 and buys 4. How many?", "7", "She has 3 + 4 = 7.")
-ASKED = open_question("a", "Bob has 5. How many?", "5")
-
-
-def test_direct_format():
-    form = format_of("math", "direct")
-    text = form.ask(open_question("q", "What is $1+1$?", "2"))
-    instruction, rest = text.split("\n\n")
-    assert "\\boxed{}" in instruction
-    assert rest == "### Problem Start\nWhat is $1+1$?\n### Problem End\nAnswer:"
-    assert (form.stop, form.extract, form.shots) == ((), "boxed", 0)
-    assert form.completion(SUM, r"\frac{1}{2}") == r" \boxed{\frac{1}{2}}"
-    with_shot = form.ask(SUM, SHOTS[:1])
-    assert with_shot.count(instruction) == 1
-    assert "1 + 2\n### Problem End\nAnswer: \\boxed{3}\n\n### Problem Start\n7 + 5" in with_shot
+INSTRUCTION = (
+    "Solve the problem and reply with its final answer alone, inside \\boxed{}. Do not explain, "
+    "and show no steps.\n\n"
+)
 
 
 @pytest.mark.parametrize(
-    ("kind", "shown", "opening", "stop", "shots", "rule"),
+    ("kind", "name", "shots", "prompt", "stop", "rule"),
     [
         (
+            "math",
+            "direct",
+            SHOTS[:1],
+            INSTRUCTION + "### Problem Start\n1 + 2\n### Problem End\nAnswer: \\boxed{3}\n\n"
+            "### Problem Start\n7 + 5\n### Problem End\nAnswer:",
+            (),
+            "boxed",
+        ),
+        (
             "gsm8k",
-            "Question: {}\nAnswer: She has 3 + 4 = 7.\n#### 7\n\n",
-            "Question: {}\nAnswer:",
+            "harness",
+            [WORKED],
+            f"Question: {WORKED.text}\nAnswer: She has 3 + 4 = 7.\n#### 7\n\n"
+            "Question: 7 + 5\nAnswer:",
             ("Question:", "</s>", "<|im_end|>"),
-            5,
             "hashes",
         ),
         (
-            "dart",
-            "Problem:\n{}\n\nSolution: She has 3 + 4 = 7.\n"
-            "Final Answer: The final answer is $7$. I hope it is correct.\n\n",
-            "Problem:\n{}\n\nSolution:",
+            "math",
+            "harness",
+            [WORKED],
+            f"Problem:\n{WORKED.text}\n\nSolution: She has 3 + 4 = 7.\n"
+            "Final Answer: The final answer is $7$. I hope it is correct.\n\n"
+            "Problem:\n7 + 5\n\nSolution:",
             ("Problem:",),
-            4,
             "minerva",
+        ),
+        ("arithmetic", None, SHOTS, "1 + 2 = 3\n9 - 4 = 5\n7 + 5 =", ("\n",), "line"),
+        ("prompt", None, [], "7 + 5", ("\n",), "line"),
+        (
+            "question",
+            None,
+            SHOTS[:1],
+            "Question: 1 + 2\nAnswer: 3\n\nQuestion: 7 + 5\nAnswer:",
+            ("\n",),
+            "line",
         ),
     ],
 )
-def test_harness_formats(kind, shown, opening, stop, shots, rule):
-    form = format_of(kind, "harness")
-    assert form.ask(ASKED, [WORKED]) == shown.format(WORKED.text) + opening.format(ASKED.text)
-    assert (form.stop, form.shots, form.extract) == (stop, shots, rule)
+def test_formats_ask_and_end(kind, name, shots, prompt, stop, rule):
+    form = format_of(kind, name)
+    assert form.ask(SUM, shots) == prompt
+    assert (form.stop, form.extract) == (stop, rule)
 
 
-def test_plain_format():
-    form = format_of("arithmetic")
-    assert form.ask(SUM, SHOTS) == "1 + 2 = 3\n9 - 4 = 5\n7 + 5 ="
-    assert form.completion(SUM, "12") == " 12\n"
-    assert form.completion(SUM, "12", chat=True) == "12"
-    assert form.shots == 2
-    prompt = format_of("prompt")
-    assert prompt.ask(open_question("q", "The capital of France is", "Paris")) == (
-        "The capital of France is"
-    )
+def test_format_completes():
+    plain, prompt, direct = format_of("arithmetic"), format_of("prompt"), format_of("gsm8k")
+    assert plain.completion(SUM, "12") == " 12\n"
+    assert plain.completion(SUM, "12", chat=True) == "12"
     assert prompt.completion(open_question("q", "It is ", "x"), "x") == "x\n"  # no second space
-    assert format_of("question").ask(SUM, SHOTS[:1]) == (
-        "Question: 1 + 2\nAnswer: 3\n\nQuestion: 7 + 5\nAnswer:"
-    )
+    assert direct.completion(SUM, r"\frac{1}{2}") == r" \boxed{\frac{1}{2}}"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -89,61 +90,39 @@ def test_format_extracts_answer_of_own_completion(kind):
                 assert form.completion(WORKED, answer) == text
 
 
-def test_format_of_refuses_unknown_format():
-    assert format_of("gsm8k") == format_of("gsm8k", "direct")
+def test_formats_refuse():
     with pytest.raises(ValueError, match="gsm8k questions have the formats direct, harness, not"):
         format_of("gsm8k", "plain")
-    with pytest.raises(ValueError, match="arc questions are multiple choice"):
-        format_of("arc")
-
-
-def test_format_refuses_missing_solution():
     with pytest.raises(ValueError, match=r"no single completion is the correct one.*generation"):
         format_of("gsm8k", "harness").completion(WORKED, "7")
     with pytest.raises(ValueError, match="question s1 has no worked solution"):
-        format_of("gsm8k", "harness").ask(ASKED, SHOTS)
+        format_of("gsm8k", "harness").ask(SUM, SHOTS)
 
 
-def prepare(file, **settings):
-    return TaskConfig(file, **settings).prepare(
-        tiny.tokenizer(), context=400, stop_tokens=lambda: (1, 7)
-    )
+@pytest.mark.parametrize("name", ["plain", "direct"])
+def test_check_answerable_names_the_question(name):
+    form, broken = format_of("prompt", name), {"plain": "4\n5", "direct": "a } b"}[name]
+    good = [open_question(f"q{i}", "How many?", x) for i, x in enumerate(("$1,000$", "-3.5", "9."))]
+    check_answerable(good, form)
+    with pytest.raises(ValueError, match=r"^question bad: .*, of which the rule .* finds '[4a]'"):
+        check_answerable([*good, open_question("bad", "What is it?", broken)], form)
 
 
-@pytest.mark.parametrize(
-    ("answer", "settings", "message"),
-    [
-        ("4\n5", {}, r"can give the answer '4\\n5', of which the rule 'line' finds '4'"),
-        ("Paris", {"rule": "number"}, "the rule 'number' finds None"),
-        ("a } b", {"format": "direct"}, "the rule 'boxed' finds 'a'"),
-        ("rock " * 120, {}, r"has \d+ tokens, but at most 50 are decoded: raise --max-new-tokens"),
-    ],
-)
-def test_check_answerable_names_the_question(write, answer, settings, message):
-    good = {"prompt": "What is 2 + 2?", "answer": "4"}
-    file = write(good, {"id": "bad", "prompt": "What is it?", "answer": answer})
-    with pytest.raises(ValueError, match=f"^question bad: .*{message}"):
-        prepare(file, **settings)
-
-
-@pytest.mark.parametrize("rule", ["line", "number", "hashes", "boxed", "minerva"])
-def test_check_answerable_accepts_what_can_be_given(write, rule):
-    answers = ("$1,000$", "-3.5", "1000.")
-    file = write(*({"prompt": f"{i}. How many?", "answer": a} for i, a in enumerate(answers)))
-    assert len(prepare(file, rule=rule).encoded) == 3
+def texts(shots, question):
+    return [shot.text for shot in shots(question)]
 
 
 def test_load_shots_takes_first_training_rows_but_the_question(hub):
     rows = [changed(GSM8K, question=f"{i}?") for i in range(6)]
     folder = hub(("main", "train", [*rows, rows[0]]), ("main", "test", [rows[1], GSM8K]))
-    same, other = questions = load_questions("gsm8k", hub=folder)
-    shots = load_shots("gsm8k", 3, questions=[questions], hub=folder)
-    assert [shot.text for shot in shots(same)] == ["0?", "2?", "3?"]
-    assert [shot.text for shot in shots(other)] == ["0?", "1?", "2?"]
+    same, other = load_questions("gsm8k", hub=folder)
+    shots = load_shots("gsm8k", 3, hub=folder)
+    assert texts(shots, same) == ["0?", "2?", "3?"]
+    assert texts(shots, other) == ["0?", "1?", "2?"]
     assert shots.record(same) == {"shots": ["main/train/1", "main/train/3", "main/train/4"]}
     assert load_shots("gsm8k", 0)(same) == []
     train = load_questions("gsm8k", hub=folder, split="train", limit=2)
-    assert [shot.text for shot in shots(train[0])] == ["1?", "2?", "3?"]
+    assert texts(shots, train[0]) == ["1?", "2?", "3?"]
 
 
 def test_load_shots_of_math_500_and_dart_math_are_of_math(hub):
@@ -153,9 +132,8 @@ def test_load_shots_of_math_500_and_dart_math_are_of_math(hub):
             for name in MATH_SUBJECTS
         )
     )
-    (question,) = load_questions("arithmetic", limit=1)
     for task in ("math", "math-500", "dart-math"):
-        shots = load_shots(task, 2, hub=folder)(question)
+        shots = load_shots(task, 2, hub=folder)(SUM)
         assert [shot.id for shot in shots] == [f"{name}/train/1" for name in MATH_SUBJECTS[:2]]
 
 
@@ -164,30 +142,22 @@ def test_load_shots_of_file_need_shots_file(write):
     with pytest.raises(ValueError, match=r"task\.jsonl is a file of questions to ask.*0 shots"):
         load_shots(task, 1)
     file = write(GSM8K, changed(GSM8K, question="Third?"), name="shots")
-    questions = load_questions(task)
-    shots = load_shots(task, 1, shots_file=file, questions=[questions])
-    assert [[shot.text for shot in shots(question)] for question in questions] == [
-        ["Third?"],
-        [GSM8K["question"]],
-    ]
+    same, other = load_questions(task)
+    shots = load_shots(task, 1, shots_file=file)
+    assert [texts(shots, same), texts(shots, other)] == [["Third?"], [GSM8K["question"]]]
     with pytest.raises(ValueError, match=r"shots\.jsonl are math questions, but .* gsm8k"):
         load_shots(task, 1, shots_file=write(MATH, name="shots"))
 
 
 def test_load_shots_of_arithmetic_are_other_questions_of_its_level():
-    questions = load_questions("arithmetic", level=1, limit=150)
-    many = load_shots("arithmetic", 2, questions=[questions], level=1)
+    questions = load_questions("arithmetic", level=1, limit=155)
+    few, many = load_shots("arithmetic", 2, level=1), load_shots("arithmetic", 155, level=1)
     for question in questions:
-        shots = many(question)
+        shots = few(question)
         assert len({shot.id for shot in shots} - {question.id}) == 2
         assert {shot.get("arithmetic_level") for shot in shots} == {"1"}
-
-
-def test_load_shots_refuses_more_than_there_are():
-    questions = load_questions("arithmetic", level=1, limit=155)
-    assert len(load_shots("arithmetic", 154, questions=[questions], level=1)(questions[0])) == 154
     with pytest.raises(ValueError, match="arithmetic has 154 questions to show before question"):
-        load_shots("arithmetic", 155, questions=[questions], level=1)
+        many(questions[0])
     with pytest.raises(ValueError, match="at least 0"):
         load_shots("gsm8k", -1)
 
@@ -198,10 +168,10 @@ def test_load_shots_of_mmlu_are_the_first_of_the_subject(hub):
     dev = [MMLU, same, *[changed(physics, choices=["a", "b", str(i), "d"]) for i in range(3)]]
     folder = hub(("all", "dev", dev), ("all", "test", [same]))
     (question,) = load_questions("mmlu", hub=folder)
-    shots = load_shots("mmlu", 3, questions=[[question]], hub=folder)(question)
+    shots = load_shots("mmlu", 3, hub=folder)(question)
     assert [shot.options[2] for shot in shots] == ["7", "0", "1"]  # what reads like it as well
     with pytest.raises(ValueError, match="has 4 questions of the subject college_physics to show"):
-        load_shots("mmlu", 5, questions=[[question]], hub=folder)
+        load_shots("mmlu", 5, hub=folder)(question)
     (trained, *_) = load_questions("mmlu", hub=folder, split="dev", subject="college_physics")
     assert trained not in load_shots("mmlu", 3, hub=folder)(trained)
 
@@ -220,5 +190,3 @@ def test_load_shots_of_arc_are_drawn_as_the_harness_draws_them(hub):
     shots = load_shots("arc-easy", 8, questions=[trained], hub=folder)
     for question in trained:
         assert {shot.id for shot in shots(question)} == {row["id"] for row in train} - {question.id}
-    with pytest.raises(ValueError, match="arc-easy has 8 questions to show before question t0"):
-        load_shots("arc-easy", 9, questions=[trained], hub=folder)

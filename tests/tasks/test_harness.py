@@ -10,9 +10,9 @@ from lm_eval.api.model import LM
 import cola_jax
 from cola_jax.deploy.lm_eval import ColaLM
 from cola_jax.scoring import Grade
-from cola_jax.tasks import harness, load_questions
+from cola_jax.tasks import load_questions
 from cola_jax.tasks.harness import grade_of, load_task, text_of
-from cola_jax.tasks.load import find_task
+from cola_jax.tasks.registry import find_task
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.tasks.rows import DECODED, EXACT
@@ -124,12 +124,6 @@ def test_prompts_are_the_librarys_own(tasks, settings, message):
     config = TaskConfig("choice", **settings)
     with pytest.raises(ValueError, match=message):
         config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1,))
-
-
-def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(harness, "is_installed", lambda: False)
-    with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
-        find_task("hellaswag")
 
 
 # tasks that decode

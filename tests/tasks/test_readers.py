@@ -1,13 +1,15 @@
-"""Readers: the question in a row of each kind, and the errors for broken rows and files."""
+"""Readers: the question in a row of each kind, sources of rows, and errors of broken ones."""
 
 import json
 from pathlib import Path
 
+import datasets
+import pandas
 import pytest
 
 from cola_jax.question import Question
 from cola_jax.tasks import load_questions
-from cola_jax.tasks.load import find_task
+from cola_jax.tasks.registry import find_task
 from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, PLAIN, changed
 
 
@@ -26,8 +28,7 @@ def test_arc_maps_labels_by_position(write, labels):
 
 
 def test_gsm8k_takes_number_after_hashes(write):
-    file = write(GSM8K)
-    question = only(file)
+    question = only(write(GSM8K))
     assert question.gold == "1400"
     assert question.solution == "She has 3 + 4 = 7 apples.\nSold for $1400."
     assert (question.open, question.text) == (True, GSM8K["question"])
@@ -42,35 +43,11 @@ def test_math_takes_last_box_or_answer(write):
     question = only(write(MATH500))
     assert (question.id, question.gold) == ("test/algebra/170.json", "11")
     assert question.metadata == (("math_level", "3"), ("subject", "Algebra"))
-
-
-def test_dart_takes_metadata_of_query(write):
     question = only(write(DART))
     assert (question.id, question.gold) == (DART["query_id"], "32")
-    assert dict(question.metadata) == {
-        "math_level": "2",
-        "fail_rate_level": "1",
-        "subject": "Algebra",
-    }
-    assert only(write(changed(DART, query_metadata={"level": "Level 5"}))).get("math_level") == "5"
-    assert only(write(changed(DART, query_metadata=None))).get("math_level") is None
+    assert question.metadata == (("math_level", "2"), ("subject", "Algebra"))
+    assert only(write(changed(DART, query_metadata={"level": None}))).get("math_level") is None
     assert only(write(changed(DART, gt_ans=None, answer=32))).gold == "32"
-
-
-def test_rank_fail_rates_makes_levels_of_equal_size(write):
-    rates = [1.0, 0.98, 0.97, 0.97, 0.9, 0.5, 0.2, 0.1, 0.0, 0.0]
-    rows = [
-        changed(DART, query_id=f"q{i}", query=f"What is {i}?", pass_rate=rate)
-        for i, rate in enumerate(rates)
-    ]
-    unrated = changed(DART, query_id="unrated", pass_rate=None)
-    questions = load_questions(write(*rows[::-1], unrated))
-    levels = {q.id: q.get("fail_rate_level") for q in questions}
-    assert levels == {f"q{i}": str(1 + i // 2) for i in range(10)} | {"unrated": None}
-    assert not any(q.get("fail_rate") for q in questions)
-    # ties are broken by id
-    assert [levels["q2"], levels["q3"]] == ["2", "2"]
-    assert {q.id for q in load_questions(write(*rows), fail_rate_level=5)} == {"q8", "q9"}
 
 
 def test_open_accepts_prompt_or_question(write):
@@ -140,3 +117,64 @@ def test_readers_name_the_line_of_a_broken_row(write, case):
 def test_read_row_refuses_rows_of_another_kind_than_the_first(write, first, second, message):
     with pytest.raises(ValueError, match=rf"task\.jsonl:2.* {message}"):
         load_questions(write(first, second))
+
+
+ROWS = [
+    {"id": "a", "question": "Where is the Louvre?", "options": ["Lyon", "Paris"], "answer": 1},
+    {"id": "b", "question": "Where is the Prado?", "options": ["Madrid", "Rome"], "answer": 0},
+]
+
+
+def to_csv(folder):
+    frame = pandas.DataFrame(ROWS).drop(columns="options").assign(answer=["B", "A"])
+    frame = frame.assign(option_a=["Lyon", "Madrid"], option_b=["Paris", "Rome"])
+    frame.to_csv(folder / "rows.csv", index=False, encoding="utf-8-sig")
+    return str(folder / "rows.csv")
+
+
+def to_parquet(folder):
+    pandas.DataFrame(ROWS).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+SOURCES = {
+    "csv": to_csv,
+    "parquet": to_parquet,
+    "list": lambda _: ROWS,
+    "generator": lambda _: (row for row in ROWS),
+    "frame": lambda _: pandas.DataFrame(ROWS),
+    "frame of parquet": lambda folder: pandas.read_parquet(to_parquet(folder)),
+    "data set": lambda _: datasets.Dataset.from_list(ROWS),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_load_questions_reads_files_and_rows_alike(write, tmp_path, source):
+    questions = load_questions(source(tmp_path))
+    assert questions == load_questions(write("\ufeff" + json.dumps(ROWS[0]), ROWS[1]))
+    assert [question.gold for question in questions] == ["Paris", "Madrid"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [([], "the rows yield no questions"), (["a"], "row 0: a dict"), (3, "a table, not 3")],
+)
+def test_load_questions_refuses_other_sources(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"question,answer\n1?,2,3\n", r"a\.csv'?: line 2 has more cells than the first"),
+        ("a.csv", b"question,answer\n1?,\xff\n", r"a\.csv'? cannot be read"),
+        ("a.parquet", b"PAR1 or not", r"a\.parquet'? cannot be read"),
+        ("a.jsonl", b"\xff\xfe\n", "cannot be read .*utf-8"),
+        ("a.jsonl", b'{"prompt": "a\\ud800", "answer": "x"}', r"a\.jsonl:1 .*surrogates"),
+    ],
+)
+def test_load_questions_names_a_broken_file(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_questions(str(tmp_path / name))

@@ -1,20 +1,27 @@
-"""Names of tasks, ours and those of lm-evaluation-harness."""
+"""Tasks by name; limits, levels, subjects and duplicates; data sets in the layout of the Hub."""
 
 import pytest
+import tyro
 
-from cola_jax.tasks import harness
-from cola_jax.tasks.registry import MMLU_SUBJECTS, canonical, library_name
+from cola_jax.tasks import harness, load_questions
+from cola_jax.tasks.registry import (
+    MATH_SUBJECTS,
+    MMLU_SUBJECTS,
+    canonical,
+    find_task,
+    library_name,
+    read_limit,
+)
 from cola_jax.tasks.task import TaskConfig
+from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, MMLU, PLAIN, changed
 
 
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
         ("ARC_Easy", ("arc-easy", None)),
-        ("arc-challenge", ("arc-challenge", None)),
         ("mmlu_abstract_algebra", ("mmlu", "abstract_algebra")),
         ("hendrycks_math500", ("math-500", None)),
-        ("Arithmetic", ("arithmetic", None)),
         ("my_own.jsonl", ("my_own.jsonl", None)),
     ],
 )
@@ -35,8 +42,8 @@ def test_library_name_folds_names(library):
     for name in ("plain_task", "Plain-Task", "lm_eval:plain_task"):
         assert library_name(name) == "plain_task"
     assert (library_name("single_task"), library_name("quoted")) == ("single-task", "Quoted")
-    with pytest.raises(ValueError, match="task 'nobody' is neither one of arc-easy"):
-        library_name("nobody")
+    with pytest.raises(ValueError, match=r"'arc_eazy' is neither one of .*did you mean arc-easy"):
+        library_name("arc_eazy")
 
 
 def test_names_are_those_of_the_librarys_index():
@@ -46,3 +53,147 @@ def test_names_are_those_of_the_librarys_index():
     assert canonical("mmlu_pro_biology") == ("mmlu_pro_biology", None)
     with pytest.raises(ValueError, match="mmlu_stem is a group of tasks"):
         library_name("mmlu_stem")
+
+
+def test_find_task_names_a_file_beside_without_the_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "task_names", lambda: pytest.fail("the library is loaded"))
+    (tmp_path / "task.jsonl").touch()
+    with pytest.raises(ValueError, match=r"existing file .*\(did you mean .*task\.jsonl\?\)"):
+        find_task(str(tmp_path / "tsk.jsonl"))
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(harness, "is_installed", lambda: False)
+    with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
+        find_task("hellaswag")
+
+
+def ids(file, **options):
+    return [question.id for question in load_questions(file, **options)]
+
+
+def test_load_questions_skips_blank_lines_and_stops_at_limit(write):
+    rows = [changed(ARC, id=f"q{i}") for i in range(3)]
+    assert ids(write("", rows[0], "   ", rows[1], rows[2])) == ["q0", "q1", "q2"]
+    assert ids(write(*rows, "broken"), limit=2) == ["q0", "q1"]
+    assert ids(write(*rows), limit=0.5) == ["q0", "q1"]
+    assert ids(write(*rows), limit=0.01) == ["q0"]
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="no questions"):
+            load_questions(write(*rows), limit=limit)
+    with pytest.raises(ValueError, match="no questions"):
+        load_questions(write("", "  "))
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("12.5 %", 0.125), ("100%", None), ("7", 7), ("0.1", 0.1), (None, None), (3, 3)],
+)
+def test_read_limit(text, limit):
+    assert read_limit(text) == TaskConfig("arithmetic", limit=text).limit == limit
+    if isinstance(text, str):
+        assert tyro.cli(TaskConfig, args=["--task", "arithmetic", "-l", text]).limit == limit
+
+
+@pytest.mark.parametrize("text", ["half", "150%", "0%", "1.5", "nan", "", 1.5, 0.0])
+def test_read_limit_refuses_other_texts(text):
+    with pytest.raises(ValueError, match="neither a whole number nor a share below 1"):
+        read_limit(text)
+
+
+def test_load_questions_refuses_duplicate_id(write):
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the row repeats the question of .*:1"):
+        load_questions(write(PLAIN, PLAIN))
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id '7' is already used in .*:1"):
+        load_questions(write(PLAIN | {"id": 7}, PLAIN | {"id": 7, "answer": "Lyon"}))
+
+
+def test_load_questions_reads_each_query_of_dart_once(write):
+    rows = [
+        changed(DART, query_id=f"q{i}", query=f"{i}?", query_metadata={"level": i})
+        for i in (1, 1, 2, 3, 3, 4)
+    ]
+    assert ids(write(*rows)) == ["q1", "q2", "q3", "q4"]
+    assert ids(write(*rows), limit=2) == ["q1", "q2"]
+    assert ids(write(*rows), level=4) == ["q4"]
+    other = changed(rows[0], query="What is $3^5$?", gt_ans="243")
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id 'q1' is already used in .*:1"):
+        load_questions(write(rows[0], other))
+
+
+def test_load_questions_selects_levels_and_subjects(write):
+    file = write(*[changed(MATH500, unique_id=str(i), level=x) for i, x in enumerate((1, 2, 4, 2))])
+    assert ids(file, level=2) == ["1", "3"]
+    assert ids(file, level=2, limit=1) == ["1"]
+    laws = write(MMLU, changed(MMLU, subject="law", id="legal"), name="mmlu")
+    assert ids(laws, subject="law") == ["legal"]
+    for task, options, message in (
+        (file, {"level": 3}, r"no questions \(limit None, level 3\)"),
+        ("gsm8k", {"level": 1}, r"gsm8k has no level, .*math, math-500, dart-math, arithm"),
+        ("arithmetic", {"subject": "art"}, "arithmetic has no subject, but subject is 'art'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_questions(task, **options)
+
+
+def test_load_questions_warns_of_fields_that_are_not_used(write, caplog):
+    row = {"prompt": "1 + 1 =", "answer": "2"}
+    file = write(row | {"topic": "sums"}, row | {"prompt": "1 + 2 =", "unit": "cm", "note": None})
+    assert len(load_questions(file)) == 2
+    (message,) = caplog.messages
+    assert message.endswith("not used are the fields 'topic', 'unit'.")
+    caplog.clear()
+    for row in (ARC, MMLU, GSM8K, MATH500, DART, PLAIN):
+        load_questions(write(row))
+    assert not caplog.messages
+
+
+LAYOUTS = {  # task: config, split, rows
+    "gsm8k": [("main", "test", [GSM8K, changed(GSM8K, question="Again?")])],
+    "math": [
+        (subject, "test", [changed(MATH, problem=f"{subject} {i}?") for i in range(2)])
+        for subject in MATH_SUBJECTS
+    ],
+    "math-500": [("default", "test", [MATH500])],
+    "dart-math": [
+        (
+            "default",
+            "train",
+            [changed(DART, query_id=id, resp=f"{i}") for i, id in enumerate(["q1", "q1", "q2"])],
+        )
+    ],
+    "arc-challenge": [
+        (config, "test", [changed(ARC, id=f"{config} {i}") for i in range(2)])
+        for config in ("ARC-Easy", "ARC-Challenge")
+    ],
+    "mmlu": [
+        ("all", "test", [MMLU, MMLU, MMLU, changed(MMLU, subject="law")]),
+        ("all", "dev", [MMLU]),
+    ],
+}
+IDS = {
+    "gsm8k": ["main/test/1", "main/test/2"],
+    "math": [f"{subject}/test/{i}" for i in (1, 2) for subject in MATH_SUBJECTS],
+    "math-500": ["test/algebra/170.json"],
+    "dart-math": ["q1", "q2"],
+    "arc-challenge": ["ARC-Challenge 0", "ARC-Challenge 1"],
+    "mmlu": ["all/test/1", "all/test/4", "all/test/2", "all/test/3"],  # subjects interleaved
+}
+GOLD = {"gsm8k": "1400", "math": r"\frac{3}{2}", "math-500": "11", "dart-math": "32"}
+GOLD |= {"arc-challenge": "iron ore", "mmlu": "7"}
+
+
+@pytest.mark.parametrize("task", LAYOUTS)
+def test_load_questions_reads_layout_of_hub(hub, task):
+    questions = load_questions(task, hub=hub(*LAYOUTS[task]))
+    assert [question.id for question in questions] == IDS[task]
+    assert {question.gold for question in questions} == {GOLD[task]}
+    if task == "mmlu":
+        assert ids("mmlu_number_theory", hub=hub(*LAYOUTS[task]), limit=2) == IDS[task][:3:2]
+
+
+def test_load_hub_names_what_is_missing(hub):
+    folder = hub(*LAYOUTS["gsm8k"])
+    for place in ({"split": "train"}, {"hub": f"{folder}/missing"}):
+        with pytest.raises(ValueError, match=r"could not be loaded.*JSONL"):
+            load_questions("gsm8k", **{"hub": folder} | place)

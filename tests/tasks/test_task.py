@@ -1,19 +1,16 @@
 """`TaskConfig`: the scorer, the prompts and the record of a task, and invalid settings."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from cola_jax import checkpoint
-from cola_jax.runs.devices import Devices
-from cola_jax.runs.session import RunConfig, Session
-from cola_jax.strategies.rules import Settings, TreeRules
 from cola_jax.tasks.registry import TASKS
-from cola_jax.tasks.task import TaskConfig, catalogue, task_digest
+from cola_jax.question import Question, open_question
+from cola_jax.tasks.task import TaskConfig, catalogue, check_disjoint, hold_out, task_digest
 from tests import tiny
-from tests.tasks.rows import ARC, DART, DECODED, GSM8K, MMLU, PLAIN, changed
+from tests.tasks.rows import ARC, DECODED, GSM8K, MMLU, PLAIN, changed
 
 SHORT = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
 
@@ -192,7 +189,6 @@ HUBS = {  # name of the task: its data set
     ],
     "mmlu": [mmlu("dev"), mmlu("test")],
     "gsm8k": [("main", split, numbered(GSM8K, "question")) for split in SPLITS],
-    "dart-math": [("default", "train", numbered(DART, "query", query_id="q{}"))],
 }
 FILES = {
     "prompt": numbered(PLAIN, "prompt"),
@@ -213,7 +209,6 @@ SETTINGS = [
     ("arc-easy", {"scorer": "letter", "format": "harness", "variants": ("order",)}),
     ("mmlu", {"variants": ("order",)}),
     ("gsm8k", {"format": "harness"}),
-    ("dart-math", {"shots": 0, "fail_rate_level": None}),
     ("arithmetic", {"variants": ("shots",)}),
     ("prompt", {}),
     ("arc", {"scorer": "letter", "format": "harness"}),
@@ -231,10 +226,6 @@ def prepare_any(hub, write, library, tmp_path):
         name = task
         if task in HUBS:
             settings["hub"] = hub(*HUBS[task])
-            if task == "dart-math":
-                rows = numbered(DART, "query", query_id="q{}")
-                statistics = [{"query_id": row["query_id"], "pass_rate": 0.5} for row in rows]
-                hub(("default", "train", statistics), name="hub-query-info")
         elif task in FILES:
             name = write(*FILES[task])
             settings["shots_file"] = write(*FILES[task][:3], name="shots")
@@ -274,27 +265,54 @@ def test_mmlu_is_asked_as_the_harness_asks_it(prepare_any):
     assert prepare_any("mmlu", limit=3, scorer="options").record["prompt"]["format"] == "plain"
 
 
-# with a model
+# held-out questions
 
 
-def test_session_refuses_small_budget_before_weights_load(tiny_checkpoint, monkeypatch, tmp_path):
-    def fail(*arguments, **keywords):
-        raise AssertionError("the weights are loaded")
-
-    monkeypatch.setattr("cola_jax.runs.session.cache.load_converted", fail)
-    config, path = TaskConfig("arithmetic", limit=3), tuple(range(tiny.LAYERS))
-    devices = RunConfig(devices=Devices(data=1, memory_budget="2KB"))
-    session = Session.prepare(str(tiny_checkpoint), config.prepare, devices)
-    with pytest.raises(ValueError, match="too small"):
-        session.evaluate(str(tmp_path / "run"), [path])
-    with pytest.raises(ValueError, match="too small"):
-        session.search(str(tmp_path / "run"), Settings(TreeRules(), 4, 2, 0, False))
-    assert not (tmp_path / "run").exists()
+QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]
 
 
-def test_session_refuses_tokens_that_model_lacks(tiny_checkpoint, tmp_path):
-    model = shutil.copytree(tiny_checkpoint, tmp_path / "ours")
-    metadata = json.loads((model / "cola.json").read_text())
-    (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": [1, 9999]}))
-    with pytest.raises(ValueError, match="targets run from 1 to 9999"):
-        Session.prepare(str(model), TaskConfig("arithmetic", limit=2).prepare)
+def test_hold_out_keeps_order_and_depends_on_text_and_seed():
+    train, held = hold_out(QUESTIONS, 10)
+    assert len(held) == 10
+    assert sorted([*train, *held], key=QUESTIONS.index) == QUESTIONS
+    assert train == sorted(train, key=QUESTIONS.index)
+    fewer, _ = hold_out(QUESTIONS[::-1], 10)
+    assert set(fewer) == set(train)
+    assert hold_out(QUESTIONS, 10, seed=1)[1] != held
+    assert hold_out(QUESTIONS, 0) == (QUESTIONS, [])
+    for count in (-1, 40):
+        with pytest.raises(ValueError, match=f"{count} questions cannot be held out of 40"):
+            hold_out(QUESTIONS, count)
+
+
+def test_check_disjoint_names_what_is_in_both():
+    with pytest.raises(ValueError, match=r"7 of 7 .* \(q0, q1, q2, q3 and 3 more\)"):
+        check_disjoint(QUESTIONS, QUESTIONS[:7])
+    question = Question("a", "Which?", ("x", "y"), 0)
+    with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
+        check_disjoint([question], [Question("b", "Which? ", ("y", "x"), 1)])  # in another order
+    check_disjoint([question], [Question("b", "Which?", ("y", "z"), 1)])
+
+
+def test_task_holds_out_questions_beyond_its_limit(prepare):
+    _, train, held = TaskConfig("arithmetic", limit=30, held_out=20).load()
+    assert (len(train), len(held)) == (30, 20)
+    assert not {q.text for q in train} & {q.text for q in held}
+    every = {q.id for q in TaskConfig("arithmetic", limit=50).load()[1]}
+    assert every == {q.id for q in [*train, *held]}
+    assert len(TaskConfig("arithmetic", held_out=7).load()[1]) == 100
+    with pytest.raises(ValueError, match="no questions are held out"):
+        prepare("arithmetic", part="held-out")
+
+
+def test_held_out_from_a_file(write):
+    rows = [{"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(20)]
+    train_file, other = write(*rows[:8], name="train"), write(*rows[8:], name="test")
+    _, train, held = TaskConfig(train_file, held_out_from=other).load()
+    assert (len(train), len(held)) == (8, 12)
+    assert len(TaskConfig(train_file, held_out_from=other, held_out=3).load()[2]) == 3
+    assert len(TaskConfig(train_file, limit=0.5, held_out=2).load()[1]) == 4
+    with pytest.raises(ValueError, match="3 of 4 held-out questions are training questions"):
+        TaskConfig(train_file, held_out_from=write(*rows[5:9], name="both")).load()
+    with pytest.raises(ValueError, match="the same kind"):
+        TaskConfig("arithmetic", held_out_from=other).load()
