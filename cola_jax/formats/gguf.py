@@ -12,8 +12,8 @@ from gguf.quants import dequantize
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.formats.gguf_header import Tensor, read_header
 from cola_jax.formats.families import read_config
+from cola_jax.formats.gguf_header import Tensor, read_header
 from cola_jax.formats.table import (
     Q8_BLOCK,
     Row,

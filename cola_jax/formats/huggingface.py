@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors import safe_open
 
 from cola_jax.config import Count, ModelConfig, Rope
-from cola_jax.errors import InputError, printed, reading, shorten, shown
+from cola_jax.errors import InputError, printed, reading, shorten
 from cola_jax.files import is_file, read_json
 from cola_jax.formats.attributes import ROPES
 from cola_jax.formats.families import FAMILIES, read_config

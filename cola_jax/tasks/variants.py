@@ -43,9 +43,9 @@ def make_variant(
 ) -> Variant:
     """Encode questions in the variant of a name, or in the words of a template file.
 
-    `encoded` are the task's own prompts, `shots` is its number of shots, and `make_scorer` makes its
+    `encoded` are the prompts of the task, `shots` is its number of shots, and `make_scorer` makes a
     scorer with changed settings. Raises InputError for an unknown name, a variant that this task or
-    tokenizer cannot have, and one with the task's own prompts.
+    tokenizer cannot have, and one with the prompts of the task.
     """
     settings: dict[str, Any] = {}
     template = FIELD

@@ -91,7 +91,7 @@ def test_names_are_alike(tasks):
         ("rolling", {}, "rolling of lm-evaluation-harness is of the kind loglikelihood_rolling"),
         ("One-Word", {}, "one_word .* of the kind loglikelihood: its score is a likelihood"),
         ("swapped", {}, "swapped of lm-evaluation-harness puts its choices before"),
-        ("several", {}, "several, row 0 has the answer .*not one of its 3 choices"),
+        ("several", {}, "question several/0 has the answer .*not one of its 3 choices"),
         ("missing", {}, r"missing of lm-evaluation-harness could not be loaded: .*\(--hub\)"),
         ("lm_eval:chioce", {}, r"lm_eval:chioce' is neither .* \(did you mean choice\?\)"),
         ("choice", {"num_fewshot": 9}, "row 0: .* makes no prompt with 9 shots"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cola_jax import checkpoint
-from cola_jax.tasks.registry import TASKS
 from cola_jax.question import Question, open_question
+from cola_jax.tasks.registry import TASKS
 from cola_jax.tasks.task import TaskConfig, catalogue, check_disjoint, hold_out, task_digest
 from tests import tiny
 from tests.tasks.rows import ARC, DECODED, GSM8K, MMLU, PLAIN, changed
