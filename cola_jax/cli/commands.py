@@ -64,7 +64,7 @@ ALIASES = {
 }
 # set by one user in ten, so not in the help but in README.md
 RARE = {
-    *("candidates", "coordinator", "decoys", "fail_rate_level", "finalists", "first"),
+    *("candidates", "coordinator", "decoys", "finalists", "first"),
     *("held_out_from", "held_out_seed", "host", "hub", "learning_rate", "leaves", "max_length"),
     *("min_layers", "num_hosts", "offspring", "part", "reuse", "robust", "rounds"),
     *("rule", "rules", "shard", "shots_file", "shots_seed", "split", "state_layer", "task_seed"),
