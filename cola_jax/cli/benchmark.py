@@ -13,10 +13,10 @@ from rich.table import Table
 from tyro.conf import arg
 
 from cola_jax.cli.flags import (
-    Command,
     DeviceChoice,
     Dtype,
     Model,
+    Printing,
     TaskChoice,
     checkpoint_of,
     console,
@@ -42,7 +42,7 @@ FEW = 8  # paths that `run_path` runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark(Command):
+class Benchmark(Printing):
     """Measure the speed of `run_paths` on this machine against `run_path`, path by path; with
     --task the speed of a search."""
 
@@ -62,8 +62,6 @@ class Benchmark(Command):
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
-    json: bool = False
-    """Print all measurements as JSON."""
 
     def run(self) -> None:
         for name in ("tokens", "paths", "rounds", "simulations"):

@@ -20,6 +20,7 @@ from cola_jax.cli.flags import (
     Flags,
     Model,
     Output,
+    Printing,
     TaskChoice,
     checkpoint_of,
     console,
@@ -58,15 +59,13 @@ UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on wit
 
 
 @dataclasses.dataclass(frozen=True)
-class Static(Command):
+class Static(Printing):
     """Search one path for all questions of a task, and measure it on held-out ones."""
 
     flags: Flags
     settings: Annotated[OmitArgPrefixes[StaticSettings], group("Search")] = dataclasses.field(
         default_factory=StaticSettings
     )
-    json: bool = False
-    """Print the path and its figures as JSON, as static.json has them."""
 
     def run(self) -> None:
         from cola_jax.deploy.static import find_path
@@ -79,7 +78,7 @@ class Static(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Menu(Command):
+class Menu(Printing):
     """Choose a few paths that serve a task, and how to decide between them without the answer."""
 
     flags: Flags
@@ -91,8 +90,6 @@ class Menu(Command):
     try_scorer: ScorerName | None = None
     """Scorer with which candidates are tried on training questions, such as exact where answers
     are decoded; the task's own by default."""
-    json: bool = False
-    """Print the menu and its figures as JSON, as menu.json has them."""
 
     def run(self) -> None:
         import numpy as np
@@ -142,7 +139,7 @@ def origin_of(session: "Session") -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Command):
+class Distill(Printing):
     """Train a router, which names a path from the prompt alone, on the correct paths of a run."""
 
     model: Model
@@ -158,8 +155,6 @@ class Distill(Command):
     """Dtype of the model's weights and activations; auto is float32 on a CPU, else the
     checkpoint's own."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
-    json: bool = False
-    """Print the figures as JSON, as metrics.json has them."""
 
     def run(self) -> None:
         check_writable(self.out)
@@ -219,9 +214,14 @@ class Export(Command):
                 raise InputError(f"--{flag} is for --format {fitting}, not {self.format}.")
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
-        num_layers = metadata["config"]["num_layers"]
+        num_layers, digest = metadata["config"]["num_layers"], metadata["digest"]
         path = read_path(self.path, num_layers)
-        self.check_measured(metadata["digest"])
+        measured = read_json(self.path).get("model") if self.path.endswith(".json") else None
+        if measured not in (None, digest):
+            log.warning(
+                f"--path {self.path} is of another checkpoint ({shown(measured)}, here it is "
+                f"{digest}): what the path does to this one is not known."
+            )
         write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
         write[self.format](directory, metadata, path)
         size = written_bytes(self.out.expanduser()) / 1e6
@@ -230,15 +230,6 @@ class Export(Command):
             f"{size:,.1f} MB",
             soft_wrap=True,
         )
-
-    def check_measured(self, model: str) -> None:
-        """Warn of a path that was found on another checkpoint than this one."""
-        measured = read_json(self.path).get("model") if self.path.endswith(".json") else None
-        if measured not in (None, model):
-            log.warning(
-                f"--path {self.path} is of another checkpoint ({shown(measured)}, here it is "
-                f"{model}): what the path does to this one is not known."
-            )
 
     def write_hf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a Hugging Face checkpoint, with a model card."""

@@ -69,7 +69,7 @@ class General:
     """YAML file of flags by their names, such as the config.yaml that a run writes; flags on the
     command line take precedence."""
     verbose: Annotated[bool, arg(aliases=["-v"])] = False
-    """Also print the resolved configuration, versions, devices, and the traceback of an error."""
+    """Also print the resolved configuration, devices, and the traceback of an error."""
     quiet: Annotated[bool, arg(aliases=["-q"])] = False
     """Print results, warnings and errors alone, without progress."""
 
@@ -83,6 +83,14 @@ class Command:
     def run(self) -> None:
         """Run the command; InputError for bad input."""
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Printing(Command):
+    """A command that prints results."""
+
+    json: bool = False
+    """Print the results as JSON, instead of a table."""
 
 
 def flag_values(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -193,10 +201,8 @@ class TaskFlags:
     def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
         """Prepare the session of each task, by directory; they share the weights."""
         sessions = {flags.out: flags.prepare(decoys, command) for flags in self.each()}
-        handle = next(iter(sessions.values())).handle
-        return {
-            out: dataclasses.replace(session, handle=handle) for out, session in sessions.items()
-        }
+        (first, *_) = sessions.values()
+        return {out: dataclasses.replace(s, handle=first.handle) for out, s in sessions.items()}
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]

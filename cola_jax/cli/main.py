@@ -3,27 +3,20 @@
 import contextlib
 import logging
 import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from cola_jax import progress
 from cola_jax.errors import InputError, UsageError, of_system, one_line
 from cola_jax.files import keep_programs
 from cola_jax.progress import log
 
-if TYPE_CHECKING:
-    from cola_jax.cli.flags import Command
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PIPE = 141  # the exit status of a shell after writing to a closed pipe
 KEPT = "all written rows are kept. Re-run the same command to resume."
 LABELS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
-PACKAGES = ("cola-jax", "jax", "transformers")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,11 +64,12 @@ def run_command(arguments: Sequence[str]) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     set_messages()
     from cola_jax.cli.commands import parse
+    from cola_jax.cli.flags import yaml_of
 
     try:
         command = parse(arguments)
         set_messages(verbose=command.general.verbose, quiet=command.general.quiet)
-        log_start(command)
+        log.debug("configuration:\n%s", yaml_of(command))
         command.run()
     except BrokenPipeError:
         raise
@@ -106,13 +100,3 @@ def set_messages(*, verbose: bool = False, quiet: bool = False) -> None:
     log.handlers = [HANDLER]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-
-
-def log_start(command: "Command") -> None:
-    """Log the versions of packages and the command's flags with --verbose."""
-    from cola_jax.cli.flags import yaml_of
-
-    if log.isEnabledFor(logging.DEBUG):
-        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        log.debug("%s; Python %s", versions, platform.python_version())
-        log.debug("configuration:\n%s", yaml_of(command))

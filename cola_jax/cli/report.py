@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command, console
+from cola_jax.cli.flags import Printing, console
 from cola_jax.errors import InputError, UsageError
 from cola_jax.files import check_file, readable_json, write_whole
 from cola_jax.progress import log
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report(Command):
+class Report(Printing):
     """Print the results of a run, and write them as an HTML page that opens offline.
 
     Several searches of one model are compared on one page.
@@ -41,8 +41,6 @@ class Report(Command):
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
-    json: bool = False
-    """Print the results as JSON, in the form of results.json."""
 
     def run(self) -> None:
         from cola_jax.report.results import read_deployed

@@ -10,11 +10,11 @@ from rich.text import Text
 from tyro.conf import arg
 
 from cola_jax.cli.flags import (
-    Command,
     Flags,
     Model,
     PathChoice,
     PathFlags,
+    Printing,
     RunChoice,
     RunFlags,
     console,
@@ -48,7 +48,7 @@ UNKEPT = "nothing is kept. Give --output to resume an interrupted command."
 
 
 @dataclasses.dataclass(frozen=True)
-class Search(Command):
+class Search(Printing):
     """Search, for every question, which layers to skip or repeat."""
 
     flags: Flags
@@ -74,8 +74,6 @@ class Search(Command):
     paths found in one."""
     reuse: tuple[str, ...] = ()
     """Run directories with the same checkpoint, prompts and scorer, whose evaluations are used."""
-    json: bool = False
-    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
         sessions = self.flags.prepare_each(self.decoys, self)
@@ -101,13 +99,11 @@ class Search(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate(Command):
+class Evaluate(Printing):
     """Evaluate the pretrained model, or given or random paths, on every question."""
 
     flags: Flags
     path_flags: PathChoice = dataclasses.field(default_factory=PathFlags)
-    json: bool = False
-    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
         sessions = self.flags.prepare_each(command=self)
@@ -126,7 +122,7 @@ def run_evaluation(
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan(Command):
+class Scan(Printing):
     """Skip, and repeat once, every block of layers, and map the effects."""
 
     flags: Flags
@@ -134,8 +130,6 @@ class Scan(Command):
     """Most layers of a block; all by default, about the square of the model's layers in paths."""
     edits: tuple[Literal["skip", "repeat"], ...] = ("skip", "repeat")
     """Edits of blocks: skip, repeat or both."""
-    json: bool = False
-    """Print every block as JSON."""
 
     def run(self) -> None:
         from cola_jax.deploy.scan import scan_paths
@@ -149,7 +143,7 @@ class Scan(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Generate(Command):
+class Generate(Printing):
     """Complete prompts along paths, greedily; to grade answers, use `cola evaluate`."""
 
     model: Model
@@ -167,8 +161,6 @@ class Generate(Command):
     chat: bool = False
     """Put each prompt through the model's chat template."""
     run_flags: RunChoice = dataclasses.field(default_factory=RunFlags)
-    json: bool = False
-    """Print the completions as JSON: question, path, finish, logprob and text of each."""
 
     def run(self) -> None:
         if self.out is not None:

@@ -158,19 +158,14 @@ def test_messages_by_their_level(common, capsys):
     assert capsys.readouterr().err == "warning: a [bold] word\\x1b\n"
 
 
-def test_verbose_adds_the_flags_versions_devices_and_traceback(common, capsys):
+def test_verbose_adds_the_flags_devices_and_traceback(common, capsys):
+    command = ["evaluate", *common, "--data", "1", "-v"]
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", *common, "--data", "1", "-v", "--paths", "0-9"])
+        cli.main([*command, "--paths", "0-9"])
     said = capsys.readouterr().err
-    for part in (
-        "cola-jax 0",
-        "; Python 3.",
-        "configuration:\nmodel: ",
-        f"checkpoint: {common[1]}",
-    ):
+    for part in ("configuration:\n", "\nmodel: ", "checkpoint: ", "Traceback (most recent call "):
         assert part in said
-    assert "Traceback (most recent call last):" in said
-    cli.main(["evaluate", *common, "--data", "1", "-v"])
+    cli.main(command)
     assert "devices: " in capsys.readouterr().err
 
 

