@@ -109,7 +109,8 @@ def read_mistral(attributes: Attributes) -> ModelConfig:
 
 def read_qwen2(attributes: Attributes) -> ModelConfig:
     """Read Qwen2 or 2.5; biases of q, k and v are not optional."""
-    fields = read_decoder(attributes) | {"windows": read_windows(attributes)}
+    fields = read_decoder(attributes)
+    fields["windows"] = read_windows(attributes)
     return ModelConfig(**fields, qkv_bias=True)
 
 
@@ -146,7 +147,8 @@ def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
 
 def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
     """Read Qwen3-MoE: all layers have the same window, or none."""
-    fields = read_qwen_experts(attributes) | read_bias(attributes) | {"mlp_width": 0}
+    fields = read_qwen_experts(attributes) | read_bias(attributes)
+    fields["mlp_width"] = 0
     attributes.get("layer_types")  # released configs have max_window_layers, without effect
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
     return ModelConfig(**fields, head_norms=True)

@@ -253,11 +253,9 @@ def test_write_tokenizer_refuses_an_unknown_split(tmp_path, words):
     ("add", "flags"),
     [
         (add_byte_level, {}),
-        (add_byte_level, {"add_bos_token": True}),
         (add_byte_level, {"add_bos_token": False}),
         (add_byte_level, {"add_bos_token": True, "add_eos_token": True}),
         (add_sentencepiece, {}),
-        (add_sentencepiece, {"add_bos_token": False}),
         (add_sentencepiece, {"add_eos_token": True}),
     ],
 )

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import cola_jax
-from cola_jax.checkpoint import stop_tokens
 from cola_jax.config import Rope
 from cola_jax.formats.conversion import convert
 from cola_jax.formats.families import read_config
@@ -63,22 +62,6 @@ def test_open_directory_names_all_wrong_tensors_at_once(source):
     assert "unmapped model.layers.0.self_attn.q_norm.weight" in message
     shapes = "model.layers.4.self_attn.k_proj.weight is (8, 32) and should be (16, 32)"
     assert f"mis-shaped {shapes}" in message
-
-
-@pytest.mark.parametrize(
-    ("variant", "changes", "message"),
-    [
-        ("olmoe", {"num_experts": 5}, r"unmapped model\.layers\.0\.mlp\.experts\.5\.down_proj"),
-        ("olmoe", {"num_experts": 7}, r"missing model\.layers\.0\.mlp\.experts\.6\.down_proj"),
-        ("olmo2", {"head_dim": 12}, r"mis-shaped .*k_norm\.weight"),
-        ("llama-gqa", {"num_hidden_layers": 8}, r"missing .* and 14 more\."),
-    ],
-)
-def test_open_directory_refuses_another_config(pair, tmp_path, variant, changes, message):
-    source = shutil.copytree(pair(variant).folder, tmp_path / "source")
-    edit_config(source, **changes)
-    with pytest.raises(ValueError, match=message):
-        open_directory(source)
 
 
 def test_open_directory_ignores_what_changes_nothing(source):
@@ -167,14 +150,6 @@ def test_open_directory_refuses_a_broken_index(source, index):
         open_directory(source)
 
 
-def test_open_directory_names_the_config_and_is_short(source):
-    edit_config(source, **{f"a{i}": "x" * 10_000 for i in range(999)})
-    with pytest.raises(ValueError, match=r"does not handle: a0 = .* and 995 more") as raised:
-        open_directory(source)
-    assert str(raised.value).startswith(f"{source / 'config.json'}")
-    assert len(str(raised.value)) < 1000
-
-
 @pytest.mark.parametrize(
     "name", ["config.json", "generation_config.json", INDEX, WEIGHTS, "tokenizer.json"]
 )
@@ -221,15 +196,6 @@ def test_read_stop_tokens_takes_the_first_that_has_any(source):
     edit_config(source, eos_token_id=6)
     assert open_directory(source).stop_tokens == (6,)
     assert read_stop_tokens(source, {"text_config": {"eos_token_id": [1, 106]}}) == (1, 106)
-
-
-def test_convert_records_stop_tokens(source, tmp_path):
-    """Those of the tokenizer count where there are no others."""
-    make_tokenizer().save_pretrained(source)
-    edit_config(source, eos_token_id=...)
-    (source / "generation_config.json").unlink(missing_ok=True)
-    convert(str(source), tmp_path / "made")
-    assert stop_tokens(tmp_path / "made") == (4,)
 
 
 @pytest.mark.parametrize("ids", ["2", True, -1, [1, "2"]])
