@@ -26,9 +26,9 @@ from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.scan import summarise_scan
 from cola_jax.report.tables import effect_cells, format_mean, markdown_table
-from cola_jax.runs.session import FIRST, Session
+from cola_jax.runs.session import Session
 from cola_jax.runs.stored import stored_verdicts
-from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
 from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig

@@ -61,7 +61,7 @@ def evaluate_again(run: str, rows: Rows, model: str) -> Rows:
     session = Session.prepare(model, task.prepare, RunConfig(start["settings"]["dtype"]))
     ids = [encoded.question.id for encoded in session.encoded]
     paths = [sorted({key[2] for key in rows if key[0] == question}) for question in ids]
-    evaluate = session.evaluator(Metrics())
+    evaluate = session.evaluator(session.encoded, Metrics())
     verdicts = evaluate(pad_paths(paths, len(ids), session.num_layers))
     again: Rows = {}
     for key in rows:

@@ -36,9 +36,7 @@ from cola_jax.prompts import Prompts
 from cola_jax.question import split
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
-from cola_jax.runs.settings import asked_by_run, asked_here, check_comparable
-from cola_jax.runs.stored import Labels, read_labels
-from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.runs.stored import Labels, asked_by_run, asked_here, check_comparable, read_labels
 from cola_jax.scoring.statistics import Effect
 
 log = logging.getLogger(__name__)
@@ -111,8 +109,7 @@ def distill(session: Session, run: str, directory: str, settings: DistillSetting
     early_layers, source = settings.depth(session.num_layers), Run(run)
     ours = asked_here(session.settings, session.encoded)
     allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
-    if differences := check_comparable(asked_by_run(source), ours, allowed):
-        log.info("%s was made with other settings: %s", run, "; ".join(differences))
+    check_comparable(asked_by_run(source), ours, allowed)
     examples = make_examples(read_labels(source), session, settings)
     digests = digest(*(part.tolist() for part in examples[:3]), examples.held_out)
     shared = {name: session.settings[name] for name in ("task", "dtype")}
@@ -120,7 +117,7 @@ def distill(session: Session, run: str, directory: str, settings: DistillSetting
         model=str(session.environment["origin"].get("name") or session.handle.source),
         identity=session.settings["model"],
         num_layers=session.num_layers,
-        width=session.config.width,
+        width=session.handle.config.width,
         early_layers=early_layers,
         settings={**dataclasses.asdict(settings), "examples": digests, **shared},
     )
@@ -245,8 +242,7 @@ def measure(session: Session, router: Router, examples: Examples, losses: list[f
     encoded, plain = [session.encoded[i] for i in examples.held_out], identity(session.num_layers)
     prompts = Prompts.stack([each.prompts for each in encoded])
     paths = [first for (first,) in router.paths(prompts)]
-    options = session.handle.options(Metrics())
-    evaluate = ModelEvaluator(session.model, encoded, session.scorer, **options)
+    evaluate = session.evaluator(encoded, Metrics())
     right = evaluate([[plain, path] for path in paths]).verdict
     effect, layers = Effect.of(right[:, 1], right[:, 0]), float(np.mean(list(map(len, paths))))
     return Distilled(router, examples, losses, effect, layers, Counter(paths))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -27,15 +26,21 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.run import Run
-from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
-from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
+from cola_jax.runs.stored import (
+    ANY_SCORER,
+    Labels,
+    asked_by_run,
+    asked_here,
+    check_comparable,
+    read_labels,
+    stored_verdicts,
+)
 from cola_jax.scoring.evaluator import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
-log = logging.getLogger(__name__)
 Path = tuple[int, ...]
 Features = Callable[[Sequence[Question]], np.ndarray]  # of the prompts of n questions [n, D]
 FOLDS = 5
@@ -218,9 +223,7 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     run = Run(directory)
     ours = asked_here(session.settings, session.encoded)
     allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
-    if differences := check_comparable(asked_by_run(run), ours, allowed):
-        text = "; ".join(differences)
-        log.info("the paths of %s are tried under other settings: %s", directory, text)
+    check_comparable(asked_by_run(run), ours, allowed)
     ids = {encoded.question.id for encoded in session.encoded}
     return [label for label in read_labels(run) if label.question in ids]
 

@@ -28,7 +28,7 @@ from cola_jax.files import read_bytes, read_json, write_whole
 from cola_jax.identity import check_belongs
 from cola_jax.params import Model
 from cola_jax.prompts import PromptsLike
-from cola_jax.runs.settings import check_same
+from cola_jax.runs.stored import check_same
 
 Path = tuple[int, ...]
 SKIP, KEEP, REPEAT = range(3)  # how often a segment runs

@@ -53,7 +53,6 @@ class Metrics:
     cost: Cost = dataclasses.field(default_factory=Cost)
     prefix_layers: int = 0  # layers run, of `cost`, on common prefixes
     tokens: int = 0  # decoded
-    collapsed: bool = False  # whether a warning has said that all answers are alike
 
     def __post_init__(self):
         self.lock = threading.Lock()

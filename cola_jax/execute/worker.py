@@ -274,8 +274,8 @@ class Workers:
     ) -> Iterator[tuple[Batch, Result]]:
         """Yield each batch with the function's result, in the order they finish.
 
-        `evaluations` are expected of all batches, where they are not in the metrics yet. The first
-        error ends all threads and is raised here.
+        `evaluations` are expected of all batches, where they are not in the metrics yet, and shown
+        by a bar. The first error ends all threads and is raised here.
         """
         self.metrics.add(total=evaluations)
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -291,7 +291,7 @@ class Workers:
                 idle.put(worker)
 
         pool = ThreadPoolExecutor(self.batches_at_once, thread_name_prefix="worker")
-        with metrics_bar(self.metrics, self.progress):
+        with metrics_bar(self.metrics, self.progress if evaluations else False):
             try:
                 futures = [pool.submit(run, batch) for batch in batches]
                 for future in futures:

@@ -1,11 +1,10 @@
-"""Read paths of PoLar, Dr.LLM, RYS and mergekit, and write those of PoLar and mergekit.
+"""Read paths of PoLar, Dr.LLM, RYS and mergekit, and write those of mergekit.
 
 The layouts are those of tianyi-lab/PoLar 30d0efd (`polar/data.py`), parameterlab/dr-llm 14e8837
 (`data_generation.py`, `train.py`), dnhkng/RYS 3e75aca (`src/core/layer_config.py`) and
 arcee-ai/mergekit a6e4028 (`mergekit/config.py`); peers.md lists the differences from ours.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -261,34 +260,3 @@ def mergekit_config(path: Ids, model_name: str) -> str:
     config = {"merge_method": "passthrough", "slices": slices}
     text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, allow_unicode=True)
     return f"# the path {format_path(path)}\n{text}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Searched:
-    """The results of a search for one question, to be written."""
-
-    question: str
-    gold: str  # its correct answer: a letter of the options in the question, or text
-    correct_paths: tuple[tuple[int, ...], ...]
-    wrong_paths: tuple[tuple[int, ...], ...]
-    baseline_right: bool | None  # of the pretrained model; None where it is not known
-
-
-def polar_samples(searched: Sequence[Searched], num_layers: int) -> dict[str, Any]:
-    """Make the content of `merged_mcts_samples.json`, for a model of `num_layers` layers.
-
-    A baseline that is not known is left out, which their loader takes for wrong.
-    """
-    samples = []
-    for question in searched:
-        right = question.baseline_right
-        samples.append(
-            {
-                "question": question.question,
-                "gt_ans": question.gold,
-                **({} if right is None else {"initial_score": float(right)}),
-                VALID: [list(path) for path in question.correct_paths],
-                INVALID: [list(path) for path in question.wrong_paths],
-            }
-        )
-    return {"num_layers": num_layers, "samples": samples}

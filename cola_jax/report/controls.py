@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cola_jax.errors import InputError, shown
 from cola_jax.runs.run import Run
-from cola_jax.runs.settings import asked_by_run, check_comparable
+from cola_jax.runs.stored import asked_by_run, check_comparable
 from cola_jax.scoring.preference import Kept, Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, Share, holm, number_or_none
 

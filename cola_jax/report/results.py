@@ -24,7 +24,7 @@ from cola_jax.report.tables import (
     terminal_table,
 )
 from cola_jax.runs.run import Run
-from cola_jax.runs.settings import deciding
+from cola_jax.runs.stored import deciding
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Effect, Share, number_or_none
 from cola_jax.tasks.registry import TASKS

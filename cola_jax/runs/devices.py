@@ -2,9 +2,7 @@
 
 import dataclasses
 import datetime
-import importlib.util
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -17,8 +15,6 @@ from cola_jax.errors import InputError
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-DRIVER = Path("/proc/driver/nvidia/version")
-DRIVERS = {13: 580, 12: 525}  # the oldest driver for each version of CUDA on Linux
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 Device = Literal["cpu", "gpu", "cuda", "tpu"]
@@ -46,33 +42,26 @@ class Devices:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, it is {value}.")
-        if self.memory_budget is not None:
-            parse_budget(self.memory_budget)
 
     @property
     def budget(self) -> int | None:
         """The memory budget in bytes; a share is one of a device's memory."""
-        size = None if self.memory_budget is None else parse_budget(self.memory_budget)
-        if not isinstance(size, float):
-            return size
+        if self.memory_budget is None:
+            return None
         import jax
 
-        from cola_jax.execute.memory import device_memory
+        from cola_jax.execute.memory import device_memory, parse_size
 
-        return int(size * device_memory(jax.local_devices()[0]))
+        size = parse_size(self.memory_budget)
+        whole = device_memory(jax.local_devices()[0]) if isinstance(size, float) else 1
+        return int(size * whole)
 
     def check_backend(self) -> None:
-        """Make JAX run on the chosen kind of device; InputError where it cannot.
-
-        Without a choice, InputError where JAX is installed for a GPU that it cannot use.
-        """
+        """Make JAX run on the chosen kind of device; InputError where it cannot."""
         import jax
 
-        config: Any = jax.config  # its type stubs lack some names
         if self.device == "cpu":  # JAX chooses other kinds itself
             jax.config.update("jax_platforms", "cpu")
-        elif not config.jax_platforms and jax.default_backend() == "cpu":
-            check_driver()
         backend, wanted = jax.default_backend(), "gpu" if self.device == "cuda" else self.device
         if wanted is not None and backend != wanted:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda13]", "cpu": "cola-jax"}
@@ -82,26 +71,18 @@ class Devices:
             )
 
     def mesh(self, questions: int) -> "Mesh | None":
-        """Return the mesh for a number of questions, None for a single device.
-
-        Raises InputError for missing devices, and for more copies of the model than questions.
-        """
+        """Return the mesh for a number of questions, None for a single device."""
         import jax
         import numpy as np
         from jax.sharding import AxisType, Mesh
 
         self.check_backend()
         devices = jax.local_devices()
-        if self.tensor > len(devices) or (self.data is None and len(devices) % self.tensor):
+        data = self.data or min(max(len(devices) // self.tensor, 1), questions)
+        if data * self.tensor > len(devices) or (self.data is None and len(devices) % self.tensor):
             raise InputError(
-                f"tensor {self.tensor} does not divide the {len(devices)} devices of this host: "
-                "choose another, or give data as well."
-            )
-        data = min(len(devices) // self.tensor, questions) if self.data is None else self.data
-        if data * self.tensor > len(devices):
-            raise InputError(
-                f"data {data} times tensor {self.tensor} needs {data * self.tensor} devices, this "
-                f"host has {len(devices)}: {[str(device) for device in devices]}."
+                f"data {data} times tensor {self.tensor} does not fit the {len(devices)} devices "
+                "of this host: choose others."
             )
         if data > questions:
             raise InputError(
@@ -114,42 +95,14 @@ class Devices:
         return Mesh(chosen, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def parse_budget(text: str) -> int | float:
-    """Read a size in bytes, or a share of a device's memory as a float."""
-    from cola_jax.execute.memory import parse_size
-
-    return parse_size(text)
-
-
 def choose_dtype(dtype: str | None, stored: str) -> str:
-    """Return the dtype of weights and activations: the stored one by default, float32 on a CPU.
-
-    Raises InputError for float16 on a CPU, where XLA cannot sum its products in float32.
-    """
+    """Return the dtype of weights and activations: the stored one by default, float32 on a CPU."""
     import jax
 
     cpu = jax.default_backend() == "cpu"
-    if dtype == "float16" and cpu:
+    if dtype == "float16" and cpu:  # XLA cannot sum its products in float32 there
         raise InputError("a CPU does not run float16: give --dtype float32 or bfloat16.")
     return dtype or ("float32" if cpu and stored != "int8" else stored)
-
-
-def check_driver() -> None:
-    """Raise InputError where the NVIDIA driver is too old for the packages of JAX.
-
-    JAX itself reports missing packages for a GPU.
-    """
-    text = DRIVER.read_text() if DRIVER.exists() else ""
-    match = re.search(r"Kernel Module\D*(\d+)\.", text)
-    installed = [cuda for cuda in DRIVERS if importlib.util.find_spec(f"jax_cuda{cuda}_plugin")]
-    fitting = [cuda for cuda, driver in DRIVERS.items() if match and int(match[1]) >= driver]
-    if not match or not installed or {*fitting} & {*installed}:
-        return
-    fix = f"pip install 'cola-jax[cuda{fitting[0]}]'" if fitting else "install a newer driver"
-    raise InputError(
-        f"the NVIDIA driver {match[1]} is too old for the packages of cola-jax[cuda{installed[0]}],"
-        f" which need {DRIVERS[installed[0]]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
-    )
 
 
 def machine() -> dict[str, Any]:

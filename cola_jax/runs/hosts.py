@@ -7,17 +7,20 @@ disconnect, so that a host that dies does not end the others.
 import contextlib
 import ctypes
 import dataclasses
-import hashlib
-import json
 import math
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cola_jax.errors import InputError, first_line, shown
+if TYPE_CHECKING:
+    from etils import epath
+
+from cola_jax.errors import InputError, first_line
+from cola_jax.files import hold, matching
+from cola_jax.identity import digest
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
@@ -31,7 +34,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Read `0/4`, the first of four; InputError for other text."""
+        """Read `0/4`, the first of four."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise InputError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
@@ -51,6 +54,29 @@ class Shard:
 
 
 WHOLE = Shard(0, 1)
+
+
+@contextlib.contextmanager
+def locked(directory: "epath.Path", shard: Shard) -> Iterator[None]:
+    """Keep other processes from the questions of a shard of a run; InputError where one has some.
+
+    The system drops the lock when its process ends, however it ends. Remote storage has no lock.
+    """
+    if "://" in str(directory):
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    own = directory / f".shard-{shard.index}-of-{shard.count}.lock"
+    with contextlib.ExitStack() as stack:
+        for file in sorted({own, *matching(directory, ".shard-*.lock")}):
+            other = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
+            if shard.overlaps(other):
+                busy = (
+                    f"another process is filling {directory} with shard {other}: wait for it, or "
+                    "choose another directory."
+                )
+                stack.enter_context(hold(file, busy))
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +101,14 @@ class Hosts:
             raise InputError(
                 "--coordinator, --num-hosts and --host belong together, and to --distributed."
             )
-        address = self.coordinator
-        if address is not None and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", address):
-            raise InputError(
-                f"the coordinator {shown(address)} is not HOST:PORT, such as 10.0.0.1:1234."
-            )
         if self.num_hosts is not None and not 0 <= (self.host or 0) < self.num_hosts:
             raise InputError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
-        if self.wait < 1:
-            raise InputError(f"wait must be at least 1 second, it is {self.wait}.")
 
     def join(self) -> Shard:
         """Connect to the other hosts, before anything else uses JAX; return this host's shard.
 
-        Ends the process with a message after `wait` seconds. Raises InputError where no hosts are
-        found, and on a host of a TPU slice without --distributed, which would wait silently.
+        Ends the process after `wait` seconds. Raises InputError where no hosts are found, and on a
+        host of a TPU slice without --distributed, which would wait silently.
         """
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)
@@ -123,10 +142,9 @@ class Hosts:
             return Shard(jax.process_index(), jax.process_count())
 
     def agree(self, shard: Shard, settings: Mapping[str, Any], *, together: bool) -> None:
-        """Compare the settings of all hosts, and disconnect.
+        """Compare the settings of all hosts, and disconnect; earlier arrays become invalid.
 
-        `together` is whether devices of this host exchange data. Raises InputError that names the
-        hosts with other settings than the first. Earlier arrays and devices become invalid.
+        `together` is whether devices of this host exchange data.
         """
         if not self.distributed:
             return
@@ -135,8 +153,7 @@ class Hosts:
         from jax.experimental.multihost_utils import process_allgather
         from jax.extend.backend import clear_backends
 
-        text = json.dumps([dict(settings), shard.count], sort_keys=True)
-        own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+        own = np.frombuffer(digest(settings, shard.count).encode(), np.uint8)
         with self.timeout("load the task"):
             every = np.asarray(process_allgather(own)).reshape(-1, len(own))
             jax.distributed.shutdown()
@@ -158,11 +175,11 @@ class Hosts:
         """End the process if its body takes too long: no exception interrupts native code."""
 
         def end_process():
-            sys.stderr.write(
+            text = (
                 f"error: the other hosts did not {action} within {self.wait} s: start the same "
-                "command on every host, and check the output of each.\n"
+                "command on every host, and check the output of each."
             )
-            sys.stderr.flush()
+            print(text, file=sys.stderr, flush=True)
             os._exit(1)
 
         timer = threading.Timer(self.wait, end_process)

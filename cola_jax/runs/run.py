@@ -20,10 +20,10 @@ from etils import epath
 
 from cola_jax.errors import InputError, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
+from cola_jax.files import check_links, matching, read_json, readable_json, write_whole
 from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
-from cola_jax.runs.hosts import WHOLE, Shard
+from cola_jax.runs.hosts import WHOLE, Shard, locked
 from cola_jax.runs.schema import (
     EVALUATIONS,
     QUESTIONS,
@@ -35,13 +35,7 @@ from cola_jax.runs.schema import (
     part_name,
     read_part,
 )
-from cola_jax.runs.settings import (
-    Asked,
-    asked_by_run,
-    check_comparable,
-    continues,
-    other_settings,
-)
+from cola_jax.runs.stored import Asked, check_asked, continues
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluator import Evaluations, Known
 from cola_jax.scoring.scorer import Evaluate
@@ -59,16 +53,13 @@ SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALU
 
 
 class Run:
-    """A directory of results with one resolved configuration.
-
-    Several processes may fill it, each with its own shard of the questions and part files.
-    """
+    """A directory of results; several processes may fill it, each with a shard of the questions."""
 
     def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
         self.directory = epath.Path(directory)
         self.shard = shard
         self.metrics = Metrics()
-        self.done: set[str] = set()
+        self.done: set[str] = set()  # ids of the finished questions
         self.earlier: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, of past starts
         self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
         self.number = 0  # of the next part
@@ -91,31 +82,24 @@ class Run:
           environment: recorded with this start. Its entry `flags`, those of the command, goes to a
             file for `--config`.
           asked: questions of this command; a run that asks them differently is refused.
-          again: no question is done before all are; `replace` writes them.
+          again: make all questions unfinished, as they will be written again together.
           metrics: recorded at the end of this start.
 
-        Yields the run, with `done`, the ids of the finished questions. Raises InputError for a
-        directory that is not a run or has other settings, and while another process fills it;
-        OSError where it cannot be written.
+        Raises InputError for a directory that is not a run or has other settings, and while another
+        process fills it; OSError where it cannot be written.
         """
         self.refuse_foreign()
         settings = json.loads(json.dumps(settings))  # as JSON has it
-        with self.locked():
+        with locked(self.directory, self.shard):
             self.create(settings)
-            content = self.content()
-            further = continues(self.directory, content["settings"], settings)
-            if content["starts"] and asked is not None:
-                self.check_asked(asked, content["settings"])
-            if further:
+            before, starts = self.read_starts()
+            further = continues(self.directory, before, settings)
+            if starts and asked is not None:
+                check_asked(self, asked)
+            if further or again:
                 self.set_aside()
-            start_file = self.record_start(len(content["starts"]), settings, environment)
-            parts, files = self.parts(), matching(self.directory / UNFINISHED, "*.parquet")
-            self.number = len(parts)
-            if again:
-                files += [part["evaluations"] for part in parts]
-            else:
-                self.done = set(self.questions(["question"])["question"].to_pylist())
-            self.load_unfinished(files)
+            start_file = self.record_start(len(starts), settings, environment)
+            self.load()
             self.metrics = metrics or Metrics()
             try:
                 yield self
@@ -124,14 +108,67 @@ class Run:
                     write_record(start_file.with_suffix(METRICS), metrics.report())
             self.tidy(settings.get("questions"))
 
-    def check_asked(self, asked: Asked, settings: Mapping[str, Any]) -> None:
-        """Raise InputError where a run with these settings asks other or changed questions."""
-        before = asked_by_run(self, settings)
-        check_comparable(before, asked)
-        others = before.values["texts"].keys() - asked.values["texts"].keys()
-        if others and self.shard == WHOLE:
-            text = f"--task: it has other questions, such as {shown(min(others))}"
-            raise other_settings(self.directory, [text])
+    def missing(self, encoded: Sequence[Encoded]) -> list[int]:
+        """Return the indices of the questions that are not finished."""
+        return [i for i, each in enumerate(encoded) if each.question.id not in self.done]
+
+    def write(
+        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write the rows of finished questions, and remove their waves."""
+        stem = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}"
+        self.number += 1
+        self.write_rows("evaluations", stem, evaluations)
+        self.write_rows("questions", stem, questions)
+        for row in questions:
+            self.earlier.pop(row["question"], None)
+            for file in self.waves.pop(row["question"], ()):
+                file.unlink(missing_ok=True)
+
+    def resume(
+        self,
+        evaluate: Evaluate,
+        batch: Sequence[Encoded],
+        *,
+        known: Known | None = None,
+        call_size: int | None = None,
+    ) -> Evaluations:
+        """Return the evaluations of a batch, with those of earlier starts; writes new ones.
+
+        `known` and `call_size` are as `Evaluations` takes them.
+        """
+        resumed = [self.known(encoded) for encoded in batch]
+        self.metrics.add(earlier=sum(map(len, resumed)))
+        return Evaluations(
+            evaluate,
+            [encoded.question for encoded in batch],
+            known=known,
+            resumed=resumed,
+            write=functools.partial(self.write_wave, batch),
+            call_size=call_size,
+        )
+
+    def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
+        """Return the verdict [1] of each path of an unfinished question from earlier starts."""
+        return known_verdicts(self.earlier.get(encoded.question.id, ()), encoded)
+
+    def write_wave(self, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts) -> None:
+        """Write the evaluations of paths [B, C, P] of unfinished questions."""
+        rows = []
+        for b, encoded in enumerate(batch):
+            entries = np.flatnonzero(paths[b, :, 0] != STOP)
+            written = [unpad_path(path) for path in paths[b, entries]]
+            rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
+        file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
+        self.waves[batch[0].question.id].append(file)
+
+    def write_rows(self, folder: str, stem: str, rows: Iterable[dict[str, Any]]) -> epath.Path:
+        """Write rows to a whole file of the run."""
+        content = encode_part(SCHEMAS[folder], rows, self.mark)
+        file = self.directory / folder / part_name(stem, content)
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, content)
+        return file
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Write the manifest if there is none; a second process reads that of the first."""
@@ -166,16 +203,11 @@ class Run:
             part["evaluations"].replace(folder / part["evaluations"].name)
             part["questions"].unlink()
 
-    def replace(
-        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
-    ) -> None:
-        """Write the rows of all questions, in place of those of an earlier start."""
-        self.set_aside()
-        self.write(evaluations, questions)
-
-    def load_unfinished(self, files: Iterable[epath.Path]) -> None:
-        """Read the evaluations that earlier starts made of unfinished questions."""
-        for file in files:
+    def load(self) -> None:
+        """Read which questions are done, and the evaluations of others."""
+        self.number = len(self.parts())
+        self.done = set(self.questions(["question"])["question"].to_pylist())
+        for file in matching(self.directory / UNFINISHED, "*.parquet"):
             try:
                 table = read_part(file, EVALUATIONS, self.mark)
             except FileNotFoundError:  # another shard has finished its questions
@@ -183,73 +215,6 @@ class Run:
             for name, rows in by_question(table).items():
                 if name not in self.done:
                     self.earlier[name].append(rows)
-
-    def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
-        """Return the verdict [1] of each path of an unfinished question from earlier starts."""
-        return known_verdicts(self.earlier.get(encoded.question.id, ()), encoded)
-
-    def resume(
-        self,
-        evaluate: Evaluate,
-        batch: Sequence[Encoded],
-        *,
-        known: Known | None = None,
-        call_size: int | None = None,
-        write: bool = True,
-    ) -> Evaluations:
-        """Return the evaluations of a batch, with those of earlier starts.
-
-        Args:
-          known, call_size: as `Evaluations` takes them.
-          write: whether to write new evaluations before their questions are done.
-        """
-        resumed = [self.known(encoded) for encoded in batch]
-        self.metrics.add(earlier=sum(map(len, resumed)))
-        return Evaluations(
-            evaluate,
-            [encoded.question for encoded in batch],
-            known=known,
-            resumed=resumed,
-            write=functools.partial(self.write_wave, batch) if write else None,
-            call_size=call_size,
-        )
-
-    def write_wave(self, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts) -> None:
-        """Write the evaluations of paths [B, C, P] of unfinished questions."""
-        rows = []
-        for b, encoded in enumerate(batch):
-            entries = np.flatnonzero(paths[b, :, 0] != STOP)
-            written = [unpad_path(path) for path in paths[b, entries]]
-            rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
-        file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
-        self.waves[batch[0].question.id].append(file)
-
-    def write(
-        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
-    ) -> None:
-        """Write the rows of finished questions, and remove their waves."""
-        stem = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}"
-        self.number += 1
-        self.write_rows("evaluations", stem, evaluations)
-        self.write_rows("questions", stem, questions)
-        for row in questions:
-            self.earlier.pop(row["question"], None)
-            for file in self.waves.pop(row["question"], ()):
-                file.unlink(missing_ok=True)
-
-    def write_rows(self, folder: str, stem: str, rows: Iterable[dict[str, Any]]) -> epath.Path:
-        """Write rows to a whole file of the run; OSError names the next action."""
-        content = encode_part(SCHEMAS[folder], rows, self.mark)
-        file = self.directory / folder / part_name(stem, content)
-        try:
-            file.parent.mkdir(exist_ok=True)
-            write_whole(file, content)
-        except OSError as error:
-            raise OSError(
-                f"the run {self.directory} cannot be written ({error}); its files are kept. Make "
-                "room or make it writable, and re-run the same command."
-            ) from error
-        return file
 
     def tidy(self, questions: int | None) -> None:
         """Remove the folder of unfinished questions when all questions are done."""
@@ -270,30 +235,6 @@ class Run:
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from the questions of this shard; InputError where one has some.
-
-        The system drops the lock when its process ends, however it ends. Remote storage has no
-        lock.
-        """
-        if "://" in str(self.directory):
-            yield
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
-            others = [file for file in matching(self.directory, ".shard-*.lock") if file != own]
-            for file in [own, *others]:
-                shard = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
-                if self.shard.overlaps(shard):
-                    busy = (
-                        f"another process is filling {self.directory} with shard {shard}: wait for "
-                        "it, or choose another directory."
-                    )
-                    stack.enter_context(hold(file, busy))
-            yield
-
     @functools.cached_property
     def first_settings(self) -> Any:
         """The settings of the first start; InputError where the directory is not a run."""
@@ -308,35 +249,30 @@ class Run:
         """The digest of the first settings, which every part carries."""
         return digest(self.first_settings)
 
-    def content(self) -> dict[str, Any]:
+    def read_starts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Read the settings of the last start, and all starts, of which there may be none yet."""
-        starts, settings = [], self.first_settings
-        files = matching(self.directory / STARTS, "*.json")
-        for file in files:
-            if file.name.endswith(METRICS):
-                continue
-            start, metrics = read_record(file), file.with_suffix(METRICS)
-            if metrics in files:
-                start["metrics"] = read_record(metrics)
-            settings = start.pop("settings")
-            starts.append(start)
-        return {"settings": settings, "starts": starts}
-
-    def manifest(self) -> dict[str, Any]:
-        """Read the settings and one or more starts, as {"settings": ..., "starts": [...]}.
-
-        InputError where the directory is not a run.
-        """
-        content = self.content()
-        if not content["starts"]:
-            raise InputError(
-                f"{self.directory} has no start recorded: start the command that made it again."
-            )
-        return content
+        settings, starts = self.first_settings, []
+        for file in matching(self.directory / STARTS, "*.json"):
+            record = read_record(file)
+            if file.name.endswith(METRICS):  # sorted after its start
+                starts[-1]["metrics"] = record
+            else:
+                settings = record.pop("settings")
+                starts.append(record)
+        return settings, starts
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the last start, those of the first before it is recorded."""
-        return self.content()["settings"]
+        return self.read_starts()[0]
+
+    def manifest(self) -> dict[str, Any]:
+        """Read the last settings and one or more starts; InputError where it is not a run."""
+        settings, starts = self.read_starts()
+        if not starts:
+            raise InputError(
+                f"{self.directory} has no start recorded: start the command that made it again."
+            )
+        return {"settings": settings, "starts": starts}
 
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""
@@ -411,8 +347,8 @@ def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dic
 
 def check_once(directory: epath.Path, names: Sequence[str]) -> None:
     """Raise InputError where a question is in two rows."""
-    name, count = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
-    if count > 1:
+    if len(set(names)) < len(names):
+        name = Counter(names).most_common(1)[0][0]
         raise InputError(
             f"{directory} has the question {shown(name)} twice: remove one of the part files that "
             "have it."

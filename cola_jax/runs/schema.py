@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,51 +21,51 @@ from cola_jax.scoring.scorer import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 from cola_jax.strategies.outcome import ROOT, Outcome
 
-PATH = pa.list_(pa.int16())
-METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
 MARK = b"cola_run"  # in the metadata of a file: the digest of the settings of its run
 JOINED = 64  # tables that are joined at a time
+PATH = pa.list_(pa.int16())
+METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
 AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
 CONTROL = pa.struct(
     {
         "target": pa.int16(),
-        "best": PATH,  # the shortest path that gives the target, null where there is none
+        "best": PATH,  # the shortest path that gives the target, null for none
         "robust": PATH,  # the same in all variants
         "again": AGAIN,
         "evaluations": pa.int32(),
         "shared": pa.int32(),  # evaluations that earlier searches of the question made as well
     }
 )
-
+# README.md explains the columns
 EVALUATIONS = pa.schema(
     {
-        "question": pa.string(),  # its id
-        "asked": pa.string(),  # digest of the question and its prompt; null for several prompts
+        "question": pa.string(),
+        "asked": pa.string(),
         "path": PATH,
         "length": pa.int16(),
-        "verdict": pa.bool_(),  # null where nothing was graded, or the grader failed
-        "margin": pa.float32(),  # natural log-probability, per character for options-norm
-        "answer": pa.int16(),  # the option chosen, -1 for none; gold is 0 of an open question
-        "scores": pa.list_(pa.float32()),  # of every option, or of gold and decoy; may be NaN
-        "outside": pa.float32(),  # the best score outside the options: see `Verdicts`
+        "verdict": pa.bool_(),
+        "margin": pa.float32(),
+        "answer": pa.int16(),
+        "scores": pa.list_(pa.float32()),
+        "outside": pa.float32(),
         "finite": pa.bool_(),
-        "node": pa.int32(),  # number of the evaluation within its question
-        "wave": pa.int32(),  # the step of the search, 0 for the baseline
-        "parent": pa.int32(),  # the node whose path was edited, null for none
-        "edit": pa.string(),  # null also where a path is several edits away
-        "target": pa.int16(),  # the option that the search looked for, of which the verdict is
-        "control": pa.bool_(),  # of a control search, whose target is wrong
-        "reused": pa.bool_(),  # evaluated before, by another search of the question or another run
+        "node": pa.int32(),
+        "wave": pa.int32(),
+        "parent": pa.int32(),
+        "edit": pa.string(),
+        "target": pa.int16(),
+        "control": pa.bool_(),
+        "reused": pa.bool_(),
         # of scorers that decode, null for others:
-        "text": pa.string(),  # decoded, up to what ended it
-        "answer_text": pa.string(),  # the answer found in it
-        "finish": pa.string(),  # stop, length or not finite
-        "truncated": pa.bool_(),  # the token limit ended it before the answer was complete
-        "grade": pa.string(),  # right, wrong, or ungraded, whose verdict is null
-        "tokens": pa.list_(pa.int32()),  # ids decoded
-        "logprob": pa.float32(),  # natural, of all tokens decoded
-        "entropy": pa.float32(),  # of a token's distribution, mean
-        "certainty": pa.float32(),  # self-certainty of a token, mean
+        "text": pa.string(),
+        "answer_text": pa.string(),
+        "finish": pa.string(),
+        "truncated": pa.bool_(),
+        "grade": pa.string(),
+        "tokens": pa.list_(pa.int32()),
+        "logprob": pa.float32(),
+        "entropy": pa.float32(),
+        "certainty": pa.float32(),
     }
 )
 QUESTIONS = pa.schema(
@@ -73,24 +74,23 @@ QUESTIONS = pa.schema(
         "text": pa.string(),
         "options": pa.list_(pa.string()),
         "gold": pa.int16(),
-        "num_tokens": pa.int32(),  # run through the model per evaluation
+        "num_tokens": pa.int32(),
         "prompt_hash": pa.string(),
-        "metadata": pa.list_(METADATA),  # such as its level
+        "metadata": pa.list_(METADATA),
         "evaluations": pa.int32(),
         # of searches, null for other runs:
-        "baseline": pa.bool_(),  # the verdict of the identity path, null where the grader failed
+        "baseline": pa.bool_(),
         "baseline_answer": pa.int16(),
-        "best": PATH,  # the shortest correct path, null where there is none
-        "confirmed": pa.bool_(),  # whether it is right in float32 too
-        "front": pa.list_(PATH),  # the Pareto front of (verdict, length)
-        # of every option on the identity path, in the first and in each other variant
+        "best": PATH,
+        "confirmed": pa.bool_(),
+        "front": pa.list_(PATH),
         "baseline_scores": pa.list_(pa.list_(pa.float32())),
-        "answers": pa.int16(),  # distinct options answered
-        "controls": pa.list_(CONTROL),  # that for the baseline's answer last
-        # of searches whose paths were asked again in V other variants, null for others:
-        "robust": PATH,  # the shortest path asked again that is right in all variants
-        "again": AGAIN,  # whether paths hold in each other variant, the identity path first
-        "variant_answers": pa.list_(pa.int16()),  # of the pretrained model in each other variant
+        "answers": pa.int16(),
+        "controls": pa.list_(CONTROL),
+        # of searches with variants, null for others:
+        "robust": PATH,
+        "again": AGAIN,
+        "variant_answers": pa.list_(pa.int16()),
     }
 )
 
@@ -140,12 +140,12 @@ def evaluation_rows(
 
 def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
     """Return the verdict [1] for gold of a row."""
-    completion = np.full(1, None, object)
+    completion = None
     if row["finish"] is not None:
         fields = {field.name: row[field.name] for field in dataclasses.fields(Completion)}
         fields |= {"answer": row["answer_text"], "tokens": tuple(row["tokens"])}
         fields["grade"] = None if row["grade"] is None else Grade(row["grade"])
-        completion[0] = Completion(**fields)
+        completion = Completion(**fields)
     verdicts = Verdicts.of_scores(
         # a prompt that is completed has no options
         np.array([row["scores"] or [row["margin"]]], np.float32),
@@ -154,7 +154,7 @@ def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
         answer=np.array([row["answer"]]),
         outside=np.array([row["outside"]]),
     )
-    return verdicts._replace(completion=completion)
+    return verdicts._replace(completion=np.array([completion], object))
 
 
 def known_verdicts(tables: Iterable[pa.Table], encoded: Encoded) -> dict[tuple[int, ...], Verdicts]:
@@ -298,7 +298,7 @@ def read_part(
 
 
 def join(*tables: Iterable[pa.Table]) -> pa.Table:
-    """Join tables, a few at a time: the overhead of thousands of small ones takes most memory."""
+    """Join tables a few at a time, as thousands of small ones take much memory."""
     remaining, joined = itertools.chain(*tables), []
     while batch := list(itertools.islice(remaining, JOINED)):
         joined.append(pa.concat_tables(batch).combine_chunks())
@@ -307,12 +307,7 @@ def join(*tables: Iterable[pa.Table]) -> pa.Table:
 
 def by_question(table: pa.Table) -> dict[str, pa.Table]:
     """Divide a table by question; the rows of a question keep their order."""
-    question = table["question"].combine_chunks().dictionary_encode()
-    number = question.indices.to_numpy()
-    rows = table.take(np.argsort(number, kind="stable"))
-    bounds = itertools.pairwise([0, *np.cumsum(np.bincount(number)).tolist()])
-    names = question.dictionary.to_pylist()
-    return {
-        name: rows.slice(start, end - start)
-        for name, (start, end) in zip(names, bounds, strict=True)
-    }
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(table["question"].to_pylist()):
+        rows[name].append(i)
+    return {name: table.take(indices) for name, indices in rows.items()}

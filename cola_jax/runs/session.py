@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,29 +18,29 @@ from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory, default_budget, default_limits
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions
 from cola_jax.formats import cache
 from cola_jax.int8 import float_dtype, weight_bytes
 from cola_jax.params import Model
-from cola_jax.path import identity
 from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import BatchSearch, check_robust, ordered, recorded_search
-from cola_jax.runs.settings import asked_here
-from cola_jax.runs.stored import Answers, Reuse
+from cola_jax.runs.searches import BatchSearch, Reuse, check_robust, ordered, recorded_search
+from cola_jax.runs.stored import (
+    ANY_SCORER,
+    Answers,
+    asked_by_run,
+    asked_here,
+    check_comparable,
+)
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator, question_batches
-from cola_jax.scoring.verdicts import NO_ANSWER
+from cola_jax.scoring.evaluator import FIRST, Evaluations, ModelEvaluator
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
-log = logging.getLogger(__name__)
-FIRST = 32  # questions on which layers and common prefixes are measured
 WAVE = 32  # paths of a question that are evaluated, and written, at a time
-COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and the least number of them
 
 # makes the rows of a batch on a worker, from the indices of its questions
 Work = Callable[[Worker, np.ndarray, Workload], Part]
@@ -152,13 +150,13 @@ class Session:
         Args:
           model: as `cola_jax.load` takes it.
           prepare: that of a TaskConfig, or a function like it.
-          metadata: recorded of each start.
+          metadata: recorded with each start.
           decoys: run of decoded answers, which become the decoys of open questions.
         """
         run_config.devices.check_backend()
         handle = ModelHandle(str(model), run_config.devices, run_config.dtype)
         saved, shard = handle.metadata, run_config.shard
-        answers = None if decoys is None else Answers(decoys)
+        answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
         prepared = handle.prepare(prepare)
@@ -169,7 +167,8 @@ class Session:
             **prepared.settings(),
         }
         if answers is not None:
-            answers.check(settings, prepared.encoded)
+            ours, allowed = asked_here(settings, prepared.encoded), (*ANY_SCORER, "options")
+            check_comparable(asked_by_run(answers.run), ours, allowed)
         indices = range(len(prepared.encoded))[shard.index :: shard.count]
         if not indices:
             raise InputError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
@@ -194,14 +193,9 @@ class Session:
         )
 
     @property
-    def config(self) -> ModelConfig:
-        """The model's config."""
-        return self.handle.config
-
-    @property
     def num_layers(self) -> int:
         """The model's layers, L."""
-        return self.config.num_layers
+        return self.handle.config.num_layers
 
     @property
     def held_out(self) -> list[Encoded]:
@@ -237,15 +231,12 @@ class Session:
         Args:
           reuse: run directories, whose evaluations of the same questions are used.
           robust: a path is right where it is right in all variants.
-
-        Raises InputError for a robust search without variants, with a scorer that decodes or with
-        `reuse`; and where memory does not suffice.
         """
         if robust:
             check_robust(self, reuse)
         self.check_memory(settings.positions(self.num_layers))
         settings = ordered(self, directory, settings, metrics)
-        stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
+        stored = Reuse([Run(each) for each in reuse], self.settings, self.encoded)
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         with self.open(directory, recorded, metrics) as run:
             work = BatchSearch(self, run, settings, stored, robust)
@@ -261,11 +252,7 @@ class Session:
         command: str = "evaluate",
         held_out: bool = False,
     ) -> Run:
-        """Evaluate paths on every question that the run directory does not have yet.
-
-        The questions are those of the session, or the held-out ones. Raises InputError for
-        variants, in which nothing would be asked.
-        """
+        """Evaluate paths on every question that the run directory does not have yet."""
         if not held_out:
             refuse_variants(command, [variant.name for variant in self.variants])
         questions = self.held_out if held_out else self.encoded
@@ -278,9 +265,8 @@ class Session:
             def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
                 batch = [questions[i] for i in indices]
                 size = self.scorer.call_size or WAVE * len(batch)
-                write = size < len(paths) * len(batch)  # a single wave is written as a part
                 with self.scorer.evaluator(worker, batch, workload) as evaluate:
-                    evaluations = run.resume(evaluate, batch, call_size=size, write=write)
+                    evaluations = run.resume(evaluate, batch, call_size=size)
                     verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
                 rows = (evaluation_rows(e, paths, verdicts.take(b)) for b, e in enumerate(batch))
                 questions_rows = [question_row(encoded, len(paths)) for encoded in batch]
@@ -295,9 +281,8 @@ class Session:
     ) -> Iterator[Evaluations]:
         """Open a run, and yield a function from paths [B, C, P] of all questions to verdicts.
 
-        A search over all questions chooses paths by the verdicts of others, so it resumes by
-        running again, with the evaluations of an earlier start known. Its questions are done
-        together, when the body ends. `recorded` is as `open` takes it.
+        A search over all questions resumes by running again, with the evaluations of an earlier
+        start known. Its questions are done together, when the body ends.
         """
         refuse_variants(recorded["command"], [variant.name for variant in self.variants])
         if self.run_config.shard != WHOLE or self.run_config.hosts.distributed:
@@ -306,7 +291,8 @@ class Session:
                 "--shard and --distributed."
             )
         with self.open(directory, recorded, metrics, again=True) as run:
-            evaluator = functools.cache(lambda: self.evaluator(run.metrics))  # when first needed
+            # the weights load when the first path is evaluated
+            evaluator = functools.cache(lambda: self.evaluator(self.encoded, run.metrics))
             evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded)
             yield evaluations
             rows, done = [], []
@@ -314,8 +300,7 @@ class Session:
                 if paths := list(evaluations.known[b]):
                     rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
                     done.append(question_row(encoded, len(paths)))
-            if run.waves or not run.parts():  # something is new
-                run.replace(rows, done)
+            run.write(rows, done)
 
     @contextlib.contextmanager
     def open(
@@ -327,10 +312,7 @@ class Session:
         held_out: bool = False,
         again: bool = False,
     ) -> Iterator[Run]:
-        """Open a run of the questions.
-
-        `recorded` decides, with the session's own settings, whether a run can be resumed.
-        """
+        """Open a run of the questions; `recorded` are the settings of a command."""
         questions = self.held_out if held_out else self.encoded
         settings, config = self.settings | dict(recorded), self.run_config
         if held_out:
@@ -351,80 +333,36 @@ class Session:
         self, run: Run, questions: Sequence[Encoded], workload: Workload, work: Work, most: int
     ) -> None:
         """Write the rows of the questions that a run lacks, at most `most` evaluations of each."""
-        metrics = run.metrics
-        left = [i for i, encoded in enumerate(questions) if encoded.question.id not in run.done]
+        metrics, missing = run.metrics, run.missing(questions)
         run.count_earlier(self.num_layers)
-        # some of them of another run of the same command
-        metrics.total = metrics.earlier + metrics.evaluations + most * len(left)
-        if not left:
+        # a command may fill several runs under the same metrics
+        metrics.total = metrics.earlier + metrics.evaluations + most * len(missing)
+        if not missing:
             return
-        batches = question_batches(questions, workload, self.first)
-        plain, answers = identity(self.num_layers), []
-
-        def run_batch(worker: Worker, indices: np.ndarray) -> Part:
-            prefix = batches.prefixes[indices[0]]
-            return work(worker, indices, workload._replace(prefix=prefix))
-
         with contextlib.ExitStack() as stack:
-            for scorer in (self.scorer, *(variant.scorer for variant in self.variants)):
-                stack.enter_context(scorer)
-            model = self.handle.load(self.mesh, metrics)
-            threads = default_limits().threads
-            workers = Workers(model, threads=threads, **self.handle.options(metrics))
-            workers.check_count(len(questions))
-            for _, part in workers.map(run_batch, batches.cut(left, 1, self.batch_size(len(left)))):
+            for variant in self.variants:
+                stack.enter_context(variant.scorer)
+            evaluator = self.evaluator(questions, metrics, keep_open=False)
+            for _, part in evaluator.map_batches(work, workload, questions=missing):
                 run.write(part.evaluations, part.questions)
                 metrics.add(**improvements(part.questions, self.num_layers))
-                if not self.scorer.open:
-                    rows = (row for row in part.evaluations if not row["control"])
-                    answers += [(r["answer"], r["target"]) for r in rows if r["path"] == plain]
-                    self.warn_of_collapse(answers, metrics)
 
-    def warn_of_collapse(self, answers: Sequence[tuple[int, int]], metrics: Metrics) -> None:
-        """Warn once where the pretrained model gives nearly the same answer to all questions."""
-        problem = None if metrics.collapsed else collapse(answers)
-        if problem:
-            metrics.collapsed = True  # for all runs of a command
-            log.warning("by the scorer %s, %s", self.scorer.name, problem)
-
-    def evaluator(self, metrics: Metrics) -> ModelEvaluator:
-        """Make a function from paths of all questions to verdicts; loads the weights."""
+    def evaluator(
+        self, questions: Sequence[Encoded], metrics: Metrics, *, keep_open: bool = True
+    ) -> ModelEvaluator:
+        """Make a function from paths of questions to verdicts; loads the weights."""
         return ModelEvaluator(
             self.handle.load(self.mesh, metrics),
-            self.encoded,
+            questions,
             self.scorer,
-            batch_size=self.batch_size(len(self.encoded)),
+            batch_size=self.run_config.batch_size,
+            first=self.first,
+            keep_open=keep_open,
             **self.handle.options(metrics),
         )
 
-    def batch_size(self, questions: int) -> int:
-        """Return the most questions of a batch: enough batches to keep all workers busy."""
-        workers = 1 if self.mesh is None else self.mesh.shape["data"]
-        even = -(-questions // (default_limits().threads * workers))
-        return min(even, self.run_config.batch_size or default_limits().questions)
-
     def check_memory(self, positions: int) -> None:
         """Raise InputError where memory does not suffice for a path of `positions` layers."""
-        variants = ((variant.scorer, variant.encoded) for variant in self.variants)
-        for scorer, encoded in ((self.scorer, self.encoded), *variants):
-            scorer.check_memory(self.config, self.handle.memory, encoded, positions)
-
-
-def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
-    """Describe answers, each with gold, that are nearly all one option where gold is not.
-
-    None for fewer than `ENOUGH` questions, and where the model gives no answer.
-    """
-    chosen = Counter(answer for answer, _ in answers if answer != NO_ANSWER)
-    if len(answers) < ENOUGH or not chosen:
-        return None
-    (option, count), *_ = chosen.most_common(1)
-    gold = Counter(gold for _, gold in answers)
-    limit = BALANCED * len(answers)
-    if count < COLLAPSED * len(answers) or gold.most_common(1)[0][1] > limit:
-        return None
-    return (
-        f"the pretrained model answers {chr(ord('A') + option)} to {count} of {len(answers)} "
-        f"questions, where it is right for {gold[option]}. Paths may change this preference alone: "
-        "try another --scorer, such as options, --format or --num-fewshot."
-    )
+        config, memory = self.handle.config, self.handle.memory
+        for asked in (self, *self.variants):
+            asked.scorer.check_memory(config, memory, asked.encoded, positions)

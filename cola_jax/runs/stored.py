@@ -1,39 +1,186 @@
-"""Results of finished runs: labels, samples for PoLar, reused verdicts, and decoys."""
+"""Stored runs: whether a command may continue or use one, and the results it takes from it."""
 
 import dataclasses
 import hashlib
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from etils import epath
 
-from cola_jax.errors import InputError, count, shown
+from cola_jax.errors import InputError, count, printed, shown
 from cola_jax.files import check_file, write_whole
-from cola_jax.formats.peers import Searched, polar_samples
-from cola_jax.identity import check_belongs
+from cola_jax.formats.peers import INVALID, VALID
+from cola_jax.identity import check_belongs, describe_difference, digest
 from cola_jax.path import identity
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
-from cola_jax.runs.run import Path, Run
-from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, stored_verdict
-from cola_jax.runs.settings import (
-    ANY_SCORER,
-    asked_by_run,
-    asked_here,
-    check_comparable,
-    deciding,
-)
+from cola_jax.runs.hosts import WHOLE
+from cola_jax.runs.schema import by_question, question_row, stored_verdict
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
+if TYPE_CHECKING:
+    from cola_jax.runs.run import Run
+
+Path = tuple[int, ...]
 log = logging.getLogger(__name__)
+FLAGS = {
+    "strategy": "--preset",
+    "questions": "--limit",
+    "task": "--task",
+    "prompt": "--format",
+    "prompt.shots": "--num-fewshot",
+    "prompt.hash": "--task",
+    "grader": "the version of math-verify",
+}
+# settings that decide a verdict, and with PROMPT the prompts
+DECIDING = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens", "chat")
+PROMPT = ("format", "shots")
+# may differ where the paths of a run are only tried again
+ANY_SCORER = (*DECIDING[1:], *PROMPT, "prompts")
+DIGESTS = ("task", "prompt.hash", "variants.")  # settings that depend on the questions
 ANSWER = ["question", "path", "answer_text", "grade", "truncated"]
+
+
+def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether new settings need more evaluations of each question of a run.
+
+    More questions are evaluated beside those that are done; a larger search starts anew, with the
+    evaluations of the run. InputError names by its flag each setting that differs otherwise.
+    """
+    if old.get("command") != new.get("command"):
+        raise InputError(
+            f"{directory} was made by `cola {printed(str(old.get('command')))}`, not by `cola "
+            f"{new.get('command')}`: choose another directory."
+        )
+    changes = differing(old, new)
+    grown = {name for name, (was, now) in changes.items() if grows(name, was, now)}
+    if "questions" in changes:  # the questions of the run are compared one by one
+        grown |= {n for n, both in changes.items() if n.startswith(DIGESTS) and None not in both}
+    differences: dict[str, str] = {}
+    for name, (was, now) in changes.items():
+        flag = flag_of(name)
+        # the name of a choice explains the other differences under its flag
+        if name not in grown and (flag not in differences or name.endswith(".name")):
+            differences[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
+    if differences:
+        raise other_settings(directory, differences.values())
+    return not grown.isdisjoint(("simulations", "paths"))
+
+
+def grows(name: str, was: Any, now: Any) -> bool:
+    """Return whether a setting asks for more of the same."""
+    if name == "paths":
+        return set(map(tuple, was or ())) < set(map(tuple, now or ()))
+    return name in ("questions", "simulations") and (was or 0) < (now or 0)
+
+
+def check_same(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise InputError that names every setting in which a folder and this command differ."""
+    if changes := differing(old, new):
+        texts = (f"{n}: {shown(was)} there, {shown(now)} here" for n, (was, now) in changes.items())
+        raise other_settings(directory, texts)
+
+
+def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
+    """Return the error for a directory that was created with different settings."""
+    return InputError(
+        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+        "another directory, or repeat the old settings to resume it."
+    )
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting, `preset.max_length` for example."""
+    head, _, rest = name.partition(".")
+    if head in ("preset", "variants"):
+        name = f"rules.{rest}" if head == "preset" else head
+    return FLAGS.get(name) or FLAGS.get(head) or f"--{name.replace('_', '-')}"
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return both values where two nested configurations differ, by dotted names."""
+    changes = {}
+    for name in sorted({*old, *new}):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            changes |= {f"{name}.{rest}": both for rest, both in differing(was, now).items()}
+        elif was != now:
+            changes[name] = was, now
+    return changes
+
+
+class Asked(NamedTuple):
+    """The model, prompts and questions of a run, or of a command that begins."""
+
+    name: str
+    values: dict[str, Any]  # that decide verdicts; those of each question by its id
+
+    @classmethod
+    def of(
+        cls, name: str, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
+    ) -> "Asked":
+        """Take the settings of a run and the rows of its questions."""
+        values = deciding(settings) | {"texts": {}, "prompts": {}, "options": {}, "golds": {}}
+        for row in rows:
+            question, options, gold = row["question"], list(row["options"]), row["gold"]
+            values["texts"][question] = row["text"]
+            values["prompts"][question] = row["prompt_hash"]
+            values["options"][question] = options
+            values["golds"][question] = None if gold is None else options[gold]
+        return cls(name, values)
+
+
+def asked_by_run(run: "Run") -> Asked:
+    """Read the questions of a run, and its settings."""
+    rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
+    return Asked.of(str(run.directory), run.settings(), rows)
+
+
+def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:
+    """Return the questions of a command with its settings."""
+    return Asked.of("this command", settings, (question_row(each, 0) for each in encoded))
+
+
+def check_comparable(theirs: Asked, ours: Asked, allowed: Collection[str] = ()) -> None:
+    """Raise InputError for results that do not belong together, with the values that differ.
+
+    Questions are compared where both have them. Differences of `allowed` names are logged.
+    """
+    compared = {name: value for name, value in theirs.values.items() if name not in allowed}
+    action = "give results of one model, with the same questions and prompts"
+    check_belongs(theirs.name, compared, ours.name, ours.values, action)
+    differences = (
+        describe_difference(name, theirs.values[name], ours.values[name])
+        for name in sorted(allowed)
+    )
+    if text := "; ".join(filter(None, differences)):
+        log.info("%s was made with other settings: %s", theirs.name, text)
+
+
+def check_asked(run: "Run", asked: Asked) -> None:
+    """Raise InputError where a run asks other or changed questions."""
+    before = asked_by_run(run)
+    check_comparable(before, asked)
+    others = before.values["texts"].keys() - asked.values["texts"].keys()
+    if others and run.shard == WHOLE:
+        text = f"--task: it has other questions, such as {shown(min(others))}"
+        raise other_settings(run.directory, [text])
+
+
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide verdicts, without the questions."""
+    prompt = settings.get("prompt") or {}
+    style, shots = prompt.get("format", "plain"), prompt.get("num_fewshot")
+    if isinstance(style, dict):
+        rest = {name: value for name, value in style.items() if name != "shots"}
+        style = f"{style['name']} {digest(rest)[:8]}"
+    prompts = {"format": style, "shots": len(prompt.get("shots") or ()) if shots is None else shots}
+    return {name: settings.get(name) for name in DECIDING} | prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +209,8 @@ class Labels:
         return [path for path in self.correct if self.robust.get(path)]
 
 
-def read_labels(run: Run) -> list[Labels]:
-    """Read the labels of the finished questions, in the order of the run.
-
-    Raises InputError for a directory that is not a run, and for a run without a question.
-    """
+def read_labels(run: "Run") -> list[Labels]:
+    """Read the labels of the finished questions, in order; InputError where there are none."""
     verdicts: dict[str, dict[Path, bool]] = defaultdict(dict)
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():
         if not row["control"]:
@@ -84,32 +228,29 @@ def read_labels(run: Run) -> list[Labels]:
     return labels
 
 
-def write_polar(run: Run, file: FilePath) -> str:
-    """Write a run as PoLar's `merged_mcts_samples.json`, and return a summary.
-
-    Raises InputError where the file exists, and for a run without correct answers.
-    """
+def write_polar(run: "Run", file: FilePath) -> str:
+    """Write a run as a new `merged_mcts_samples.json` of PoLar, and return a summary."""
     check_file(file)
     if file.exists():
         raise InputError(f"{file} exists already: remove it, or choose another file.")
-    questions, start = read_searched(run), run.manifest()["starts"][-1]
-    samples = polar_samples(questions, start["num_layers"])
+    content = polar_samples(run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(samples, ensure_ascii=False).encode())
-    paths = sum(len(each.correct_paths + each.wrong_paths) for each in questions)
-    return f"PoLar: {file}, {count(len(questions), 'question')} with {paths} paths"
+    write_whole(file, json.dumps(content, ensure_ascii=False).encode())
+    samples = content["samples"]
+    paths = sum(len(sample[VALID] + sample[INVALID]) for sample in samples)
+    return f"PoLar: {file}, {count(len(samples), 'question')} with {paths} paths"
 
 
-def read_searched(run: Run) -> list[Searched]:
-    """Return the finished questions of a run as PoLar has them.
+def polar_samples(run: "Run") -> dict[str, Any]:
+    """Make the content of PoLar's file from the finished questions of a run.
 
     Options are part of a question's text, and the answer is a letter, but for scorers of open
-    questions. Control searches and variants are left out; ungraded paths are wrong. Raises
-    InputError for a run without finished questions, or without correct answers.
+    questions. Control searches and variants are left out; ungraded paths are wrong. A baseline that
+    is not known is left out, which their loader takes for wrong.
     """
     start = run.manifest()["starts"][-1]
-    plain, is_open = identity(start["num_layers"]), (start.get("scorer") or {}).get("open")
-    questions = []
+    num_layers, is_open = start["num_layers"], (start.get("scorer") or {}).get("open")
+    samples = []
     for labels in read_labels(run):
         if labels.gold is None or not labels.options:
             raise InputError(
@@ -121,42 +262,17 @@ def read_searched(run: Run) -> list[Searched]:
             options = zip(LETTERS, labels.options, strict=False)
             text = "\n".join([text, *(f"{letter}. {option}" for letter, option in options)])
             gold = LETTERS[labels.gold]
-        wrong = tuple(path for path, right in labels.verdicts.items() if not right)
-        baseline = labels.verdicts.get(plain)
-        questions.append(Searched(text, gold, tuple(labels.correct), wrong, baseline))
-    return questions
+        sample: dict[str, Any] = {"question": text, "gt_ans": gold}
+        baseline = labels.verdicts.get(identity(num_layers))
+        if baseline is not None:
+            sample["initial_score"] = float(baseline)
+        sample[VALID] = [list(path) for path in labels.correct]
+        sample[INVALID] = [list(path) for path, right in labels.verdicts.items() if not right]
+        samples.append(sample)
+    return {"num_layers": num_layers, "samples": samples}
 
 
-class Reuse:
-    """The evaluations of other runs with the same checkpoint, prompts and scorer."""
-
-    def __init__(
-        self, directories: Sequence[str], settings: Mapping[str, Any], encoded: Sequence[Encoded]
-    ):
-        """Read runs; InputError for a run that cannot serve these questions."""
-        self.tables: dict[str, list[pa.Table]] = defaultdict(list)
-        asked = pa.array([asked_digest(each) for each in encoded])
-        ungraded = pc.field("grade").isin([Grade.UNGRADED.value])
-        for directory in directories:
-            run = Run(directory)
-            theirs, action = deciding(run.settings()), "reuse runs of the same model and scorer"
-            check_belongs(directory, theirs, "this command", deciding(settings), action)
-            rows = run.evaluations().filter(pc.field("asked").isin(asked) & ~ungraded)
-            if not rows.num_rows:
-                raise InputError(
-                    f"{directory} has none of these questions in the same words: its questions or "
-                    "their prompts differ."
-                )
-            for name, table in by_question(rows).items():
-                self.tables[name].append(table)
-
-    def known(self, encoded: Encoded, positions: int) -> dict[Path, Verdicts]:
-        """Return the verdict [1] of each path of a question with at most `positions` layers."""
-        known = known_verdicts(self.tables[encoded.question.id], encoded)
-        return {path: verdict for path, verdict in known.items() if len(path) <= positions}
-
-
-def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdicts:
+def stored_verdicts(run: "Run", encoded: Sequence[Encoded], paths: int) -> Verdicts:
     """Read the verdicts [n, C] of a run of C paths, in the order of `encoded`."""
     place = {each.question.id: i for i, each in enumerate(encoded)}
     out = Verdicts.empty((len(encoded), paths), most_options(encoded))
@@ -169,40 +285,28 @@ def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdict
 class Answers:
     """The decoded answers of a run: of the pretrained model, and of other paths."""
 
-    def __init__(self, directory: epath.PathLike):
-        """Read a run of `cola evaluate` with the scorer `generation` and the identity path.
-
-        Raises InputError for any other run.
-        """
-        self.run = Run(directory)
-        manifest = self.run.manifest()
+    def __init__(self, run: "Run"):
+        """Read a run of `cola evaluate` that decodes, along the identity path and others."""
+        self.run, manifest = run, run.manifest()
         settings, start = manifest["settings"], manifest["starts"][-1]
         if settings.get("command") != "evaluate" or not (start.get("scorer") or {}).get("decodes"):
             raise InputError(
-                f"{directory} does not hold decoded answers of given paths: make it with `cola "
-                "evaluate --scorer generation`."
+                f"{run.directory} does not hold decoded answers of given paths: make it with "
+                "`cola evaluate --scorer generation`."
             )
         paths, self.plain = list(map(tuple, settings["paths"])), identity(start["num_layers"])
         if self.plain not in paths or len(paths) < 2:
             raise InputError(
-                f"{directory} needs the model's own answer and those on other paths: add "
+                f"{run.directory} needs the model's own answer and those on other paths: add "
                 f"--paths 0-{start['num_layers'] - 1} and --random 50 to its command."
             )
-        self.tables = by_question(self.run.evaluations(ANSWER))
-
-    def check(self, settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> None:
-        """Raise InputError for other questions or another model, and log other differences."""
-        asked, allowed = asked_here(settings, encoded), (*ANY_SCORER, "options")
-        if differences := check_comparable(asked_by_run(self.run), asked, allowed):
-            text = "; ".join(differences)
-            log.info("the answers of %s have other settings: %s", self.run.directory, text)
+        self.tables = by_question(run.evaluations(ANSWER))
 
     def decoy(self, question: Question) -> str | None:
-        """Return the wrong answer whose count of paths is closest to that of gold.
+        """Return the wrong answer whose count of paths is closest to that of gold, if any.
 
         The pretrained model's own answer is never a decoy. An integer close to an integer gold is
-        a candidate even where no path gives it. None without candidates. Raises InputError for a
-        question that the run does not have.
+        a candidate even where no path gives it.
         """
         if question.id not in self.tables:
             raise InputError(

@@ -162,15 +162,23 @@ class ModelEvaluator:
         scorer: Scorer,
         *,
         batch_size: int | None = None,
+        first: Sequence[Encoded] | None = None,
+        keep_open: bool = True,
         **options: Unpack[WorkerOptions],
     ):
-        """Take the arguments of `evaluator`, with the questions encoded."""
+        """Take the arguments of `evaluator`, with the questions encoded.
+
+        Args:
+          first: the questions whose common prefixes are run once; the first ones when None.
+          keep_open: whether few batches keep their buffers between calls.
+        """
         limits = default_limits()
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
         self.questions = [each.question for each in self.encoded]
         self.num_layers = model.config.num_layers
         self.batch_size = batch_size or limits.questions
-        few = len(self.encoded) <= OPEN * self.batch_size
+        self.first = self.encoded if first is None else first
+        few = keep_open and len(self.encoded) <= OPEN * self.batch_size
         self.workers = Workers(model, threads=OPEN if few else limits.threads, **options)
         self.workers.check_count(len(self.encoded))
         self.keeps_open = few and len(self.workers.workers) == 1
@@ -200,24 +208,44 @@ class ModelEvaluator:
         evaluations: int,
         questions: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
+        """Call a function of an `Evaluate` for each batch; the rest is as for `map_batches`."""
+        if self.keeps_open:
+            questions, workload = None, self.widest(workload)
+
+        def run(worker: Worker, indices: np.ndarray, workload: Workload) -> Result:
+            with self.opening(worker, indices, workload) as evaluate:
+                return function(evaluate, indices)
+
+        return self.map_batches(run, workload, evaluations, questions)
+
+    def map_batches(
+        self,
+        function: Callable[[Worker, np.ndarray, Workload], Result],
+        workload: Workload,
+        evaluations: int = 0,
+        questions: Sequence[int] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Result]]:
         """Call a function for each batch of questions, in threads, under one progress bar.
 
-        It takes an `Evaluate` of the batch and the indices of its questions. `evaluations` is the
-        number expected in all. Yields indices with results, as they finish.
+        Args:
+          function: takes a worker, the indices of the batch's questions, and its workload.
+          workload: of a batch, without its prefix.
+          evaluations: expected number, of all batches, where it is not in the metrics yet.
+          questions: indices; all when None.
+
+        Yields:
+          Indices with results, as they finish.
         """
-        parts = self.workers.batches_at_once
-        if self.keeps_open:
-            questions, parts, workload = None, 1, self.widest(workload)
-        batches = question_batches(self.encoded, workload, self.encoded)
-        everything = range(len(self.encoded))
-        cut = batches.cut(everything if questions is None else questions, parts, self.batch_size)
+        batches = question_batches(self.encoded, workload, self.first)
+        parts = default_limits().threads if self.keeps_open else self.workers.batches_at_once
+        left = range(len(self.encoded)) if questions is None else questions
 
         def run(worker: Worker, indices: np.ndarray) -> Result:
             prefix = batches.prefixes[indices[0]]
-            with self.opening(worker, indices, workload._replace(prefix=prefix)) as evaluate:
-                return function(evaluate, indices)
+            return function(worker, indices, workload._replace(prefix=prefix))
 
         with self.scorer:
+            cut = batches.cut(left, parts, self.batch_size)
             yield from self.workers.map(run, cut, evaluations)
 
     def widest(self, workload: Workload) -> Workload:

@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean
+from cola_jax.execute.plan import Workload
+from cola_jax.execute.worker import Worker
 from cola_jax.path import identity
 from cola_jax.question import Question
-from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator, layers_in, question_batches
+from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator, layers_in
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
@@ -180,14 +182,14 @@ def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
 
     `evaluate` is the evaluator of the search. Returns the outcomes with `confirmed`.
     """
+
+    def run(worker: Worker, indices: np.ndarray, workload: Workload) -> list[bool | None]:
+        batch = [evaluate.encoded[i] for i in indices]
+        paths = paths_to_confirm([outcomes[i] for i in indices])
+        return evaluate.scorer.confirm(worker, batch, workload, *paths)
+
     workload = outcomes.settings.workload(evaluate.num_layers)._replace(wave=1)
-    batches = question_batches(evaluate.encoded, workload, evaluate.encoded)
     confirmed = np.full(len(outcomes), None)
-    for indices in batches.cut(range(len(outcomes)), 1, evaluate.batch_size):
-        confirmed[indices] = evaluate.scorer.confirm(
-            evaluate.workers.workers[0],
-            [evaluate.encoded[i] for i in indices],
-            workload._replace(prefix=batches.prefixes[indices[0]]),
-            *paths_to_confirm([outcomes[i] for i in indices]),
-        )
+    for indices, held in evaluate.map_batches(run, workload):
+        confirmed[indices] = held
     return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings)

@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_jax.formats.peers import (
-    Searched,
     merge_path,
     mergekit_config,
-    polar_samples,
     read_paths,
     with_blocks,
 )
 
-SEARCHED = [
-    Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2,)), False),
-    Searched("2 + 2?", "4", ((0, 1, 2),), ((1,),), True),
-    Searched("3 + 3?", "6", (), ((0,),), None),
-]
-POLAR = polar_samples(SEARCHED, 3)
 VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
+POLAR = {
+    "num_layers": 3,
+    "samples": [
+        {VALID: [[0, 2], [0, 1, 1, 2]], INVALID: [[0, 1, 2], [2]]},
+        {VALID: [[0, 1, 2]], INVALID: [[1]]},
+        {VALID: [], INVALID: [[0]]},
+    ],
+}
 DRLLM = {
     "num_layers": 3,
     "questions": ["1 + 1?", "2 + 2?", "3 + 3?"],
@@ -153,18 +153,6 @@ def test_mergekit_config_keeps_the_name_of_the_model(name):
 def test_mergekit_config_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         mergekit_config(*arguments)
-
-
-def test_polar_samples_are_those_of_their_loader():
-    assert POLAR["num_layers"] == 3
-    assert POLAR["samples"][0] == {
-        "question": "1 + 1?",
-        "gt_ans": "2",
-        "initial_score": 0.0,
-        VALID: [[0, 2], [0, 1, 1, 2]],
-        INVALID: [[0, 1, 2], [2]],
-    }
-    assert "initial_score" not in POLAR["samples"][2]  # not known
 
 
 def test_merges_with_a_base_or_a_module_are_read(tmp_path):

@@ -7,11 +7,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cola_jax.files import matching
+from cola_jax.prompts import Prompts
+from cola_jax.question import Question
 from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import EVALUATIONS, read_part
+from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluator import Evaluations
 from tests import tiny
 from tests.runs import jobs
@@ -72,6 +76,23 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
         add(self, *wave)
 
     patch.setattr(Evaluations, "add", fail)
+
+
+def encode(question: Question, prompt_hash: str = "abc", tokens: int = 5) -> Encoded:
+    """A question with a prompt of zeros."""
+    zeros = np.zeros(tokens, np.int32)
+    prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
+    return Encoded(question, prompts, np.zeros(0, np.int32), prompt_hash)
+
+
+def asking(name: str, text: str = "?") -> Encoded:
+    """A question of two options, the first right, whose prompt is its text."""
+    return encode(Question(name, text, ("x", "y"), 0), text)
+
+
+def evaluated(run: Run) -> int:
+    """Count the evaluations of finished questions that were run through the model."""
+    return sum(not reused for reused in run.evaluations(["reused"])["reused"].to_pylist())
 
 
 def written(run: Run) -> int:

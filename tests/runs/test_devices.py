@@ -1,17 +1,14 @@
-"""The devices of a session, those that are refused before anything runs, and the record."""
+"""The devices of a session, and the record of the machine."""
 
-import contextlib
 import json
 import re
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
-from cola_jax.errors import InputError
 from cola_jax.runs import devices
-from cola_jax.runs.devices import Devices, check_driver, choose_dtype
+from cola_jax.runs.devices import Devices, choose_dtype
 
 
 def test_mesh_uses_every_device_by_default():
@@ -25,9 +22,9 @@ def test_mesh_uses_every_device_by_default():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tensor": 3}, "tensor 3 does not divide the 8 devices"),
-        ({"tensor": 16}, "tensor 16 does not divide the 8 devices"),
-        ({"data": 4, "tensor": 4}, "needs 16 devices, this host has 8"),
+        ({"tensor": 3}, "tensor 3 does not fit the 8 devices"),
+        ({"tensor": 16}, "tensor 16 does not fit the 8 devices"),
+        ({"data": 4, "tensor": 4}, "data 4 times tensor 4 does not fit the 8 devices"),
         ({"data": 7}, "data 7 is more than the 5 questions"),
         ({"device": "tpu"}, "device is to be tpu, but JAX runs on cpu here"),
         ({"device": "gpu"}, r"install cola-jax\[cuda13\]"),
@@ -44,11 +41,10 @@ def test_devices_refuse_bad_numbers_and_sizes():
             Devices(**fields)
     assert Devices(memory_budget="2GB").budget == 2 * 10**9
     assert Devices().budget is None
-    assert (
-        0 < (Devices(memory_budget="50%").budget or 0) < (Devices(memory_budget="99%").budget or 0)
-    )
+    half, most = (Devices(memory_budget=share).budget or 0 for share in ("50%", "99%"))
+    assert 0 < half < most
     with pytest.raises(ValueError, match="'much' is not a size"):
-        Devices(memory_budget="much")
+        print(Devices(memory_budget="much").budget)
 
 
 def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
@@ -60,51 +56,6 @@ def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert choose_dtype(None, "bfloat16") == "bfloat16"
     assert choose_dtype("float16", "bfloat16") == "float16"
-
-
-VERSION = """NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Mon May  5 20:01:15 UTC 2026
-GCC version:  gcc version 12.2.0
-"""
-
-
-def with_driver(monkeypatch, folder, driver, installed):
-    """Give this machine a driver, and JAX packages for versions of CUDA."""
-    file = folder / "version"
-    if driver is not None:
-        file.write_text(VERSION.format("Open ", driver))
-    monkeypatch.setattr(devices, "DRIVER", file)
-    monkeypatch.setattr(
-        devices.importlib.util,
-        "find_spec",
-        lambda name: any(str(cuda) in name for cuda in installed) or None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("driver", "installed", "message"),
-    [
-        ("535.1", (13,), r"driver 535 is too old .*cuda13\].* need 580.*cola-jax\[cuda12\]"),
-        ("470.1", (13, 12), r"driver 470 is too old .*need 580: install a newer driver"),
-        *((None, (13,), None), (None, (), None), ("580.65.06", (13,), None)),
-        *(("535.1", (13, 12), None), ("no version", (13,), None)),
-    ],
-)
-def test_check_driver_refuses_old_drivers(monkeypatch, tmp_path, driver, installed, message):
-    with_driver(monkeypatch, tmp_path, driver, installed)
-    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
-        check_driver()
-
-
-def test_devices_name_the_driver_before_anything_is_loaded(monkeypatch, tmp_path):
-    with_driver(monkeypatch, tmp_path, "535.1", (13,))
-    Devices().check_backend()  # JAX_PLATFORMS says cpu
-    jax.config.update("jax_platforms", None)
-    try:
-        with pytest.raises(InputError, match="driver 535 is too old"):
-            Devices().check_backend()
-        Devices(device="cpu").check_backend()
-    finally:
-        jax.config.update("jax_platforms", "cpu")
 
 
 def test_machine_records_the_command_and_versions(monkeypatch):

@@ -95,11 +95,6 @@ def test_join_says_where_there_are_no_hosts():
         ({"distributed": True, "coordinator": "a:1"}, "belong together"),
         ({"coordinator": "a:1", "num_hosts": 2, "host": 0}, "and to --distributed"),
         ({"distributed": True, "coordinator": "a:1", "num_hosts": 2, "host": 2}, "0 to 1"),
-        (
-            {"distributed": True, "coordinator": "http://a:1", "num_hosts": 2, "host": 0},
-            "HOST:PORT",
-        ),
-        ({"wait": 0}, "wait must be at least 1 second, it is 0"),
     ],
 )
 def test_hosts_refuse_flags_that_contradict_each_other(fields, message):

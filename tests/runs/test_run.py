@@ -13,11 +13,12 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP
-from cola_jax.prompts import Prompts
-from cola_jax.question import Question
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import UNFINISHED, Run
-from cola_jax.scoring import Encoded, Verdicts
+from cola_jax.runs.schema import question_row
+from cola_jax.runs.stored import asked_here
+from cola_jax.scoring import Verdicts
+from tests.runs.conftest import asking
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "questions": 3}
 START = {"device": "cpu"}
@@ -34,13 +35,17 @@ def rows(*ids):
         for i in ids
         for n in range(2)
     ]
-    question = {"text": "?", "options": [], "prompt_hash": "x", "evaluations": 2}
-    return evaluations, [{"question": i} | question for i in ids]
+    return evaluations, [question_row(asking(i), 2) for i in ids]
+
+
+def asked_of(ids):
+    """The questions of a command."""
+    return asked_here(SETTINGS, [asking(i) for i in ids])
 
 
 @pytest.fixture
 def run(tmp_path):
-    with Run(tmp_path / "run").open(SETTINGS, START) as run:
+    with Run(tmp_path / "run [1] *?").open(SETTINGS, START) as run:  # a name with a pattern
         assert run.done == set()
     return run
 
@@ -65,18 +70,6 @@ def test_write_keeps_the_order(run):
     assert column(again.evaluations(["question"])) == ["a", "a", "b", "b", "c", "c"]
     assert column(again.evaluations(), "path")[1] == [0, 1]
     assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
-
-
-def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
-    with Run(tmp_path / "run [1] *?").open(SETTINGS, START) as run:
-        run.write(*rows("a"))
-        run.write(*rows("b"))
-        with (
-            pytest.raises(InputError, match="another process is filling"),
-            Run(run.directory).open(SETTINGS, START),
-        ):
-            pass
-    assert done(run) == {"a", "b"}
 
 
 def test_manifest_is_written_once_and_each_start_apart(run):
@@ -122,6 +115,7 @@ def test_damaged_and_changed_records_are_named(run, name):
 def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
     for i in "abc":
         run.write(*rows(i))
+    (run.directory / kind / ".part-00003.parquet.partial").write_bytes(b"half")
     file = run.parts()[1][kind]
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match=rf"{file.name}: it is damaged.*Remove it"):
@@ -133,18 +127,6 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
         again.write(*rows("b"))
     assert sorted(column(run.questions())) == ["a", "b", "c"]
     assert len(column(run.evaluations())) == 6
-
-
-def test_half_written_part_is_written_again(run):
-    for i in "ab":
-        run.write(*rows(i))
-    run.parts()[1]["questions"].unlink()  # killed between the two
-    (run.directory / "evaluations" / ".part-00002.parquet.partial").write_bytes(b"half")
-    with Run(run.directory).open(SETTINGS, START) as again:
-        assert again.done == {"a"}
-        again.write(*rows("c"))
-    assert column(run.questions()) == ["a", "c"]
-    assert column(run.evaluations()) == ["a", "a", "c", "c"]
 
 
 def test_parts_copied_from_another_run_are_refused(run, tmp_path):
@@ -168,13 +150,7 @@ def test_questions_twice_are_refused(run):
 # unfinished questions
 
 
-def encode(name, text="?"):
-    zeros = np.zeros(2, np.int32)
-    prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
-    return Encoded(Question(name, text, ("x", "y"), 0), prompts, np.zeros(0, np.int32), text)
-
-
-BATCH = [encode("a"), encode("b")]
+BATCH = [asking("a"), asking("b")]
 
 
 def wave(*scores):
@@ -184,7 +160,7 @@ def wave(*scores):
 
 
 def test_known_are_the_evaluations_that_were_written(run):
-    variant = [encode("a", "In short: ?"), encode("b", "In short: ?")]
+    variant = [asking("a", "In short: ?"), asking("b", "In short: ?")]
     with Run(run.directory).open(SETTINGS, START) as first:
         first.write_wave(BATCH, *wave(0.25, -0.5))
         first.write_wave(variant, *wave(2.0, 3.0))
@@ -196,8 +172,8 @@ def test_known_are_the_evaluations_that_were_written(run):
             for verdict in known.values():
                 assert verdict.margin.tolist() == [margin]
                 assert verdict.verdict.tolist() == [margin > 0]
-        assert again.known(encode("a", "another text")) == {}
-        assert again.known(encode("c")) == {}
+        assert again.known(asking("a", "another text")) == {}
+        assert again.known(asking("c")) == {}
 
 
 def test_resume_counts_and_repeats_nothing_of_an_earlier_start(run):
@@ -214,25 +190,44 @@ def test_resume_counts_and_repeats_nothing_of_an_earlier_start(run):
 def test_waves_are_removed_once_their_questions_are_done(run):
     with Run(run.directory).open(SETTINGS, START) as again:
         again.write_wave(BATCH, *wave(1.0, 1.0))
-        again.write_wave([encode("c")], PATHS[None], wave(1.0)[1])
+        again.write_wave([asking("c")], PATHS[None], wave(1.0)[1])
         again.write(*rows("a", "b"))
         assert len(list((run.directory / UNFINISHED).iterdir())) == 1
     with Run(run.directory).open(SETTINGS, START) as again:
-        assert len(again.known(encode("c"))) == 2
+        assert len(again.known(asking("c"))) == 2
         assert again.known(BATCH[0]) == {}
         again.write(*rows("c"))
     assert not (run.directory / UNFINISHED).exists()
 
 
-def test_replace_writes_all_questions_again(run):
+def test_open_again_writes_all_questions_together(run):
     run.write(*rows("a", "b", "c"))
-    assert done(run) == {"a", "b", "c"}
-    with Run(run.directory).open(SETTINGS, START, again=True) as again:
-        assert again.done == set()
-        assert again.earlier.keys() == {"a", "b", "c"}
-        again.replace(*rows("a", "b", "c"))
-        assert column(again.questions()) == ["a", "b", "c"]
+    for interrupted in (True, False):
+        with Run(run.directory).open(SETTINGS, START, again=True) as again:
+            assert again.missing([asking(name) for name in "abc"]) == [0, 1, 2]
+            assert again.earlier.keys() == {"a", "b", "c"}
+            if not interrupted:
+                again.write(*rows("a", "b", "c"))
+    assert column(run.questions()) == ["a", "b", "c"]
     assert not (run.directory / UNFINISHED).exists()
+
+
+def test_other_questions_are_refused(run):
+    run.write(*rows("a", "b"))
+    with Run(run.directory).open(SETTINGS, START, asked_of("abc")) as again:
+        assert again.missing([asking(name) for name in "abc"]) == [2]
+    message = "--task: it has other questions, such as 'a'"
+    with (
+        pytest.raises(InputError, match=message),
+        Run(run.directory).open(SETTINGS | {"questions": 4}, START, asked_of("bcde")),
+    ):
+        pass
+    changed = asked_here(SETTINGS, [asking("a", "Who?"), asking("b")])
+    with (
+        pytest.raises(InputError, match="1 of 2 texts have changed"),
+        Run(run.directory).open(SETTINGS, START, changed),
+    ):
+        pass
 
 
 # several processes
@@ -295,7 +290,7 @@ def test_full_disk_keeps_written_rows(run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("cola_jax.runs.run.write_whole", fail)
-        with pytest.raises(OSError, match=r"/run cannot be .*No space left.*Make room"):
+        with pytest.raises(OSError, match="No space left"):
             run.write(*rows("b"))
     run.write(*rows("b"))
     assert column(run.questions()) == ["a", "b"]

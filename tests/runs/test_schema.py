@@ -10,7 +10,6 @@ import pytest
 from etils import epath
 
 from cola_jax.errors import InputError
-from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.runs.schema import (
     EVALUATIONS,
@@ -27,28 +26,13 @@ from cola_jax.runs.schema import (
     search_evaluation_rows,
     search_question_row,
 )
-from cola_jax.scoring import Completion, Encoded, Grade, Verdicts
+from cola_jax.scoring import Completion, Grade, Verdicts
 from cola_jax.strategies.outcome import Outcome
+from tests.runs.conftest import encode
 
 QUESTION = Question("q", "which?", ("a", "b", "c", "d"), 1, metadata=(("math_level", "3"),))
 PATHS = [(0, 1, 2), (0, 2), (0, 1, 1, 2), (1, 2)]
 SCORES = np.array([[0, -1, -3, -4], [-2, -1, -3, -4], [-5, -1, -2, -3], [-2, 0, -3, -4.0]])
-
-
-def encode(question):
-    """A question of five tokens."""
-    zeros = np.zeros(5, np.int32)
-    prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
-    return Encoded(question, prompts, np.zeros(0, np.int32), "abc")
-
-
-def verdicts_of(scores, gold=1, completions=None, **fields):
-    verdicts = Verdicts.of_scores(scores, gold, **fields)
-    if completions is not None:
-        column = np.full(len(scores), None, object)
-        column[:] = completions
-        verdicts = verdicts._replace(completion=column)
-    return verdicts
 
 
 def outcome_of(verdicts, question=QUESTION, **fields):
@@ -73,29 +57,23 @@ def stored(rows, schema):
 
 
 def test_evaluation_rows_store_every_score():
+    verdicts = Verdicts.of_scores(SCORES, 1, np.array([True, True, True, False]))
     # a batch has as many scores as its question with most options
-    scores = np.pad(SCORES, ((0, 0), (0, 2)), constant_values=np.nan)
-    verdicts = verdicts_of(SCORES)._replace(scores=scores.astype(np.float32))
+    scores = np.pad(verdicts.scores, ((0, 0), (0, 2)), constant_values=np.nan)
+    verdicts = verdicts._replace(scores=scores)
     rows = stored(evaluation_rows(encode(QUESTION), PATHS, verdicts), EVALUATIONS)
-    assert [row["scores"] for row in rows] == SCORES.tolist()
-    assert [row["margin"] for row in rows] == [-1, 1, 1, 2]
-    assert [row["answer"] for row in rows] == [0, 1, 1, 1]
-    assert [row["verdict"] for row in rows] == [False, True, True, True]
     assert [tuple(row["path"]) for row in rows] == PATHS
     assert [row["length"] for row in rows] == [3, 2, 4, 2]
     assert [row["node"] for row in rows] == [0, 1, 2, 3]
     assert {row["text"] for row in rows} == {row["tokens"] for row in rows} == {None}
-
-
-def test_evaluation_rows_of_a_path_that_is_not_finite():
-    finite = np.array([True, False])
-    rows = evaluation_rows(encode(QUESTION), PATHS[:2], verdicts_of(SCORES[:2], finite=finite))
-    right, wrong = stored(rows, EVALUATIONS)
-    assert right["finite"]
-    assert right["scores"] == SCORES[0].tolist()
+    *rows, wrong = rows
+    assert [row["scores"] for row in rows] == SCORES[:3].tolist()
+    assert [row["margin"] for row in rows] == [-1, 1, 1]
+    assert [row["answer"] for row in rows] == [0, 1, 1]
+    assert [row["verdict"] for row in rows] == [False, True, True]
     assert (wrong["finite"], wrong["verdict"], wrong["answer"]) == (False, False, -1)
     assert wrong["margin"] == -np.inf
-    assert np.isnan(wrong["scores"]).all()
+    np.testing.assert_array_equal(wrong["scores"], [np.nan] * 4)
 
 
 def test_evaluation_rows_of_completions():
@@ -105,7 +83,8 @@ def test_evaluation_rows_of_completions():
         for i, grade in enumerate(grades)
     ]
     question = dataclasses.replace(QUESTION, options=("1", "2"), answer=0, open=True)
-    verdicts = verdicts_of(SCORES[:, :2], 0, completions, answer=np.array([0, -1, 1, -1]))
+    verdicts = Verdicts.of_scores(SCORES[:, :2], 0, answer=np.array([0, -1, 1, -1]))
+    verdicts = verdicts._replace(completion=np.array(completions, object))
     rows = stored(evaluation_rows(encode(question), PATHS, verdicts), EVALUATIONS)
     columns = ("grade", "verdict", "text", "answer_text", "truncated", "tokens")
     values = [tuple(row[column] for column in columns) for row in rows]
@@ -132,7 +111,7 @@ def test_question_row():
 
 
 def test_search_rows():
-    outcome = outcome_of(verdicts_of(SCORES), confirmed=True)
+    outcome = outcome_of(Verdicts.of_scores(SCORES, 1), confirmed=True)
     rows = stored(search_evaluation_rows(encode(QUESTION), outcome), EVALUATIONS)
     assert [row["parent"] for row in rows] == [None, 0, 1, 2]
     assert [row["wave"] for row in rows] == [0, 1, 2, 3]
@@ -147,7 +126,7 @@ def test_search_rows():
 
 
 def test_rows_of_control_searches():
-    verdicts = verdicts_of(SCORES)
+    verdicts = Verdicts.of_scores(SCORES, 1)
     hit, missed = (
         outcome_of(verdicts.of_target(target).take(slice(n)), target=target)
         for target, n in ((0, 4), (3, 3))

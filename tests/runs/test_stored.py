@@ -1,26 +1,123 @@
-"""Results of finished runs: labels, samples for PoLar, reused verdicts, and decoys."""
+"""Stored runs: settings that continue or match, labels, samples for PoLar, and decoys."""
 
+import dataclasses
 import json
+import logging
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.formats.peers import Searched, polar_samples, read_paths
-from cola_jax.prompts import Prompts
+from cola_jax.formats.peers import read_paths
 from cola_jax.question import Question, open_question
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import evaluation_rows, question_row
+from cola_jax.runs.searches import Reuse
 from cola_jax.runs.stored import (
+    ANY_SCORER,
     Answers,
-    Reuse,
+    Asked,
+    asked_here,
+    check_comparable,
+    continues,
+    polar_samples,
     read_labels,
-    read_searched,
     stored_verdicts,
     write_polar,
 )
-from cola_jax.scoring import Encoded, Verdicts
+from cola_jax.scoring import Verdicts
+from tests.runs.conftest import asking, encode
+
+OLD = {
+    **{"command": "search", "strategy": "best", "questions": 4, "simulations": 8, "seed": 2},
+    **{"preset": {"max_times": 1}, "prompt": {"format": "plain", "hash": "a"}, "task": "a"},
+    **{"paths": [[0, 1], [1]], "variants": {"chat": "a"}},
+}
+MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"questions": 2}, "--limit: 4 there, 2 here"),
+        ({"seed": 3}, "--seed: 2 there, 3 here"),
+        ({"preset": {"max_times": 4}}, "--rules.max-times: 1 there, 4 here"),
+        ({"prompt": {"format": "direct", "hash": "a"}}, "--format: 'plain' there, 'direct' here"),
+        ({"max_new_tokens": 4}, "--max-new-tokens: None there, 4 here"),
+        ({"task": "b"}, "--task: 'a' there, 'b' here"),
+        ({"variants": {}}, "--variants: 'a' there, None here"),
+        (MORE | {"variants": {"order": "b"}}, "--variants: 'a' there, None here"),
+        ({"paths": [[0, 1]]}, r"--paths: \[\[0, 1\], \[1\]\] there, \[\[0, 1\]\] here"),
+        ({"command": "evaluate"}, "was made by `cola search`, not by `cola evaluate`"),
+    ],
+)
+def test_changes_that_do_not_continue_a_run_are_named_by_their_flags(change, message):
+    with pytest.raises(InputError, match=f"run .*{message}"):
+        continues("run", OLD, OLD | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "further"),
+    [
+        ({}, False),
+        (MORE | {"variants": {"chat": "b"}}, False),
+        ({"simulations": 9}, True),
+        ({"paths": [[1], [0, 1], [2]]}, True),
+    ],
+)
+def test_continues_says_whether_questions_are_evaluated_further(change, further):
+    assert continues("run", OLD, OLD | change) is further
+
+
+DECIDED = {
+    **{"model": "abc", "dtype": "float32", "scorer": "options", "chat": None},
+    **{"prompt": {"format": "plain", "shots": ["a", "b"], "hash": "1"}, "simulations": 100},
+}
+ASKED = [Question(name, f"What is {name}?", ("x", "y", "z"), 1) for name in ("p", "q")]
+
+
+def asked(questions=ASKED, digest="0", **settings) -> Asked:
+    encoded = [encode(each, digest) for each in questions]
+    return asked_here(DECIDED | settings, encoded)._replace(name="here")
+
+
+def changed(**fields) -> list[Question]:
+    return [dataclasses.replace(ASKED[0], **fields), Question("other", "Else?", ("x", "y"), 0)]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (asked(model="xyz"), "its model is abc, here it is xyz"),
+        (asked(scorer="letter"), "its scorer is options, here it is letter"),
+        (asked(prompt={"format": "x", "num_fewshot": 2}), "its format is plain, here it is x"),
+        (asked(prompt={"format": "plain", "shots": ["a"]}), "its shots is 2, here it is 1"),
+        (asked(digest="1"), r"2 of 2 prompts have changed \('p', 'q'\)"),
+        (asked(changed(text="Who?")), r"1 of 2 texts have changed \('p'\)"),
+        (asked(changed(options=("x", "y"))), r"1 of 2 options have changed \('p'\)"),
+        (asked(changed(answer=2)), r"1 of 2 golds have changed \('p'\)"),
+    ],
+)
+def test_check_comparable_names_differences(other, message):
+    with pytest.raises(InputError, match=f"run does not belong to here: {message}. Give results"):
+        check_comparable(asked()._replace(name="run"), other)
+
+
+def test_check_comparable_logs_allowed_differences(caplog):
+    shots = {"format": "plain", "shots": ["c", "d"], "hash": "2"}  # of another first question
+    with caplog.at_level(logging.INFO, "cola_jax"):
+        check_comparable(asked(), asked(ASKED[:1], simulations=50, prompt=shots))
+        assert not caplog.records
+        check_comparable(asked(), asked(scorer="letter", dtype="bfloat16"), ANY_SCORER)
+    text = "its dtype is float32, here it is bfloat16; its scorer is options, here it is letter"
+    assert text in caplog.text
+    with pytest.raises(InputError, match="its model is abc, here it is xyz"):
+        check_comparable(asked(), asked(model="xyz"), ANY_SCORER)
+
+
+# labels
+
 
 ROWS = [
     ((0, 1, 2), False),
@@ -61,32 +158,31 @@ def test_held_paths_are_right_in_all_variants(tmp_path):
     assert labels.held == [(0, 1, 1, 2)]
 
 
-def test_a_run_without_questions_is_refused(tmp_path):
+def test_run_without_questions_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no question done yet"):
         read_labels(write_run(tmp_path, []))
 
 
-def test_read_searched_shows_options_but_for_open_questions(tmp_path):
-    right, wrong = ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (1, 2), (2, 1))
-    expected = Searched("1 + 1?\nA. 2\nB. 3", "A", right, wrong, False)
-    assert read_searched(write_run(tmp_path / "choice")) == [expected]
-    is_open = write_run(tmp_path / "open", start=DONE | {"scorer": {"open": True}})
-    assert read_searched(is_open) == [Searched("1 + 1?", "2", right, wrong, False)]
-
-
-def test_write_polar_is_read_back(tmp_path):
-    run, file = write_run(tmp_path / "run"), tmp_path / "new" / "samples.json"
+def test_write_polar_shows_options_but_for_open_questions(tmp_path):
+    run, file = write_run(tmp_path / "choice"), tmp_path / "new" / "samples.json"
+    sample = {
+        "question": "1 + 1?\nA. 2\nB. 3",
+        "gt_ans": "A",
+        "initial_score": 0.0,
+        "final_valid_transitions": [[0, 2], [0, 1, 1, 2]],
+        "final_invalid_transitions": [[0, 1, 2], [1, 2], [2, 1]],
+    }
     assert write_polar(run, file) == f"PoLar: {file}, 1 question with 5 paths"
-    assert json.loads(file.read_text()) == polar_samples(read_searched(run), 3)
+    assert json.loads(file.read_text()) == {"num_layers": 3, "samples": [sample]}
     assert {*read_paths(file, 3)} == {path for path, _ in ROWS}
     with pytest.raises(ValueError, match="exists already: remove it"):
         write_polar(run, file)
-
-
-def test_write_polar_refuses_a_run_without_correct_answers(tmp_path):
+    is_open = write_run(tmp_path / "open", ROWS[1:], DONE | {"scorer": {"open": True}})
+    (sample,) = polar_samples(is_open)["samples"]
+    assert (sample["question"], sample["gt_ans"]) == ("1 + 1?", "2")
+    assert "initial_score" not in sample  # not known
     with pytest.raises(ValueError, match="question 'a' has no correct answer"):
-        write_polar(write_run(tmp_path / "completed", gold=None, options=[]), tmp_path / "file")
-    assert not (tmp_path / "file").exists()
+        polar_samples(write_run(tmp_path / "completed", gold=None, options=[]))
 
 
 # reused verdicts
@@ -97,41 +193,34 @@ PATHS = [(0, 1, 2), (0, 1, 1, 2), (2,)]
 SCORES = np.array([[-1.0, -2], [-3, -2], [-1, -1.5]])
 
 
-def encode(name, text="?"):
-    zeros = np.zeros(2, np.int32)
-    prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
-    return Encoded(Question(name, text, ("x", "y"), 0), prompts, np.zeros(0, np.int32), text)
-
-
 @pytest.fixture
 def run(tmp_path):
     """A run of two questions; the scores of the second are those of the first less 1."""
     with Run(tmp_path / "run").open(SETTINGS, {"num_layers": 3}) as run:
-        for i, encoded in enumerate((encode("a"), encode("b"))):
+        for i, encoded in enumerate((asking("a"), asking("b"))):
             rows = evaluation_rows(encoded, PATHS, Verdicts.of_scores(SCORES - i, 0))
             run.write(rows, [question_row(encoded, len(PATHS))])
     return run
 
 
 def test_known_are_the_paths_that_fit(run):
-    reuse = Reuse([str(run.directory)], SETTINGS, [encode("a"), encode("c")])
-    known = reuse.known(encode("a"), 3)
+    reuse = Reuse([run], SETTINGS, [asking("a"), asking("c")])
+    known = reuse.known(asking("a"), 3)
     assert list(known) == [(0, 1, 2), (2,)]
     assert known[2,].margin.tolist() == [0.5]
     assert known[2,].scores.tolist() == [[-1, -1.5]]
-    assert reuse.known(encode("c"), 3) == {}
+    assert reuse.known(asking("c"), 3) == {}
 
 
 def test_reuse_refuses_other_models_and_words(run):
-    directory = str(run.directory)
     with pytest.raises(InputError, match="its model is abc, here it is xyz"):
-        Reuse([directory], SETTINGS | {"model": "xyz"}, [encode("a")])
+        Reuse([run], SETTINGS | {"model": "xyz"}, [asking("a")])
     with pytest.raises(InputError, match="none of these questions in the same words"):
-        Reuse([directory], SETTINGS, [encode("a", "which?")])
+        Reuse([run], SETTINGS, [asking("a", "which?")])
 
 
 def test_stored_verdicts_are_in_the_order_of_questions(run):
-    verdicts = stored_verdicts(run, [encode("b"), encode("a")], len(PATHS))
+    verdicts = stored_verdicts(run, [asking("b"), asking("a")], len(PATHS))
     np.testing.assert_array_equal(verdicts.scores, np.stack([SCORES - 1, SCORES]))
     np.testing.assert_array_equal(verdicts.verdict, [[True, False, True]] * 2)
 
@@ -145,7 +234,7 @@ START: dict[str, Any] = {"num_layers": 3, "scorer": {"open": True, "decodes": Tr
 
 
 def answered(folder, own, others, settings=ANSWERED, start=START, cut=()):
-    """Write a run of one question q, whose gold is 8, and return its directory."""
+    """Write a run of one question q, whose gold is 8."""
     rows = [
         {
             **{"question": "q", "path": path, "answer_text": answer, "truncated": answer in cut},
@@ -155,7 +244,7 @@ def answered(folder, own, others, settings=ANSWERED, start=START, cut=()):
     ]
     with Run(folder).open(settings, start) as run:
         run.write(rows, [{"question": "q"}])
-    return folder
+    return run
 
 
 @pytest.mark.parametrize(
@@ -192,6 +281,6 @@ def test_decoy_of_a_gold_that_no_path_gives_is_close_to_it(tmp_path):
     ],
 )
 def test_other_runs_cannot_serve(tmp_path, settings, start, message):
-    folder = answered(tmp_path / "run", "1", ["2"] * 6, ANSWERED | settings, START | start)
+    run = answered(tmp_path / "run", "1", ["2"] * 6, ANSWERED | settings, START | start)
     with pytest.raises(ValueError, match=message):
-        Answers(folder)
+        Answers(run)
