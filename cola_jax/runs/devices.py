@@ -42,6 +42,10 @@ class Devices:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, it is {value}.")
+        if self.memory_budget is not None:
+            from cola_jax.execute.memory import parse_size
+
+            parse_size(self.memory_budget)
 
     @property
     def budget(self) -> int | None:
