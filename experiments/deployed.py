@@ -18,13 +18,12 @@ from etils import epath
 from cola_jax.cli.flags import Dtype, RunFlags
 from cola_jax.deploy.distill import distill
 from cola_jax.deploy.menu import find_menu
-from cola_jax.deploy.scan import scan_paths
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
 from cola_jax.deploy.static import find_path
 from cola_jax.execute.reference import block_influence
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
-from cola_jax.report.scan import summarise_scan
+from cola_jax.report.scan import scan_paths, summarise_scan
 from cola_jax.report.tables import effect_cells, format_mean, markdown_table
 from cola_jax.runs.session import Session
 from cola_jax.runs.stored import stored_verdicts

@@ -132,7 +132,7 @@ class Scan(Printing):
     """Edits of blocks: skip, repeat or both."""
 
     def run(self) -> None:
-        from cola_jax.deploy.scan import scan_paths
+        from cola_jax.report.scan import scan_paths
 
         session = self.flags.prepare(command=self)
         if session.settings["questions"] < 2:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.deploy.scan import KINDS
 from cola_jax.report.layers import (
     ALL,
     CONTROLS,
@@ -21,7 +20,7 @@ from cola_jax.report.layers import (
     is_null,
     is_true,
 )
-from cola_jax.report.scan import Cell, ScanSummary
+from cola_jax.report.scan import KINDS, Cell, ScanSummary
 from cola_jax.report.summary import Summary, index_in
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share, Z

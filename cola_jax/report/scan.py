@@ -1,4 +1,4 @@
-"""The report of a scan: the effect of skipping and of repeating each block of layers.
+"""Scans: the paths that skip or repeat each block of layers, and the report of their effects.
 
 The best of hundreds of blocks looks better than it is, by luck alone. So p-values are corrected for
 the number of blocks, and a block chosen on half of the questions is measured on the others.
@@ -8,14 +8,13 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.deploy.scan import KINDS, Block, Kind, Path, block_of
 from cola_jax.errors import InputError, shown
-from cola_jax.path import format_path, identity
+from cola_jax.path import edited, format_path, identity
 from cola_jax.question import split
 from cola_jax.report.tables import (
     Row,
@@ -33,9 +32,58 @@ from cola_jax.report.tables import (
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Difference, Mean, Share
 
+Kind = Literal["skip", "repeat"]
+KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
+Path = tuple[int, ...]
 COLUMNS = ["question", "node", "verdict", "margin"]
 FLIPS = 10_000  # draws of the signs
 BATCH = 1_000  # of them
+
+
+class Block(NamedTuple):
+    """Layers start..stop-1, skipped or run a second time after the first."""
+
+    kind: Kind
+    start: int
+    stop: int
+
+    def path(self, num_layers: int) -> Path:
+        """Return the path of a model with only that change."""
+        edit = KINDS.index(self.kind), self.start, self.stop - self.start, 1
+        return edited(identity(num_layers), edit)
+
+
+def scan_paths(
+    num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
+) -> list[Path]:
+    """Return the identity path, and the path of every block of up to `longest` layers.
+
+    Skips are first; the whole model is not skipped. Raises InputError for a longest block outside
+    1..num_layers.
+    """
+    longest = num_layers if longest is None else longest
+    if not 1 <= longest <= num_layers:
+        raise InputError(
+            f"blocks of up to {longest} layers cannot be scanned: the model has {num_layers}, so "
+            f"give 1 to {num_layers}."
+        )
+    blocks = [
+        Block(kind, start, start + size)
+        for kind in KINDS
+        if kind in kinds
+        for size in range(1, longest + 1)
+        for start in range(num_layers - size + 1)
+        if kind == "repeat" or size < num_layers
+    ]
+    return [identity(num_layers), *(block.path(num_layers) for block in blocks)]
+
+
+def block_of(path: Path, num_layers: int) -> Block:
+    """Find the block of a path that `scan_paths` made, other than the identity path."""
+    size = abs(len(path) - num_layers)
+    same = next((i for i, layer in enumerate(path) if layer != i), len(path))
+    skip = len(path) < num_layers
+    return Block("skip", same, same + size) if skip else Block("repeat", same - size, same)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cola_jax.deploy.scan import scan_paths
 from cola_jax.report import summarise
 from cola_jax.report.figures import scan_figures, search_figures
-from cola_jax.report.scan import summarise_map
+from cola_jax.report.scan import scan_paths, summarise_map
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
 from tests.report.conftest import (

@@ -10,14 +10,16 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
-from cola_jax.deploy.scan import Block, scan_paths
 from cola_jax.report.scan import (
+    Block,
     ScanSummary,
+    block_of,
     chosen_elsewhere,
     flip_test,
     halves,
     read_map,
     scan_csv,
+    scan_paths,
     scan_records,
     scan_rows,
     scan_verdict,
@@ -40,6 +42,24 @@ def random_scan(paths: list[tuple[int, ...]]) -> ScanSummary:
     margin = random.normal(size=(60, len(paths))) + verdict
     margin[:, paths.index((3,))] = -np.inf
     return summarise_map(paths, IDS, verdict, margin, LAYERS)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_scan_paths_have_every_block_once(layers: int) -> None:
+    paths = scan_paths(layers)
+    assert len(paths) == len(set(paths)) == layers * (layers + 1)
+    assert paths[0] == tuple(range(layers))
+    assert all(block_of(path, layers).path(layers) == path for path in paths[1:])
+
+
+def test_scan_paths_of_some_blocks() -> None:
+    assert Block("skip", 1, 3).path(5) == (0, 3, 4)
+    assert Block("repeat", 1, 3).path(5) == (0, 1, 2, 1, 2, 3, 4)
+    assert len(scan_paths(30, 2)) == 1 + 2 * (30 + 29)
+    assert {block_of(path, 5).kind for path in scan_paths(5, kinds=("repeat",))[1:]} == {"repeat"}
+    for longest in (0, 31):
+        with pytest.raises(ValueError, match=f"up to {longest} layers cannot be scanned"):
+            scan_paths(30, longest)
 
 
 @pytest.fixture
