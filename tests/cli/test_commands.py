@@ -21,11 +21,7 @@ PAGE = Path(sys.modules["cola_jax.cli"].__file__ or "").with_name("README.md")
 POSITIONAL = {"source", "destination", "run-directories", "arguments"}
 NEEDED = {  # by the commands, beside those of `GIVEN`
     **{"convert": ["a", "b"], "report": ["r"], "cache": [], "tasks": [], "demo": []},
-    **{
-        "benchmark": ["--model", "m"],
-        "menu": [*GIVEN, "--runs", "r"],
-        "distill": [*GIVEN, "--run", "r"],
-    },
+    **{"menu": [*GIVEN, "--runs", "r"], "distill": [*GIVEN, "--run", "r"]},
     "generate": ["--model", "m"],
     "export": ["--model", "m", "--path", "0-4", "--output", "o"],
 }
@@ -102,12 +98,8 @@ def test_a_file_that_does_not_hold_flags_is_refused(tmp_path):
 
 
 def test_rename_takes_the_names_of_other_tools():
-    names = {
-        "--tasks": "--task",
-        "--output_path=o": "--output=o",
-        "--apply_chat_template": "--chat",
-    }
-    names |= {"--max_tokens": "--max-new-tokens", "a_b=c": "a_b=c"}
+    names = {"--tasks": "--task", "--output_path=o": "--output=o", "a_b=c": "a_b=c"}
+    names |= {"--max_tokens": "--max-new-tokens", "--apply_chat_template": "--chat"}
     assert {name: rename(name) for name in names} == names
 
 

@@ -48,13 +48,6 @@ def test_resolve_gives_the_configuration_of_a_session():
         RunFlags(shard="0/2", hosts=Hosts(distributed=True)).resolve()
 
 
-def test_resolve_refuses_one_host_of_a_slice(monkeypatch):
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "one,two")
-    for flags in (RunFlags(), RunFlags(shard="0/2")):
-        with pytest.raises(ValueError, match="one of 2 hosts of a TPU slice"):
-            flags.resolve()
-
-
 def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
     task = TaskConfig(str(tiny.write_questions(tmp_path / "task.jsonl", 4)), limit=3)
     session = TaskFlags(str(tiny_checkpoint), task, "unused").prepare()

@@ -54,10 +54,6 @@ def test_search_writes_a_report(common, tmp_path, capsys):
     (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"].values()
     assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths_upper_bound,none"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
-    (tmp_path / "run" / "report.html").unlink()
-    cli.main(["report", str(tmp_path / "run"), "--page", str(tmp_path / "page.html")])
-    assert (tmp_path / "page.html").exists()
-    assert not (tmp_path / "run" / "report.html").exists()
 
 
 def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
