@@ -244,21 +244,21 @@ def load_shots(
         return Shots(name, 0, {})
     task, drawn = find_task(name), None
     if shots_file is not None:
-        every = shots_of_file(task, shots_file)
+        candidates = shots_of_file(task, shots_file)
     elif task.name == registry.ARITHMETIC:
-        every = iter(arithmetic(level, count + 1, seed, purpose="shots"))
+        candidates = iter(arithmetic(level, count + 1, seed, purpose="shots"))
     else:
-        every = shots_of_split(task, hub)
+        candidates = shots_of_split(task, hub)
     pool: dict[str | None, list[Question]] = {}
     if task.kind == "mmlu":
-        for question in every:
+        for question in candidates:
             pool.setdefault(question.get("subject"), []).append(question)
     elif task.kind == "arc" and shots_file is None:
-        pool[None] = list(every)
+        pool[None] = list(candidates)
         drawn = draw(pool[None], count, questions)
     else:  # one more, for a question that is among them
         distinct: dict[tuple[str, ...], Question] = {}
-        while len(distinct) <= count and (question := next(every, None)) is not None:
+        while len(distinct) <= count and (question := next(candidates, None)) is not None:
             distinct.setdefault(content(question), question)
         pool[None] = list(distinct.values())
     return Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)

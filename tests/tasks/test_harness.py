@@ -63,6 +63,7 @@ def test_metrics_are_those_of_the_harness(tiny_checkpoint, tasks, shots):
         bootstrap_iters=0,
     )
     questions = load_questions("choice", num_fewshot=shots)
+    assert load_questions("choice", num_fewshot=shots, limit=3) == questions[:3]
     requests = [sample["arguments"] for sample in wanted["samples"]["choice"]]
     for question, arguments in zip(questions, requests, strict=True):
         pairs = [tuple(pair) for pair in arguments]

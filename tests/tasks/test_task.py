@@ -10,7 +10,7 @@ from cola_jax.question import Question, open_question
 from cola_jax.tasks.registry import TASKS
 from cola_jax.tasks.task import TaskConfig, catalogue, check_disjoint, hold_out, task_digest
 from tests import tiny
-from tests.tasks.rows import ARC, DECODED, GSM8K, MMLU, PLAIN, changed
+from tests.tasks.rows import ARC, GSM8K, MMLU, PLAIN, changed
 
 SHORT = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
 
@@ -194,16 +194,6 @@ FILES = {
     "prompt": numbered(PLAIN, "prompt"),
     "arc": numbered(ARC, "question", id="q{}"),
 }
-LIBRARY = {
-    "their_choice": {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{choices.label.index(answerKey)}}",
-        "doc_to_choice": "{{choices.text}}",
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    },
-    "their_numbers": DECODED | {"doc_to_target": "#### 3"},
-}
 SETTINGS = [
     ("arc-easy", {"variants": ("instruction", "shots")}),
     ("arc-easy", {"scorer": "letter", "format": "harness", "variants": ("order",)}),
@@ -212,13 +202,11 @@ SETTINGS = [
     ("arithmetic", {"variants": ("shots",)}),
     ("prompt", {}),
     ("arc", {"scorer": "letter", "format": "harness"}),
-    ("their_choice", {"variants": ("instruction",)}),
-    ("their_numbers", {}),
 ]
 
 
 @pytest.fixture
-def prepare_any(hub, write, library, tmp_path):
+def prepare_any(hub, write):
     """Prepare a task of any kind, with data of its own."""
 
     def prepare(task, **settings):
@@ -229,12 +217,6 @@ def prepare_any(hub, write, library, tmp_path):
         elif task in FILES:
             name = write(*FILES[task])
             settings["shots_file"] = write(*FILES[task][:3], name="shots")
-        elif task in LIBRARY:
-            file = tmp_path / "rows.jsonl"
-            file.write_text("".join(json.dumps(row) + "\n" for row in FILES["arc"]))
-            splits = {"dataset_path": "json", "test_split": "test", "fewshot_split": "train"}
-            data = {"data_files": {"test": str(file), "train": str(file)}}
-            library(**{task: LIBRARY[task] | splits | {"dataset_kwargs": data}})
         config = TaskConfig(name, **settings)
         return config.prepare(tiny.tokenizer(), context=9000, stop_tokens=lambda: (1, 7))
 
