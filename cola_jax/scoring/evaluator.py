@@ -47,7 +47,8 @@ def evaluator(
 
     Args:
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
-      questions: B questions; `evaluate(paths)` takes paths for each of them, in this order.
+      questions: B questions, in the order of `evaluate(paths)`; InputError for any that the scorer
+        cannot ask.
       scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
         letter-strict).
       options: those of `EvaluatorOptions`.
@@ -55,9 +56,6 @@ def evaluator(
     Returns:
       A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
       `cola_jax.search` and `cola_jax.evaluate`, which also take any other such function.
-
-    Raises:
-      InputError: for questions that the scorer cannot ask.
     """
     if not questions:
         raise InputError("there are no questions to evaluate.")
@@ -127,7 +125,7 @@ def evaluate(
     num_layers: int | None = None,
     **options: Unpack[EvaluatorOptions],
 ) -> Evaluation:
-    """Evaluate paths of questions.
+    """Evaluate paths of questions; InputError for paths that are out of range.
 
     Args:
       model: a model, with its `scorer`; or a function from `cola_jax.evaluator`, or any other from
@@ -136,9 +134,6 @@ def evaluate(
         as text or layer ids.
       num_layers: L; needed where `model` is a function of your own.
       options: those of `cola_jax.evaluator`, where `model` is a model.
-
-    Raises:
-      InputError: for a model without a scorer, and for paths that are out of range.
     """
     if isinstance(model, Model):
         if scorer is None:

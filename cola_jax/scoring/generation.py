@@ -175,7 +175,8 @@ class OpenScorer(Scorer):
     ):
         """Take the arguments of `Scorer`, a format, shots, and the ids that end a text."""
         super().__init__(tokenizer, **options)
-        self.format, self.shots, self.rule = format, shots, check_rule(format.extract)
+        self.format, self.shots = format, shots
+        self.rule: Rule = check_rule(format.extract)
         # text after a closed box is ignored; other answers are complete when their text ends
         complete = box_closed if self.rule == "boxed" else None
         self.stop = Stop(tuple(stop_tokens), format.stop, rule=complete, tokenizer=tokenizer)

@@ -59,36 +59,26 @@ def prompt_length(row):
     return int((row.branch == 0).sum())
 
 
-def test_encode_packs_gold_and_decoy_each_with_its_ends(bpe):
+@pytest.mark.parametrize(
+    ("format", "options", "prompt", "body", "ends"),
+    [
+        # the end that the text has after the answer comes first
+        (ARITHMETIC, {}, "<s>{} =", " {}", ["\n", "</s>"]),
+        (DIRECT, {}, None, " \\boxed{{{}", ["}"]),  # ended by its brace
+        # no space before the answer
+        (ARITHMETIC, {"chat": True}, "<s>user: {} =\nassistant:\n", "{}", ["</s>", "\n"]),
+    ],
+    ids=["plain", "boxed", "chat"],
+)
+def test_encode_packs_gold_and_decoy_each_with_its_ends(bpe, format, options, prompt, body, ends):
     for asked in arithmetic(3, 5):
-        encoded = exact(bpe, ARITHMETIC).encode(asked)
-        ids = encoded.prompts.ids[: prompt_length(encoded.prompts)].tolist()
-        assert ids == bpe(f"{asked.text} =").input_ids
-        (newline,) = bpe("\n", add_special_tokens=False).input_ids
-        assert set(encoded.ends) == {EOS, newline}
-        for option, (body, ends) in zip(asked.options, continuations(encoded), strict=True):
-            assert bpe.decode(body) == f" {option}"
-            assert ends == [newline, EOS]  # what the text has after the answer comes first
-
-
-def test_encode_ends_box_with_its_brace(bpe):
-    (asked,) = arithmetic(1, 1)
-    encoded = exact(bpe, DIRECT).encode(asked)
-    (brace,) = bpe("}", add_special_tokens=False).input_ids
-    assert encoded.ends == (brace,)
-    for option, (body, ends) in zip(asked.options, continuations(encoded), strict=True):
-        assert (bpe.decode(body), ends) == (f" \\boxed{{{option}", [brace])
-
-
-def test_encode_ends_chat_with_stop_token(bpe):
-    (asked,) = arithmetic(2, 1)
-    encoded = exact(bpe, ARITHMETIC, (EOS, 5, 6), chat=True).encode(asked)
-    ids = encoded.prompts.ids[: prompt_length(encoded.prompts)]
-    assert bpe.decode(ids) == f"<s>user: {asked.text} =\nassistant:\n"
-    for option, (body, ends) in zip(asked.options, continuations(encoded), strict=True):
-        assert bpe.decode(body) == option  # no space in front
-        assert ends[:3] == [EOS, 5, 6]
-        assert bpe.decode(ends[3:]) == "\n"
+        encoded = exact(bpe, format, **options).encode(asked)
+        ids = encoded.prompts.ids[: prompt_length(encoded.prompts)]
+        assert prompt is None or bpe.decode(ids) == prompt.format(asked.text)
+        assert set(bpe.batch_decode([[i] for i in encoded.ends])) == set(ends)
+        for option, (tokens, read) in zip(asked.options, continuations(encoded), strict=True):
+            assert bpe.decode(tokens) == body.format(option)
+            assert bpe.batch_decode([[i] for i in read]) == ends
 
 
 LINES = ["\n", "\n\n", "\nx", *("\n" + chr(0x4E00 + i) for i in range(9))]

@@ -1,4 +1,4 @@
-"""Searches without a tree: what each proposes, and that all obey the same rules."""
+"""Proposals of each strategy, and the rules that all of them obey."""
 
 import dataclasses
 
@@ -6,30 +6,41 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.path import SKIP, STOP, edited, identity
+from cola_jax.path import KINDS, SKIP, STOP, edited, identity
 from cola_jax.scoring import Verdicts
 from cola_jax.strategies.rules import PRESETS, EnumerateRules, InfluenceRules
-from tests.strategies.formula import GOLD, formula, questions
+from tests.strategies.formula import GOLD, checksum_answer, formula, questions
 
-BASELINES = ["random", "enumerate", "beam", "greedy", "evolution", "early-exit"]
 ORDER = (5, 2, 7, 0, 1, 3, 4, 6)
 SETTINGS = {"simulations": 40, "leaves": 7, "num_layers": 8, "control": "none"}
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_baseline_proposes_legal_paths_each_once(name):
+@pytest.mark.parametrize(
+    "name", ["random", "enumerate", "beam", "greedy", "evolution", "early-exit", "cola", "best"]
+)
+def test_search_evaluates_legal_paths_each_once(name):
     ran = []
-    rules = dataclasses.replace(PRESETS[name], max_length=1.5)
+    rules = dataclasses.replace(PRESETS[name], max_length=1.5, max_move=2)
     outcomes = cola_jax.search(formula(ran=ran), questions(3), preset=rules, **SETTINGS)
     for b, outcome in enumerate(outcomes):
+        assert outcome.question == questions(3)[b]
+        assert outcome.paths[0] == identity(8)
+        answers = [checksum_answer(b, path) for path in outcome.paths]
+        np.testing.assert_array_equal(outcome.verdicts.answer, answers)
         if name == "greedy":  # ends where it has tried every edit of its best
             assert outcome.evaluations > 30
         else:
             assert outcome.evaluations == (8 if name == "early-exit" else 41)
         assert len(set(outcome.paths)) == outcome.evaluations
         assert [path for i, path in ran if i == b] == outcome.paths
-        assert all(1 <= len(path) <= 12 and set(path) <= set(range(8)) for path in outcome.paths)
+        shortest, longest = rules.lengths(8)
+        assert all(shortest <= len(path) <= longest == 12 for path in outcome.paths)
+        assert set().union(*outcome.paths) <= set(range(8))
         assert np.bincount(outcome.wave).max() <= 7
+        assert (outcome.parent[1:] < np.arange(1, outcome.evaluations)).all()
+        if name == "cola":
+            assert {KINDS[kind] for kind in outcome.edits[1:, 0]} == set(KINDS)
+            assert (outcome.wave[1:] > outcome.wave[outcome.parent[1:]]).mean() > 0.5
         for node in range(1, outcome.evaluations):
             parent = outcome.paths[outcome.parent[node]]
             if outcome.describe_edit(node) is not None:
@@ -49,10 +60,10 @@ def test_early_exit_runs_prefixes():
 def test_enumerate_runs_every_single_edit():
     rules = EnumerateRules(max_skip=1, max_repeat=1, max_times=1)
     (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
-    one = identity(8)
-    skips = [one[:i] + one[i + 1 :] for i in range(8)]
-    repeats = [one[: i + 1] + one[i:] for i in range(8)]
-    assert outcome.paths[0] == one
+    path = identity(8)
+    skips = [path[:i] + path[i + 1 :] for i in range(8)]
+    repeats = [path[: i + 1] + path[i:] for i in range(8)]
+    assert outcome.paths[0] == path
     assert sorted(outcome.paths[1:]) == sorted(skips + repeats)  # then it ends
 
 
