@@ -7,6 +7,7 @@ transformers' batched generation, which can only run the identity path.
 
 import dataclasses
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -15,7 +16,6 @@ import torch
 import tyro
 
 import cola_jax
-from cola_jax.cli.benchmark import time_in_turns
 from cola_jax.path import identity, random_paths
 from experiments.shapes import SHAPES, random_model
 from experiments.torch_baselines import generate_exactly, permuted, random_llama
@@ -75,13 +75,29 @@ def programs(settings: DecodingSpeed, paths: Sequence[Path]) -> Mapping[str, Pro
     }
 
 
+def time_in_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
+    """Run every program once, and then all of them in each round; return their seconds.
+
+    Programs of a round are compared, so that a machine that slows down slows down all of them.
+    """
+    for run, _ in programs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, (run, _) in programs.items():
+            begun = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
 def main(settings: DecodingSpeed) -> None:
     layers = SHAPES[settings.model].num_layers
     paths = random_paths(layers, settings.rows, 0, edits=settings.edits)
     mean = np.mean([len(path) for path in paths])
     print(f"jax {jax.__version__}, torch {torch.__version__}; mean path length {mean:.1f} layers")
     timed = programs(settings, paths)
-    seconds = time_in_turns({name: run for name, (run, _) in timed.items()}, settings.rounds)
+    seconds = time_in_turns(timed, settings.rounds)
     times = {
         name: [each / rows / settings.new_tokens for each in seconds[name]]
         for name, (_, rows) in timed.items()

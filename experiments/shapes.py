@@ -58,7 +58,3 @@ def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> M
 
     every = enumerate(shapes(config).items())
     return assemble(config, {name: draw(name, shape, i) for i, (name, shape) in every})
-
-
-def layer_flops(config: ModelConfig, tokens: int) -> float:
-    """Count the floating-point operations of a layer on a state: matmuls and attention."""

@@ -134,7 +134,7 @@ def logits(
     embedded = embed(model, jnp.asarray(prompts.ids), dtype)
     tokens = view(model.config, prompts)
 
-    def step(h, i):
+    def step(h, i) -> Any:
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
             layer = layer_at(model.config, model.layers, jnp.maximum(i, 0))
