@@ -1,4 +1,4 @@
-"""Workers: batches on threads, errors and early ends, clocks, and buffers that are used again."""
+"""Workers: batches on threads, errors and early ends, and buffers that are used again."""
 
 import contextlib
 import threading
