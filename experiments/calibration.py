@@ -245,10 +245,8 @@ def menus(settings: Calibration) -> Iterator[list[str]]:
         for seed in range(min(settings.replicates, 60)):
             random = np.random.default_rng(seed)
             right = random.random((n, MENU)) < 0.5
-            told = Signals(
-                right.astype(object), *(random.normal(size=right.shape) for _ in range(3))
-            )
-            known = MenuResults(right, told, random.normal(size=(n, FEATURES)))
+            drawn_signals = Signals(right.astype(object), random.normal(size=right.shape))
+            known = MenuResults(right, drawn_signals, random.normal(size=(n, FEATURES)))
             crossed = cross_fit(known, folds_of([str(i) for i in range(n)]), [range(MENU)] * FOLDS)
             own = right_by_rule(fit_rules(known), known)
             crossed.pop(ORACLE)

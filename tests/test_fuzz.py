@@ -71,9 +71,10 @@ def make(folder: Path) -> None:
     (folder / "flags.yaml").write_text(yaml.safe_dump(flags))
     shapes = {"mean": 8, "scale": 8, "weights": (8, 3), "bias": 3}
     arrays = {name: np.ones(size) for name, size in shapes.items()}
-    np.savez(folder / "menu" / SELECTOR, **arrays)
+    selector = Selector(**arrays)
+    (folder / "menu" / SELECTOR).write_bytes(selector.content)
     menu = json.loads((folder / "menu" / MENU).read_text())
-    menu["selector"] = Selector(**arrays).digest
+    menu["selector"] = selector.digest
     (folder / "menu" / MENU).write_text(json.dumps(menu))
     sizes = {"num_layers": LAYERS, "width": 8, "early_layers": 1}
     record = Record(model="someone/model", identity="digest", settings={"epochs": 25}, **sizes)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import io
 import json
 import os
 import sys
@@ -92,8 +91,6 @@ class Menu(Printing):
     are decoded; the task's own by default."""
 
     def run(self) -> None:
-        import numpy as np
-
         from cola_jax.deploy.menu import find_menu
         from cola_jax.deploy.rules import MENU, SELECTOR
         from cola_jax.report.results import menu_content, menu_table
@@ -109,9 +106,7 @@ class Menu(Printing):
         menu = run_with_progress(
             lambda metrics: find_menu(session, screen, out, self.runs, self.settings, metrics)
         )
-        file = io.BytesIO()
-        np.savez(file, **menu.selector._asdict())
-        write_whole(f"{out}/{SELECTOR}", file.getvalue())
+        write_whole(f"{out}/{SELECTOR}", menu.selector.content)
         write_whole(f"{out}/{CONFIG}", yaml_of(self).encode())
         content = menu_content(menu, origin_of(session) | {"task": self.flags.task.task})
         write_result(f"{out}/{MENU}", content, None if self.json else menu_table(content))
@@ -265,8 +260,7 @@ class Export(Command):
 
     def write_gguf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a GGUF file."""
-        from cola_jax.config import ModelConfig
-        from cola_jax.deploy.export_gguf import check_sizes, export_gguf
+        from cola_jax.deploy.export_gguf import export_gguf
 
         name, kind = metadata["origin"]["name"], metadata["origin"]["kind"]
         if self.source is None and not (kind == "gguf" and Path(name).is_file()):
@@ -274,9 +268,7 @@ class Export(Command):
                 f"{self.model} was converted from {name}, which is not a GGUF file that exists "
                 "here: give --source the .gguf file of the same model."
             )
-        source = Path(self.source or name)
-        check_sizes(source, ModelConfig.from_json(metadata["config"]))
-        export_gguf(source, path, self.out)
+        export_gguf(Path(self.source or name), path, self.out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cola_jax.checkpoint import absolute
-from cola_jax.deploy.prompt_states import state_batches
 from cola_jax.deploy.router import (
     NO_SEGMENT,
     Path,
@@ -22,6 +21,7 @@ from cola_jax.deploy.router import (
     Router,
     SegmentNetwork,
     segment_logits,
+    state_batches,
     target_of_path,
 )
 from cola_jax.deploy.settings import DistillSettings
@@ -98,13 +98,10 @@ class Distilled(NamedTuple):
 def distill(session: Session, run: str, directory: str, settings: DistillSettings) -> Distilled:
     """Train a router on the correct paths of a run, and measure it on held-out questions.
 
-    Args:
-      session: the model and the task of the run, with the same questions.
-      run: the run's directory.
-      directory: of the router; written when training has finished.
-
-    Raises InputError where the run is of another model or asked other questions, or leaves nothing
-    to train on, and where the directory holds other files or a router with other settings.
+    The session has the model, the task and the questions of the run. `directory` is that of the
+    router, written when training has finished. Raises InputError where the run is of another model
+    or asked other questions, or leaves nothing to train on, and where the directory has a router
+    with other settings.
     """
     early_layers, source = settings.depth(session.num_layers), Run(run)
     ours = asked_here(session.settings, session.encoded)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from huggingface_hub import split_state_dict_into_shards_factory
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cola_jax import checkpoint, files
 from cola_jax.config import ModelConfig
@@ -39,8 +37,7 @@ from cola_jax.progress import OnProgress, ignore_progress
 
 BASE = "base"  # folder of the layers that an adapter runs
 MODULE = "q_proj"  # of the first layer, which an adapter changes by nothing: PEFT wants one
-SHARD_BYTES = 2 * 2**30
-SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+SHARD_BYTES = 2**30
 
 
 class Selected(NamedTuple):
@@ -79,21 +76,20 @@ def export(
 ) -> None:
     """Write the model that a path makes of a checkpoint, in Hugging Face layout.
 
-    Holds one stacked weight and one file of weights at a time.
+    Holds one stacked weight and copies of one file of weights at a time.
 
     Args:
       directory: the checkpoint, as `cola convert` makes it.
       path: ids of its layers, in the order in which they run.
       destination: directory to create; it appears only when complete.
-      share: store a layer that runs several times once. This writes a PEFT adapter that repeats
-        layers of a base model: the original on the Hub where the checkpoint came from there, else
-        a model of the layers that the path runs, each once, in the folder `base` of the adapter.
+      share: write a PEFT adapter that repeats layers of a base model: the original on the Hub where
+        the checkpoint came from there, else the layers that the path runs, each once, in the folder
+        `base` of the adapter.
       effect: the measured effect of the path, for the model card.
       on_progress: called with the bytes of weights written so far and the total.
 
-    Raises:
-      InputError: before any work, if the destination has contents or is inside the checkpoint, or
-        if the format cannot express the path.
+    Raises InputError, before any work, if the destination has contents or is inside the checkpoint,
+    or if the format cannot express the path.
     """
     metadata = checkpoint.read_metadata(directory)
     config, origin = ModelConfig.from_json(metadata["config"]), metadata["origin"]
@@ -130,10 +126,9 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
       model: its name for mergekit: a Hub id, with `@revision` if one is meant, or a directory.
       destination: file to create.
 
-    Raises:
-      InputError: if the destination exists, or if the layers of the model differ in their kind of
-        attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
-        windows would stay where they were while the layers move.
+    Raises InputError if the destination exists, or if the layers of the model differ in their kind
+    of attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
+    windows would stay where they were while the layers move.
     """
     with exporting(destination, folder=False) as file:
         if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
@@ -157,19 +152,13 @@ def exporting(destination: Path, *sources: Path, folder: bool = True) -> Iterato
     check_writable(place)
     for source in sources:
         check_apart(destination, source)
-    check_empty(destination, place)
-    with files.building(destination, folder=folder) as partial:
-        yield partial
-        check_empty(destination, place)  # it would be replaced
-
-
-def check_empty(destination: Path, place: Path) -> None:
-    """Raise InputError for a destination, at a place with links followed, that has contents."""
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         state = " and is not empty" if place.is_dir() else ""
         raise InputError(
             f"{destination} exists already{state}: remove it, or choose another destination."
         )
+    with files.building(destination, folder=folder) as partial:
+        yield partial
 
 
 def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
@@ -240,17 +229,8 @@ def tensor_sizes(selected: Selected) -> dict[str, int]:
 
 
 def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write a safetensors file with the permissions of its directory.
-
-    OSError where it cannot be written, for which safetensors has an error of its own.
-    """
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})  # pt: readers demand it
-    except SafetensorError as error:
-        if not (match := SYSTEM_ERROR.search(str(error))):
-            raise
-        raise OSError(int(match[1]), os.strerror(int(match[1])), str(file)) from error
-    file.chmod(file.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
+    """Write a safetensors file; not by `save_file`, whose errors are no OSError."""
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))  # pt: readers demand it
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
@@ -315,9 +295,6 @@ def write_adapter(
         "revision": revision,
         "inference_mode": True,
         "r": 1,
-        "lora_alpha": 1,
-        "lora_dropout": 0.0,
-        "bias": "none",
         "target_modules": [MODULE],
         "layers_to_transform": [0],
         "layer_replication": [[run.start, run.stop] for run in ascending_ranges(path)],

@@ -7,7 +7,6 @@ from typing import Any
 
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
-from cola_jax.config import ModelConfig
 from cola_jax.deploy.export import exporting
 from cola_jax.errors import InputError
 from cola_jax.formats.gguf import GEMMA3_27B, read_file
@@ -43,24 +42,6 @@ def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
         writer.data_alignment = reader.alignment
         copy_tensors(placed, writer, reader.endianess)
         writer.close()
-
-
-def check_sizes(source: Path, config: ModelConfig) -> None:
-    """Raise InputError if a GGUF file has other sizes than a checkpoint's model."""
-    reader = read_file(source)
-    architecture = field_value(reader, "general.architecture")
-    embedding = {t.name: t for t in reader.tensors}.get("token_embd.weight")
-    stored = {
-        "layers": field_value(reader, f"{architecture}.block_count"),
-        "width": field_value(reader, f"{architecture}.embedding_length"),
-        "vocabulary": None if embedding is None else int(embedding.shape[1]),
-    }
-    wanted = {"layers": config.num_layers, "width": config.width, "vocabulary": config.vocab_size}
-    if stored != wanted:
-        raise InputError(
-            f"{source} is another model than the checkpoint: it has {stored}, and the checkpoint "
-            f"{wanted}."
-        )
 
 
 def field_value(reader: GGUFReader, key: str) -> Any:

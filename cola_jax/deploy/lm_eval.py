@@ -22,21 +22,13 @@ from lm_eval.utils import (
     make_disjoint_window,
     simple_parse_args_string,
 )
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveInt,
-)
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 from tqdm import tqdm
 
 from cola_jax import checkpoint
 from cola_jax.checkpoint import Dtype
 from cola_jax.deploy.router import Record, load_router
-from cola_jax.deploy.rules import CONFIDENCE, MenuFile, Signals, load_menu, signals
+from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
 from cola_jax.errors import InputError, reading
 from cola_jax.execute.decoder import Stop
 from cola_jax.execute.generate import Generated, generate
@@ -81,14 +73,6 @@ def chosen_size(value: Any) -> Any:
     return None if str(value).split(":")[0] in ("auto", "1") else value
 
 
-def check_device(device: str) -> str:
-    """Refuse a device other than JAX's, but the `cuda:0` that the harness passes by default."""
-    backend = jax.default_backend()
-    if device != "cuda:0" and device.split(":")[0].replace("cuda", "gpu") != backend:
-        raise InputError(f"JAX runs on {backend} here: leave it out, and set JAX_PLATFORMS")
-    return device
-
-
 class ModelArguments(BaseModel):
     """The fields of `--model_args`, as values or as text."""
 
@@ -106,7 +90,7 @@ class ModelArguments(BaseModel):
     memory_budget: str | None = None
     data: int | None = None
     tensor: int = 1
-    device: Annotated[str, AfterValidator(check_device)] = "cuda:0"
+    device: str | None = None  # the harness passes it, and JAX chooses
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "ModelArguments":
@@ -118,51 +102,40 @@ class ModelArguments(BaseModel):
             raise InputError(f"{' and '.join(both)} both name the paths: give one.")
         return arguments
 
-    @property
-    def devices(self) -> Devices:
-        """The devices to use, with the memory budget."""
-        return Devices(data=self.data, tensor=self.tensor, memory_budget=self.memory_budget)
-
 
 @register_model("cola")
 class ColaLM(TemplateLM):
     """A model of the harness that runs each prompt along a path."""
 
     def __init__(self, **arguments: Any):
-        """Load the model.
-
-        Args:
-          arguments: checkpoint or pretrained (what `cola_jax.load` takes), and optionally path
-            (text or layer ids), router or menu (a directory), dtype, batch_size (rows of a call),
-            max_length, max_gen_toks, add_bos_token, memory_budget, data, tensor.
+        """Load the model with the fields of `ModelArguments`.
 
         Raises InputError for unknown names and unfit values, and as `cola_jax.load`.
         """
         super().__init__()
-        self.arguments = ModelArguments.read(arguments)
-        devices = self.arguments.devices
-        self.directory = cache.find(self.arguments.checkpoint, dtype=self.arguments.dtype)
+        known = self.arguments = ModelArguments.read(arguments)
+        devices = Devices(data=known.data, tensor=known.tensor, memory_budget=known.memory_budget)
+        self.directory = cache.find(known.checkpoint, dtype=known.dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.menu, self.path = self.read_menu()
         context = self.metadata["config"]["context"]
-        self.max_length = self.arguments.max_length or context  # tokens that go into the model
+        self.max_length = known.max_length or context  # tokens that go into the model
         if self.max_length > context:
             raise InputError(
                 f"max_length is {self.max_length}, but the model's context is {context}."
             )
         self.tokenizer = checkpoint.load_tokenizer(self.directory)
-        if self.arguments.add_bos_token is not None:
-            self.tokenizer.add_bos_token = self.arguments.add_bos_token
-        self.dtype = choose_dtype(self.arguments.dtype, checkpoint.stored_dtype(self.metadata))
+        if known.add_bos_token is not None:
+            self.tokenizer.add_bos_token = known.add_bos_token
+        self.dtype = choose_dtype(known.dtype, checkpoint.stored_dtype(self.metadata))
         mesh = devices.mesh(EVERY_DEVICE)
         self.copies = 1 if mesh is None else mesh.shape["data"]
-        self.model = cache.load(self.arguments.checkpoint, dtype=self.dtype, mesh=mesh)
+        self.model = cache.load(known.checkpoint, dtype=self.dtype, mesh=mesh)
         # the harness shows its own progress
         self.options: WorkerOptions = {"memory_budget": devices.budget, "progress": False}
-        rows = self.arguments.batch_size or ROWS[jax.default_backend() == "cpu"]
+        rows = known.batch_size or ROWS[jax.default_backend() == "cpu"]
         self.batch_size = max(self.copies, rows)
-        router = self.arguments.router
-        self.router = None if router is None else load_router(router, self.model)
+        self.router = None if known.router is None else load_router(known.router, self.model)
 
     def read_menu(self) -> tuple[MenuFile, str]:
         """Return the menu, of one path where no menu is given, and a name of the paths."""
@@ -178,10 +151,7 @@ class ColaLM(TemplateLM):
         return MenuFile((path,)), name
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take the harness's cache of answers.
-
-        Raises InputError where its answers are those of another model or path.
-        """
+        """Take the harness's cache of answers; InputError for those of another model or path."""
         answers: Any = cache_hook.dbdict
         ours = {
             "model": self.metadata["digest"],
@@ -280,15 +250,13 @@ class ColaLM(TemplateLM):
         rows = pack_requests(pairs, self.max_length)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         collator = Collator(rows, lambda row: -len(row.prompts.ids))
-        text = "Running loglikelihood requests"
-        with tqdm(total=len(requests), desc=text, disable=disable_tqdm) as bar:
-            for batch in collator.get_batched(n=self.batch_size):
-                for row, readings in zip(batch, self.read(batch), strict=True):
-                    for request, logprob, greedy in row.answers(readings):
-                        answers[request] = logprob, greedy
-                        if (key := requests[request][0]) is not None:
-                            self.cache_hook.add_partial("loglikelihood", key, answers[request])
-                    bar.update(len(row.requests))
+        batches = [*collator.get_batched(n=self.batch_size)]
+        for batch in tqdm(batches, "Running loglikelihood requests", disable=disable_tqdm):
+            for row, readings in zip(batch, self.read(batch), strict=True):
+                for request, logprob, greedy in row.answers(readings):
+                    answers[request] = logprob, greedy
+                    if (key := requests[request][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", key, answers[request])
         return answers
 
     def loglikelihood_rolling(
@@ -318,23 +286,18 @@ class ColaLM(TemplateLM):
         """Decode completions greedily."""
         arguments: list[Any] = [request.args for request in requests]
         collator = Collator(arguments, lambda x: -len(x[0]), lambda x: x[1], "gen_kwargs")
-        texts = []
-        text = "Running generate_until requests"
-        with tqdm(total=len(requests), desc=text, disable=disable_tqdm) as bar:
-            for batch in collator.get_batched(n=self.batch_size):
-                settings = read_gen_kwargs(batch[0][1], self.arguments.max_gen_toks)
-                prompts = [self.prompt(context, settings) for context, _ in batch]
-                for args, text in zip(batch, self.complete(prompts, settings), strict=True):
-                    texts.append(text)
-                    self.cache_hook.add_partial("generate_until", args, text)
-                bar.update(len(batch))
+        texts: list[str] = []
+        batches = [*collator.get_batched(n=self.batch_size)]
+        for batch in tqdm(batches, "Running generate_until requests", disable=disable_tqdm):
+            settings = read_gen_kwargs(batch[0][1], self.arguments.max_gen_toks)
+            prompts = [self.prompt(context, settings) for context, _ in batch]
+            for args, text in zip(batch, self.complete(prompts, settings), strict=True):
+                texts.append(text)
+                self.cache_hook.add_partial("generate_until", args, text)
         return collator.get_original(texts)
 
     def prompt(self, text: str, settings: GenerationSettings) -> Prompts:
-        """Encode a prompt, cut from the left so that the new tokens fit.
-
-        Raises InputError where nothing is left of it.
-        """
+        """Encode a prompt, cut from the left so that the new tokens fit."""
         room = self.max_length - settings.max_gen_toks
         if room < 1:
             raise InputError(
@@ -463,8 +426,7 @@ def choose_text(menu: MenuFile, decoded: Generated, texts: Sequence[str]) -> str
     if len(texts) == 1:
         return texts[0]
     fine = (decoded.finish != "not finite") & (decoded.length > 0)
-    count = np.maximum(decoded.length, 1)
-    sums = (getattr(decoded, name).sum(axis=1, dtype=np.float64) for name in CONFIDENCE)
-    means = [np.where(fine, total / count, -np.inf)[None] for total in sums]
+    mean = decoded.logprob.sum(axis=1, dtype=np.float64) / np.maximum(decoded.length, 1)
     answers = [text.strip() if ok else None for text, ok in zip(texts, fine, strict=True)]
-    return texts[int(menu.choose(Signals(np.array([answers], object), *means))[0])]
+    columns = Signals(np.array([answers], object), np.where(fine, mean, -np.inf)[None])
+    return texts[int(menu.choose(columns)[0])]

@@ -3,15 +3,16 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
-from cola_jax.deploy.prompt_states import prompt_states
+from cola_jax.deploy.router import prompt_states
 from cola_jax.deploy.rules import (
     ORACLE,
+    FittedRules,
     MenuResults,
     Selector,
     cross_fit,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 Path = tuple[int, ...]
 Features = Callable[[Sequence[Question]], np.ndarray]  # of the prompts of n questions [n, D]
 FOLDS = 5
+NO_FOLD = -1
+LEFT_OUT = (NO_FOLD, *range(FOLDS))  # the fold without which a menu is made
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class MenuChoice:
     """The results of a rule."""
 
     rule: str
-    sign: int | None  # of a confidence, fitted on training questions
+    sign: int | None  # of the log-probability, fitted on training questions
     trained: np.ndarray  # [m] bool, right on training questions, each by a fit without its fold
     right: np.ndarray  # [n] bool, on held-out questions
     layers: float  # run for a prompt, mean
@@ -87,14 +90,12 @@ def find_menu(
 
     Args:
       session: with held-out questions, and a scorer that tells which answer a path gave.
-      screen: over the same training questions, with the scorer that candidates are tried with; it
-        may be the same session.
+      screen: over the same training questions, with the scorer that candidates are tried with.
       out: directory of the runs `candidates`, `training` and `held-out`, which are resumed.
       runs: directories of searches or evaluations, of which the training questions are used.
 
-    Raises:
-      InputError: for a session without held-out questions, runs of another checkpoint, and a
-        scorer that does not tell which answer a path gave.
+    Raises InputError for a session without held-out questions, runs of another checkpoint, and a
+    scorer that does not tell which answer a path gave.
     """
     settings.check(session.num_layers)
     if session.scorer.open and not session.scorer.decodes:
@@ -160,12 +161,12 @@ def choose_menu(
         raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
     folds = folds_of(ids)
     fold_of = dict(zip(ids, folds.tolist(), strict=True))
-    # all questions, and those that are not in each fold
-    parts = [np.full(len(folds), True), *(folds != fold for fold in range(FOLDS))]
-    lists = [candidates(labels, num_layers, settings)]
-    for fold in range(FOLDS):
-        others = [label for label in labels if fold_of.get(label.question) != fold]
-        lists.append(candidates(others, num_layers, settings))
+    lists = [
+        candidates(
+            [label for label in labels if fold_of.get(label.question) != fold], num_layers, settings
+        )
+        for fold in LEFT_OUT
+    ]
     if len(lists[0]) == 1:
         raise InputError(
             f"the runs have no correct path of at most {settings.longest(num_layers)} layers for "
@@ -173,35 +174,54 @@ def choose_menu(
         )
     paths = list(dict.fromkeys(itertools.chain(*lists)))
     right = evaluate_on(screen, paths).verdict
-    menus = [
-        cover(right[part], paths, chosen, settings.size)
-        for part, chosen in zip(parts, lists, strict=True)
-    ]
-    menu, used = menus[0], list(dict.fromkeys(itertools.chain(*menus)))
-    known, held = (
-        results_of(evaluations, paths, features)
-        for evaluations, paths in ((training, used), (held_out, menu))
+    menu, *menus = (
+        cover(right[folds != fold], paths, chosen, settings.size)
+        for fold, chosen in zip(LEFT_OUT, lists, strict=True)
     )
-    rules = fit_rules(known.take(parts[0], range(len(menu))))
-    trained = cross_fit(known, folds, [[used.index(path) for path in each] for each in menus[1:]])
-    measured, chosen = right_by_rule(rules, held), rules.choose(held)
+    used = list(dict.fromkeys(itertools.chain(menu, *menus)))
+    known = results_of(training, used, features)
+    trained = cross_fit(known, folds, [[used.index(path) for path in each] for each in menus])
+    rules = fit_rules(known.take(folds != NO_FOLD, range(len(menu))))
+    measured = results_of(held_out, menu, features)
+    return measure(menu, rules, trained, measured, known.right[:, 0], num_layers, settings)
 
-    def choice(rule: str, layers: float, sign: int | None = None) -> MenuChoice:
-        return MenuChoice(rule, sign, trained[rule], measured[rule], layers)
 
-    depth, every = settings.depth(num_layers), float(prefix_layers(menu))
+def measure(
+    menu: Sequence[Path],
+    rules: FittedRules,
+    trained: Mapping[str, np.ndarray],
+    held_out: MenuResults,
+    plain: np.ndarray,
+    num_layers: int,
+    settings: MenuSettings,
+) -> TaskMenu:
+    """Measure the rules of a menu on held-out questions.
+
+    `trained` has the results of cross-fitting, and `plain` [m] those of the pretrained model on the
+    training questions.
+    """
+    depth, every = settings.depth(num_layers), prefix_layers(menu)
     state = tuple(range(depth))  # run by the selector before it chooses
     after = np.array([prefix_layers([state, path]) for path in menu])
+    layers = {"single": len(menu[rules.single])}
+    layers["selector"] = after[rules.choose(held_out)["selector"]].mean()
+    right = right_by_rule(rules, held_out)
+    choices = {
+        rule: MenuChoice(
+            rule,
+            rules.sign if rule == "logprob" else None,
+            trained[rule],
+            right[rule],
+            float(layers.get(rule, every)),
+        )
+        for rule in right
+    }
+    oracle = choices.pop(ORACLE)
     return TaskMenu(
         paths=tuple(menu),
-        plain=MenuChoice("", None, known.right[:, 0], held.right[:, 0], float(num_layers)),
-        choices=(
-            choice("single", float(len(menu[rules.single]))),
-            choice("vote", every),
-            *(choice(name, every, sign) for name, sign in rules.signs.items()),
-            choice("selector", float(after[chosen["selector"]].mean())),
-        ),
-        oracle=choice(ORACLE, every),
+        plain=MenuChoice("", None, plain, held_out.right[:, 0], float(num_layers)),
+        choices=tuple(choices.values()),
+        oracle=oracle,
         single=rules.single,
         selector=rules.selector,
         state_layer=depth,
@@ -256,11 +276,8 @@ def cover(
 
     The first candidate, the identity, is chosen. Each step adds the path that is right on most
     questions on which no chosen path is; of equal ones that which is right on more questions, then
-    the shorter. Paths that add nothing are left out.
-
-    Args:
-      right: [n, C], whether each of `paths`, among them the candidates, answers a question.
-      size: the most paths to choose.
+    the shorter. Paths that add nothing are left out. `right` [n, C] is whether each of `paths`,
+    among them the candidates, answers a question; `size` is the most paths to choose.
     """
     right = right[:, [paths.index(path) for path in candidates]]
     chosen, covered = [0], right[:, 0].copy()

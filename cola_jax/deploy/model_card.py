@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
 Share = Annotated[float, Field(ge=0, le=1)]
+Change = Annotated[float, Field(ge=-1, le=1)]
 
 
 class ReportedEffect(BaseModel):
@@ -32,19 +33,7 @@ class ReportedEffect(BaseModel):
     n: PositiveInt  # questions
     before: Share  # accuracy of the pretrained model
     after: Share  # accuracy along the path
-    difference: float  # after - before
-    interval: tuple[float, float]  # of the difference, 95 %
-
-    @model_validator(mode="after")
-    def is_consistent(self) -> "ReportedEffect":
-        """Refuse a difference that is not that of the accuracies, such as a number of points."""
-        low, high = self.interval
-        if abs(self.after - self.before - self.difference) > 1e-3 or not low <= high:
-            raise ValueError(
-                f"the difference {self.difference} [{low}, {high}] does not fit {self.before} "
-                f"before and {self.after} after"
-            )
-        return self
+    interval: tuple[Change, Change]  # of the difference, 95 %
 
     def markdown(self) -> str:
         """Return the effect as a section with a table."""
@@ -54,7 +43,7 @@ class ReportedEffect(BaseModel):
             "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
             "|---|---|---|---|---|---|\n"
             f"| {cell(self.task)} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
-            f"{100 * self.difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |\n"
+            f"{100 * (self.after - self.before):+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |\n"
         )
 
 
@@ -63,8 +52,7 @@ def read_effect(
 ) -> ReportedEffect:
     """Read the effect of a path from static.json, results.json or a file of its fields.
 
-    Raises InputError if fields are missing or invalid, and for the effect of another path or model
-    than those given.
+    Raises InputError for missing or invalid fields, and for the effect of another path or model.
     """
     values, name = read_json(file), format_path(path)
     with reading(file):
@@ -101,11 +89,8 @@ def model_card(
 ) -> "ModelCard":
     """Make the model card of an export; it names local files without the folders above them.
 
-    Args:
-      metadata: of the checkpoint.
-      path: ids of its layers.
-      base: of an adapter, the Hub id or the folder of its base model; None for a whole model.
-      effect: the measured effect of the path.
+    `metadata` is that of the checkpoint, and `base` the Hub id or the folder of the base model of
+    an adapter, None for a whole model.
     """
     from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 

@@ -5,6 +5,8 @@ as a block. The network predicts where segments start, and their operations.
 """
 
 import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
@@ -21,19 +23,24 @@ from scipy.special import log_expit, log_softmax
 
 from cola_jax.checkpoint import absolute, model_digest, read_metadata
 from cola_jax.config import Count
-from cola_jax.deploy.prompt_states import state_batches
 from cola_jax.errors import InputError, printed, reading
+from cola_jax.execute.plan import take
+from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padded_right
+from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.reference import replicated
 from cola_jax.files import read_bytes, read_json, write_whole
 from cola_jax.identity import check_belongs
-from cola_jax.params import Model
-from cola_jax.prompts import PromptsLike
+from cola_jax.model import block, embed, view
+from cola_jax.params import Model, layer_at
+from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 from cola_jax.runs.stored import check_same
 
 Path = tuple[int, ...]
 SKIP, KEEP, REPEAT = range(3)  # how often a segment runs
 NO_SEGMENT = -1  # in place of an operation where no segment starts
 LONGEST_SEGMENT = 4  # layers
+EPSILON = 1e-6
+BATCH = 8  # prompts whose states are read together
 RECORD = "router.json"
 WEIGHTS = "router.safetensors"
 
@@ -107,6 +114,71 @@ def likeliest_paths(
     return [path for path, _ in best(num_layers) if path][:beams]
 
 
+def prompt_states(model: Model, prompts: Sequence[Prompts], layers: int) -> np.ndarray:
+    """Return the float32 state [n, D] of the last token of n prompts as `states_after` does.
+
+    The prompts have fields [T].
+    """
+    out = np.zeros((len(prompts), model.config.width), np.float32)
+    for rows, states, lengths in state_batches(model, Prompts.stack(prompts), layers):
+        out[rows] = np.asarray(states)[np.arange(len(rows)), lengths[: len(rows)] - 1]
+    return out
+
+
+def state_batches(
+    model: Model, prompts: PromptsLike, layers: int
+) -> Iterator[tuple[np.ndarray, Array, np.ndarray]]:
+    """Yield the states of prompts [B, T] after the first layers, in batches of similar lengths.
+
+    Options or an answer packed after a prompt are not read. Compiles once for each bucket of
+    lengths and of rows. Raises InputError for prompts that the model cannot read, and for more
+    layers than it has, of which the last would run again.
+
+    Yields:
+      The indices [r] of the prompts of a batch, their states [R, T, D] and lengths [R]; R is at
+      least r, and rows after the first r are padding.
+    """
+    if not 0 <= layers <= model.config.num_layers:
+        raise InputError(
+            f"states after {layers} layers cannot be read: the model has {model.config.num_layers}."
+        )
+    whole = padded_right(as_prompts(prompts, model.pad_token))
+    keep = np.asarray(whole.branch) == PROMPT
+    ids, positions = (np.where(keep, x, 0) for x in (whole.ids, whole.positions))
+    alone = Prompts(ids, positions, np.where(keep, PROMPT, PADDING))
+    check_prompts(model, alone)
+    lengths = keep.sum(axis=1)
+    if not lengths.all():
+        raise InputError(f"prompt {int(np.argmin(lengths))} has no tokens.")
+    sizes = np.array([bucket(length, 32) for length in lengths.tolist()])
+    for size in np.unique(sizes).tolist():
+        same = np.flatnonzero(sizes == size)
+        for first in range(0, len(same), BATCH):
+            rows = same[first : first + BATCH]
+            padded = np.resize(rows, ceil_power(len(rows)))
+            batch = jax.device_put(cut(take(alone, padded), size, 0), replicated(model))
+            yield rows, states_after(model, batch, layers), lengths[padded]
+
+
+@functools.partial(jax.jit, static_argnames="layers")
+def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B T D"]:
+    """Return the states after the first `layers` layers in float32, 0 at padding.
+
+    Each is divided by its root mean square: states grow with depth, the first token's are a
+    hundred times those of others in many models, and one learning rate serves no network that
+    reads them raw.
+    """
+    mask_view = view(model.config, prompts)
+
+    def step(h, i):
+        return block(model.config, layer_at(model.config, model.layers, i), h, mask_view), None
+
+    h, _ = jax.lax.scan(step, embed(model, jnp.asarray(prompts.ids)), jnp.arange(layers))
+    h = h.astype(jnp.float32)
+    h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + EPSILON)
+    return jnp.where((mask_view.branch == PROMPT)[:, :, None], h, 0.0)
+
+
 class SegmentNetwork(nn.Module):
     """One learned query a layer attends to a prompt's states, then the queries to each other.
 
@@ -170,11 +242,8 @@ class Router:
     def paths(self, prompts: PromptsLike, beams: int = 1) -> list[list[Path]]:
         """Name up to `beams` paths for each prompt, best first; fewer where no more exist.
 
-        Options after a prompt are not read. `run_paths` and `generate` take the result. Raises
-        InputError for prompts that the model cannot read. Compiles as `state_batches`.
+        `run_paths` and `generate` take the result. Raises and compiles as `state_batches`.
         """
-        if beams < 1:
-            raise InputError(f"at least 1 path is named, not {beams}.")
         paths: dict[int, list[Path]] = {}
         for rows, states, lengths in state_batches(self.model, prompts, self.early_layers):
             logits = jax.device_get(segment_logits(self.params, states, lengths))
@@ -207,14 +276,11 @@ class Record(BaseModel):
             return cls.model_validate(read_json(file))
 
     def check_free(self, directory: epath.PathLike) -> None:
-        """Raise InputError for a directory of a router with other settings, or of other files."""
+        """Raise InputError for the directory of a router with other settings."""
         folder = absolute(directory)
-        names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-        if RECORD in names:
+        if (folder / RECORD).exists():
             records = Record.read(folder), self
             check_same(folder, *(each.model_dump(exclude={"weights"}) for each in records))
-        elif any(name != WEIGHTS and not name.startswith(".") for name in names):
-            raise InputError(f"{folder} exists and is not a router: choose another directory.")
 
     def save(self, directory: epath.PathLike, params: Any) -> None:
         """Write the weights of a trained network, then this record with their digest."""
@@ -230,8 +296,7 @@ class Record(BaseModel):
 def load_router(directory: epath.PathLike, model: Model) -> Router:
     """Load a router that `cola distill` trained for this model, in any dtype.
 
-    Raises InputError where the directory is not a router, it was trained for another model, or its
-    weights are not those that were written.
+    Raises InputError for another directory, a router of another model, and other weights.
     """
     record, config = Record.read(directory), model.config
     known = None if model.checkpoint is None else model_digest(read_metadata(model.checkpoint))

@@ -1,87 +1,72 @@
 """Rules of a menu: which of its paths answers a question, decided without the correct answer.
 
-One path for all questions, a vote, a confidence, or a selector, which reads the hidden state of the
-prompt. A rule that is measured on the questions that it was fitted to looks better than it is: a
-selector of hundreds of features learns noise by heart. `cross_fit` measures each question by rules,
-and a menu, that other questions made.
+One path for all questions, a vote, the log-probability of an answer, or a selector, which reads the
+hidden state of the prompt. A rule that is measured on the questions that it was fitted to looks
+better than it is: a selector of hundreds of features learns noise by heart. `cross_fit` measures
+each question by rules, and a menu, that other questions made.
 """
 
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Literal, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 from etils import epath
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import log_softmax
 
-from cola_jax.deploy.prompt_states import prompt_states
-from cola_jax.errors import InputError, first_line, reading
+from cola_jax.deploy.router import prompt_states
+from cola_jax.errors import InputError, reading
 from cola_jax.files import read_bytes, read_json
 from cola_jax.identity import check_belongs, digest
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
-from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 Path = tuple[int, ...]
-MENU, SELECTOR = "menu.json", "selector.npz"
+Rule = Literal["single", "vote", "logprob", "selector"]  # the simplest first
+MENU, SELECTOR = "menu.json", "selector.safetensors"
 REPAIR = "make the menu again with `cola menu`"
-
-CONFIDENCE = ("logprob", "entropy", "certainty")
 ALPHAS = tuple(10.0**power for power in range(-1, 6))  # penalties of the selector
 ORACLE = "oracle"  # right where some path is: it needs the answer, so it is not a rule
 
 
 class Signals(NamedTuple):
-    """The answers of the paths of a menu; fields [n, k], confidences -inf where not finite.
-
-    Of options, the distribution is over the options of a question; of decoded answers, over the
-    vocabulary, mean over the tokens.
-    """
+    """The answers of the k paths of a menu to n questions; fields [n, k]."""
 
     answer: np.ndarray  # object: an option's number, or the text of an answer; None without one
-    logprob: np.ndarray  # log-probability of the answer, of a decoded one per token
-    entropy: np.ndarray  # in nats
-    certainty: np.ndarray  # divergence from the uniform distribution
+    logprob: np.ndarray  # of the answer among the options, of a decoded one per token; or -inf
 
 
 def signals(verdicts: Verdicts) -> Signals:
-    """Read the signals of verdicts [n, k] of options or of decoded answers."""
-    decoded = any(isinstance(each, Completion) for each in verdicts.completion.flat)
-    return of_completions(verdicts) if decoded else of_options(verdicts)
+    """Read the signals of verdicts [n, k] of options or of decoded answers.
 
-
-def of_options(verdicts: Verdicts) -> Signals:
-    """Read the signals of options from their scores."""
+    A truncated answer is none.
+    """
+    if any(verdicts.completion.flat):
+        return of_completions(verdicts)
     known = ~np.isnan(verdicts.scores)
     finite = verdicts.finite & known.any(axis=-1)
-    scores = np.where(known & finite[..., None], verdicts.scores.astype(np.float64), -np.inf)
-    logs = log_softmax(np.where(finite[..., None], scores, 0.0), axis=-1)
-    logs = np.where(known, logs, -np.inf)
-    count = np.maximum(known.sum(axis=-1), 1)
-    negative_entropy = np.where(known, np.exp(logs) * np.where(known, logs, 0), 0).sum(axis=-1)
-    divergence = -np.where(known, logs, 0).sum(axis=-1) / count - np.log(count)
+    scores = np.where(known, verdicts.scores.astype(np.float64), -np.inf)
+    logprob = log_softmax(np.where(finite[..., None], scores, 0.0), axis=-1).max(axis=-1)
     answer = verdicts.answer.astype(object)
     answer[verdicts.answer == NO_ANSWER] = None
-    columns = (logs.max(axis=-1), -negative_entropy, divergence)
-    return Signals(answer, *(np.where(finite, column, -np.inf) for column in columns))
+    return Signals(answer, np.where(finite, logprob, -np.inf))
 
 
 def of_completions(verdicts: Verdicts) -> Signals:
-    """Read the signals of decoded answers; a truncated one is no answer."""
+    """Read the signals of decoded answers."""
     answer = np.full(verdicts.finite.shape, None, object)
-    columns = [np.full(verdicts.finite.shape, -np.inf) for _ in CONFIDENCE]
+    logprob = np.full(verdicts.finite.shape, -np.inf)
     for index, each in np.ndenumerate(verdicts.completion):
-        if each is None or not each.tokens or not verdicts.finite[index]:
-            continue
-        answer[index] = None if each.truncated or each.answer is None else each.answer.strip()
-        values = (each.logprob / len(each.tokens), each.entropy, each.certainty)
-        for column, value in zip(columns, values, strict=True):
-            column[index] = value
-    return Signals(answer, *columns)
+        if each is not None and each.tokens and verdicts.finite[index]:
+            answer[index] = None if each.truncated or each.answer is None else each.answer.strip()
+            logprob[index] = each.logprob / len(each.tokens)
+    return Signals(answer, logprob)
 
 
 def vote(answers: np.ndarray) -> np.ndarray:
@@ -93,24 +78,22 @@ def vote(answers: np.ndarray) -> np.ndarray:
     for b, row in enumerate(answers.tolist()):
         counts = Counter(answer for answer in row if answer is not None)
         if counts:
-            most = max(counts.values())
-            chosen[b] = next(i for i, answer in enumerate(row) if counts.get(answer) == most)
+            chosen[b] = row.index(counts.most_common(1)[0][0])
     return chosen
 
 
-def most_confident(values: np.ndarray, sign: int) -> np.ndarray:
-    """Return the path [n] of the largest signal [n, k], or with sign -1 of the smallest."""
-    return np.where(np.isfinite(values), sign * values, -np.inf).argmax(axis=1)
+def most_confident(logprob: np.ndarray, sign: int) -> np.ndarray:
+    """Return the path [n] of the largest of [n, k], or with sign -1 of the smallest finite one."""
+    return np.where(np.isfinite(logprob), sign * logprob, -np.inf).argmax(axis=1)
 
 
-def fit_sign(values: np.ndarray, right: np.ndarray) -> int:
-    """Return the sign with which a signal [n, k] chooses paths that are right [n, k] more often.
+def fit_sign(logprob: np.ndarray, right: np.ndarray) -> int:
+    """Return the sign with which `most_confident` chooses paths that are right [n, k] more often.
 
-    A less certain path may be the better one: training questions decide.
+    A less certain path may be the better one.
     """
     each = np.arange(len(right))
-    hits = {sign: right[each, most_confident(values, sign)].sum() for sign in (1, -1)}
-    return 1 if hits[1] >= hits[-1] else -1
+    return max(1, -1, key=lambda sign: right[each, most_confident(logprob, sign)].sum())
 
 
 class Selector(NamedTuple):
@@ -122,9 +105,15 @@ class Selector(NamedTuple):
     bias: np.ndarray  # [k]
 
     @property
+    def content(self) -> bytes:
+        """The content of the selector's file."""
+        arrays = {name: np.ascontiguousarray(x) for name, x in self._asdict().items()}
+        return safetensors.numpy.save(arrays)
+
+    @property
     def digest(self) -> str:
-        """The digest of the arrays."""
-        return digest({name: array.tolist() for name, array in self._asdict().items()})
+        """The SHA-256 of the file."""
+        return sha256(self.content).hexdigest()
 
     def choose(self, features: np.ndarray) -> np.ndarray:
         """Return the path [n] that is expected to be right, for features [n, D]."""
@@ -134,9 +123,7 @@ class Selector(NamedTuple):
 def fit_selector(features: np.ndarray, right: np.ndarray) -> Selector:
     """Fit ridge regressions with the penalty of the least leave-one-out error.
 
-    Args:
-      features: [n, D].
-      right: [n, k], whether each path was right.
+    Features are [n, D], and `right` [n, k] is whether each path was right.
     """
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
@@ -175,31 +162,31 @@ class FittedRules(NamedTuple):
     """Rules fitted to training questions."""
 
     single: int  # the path that is right most often
-    signs: dict[str, int]  # of each confidence
+    sign: int  # of the log-probability
     selector: Selector
 
-    def choose(self, results: MenuResults) -> dict[str, np.ndarray]:
-        """Return the path [n] that each rule chooses, the simplest rule first."""
-        chosen = {"single": np.full(len(results.right), self.single)}
-        chosen["vote"] = vote(results.signals.answer)
-        for name, sign in self.signs.items():
-            chosen[name] = most_confident(getattr(results.signals, name), sign)
-        return chosen | {"selector": self.selector.choose(results.states)}
+    def choose(self, results: MenuResults) -> dict[Rule, np.ndarray]:
+        """Return the path [n] that each rule chooses."""
+        return {
+            "single": np.full(len(results.right), self.single),
+            "vote": vote(results.signals.answer),
+            "logprob": most_confident(results.signals.logprob, self.sign),
+            "selector": self.selector.choose(results.states),
+        }
 
 
 def fit_rules(results: MenuResults) -> FittedRules:
     """Fit all rules to training questions."""
-    right, signals = results.right, results.signals
-    signs = {name: fit_sign(getattr(signals, name), right) for name in CONFIDENCE}
-    selector = fit_selector(results.states, right)
-    return FittedRules(int(right.mean(axis=0).argmax()), signs, selector)
+    right = results.right
+    sign, selector = fit_sign(results.signals.logprob, right), fit_selector(results.states, right)
+    return FittedRules(int(right.mean(axis=0).argmax()), sign, selector)
 
 
 def right_by_rule(rules: FittedRules, results: MenuResults) -> dict[str, np.ndarray]:
     """Return whether the path that each rule, or the oracle, chooses is right [n]."""
     each = np.arange(len(results.right))
     right = {name: results.right[each, index] for name, index in rules.choose(results).items()}
-    return right | {ORACLE: np.asarray(results.right.any(axis=1))}
+    return {**right, ORACLE: np.asarray(results.right.any(axis=1))}
 
 
 def cross_fit(
@@ -228,11 +215,11 @@ class Content(BaseModel):
 
     model: str  # identity of the checkpoint
     paths: list[str] = Field(min_length=2)
-    rule: Literal["single", "vote", "logprob", "entropy", "certainty", "selector"]
-    sign: Literal[1, -1] | None
+    rule: Rule
+    sign: Literal[1, -1] | None  # of the rule `logprob`
     single: int = Field(0, ge=0)  # the path of the rule `single`
     state_layer: int = Field(ge=0)
-    selector: str | None = None  # digest of its arrays
+    selector: str | None = None  # digest of its file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -243,7 +230,7 @@ class MenuFile:
     """
 
     paths: tuple[Path, ...]
-    rule: str = "single"
+    rule: Rule = "single"
     sign: int = 1
     selector: Selector | None = None  # of the rule `selector` alone
     state_layer: int = 0
@@ -253,7 +240,7 @@ class MenuFile:
         """Return the path [n] that the rule chooses by the signals [n, k] of all paths."""
         if self.rule == "vote":
             return vote(signals.answer)
-        return most_confident(getattr(signals, self.rule), self.sign)
+        return most_confident(signals.logprob, self.sign)
 
     def select(self, model: Model, prompts: Sequence[Prompts]) -> list[Path]:
         """Return the path of each prompt by the selector, before any path has run."""
@@ -263,15 +250,10 @@ class MenuFile:
 
 
 def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
-    """Read the menu in a directory.
+    """Read the menu in a directory, for a checkpoint of this identity with L layers.
 
-    Args:
-      model: identity of the checkpoint that is to run it.
-      num_layers: its layers, L.
-
-    Raises:
-      InputError: for a file that is missing or not a menu, a menu of another checkpoint, and a
-        selector that is not the one of the menu.
+    Raises InputError for a file that is missing or not a menu, a menu of another checkpoint, and a
+    selector that is not that of the menu.
     """
     file = epath.Path(directory) / MENU
     if not file.exists():
@@ -285,13 +267,10 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     check_belongs(str(file), {"model": content.model}, "this model", {"model": model}, REPAIR)
     if content.rule == "selector":
         place = file.parent / SELECTOR
-        try:
-            with np.load(io.BytesIO(read_bytes(place)), allow_pickle=False) as arrays:
-                selector = Selector(*(arrays[name] for name in Selector._fields))
-        except Exception as error:  # numpy and zipfile raise a dozen types
-            raise InputError(f"{place} is damaged ({first_line(error)}): {REPAIR}.") from error
-        recorded, stored = {"selector": str(content.selector)}, {"selector": selector.digest}
-        check_belongs(str(file), recorded, str(place), stored, REPAIR)
+        stored = read_bytes(place)
+        theirs, ours = {"selector": str(content.selector)}, {"selector": sha256(stored).hexdigest()}
+        check_belongs(str(file), theirs, str(place), ours, REPAIR)
+        selector = Selector(**safetensors.numpy.load(stored))
     sign = 1 if content.sign is None else content.sign
-    menu = digest(content.model_dump(), selector and selector.digest)
+    menu = digest(content.model_dump())
     return MenuFile(paths, content.rule, sign, selector, content.state_layer, menu)

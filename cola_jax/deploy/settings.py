@@ -1,11 +1,9 @@
 """Settings of `cola static`, `menu` and `distill`: a file that imports neither NumPy nor JAX."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from cola_jax.errors import InputError
-
-Fitness = Literal["accuracy", "margin", "likelihood"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +17,6 @@ class StaticSettings:
     first: int = 16
     """Questions of the first selection step; each further step has four times as many, and the
     last all."""
-    fitness: Fitness = "accuracy"
-    """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
-    the logistic function of the correct answer's score minus its best rival's; or likelihood, the
-    mean log-likelihood of the correct answer."""
     max_layers: int | None = None
     """Most layers that a path runs; those of the model by default."""
     min_layers: int | None = None
@@ -36,17 +30,13 @@ class StaticSettings:
 
     def lengths(self, num_layers: int) -> range:
         """Return the allowed numbers of layers of a path; InputError for invalid settings."""
-        for name in ("generations", "offspring", "first", "finalists"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
-        if self.seed < 0:
-            raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
+        check_least(self, generations=1, offspring=1, first=1, finalists=1, seed=0)
         longest = num_layers if self.max_layers is None else self.max_layers
         shortest = max(1, longest // 2) if self.min_layers is None else self.min_layers
-        if not 1 <= shortest <= longest <= 2 * num_layers:
+        if not 1 <= shortest <= min(longest, num_layers) or longest > 2 * num_layers:
             raise InputError(
-                f"paths of {shortest} to {longest} layers cannot be searched: give at least 1, at "
-                f"most {2 * num_layers} (twice the model's), and no minimum above the maximum."
+                f"paths of {shortest} to {longest} layers cannot be searched: give a minimum of 1 "
+                f"to {num_layers} (the model's) and no maximum below it or above {2 * num_layers}."
             )
         return range(shortest, longest + 1)
 
@@ -74,11 +64,8 @@ class MenuSettings:
         return num_layers // 2 if self.state_layer is None else self.state_layer
 
     def check(self, num_layers: int) -> None:
-        """Raise InputError for settings that no menu has."""
-        if self.size < 2:
-            raise InputError(f"a menu of {self.size} leaves nothing to choose: give 2 or more.")
-        if self.candidates < 1:
-            raise InputError(f"candidates must be at least 1, it is {self.candidates}.")
+        """Raise InputError for invalid settings."""
+        check_least(self, size=2, candidates=1)
         if self.longest(num_layers) < num_layers:
             raise InputError(
                 f"a menu begins with the identity path, whose {num_layers} layers are more than "
@@ -114,20 +101,13 @@ class DistillSettings:
     """Random seed of the network, of dropout and of the order of examples."""
 
     def depth(self, num_layers: int) -> int:
-        """Return the layers whose states are read; InputError for settings without a meaning."""
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, it is {getattr(self, name)}.")
-        if not 0 < self.validation < 1:
-            raise InputError(
-                f"the held-out share must lie between 0 and 1, it is {self.validation}."
-            )
-        if not self.learning_rate > 0:
-            raise InputError(f"the learning rate must be positive, it is {self.learning_rate}.")
-        depth = max(num_layers // 4, 1) if self.early_layers is None else self.early_layers
-        if not 0 <= depth <= num_layers:
-            raise InputError(
-                f"the router would read the states after {depth} layers, but the model has "
-                f"{num_layers}."
-            )
-        return depth
+        """Return the layers whose states are read; InputError for invalid settings."""
+        check_least(self, epochs=1, batch_size=1, seed=0)
+        return max(num_layers // 4, 1) if self.early_layers is None else self.early_layers
+
+
+def check_least(settings: Any, **least: int) -> None:
+    """Raise InputError for a field below its least value."""
+    for name, value in least.items():
+        if getattr(settings, name) < value:
+            raise InputError(f"{name} must be at least {value}, it is {getattr(settings, name)}.")

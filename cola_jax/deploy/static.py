@@ -5,18 +5,19 @@ which are compared on few questions, the better of them on more, and the last wi
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 from scipy.special import expit
 
-from cola_jax.deploy.settings import Fitness, StaticSettings
+from cola_jax.deploy.settings import StaticSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
-from cola_jax.path import REPEAT, SKIP, STOP, edited, identity, pad_path
-from cola_jax.question import Question, split
+from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
+from cola_jax.question import split
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.evaluator import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 Path = tuple[int, ...]
-Score = tuple[float, ...]  # a fitness, the greater the better
+Fitness = tuple[float, float]  # accuracy, and the mean logistic of the margin where it is equal
 HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
 MOST_EDITS = 3  # of a mutation
-LONGEST_BLOCK = 4
+LONGEST_BLOCK = 4  # layers of an edit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,13 +78,8 @@ def find_path(
 ) -> TaskPath:
     """Search one path on the training questions of a session, and measure it on held-out ones.
 
-    Args:
-      session: with held-out questions.
-      out: run directory; an interrupted search is resumed.
-
-    Raises:
-      InputError: for a session without held-out questions, settings that allow no path, and a run
-        directory of other settings.
+    `out` is the run directory, in which an interrupted search is resumed. Raises InputError for a
+    session without held-out questions, settings that allow no path, and a run of other settings.
     """
     held_out, metrics = session.held_out, Metrics() if metrics is None else metrics
     training, validation = training_and_validation(
@@ -108,12 +104,7 @@ def find_path(
 def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSettings) -> TaskPath:
     """Search one path for all questions, and choose it on those that the search did not see.
 
-    Args:
-      evaluations: of all training questions.
-      num_layers: L.
-
-    Raises:
-      InputError: for settings that allow no path, and for too few questions.
+    Raises InputError for settings that allow no path, and for too few questions.
     """
     questions, plain = evaluations.questions, identity(num_layers)
     training, validation = training_and_validation([q.id for q in questions], settings.validation)
@@ -121,8 +112,7 @@ def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSetti
     best = finalists(list(candidates), settings.finalists)
     paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(num_layers)[-1]
     verdicts = evaluate_on(evaluations, paths, positions=max(longest, num_layers))
-    unseen = [questions[i] for i in validation]
-    fitness = score(verdicts.take(validation), unseen, settings.fitness)
+    fitness = fitness_of(verdicts.take(validation))
     allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
     front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}
@@ -165,38 +155,33 @@ def evaluate_on(
     return evaluations(wave).take(questions)
 
 
-def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -> list[Score]:
-    """Return the fitness of each of C paths from verdicts [n, C] of these questions."""
+def fitness_of(verdicts: Verdicts) -> list[Fitness]:
+    """Return the fitness of each of C paths from verdicts [n, C]."""
     margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0).tolist()
-    if fitness == "margin":
-        return [(m,) for m in margin]
-    if fitness == "accuracy":
-        return list(zip(verdicts.verdict.mean(axis=0).tolist(), margin, strict=True))
-    logprob = verdicts.scores[np.arange(len(questions)), :, [q.answer for q in questions]]
-    # a path that is not finite is worse than any that is
-    return [(x,) for x in np.where(np.isfinite(logprob), logprob, -1e4).mean(axis=0).tolist()]
+    return list(zip(verdicts.verdict.mean(axis=0).tolist(), margin, strict=True))
 
 
 def evolve(
     evaluations: Evaluations, indices: np.ndarray, num_layers: int, settings: StaticSettings
-) -> dict[Path, Score]:
+) -> dict[Path, Fitness]:
     """Search one path for the questions of these indices [n].
 
-    Returns:
-      The fitness of each path that was evaluated on all of them, best first. The identity path is
-      the first parent where its length is allowed. Ends early where a generation finds no new path.
+    The identity path is the first parent where its length is allowed. Ends early where a generation
+    finds no new path. Returns the fitness of each path that was evaluated on all of the questions,
+    best first.
     """
-    lengths, questions = settings.lengths(num_layers), evaluations.questions
+    lengths = settings.lengths(num_layers)
     positions = max(lengths[-1], num_layers)
+    table = edit_table(positions, skip=LONGEST_BLOCK, repeat=LONGEST_BLOCK, times=1)
+    fitting = FittingEdits(table, lengths[0], lengths[-1])
     random = np.random.default_rng(settings.seed)
-    fitness: dict[Path, Score] = {}
+    fitness: dict[Path, Fitness] = {}
     known: set[Path] = set()
 
-    def measure(paths: Sequence[Path], part: np.ndarray) -> list[Score]:
-        verdicts = evaluate_on(evaluations, paths, part, positions)
-        return score(verdicts, [questions[i] for i in part], settings.fitness)
+    def measure(paths: Sequence[Path], part: np.ndarray) -> list[Fitness]:
+        return fitness_of(evaluate_on(evaluations, paths, part, positions))
 
-    def rank(path: Path) -> tuple[Score, int]:
+    def rank(path: Path) -> tuple[Fitness, int]:
         return fitness[path], -len(path)  # of equally fit paths the shorter is better
 
     parent = identity(num_layers)
@@ -205,7 +190,8 @@ def evolve(
         known.add(parent)
     for _ in range(settings.generations):
         parent = max(fitness, key=rank, default=parent)
-        paths = offspring(parent, num_layers, settings, known, random)
+        mutants = (mutate(parent, num_layers, fitting, random) for _ in itertools.count())
+        paths = offspring(mutants, settings.offspring, known)
         if not paths:
             break  # nor would another generation find a new one
         known.update(paths)
@@ -235,53 +221,34 @@ def most_evaluations(settings: StaticSettings, questions: int) -> int:
     return questions + settings.generations * (each + left * questions)
 
 
-def offspring(
-    parent: Path,
-    num_layers: int,
-    settings: StaticSettings,
-    known: set[Path],
-    random: np.random.Generator,
-) -> list[Path]:
-    """Mutate a path into others that are not known yet; fewer where such are hard to find."""
-    lengths, new = settings.lengths(num_layers), dict[Path, None]()
-    for _ in range(ATTEMPTS * settings.offspring):
-        path = mutate(parent, num_layers, lengths, random)
+def offspring(mutants: Iterator[Path], count: int, known: set[Path]) -> list[Path]:
+    """Draw paths that are not known yet; fewer where such are hard to find."""
+    new = dict[Path, None]()
+    for path in itertools.islice(mutants, ATTEMPTS * count):
         if path not in known:
             new[path] = None
-        if len(new) == settings.offspring:
+        if len(new) == count:
             break
     return list(new)
 
 
-def mutate(path: Path, num_layers: int, lengths: range, random: np.random.Generator) -> Path:
-    """Apply one to three random edits to a path, then as many as its length needs.
-
-    Few edits are likelier than many. A path that is too long skips layers, one at a time, and one
-    that is too short gets some back, or runs some again where none is missing.
-    """
-    count = min(int(random.geometric(0.5)), MOST_EDITS)
-    for kind in random.integers(3, size=count).tolist():
-        if kind in (SKIP, REPEAT):
-            path = edit_block(path, kind, random)
-        else:
-            path = restore(path, num_layers, random)
-    while len(path) > lengths[-1]:
-        path = edit_block(path, SKIP, random, longest=1)
-    while len(path) < lengths[0]:
-        longer, room = restore(path, num_layers, random), lengths[-1] - len(path)
-        path = longer if longer != path else edit_block(path, REPEAT, random, room)
-    return path
-
-
-def edit_block(
-    path: Path, kind: int, random: np.random.Generator, longest: int = LONGEST_BLOCK
+def mutate(
+    path: Path, num_layers: int, fitting: FittingEdits, random: np.random.Generator
 ) -> Path:
-    """Skip a block, or run it once more; small ones are likelier, since fewer of them do harm."""
-    longest = min(longest, LONGEST_BLOCK, len(path) - (kind == SKIP))
-    if longest < 1:
-        return path
-    k = min(int(random.geometric(0.6)), longest)
-    return edited(path, (kind, int(random.integers(0, len(path) - k + 1)), k, 1))
+    """Apply one to three random edits, few likelier than many; a third of them restore a layer.
+
+    A path that is too long then skips blocks.
+    """
+
+    def edit(path: Path) -> Path:
+        drawn = fitting.draw(len(path), random)
+        return path if drawn is None else edited(path, drawn)
+
+    for restores in random.random(min(int(random.geometric(0.5)), MOST_EDITS)) < 1 / 3:
+        path = restore(path, num_layers, random) if restores else edit(path)
+    while len(path) > fitting.longest:
+        path = edit(path)
+    return path
 
 
 def restore(path: Path, num_layers: int, random: np.random.Generator) -> Path:
@@ -301,7 +268,7 @@ def finalists(paths: Sequence[Path], most: int) -> list[Path]:
     return [*first, *(path for path in paths if path not in first)][:most]
 
 
-def pareto_front(paths: Sequence[Path], fitness: Sequence[Score]) -> list[int]:
+def pareto_front(paths: Sequence[Path], fitness: Sequence[Fitness]) -> list[int]:
     """Return the indices of paths that are better than all that are no longer, shortest first."""
     order = sorted(range(len(paths)), key=lambda i: (len(paths[i]), tuple(-x for x in fitness[i])))
     front: list[int] = []

@@ -112,12 +112,9 @@ def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, setting):
     assert lm.path == f"router {Record.read(folder).weights}"  # of what the harness's cache keeps
 
 
-def test_distill_refuses_other_settings_and_repeats_the_same(trained, setting):
+def test_distill_repeats_the_same(trained, setting):
     folder, distilled = trained
     before = Path(folder, "router.json").read_text()
-    other = dataclasses.replace(SETTINGS, epochs=5)
-    with pytest.raises(InputError, match=r"settings\.epochs: 4 there, 5 here"):
-        distill(setting.session(), setting.run, folder, other)
     assert distill(setting.session(), setting.run, folder, SETTINGS).losses == distilled.losses
     assert Path(folder, "router.json").read_text() == before
 
@@ -224,21 +221,19 @@ def test_segment_loss_is_the_formula():
 @pytest.mark.parametrize(
     ("counts", "warning"),
     [
-        ((20, 0, 0), "WARNING: identity collapse: for 20 of 20"),
-        ((19, 1, 0), "identity collapse"),
+        ((19, 1, 0), "WARNING: identity collapse: for 19 of 20"),
         ((0, 20, 0), "WARNING: collapse to one path: for 20 of 20"),
-        ((18, 1, 1), None),
+        ((18, 1, 1), ""),
     ],
 )
-def test_collapse_is_said(counts, warning):
+def test_warning_of_a_collapse(counts, warning):
     paths = Counter({path: n for path, n in zip(PATHS, counts, strict=False) if n})
-    router: Any = SimpleNamespace(
-        model=SimpleNamespace(config=SimpleNamespace(num_layers=5)), early_layers=1
-    )
+    router: Any = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(num_layers=5)))
     nothing: Any = None
     distilled = Distilled(router, nothing, [], nothing, 5.0, paths)
     assert distilled.identity_share == counts[0] / 20
-    assert warning in distilled.warning if warning else distilled.warning is None
+    assert (distilled.warning or "").startswith(warning)
+    assert bool(distilled.warning) == bool(warning)
 
 
 def command(setting, out, *more):
@@ -260,17 +255,14 @@ def test_cola_distill_prints_the_effect_of_a_router(setting, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["held_out"]["n"] == 7
 
 
-def test_cola_distill_refuses_other_questions_settings_and_directories(setting, tmp_path, capsys):
-    def fail(*more):
+def test_cola_distill_refuses_other_questions_and_settings(setting, tmp_path, capsys):
+    for flags, message in (
+        (("--scorer", "letter"), "its scorer is options, here it is letter"),
+        (("--validation", "2"), "no question with a correct path is left to train on"),
+        (("--early-layers", "6"), "states after 6 layers cannot be read: the model has 5"),
+        (("--batch-size", "0"), "batch_size must be at least 1"),
+    ):
         with pytest.raises(SystemExit):
-            command(setting, tmp_path / "out", *more)
-        return " ".join(capsys.readouterr().err.split())
-
-    assert "its scorer is options, here it is letter" in fail("--scorer", "letter")
-    assert "between 0 and 1, it is 0" in fail("--validation", "0")
-    assert "after 6 layers, but the model has 5" in fail("--early-layers", "6")
-    assert "batch_size must be at least 1" in fail("--batch-size", "0")
+            command(setting, tmp_path / "out", *flags)
+        assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes").touch()
-    assert "exists and is not a router" in fail()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from cola_jax.deploy.lm_eval import (
 )
 from cola_jax.deploy.rules import MenuFile
 from cola_jax.errors import InputError
-from cola_jax.execute.generate import Generated
+from cola_jax.execute.generate import Generated, empty
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
@@ -165,23 +166,18 @@ def test_bos_matches_hf(tiny_checkpoint, flag):
         assert mine.tok_encode(text) == wanted.tok_encode(text)
         (ids,), _ = wanted.tok_batch_encode([text])
         assert mine.prompt(text, EIGHT).ids.tolist() == ids.tolist()
-        pair = text, " rock"
-        assert mine._encode_pair(*pair) == wanted._encode_pair(*pair)
+        assert mine._encode_pair(text, " rock") == wanted._encode_pair(text, " rock")
     assert mine.tok_encode("the", True) == wanted.tok_encode("the", True)
     assert mine.prefix_token_id == wanted.prefix_token_id
     assert mine.eot_token_id == wanted.eot_token_id
-    assert mine.max_length == 256
 
 
-def test_chat_template_matches_hf(ours, theirs):
+def test_chat_template_matches_hf(ours, theirs, monkeypatch):
     turns = [{"role": "user", "content": "the sun"}, {"role": "assistant", "content": "moon"}]
     assert ours.apply_chat_template(turns[:1]) == theirs.apply_chat_template(turns[:1])
     assert ours.apply_chat_template(turns, False) == theirs.apply_chat_template(turns, False)
     assert ours.chat_template(True) == theirs.chat_template(True)
     assert "/" not in ours.tokenizer_name
-
-
-def test_chat_template_without_a_place_for_system(ours, monkeypatch):
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}hello"
     monkeypatch.setattr(ours.tokenizer, "chat_template", template)
     turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
@@ -237,31 +233,17 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     assert model.paths_of([model.prompt("the sun", EIGHT)] * 2) == [((0, 1, 3, 3, 4),)] * 2
     assert model.max_length == LENGTH
     assert model.get_model_info()["model_num_layers"] == tiny.LAYERS
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"path": "0-9"}, r"names layer 9, but the model has layers 0\.\.4"),
-        ({"path": [0, 5]}, "names layer 5"),
+    for arguments, message in (
+        ({"path": [0, 5]}, r"names layer 5, but the model has layers 0\.\.4"),
         ({"max_length": 257}, "max_length is 257, but the model's context is 256"),
-    ],
-)
-def test_model_refuses(tiny_checkpoint, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ColaLM(checkpoint=str(tiny_checkpoint), **arguments)
+    ):
+        with pytest.raises(ValueError, match=message):
+            ColaLM(checkpoint=str(tiny_checkpoint), **arguments)
 
 
-@pytest.mark.parametrize(
-    ("text", "keywords", "message"),
-    [
-        ("the sun", {"max_gen_toks": LENGTH}, "max_gen_toks 30 leaves no room"),
-        ("the sun", {"do_sample": True}, "decodes greedily"),
-    ],
-)
-def test_generate_until_refuses(ours, text, keywords, message):
-    with pytest.raises(ValueError, match=message):
-        ours.generate_until(instances("generate_until", (text, keywords)))
+def test_generate_until_refuses_prompts_without_room(ours):
+    with pytest.raises(ValueError, match="max_gen_toks 30 leaves no room"):
+        ours.generate_until(instances("generate_until", ("the sun", {"max_gen_toks": LENGTH})))
 
 
 def test_paths_that_are_not_finite_score_nothing(ours, monkeypatch):
@@ -275,18 +257,14 @@ def test_answers_are_cached_as_they_come(ours, monkeypatch):
     seen = []
     hook = SimpleNamespace(add_partial=lambda *call: seen.append(call))
     monkeypatch.setattr(ours, "cache_hook", hook)
-    keywords = {"max_gen_toks": 8}
-    free = instances("generate_until", *[(c, keywords) for c in CONTEXTS[:2]])
-    for kind, requests in (
-        ("loglikelihood", SCORED),
-        ("loglikelihood_rolling", WHOLE),
-        ("generate_until", free),
-    ):
+    free = instances("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS[:2]])
+    kinds = {"loglikelihood": SCORED, "loglikelihood_rolling": WHOLE, "generate_until": free}
+    for kind, requests in kinds.items():
         seen.clear()
         answers = getattr(ours, kind)(requests)
-        assert len(seen) == len(requests)
-        for request, answer in zip(requests, answers, strict=True):
-            assert (kind, request.args, answer) in seen
+        calls = [(kind, request.args, x) for request, x in zip(requests, answers, strict=True)]
+        assert len(seen) == len(calls)
+        assert all(call in seen for call in calls)
 
 
 def write_tasks(folder):
@@ -341,15 +319,12 @@ def test_tasks_score_as_with_hf(ours, theirs, tmp_path, monkeypatch):
 def test_cache_of_another_path_is_refused(tiny_checkpoint, ours, tmp_path):
     """A cache's answers are those of one model, on one path."""
     pytest.importorskip("sqlitedict")
-    arguments = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 1}
-    skipping = ColaLM(**arguments, path="0,2-4")
+    skipping = ColaLM(checkpoint=str(tiny_checkpoint), max_length=LENGTH, data=1, path="0,2-4")
     file = str(tmp_path / "cache.db")
     CachingLM(ours, file)
     with pytest.raises(InputError, match=r"its path is 0-4, here it is 0,2-4\. Give another --use"):
         CachingLM(skipping, file)
     CachingLM(ours, file)
-    with pytest.raises(InputError, match="its max_length is 30, here it is 256"):
-        CachingLM(ColaLM(**arguments | {"max_length": None}), file)
     other = CachingLM(skipping, str(tmp_path / "other.db"))
     del other.dbdict["cola_jax"]
     other.dbdict["an answer"] = 1.0  # as an older version left it
@@ -360,7 +335,7 @@ def test_cache_of_another_path_is_refused(tiny_checkpoint, ours, tmp_path):
 MENU = ((0, 1), (0,), (1,))
 
 
-def menu(rule: str, sign: int = 1) -> MenuFile:
+def menu(rule: Any, sign: int = 1) -> MenuFile:
     return MenuFile(MENU, rule, sign)
 
 
@@ -371,37 +346,29 @@ def readings(scores: list[list[float]]) -> Readings:
     return Readings(logprob, zeros, logprob, np.isfinite(logprob).all(axis=1))
 
 
-def test_continuations_of_a_context_are_options() -> None:
+def test_menu_chooses_among_the_continuations_of_a_context() -> None:
     (row,) = pack_requests([([5, 6], [7]), ([5, 6], [8])], 32)
     results = readings([[-1.0, -2.0], [-3.0, -0.1], [-2.0, -1.9]])
-    assert choose_readings(menu("vote"), row, results).logprob.tolist() == pytest.approx(
-        [-3.0, -0.1]
-    )
-    sure = choose_readings(menu("entropy", -1), row, results)
-    assert sure.logprob.tolist() == pytest.approx([-3.0, -0.1])
-    unsure = choose_readings(menu("entropy", 1), row, results)
-    assert unsure.logprob.tolist() == pytest.approx([-2.0, -1.9])
-
-
-def test_a_continuation_alone_runs_the_first_path() -> None:
-    (row,) = pack_requests([([5, 6], [7])], 32)
+    for rule, sign, chosen in (("vote", 1, 1), ("logprob", 1, 1), ("logprob", -1, 2)):
+        logprob = choose_readings(menu(rule, sign), row, results).logprob
+        np.testing.assert_array_equal(logprob, results.logprob[chosen])
+    (row,) = pack_requests([([5, 6], [7])], 32)  # one alone runs the first path
     results = readings([[-4.0], [-1.0], [-np.inf]])
-    for rule in ("vote", "logprob", "certainty"):
+    for rule in ("vote", "logprob"):
         assert choose_readings(menu(rule), row, results).logprob.tolist() == [-4.0]
 
 
-def test_choose_text_takes_that_of_the_vote_or_of_the_surest_path() -> None:
+def test_menu_chooses_among_completions() -> None:
     def decoded(finish: str) -> Generated:
         """Makes completions of one token each, of three paths."""
-        means = ([-2.0, -1.0, -3.0], [0.0] * 3, [0.5, 0.9, 0.1], [1.0, 3.0, 2.0])
-        columns = (np.array(column)[:, None] for column in means)
-        finishes = np.array(["stop", finish, "stop"])
-        return Generated(np.ones((3, 1), int), *columns, np.ones(3, int), finishes, np.array([]))
+        rows = Generated(*(field[0] for field in empty((1, 3), 1)))
+        logprob, finishes = np.array([[-2.0], [-1.0], [-3.0]]), np.array(["stop", finish, "stop"])
+        return rows._replace(logprob=logprob, length=np.ones(3, int), finish=finishes)
 
     assert choose_text(menu("vote"), decoded("stop"), ["7", " 8", "8 "]) == " 8"
     assert choose_text(menu("logprob"), decoded("stop"), ["7", "8", "9"]) == "8"
-    assert choose_text(menu("entropy", -1), decoded("stop"), ["7", "8", "9"]) == "9"
-    assert choose_text(menu("certainty"), decoded("not finite"), ["7", "8", "9"]) == "9"
+    assert choose_text(menu("logprob", -1), decoded("stop"), ["7", "8", "9"]) == "9"
+    assert choose_text(menu("logprob"), decoded("not finite"), ["7", "8", "9"]) == "7"
 
 
 def test_pack_requests_joins_those_of_one_context():
@@ -455,11 +422,7 @@ def test_arguments_takes_values_and_text():
     wanted = ModelArguments(checkpoint="m", path="7", max_length=64, add_bos_token=True, tensor=2)
     assert ModelArguments.read(values) == ModelArguments.read(text) == wanted
     assert ModelArguments.read({"checkpoint": "m", "path": [0, 1]}).path == "0,1"
-    budget = ModelArguments.read({"checkpoint": "m", "memory_budget": "2GB"}).devices.budget
-    assert budget == 2 * 10**9
-    for device in (None, "cuda:0", "cpu"):  # the second is what the harness passes by default
-        ModelArguments.read({"checkpoint": "m", "device": device})
-    for size, read in ((1, None), ("auto", None), ("auto:4", None), (3, 3)):  # likewise 1
+    for size, read in ((1, None), ("auto", None), ("auto:4", None), (3, 3)):  # 1 is its default
         assert ModelArguments.read({"checkpoint": "m", "batch_size": size}).batch_size == read
 
 
@@ -469,19 +432,13 @@ def test_arguments_takes_values_and_text():
         ({"max_lenght": 4}, "max_lenght: Extra inputs are not permitted, got 4"),
         ({"checkpoint": None}, "checkpoint: Field required"),
         ({"pretrained": "n"}, "pretrained: Extra inputs"),
-        ({"device": "cuda"}, "device: JAX runs on cpu here.*JAX_PLATFORMS"),
         ({"path": "0-3", "router": "r"}, "both name the paths"),
-        ({"dtype": "int4"}, "dtype: Input should be 'float32'.*got 'int4'"),
         ({"max_gen_toks": "many"}, "max_gen_toks: .*valid integer.*got 'many'"),
-        ({"data": "0"}, "data must be at least 1"),
-        ({"memory_budget": "lots"}, "'lots' is not a size"),
-        ({"max_length": 0}, "max_length: .*greater than 0"),
-        ({"add_bos_token": "perhaps"}, "add_bos_token: .*valid boolean"),
     ],
 )
 def test_arguments_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
-        _ = ModelArguments.read({"checkpoint": "m"} | arguments).devices
+        ModelArguments.read({"checkpoint": "m"} | arguments)
 
 
 @pytest.mark.parametrize(

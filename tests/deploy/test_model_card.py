@@ -13,8 +13,7 @@ from tests.report.hostile import TEXTS
 
 EFFECT = {
     "task": "arc-easy, 300 held-out questions",
-    **{"n": 300, "before": 0.53, "after": 0.55, "difference": 0.02},
-    "interval": (-0.01, 0.05),
+    **{"n": 300, "before": 0.53, "after": 0.55, "interval": (-0.01, 0.05)},
 }
 HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc", "license": "apache-2.0"}
 METADATA = {"origin": HUB, "config": {"num_layers": 6}, "digest": "feed"}
@@ -81,13 +80,8 @@ def test_no_text_is_markup(text):
     [
         ({"path": "0-5"}, "this export: its path is 0-5, here it is 0,1,1,2,4,3"),
         ({"model": "theirs"}, "this export: its model is theirs, here it is ours"),
-        ({"interval": None}, "interval: Input should be a valid"),
-        ({"task": 3}, "task: Input should be a valid string, got 3"),
         ({"before": 53.0}, "before: Input should be less than or equal to 1"),
-        ({"n": 0}, "n: Input should be greater than 0"),
-        ({"after": 0.6}, r"the difference 0\.02 \[-0\.01, 0\.05\] does not fit 0\.53 before"),
-        ({"difference": 2.0}, r"the difference 2\.0 .* does not fit"),
-        ({"interval": [0.05, -0.01]}, "does not fit"),
+        ({"interval": [-1.0, 5.0]}, "interval.1: Input should be less than or equal to 1"),
         ({"effect": {}}, "task: Field required"),
     ],
 )

@@ -1,10 +1,11 @@
-"""Routers: paths as segments, the search for the likeliest, the network, and its files."""
+"""Routers: paths as segments, the likeliest of them, states of prompts, the network, files."""
 
 import json
 import shutil
 from collections import defaultdict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,11 +17,15 @@ from cola_jax.deploy.router import (
     SegmentNetwork,
     likeliest_paths,
     load_router,
+    prompt_states,
     segment_logits,
     segments_at,
+    state_batches,
     target_of_path,
 )
 from cola_jax.errors import InputError
+from cola_jax.model import block, embed, view
+from cola_jax.params import layer_at
 from cola_jax.path import parse_path
 from cola_jax.prompts import Prompts
 from cola_jax.scoring.scorer import pack
@@ -88,6 +93,57 @@ def test_likeliest_paths_never_skip_every_layer():
     assert len(likeliest_paths(np.zeros(3), ops, 1)[0]) < 3
 
 
+ROWS = [[5, 9, 2, 7, 11], list(range(3, 43)), [8, 1, 6, 6, 2, 9, 30]]
+PACKED = Prompts.stack([pack(row, [[4, 4, 7], [9, 2]])[0] for row in ROWS])  # with options
+
+
+@pytest.fixture(scope="module")
+def model(pair):
+    return pair("llama-gqa").ours
+
+
+def expected_states(model, ids, layers):
+    """Run the first layers one by one, on a prompt alone."""
+    prompts = Prompts.plain(np.array([ids]))
+    h, mask_view = embed(model, prompts.ids), view(model.config, prompts)
+    for i in range(layers):
+        h = block(model.config, layer_at(model.config, model.layers, jnp.int32(i)), h, mask_view)
+    h = np.asarray(h[0], np.float64)
+    return h / np.sqrt((h**2).mean(axis=-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_prompt_states_are_those_of_the_last_prompt_token(model, layers):
+    states = prompt_states(model, [pack(ids, [[1, 2]])[0] for ids in ROWS], layers)
+    last = [expected_states(model, ids, layers)[-1] for ids in ROWS]
+    np.testing.assert_allclose(states, last, rtol=1e-4, atol=1e-4)
+
+
+def test_state_batches_have_all_states_and_zeros_at_padding(model):
+    left = {
+        "input_ids": [[0] * (40 - len(ids)) + ids for ids in ROWS],
+        "attention_mask": [[0] * (40 - len(ids)) + [1] * len(ids) for ids in ROWS],
+    }
+    for prompts in (PACKED, left):
+        seen = []
+        for rows, states, lengths in state_batches(model, prompts, 2):
+            for b, h, length in zip(rows.tolist(), np.asarray(states), lengths, strict=False):
+                assert length == len(ROWS[b])
+                np.testing.assert_allclose(h[:length], expected_states(model, ROWS[b], 2), atol=1e-4)
+                assert not h[length:].any()
+                seen.append(b)
+        assert sorted(seen) == [0, 1, 2]
+
+
+def test_state_batches_refuse_empty_prompts_and_missing_layers(model):
+    empty = Prompts.stack([pack(ROWS[0], [])[0], pack([], [[1, 2]])[0]])
+    with pytest.raises(InputError, match="prompt 1 has no tokens"):
+        next(state_batches(model, empty, 1))
+    for layers in (-1, 99):
+        with pytest.raises(InputError, match=f"states after {layers} layers cannot be read"):
+            next(state_batches(model, PACKED, layers))
+
+
 def test_segment_logits_see_no_padding_and_drop_out_with_a_key():
     rng, lengths = np.random.default_rng(0), np.array([6, 4])
     states = rng.normal(size=(2, 6, 8)).astype(np.float32)
@@ -108,23 +164,16 @@ def network_params(num_layers, width, seed=3):
     return init(jax.random.key(seed), states, is_prompt)["params"]
 
 
-ROWS = [[5, 9, 2, 7, 11], list(range(3, 43)), [8, 1, 6, 6, 2, 9, 30]]
-
-
-def test_paths_of_a_row_do_not_depend_on_the_batch(pair):
-    model = pair("llama-gqa").ours
+def test_paths_of_a_row_do_not_depend_on_the_batch(model):
     router = Router(model, network_params(model.config.num_layers, model.config.width), 2)
-    packed = Prompts.stack([pack(row, [[4, 4, 7], [9, 2]])[0] for row in ROWS])
-    together = router.paths(packed, beams=2)
+    together = router.paths(PACKED, beams=2)
     assert all(len(set(paths)) == 2 for paths in together)
     assert [router.paths(np.array([row]), beams=2)[0] for row in ROWS] == together
-    assert router.paths(packed) == [paths[:1] for paths in together]
+    assert router.paths(PACKED) == [paths[:1] for paths in together]
     decoded = cola_jax.generate(
         model, np.array([row[:5] for row in ROWS]), together, max_new_tokens=2
     )
     assert decoded.length.tolist() == [[2, 2]] * 3
-    with pytest.raises(InputError, match="at least 1 path is named, not 0"):
-        router.paths(packed, beams=0)
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +197,11 @@ def saved(tiny_checkpoint, tmp_path_factory):
 
 def test_load_router_reads_what_was_saved_in_any_dtype(saved, tiny_checkpoint):
     model, _, params, folder = saved
-    for loaded in (load_router(folder, model), load_router(folder, half(tiny_checkpoint))):
+    half = cola_jax.load(tiny_checkpoint, dtype="bfloat16")
+    for loaded in (load_router(folder, model), load_router(folder, half)):
         assert loaded.early_layers == 2
         jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
     assert sorted(file.name for file in folder.iterdir()) == ["router.json", "router.safetensors"]
-
-
-def half(checkpoint):
-    return cola_jax.load(checkpoint, dtype="bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -176,17 +222,12 @@ def test_load_router_refuses_what_does_not_belong(saved, tmp_path, changed, mess
         load_router(copy, model)
 
 
-def test_a_directory_of_another_router_or_of_other_files_is_refused(saved, tmp_path):
+def test_the_directory_of_another_router_is_refused(saved, tmp_path):
     model, record, _, folder = saved
     with pytest.raises(InputError, match=r"has no router\.json: train a router"):
         load_router(tmp_path, model)
+    record.check_free(tmp_path)
     record.check_free(folder)
     other = record.model_copy(update={"settings": {"labels": "all", "validation": 0.4}})
     with pytest.raises(InputError, match=r"settings\.validation: 0\.3 there, 0\.4 here"):
         other.check_free(folder)
-    for name in (".router.json.partial", "router.safetensors"):  # of a killed command
-        (tmp_path / name).write_text("{")
-    record.check_free(tmp_path)
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="exists and is not a router"):
-        record.check_free(tmp_path)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.special
-import scipy.stats
 
 from cola_jax.deploy.rules import (
-    CONFIDENCE,
+    MENU,
     ORACLE,
+    SELECTOR,
     MenuResults,
     Selector,
     Signals,
@@ -31,7 +31,7 @@ from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 SEEDS, PATHS, WIDTH = 30, 5, 64
-COMPLETION = Completion("7", "7", "stop", False, Grade.RIGHT, (5, 6), -1.0, 0.25, 3.0)
+COMPLETION = Completion("7", "7", "stop", False, Grade.RIGHT, (5, 6), -1.0)
 
 
 def test_signals_of_options() -> None:
@@ -40,17 +40,12 @@ def test_signals_of_options() -> None:
     finite = np.ones((4, 2), bool)
     finite[2, 1] = False
     columns = signals(Verdicts.of_scores(scores, 0, finite))
-    p = scipy.special.softmax(scores[0, 0])
     assert columns.answer[0, 0] == scores[0, 0].argmax()
-    assert columns.logprob[0, 0] == pytest.approx(np.log(p.max()), rel=1e-5)
-    assert columns.entropy[0, 0] == pytest.approx(scipy.stats.entropy(p), rel=1e-5)
-    uniform = np.full(3, 1 / 3)
-    assert columns.certainty[0, 0] == pytest.approx(scipy.stats.entropy(uniform, p), rel=1e-4)
-    two = scipy.special.softmax(scores[1, 0, :2])
-    assert columns.entropy[1, 0] == pytest.approx(scipy.stats.entropy(two), rel=1e-5)
-    assert columns.certainty[1, 0] == pytest.approx(scipy.stats.entropy([0.5, 0.5], two), rel=1e-4)
+    for index, options in (((0, 0), 3), ((1, 0), 2)):
+        p = scipy.special.softmax(scores[index][:options])
+        assert columns.logprob[index] == pytest.approx(np.log(p.max()), rel=1e-5)
     assert columns.answer[2, 1] is None
-    assert columns.entropy[2, 1] == -np.inf
+    assert columns.logprob[2, 1] == -np.inf
 
 
 def test_signals_of_completions() -> None:
@@ -63,8 +58,6 @@ def test_signals_of_completions() -> None:
     columns = signals(verdicts)
     assert columns.answer.tolist() == [["7", None, "8", None]]
     assert columns.logprob.tolist() == [[-0.5, -0.5, -1.0, -np.inf]]
-    assert columns.entropy[0, 0] == 0.25
-    assert columns.certainty[0, 0] == 3.0
 
 
 def test_vote_takes_the_first_path_of_the_answer_given_most() -> None:
@@ -100,8 +93,7 @@ def draw(seed: int, n: int, *, informative: bool = False) -> MenuResults:
     if informative:
         right[:, 0] = states[:, 3] > 0
         right[:, 1] = ~right[:, 0]
-    values = [random.normal(size=(n, PATHS)) for _ in CONFIDENCE]
-    return MenuResults(right, Signals(right.astype(object), *values), states)
+    return MenuResults(right, Signals(right.astype(object), random.normal(size=(n, PATHS))), states)
 
 
 def gain_and_rule(right: dict[str, np.ndarray], results: MenuResults) -> tuple[float, str]:
@@ -121,7 +113,6 @@ def test_cross_fitted_selector_gains_nothing_from_noise(n: int) -> None:
     assert before > 0.07  # why cross-fitting is needed
     assert abs(after) < 0.02
     before, after = (sum(rule == "selector" for _, rule in each) for each in (fitted, crossed))
-    assert after <= SEEDS // 6
     assert after < before
 
 
@@ -144,7 +135,7 @@ def test_each_fold_has_its_own_menu() -> None:
 
 CONTENT: dict[str, Any] = {
     "paths": ["0-4", "0,2-4"],
-    "rule": "entropy",
+    "rule": "logprob",
     "sign": -1,
     "state_layer": 2,
     "model": "digest",
@@ -152,69 +143,46 @@ CONTENT: dict[str, Any] = {
 
 
 def write(folder: Path, **changed: Any) -> str:
-    (folder / "menu.json").write_text(json.dumps(CONTENT | changed))
+    (folder / MENU).write_text(json.dumps(CONTENT | changed))
     return str(folder)
 
 
 def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
     values = np.array([[1.0, 2.0], [2.0, 1.0]])
-    columns = Signals(np.array([["a", "b"], ["b", "b"]], object), -values, values, values)
+    columns = Signals(np.array([["a", "b"], ["b", "b"]], object), values)
     menu = load_menu(write(tmp_path), "digest", 5)
     assert menu.paths == ((0, 1, 2, 3, 4), (0, 2, 3, 4))
-    assert menu.choose(columns).tolist() == [0, 1]  # the lowest entropy
+    assert menu.choose(columns).tolist() == [0, 1]
     assert load_menu(write(tmp_path, rule="vote"), "digest", 5).choose(columns).tolist() == [0, 0]
     single = load_menu(write(tmp_path, rule="single", single=1), "digest", 5)
     assert single.paths == ((0, 2, 3, 4),)
-    certain = load_menu(write(tmp_path, rule="certainty", sign=1), "digest", 5)
-    assert certain.choose(columns).tolist() == [1, 0]
+    assert single.digest != menu.digest
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"model": "other"}, "this model: its model is other, here it is digest"),
-        ({"rule": "guess"}, "rule: Input should be 'single', 'vote'.*got 'guess'"),
+        ({"rule": "entropy"}, "rule: Input should be .*got 'entropy'.*make the menu again"),
         ({"rule": "single", "single": 2}, "menu.json cannot be read .tuple index out of range"),
-        ({"state_layer": True}, "state_layer: Input should be a valid integer, got True"),
         ({"paths": ["0-9", "0"]}, "names layer 9"),
         ({"paths": ["0-4"]}, "paths: List should have at least 2 items"),
-        ({"rule": "selector"}, "selector.npz is damaged"),
     ],
 )
 def test_load_menu_refuses_other_content(tmp_path: Path, changed: dict, message: str) -> None:
+    with pytest.raises(InputError, match=r"has no menu\.json"):
+        load_menu(str(tmp_path), "digest", 5)
     with pytest.raises(InputError, match=message):
         load_menu(write(tmp_path, **changed), "digest", 5)
 
 
-def test_load_menu_refuses_other_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no menu\.json"):
-        load_menu(str(tmp_path), "digest", 5)
-    for text, message in (
-        ("{", "cannot be read"),
-        ("[]", "a JSON object belongs here"),
-        ('{"paths": []}', "menu.json cannot be read \\(model: Field required\\)"),
-    ):
-        (tmp_path / "menu.json").write_text(text)
-        with pytest.raises(InputError, match=message):
-            load_menu(str(tmp_path), "digest", 5)
-
-
 def test_load_menu_refuses_another_selector(tmp_path: Path) -> None:
-    arrays = {"mean": np.zeros(3), "scale": np.ones(3), "weights": np.ones((3, 2))}
-    selector = Selector(**arrays, bias=np.zeros(2))
-    np.savez(tmp_path / "selector.npz", **selector._asdict())
+    selector = Selector(np.zeros(3), np.ones(3), np.ones((3, 2)), np.zeros(2))
+    (tmp_path / SELECTOR).write_bytes(selector.content)
     folder = write(tmp_path, rule="selector", selector=selector.digest)
-    menu = load_menu(folder, "digest", 5)
-    single = write(tmp_path, rule="single", single=1)
-    assert load_menu(single, "digest", 5).digest != menu.digest
-    write(tmp_path, rule="selector", selector=selector.digest)
-    for changed, message in (
-        ({"bias": np.ones(2)}, r"menu\.json does not belong to .*selector\.npz"),
-        ({"bias": np.array([None])}, r"selector\.npz is damaged .*allow_pickle"),
-    ):
-        np.savez(tmp_path / "selector.npz", **selector._replace(**changed)._asdict())
-        with pytest.raises(InputError, match=message):
-            load_menu(folder, "digest", 5)
-    (tmp_path / "selector.npz").write_bytes(b"PK\3\4")
-    with pytest.raises(InputError, match=r"selector\.npz is damaged"):
+    stored = load_menu(folder, "digest", 5).selector
+    assert stored is not None
+    np.testing.assert_array_equal(stored.weights, selector.weights)
+    (tmp_path / SELECTOR).write_bytes(selector._replace(bias=np.ones(2)).content)
+    with pytest.raises(InputError, match=r"menu\.json does not belong to .*selector\.safetensors"):
         load_menu(folder, "digest", 5)
