@@ -86,13 +86,10 @@ def test_selector_learns_which_path_is_right() -> None:
     assert right[200:][np.arange(200), chosen].mean() > 0.85
 
 
-def draw(seed: int, n: int, *, informative: bool = False) -> MenuResults:
-    """Draw paths that are right on half of the questions, and features that may tell on which."""
+def draw(seed: int, n: int) -> MenuResults:
+    """Draw paths that are right on half of the questions, and features of noise."""
     random = np.random.default_rng(seed)
     right, states = random.random((n, PATHS)) < 0.5, random.normal(size=(n, WIDTH))
-    if informative:
-        right[:, 0] = states[:, 3] > 0
-        right[:, 1] = ~right[:, 0]
     return MenuResults(right, Signals(right.astype(object), random.normal(size=(n, PATHS))), states)
 
 
@@ -102,8 +99,8 @@ def gain_and_rule(right: dict[str, np.ndarray], results: MenuResults) -> tuple[f
     return shares["selector"] - results.right.mean(), max(shares, key=lambda name: shares[name])
 
 
-@pytest.mark.parametrize("n", [100, 300])
-def test_cross_fitted_selector_gains_nothing_from_noise(n: int) -> None:
+def test_cross_fitted_selector_gains_nothing_from_noise() -> None:
+    n = 100
     fitted, crossed = [], []
     for seed in range(SEEDS):
         results, folds = draw(seed, n), np.arange(n) % 5
@@ -114,15 +111,6 @@ def test_cross_fitted_selector_gains_nothing_from_noise(n: int) -> None:
     assert abs(after) < 0.02
     before, after = (sum(rule == "selector" for _, rule in each) for each in (fitted, crossed))
     assert after < before
-
-
-def test_selector_of_informative_features_is_chosen() -> None:
-    for seed in range(5):
-        results = draw(seed, 300, informative=True)
-        right = cross_fit(results, np.arange(300) % 5, [range(PATHS)] * 5)
-        gain, rule = gain_and_rule(right, results)
-        assert rule == "selector"
-        assert gain > 0.2
 
 
 def test_each_fold_has_its_own_menu() -> None:
