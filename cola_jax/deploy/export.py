@@ -76,12 +76,10 @@ def export(
 ) -> None:
     """Write the model that a path makes of a checkpoint, in Hugging Face layout.
 
-    Holds one stacked weight and copies of one file of weights at a time.
+    Holds one stacked weight and copies of one file of weights at a time; the destination appears
+    only when complete.
 
     Args:
-      directory: the checkpoint, as `cola convert` makes it.
-      path: ids of its layers, in the order in which they run.
-      destination: directory to create; it appears only when complete.
       share: write a PEFT adapter that repeats layers of a base model: the original on the Hub where
         the checkpoint came from there, else the layers that the path runs, each once, in the folder
         `base` of the adapter.
@@ -121,14 +119,10 @@ def export(
 def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destination: Path) -> None:
     """Write a path as a passthrough merge of layer ranges, for `mergekit-yaml`.
 
-    Args:
-      path: ids of the layers of the original, whose config is `config`.
-      model: its name for mergekit: a Hub id, with `@revision` if one is meant, or a directory.
-      destination: file to create.
-
-    Raises InputError if the destination exists, or if the layers of the model differ in their kind
-    of attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
-    windows would stay where they were while the layers move.
+    `model` is the name of the original for mergekit: a Hub id, also with `@revision`, or a
+    directory. Raises InputError if the destination exists, or if the layers of the model differ in
+    their kind of attention: mergekit sets `num_hidden_layers` and copies the rest of config.json,
+    so the windows would stay where they were while the layers move.
     """
     with exporting(destination, folder=False) as file:
         if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:

@@ -147,12 +147,9 @@ def choose_menu(
     menu and the rules are made from the other folds.
 
     Args:
-      screen: evaluates all candidates on the training questions.
-      training: evaluates the paths of menus on them.
-      held_out: evaluates the menu on the held-out questions.
+      screen: evaluates all candidates on the training questions, `training` those of menus.
       features: the states [n, D] of the prompts of n questions, which the selector reads.
       labels: the paths that are known to be right for some training questions.
-      num_layers: L.
 
     Raises InputError for one training question, and where no path but the identity is right.
     """
