@@ -232,9 +232,7 @@ def offspring(mutants: Iterator[Path], count: int, known: set[Path]) -> list[Pat
     return list(new)
 
 
-def mutate(
-    path: Path, num_layers: int, fitting: FittingEdits, random: np.random.Generator
-) -> Path:
+def mutate(path: Path, num_layers: int, fitting: FittingEdits, random: np.random.Generator) -> Path:
     """Apply one to three random edits, few likelier than many; a third of them restore a layer.
 
     A path that is too long then skips blocks.

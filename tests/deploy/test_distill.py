@@ -126,7 +126,7 @@ def test_distill_refuses_a_task_that_changed_since_the_run(setting, tmp_path):
     file = tmp_path / "task.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     session = dataclasses.replace(setting, task=str(file)).session()
-    with pytest.raises(InputError, match="does not belong to.*1 of 24 golds have changed"):
+    with pytest.raises(InputError, match=r"does not belong to.*1 of 24 golds have changed"):
         distill(session, setting.run, str(tmp_path / "router"), SETTINGS)
     assert not (tmp_path / "router").exists()
 

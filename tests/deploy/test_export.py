@@ -23,7 +23,6 @@ from cola_jax.deploy.export import (
     write_model,
     write_recipe,
 )
-from cola_jax.errors import InputError
 from cola_jax.files import written_bytes
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.huggingface import select_layers

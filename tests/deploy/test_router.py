@@ -129,7 +129,9 @@ def test_state_batches_have_all_states_and_zeros_at_padding(model):
         for rows, states, lengths in state_batches(model, prompts, 2):
             for b, h, length in zip(rows.tolist(), np.asarray(states), lengths, strict=False):
                 assert length == len(ROWS[b])
-                np.testing.assert_allclose(h[:length], expected_states(model, ROWS[b], 2), atol=1e-4)
+                np.testing.assert_allclose(
+                    h[:length], expected_states(model, ROWS[b], 2), atol=1e-4
+                )
                 assert not h[length:].any()
                 seen.append(b)
         assert sorted(seen) == [0, 1, 2]
