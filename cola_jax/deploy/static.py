@@ -30,7 +30,8 @@ Fitness = tuple[float, float]  # accuracy, and the mean logistic of the margin w
 HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
 MOST_EDITS = 3  # of a mutation
-LONGEST_BLOCK = 4  # layers of an edit
+# layers of the largest block of an edit: skips of one layer make those of blocks, repeats do not
+SKIP_BLOCK, REPEAT_BLOCK = 1, 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ def evolve(
     """
     lengths = settings.lengths(num_layers)
     positions = max(lengths[-1], num_layers)
-    table = edit_table(positions, skip=LONGEST_BLOCK, repeat=LONGEST_BLOCK, times=1)
+    table = edit_table(positions, SKIP_BLOCK, REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, lengths[0], lengths[-1])
     random = np.random.default_rng(settings.seed)
     fitness: dict[Path, Fitness] = {}
@@ -235,7 +236,7 @@ def offspring(mutants: Iterator[Path], count: int, known: set[Path]) -> list[Pat
 def mutate(path: Path, num_layers: int, fitting: FittingEdits, random: np.random.Generator) -> Path:
     """Apply one to three random edits, few likelier than many; a third of them restore a layer.
 
-    A path that is too long then skips blocks.
+    A path that is then too long skips layers.
     """
 
     def edit(path: Path) -> Path:

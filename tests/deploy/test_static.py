@@ -5,7 +5,8 @@ import pytest
 
 from cola_jax.deploy.settings import StaticSettings
 from cola_jax.deploy.static import (
-    LONGEST_BLOCK,
+    REPEAT_BLOCK,
+    SKIP_BLOCK,
     evolve,
     finalists,
     fitness_of,
@@ -86,7 +87,7 @@ def test_search_path_chooses_on_validation_questions() -> None:
 @pytest.mark.parametrize(("shortest", "longest"), [(4, 8), (7, 7), (1, 2), (8, 12)])
 def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
     random, path, seen = np.random.default_rng(0), IDENTITY, set()
-    table = edit_table(max(longest, LAYERS), LONGEST_BLOCK, LONGEST_BLOCK, times=1)
+    table = edit_table(max(longest, LAYERS), SKIP_BLOCK, REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, shortest, longest)
     for _ in range(300):
         path = mutate(path, LAYERS, fitting, random)
