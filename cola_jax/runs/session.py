@@ -18,7 +18,7 @@ from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory, default_budget, default_limits
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.worker import Worker, WorkerOptions
+from cola_jax.execute.worker import Worker
 from cola_jax.formats import cache
 from cola_jax.int8 import float_dtype, weight_bytes
 from cola_jax.params import Model
@@ -96,15 +96,6 @@ class ModelHandle:
                 place = self.source, self.directory, self.dtype, mesh
                 self.loaded = cache.load_converted(*place, metrics.load)
         return self.loaded
-
-    def options(self, metrics: Metrics) -> WorkerOptions:
-        """Return the options of workers, whose metrics the caller shows."""
-        return {
-            "memory_budget": self.memory.budget,
-            "tile_tokens": self.devices.tile_tokens,
-            "metrics": metrics,
-            "progress": False,
-        }
 
     @functools.cached_property
     def memory(self) -> Memory:
@@ -358,7 +349,10 @@ class Session:
             batch_size=self.run_config.batch_size,
             first=self.first,
             keep_open=keep_open,
-            **self.handle.options(metrics),
+            memory_budget=self.handle.memory.budget,
+            tile_tokens=self.handle.devices.tile_tokens,
+            metrics=metrics,
+            progress=False,  # the caller shows the metrics
         )
 
     def check_memory(self, positions: int) -> None:
