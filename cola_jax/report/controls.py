@@ -235,13 +235,8 @@ class Change(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the net differences as a tree of numbers."""
-        fields = ("value", "interval", "p", "n", "informative")
-        return number_or_none(
-            {
-                name: {field: getattr(net, field) for field in fields} | {"p_holm": self.p[name]}
-                for name, net in self.nets.items()
-            }
-        )
+        nets = {name: net._asdict() | {"p_holm": self.p[name]} for name, net in self.nets.items()}
+        return number_or_none(nets)
 
 
 def compare_runs(

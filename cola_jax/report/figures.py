@@ -172,8 +172,7 @@ def depth_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
 
 def reach_rows(reach: Reach) -> Rows:
     """List the share of searches by depth, from just below the first target that is reached."""
-    hits = np.rint(reach.share * reach.searches).astype(int)
-    return share_rows(hits, reach.searches, max(int(np.argmax(hits > 0)) - 1, 0))
+    return share_rows(reach.hits, reach.searches, max(int(np.argmax(reach.hits > 0)) - 1, 0))
 
 
 def layer_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:

@@ -34,10 +34,10 @@ class Depth(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The share of searches that reached their target on at most d positions, index d."""
+    """The searches that reached their target on at most d positions, index d."""
 
-    searches: int
-    share: np.ndarray
+    searches: int  # in all
+    hits: np.ndarray
 
 
 def layer_use(paths: pa.ChunkedArray, num_layers: int) -> LayerUse:
@@ -97,14 +97,11 @@ def control_searches(questions: pa.Table) -> tuple[np.ndarray, pa.Table]:
 
 
 def reaches(searches: Mapping[str, pa.ChunkedArray], num_layers: int) -> dict[str, Reach]:
-    """Return the share of the searches of each group that reach their target by depth."""
+    """Count the searches of each group that reach their target, by depth."""
     lengths = {name: list_lengths(paths.drop_null()) for name, paths in searches.items()}
     top = max(num_layers, *(int(each.max(initial=0)) for each in lengths.values()))
     return {
-        name: Reach(
-            len(paths),
-            np.cumsum(np.bincount(lengths[name], minlength=top + 1)) / max(len(paths), 1),
-        )
+        name: Reach(len(paths), np.cumsum(np.bincount(lengths[name], minlength=top + 1)))
         for name, paths in searches.items()
     }
 

@@ -32,7 +32,7 @@ from cola_jax.tasks.registry import TASKS
 if TYPE_CHECKING:
     from cola_jax.deploy.distill import Distilled
     from cola_jax.deploy.menu import TaskMenu
-    from cola_jax.deploy.static import Measured, TaskPath
+    from cola_jax.deploy.static import TaskPath
 
 RESULTS = "results.json"
 BETTER = ("acc", "acc_norm", "exact_match", "net")  # when higher
@@ -194,30 +194,28 @@ def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -
     model; others follow by length.
     """
     plain, chosen = static.plain, static.chosen
-
-    def effect_of(measured: "Measured") -> dict[str, Any]:
-        return Effect.of(measured.held_out, plain.held_out).to_json()
-
     others = [path for path in static.finalists if path.on_front or path is chosen]
-    front = [plain, *sorted(others, key=lambda measured: len(measured.path))]
+    others.sort(key=lambda measured: len(measured.path))
+    front = [
+        {
+            "path": format_path(measured.path),
+            "layers": len(measured.path),
+            "chosen": measured is chosen,
+            "training": Share.of(measured.training).value,
+            "validation": Share.of(measured.validation).value,
+            "held_out": Effect.of(measured.held_out, plain.held_out).to_json(),
+        }
+        for measured in (plain, *others)
+    ]
+    effect = next(entry["held_out"] for entry in front if entry["chosen"])
     return {
         "path": format_path(chosen.path),
         "layers": len(chosen.path),
-        "effect": {"task": task, **effect_of(chosen)},
+        "effect": {"task": task, **effect},
         "evaluated_paths": static.evaluated,
         "training_questions": len(plain.training),
         "validation_questions": len(plain.validation),
-        "front": [
-            {
-                "path": format_path(measured.path),
-                "layers": len(measured.path),
-                "chosen": measured is chosen,
-                "training": Share.of(measured.training).value,
-                "validation": Share.of(measured.validation).value,
-                "held_out": effect_of(measured),
-            }
-            for measured in front
-        ],
+        "front": front,
         **metadata,
     }
 

@@ -43,7 +43,8 @@ def accuracy_by_depth(results: Sequence[Result]) -> Table:
     for result in results:
         allowed = [round(result.summary.num_layers * depth) for depth in DEPTHS]
         for group in GROUPS:
-            share = result.summary.reach[group].share
+            reach = result.summary.reach[group]
+            share = reach.hits / max(reach.searches, 1)
             reached = [share[min(layers, len(share) - 1)] for layers in allowed]
             rows.append([result.name, group, *(format_percent(float(value)) for value in reached)])
     return ("model, task", "group", *(f"{depth:g} L" for depth in DEPTHS)), rows

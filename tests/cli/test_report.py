@@ -73,16 +73,11 @@ def test_report_with_the_preference_of_another_run(
     assert "has no preference: give the results.json of a search" in error
 
 
-def test_report_refuses_runs_of_different_models(runs: list[str], tmp_path: Path, refused: Refused):
-    other = str(make_run(tmp_path / "c", *PARTS, model="another").directory)
-    error = refused("report", *runs, other)
-    assert "its model is one, here it is another" in error
-    assert not (Path(runs[0]) / "results.json").exists()  # refused before any work
-
-
-def test_report_names_what_is_missing(runs: list[str], refused: Refused):
-    assert "`cola report` needs RUN-DIRECTORIES" in refused("report", status=2)
+def test_report_refuses_runs_before_any_work(runs: list[str], tmp_path: Path, refused: Refused):
     assert "for one run" in refused("report", *runs, "--polar", "x.json")
+    other = str(make_run(tmp_path / "c", *PARTS, model="another").directory)
+    assert "its model is one, here it is another" in refused("report", *runs, other)
+    assert not (Path(runs[0]) / "results.json").exists()
 
 
 @pytest.mark.parametrize("page", ["notes.md", "", "run.json", "questions.jsonl/page.html"])

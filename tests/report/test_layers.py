@@ -57,9 +57,9 @@ def test_reach_counts_searches_by_depth():
         }
     )
     reach = reaches(group_searches(questions), 3)
-    assert {name: (each.searches, each.share.tolist()) for name, each in reach.items()} == {
+    assert {name: (each.searches, each.hits.tolist()) for name, each in reach.items()} == {
         RETAINED: (1, [0, 0, 1, 1, 1, 1, 1]),
-        CORRECTED: (2, [0, 0, 0, 0, 0.5, 0.5, 0.5]),
-        CONTROLS[RETAINED]: (2, [0, 0, 1, 1, 1, 1, 1]),
+        CORRECTED: (2, [0, 0, 0, 0, 1, 1, 1]),
+        CONTROLS[RETAINED]: (2, [0, 0, 2, 2, 2, 2, 2]),
         CONTROLS[CORRECTED]: (1, [0, 0, 0, 0, 0, 0, 1]),
     }
