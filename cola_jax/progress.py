@@ -146,5 +146,7 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
     text += f"({metrics['evaluations_per_second']:,.1f}/s)"
     if metrics["prefix_sharing"]:
         text += f"; prefix sharing {metrics['prefix_sharing']:.2f}x"
+    if metrics["idle_share"] is not None:
+        text += f"; device idle at most {metrics['idle_share']:.1%}"
     compiling = f"{metrics['compilations']} compilations, {metrics['compilation_seconds']:.0f} s"
     return f"{text}; {compiling}"

@@ -11,7 +11,7 @@ import pytest
 
 import cola_jax
 from cola_jax import progress
-from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.metrics import Clock, Metrics
 from cola_jax.execute.worker import Workers
 from cola_jax.progress import MetricsBar, describe_metrics, metrics_bar
 from tests import tiny
@@ -104,7 +104,7 @@ def test_each_stage_has_a_bar(capsys: Captured) -> None:
     assert "loading:" in shown(bar, to_load=540_000_000)
     assert "270M/540M" in shown(bar, loaded=270_000_000)
     bar.metrics.compiled_before -= 7
-    bar.metrics.loading = False
+    bar.metrics.clocks.append(Clock(on_cpu=False))
     assert "compiling: 7" in shown(bar)
     # what an earlier start evaluated is done, but no part of the speed
     text = shown(bar, earlier=1000, evaluations=100)
@@ -115,14 +115,16 @@ def test_each_stage_has_a_bar(capsys: Captured) -> None:
 
 
 def test_a_decoding_run_counts_tokens_until_a_text_is_complete() -> None:
-    bar = MetricsBar(Metrics(total=200, loading=False), progress=True)
+    bar = MetricsBar(Metrics(total=200, clocks=[Clock(on_cpu=False)]), progress=True)
     assert "1,234 tokens decoded" in shown(bar, tokens=1234)
     assert "tokens" not in shown(bar, evaluations=1)
     bar.close()
 
 
 def test_a_complete_run_ends_at_what_it_evaluated(capsys: Captured) -> None:
-    metrics = Metrics(total=10, loading=False)  # a bound, which a search does not reach
+    metrics = Metrics(
+        total=10, clocks=[Clock(on_cpu=False)]
+    )  # a bound, which a search does not reach
     with metrics_bar(metrics, progress=True):
         metrics.add(evaluations=8)
     assert "8/8" in capsys.readouterr().err.split("\r")[-1]
@@ -141,11 +143,13 @@ def test_an_error_ends_a_bar(model: cola_jax.Model) -> None:
 def test_describe_metrics() -> None:
     metrics = {
         **{"evaluations": 5100, "seconds": 310.7, "evaluations_per_second": 16.4},
-        **{"prefix_sharing": 1.904, "compilations": 60, "compilation_seconds": 11.2},
+        **{"prefix_sharing": 1.904, "idle_share": 0.0299},
+        **{"compilations": 60, "compilation_seconds": 11.2},
     }
     assert describe_metrics(metrics) == (
-        "5,100 evaluations in 311 s (16.4/s); prefix sharing 1.90x; 60 compilations, 11 s"
+        "5,100 evaluations in 311 s (16.4/s); prefix sharing 1.90x; device idle at most 3.0%; "
+        "60 compilations, 11 s"
     )
-    assert describe_metrics(metrics | {"prefix_sharing": None}) == (
+    assert describe_metrics(metrics | {"prefix_sharing": None, "idle_share": None}) == (
         "5,100 evaluations in 311 s (16.4/s); 60 compilations, 11 s"
     )

@@ -162,7 +162,7 @@ class Decoder:
             if not dispatched:
                 return
             stepped, pending = dispatched.popleft()
-            self.collect(stepped, jax.device_get(pending))
+            self.collect(stepped, self.worker.wait(pending))
 
     def advance(self, waiting: deque[DecodeRow]) -> Dispatched | None:
         """Dispatch the prefill of new rows, or a step of admitted ones; return None without any."""

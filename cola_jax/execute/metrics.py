@@ -1,8 +1,10 @@
-"""Metrics: evaluations and their cost."""
+"""Metrics: evaluations, their cost, and the time in which devices were idle."""
 
+import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,12 +13,19 @@ from cola_jax.execute.plan import Cost
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 compile_seconds: list[float] = []  # of each program of this process, from a cache or not
+thread = threading.local()  # its `seconds` of compilation
 
 
 def hear(event: str, duration_secs: float, **kwargs: str | int) -> None:
-    """Take an event of JAX, from any thread."""
+    """Take an event of JAX, on the thread that compiles."""
     if event == COMPILED:
         compile_seconds.append(duration_secs)
+        thread.seconds = thread_seconds() + duration_secs
+
+
+def thread_seconds() -> float:
+    """Return the seconds that the calling thread has spent compiling."""
+    return getattr(thread, "seconds", 0.0)
 
 
 jax.monitoring.register_event_duration_secs_listener(hear)
@@ -25,6 +34,54 @@ jax.monitoring.register_event_duration_secs_listener(hear)
 def compilations() -> int:
     """Count the programs compiled so far, also those from a persistent cache."""
     return len(compile_seconds)
+
+
+class Clock:
+    """Adds up the time in which threads waited for a worker's devices, which then had work.
+
+    A CPU runs what is dispatched in the thread that dispatches it.
+    """
+
+    def __init__(self, on_cpu: bool):
+        self.on_cpu = on_cpu
+        self.lock = threading.Lock()
+        self.threads = 0  # that wait
+        self.since = self.waited = self.compiled = 0.0
+        self.first: float | None = None  # when work was dispatched
+        self.last = 0.0
+
+    @contextlib.contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Note the time of the first dispatch, and that of the compiler."""
+        if self.first is None:
+            self.first = time.perf_counter()
+        before = thread_seconds()
+        with self.waiting() if self.on_cpu else contextlib.nullcontext():
+            yield
+        compiled = thread_seconds() - before
+        self.compiled += compiled
+        self.waited -= compiled if self.on_cpu else 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time in which this thread, or another one, waits."""
+        with self.lock:
+            if not self.threads:
+                self.since = time.perf_counter()
+            self.threads += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.last = time.perf_counter()
+                self.threads -= 1
+                if not self.threads:
+                    self.waited += self.last - self.since
+
+    @property
+    def wall(self) -> float:
+        """Seconds from the first dispatch to the last result, without those of a compiler."""
+        return 0.0 if self.first is None else self.last - self.first - self.compiled
 
 
 class Stage(NamedTuple):
@@ -42,7 +99,6 @@ class Metrics:
     The numbers of earlier starts of a run are kept apart in `earlier`.
     """
 
-    loading: bool = True  # until there are workers
     loaded: int = 0  # bytes of weights
     to_load: int = 0
     total: int = 0  # evaluations expected; a search that runs out of paths makes fewer
@@ -53,6 +109,7 @@ class Metrics:
     cost: Cost = dataclasses.field(default_factory=Cost)
     prefix_layers: int = 0  # layers run, of `cost`, on common prefixes
     tokens: int = 0  # decoded
+    clocks: list[Clock] = dataclasses.field(default_factory=list)  # of workers
 
     def __post_init__(self):
         self.lock = threading.Lock()
@@ -70,7 +127,7 @@ class Metrics:
 
     def stage(self) -> Stage:
         """Return the present stage; programs compiled while others run belong to evaluating."""
-        if self.loading:
+        if not self.clocks:
             return Stage("loading", self.loaded, self.to_load)
         if not (self.evaluations or self.tokens):
             return Stage("compiling", compilations() - self.compiled_before, 0)
@@ -87,8 +144,10 @@ class Metrics:
         compiled = compile_seconds[self.compiled_before :]
         cost, evaluations = self.cost, self.evaluations
         run = cost.unique + cost.last
+        wall = max(sum(clock.wall for clock in self.clocks), 0)
+        waited = sum(clock.waited for clock in self.clocks)
 
-        def ratio(part: int, whole: int, digits: int = 4) -> float | None:
+        def ratio(part: int | float, whole: int | float, digits: int = 4) -> float | None:
             return round(part / whole, digits) if whole else None
 
         return {
@@ -102,6 +161,8 @@ class Metrics:
             "hit_share": ratio(cost.hits, cost.hits + run),
             "padding_share": ratio(cost.token_rows - cost.tokens, cost.token_rows),
             "evicted": cost.evicted,
+            # at most: while a thread waits for results, the devices run what was dispatched
+            "idle_share": ratio(wall - waited, wall),
             "tokens": self.tokens,
             "compilations": len(compiled),
             "compilation_seconds": round(sum(compiled), 2),

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Unpack
 
-import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
@@ -75,7 +74,7 @@ class PathEvaluator:
             for numbers, pending in self.dispatch(rows[group]):
                 numbers = group[numbers]
                 places = question[numbers], candidate[numbers]
-                self.read_positions.collect(jax.device_get(pending), *places, out)
+                self.read_positions.collect(self.worker.wait(pending), *places, out)
                 self.worker.metrics.add(evaluations=len(numbers))
         return out
 

@@ -19,7 +19,7 @@ from cola_jax.execute.forward import Sources, States, forward_tile, forward_tile
 from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
 from cola_jax.execute.memory import Memory, default_budget
-from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.metrics import Clock, Metrics
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
@@ -78,6 +78,8 @@ class Worker:
             self.kernel, self.decode_kernel = kernel.on(mesh), decode_kernel.on(mesh)
         self.index = self.put([np.int32(i) for i in range(CALL + 1)])
         self.lock, self.stopped = threading.Lock(), stopped
+        self.clock = Clock(on_cpu=platform == "cpu")
+        metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
         self.sharing = threading.Lock()
         self.prefixes: list[Any] = []  # `SharedPrefix` of batches that run, or may follow
@@ -94,8 +96,13 @@ class Worker:
         """
         if self.stopped.is_set():
             raise Stopped
-        with self.lock:
+        with self.lock, self.clock.dispatching():
             return program()
+
+    def wait(self, arrays: Any) -> Any:
+        """Wait for arrays of dispatched programs; return them as numpy."""
+        with self.clock.waiting():
+            return jax.device_get(arrays)
 
     def load(self, tiles: Tiles, layout: Layout) -> Launches:
         """Copy tiles to the devices."""
@@ -228,7 +235,6 @@ class Workers:
             Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices
         ]
-        self.metrics.loading = False
 
     @property
     def batches_at_once(self) -> int:

@@ -1,4 +1,4 @@
-"""Metrics: programs that are compiled, and the report of a run."""
+"""Metrics: programs that are compiled, waiting for devices, and the report of a run."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from cola_jax.execute import metrics
-from cola_jax.execute.metrics import Metrics, compilations
+from cola_jax.execute.metrics import Clock, Metrics, compilations
 from cola_jax.execute.plan import Cost
 
 
@@ -17,6 +17,39 @@ def time(monkeypatch):
     time = SimpleNamespace(now=100.0)
     monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: time.now))
     return time
+
+
+def run(clock, time, events):
+    """Dispatches (.) and waits (+ to -), a second after one another; a number is compilation."""
+    waiting = []
+    for event in events:
+        if event == "+":
+            waiting.append(clock.waiting())
+            waiting[-1].__enter__()
+        elif event == "-":
+            waiting.pop().__exit__(None, None, None)
+        else:
+            with clock.dispatching():
+                metrics.hear(metrics.COMPILED, float(event))
+        time.now += 1
+
+
+@pytest.mark.parametrize(
+    ("events", "waited", "wall"),
+    [
+        ("", 0, 0),
+        ("0+-", 1, 2),
+        ("0+-0+-", 2, 5),  # no thread waits between the two
+        ("00++--", 3, 5),  # two at once count once
+        ("0+-+0+-+--", 7, 9),
+        (["0.5", "+", "-"], 1, 1.5),  # without the compilation
+    ],
+)
+def test_clock_adds_up_the_time_in_which_threads_wait(time, monkeypatch, events, waited, wall):
+    monkeypatch.setattr(metrics, "compile_seconds", [])
+    clock = Clock(on_cpu=False)
+    run(clock, time, events)
+    assert (clock.waited, clock.wall, clock.threads) == (waited, wall, 0)
 
 
 def test_compilations_are_counted():
@@ -31,6 +64,9 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
     metrics.compile_seconds.extend([1.0, 0.25, 0.25])
     cost = Cost(useful=100, unique=30, last=10, tokens=400, token_rows=500, hits=10, evicted=3)
     counted.add(evaluations=20, cost=cost, tokens=40, prefix_layers=8)
+    clock = Clock(on_cpu=False)
+    clock.first, clock.last, clock.waited = 100.0, 108.0, 5.0
+    counted.clocks.append(clock)
     time.now += 10
     assert counted.report() == {
         "evaluations": 20,
@@ -42,6 +78,7 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
         "hit_share": 0.2,
         "padding_share": 0.2,
         "evicted": 3,
+        "idle_share": 0.375,
         "tokens": 40,
         "compilations": 3,
         "compilation_seconds": 1.5,
@@ -53,5 +90,5 @@ def test_metrics_report_nothing_run(time):
     time.now += 1
     report = counted.report()
     assert report["evaluations"] == report["layer_evaluations"] == 0
-    shares = ("prefix_sharing", "common_prefix_share", "hit_share", "padding_share")
+    shares = ("prefix_sharing", "common_prefix_share", "hit_share", "padding_share", "idle_share")
     assert all(report[name] is None for name in shares)

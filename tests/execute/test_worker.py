@@ -5,6 +5,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import cola_jax
@@ -143,13 +144,18 @@ def test_dispatch_runs_one_thread_at_a_time(model):
     assert met == []
 
 
-def test_dispatch_holds_no_lock_after_an_error(model):
+def test_clock_counts_waiting_without_compilation(model):
     metrics = cola_jax.Metrics()
     (worker,) = Workers(model, metrics=metrics).workers
-    assert not metrics.loading
+    assert metrics.clocks == [worker.clock]
+    arrays = worker.dispatch(lambda: jax.jit(lambda x: x * 2.5 + 1)(jnp.ones(3)))
+    assert worker.clock.compiled > 0
+    dispatched = worker.clock.waited  # a CPU runs what it dispatches
+    np.testing.assert_array_equal(worker.wait(arrays), np.full(3, 3.5))
+    assert 0 <= dispatched < worker.clock.waited <= worker.clock.wall
     with pytest.raises(ZeroDivisionError):
         worker.dispatch(lambda: 1 // 0)
-    assert work(worker).tolist() == [1, 1]
+    assert work(worker).tolist() == [1, 1]  # no lock is held
 
 
 def test_buffers_are_used_again_where_shapes_agree(model):
