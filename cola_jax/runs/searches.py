@@ -143,8 +143,9 @@ class BatchSearch:
             evaluations = Evaluations(robust(every, questions, places), questions)
             answers = plain_answers(plain, places)
             outcomes = search_batch(evaluations, layers, self.settings, answers)
-        best, completions = (each * len(places) for each in paths_to_confirm(outcomes))
-        held = scorer.confirm(worker, rows, workload, best, completions)
+        best, completions = paths_to_confirm(outcomes)
+        repeats = len(places)
+        held = scorer.confirm(worker, rows, workload, best * repeats, completions * repeats)
         by_question = [held[b :: len(batch)] for b in range(len(batch))]
         agreed = [None if None in each else all(each) for each in by_question]
         part = search_part(batch, with_robust(with_confirmed(outcomes, agreed), plain, places))
