@@ -1,6 +1,5 @@
 """Checkpoints in our own layout: Orbax weights, the metadata in `cola.json`, and the tokenizer."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -23,11 +22,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
-from cola_jax.files import check_links, check_local, is_file, read_bytes, read_json
-from cola_jax.identity import digest
-from cola_jax.int8 import INT8, Int8, cast
-from cola_jax.params import Model, assemble, shapes, sharding
+from cola_jax.files import check_local, is_file, read_bytes, read_json
+from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding
 from cola_jax.progress import OnProgress, ignore_progress
+from cola_jax.question import digest
 
 LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
@@ -38,7 +36,7 @@ Dtype = Literal[FloatDtype, "int8"]
 DTYPES: tuple[str, ...] = (*get_args(FloatDtype), INT8)
 SCALE = ".scale"  # follows a weight's name where its scales are meant
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
-OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")  # in errors of Orbax
 PIECE = 1 << 20  # values of a weight that are summed at once
 REPAIR = (
     "Repair it or download it again; without tokenizer files a local model converts, and then runs "
@@ -113,6 +111,7 @@ def save(
     so a generator of weights keeps memory at a few times the largest. The tokenizer has to be in
     the directory. Returns the metadata: the fields of `Metadata`, and versions.
     """
+    quieten_orbax()
     folder, sums, scales, dtype = local(directory), {}, {}, None
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
@@ -122,8 +121,13 @@ def save(
                 scales[name] = {"dtype": str(scale.dtype), "shape": list(scale.shape)}
             else:
                 arrays, dtype = {name: weight}, str(weight.dtype)
-            with orbax_writing():
+            try:
                 checkpointer.save(folder / WEIGHTS / name, args=ocp.args.PyTreeSave(arrays))
+            except ValueError as error:
+                if not (match := OS_ERROR.search(str(error))):
+                    raise
+                code = int(match[1])
+                raise OSError(code, os.strerror(code), str(folder)) from error
             sums |= {key: bit_sum(array) for key, array in arrays.items()}
     metadata: dict[str, Any] = {
         "layout": LAYOUT,
@@ -152,19 +156,6 @@ def absolute(directory: epath.PathLike) -> epath.Path:
     """Make a local path absolute, as Orbax requires; return URLs unchanged."""
     text = os.fspath(directory)
     return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
-
-
-@contextlib.contextmanager
-def orbax_writing() -> Iterator[None]:
-    """Let Orbax write in the body; raise its ValueError for a failed write as an OSError."""
-    quieten_orbax()
-    try:
-        yield
-    except ValueError as error:
-        if not (match := OS_ERROR.search(str(error))):
-            raise
-        code = int(match[1])
-        raise OSError(code, os.strerror(code)) from error
 
 
 def quieten_orbax() -> None:
@@ -230,14 +221,14 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
     folder = local(directory)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a directory: make a checkpoint with `cola convert`.")
-    check_links(folder)
     file = folder / METADATA
+    for entry in folder.rglob("*"):
+        if not entry.is_dir():
+            is_file(entry)  # TensorStore would wait for a pipe
     if not is_file(file):
-        hint = (
-            f"it looks like a Hugging Face model: run `cola convert {folder} DESTINATION`."
-            if (folder / "config.json").exists()
-            else "it is not a cola-jax checkpoint, or its conversion did not finish."
-        )
+        hint = "it is not a cola-jax checkpoint, or its conversion did not finish."
+        if (folder / "config.json").exists():
+            hint = f"it looks like a Hugging Face model: run `cola convert {folder} DESTINATION`."
         raise InputError(f"{folder} has no {METADATA}: {hint}")
     try:
         metadata = read_json(file)
@@ -251,10 +242,9 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def stop_tokens(directory: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Return the sorted ids of the tokens that end a generation.
+    """Return the sorted ids of the tokens that end a generation, as the source's configs name them.
 
-    That is the tokenizer's end of sequence where the source's configs named none. InputError if
-    there is neither.
+    Without any, the tokenizer's end of sequence; InputError if there is none either.
     """
     ids = read_metadata(directory).get("stop_tokens") or [load_tokenizer(directory).eos_token_id]
     if ids == [None]:

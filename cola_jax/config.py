@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -92,46 +93,29 @@ class ModelConfig:
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
     def __post_init__(self):
-        if self.num_heads % self.num_kv_heads:
-            raise InputError(
-                f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads: "
-                "the first must be a multiple of the second."
-            )
-        if self.head_dim % 2:
-            raise InputError(f"head_dim must be even, got {self.head_dim}.")
-        self.check_layers()
-        self.check_experts()
+        for broken, message in self.requirements():
+            if broken:
+                raise InputError(f"{message}.")
 
-    def check_layers(self) -> None:
-        """Raise InputError where ropes and windows do not fit the layers."""
+    def requirements(self) -> Iterator[tuple[bool, str]]:
+        """Yield what fields require of each other, with whether it is broken."""
+        heads, kv_heads, layers = self.num_heads, self.num_kv_heads, self.num_layers
+        yield heads % kv_heads > 0, f"{heads} query heads cannot share {kv_heads} key/value heads"
+        yield self.head_dim % 2 > 0, f"head_dim must be even, got {self.head_dim}"
         for name in ("layer_ropes", "windows"):
-            if len(getattr(self, name)) != self.num_layers:
-                raise InputError(
-                    f"{name} has {len(getattr(self, name))} entries for {self.num_layers} layers."
-                )
-        if any(not 0 <= rope < len(self.ropes) for rope in self.layer_ropes):
-            raise InputError(f"layer_ropes must be 0 to {len(self.ropes) - 1}, as ropes are given.")
+            entries = len(getattr(self, name))
+            yield entries != layers, f"{name} has {entries} entries for {layers} layers"
+        known = range(len(self.ropes))
+        yield not {*self.layer_ropes} <= {*known}, f"layer_ropes must be 0 to {len(known) - 1}"
         for rope in self.ropes:
-            if rope.divisors is not None and len(rope.divisors) != self.head_dim // 2:
-                raise InputError(
-                    f"a rope has {len(rope.divisors)} divisors for heads of {self.head_dim}: "
-                    "one is needed for every two dimensions."
-                )
-
-    def check_experts(self) -> None:
-        """Raise InputError for layers without MLP and experts, and for experts that do not fit."""
-        if not (self.experts or self.mlp_width):
-            raise InputError("a layer must have an MLP or experts: mlp_width and experts are 0.")
-        if self.mlp_bias and not self.mlp_width:
-            raise InputError("mlp_bias needs an MLP, but mlp_width is 0.")
-        if self.experts and not (self.experts_per_token and self.expert_width):
-            raise InputError(
-                f"{self.experts} experts need experts_per_token and expert_width above 0."
-            )
-        if self.experts_per_token > self.experts:
-            raise InputError(
-                f"a token cannot use {self.experts_per_token} of {self.experts} experts."
-            )
+            n = self.head_dim // 2 if rope.divisors is None else len(rope.divisors)
+            broken = n != self.head_dim // 2
+            yield broken, f"a rope has {n} divisors for heads of {self.head_dim}"
+        used, experts, width = self.experts_per_token, self.experts, self.expert_width
+        yield not (experts or self.mlp_width), "a layer must have an MLP or experts"
+        yield self.mlp_bias and not self.mlp_width, "mlp_bias needs an MLP"
+        yield experts > 0 and not (used and width), "experts need experts_per_token and a width"
+        yield used > experts, f"a token cannot use {used} of {experts} experts"
 
     @property
     def shared_expert(self) -> bool:
@@ -139,22 +123,11 @@ class ModelConfig:
         return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Write the config for a file.
-
-        Returns:
-          Its fields by name, of types that JSON has.
-        """
+        """Return the fields by name, of types that JSON has."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """Rebuild a config from the fields that `to_json` wrote.
-
-        Returns:
-          The config.
-
-        Raises:
-          InputError: for fields that are unknown, missing or break a rule.
-        """
+        """Rebuild a config from the fields that `to_json` wrote; InputError for other fields."""
         with reading("the model config"):
             return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))

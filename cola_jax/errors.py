@@ -5,7 +5,7 @@ import difflib
 import errno
 import os
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # raised by parsers for files that are not as they expect; AssertionError is ours alone
@@ -26,15 +26,10 @@ class UsageError(InputError):
 
 @contextlib.contextmanager
 def reading(source: str | os.PathLike[str], action: str = "") -> Iterator[None]:
-    """Turn errors of parsers in the body into an InputError that names the file.
+    """Turn errors of parsers in the body into an InputError that names the source.
 
-    Args:
-      source: the file, or the name of another input.
-      action: the next action of the user, a sentence to append.
-
-    Raises:
-      InputError: for any error that parsers raise for broken files. An InputError of the body that
-        names the file passes as it is, and others get its name in front.
+    `source` is a file or the name of another input, `action` a sentence to append: the next action
+    of the user. An InputError of the body gets the name in front, unless it has it.
     """
     name, end = printed(os.fspath(source), LONGEST), f". {action}" if action else "."
     try:
@@ -105,13 +100,12 @@ def one_line(text: str) -> str:
 def of_system(error: OSError) -> str:
     """Write an error of the operating system, with the file that it is about."""
     file = error.filename2 or error.filename
-    place = "" if file is None else printed(os.fspath(file))
+    if file is None or not error.strerror:
+        return str(error)
+    next_action = "Give another place, or look at its permissions."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" at {place}" if place else ""
-        return f"no space is left{where}: make room, and start the same command again."
-    if error.strerror and place:
-        return f"{place}: {error.strerror}. Give another place, or look at its permissions."
-    return str(error)
+        next_action = "Make room, and start the same command again."
+    return f"{printed(os.fspath(file))}: {error.strerror}. {next_action}"
 
 
 def shorten(names: list[str], limit: int = 4) -> str:
@@ -145,3 +139,36 @@ def plain_name(name: str) -> str:
 def count(number: int, noun: str) -> str:
     """Write a number of things, such as 1 model or 2 models."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def check_belongs(
+    name: str, theirs: Mapping[str, Any], other: str, ours: Mapping[str, Any], action: str
+) -> None:
+    """Raise InputError where values that both sides have differ, naming each difference.
+
+    Files that are valid by themselves and do not belong together give plausible wrong numbers, so
+    each carries what it rests on, such as the digest of a "model", and this is called wherever two
+    meet. Under "questions" it has a mapping from ids to digests. None, or no entry, is not known;
+    `action` is the next action of the user, a clause in the imperative.
+    """
+    known = [key for key in theirs if theirs[key] is not None and ours.get(key) is not None]
+    differences = (describe_difference(key, theirs[key], ours[key]) for key in known)
+    if problems := "; ".join(filter(None, differences)):
+        raise InputError(
+            f"{name} does not belong to {other}: {problems}. {action[0].upper()}{action[1:]}."
+        )
+
+
+def describe_difference(name: str, theirs: Any, ours: Any) -> str:
+    """Describe how two values differ, digests by their beginnings; "" where they do not."""
+    if isinstance(theirs, Mapping):
+        changed = [shown(key) for key, value in theirs.items() if ours.get(key, value) != value]
+        named = shorten(changed, limit=3)
+        return f"{len(changed)} of {len(theirs)} {name} have changed ({named})" if changed else ""
+    return "" if theirs == ours else f"its {name} is {brief(theirs)}, here it is {brief(ours)}"
+
+
+def brief(value: Any) -> str:
+    """Write a value for a message, a digest as its beginning."""
+    text = printed(value) if isinstance(value, str) and value else shown(value)
+    return text if len(text) < 32 or not text.isalnum() else text[:12]

@@ -1,4 +1,4 @@
-"""Files: places, texts that come from elsewhere, whole writes, locks, and the cache's folder."""
+"""Files: texts that come from elsewhere, whole writes, one lock, and the cache's folder."""
 
 import contextlib
 import fnmatch
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
 if TYPE_CHECKING:
     from etils import epath
 
 from cola_jax.errors import InputError, reading, shown
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
-NOT_A_FILE = "is a directory, pipe or device, not a file"
 AnyPath = str | os.PathLike[str]
 
 
@@ -37,27 +38,19 @@ def check_local(place: AnyPath) -> None:
         )
 
 
-def check_url(text: str) -> None:
-    """Raise InputError for a URL of storage that cannot be used here."""
-    package = PACKAGES.get(text.partition("://")[0])
-    if package is None:
-        schemes = ", ".join(f"{scheme}://" for scheme in PACKAGES)
-        raise InputError(f"{text} is in no storage that can be used: {schemes}, or a local path.")
-    if importlib.util.find_spec(package) is None:
-        raise InputError(f"{text} needs a package: pip install {package}.")
-
-
 def check_writable(file: AnyPath) -> None:
     """Raise InputError or OSError where nothing can be written, before the work that it is for."""
     text = os.fspath(file)
-    if "://" in text:
-        check_url(text)
+    if is_url(file):
+        scheme = text.partition(":")[0]
+        if scheme not in PACKAGES:
+            raise InputError(f"{text} is in no storage that can be used: {', '.join(PACKAGES)}.")
+        if importlib.util.find_spec(PACKAGES[scheme]) is None:
+            raise InputError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
         return
-    place = Path(os.path.abspath(text))
-    if os.path.lexists(place) and not (place.is_file() or place.is_dir()):
-        raise InputError(f"{text} is a pipe, device or broken link: give a file or a directory.")
-    existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if existing != place and not existing.is_dir():
+    place = Path(text).absolute()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    if not (existing.is_dir() or (existing == place and place.is_file())):
         raise OSError(f"{text} cannot be written: {existing} is not a directory. Give another.")
     if not os.access(existing, os.W_OK):
         raise OSError(f"{text} cannot be written: {existing} is read-only for you. Give another.")
@@ -80,24 +73,6 @@ def check_apart(destination: AnyPath, source: AnyPath) -> None:
         )
 
 
-def check_links(folder: AnyPath) -> None:
-    """Raise InputError for links out of a local folder, and for pipes and devices in it.
-
-    What is read or written below a folder that came from elsewhere then stays in it, and nothing
-    is waited for.
-    """
-    inside = os.path.realpath(folder)
-    for place, folders, files in os.walk(inside):  # nothing for a URL; links are not followed
-        for entry in (Path(place, name) for name in folders + files):
-            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
-                raise InputError(
-                    f"{entry} is a symbolic link out of {folder}, which is not followed: replace "
-                    "it by its target."
-                )
-            if not (entry.is_symlink() or entry.is_file() or entry.is_dir()):
-                raise InputError(f"{entry} is a pipe or device: remove it.")
-
-
 def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     """List the files of a folder, in order, whose names match; none where there is no folder.
 
@@ -114,7 +89,9 @@ def is_file(file: AnyPath) -> bool:
     if os.path.isfile(file):
         return True
     if os.path.exists(file):
-        raise InputError(f"{file} {NOT_A_FILE}: remove it, or give another.")
+        raise InputError(
+            f"{file} is a directory, pipe or device, not a file: remove it, or give another."
+        )
     return False
 
 
@@ -134,27 +111,14 @@ def read_text(file: AnyPath) -> str:
         return read_bytes(file).decode("utf-8-sig")
 
 
-def parse_json(text: str | bytes, where: AnyPath) -> Any:
-    """Parse JSON; `where` names the file, or a line of it, in errors.
+def parse_object(text: str | bytes, where: AnyPath) -> dict[str, Any]:
+    """Parse a JSON object; `where` names the file, or a line of it, in errors.
 
     Refuses NaN, infinity, and half a surrogate pair, which no tokenizer and no file takes.
     """
     with reading(where):
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(text, parse_constant=refuse_constant)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-
-
-def refuse_constant(name: str) -> None:
-    """Raise InputError for NaN and infinity."""
-    raise InputError(f"{name} is not a number that JSON has: write null.")
-
-
-def parse_object(text: str | bytes, where: AnyPath) -> dict[str, Any]:
-    """Parse a JSON object; InputError for other JSON."""
-    value = parse_json(text, where)
+        value = from_json(text, allow_inf_nan=False)
     if not isinstance(value, dict):
         raise InputError(f"{where}: a JSON object belongs here, not {shown(value)}.")
     return value
@@ -185,7 +149,7 @@ def write_whole(file: AnyPath, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, never half of it.
 
     Storage makes an object appear when it is complete. InputError for a directory, pipe or device
-    in its place, which would be replaced. OSError where it cannot be written; nothing is left then.
+    in its place. OSError where it cannot be written; nothing is left then.
     """
     if is_url(file):
         from etils import epath
@@ -193,53 +157,55 @@ def write_whole(file: AnyPath, content: bytes) -> None:
         epath.Path(file).write_bytes(content)
         return
     is_file(file)
+    partial = Path(file).with_name(f".{Path(file).name}.{secrets.token_hex(6)}.partial")
     try:
-        with replacement(Path(file), folder=False) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        if error.filename is not None:
-            error.filename = str(file)
-        raise
+        partial.write_bytes(content)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
     """Yield an empty folder or file beside a destination, and move it there when complete.
 
-    A previous destination is replaced, and kept until that has succeeded. After an error
-    nothing is left; the next process that builds the same removes leftovers of a killed process.
-
-    Raises InputError while another process builds the same destination, OSError where nothing can
-    be made there.
+    A previous destination is replaced, and kept until then. Nothing is left of an error, and the
+    next process that builds the same removes what a killed process has left. InputError while
+    another process builds the same destination, OSError where nothing can be made there.
     """
     with claimed(destination) as place:
         remove_partial(place)
-        with replacement(place, folder) as partial:
+        partial, old = (place.with_name(f".{place.name}.{x}") for x in ("partial", "old"))
+        partial.mkdir() if folder else partial.touch()
+        try:
             yield partial
+            if place.is_dir():
+                place.rename(old)
+            try:
+                partial.rename(place)
+            except OSError:
+                if old.exists():
+                    old.rename(place)
+                raise
+        finally:
+            remove_partial(place)
 
 
 @contextlib.contextmanager
 def claimed(destination: AnyPath) -> Iterator[Path]:
     """Keep other processes away from a local destination; yield its place, links followed.
 
-    Makes the folders above, and removes them at the end where they are empty. InputError while
-    another process is there, OSError where nothing can be made.
+    InputError while another process is there, OSError where the folder above cannot be made.
     """
     place = Path(os.path.realpath(os.path.expanduser(destination)))
-    created = [parent for parent in place.parents if not parent.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_name(f".{place.name}.lock")
     busy = f"{destination} is being written by another process: wait for it, or choose another."
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with hold(lock, busy):
-            try:
-                yield place
-            finally:
-                remove(lock)
-    finally:
-        for parent in created:
-            with contextlib.suppress(OSError):  # not empty if the destination was completed
-                parent.rmdir()
+    with hold(lock, busy):
+        try:
+            yield place
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def hold(file: AnyPath, busy: str = "") -> contextlib.AbstractContextManager[Any]:
@@ -255,49 +221,14 @@ def hold(file: AnyPath, busy: str = "") -> contextlib.AbstractContextManager[Any
         raise InputError(busy) from None
 
 
-@contextlib.contextmanager
-def replacement(place: Path, folder: bool) -> Iterator[Path]:
-    """Yield a new file or folder under a hidden name, and move it to `place` at the end.
-
-    Nobody can have planted a link under the name: it is random, and must not exist. An old folder
-    is kept until the new one is there.
-    """
-    partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}.partial")
-    old = place.with_name(f".{place.name}.old")
-    partial.mkdir() if folder else partial.touch(exist_ok=False)
-    try:
-        yield partial
-        if not folder:
-            partial.replace(place)
-            return
-        remove(old)
-        if place.exists():
-            place.rename(old)
-        try:
-            partial.rename(place)
-        except OSError:
-            if old.exists():
-                old.rename(place)
-            raise
-        remove(old)
-    finally:
-        remove(partial)
-
-
 def remove_partial(place: Path) -> None:
-    """Remove leftovers of killed processes that were writing a place."""
-    for entry in place.parent.iterdir():
-        if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{12}}\.partial", entry.name):
-            remove(entry)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
+    """Remove what `building` a place has left beside it."""
+    for name in (f".{place.name}.partial", f".{place.name}.old"):
+        left = place.with_name(name)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def written_bytes(place: Path) -> int:
@@ -312,20 +243,17 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cola-jax"
 
 
-def programs_directory() -> Path:
-    """Return the folder of programs that were compiled on machines with this processor."""
+def keep_programs() -> None:
+    """Let JAX keep compiled programs, unless the user has set its variables.
+
+    To be called before JAX is imported, which reads the variables then. Programs of different
+    processors are kept apart: their instructions differ.
+    """
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     kind = f"{platform.machine()} {platform.processor()} {features}"
-    return cache_directory() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:12]
-
-
-def keep_programs() -> None:
-    """Let JAX keep compiled programs, unless the user has set its variables.
-
-    To be called before JAX is imported, which reads the variables then.
-    """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_directory()))
+    folder = cache_directory() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:12]
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -10,9 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.int8 import Int8
 from cola_jax.moe import gated, mixture, product
-from cola_jax.params import Layer, Model
+from cola_jax.params import Int8, Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
 

@@ -15,8 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
-from cola_jax.int8 import Int8, int8_product
-from cola_jax.params import Layer
+from cola_jax.params import Int8, Layer, int8_product
 
 MOST_ROWS = 128  # of a block: more would only add padding
 

@@ -1,6 +1,11 @@
-"""The parameters of a pretrained model: `Layer` and `Model`, layers stacked on a leading axis."""
+"""The parameters of a pretrained model: `Layer` and `Model`, layers stacked on a leading axis.
+
+The matrices of layers may have eight bits (`Int8`). Embedding, head and norms stay floats: the head
+is read once a token whatever the path, and its errors are those of the logits.
+"""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -10,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
@@ -19,6 +24,15 @@ from cola_jax.errors import InputError
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERTS = ("expert_gate", "expert_up", "expert_down")
 REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole on every device
+
+INT8 = "int8"
+LARGEST_INT8 = 127  # -128 is not used
+# the axes that a product sums over, which share a scale, counted from the last
+INPUTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("q", "k", "v"), (-3,)),
+    "o": (-3, -2),
+    **dict.fromkeys(("gate", "up", "down", "expert_gate", "expert_up", "expert_down"), (-2,)),
+}
 
 
 def stacked(*spec: str | None) -> Any:
@@ -125,19 +139,14 @@ class Model(struct.PyTreeNode):
     def __repr__(self) -> str:
         """Describe the model in a few lines, without its weights."""
         config, weights = self.config, jax.tree.leaves(self)
-        shape = f"{config.num_layers} layers, width {config.width}, {config.num_heads} query and "
-        shape += f"{config.num_kv_heads} key/value heads of {config.head_dim}"
-        if not weights or not all(hasattr(weight, "dtype") for weight in weights):
-            return f"Model({shape})"  # a tree of something else, such as shardings
-        count = sum(map(math.prod, shapes(config).values()))
-        dtypes = " and ".join(dict.fromkeys(str(weight.dtype) for weight in weights))
-        size = sum(weight.size * weight.dtype.itemsize for weight in weights)
-        return (
-            f"Model({shape},\n"
-            f"      vocabulary {config.vocab_size:,}, context {config.context:,},\n"
-            f"      {count / 1e6:,.1f}M parameters of {dtypes}, {size / 1e6:,.1f} MB"
-            + (f",\n      from {self.checkpoint})" if self.checkpoint else ")")
-        )
+        text = f"Model({config.num_layers} layers, width {config.width}, {config.num_heads} query "
+        text += f"and {config.num_kv_heads} key/value heads of {config.head_dim}"
+        if weights and all(hasattr(weight, "dtype") for weight in weights):  # not of shardings
+            number = sum(map(math.prod, shapes(config).values()))
+            dtypes = " and ".join(dict.fromkeys(str(weight.dtype) for weight in weights))
+            size = sum(weight.size * weight.dtype.itemsize for weight in weights)
+            text += f",\n      {number / 1e6:,.1f}M parameters of {dtypes}, {size / 1e6:,.1f} MB"
+        return f"{text},\n      from {self.checkpoint})" if self.checkpoint else f"{text})"
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -159,13 +168,12 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight that a model of this config has, stacked, by field name."""
-    sizes = axis_sizes(config)
-    letters = dict(ALWAYS)
+    sizes, letters = axis_sizes(config), dict(ALWAYS)
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes
     if not config.tied:
-        letters |= {"head": "D V"}
+        letters["head"] = "D V"
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
 
 
@@ -249,3 +257,91 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
             )
         axes.append(axis if splits and size % ways == 0 else None)
     return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+class Int8(struct.PyTreeNode):
+    """A weight of eight bits, `values * scale`; a scale serves a block of values along each axis.
+
+    Both have the same axes, so that a slice, a view or a transposition of layers is one of both.
+    """
+
+    values: Any  # int8
+    scale: Any  # floats, whose sizes divide those of the values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        return self.values.ndim
+
+    def widen(self, dtype: DTypeLike) -> Any:
+        """Return the weight as floats, rounded once."""
+        blocks = [(s, n // s) for s, n in zip(self.scale.shape, self.shape, strict=True)]
+        values = self.values.reshape([n for block in blocks for n in block])
+        scale = self.scale.reshape([n for count, _ in blocks for n in (count, 1)])
+        wide = values.astype(np.float32) * scale.astype(np.float32)
+        return wide.astype(dtype).reshape(self.shape)
+
+
+def int8_product(axes: str, x: jax.Array, weight: Int8) -> jax.Array:
+    """Multiply by a weight; sums are float32, and rounded once, at the end.
+
+    A scale of a whole output channel multiplies its sums. Compilers then read the int8 values
+    inside the product; scaled values they would first write to memory (XLA for H100, Triton).
+    """
+    multiply = functools.partial(jnp.einsum, axes, x, preferred_element_type=jnp.float32)
+    letters, out = axes.split(",")[1].split("->")
+    channels = [n for n, axis in zip(weight.scale.shape, letters, strict=True) if axis in out]
+    if weight.scale.size > math.prod(channels):
+        return multiply(weight.widen(x.dtype)).astype(x.dtype)
+    sums = multiply(weight.values.astype(x.dtype))
+    return (sums * weight.scale.reshape(channels)).astype(x.dtype)
+
+
+def quantize(weight: Any, inputs: tuple[int, ...]) -> Int8:
+    """Round an array to eight bits, with a scale in float32 for each output channel.
+
+    Zeros have a scale of 1. A NumPy array gives NumPy arrays.
+    """
+    xp = np if isinstance(weight, np.ndarray) else jnp
+    wide = weight.astype(np.float32)
+    scale = abs(wide).max(inputs, keepdims=True) * np.float32(1 / LARGEST_INT8)
+    scale = xp.where(scale == 0, np.float32(1), scale)
+    return Int8(xp.rint(wide / scale).astype(np.int8), scale)
+
+
+def cast(name: str, weight: Any, dtype: DTypeLike, mesh: Mesh | None = None) -> Any:
+    """Convert a weight of this field to the dtype of a model."""
+    if jnp.dtype(dtype) == INT8 and name in INPUTS:
+        return weight if isinstance(weight, Int8) else quantize_on(name, weight, mesh)
+    if isinstance(weight, Int8):
+        return jax.jit(Int8.widen, static_argnums=1)(weight, dtype)
+    return weight.astype(float_dtype(dtype))
+
+
+def quantize_on(name: str, weight: jax.Array, mesh: Mesh | None) -> Int8:
+    """Round a weight on the devices that hold it, the largest values of a channel shared."""
+    run = functools.partial(quantize, inputs=INPUTS[name])
+    scale = jax.eval_shape(run, weight).scale.shape
+    places = Int8(sharding(name, weight.shape, mesh), sharding(name, scale, mesh))
+    return jax.jit(run, out_shardings=places)(weight)
+
+
+def float_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Return the dtype of activations and of weights without eight bits, given a model's dtype."""
+    if jnp.dtype(dtype) != INT8:
+        return jnp.dtype(dtype)
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def weight_bytes(config: ModelConfig, dtype: DTypeLike, wide: DTypeLike) -> int:
+    """Return the bytes of a model's weights, without scales; `wide` is the dtype beside int8."""
+    is_int8, size = jnp.dtype(dtype) == INT8, jnp.dtype(wide).itemsize
+    return sum(
+        math.prod(shape) * (1 if is_int8 and name in INPUTS else size)
+        for name, shape in shapes(config).items()
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.identity import random_of
+from cola_jax.question import random_of
 
 Ids = Sequence[int] | np.ndarray | Array
 Layers = TypeVar("Layers", tuple[int, ...], str)  # of a path without padding, or a character each
@@ -27,16 +27,8 @@ MOST_KNOWN = 1000  # random paths in a row
 def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
     """Read `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
 
-    Args:
-      text: the path; spaces do not matter.
-      num_layers: L, the layers of the model.
-      max_length: the most layers that the path may run; 2 * num_layers when None.
-
-    Returns:
-      The layer ids in the order in which they run, each in 0..L-1.
-
-    Raises:
-      ValueError: for other text, ids outside 0..L-1, and more than `max_length` layers.
+    Spaces do not matter. ValueError for other text, ids outside 0..num_layers-1, and paths of more
+    than `max_length` layers, by default 2 * num_layers.
     """
     layers: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
@@ -82,14 +74,7 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
 
 
 def format_path(path: Ids) -> str:
-    """Write a path in the text form that `parse_path` reads.
-
-    Args:
-      path: layer ids in order; padding is ignored.
-
-    Returns:
-      The shortest usual form, such as `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`; "" for no layers.
-    """
+    """Write a path, whose padding is ignored, in the shortest form that `parse_path` reads."""
     layers = [int(layer) for layer in path if layer != STOP]
     parts: list[str] = []
     plain: list[int] = []
@@ -123,9 +108,8 @@ def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
 
 def runs(layers: Sequence[int]) -> list[str]:
     """Write layers as ids and ascending ranges."""
-    return [
-        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in ascending_ranges(layers)
-    ]
+    ranges = ascending_ranges(layers)
+    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ranges]
 
 
 def ascending_ranges(layers: Sequence[int]) -> list[range]:
@@ -140,10 +124,10 @@ def ascending_ranges(layers: Sequence[int]) -> list[range]:
 
 
 def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
-    """Return the path as a tuple of ints, without padding.
+    """Return the path as a tuple of ints, without padding at its end.
 
-    Raises InputError where it is empty, has ids outside 0..num_layers-1, has padding in the
-    middle, or is longer than `max_length`. Inside jit such ids would wrap or clamp silently.
+    InputError where it is empty or longer than `max_length`, or has other ids than
+    0..num_layers-1, which inside jit would wrap or clamp silently.
     """
     path = [int(layer) for layer in layers]
     while path and path[-1] == STOP:
@@ -216,21 +200,17 @@ def edit_table(
     Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
     runs, blocks moved of 1..move_block layers by 1..move places either way; 0 leaves a kind out.
     """
+    sizes = (skip, repeat, times, move, move_block)
     # larger ones fit in no path
-    skip, repeat, times, move, move_block = (
-        min(size, positions) for size in (skip, repeat, times, move, move_block)
-    )
+    skip, repeat, times, move, move_block = (min(size, positions) for size in sizes)
     shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
     shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
     places = [s for s in range(-move, move + 1) if s]
     shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in places]
     if not shapes:
         raise InputError("no edit is allowed: give skip, repeat (with times) or move above 0.")
-    rows = np.array(
-        [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)],
-        np.int32,
-    )
-    return Edit(*rows.T)
+    rows = [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)]
+    return Edit(*np.array(rows, np.int32).T)
 
 
 def edited(path: Layers, edit: Ids) -> Layers:
@@ -269,9 +249,8 @@ def random_paths(
 ) -> list[tuple[int, ...]]:
     """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
 
-    The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
-    drawn evenly. Raises InputError where fewer than `count` paths exist: after a thousand known
-    paths in a row.
+    The number of edits, the kind (skip or repeat) and one fitting edit of that kind are drawn
+    evenly. InputError where fewer than `count` paths exist: after a thousand known ones in a row.
     """
     limit = 2 * num_layers if max_length is None else max_length
     if limit < num_layers or seed < 0:

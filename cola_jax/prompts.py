@@ -17,7 +17,7 @@ PADDING = -1  # the branch of a padding token
 NO_READ = -1  # pads the read positions
 PROMPT = 0  # the branch of a token that every continuation of its row sees
 
-USED = ("input_ids", "attention_mask", "position_ids")  # of a tokenizer's output
+USED = ("input_ids", "attention_mask")  # of a tokenizer's output
 IGNORED = (  # the rest of it, which does not change the result of a decoder
     *("token_type_ids", "special_tokens_mask", "assistant_masks", "labels", "length"),
     *("offset_mapping", "overflowing_tokens", "overflow_to_sample_mapping", "num_truncated_tokens"),
@@ -41,14 +41,7 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
-        """Wrap ids without padding.
-
-        Args:
-          ids: [B, T], or [T] for one row.
-
-        Returns:
-          Prompts of that shape with positions 0..T-1, all on the prompt's branch.
-        """
+        """Wrap ids without padding, [B, T], or [T] for one row, all on the prompt's branch."""
         ids = jnp.asarray(ids)
         positions = jnp.broadcast_to(jnp.arange(ids.shape[-1], dtype=jnp.int32), ids.shape)
         return cls(ids=ids, positions=positions, branch=jnp.full(ids.shape, PROMPT, jnp.int32))
@@ -57,15 +50,9 @@ class Prompts(struct.PyTreeNode):
     def from_encoding(cls, encoding: Mapping[str, Any], pad_token: int | None = None) -> "Prompts":
         """Wrap a Hugging Face tokenizer's output for a list of texts, padded on either side.
 
-        Tokens stay in their columns; positions count from the first token of each row.
-
-        Args:
-          encoding: `input_ids` [B, T], and `attention_mask` [B, T] unless no row is padded; as
-            lists, or arrays of numpy, jax or torch.
-          pad_token: with no mask, refuses rows that are visibly padded with this token.
-
-        Returns:
-          Prompts [B, T], without read positions.
+        Tokens stay in their columns; positions count from the first token of each row. Lists, and
+        arrays of numpy, jax or torch are taken. Without a mask, rows that are visibly padded with
+        `pad_token` are refused.
 
         Raises:
           ValueError: where the mask is not 1 at consecutive tokens and 0 elsewhere, rows are
@@ -87,43 +74,28 @@ class Prompts(struct.PyTreeNode):
             check_mask(mask, ids.shape)
         xp = jnp if traced else np
         positions = xp.where(mask == 1, xp.cumsum(mask, axis=-1) - 1, 0).astype(np.int32)
-        if "position_ids" in arrays and not traced:
-            check_positions(arrays["position_ids"], positions, mask)
         return cls(ids, positions, xp.where(mask == 1, PROMPT, PADDING).astype(np.int32))
 
     @classmethod
     def stack(cls, rows: "Sequence[Prompts]") -> "Prompts":
-        """Join rows into one batch, padded to the longest.
+        """Join unbatched prompts, with fields [T] and [Q], into one batch padded to the longest.
 
-        Args:
-          rows: B unbatched prompts, with fields [T] and [Q].
-
-        Returns:
-          Prompts [B, T] and [B, Q], as numpy.
-
-        Raises:
-          ValueError: where some rows have read positions and targets and others have none.
+        Raises ValueError where some rows have read positions and targets and others have none.
         """
         if len({row.read is None for row in rows} | {row.targets is None for row in rows}) > 1:
             raise InputError("either all rows have read positions and targets, or none has.")
-        tokens = max(np.shape(row.ids)[0] for row in rows)
-        reads = max(0 if row.read is None else np.shape(row.read)[0] for row in rows)
+        fillers = {"ids": 0, "positions": 0, "branch": PADDING}
+        if rows[0].read is not None:
+            fillers |= {"read": NO_READ, "targets": 0}
 
-        def pad(values, length, fill):
-            values = np.asarray(values, np.int32)
-            return np.pad(values, (0, length - len(values)), constant_values=fill)
-
-        def field(name, length, fill):
-            return np.stack([pad(getattr(row, name), length, fill) for row in rows])
-
-        batch = cls(
-            ids=field("ids", tokens, 0),
-            positions=field("positions", tokens, 0),
-            branch=field("branch", tokens, PADDING),
-        )
-        if not reads:
+        def join(name: str) -> np.ndarray:
+            values = [np.asarray(getattr(row, name), np.int32) for row in rows]
+            batch = np.full((len(values), max(map(len, values))), fillers[name], np.int32)
+            for row, value in zip(batch, values, strict=True):
+                row[: len(value)] = value
             return batch
-        return batch.replace(read=field("read", reads, NO_READ), targets=field("targets", reads, 0))
+
+        return cls(**{name: join(name) for name in fillers})
 
 
 # Prompts, ids [B, T] without padding, a tokenizer's output, or texts for the model's own tokenizer
@@ -184,16 +156,6 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
 def is_split(tokens: Bool[np.ndarray, "B T"]) -> Bool[np.ndarray, "B"]:  # noqa: F821
     """Tell for each row of a mask whether padding lies between two tokens."""
     return (np.diff(tokens.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) > 1
-
-
-def check_positions(position_ids: np.ndarray, positions: Any, mask: np.ndarray) -> None:
-    """Raise InputError for position ids other than those that the attention mask implies."""
-    differs = position_ids.shape != positions.shape or (position_ids != positions) & (mask == 1)
-    if np.any(differs):
-        raise InputError(
-            "position_ids are not 0, 1, 2 and so on from the first token of each row: leave them "
-            "out, or give Prompts with these positions to run_path."
-        )
 
 
 class Readings(struct.PyTreeNode):

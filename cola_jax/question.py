@@ -1,9 +1,14 @@
-"""`Question`: a multiple-choice or open question and its gold answer."""
+"""`Question`, and the stable hashes that identify, order and draw things."""
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 from cola_jax.errors import InputError
 
@@ -39,20 +44,12 @@ class Question:
         return self.options[self.answer]
 
     def with_decoy(self, decoy: str | None) -> "Question":
-        """Replace the decoy of an open question.
-
-        Returns:
-          The same question with another decoy, or without one.
-        """
+        """Return the same open question with another decoy, or without one."""
         options = (self.gold,) if decoy is None else (self.gold, decoy)
         return dataclasses.replace(self, options=options)
 
     def get(self, name: str) -> str | None:
-        """Look up a name in the metadata.
-
-        Returns:
-          The value, None for a missing name.
-        """
+        """Look up a name in the metadata."""
         return dict(self.metadata).get(name)
 
 
@@ -69,9 +66,8 @@ def open_question(
     gold = gold.strip()
     if not gold:
         raise InputError(f"question {id} has no answer: the gold answer is empty.")
-    decoy = decoy_of(id, gold)
-    options = (gold,) if decoy is None else (gold, decoy)
-    return Question(id, text, options, 0, open=True, solution=solution, metadata=metadata)
+    question = Question(id, text, (gold,), open=True, solution=solution, metadata=metadata)
+    return question.with_decoy(decoy_of(id, gold))
 
 
 def decoy_of(id: str, gold: str) -> str | None:
@@ -81,8 +77,7 @@ def decoy_of(id: str, gold: str) -> str | None:
     """
     if not INTEGER.fullmatch(gold):
         return None
-    digest = hashlib.sha256(f"decoy {id}".encode()).digest()
-    offset = (-4, -3, -2, -1, 1, 2, 3, 4)[digest[0] % 8]
+    offset = (-4, -3, -2, -1, 1, 2, 3, 4)[sha256(f"decoy {id}")[0] % 8]
     value = int(gold)
     if value >= 0 > value + offset:
         offset = -offset
@@ -94,18 +89,40 @@ def content(question: Question) -> tuple[str, ...]:
     return (question.text.strip(), *(() if question.open else sorted(question.options)))
 
 
+def question_digest(question: Question) -> str:
+    """Return the digest of a question's text, options and gold answer."""
+    gold = question.gold if question.options else None
+    return digest(question.text, question.options, gold, question.answer)
+
+
+def digest(*parts: Any) -> str:
+    """Return the SHA-256 of values that JSON has, in hexadecimal."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return sha256(text).hex()
+
+
 def split(ids: Sequence[str], key: str) -> list[int]:
     """Order ids by a hash of key and id, the same on any machine and in any selection of ids.
 
-    Args:
-      ids: of questions, or their texts.
-      key: of the order, such as "validation".
-
-    Returns:
-      The indices of all ids, such as the first n for held-out questions, or every n-th for a fold.
+    Returns the indices of all ids, of questions or their texts: take the first n as held-out
+    questions, or every n-th as a fold. `key` names the order, such as "validation".
     """
+    return sorted(range(len(ids)), key=lambda i: sha256(f"{key} {ids[i]}" if key else ids[i]))
 
-    def rank(i: int) -> bytes:
-        return hashlib.sha256((f"{key} {ids[i]}" if key else ids[i]).encode()).digest()
 
-    return sorted(range(len(ids)), key=rank)
+def random_of(*key: int | str) -> "np.random.Generator":
+    """Return the random generator of a key, such as a seed and a question's id."""
+    import numpy as np  # which the command line does without
+
+    parts = [part if isinstance(part, int) else stable_hash(part) for part in key]
+    return np.random.default_rng(parts)
+
+
+def stable_hash(text: str) -> int:
+    """Return 64 bits of a text's hash, the same on every machine and in every version."""
+    return int.from_bytes(sha256(text)[:8], "little")
+
+
+def sha256(text: str) -> bytes:
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).digest()

@@ -22,9 +22,21 @@ from cola_jax.formats.conversion import convert
 from cola_jax.path import pad_path
 from tests import oracle
 
-PRETRAINED = {
-    "SmolLM2-135M-Instruct.Q4_1.gguf": oracle.SMOLLM_PATHS,
-    "gemma-3-270m-q4_k_m.gguf": oracle.GEMMA_PATHS,
+PRETRAINED = {  # paths of the kinds of `oracle.PATHS`
+    "SmolLM2-135M-Instruct.Q4_1.gguf": {
+        "identity": tuple(range(30)),
+        "skip": (*range(9), *range(12, 30)),
+        "repeat": (*range(8), 7, 7, *range(8, 30)),
+        "block repeat": (*range(14), 10, 11, 12, 13, *range(14, 30)),
+        "reordered": (*range(5), 7, 5, 6, *range(8, 30)),
+    },
+    "gemma-3-270m-q4_k_m.gguf": {  # of which layers 5, 11 and 17 see everything
+        "identity": tuple(range(18)),
+        "skip": (*range(5), *range(8, 18)),
+        "repeat": (*range(6), 5, 5, *range(6, 18)),
+        "block repeat": (*range(13), 10, 11, 12, *range(13, 18)),
+        "reordered": (*range(4), 5, 4, *range(6, 18)),
+    },
 }
 TEXTS = (
     "The capital of France is Paris, and the capital of Japan is",

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.int8 import Int8, cast, float_dtype
-from cola_jax.params import Model, assemble, shapes, sharding
+from cola_jax.params import Int8, Model, assemble, cast, float_dtype, shapes, sharding
 
 
 def llama(

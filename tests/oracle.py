@@ -104,25 +104,6 @@ PATHS = {
 }
 
 
-# The same five kinds through the thirty layers of SmolLM2-135M.
-SMOLLM_PATHS = {
-    "identity": tuple(range(30)),
-    "skip": (*range(9), *range(12, 30)),
-    "repeat": (*range(8), 7, 7, *range(8, 30)),
-    "block repeat": (*range(14), 10, 11, 12, 13, *range(14, 30)),
-    "reordered": (*range(5), 7, 5, 6, *range(8, 30)),
-}
-
-# And through the eighteen of Gemma 3 270M, of which layers 5, 11 and 17 see everything.
-GEMMA_PATHS = {
-    "identity": tuple(range(18)),
-    "skip": (*range(5), *range(8, 18)),
-    "repeat": (*range(6), 5, 5, *range(6, 18)),
-    "block repeat": (*range(13), 10, 11, 12, *range(13, 18)),
-    "reordered": (*range(4), 5, 4, *range(6, 18)),
-}
-
-
 def make(variant: str, folder: Path) -> Any:
     """Makes a random model of a variant, saves it with `save_pretrained` and returns it."""
     family, fields = VARIANTS[variant]

@@ -14,9 +14,8 @@ from transformers import AutoTokenizer
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.errors import InputError
 from cola_jax.params import FULL, layer_at, shapes, sharding
-from tests import oracle, tiny
+from tests import oracle
 
 
 @pytest.fixture
@@ -25,16 +24,10 @@ def copy(pair, tmp_path):
     return shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "copy")
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """Converts a model with a tokenizer."""
-    return tiny.make_checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
 @pytest.fixture
-def with_tokenizer(converted, tmp_path):
+def with_tokenizer(tiny_checkpoint, tmp_path):
     """Copies a checkpoint that has a tokenizer."""
-    return shutil.copytree(converted, tmp_path / "with_tokenizer")
+    return shutil.copytree(tiny_checkpoint, tmp_path / "with_tokenizer")
 
 
 def edit_metadata(directory, **changes):
@@ -61,9 +54,6 @@ def mesh_of(data, tensor):
     return jax.make_mesh((data, tensor), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc"}
-
-
 def test_load_restores_what_save_wrote(tmp_path):
     rope = Rope(theta=1e4, llama3=(8.0, 1.0, 4.0, 64))
     sizes = {"vocab_size": 11, "num_layers": 3, "width": 8, "num_heads": 2, "num_kv_heads": 1}
@@ -88,51 +78,26 @@ def test_load_restores_what_save_wrote(tmp_path):
     assert attributes(model) == ([0, 1, 0], [4, FULL, 7])
 
 
-def test_bit_sum_depends_on_every_bit_and_its_place():
-    weight = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-    for dtype in (np.float32, jnp.bfloat16, np.float16):
-        sums = {checkpoint.bit_sum(weight.astype(dtype))}
-        for changed in (weight[[1, 0, 2]], weight[:, ::-1], weight[..., [1, 0, 2, 3, 4]], -weight):
-            sums.add(checkpoint.bit_sum(changed.astype(dtype)))
-        assert len(sums) == 5
-
-
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_device_bit_sum_is_bit_sum(dtype, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PIECE", 7)
+def test_bit_sum_depends_on_every_bit_and_its_place(dtype, monkeypatch):
     weight = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(dtype)
-    placed = jax.device_put(weight, jax.NamedSharding(mesh_of(1, 2), PartitionSpec(None, "tensor")))
+    others = (weight[[1, 0, 2]], weight[:, ::-1], weight[..., [1, 0, 2, 3, 4, 5]], -weight)
+    assert len({checkpoint.bit_sum(each) for each in (weight, *others)}) == 5
     wanted = checkpoint.bit_sum(weight)
+    monkeypatch.setattr(checkpoint, "PIECE", 7)
+    assert checkpoint.bit_sum(weight) == wanted
+    placed = jax.device_put(weight, jax.NamedSharding(mesh_of(1, 2), PartitionSpec(None, "tensor")))
     assert int(checkpoint.device_bit_sum(jnp.asarray(weight))) == wanted
     assert int(checkpoint.device_bit_sum(placed)) == wanted
 
 
-def test_load_refuses_exchanged_layers(copy, tmp_path):
-    """The values are those of before, and so is the size of the file."""
-    model = cola_jax.load(copy)
-    exchanged = np.asarray(model.layers.q)[np.array([0, 2, 1, 3, 4, 5])]
-    checkpoint.save(tmp_path / "other", model.config, [("q", exchanged)], {"kind": "test"})
-    shutil.rmtree(copy / "weights" / "q")
-    shutil.copytree(tmp_path / "other" / "weights" / "q", copy / "weights" / "q")
-    with pytest.raises(checkpoint.DamagedError, match="q has changed: convert the model again"):
-        cola_jax.load(copy)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16", jnp.dtype("float16")])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "float16"])
 def test_load_rounds_to_another_dtype(pair, dtype):
     original = pair("llama-gqa").ours
     loaded = cola_jax.load(pair("llama-gqa").checkpoint, dtype=dtype)
     for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(original), strict=True):
-        kind = jnp.dtype(dtype) if theirs.dtype == jnp.float32 else theirs.dtype
-        assert ours.dtype == kind
-        np.testing.assert_array_equal(ours, theirs.astype(kind))
-
-
-def test_load_follows_the_config(pair):
-    assert attributes(pair("qwen2-window").ours) == ([0] * 6, [FULL] * 3 + [5] * 3)
-    assert attributes(pair("mistral-window").ours) == ([0] * 6, [5] * 6)
-    assert pair("llama-mha-tied").ours.head is None
-    assert pair("llama-mha").ours.layers.q_bias is None
+        assert ours.dtype == jnp.dtype(dtype)
+        np.testing.assert_array_equal(ours, theirs.astype(dtype))
 
 
 PLACED = {  # of layers, on a mesh of 4 by 2
@@ -147,7 +112,6 @@ PLACED = {  # of layers, on a mesh of 4 by 2
         **{"expert_gate": (None, None, None, "tensor"), "expert_up": (None, None, None, "tensor")},
         **{"expert_down": (None, None, "tensor", None), "gate": (None, None, "tensor")},
     },
-    "olmo2": {"q_norm": (None, None, None), "attention_post_norm": (None, None)},
 }
 
 
@@ -164,8 +128,7 @@ def test_load_places_weights_by_their_specs(pair, variant):
 
 MESHES = [
     *((variant, 2, 2) for variant in ("llama-gqa", "gemma3", "olmo2", "olmoe-clip", "qwen2-moe")),
-    *((variant, 2, 4) for variant in ("llama-gqa", "gemma3", "olmo2", "olmoe-clip", "qwen2-moe")),
-    ("llama-gqa", 1, 1),
+    *(("gemma3", 2, 4), ("qwen2-moe", 2, 4), ("llama-gqa", 1, 1)),
 ]
 
 
@@ -198,45 +161,42 @@ def weight_files(directory):
     return [file for file in (directory / "weights").rglob("*") if "0" in file.name]
 
 
-@pytest.mark.parametrize("damage", ["missing", "half", "empty"])
-def test_load_names_a_missing_or_short_file(copy, damage):
-    for file in weight_files(copy):
-        whole = file.read_bytes()
-        if damage == "missing":
-            file.unlink()
-        else:
-            file.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
+def test_load_refuses_weights_that_are_missing_cut_or_changed(copy):
+    def refuse():
         with pytest.raises(checkpoint.DamagedError, match=r"weights is damaged, .* convert the"):
             cola_jax.load(copy)
+
+    for i, file in enumerate(weight_files(copy)):
+        whole = file.read_bytes()
+        if i % 2:  # stored without a checksum, so TensorStore may restore changed bits
+            changed = bytearray(whole)
+            changed[int(len(changed) * (i % 10) / 10)] ^= 0x10
+            file.write_bytes(changed)
+        else:
+            file.write_bytes(whole[: len(whole) // 2])
+        refuse()
+        file.unlink()
+        if i == 0:
+            refuse()
         file.write_bytes(whole)
     cola_jax.load(copy)
 
 
-@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
-def test_load_refuses_changed_bits(copy, place):
-    """Weights are stored without a checksum, so TensorStore may restore damaged ones."""
-    file = max(weight_files(copy), key=lambda file: file.stat().st_size)
-    damaged = bytearray(file.read_bytes())
-    damaged[int(len(damaged) * place)] ^= 0x10
-    file.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"is damaged, \w+ has changed: convert the model again"):
+def test_load_refuses_the_weights_of_another_model(pair, copy, tmp_path):
+    model = cola_jax.load(copy)  # of the same sizes, but for the order of layers
+    exchanged = np.asarray(model.layers.q)[np.array([0, 2, 1, 3, 4, 5])]
+    checkpoint.save(tmp_path / "other", model.config, [("q", exchanged)], {"kind": "test"})
+    shutil.rmtree(copy / "weights" / "q")
+    shutil.copytree(tmp_path / "other" / "weights" / "q", copy / "weights" / "q")
+    with pytest.raises(checkpoint.DamagedError, match="q has changed: convert the model again"):
         cola_jax.load(copy)
-
-
-def test_load_refuses_the_weights_of_another_model(pair, copy):
-    for other in ("llama-mha", "llama-gqa-tied"):
-        shutil.rmtree(copy / "weights")
-        shutil.copytree(pair(other).checkpoint / "weights", copy / "weights")
-        with pytest.raises(checkpoint.DamagedError, match="convert the model again"):
-            cola_jax.load(copy)
     shutil.rmtree(copy / "weights")
+    shutil.copytree(pair("llama-mha").checkpoint / "weights", copy / "weights")
     with pytest.raises(checkpoint.DamagedError, match="convert the model again"):
         cola_jax.load(copy)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "null", "{", "\xff", '{"layout": 2}', '{"layout": 2, "config": 3}']
-)
+@pytest.mark.parametrize("text", ["", "{", "\xff", '{"layout": 2}'])
 def test_load_refuses_damaged_metadata(copy, text):
     (copy / "cola.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"cola\.json.* It is damaged, .* convert the model again"):
@@ -249,13 +209,15 @@ def test_load_refuses_damaged_metadata(copy, text):
         ({"num_layers": 10**9}, "num_layers: .* less than or equal to 10000, got 1000000000"),
         ({"num_layers": 5}, "layer_ropes has 6 entries for 5 layers"),
         ({"width": "32"}, "width: Input should be a valid integer, got '32'"),
+        ({"num_kv_heads": 3}, "4 query heads cannot share 3"),
         ({"head_dim": 7}, "head_dim must be even, got 7"),
         ({"ropes": []}, "layer_ropes must be 0 to -1"),
-        ({"ropes": [{"theta": -1.0}]}, "ropes.0.theta: .*got -1.0"),
         ({"ropes": [{"theta": 1e4, "divisors": [1.0]}]}, "1 divisors for heads of 8"),
         ({"ropes": [{"theta": 1e4, "llama3": [8, 4, 1, 64]}]}, "must have low < high"),
         ({"activation": "relu"}, "activation: .*'silu' or 'gelu_tanh', got 'relu'"),
         ({"mlp_width": 0}, "a layer must have an MLP or experts"),
+        ({"experts": 6}, "experts need experts_per_token"),
+        ({"experts": 6, "experts_per_token": 7, "expert_width": 4}, "cannot use 7 of 6 experts"),
         ({"norm_eps": 1e-4}, "its digest is that of another model"),
         ({"colour": "blue"}, "Unexpected keyword argument"),
     ],
@@ -269,15 +231,15 @@ def test_load_refuses_a_config_that_cannot_be(copy, changes, message):
     assert len(str(raised.value)) < 1000
 
 
+HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        *({name: 3} for name in ("config", "dtype", "digest", "sums", "tokenizer", "origin")),
-        *({"dtype": "int8"}, {"sums": {"q": -1}}, {"pad_token": "0"}, {"stop_tokens": [-1]}),
-        *({"layout": 1}, {"layout": "2"}, {"digest": "0"}),
-        *({"origin": origin} for origin in ({}, {"kind": "hub"}, {"kind": "hub", "name": "a/b"})),
-        *({"origin": HUB | {"name": name}} for name in ('a"); import os', "a/b\nlicense: x", 3)),
-        {"origin": HUB | {"revision": "main\n"}},
+        *({name: 3} for name in ("dtype", "digest", "sums", "tokenizer", "origin")),
+        *({"layout": 1}, {"sums": {"q": -1}}, {"pad_token": "0"}, {"origin": {"kind": "hub"}}),
+        *({"origin": HUB | {"name": 'a"); import os'}}, {"origin": HUB | {"revision": "main\n"}}),
     ],
 )
 def test_read_metadata_checks_types(copy, changes):
@@ -286,59 +248,25 @@ def test_read_metadata_checks_types(copy, changes):
         checkpoint.read_metadata(copy)
 
 
-def test_load_refuses_pipes(copy):
-    file = weight_files(copy)[0]
-    file.unlink()
-    os.mkfifo(file)
-    with pytest.raises(ValueError, match="is a pipe or device: remove it"):
-        cola_jax.load(copy)
-    file.unlink()
-    (copy / "cola.json").unlink()
-    (copy / "cola.json").mkdir()
-    with pytest.raises(ValueError, match=r"cola\.json is a directory, pipe or device"):
-        cola_jax.load(copy)
-
-
-def test_read_metadata_refuses_other_directories_with_a_hint(pair, tmp_path):
+def test_read_metadata_refuses_other_directories_with_a_hint(pair, copy, tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a directory: make a checkpoint with"):
         checkpoint.read_metadata(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"has no cola\.json: it is not a cola-jax checkpoint"):
-        checkpoint.read_metadata(tmp_path)
     folder = pair("llama-gqa").folder
     with pytest.raises(ValueError, match=f"Hugging Face model: run `cola convert {folder} DEST"):
         checkpoint.read_metadata(folder)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file is not a directory"):
-        checkpoint.read_metadata(tmp_path / "file")
-
-
-def test_load_tokenizer_refuses_a_model_without_one(pair):
-    with pytest.raises(ValueError, match="has no tokenizer: its source had none"):
-        cola_jax.load_tokenizer(pair("llama-gqa").checkpoint)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"auto_map": {"AutoTokenizer": ["a.B", None]}, "tokenizer_class": "B"},
-        {"tokenizer_class": 3},
-    ],
-)
-def test_load_tokenizer_says_what_is_wrong_in_one_line(with_tokenizer, settings):
-    write_tokenizer(with_tokenizer, settings)
-    with pytest.raises(InputError, match=r"^the tokenizer of .* cannot be read \(") as raised:
-        cola_jax.load_tokenizer(with_tokenizer)
-    assert str(raised.value).isprintable()
+    (copy / "cola.json").unlink()
+    with pytest.raises(ValueError, match=r"has no cola\.json: it is not a cola-jax checkpoint"):
+        checkpoint.read_metadata(copy)
+    os.mkfifo(copy / "weights" / "pipe")
+    with pytest.raises(ValueError, match="is a directory, pipe or device, not a file: remove it"):
+        checkpoint.read_metadata(copy)
 
 
 @pytest.mark.parametrize(
     ("settings", "needs_auto"),
     [
-        ({"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}, False),
         ({"tokenizer_class": "Qwen2TokenizerFast", "pad_token": "<s>"}, False),
-        ({"tokenizer_class": "PreTrainedTokenizerFast"}, False),
         ({"tokenizer_class": "LlamaTokenizer"}, True),
-        ({"tokenizer_class": None}, True),
         ({}, True),
     ],
 )
@@ -355,7 +283,9 @@ def test_load_tokenizer_loads_the_class_of_auto_tokenizer(
     assert ours("Is it iron?").input_ids == theirs("Is it iron?").input_ids
 
 
-def test_load_tokenizer_refuses_one_that_has_changed(with_tokenizer):
+def test_load_tokenizer_refuses_one_that_is_missing_or_has_changed(pair, with_tokenizer):
+    with pytest.raises(ValueError, match="has no tokenizer: its source had none"):
+        cola_jax.load_tokenizer(pair("llama-gqa").checkpoint)
     file = with_tokenizer / "tokenizer" / "tokenizer_config.json"
     file.write_text(file.read_text() + " ")
     with pytest.raises(checkpoint.DamagedError, match="has changed since the conversion: convert"):
@@ -366,9 +296,6 @@ def test_stop_tokens_fall_back_to_the_tokenizer(with_tokenizer):
     for ids, expected in ((..., (1,)), ([], (1,)), ([2, 5], (2, 5))):
         edit_metadata(with_tokenizer, stop_tokens=ids)
         assert checkpoint.stop_tokens(with_tokenizer) == expected
-
-
-def test_stop_tokens_refuses_a_model_without_any(with_tokenizer):
     edit_metadata(with_tokenizer, stop_tokens=[])
     settings = json.loads((with_tokenizer / "tokenizer" / "tokenizer_config.json").read_text())
     write_tokenizer(with_tokenizer, {k: v for k, v in settings.items() if k != "eos_token"})
@@ -377,10 +304,10 @@ def test_stop_tokens_refuses_a_model_without_any(with_tokenizer):
 
 
 def test_load_restores_the_padding_token(copy):
-    for token, expected in ((..., None), (None, None), (0, 0), (5, 5)):
+    for token in (None, 5):
         edit_metadata(copy, pad_token=token)
         model = cola_jax.load(copy)
-        assert model.pad_token == expected
+        assert model.pad_token == token
         assert len(jax.tree.leaves(model)) == len(shapes(model.config))  # a static field
 
 

@@ -1,14 +1,15 @@
-"""What messages take from errors, and the hints that they give."""
+"""What messages take from errors, the hints that they give, and things that do not belong."""
 
 import errno
 
 import pytest
 
 from cola_jax.errors import (
+    InputError,
+    check_belongs,
     count,
     did_you_mean,
     first_line,
-    nearest,
     of_system,
     one_line,
     printed,
@@ -16,45 +17,28 @@ from cola_jax.errors import (
 )
 
 
-def test_first_line_has_no_stop_and_is_never_empty():
-    assert first_line(ValueError("it failed.\nRequest ID: 1")) == "it failed"
-    assert first_line(TimeoutError()) == "TimeoutError"
-
-
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "hint"),
     [
-        ("serch", "search"),
-        ("--MAX_SKP", "max-skip"),
-        ("max", "max-skip"),  # the shortest that begins so
-        ("zzz", None),
-        ("s" * 10**6, None),
-        ("", None),
+        ("serch", " (did you mean search?)"),
+        ("--MAX_SKP", " (did you mean max-skip?)"),
+        ("max", " (did you mean max-skip?)"),  # the shortest that begins so
+        *(("zzz", ""), ("s" * 10**6, ""), ("", "")),
     ],
 )
-def test_nearest(name, near):
-    assert nearest(name, ["search", "max-skip-block", "max-skip"]) == near
-    assert did_you_mean(name, ["search", "max-skip"]) == (
-        f" (did you mean {near}?)" if near else ""
-    )
+def test_did_you_mean(name, hint):
+    assert did_you_mean(name, ["search", "max-skip-block", "max-skip"]) == hint
 
 
-def test_count():
+def test_texts_are_short_and_of_one_line():
+    assert first_line(ValueError("it failed.\nRequest ID: 1")) == "it failed"
+    assert first_line(TimeoutError()) == "TimeoutError"
     assert [count(n, "model") for n in (0, 1, 2000)] == ["0 models", "1 model", "2,000 models"]
-
-
-def test_shorten_counts_what_it_omits():
     assert shorten(["a", "b"], limit=2) == "a, b"
     assert shorten(["a", "b", "c"], limit=2) == "a, b and 1 more"
-
-
-def test_printed_quotes_what_is_no_name():
     assert printed("model.norm.weight") == "model.norm.weight"
     assert printed("a\nb") == "'a\\nb'"
     assert len(printed("a" * 10_000)) < 100
-
-
-def test_one_line_escapes_and_shortens():
     assert one_line("a\nb\x1b[0m é [/x]") == "a\\nb\\x1b[0m é [/x]"
     assert len(one_line("x" * 100_000)) < 2100
 
@@ -65,5 +49,16 @@ def test_of_system_names_the_file(tmp_path):
     assert of_system(caught.value).startswith(f"{printed(str(tmp_path))}: Is a directory. Give")
     assert of_system(OSError("a message of ours")) == "a message of ours"
     full = OSError(errno.ENOSPC, "No space left on device", "from", None, "to")
-    said = "no space is left at to: make room, and start the same command again."
-    assert of_system(full) == said
+    assert of_system(full).startswith("to: No space left on device. Make room, and start")
+
+
+def test_check_belongs_names_what_differs_and_ignores_what_one_side_does_not_know():
+    theirs = {"model": "a" * 64, "path": None, "questions": {"q": "1", "r": "2", "s": "3"}}
+    check_belongs("f", theirs, "this model", {"path": "x", "questions": {"q": "1"}}, "stop")
+    ours = {"model": "b" * 64, "questions": {"q": "1", "r": "9"}}
+    with pytest.raises(InputError) as error:
+        check_belongs("menu.json", theirs, "this model", ours, "make it again")
+    assert "menu.json does not belong to this model" in str(error.value)
+    assert "model is aaaaaaaaaaaa, here it is bbbbbbbbbbbb" in str(error.value)
+    assert "1 of 3 questions have changed ('r')" in str(error.value)
+    assert "Make it again." in str(error.value)

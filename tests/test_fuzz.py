@@ -41,20 +41,19 @@ from tests.formats.gguf_writer import add_byte_level, tiny_llama, write
 EXAMPLES = int(os.environ.get("COLA_FUZZ", "25"))
 LAYERS = tiny.LAYERS
 VALUES = (
-    *(None, True, -1, 0, 1, 7, 2**31, 10**18, -(2**63), 0.5, 1e300, 1e-300, "", "x", "llama"),
-    *("a\nb", "x" * 5000, "\0", "../a", "{{ x", "é", [], [None], [["a"]], {}, {"a": {}}, [0] * 99),
+    *(None, True, -1, 0, 7, 2**31, -(2**63), 0.5, 1e300, "", "x", "a\nb", "x" * 5000, "\0", "../a"),
+    *("{{ x", "é", [], [None], [["a"]], {}, {"a": {}}, [0] * 99),
 )
 PIECES = (
-    *(b"", b"\0", b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\0\0\0\0\0\0\0\x40", b"\n", b"["),
-    *(b"{", b'"', b"1e999", b"\xed\xa0\x80"),
+    *(b"", b"\0", b"\xff" * 8, b"\0\0\0\0\0\0\0\x40", b"\n", b"[", b'"', b"1e999"),
+    b"\xed\xa0\x80",
 )
 RUN = ("run/run.json", "run/starts/*.json", "run/evaluations/*.parquet", "run/questions/*.parquet")
 LINES = (
-    *("", "#", "0-9", "4-0", "-1", "0,,1", "(0-4)x0", "(0-4)x999999999999", "((0)x2)x2", "(" * 999),
-    *("0" * 200_000, "0-4," * 20_000, "(3, 2)", "(0, 99)", "blocks:", "layers:9", "slices:", "\0"),
-    *("limit: &a [*a]", "x: &x {<<: *x}", "limit: !!python/object/apply:os.system [ls]", "- a"),
-    *(f"limit: {'9' * 5000}", "limit: " + "[" * 3000, "? [a]\n: 3", "model: []", "chat: maybe"),
-    *("{question}" * 99, "{", "\u2028", "%YAML 9.9", "%FLAG 1", "\t"),
+    *("", "#", "0-9", "4-0", "0,,1", "(0-4)x999999999999", "((0)x2)x2", "(" * 999, "0" * 200_000),
+    *("0-4," * 20_000, "(3, 2)", "blocks:", "layers:9", "slices:", "\0", "limit: &a [*a]", "- a"),
+    *("x: &x {<<: *x}", "limit: !!python/object/apply:os.system [ls]", "limit: " + "[" * 3000),
+    *(f"limit: {'9' * 5000}", "? [a]\n: 3", "model: []", "{question}" * 99, "{", "\u2028", "\t"),
 )
 FILES = Path(__file__).with_name("fuzz")  # sound files that are small enough to keep
 TEXTS = [file.relative_to(FILES).as_posix() for file in sorted(FILES.rglob("*.*"))]
@@ -246,9 +245,18 @@ def test_mutated_file_is_read_or_refused_in_one_line(folder, readers, name, caps
 
 
 ODD = (
-    *("", " ", "nan", "-inf", "-1", "0", "1e400", "9" * 5000, "0x10", "1_0", "\uff11", "1/0", "%"),
-    *("\u0661\u0662GB", "2**63", "a\0b", "\ud800", "\u2028", "../..", "gs://bucket/x", "(" * 1000),
-    *("x" * 100_000, "0-" + "9" * 30, "(0)x" + "9" * 30, "[]", "{}", "!!python/name:os"),
+    *("", " ", "nan", "-inf", "1e400", "9" * 5000, "0x10", "1_0", "1/0", "%", "\u0661\u0662GB"),
+    *(
+        "2**63",
+        "a\0b",
+        "\ud800",
+        "../..",
+        "gs://bucket/x",
+        "(" * 1000,
+        "x" * 100_000,
+        "(0)x" + "9" * 30,
+    ),
+    *("[]", "{}", "!!python/name:os"),
 )
 COMMANDS = {
     "search": ["--model", "m", "--task", "t", "--output", "o"],

@@ -40,12 +40,6 @@ def test_format_path_round_trips(path):
     assert format_path([*path, STOP, STOP]) == text
 
 
-@given(paths)
-def test_parse_path_ignores_spaces(path):
-    text = format_path(path)
-    assert parse_path(" " + text.replace(",", " ,  ") + "\n", LAYERS, 99) == tuple(path)
-
-
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -57,26 +51,16 @@ def test_parse_path_ignores_spaces(path):
     ],
 )
 def test_format_path_inverts_parse_path(text, path):
-    assert parse_path(text, LAYERS) == path
+    assert parse_path(text, LAYERS) == parse_path(f" {text.replace(',', ' ,  ')}\n", LAYERS) == path
     assert format_path(path) == text
-
-
-def test_parse_path_reads_other_spellings():
-    assert parse_path("(0-1)x1,3-3,(4)x2", LAYERS) == (0, 1, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "'' has '' where a layer id, a range like 0-5 or a group"),
-        ("0,,1", "has '' where"),
-        ("a", "has 'a' where"),
-        ("-1", "has '-1' where"),
-        ("0-", "has '0-' where"),
-        ("(0-1)", r"has '\(0-1\)' where"),
-        ("(0-1)x0", r"has '\(0-1\)x0' where"),
-        ("((0)x2)x2", "where a layer id"),
-        ("(0,1", r"has '\(0' where"),
+        *((text, "where a layer id") for text in ("0,,1", "a", "-1", "0-", "(0-1)", "(0-1)x0")),
+        *((text, "where a layer id") for text in ("((0)x2)x2", "(0,1")),
         ("5-3", "range 5-3, which runs backwards: use 3-5"),
         ("0-9", r"names layer 9, but the model has layers 0\.\.8"),
         ("99999999999999999999", r"but the model has layers 0\.\.8"),
@@ -112,11 +96,8 @@ def test_validate_refuses_bad_paths(path, message):
         validate(path, LAYERS, max_length=4)
 
 
-def test_validate_drops_padding():
-    assert validate(np.array([3, 3, STOP, STOP]), LAYERS) == (3, 3)
-
-
 def test_pad_path_pads_or_refuses():
+    assert validate(np.array([3, 3, STOP, STOP]), LAYERS) == (3, 3)
     padded = pad_path((1, 2), 4)
     assert padded.tolist() == [1, 2, STOP, STOP]
     assert padded.dtype == np.int32
@@ -208,12 +189,7 @@ def test_random_paths_are_edits_of_the_identity():
     assert any(len(path) > 5 for path in random_paths(5, 30, seed=0, edits=1))
 
 
-def test_random_paths_refuses_more_than_exist():
-    with pytest.raises(
-        ValueError, match=r"only \d+ of 100000 distinct random paths.*ask for fewer"
-    ):
+def test_random_paths_are_few_enough_and_short_enough():
+    with pytest.raises(ValueError, match=r"only \d+ of 100000 distinct random paths"):
         random_paths(2, 100_000, seed=0, edits=1)
-
-
-def test_random_paths_respects_max_length():
     assert max(map(len, random_paths(LAYERS, 30, seed=0, max_length=LAYERS))) <= LAYERS

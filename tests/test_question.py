@@ -1,8 +1,8 @@
-"""Question: decoys of open questions, and what is not a question."""
+"""Questions: decoys of open ones, what is none, their digests and their order."""
 
 import pytest
 
-from cola_jax.question import open_question, split
+from cola_jax.question import Question, open_question, question_digest, split
 
 
 def test_decoy_of_integer_is_plausible():
@@ -27,6 +27,19 @@ def test_open_question_refuses_blank_text_or_answer():
         open_question("q", "?", "  ")
     with pytest.raises(ValueError, match="q is empty"):
         open_question("q", " ", "5")
+
+
+def test_question_digest_tells_text_options_and_gold_but_not_ids():
+    questions = [
+        Question("q", "Which?", ("a", "b", "c"), 1),
+        Question("q", "What?", ("a", "b", "c"), 1),
+        Question("q", "Which?", ("a", "b", "d"), 1),
+        Question("q", "Which?", ("b", "a", "c"), 0),
+        Question("q", "Which?", ("a", "b", "c"), 0),
+    ]
+    other_id = Question("r", "Which?", ("a", "b", "c"), 1)
+    assert question_digest(other_id) == question_digest(questions[0])
+    assert len({question_digest(question) for question in questions}) == 5
 
 
 def test_split_depends_on_key_and_id_alone() -> None:

@@ -15,17 +15,8 @@ FOLDERS = (".github", "cola_jax", "convert", "experiments", "tests")
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 )
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def commands() -> list[str]:
-    # a backslash continues a line
-    texts = (re.sub(r"\\\n\s*", "", page.read_text()) for page in PAGES)
-    lines = [line for text in texts for line in text.splitlines()]
-    names = "|".join(COMMANDS)
-    return [line for line in lines if re.match(rf"cola ({names})( |$)", line)]
 
 
 def anchors(page: Path) -> set[str]:
@@ -35,34 +26,31 @@ def anchors(page: Path) -> set[str]:
     return {text.replace(" ", "-") for text in words}
 
 
-def test_pages_show_every_command():
-    shown = {line.split()[1] for line in commands()}
+def test_commands_of_the_pages_parse():
+    # a backslash continues a line
+    texts = (re.sub(r"\\\n\s*", "", page.read_text()) for page in PAGES)
+    pattern = rf"cola ({'|'.join(COMMANDS)})( |$)"
+    lines = [line for text in texts for line in text.splitlines() if re.match(pattern, line)]
+    for line in lines:
+        arguments = shlex.split(line, comments=True)[1:]
+        if "--config" in arguments:  # a file of the user's
+            place = arguments.index("--config")
+            arguments[place : place + 2] = ["--model", "m", "--task", "t", "--output", "o"]
+        parse(arguments)
+    shown = {line.split()[1] for line in lines}
     assert shown == set(COMMANDS) - {"demo"}  # which the second line of the README shows
 
 
-@pytest.mark.parametrize("line", commands())
-def test_commands_of_the_pages_parse(line):
-    arguments = shlex.split(line, comments=True)[1:]
-    if "--config" in arguments:  # a file of the user's
-        place = arguments.index("--config")
-        arguments[place : place + 2] = ["--model", "m", "--task", "t", "--output", "o"]
-    parse(arguments)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_resolve(page):
-    for link in LINK.findall(FENCE.sub("", page.read_text())):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_files_of_a_page_exist(page):
+    text = page.read_text()
+    for link in LINK.findall(FENCE.sub("", text)):
         path, _, anchor = link.partition("#")
         if "://" in path:
             continue
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_scripts_and_files_that_a_page_names_exist(page):
-    text = page.read_text()
     for module in re.findall(r"-m (convert|experiments(?:\.[a-z]\w*)+)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

@@ -42,8 +42,8 @@ from cola_jax.files import (
     write_whole,
     written_bytes,
 )
-from cola_jax.identity import question_digest, set_digest
 from cola_jax.progress import byte_bar, log
+from cola_jax.question import digest, question_digest
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
 
@@ -129,7 +129,7 @@ def origin_of(session: "Session") -> dict[str, Any]:
         "model": session.settings["model"],
         "num_layers": session.num_layers,
         "scorer": session.scorer.name,
-        "questions": set_digest(question_digest(each.question) for each in session.encoded),
+        "questions": digest(sorted(question_digest(each.question) for each in session.encoded)),
     }
 
 

@@ -30,10 +30,9 @@ from cola_jax.execute.inputs import bucket
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.reference import replicated
 from cola_jax.files import write_whole
-from cola_jax.identity import digest
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
-from cola_jax.question import split
+from cola_jax.question import digest, split
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.runs.stored import Labels, asked_by_run, asked_here, check_comparable, read_labels

@@ -30,8 +30,7 @@ from cola_jax.formats.huggingface import (
 )
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
-from cola_jax.int8 import cast
-from cola_jax.params import shapes
+from cola_jax.params import cast, shapes
 from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
 from cola_jax.progress import OnProgress, ignore_progress
 

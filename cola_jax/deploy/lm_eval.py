@@ -29,13 +29,12 @@ from cola_jax import checkpoint
 from cola_jax.checkpoint import Dtype
 from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
-from cola_jax.errors import InputError, reading
+from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.execute.decoder import Stop
 from cola_jax.execute.generate import Generated, generate
 from cola_jax.execute.run_paths import run_paths
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
-from cola_jax.identity import check_belongs
 from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import Devices, choose_dtype

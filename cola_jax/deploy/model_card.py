@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from cola_jax.errors import InputError, reading
+from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.files import read_json
-from cola_jax.identity import check_belongs, path_digest
 from cola_jax.path import format_path, parse_path_of
+from cola_jax.question import digest
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -138,7 +138,7 @@ The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""},
 cola export --model {model} --path '{text}'{"" if base is None else " --share"}
 ```
 
-The path as JSON: `{list(path)}`, its digest `{path_digest(path)}`, that of the model
+The path as JSON: `{list(path)}`, its digest `{digest(path)}`, that of the model
 `{metadata["digest"]}`.
 """)
 

@@ -23,13 +23,12 @@ from scipy.special import log_expit, log_softmax
 
 from cola_jax.checkpoint import absolute, model_digest, read_metadata
 from cola_jax.config import Count
-from cola_jax.errors import InputError, printed, reading
+from cola_jax.errors import InputError, check_belongs, printed, reading
 from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padded_right
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import take
 from cola_jax.execute.reference import replicated
 from cola_jax.files import read_bytes, read_json, write_whole
-from cola_jax.identity import check_belongs
 from cola_jax.model import block, embed, view
 from cola_jax.params import Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike

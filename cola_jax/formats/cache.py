@@ -18,10 +18,9 @@ from cola_jax.errors import InputError
 from cola_jax.files import cache_directory, check_local, hold, remove_partial, written_bytes
 from cola_jax.formats.conversion import convert_opened, locate
 from cola_jax.formats.table import Source
-from cola_jax.identity import digest
-from cola_jax.int8 import INT8
-from cola_jax.params import Model
+from cola_jax.params import INT8, Model
 from cola_jax.progress import OnProgress, byte_bar
+from cola_jax.question import digest
 
 
 def root() -> Path:

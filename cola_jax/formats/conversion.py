@@ -16,9 +16,9 @@ from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
 from cola_jax.formats.table import Source, stack
-from cola_jax.identity import digest
-from cola_jax.int8 import INT8
+from cola_jax.params import INT8
 from cola_jax.progress import OnProgress, ignore_progress
+from cola_jax.question import digest
 
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

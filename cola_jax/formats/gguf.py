@@ -24,7 +24,7 @@ from cola_jax.formats.table import (
     origin_of,
     rows_of,
 )
-from cola_jax.int8 import Int8
+from cola_jax.params import Int8
 
 TYPES = {
     GGMLQuantizationType[name]

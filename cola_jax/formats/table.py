@@ -12,8 +12,15 @@ from einops.parsing import ParsedExpression
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, printed, shorten, shown
-from cola_jax.int8 import INPUTS, INT8, Int8, quantize, weight_bytes
-from cola_jax.params import axis_sizes, shapes
+from cola_jax.params import (
+    INPUTS,
+    INT8,
+    Int8,
+    axis_sizes,
+    quantize,
+    shapes,
+    weight_bytes,
+)
 from cola_jax.progress import OnProgress, ignore_progress
 
 Q8_BLOCK = 32  # values of GGUF's Q8_0 with a scale, along the last axis

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 from rich.table import Table as TerminalTable
 
-from cola_jax.errors import InputError, one_line, reading
+from cola_jax.errors import InputError, check_belongs, one_line, reading
 from cola_jax.files import read_json, readable_json, write_whole
-from cola_jax.identity import check_belongs
 from cola_jax.path import format_path
 from cola_jax.report.evaluation import path_results
 from cola_jax.report.summary import Summary, summarise

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 from cola_jax.errors import InputError, first_line
 from cola_jax.files import hold, matching
-from cola_jax.identity import digest
+from cola_jax.question import digest
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 

@@ -20,9 +20,9 @@ from etils import epath
 
 from cola_jax.errors import InputError, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import check_links, matching, read_json, readable_json, write_whole
-from cola_jax.identity import digest
+from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import STOP, unpad_path
+from cola_jax.question import digest
 from cola_jax.runs.hosts import WHOLE, Shard, locked
 from cola_jax.runs.schema import (
     EVALUATIONS,
@@ -224,8 +224,7 @@ class Run:
                 folder.rmtree()
 
     def refuse_foreign(self) -> None:
-        """Raise InputError for a directory of other files, and for links out of it."""
-        check_links(self.directory)
+        """Raise InputError for a directory of other files."""
         if not self.directory.exists():
             return
         # a start that was killed early leaves hidden files
@@ -241,7 +240,6 @@ class Run:
         file = self.directory / MANIFEST
         if not file.exists():
             raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
-        check_links(self.directory)
         return read_record(file)["settings"]
 
     @functools.cached_property

@@ -15,7 +15,7 @@ from etils import epath
 
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_bytes
-from cola_jax.identity import digest, question_digest
+from cola_jax.question import digest, question_digest
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts

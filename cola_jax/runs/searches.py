@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax import checkpoint
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, check_belongs
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
-from cola_jax.identity import check_belongs
 from cola_jax.path import identity, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.runs.devices import machine

@@ -20,8 +20,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.formats import cache
-from cola_jax.int8 import float_dtype, weight_bytes
-from cola_jax.params import Model
+from cola_jax.params import Model, float_dtype, weight_bytes
 from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements

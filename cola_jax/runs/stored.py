@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etils import epath
 
-from cola_jax.errors import InputError, count, printed, shown
+from cola_jax.errors import (
+    InputError,
+    check_belongs,
+    count,
+    describe_difference,
+    printed,
+    shown,
+)
 from cola_jax.files import check_file, write_whole
 from cola_jax.formats.peers import INVALID, VALID
-from cola_jax.identity import check_belongs, describe_difference, digest
 from cola_jax.path import identity
-from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
+from cola_jax.question import INTEGER, LETTERS, Question, decoy_of, digest
 from cola_jax.runs.hosts import WHOLE
 from cola_jax.runs.schema import by_question, question_row, stored_verdict
 from cola_jax.scoring.grader import Grade

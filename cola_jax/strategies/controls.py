@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from cola_jax.identity import stable_hash
 from cola_jax.path import STOP, pad_lists
-from cola_jax.question import Question
+from cola_jax.question import Question, stable_hash
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.identity import random_of
 from cola_jax.path import FittingEdits, edited, identity
+from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.outcome import Leaf, as_text
 from cola_jax.strategies.rules import (

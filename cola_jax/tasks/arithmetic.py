@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cola_jax.errors import InputError
-from cola_jax.identity import stable_hash
-from cola_jax.question import Question, open_question
+from cola_jax.question import Question, open_question, stable_hash
 
 DEFAULT_LIMIT = 100  # questions
 

@@ -58,77 +58,45 @@ def logprobs(model: cola_jax.Model, text: str, path: Any) -> np.ndarray:
     return np.asarray(jax.nn.log_softmax(cola_jax.run_path(model, text, padded)[0]))
 
 
-def test_ablation_has_a_row_per_layer(run, capsys):
+def test_ablation_has_a_row_per_layer(run):
     names = run("ablation.py")
-    model, question, table = names["model"], names["questions"][1], names["table"]
+    table = names["table"]
     assert [*table.index] == ["none", *range(tiny.LAYERS)]
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(table)
     verdicts = names["results"].verdicts.take((slice(None), 3))  # without layer 2
     assert table.loc[2, "margin"] == pytest.approx(verdicts.margin.mean())
     assert table.loc[2, "correct"] == verdicts.verdict.mean()
-    prompt = f"Question: {question.text}\nAnswer:"
-    tokenizer = cola_jax.load_tokenizer(model.checkpoint)
-    before, ids = (tokenizer(x).input_ids for x in (prompt, f"{prompt} {question.gold}"))
-    said = logprobs(model, f"{prompt} {question.gold}", (0, 1, 3, 4))
-    score = sum(said[i - 1, ids[i]] for i in range(len(before), len(ids)))
-    assert verdicts.scores[1, question.answer] == pytest.approx(score, abs=1e-4)
 
 
-def test_own_metric_finds_paths_that_predict_a_text(run, capsys):
+def test_own_metric_finds_paths_that_predict_a_text(run):
     names = run("own_metric.py")
     model, text, outcome = names["model"], names["TEXTS"][0], names["outcomes"][0]
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(names["TEXTS"])
     ids = cola_jax.load_tokenizer(model.checkpoint)(text).input_ids
-
-    def metric(path):
-        return logprobs(model, text, path)[np.arange(len(ids) - 1), ids[1:]].mean()
-
-    best, found = outcome.shortest_correct, outcome.verdicts.margin
-    assert best is not None
-    assert outcome.lengths[best] == outcome.lengths[found >= 0].min()
-    for i in (1, 2, 3, best):
-        gain = metric(outcome.paths[i]) - metric(outcome.paths[0])
-        assert found[i] == pytest.approx(gain + names["ALLOWED"], abs=1e-4)
+    before, after = (
+        logprobs(model, text, path)[np.arange(len(ids) - 1), ids[1:]].mean()
+        for path in (outcome.paths[0], outcome.paths[outcome.shortest_correct])
+    )
+    margin = outcome.verdicts.margin[outcome.shortest_correct]
+    assert margin == pytest.approx(after - before + names["ALLOWED"], abs=1e-4)
 
 
-def test_states_are_read_as_paths_that_end_there(run, capsys):
+def test_states_are_read_as_paths_that_end_there(run):
     names = run("states.py")
-    table = names["table"]
-    assert [*table.index] == ["embedding", *range(tiny.LAYERS)]
-    assert len(capsys.readouterr().out.splitlines()) >= 2 + tiny.LAYERS
+    assert [*names["table"].index] == ["embedding", *range(tiny.LAYERS)]
     for layer in range(tiny.LAYERS):
         said = logprobs(names["model"], names["PROMPT"], range(layer + 1))[-1]
-        token, probability, of_answer, _ = table.loc[layer]
+        token, probability, of_answer, _ = names["table"].loc[layer]
         assert token == repr(names["tokenizer"].decode([int(said.argmax())]))
         assert probability == pytest.approx(np.exp(said.max()), abs=1e-6)
         assert of_answer == pytest.approx(np.exp(said[names["answer"]]), abs=1e-6)
 
 
-def test_strategy_skips_blocks_around_the_middle(run):
-    names = run("strategy.py")
-    (outcome,) = names["outcomes"]
+def test_strategy_scorer_and_task_extend_the_tables(run, tmp_path):
+    (outcome,) = run("strategy.py")["outcomes"]
     searched = [path for path in outcome.paths if len(path) < tiny.LAYERS]
     assert searched == [(0, 1, 3, 4), (0, 3, 4), (0, 4), (4,)]
-
-
-def test_scorer_gives_a_difference_of_logits(run):
-    names = run("scorer.py")
-    model, tokenizer, question = names["model"], names["tokenizer"], names["questions"][0]
-    path = (0, 1, 1, 2, 3, 4)
-    verdicts = cola_jax.evaluate(names["evaluate"], names["questions"], [path]).verdicts
-    logits = cola_jax.run_path(model, question.text, path)[0, -1]
-    length = len(tokenizer(question.text).input_ids)
-    wrong, right = (
-        logits[tokenizer(question.text + option).input_ids[length]]
-        for option in (question.options[1 - question.answer], question.options[question.answer])
-    )
-    assert verdicts.margin[0, 0] == pytest.approx(float(right - wrong), abs=1e-4)
+    margins = run("scorer.py")["margins"]
     # the path found for a question is at least as good for it as the other's
-    margins = names["margins"]
     assert (margins.diagonal() >= margins.min(axis=1)).all()
-
-
-def test_task_reads_the_rows_of_a_data_set(run, tmp_path):
     row = {"sentence": "The sun is warm but the _ is not.", "option1": "moon", "option2": "fire"}
     rows = [row | {"answer": "1"}, row | {"sentence": "Ice melts near the _.", "answer": "2"}]
     (tmp_path / "winogrande_xl").mkdir()
@@ -137,7 +105,6 @@ def test_task_reads_the_rows_of_a_data_set(run, tmp_path):
     (tmp_path / "winogrande_xl" / "validation.jsonl").write_text(lines)
     names = run("task.py", str(tmp_path))
     assert [question.gold for question in names["questions"]] == ["moon", "fire"]
-    assert len(names["results"].to_pandas()) == 4
 
 
 def test_family_computes_what_transformers_does(tmp_path, monkeypatch):
@@ -145,12 +112,9 @@ def test_family_computes_what_transformers_does(tmp_path, monkeypatch):
     theirs.save_pretrained(tmp_path / "theirs")
     monkeypatch.setattr(sys, "argv", ["family.py", str(tmp_path / "theirs")])
     model = runpy.run_path(str(EXAMPLES / "family.py"))["model"]
-    ids = oracle.random_ids(2)
-    for path in oracle.PATHS.values():
-        error = oracle.relative_error(
-            cola_jax.run_path(model, ids, path), oracle.logits(theirs, ids, path)
-        )
-        assert error < oracle.TOLERANCE
+    ids, path = oracle.random_ids(2), oracle.PATHS["reordered"]
+    logits = cola_jax.run_path(model, ids, path), oracle.logits(theirs, ids, path)
+    assert oracle.relative_error(*logits) < oracle.TOLERANCE
 
 
 def test_code_of_the_guide_is_in_the_examples():

@@ -4,7 +4,6 @@ import pytest
 
 from experiments.paper.figures import FIGURES
 from experiments.paper.results import read
-from experiments.paper.table1 import HEAD, table_rows
 from tests.report.conftest import PARTS, make_run
 
 
@@ -31,10 +30,3 @@ def test_figures_have_controls(run, name, cells):
     text = [*head, *(cell for row in rows for cell in row)]
     assert any("control" in cell for cell in text)
     assert set(cells) <= set(text)
-
-
-def test_table_of_spaces_has_a_cell_for_every_column(run):
-    (result,) = read([run])
-    once, both = table_rows([("skip", result, None), ("repeat", result, result)])
-    assert len(once) == len(both) == len(HEAD)
-    assert once[:4] == ["skip", "40.0 %", "80.0 %", "66.7 %"]

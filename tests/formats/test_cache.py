@@ -132,7 +132,7 @@ def test_entries_list_what_can_be_removed(source, root):
 
 def test_clear_leaves_a_conversion_that_goes_on(root, tmp_path, monkeypatch):
     """As `cola cache --clear` does while another process converts."""
-    killed = root / ".2-0123456789abcdef.0123456789ab.partial"
+    killed = root / ".2-0123456789abcdef.partial"
     killed.mkdir(parents=True)
     (root / "2-0123456789abcdef.lock").touch()
     save = checkpoint.save

@@ -7,7 +7,7 @@ import pytest
 
 from cola_jax.errors import reading
 from cola_jax.formats.families import read_config
-from cola_jax.identity import digest
+from cola_jax.question import digest
 from tests import oracle
 
 RELEASED = Path(__file__).with_name("released.jsonl").read_text().splitlines()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from cola_jax.identity import random_of
 from cola_jax.path import KINDS, SKIP, edited, edits_fit, identity
+from cola_jax.question import random_of
 from cola_jax.scoring import Verdicts
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, as_text
 from cola_jax.strategies.rules import PRESETS, TreeRules

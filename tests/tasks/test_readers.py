@@ -171,7 +171,7 @@ def test_load_questions_refuses_other_sources(source, message):
         ("a.csv", b"question,answer\n1?,\xff\n", r"a\.csv'? cannot be read"),
         ("a.parquet", b"PAR1 or not", r"a\.parquet'? cannot be read"),
         ("a.jsonl", b"\xff\xfe\n", "cannot be read .*utf-8"),
-        ("a.jsonl", b'{"prompt": "a\\ud800", "answer": "x"}', r"a\.jsonl:1 .*surrogates"),
+        ("a.jsonl", b'{"prompt": "a\\ud800", "answer": "x"}', r"a\.jsonl:1 .*hex escape"),
     ],
 )
 def test_load_questions_names_a_broken_file(tmp_path, name, content, message):
