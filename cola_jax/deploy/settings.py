@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from cola_jax.errors import InputError
 
+Fitness = Literal["accuracy", "margin", "likelihood"]
+
 
 @dataclasses.dataclass(frozen=True)
 class StaticSettings:
@@ -17,6 +19,10 @@ class StaticSettings:
     first: int = 16
     """Questions of the first selection step; each further step has four times as many, and the
     last all."""
+    fitness: Fitness = "accuracy"
+    """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
+    the logistic function of the correct answer's score minus its best rival's; or likelihood, the
+    mean log-likelihood of the correct answer."""
     max_layers: int | None = None
     """Most layers that a path runs; those of the model by default."""
     min_layers: int | None = None
@@ -103,6 +109,10 @@ class DistillSettings:
     def depth(self, num_layers: int) -> int:
         """Return the layers whose states are read; InputError for invalid settings."""
         check_least(self, epochs=1, batch_size=1, seed=0)
+        if not 0 < self.validation < 1:
+            raise InputError(f"validation must lie between 0 and 1, it is {self.validation}.")
+        if not self.learning_rate > 0:
+            raise InputError(f"the learning rate must be positive, it is {self.learning_rate}.")
         return max(num_layers // 4, 1) if self.early_layers is None else self.early_layers
 
 

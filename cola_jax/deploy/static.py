@@ -13,11 +13,11 @@ import numpy as np
 from etils import epath
 from scipy.special import expit
 
-from cola_jax.deploy.settings import StaticSettings
+from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
-from cola_jax.question import split
+from cola_jax.question import Question, split
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.evaluator import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 Path = tuple[int, ...]
-Fitness = tuple[float, float]  # accuracy, and the mean logistic of the margin where it is equal
+Score = tuple[float, ...]  # a fitness, the greater the better
 HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
 MOST_EDITS = 3  # of a mutation
@@ -113,7 +113,8 @@ def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSetti
     best = finalists(list(candidates), settings.finalists)
     paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(num_layers)[-1]
     verdicts = evaluate_on(evaluations, paths, positions=max(longest, num_layers))
-    fitness = fitness_of(verdicts.take(validation))
+    unseen = [questions[i] for i in validation]
+    fitness = score(verdicts.take(validation), unseen, settings.fitness)
     allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
     front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}
@@ -156,33 +157,40 @@ def evaluate_on(
     return evaluations(wave).take(questions)
 
 
-def fitness_of(verdicts: Verdicts) -> list[Fitness]:
-    """Return the fitness of each of C paths from verdicts [n, C]."""
+def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -> list[Score]:
+    """Return the fitness of each of C paths from verdicts [n, C] of these questions."""
     margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0).tolist()
-    return list(zip(verdicts.verdict.mean(axis=0).tolist(), margin, strict=True))
+    if fitness == "margin":
+        return [(m,) for m in margin]
+    if fitness == "accuracy":
+        return list(zip(verdicts.verdict.mean(axis=0).tolist(), margin, strict=True))
+    logprob = verdicts.scores[np.arange(len(questions)), :, [q.answer for q in questions]]
+    # a path that is not finite is worse than any that is
+    return [(x,) for x in np.where(np.isfinite(logprob), logprob, -1e4).mean(axis=0).tolist()]
 
 
 def evolve(
     evaluations: Evaluations, indices: np.ndarray, num_layers: int, settings: StaticSettings
-) -> dict[Path, Fitness]:
+) -> dict[Path, Score]:
     """Search one path for the questions of these indices [n].
 
     The identity path is the first parent where its length is allowed. Ends early where a generation
     finds no new path. Returns the fitness of each path that was evaluated on all of the questions,
     best first.
     """
-    lengths = settings.lengths(num_layers)
+    lengths, questions = settings.lengths(num_layers), evaluations.questions
     positions = max(lengths[-1], num_layers)
     table = edit_table(positions, SKIP_BLOCK, REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, lengths[0], lengths[-1])
     random = np.random.default_rng(settings.seed)
-    fitness: dict[Path, Fitness] = {}
+    fitness: dict[Path, Score] = {}
     known: set[Path] = set()
 
-    def measure(paths: Sequence[Path], part: np.ndarray) -> list[Fitness]:
-        return fitness_of(evaluate_on(evaluations, paths, part, positions))
+    def measure(paths: Sequence[Path], part: np.ndarray) -> list[Score]:
+        verdicts = evaluate_on(evaluations, paths, part, positions)
+        return score(verdicts, [questions[i] for i in part], settings.fitness)
 
-    def rank(path: Path) -> tuple[Fitness, int]:
+    def rank(path: Path) -> tuple[Score, int]:
         return fitness[path], -len(path)  # of equally fit paths the shorter is better
 
     parent = identity(num_layers)
@@ -267,7 +275,7 @@ def finalists(paths: Sequence[Path], most: int) -> list[Path]:
     return [*first, *(path for path in paths if path not in first)][:most]
 
 
-def pareto_front(paths: Sequence[Path], fitness: Sequence[Fitness]) -> list[int]:
+def pareto_front(paths: Sequence[Path], fitness: Sequence[Score]) -> list[int]:
     """Return the indices of paths that are better than all that are no longer, shortest first."""
     order = sorted(range(len(paths)), key=lambda i: (len(paths[i]), tuple(-x for x in fitness[i])))
     front: list[int] = []

@@ -254,7 +254,7 @@ def test_cola_distill_prints_the_effect_of_a_router(setting, tmp_path, capsys):
 def test_cola_distill_refuses_other_questions_and_settings(setting, tmp_path, capsys):
     for flags, message in (
         (("--scorer", "letter"), "its scorer is options, here it is letter"),
-        (("--validation", "2"), "no question with a correct path is left to train on"),
+        (("--validation", "2"), "validation must lie between 0 and 1, it is 2.0"),
         (("--early-layers", "6"), "states after 6 layers cannot be read: the model has 5"),
         (("--batch-size", "0"), "batch_size must be at least 1"),
     ):

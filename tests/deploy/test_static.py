@@ -1,18 +1,20 @@
 """The search for one path on made-up questions whose best path is known."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from cola_jax.deploy.settings import StaticSettings
+from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.deploy.static import (
     REPEAT_BLOCK,
     SKIP_BLOCK,
     evolve,
     finalists,
-    fitness_of,
     mutate,
     pareto_front,
     restore,
+    score,
     search_path,
     step_sizes,
     training_and_validation,
@@ -27,6 +29,7 @@ IDENTITY = tuple(range(LAYERS))
 QUESTIONS = [Question(f"q{i}", "", ("a", "b")) for i in range(COUNT)]
 EVERYTHING = np.arange(COUNT)
 BEST = (0, 1, 3, 4, 5, 5, 6, 7)  # without 2, with 5 twice
+FITNESS = get_args(Fitness)
 HARDNESS = np.random.default_rng(5).random(COUNT)
 
 
@@ -45,8 +48,9 @@ def make_evaluations(spent: list[int] | None = None) -> Evaluations:
     return Evaluations(evaluate, QUESTIONS)
 
 
-def test_evolve_finds_the_best_path() -> None:
-    settings = StaticSettings(generations=25, offspring=12, first=10)
+@pytest.mark.parametrize("fitness", FITNESS)
+def test_evolve_finds_the_best_path(fitness: Fitness) -> None:
+    settings = StaticSettings(generations=25, offspring=12, first=10, fitness=fitness)
     spent: list[int] = []
     candidates = evolve(make_evaluations(spent), EVERYTHING, LAYERS, settings)
     assert sorted(next(iter(candidates))) == sorted(BEST)
@@ -109,11 +113,13 @@ def test_selection_steps() -> None:
     assert step_sizes(StaticSettings(first=16), 10) == []
 
 
-def test_fitness_of_paths_that_are_not_finite_is_the_worst() -> None:
+@pytest.mark.parametrize("fitness", FITNESS)
+def test_score_of_paths_that_are_not_finite_is_the_worst(fitness: Fitness) -> None:
     scores = np.array([[[-1.0, -2.0], [np.nan, np.nan], [-2.0, -1.0]]])
     verdicts = Verdicts.of_scores(scores, 0, np.array([[True, False, True]]))
-    right, broken, wrong = fitness_of(verdicts)
+    right, broken, wrong = score(verdicts, QUESTIONS[:1], fitness)
     assert right > wrong > broken
+    assert fitness != "likelihood" or right == (-1.0,)
 
 
 def test_finalists_have_the_best_of_each_length_first() -> None:
