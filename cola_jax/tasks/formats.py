@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, shown
 from cola_jax.question import Question, content
@@ -15,8 +15,19 @@ from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.readers import OWN, read_questions, read_rows
 from cola_jax.tasks.registry import Task, find_task, hub_rows
 
+if TYPE_CHECKING:
+    from cola_jax.scoring import Generation
+
 # placeholders in `Format.reply`; str.format would take the braces of an answer for fields
 ANSWER, SOLUTION = "<ANSWER>", "<SOLUTION>"
+REPLIES = {  # the completion in which a rule finds an answer
+    "boxed": "\\boxed{{{}}}",
+    "hashes": "#### {}",
+    "number": "{}",
+    "minerva": "Final Answer: The final answer is {}. I hope it is correct.",
+    "line": "{}\n",
+}
+NUMBERS = ("hashes", "number")  # rules that find a number, which may be written otherwise
 AROUND = "$. \n"  # ignored around an answer
 ALIKE = {registry.ARITHMETIC, *OWN}  # kinds whose questions may be shown before another
 
@@ -150,20 +161,29 @@ def format_of(kind: str, name: str | None = None) -> Format:
     return FORMATS[kind][0] if name is None else formats[name]
 
 
-def check_answerable(questions: Iterable[Question], format: Format) -> None:
+def check_answerable(questions: Iterable[Question], scorer: "Generation") -> None:
     """Raise InputError that names a question whose answer no completion can give.
 
-    The rule of the format does not find it in the completion that states it, as a line break ends
-    an answer of one line.
+    The rule does not find it in the completion that states it, a stop string ends the completion
+    within it, or it is far longer than `max_new_tokens`.
     """
     for question in questions:
-        text = format.answer(question, question.gold)
-        answer = find_answer(text, format.extract, False).text
-        if answer is None or answer.strip(AROUND) != question.gold.strip(AROUND):
+        gold, rule = question.gold, scorer.rule
+        stated = gold if rule not in NUMBERS else find_answer(gold, "number", False).text
+        text = REPLIES[rule].format(stated or "")
+        answer = find_answer(text[: scorer.stop.find_string(text)], rule, False).text
+        if stated is None or answer is None or answer.strip(AROUND) != stated.strip(AROUND):
             raise InputError(
-                f"question {question.id}: no completion can give the answer "
-                f"{shown(question.gold)}, of which the rule {format.extract!r} finds "
-                f"{shown(answer)}: change the answer, or give another rule or format."
+                f"question {question.id}: no completion can give the answer {shown(gold)}, of "
+                f"which the rule {rule!r} finds {shown(answer)}: change the answer, or give "
+                "another rule or format."
+            )
+        size = len(scorer.tokenizer(gold, add_special_tokens=False).input_ids)
+        # a model may give a text in fewer tokens than the tokenizer, but hardly in half of them
+        if size > 2 * scorer.max_new_tokens:
+            raise InputError(
+                f"question {question.id}: the answer {shown(gold)} has {size} tokens, but at most "
+                f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."
             )
 
 

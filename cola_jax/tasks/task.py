@@ -270,11 +270,11 @@ class ScorerMaker:
         scorer_class: Any = self.choose("generation" if free else "exact")
         if config.rule is not None:
             format = dataclasses.replace(format, extract=check_rule(config.rule))
-        elif kind in OWN and scorer_class.decodes:
-            check_answerable(itertools.chain(*self.sources), format)
         shots = self.shots(format.shots)
         limit = {"max_new_tokens": config.max_new_tokens} if scorer_class.decodes else {}
         scorer = scorer_class(self.tokenizer, format, shots=shots, **self.common, **limit)
+        if kind in OWN and scorer_class.decodes:
+            check_answerable(itertools.chain(*self.sources), scorer)
         prompt = {
             "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
             **shots.record(self.sources[0][0]),

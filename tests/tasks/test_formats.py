@@ -7,9 +7,11 @@ import pytest
 from cola_jax.question import open_question
 from cola_jax.scoring.answer import find_answer
 from cola_jax.tasks import format_of, load_questions, load_shots
-from cola_jax.tasks.formats import FORMATS, check_answerable
+from cola_jax.tasks.formats import FORMATS
 from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.registry import MATH_SUBJECTS
+from cola_jax.tasks.task import TaskConfig
+from tests import tiny
 from tests.tasks.rows import ARC, GSM8K, MATH, MMLU, changed
 
 SUM = open_question("q", "7 + 5", "12")
@@ -99,13 +101,32 @@ def test_formats_refuse():
         format_of("gsm8k", "harness").ask(SUM, SHOTS)
 
 
-@pytest.mark.parametrize("name", ["plain", "direct"])
-def test_check_answerable_names_the_question(name):
-    form, broken = format_of("prompt", name), {"plain": "4\n5", "direct": "a } b"}[name]
-    good = [open_question(f"q{i}", "How many?", x) for i, x in enumerate(("$1,000$", "-3.5", "9."))]
-    check_answerable(good, form)
-    with pytest.raises(ValueError, match=r"^question bad: .*, of which the rule .* finds '[4a]'"):
-        check_answerable([*good, open_question("bad", "What is it?", broken)], form)
+def prepare(file, **settings):
+    config = TaskConfig(file, **settings)
+    return config.prepare(tiny.tokenizer(), context=400, stop_tokens=lambda: (1, 7))
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "message"),
+    [
+        ("4\n5", {}, r"can give the answer '4\\n5', of which the rule 'line' finds '4'"),
+        ("Paris", {"rule": "number"}, "the rule 'number' finds None"),
+        ("a } b", {"format": "direct"}, "the rule 'boxed' finds 'a'"),
+        ("rock " * 120, {}, r"has \d+ tokens, but at most 50 are decoded: raise --max-new-tokens"),
+    ],
+)
+def test_check_answerable_names_the_question(write, answer, settings, message):
+    good = {"prompt": "What is 2 + 2?", "answer": "4"}
+    file = write(good, {"id": "bad", "prompt": "What is it?", "answer": answer})
+    with pytest.raises(ValueError, match=f"^question bad: .*{message}"):
+        prepare(file, **settings)
+
+
+@pytest.mark.parametrize("rule", ["line", "number", "hashes", "boxed", "minerva"])
+def test_check_answerable_accepts_what_can_be_given(write, rule):
+    answers = ("$1,000$", "-3.5", "1000.")
+    file = write(*({"prompt": f"{i}. How many?", "answer": a} for i, a in enumerate(answers)))
+    assert len(prepare(file, rule=rule).encoded) == 3
 
 
 def texts(shots, question):
