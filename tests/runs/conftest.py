@@ -1,5 +1,6 @@
 """A task for the tiny checkpoint, and what interrupts a run: processes killed, and errors."""
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ SECONDS = 120  # after which a process hangs
 
 @pytest.fixture(scope="session")
 def checkpoint(tiny_checkpoint: Path) -> str:
-    """The directory of a tiny model."""
     return str(tiny_checkpoint)
 
 
@@ -65,8 +65,9 @@ def end(process: BaseProcess) -> int | None:
 KILLED = -signal.SIGKILL
 
 
-def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
-    """Let `Evaluations` fail with the wave after so many, evaluated but not written."""
+@contextlib.contextmanager
+def failing_after(waves: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the wave after so many be evaluated, but not written."""
     add, added = Evaluations.add, []
 
     def fail(self: Evaluations, *wave: Any) -> None:
@@ -75,7 +76,10 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
         added.append(wave)
         add(self, *wave)
 
-    patch.setattr(Evaluations, "add", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluations, "add", fail)
+        with pytest.raises(RuntimeError, match="no room"):
+            yield
 
 
 def encode(question: Question, prompt_hash: str = "abc", tokens: int = 5) -> Encoded:

@@ -31,10 +31,10 @@ PRELOAD = [
 ]
 
 
-Paths = Sequence[tuple[int, ...]]  # are evaluated, where Settings search
+Work = Settings | Sequence[tuple[int, ...]]  # a search, or paths that are evaluated
 
 
-def fill(session: Session, out: str, work: Settings | Paths, metrics: Metrics | None = None) -> Run:
+def fill(session: Session, out: str, work: Work, metrics: Metrics | None = None) -> Run:
     """Fill a run directory by a search, or with the evaluations of paths."""
     if isinstance(work, Settings):
         return session.search(out, work, metrics)
@@ -42,20 +42,14 @@ def fill(session: Session, out: str, work: Settings | Paths, metrics: Metrics | 
 
 
 def killed(
-    model: str,
-    prepare: Callable[..., Any],
-    config: RunConfig,
-    out: str,
-    work: Settings | Paths,
-    files: int,
-    kinds: Sequence[str] = TABLES,
+    model: str, prepare: Callable[..., Any], config: RunConfig, out: str, work: Work, *files: Any
 ) -> None:
     """Fill a run directory, and kill this process when it has written some files of it.
 
     Part files come in pairs, so an odd number leaves evaluations without their questions.
     """
     environment.share_programs()
-    kill_after(files, kinds)
+    kill_after(*files)
     fill(Session.prepare(model, prepare, config), out, work)
 
 
@@ -73,13 +67,7 @@ def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:
 
 
 def host(
-    model: str,
-    task: str,
-    hosts: Hosts,
-    out: str,
-    work: Settings | Paths,
-    errors: str,
-    files: int | None = None,
+    model: str, task: str, hosts: Hosts, out: str, work: Work, errors: str, files: int | None
 ) -> None:
     """Fill a run directory as one of several hosts of two devices; errors go to a file."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())

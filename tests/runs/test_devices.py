@@ -19,20 +19,16 @@ def test_mesh_uses_every_device_by_default():
     assert Devices(data=3, tensor=2).mesh(100).shape == {"data": 3, "tensor": 2}
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+def test_mesh_refuses_devices_that_are_not_there():
+    for fields, message in (
         ({"tensor": 3}, "tensor 3 does not fit the 8 devices"),
-        ({"tensor": 16}, "tensor 16 does not fit the 8 devices"),
         ({"data": 4, "tensor": 4}, "data 4 times tensor 4 does not fit the 8 devices"),
         ({"data": 7}, "data 7 is more than the 5 questions"),
         ({"device": "tpu"}, "device is to be tpu, but JAX runs on cpu here"),
         ({"device": "gpu"}, r"install cola-jax\[cuda13\]"),
-    ],
-)
-def test_mesh_refuses_devices_that_are_not_there(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Devices(**fields).mesh(5)
+    ):
+        with pytest.raises(ValueError, match=message):
+            Devices(**fields).mesh(5)
 
 
 def test_devices_refuse_bad_numbers_and_sizes():

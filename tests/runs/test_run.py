@@ -4,7 +4,6 @@ import errno
 import json
 import re
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +22,20 @@ from tests.runs.conftest import asking
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "questions": 3}
 START = {"device": "cpu"}
 PATHS = np.array([[0, 1, STOP], [1, STOP, STOP], [STOP] * 3], np.int32)
+BATCH = [asking("a"), asking("b")]
 
 
-def rows(*ids):
+def rows(ids):
     """The rows of a part: two evaluations for each question."""
-    evaluations = [
-        {
-            **{"question": i, "path": [0, n], "length": 2, "verdict": True, "margin": 0.5},
-            **{"answer": 0, "finite": True, "node": n},
-        }
-        for i in ids
-        for n in range(2)
-    ]
+    fixed = {"length": 2, "verdict": True, "margin": 0.5, "answer": 0, "finite": True}
+    evaluations = [{"question": i, "path": [0, n], "node": n} | fixed for i in ids for n in (0, 1)]
     return evaluations, [question_row(asking(i), 2) for i in ids]
 
 
-def asked_of(ids):
-    """The questions of a command."""
-    return asked_here(SETTINGS, [asking(i) for i in ids])
+def wave(*scores):
+    """The verdicts [2, 3] of `PATHS` for two questions, of which the last is no path."""
+    scores = np.array(scores)[:, None, None] * np.array([1.0, 0])
+    return np.stack([PATHS] * 2), Verdicts.of_scores(np.tile(scores, (1, 3, 1)), 0)
 
 
 @pytest.fixture
@@ -50,9 +45,14 @@ def run(tmp_path):
     return run
 
 
-def done(run, settings=SETTINGS, start=START):
+def reopened(run, settings=SETTINGS, start=START, *more, **options):
+    """The same run, to be opened again."""
+    return Run(run.directory, run.shard).open(settings, start, *more, **options)
+
+
+def done(run, *settings):
     """Opens a run again, and returns the questions that are done."""
-    with Run(run.directory, run.shard).open(settings, start) as again:
+    with reopened(run, *settings) as again:
         return again.done
 
 
@@ -61,9 +61,9 @@ def column(table, name="question"):
 
 
 def test_write_keeps_the_order(run):
-    run.write(*rows("a", "b"))
+    run.write(*rows("ab"))
     run.write(*rows("c"))
-    assert done(run, start={"device": "gpu"}) == {"a", "b", "c"}
+    assert done(run, SETTINGS, {"device": "gpu"}) == {"a", "b", "c"}
     again = Run(run.directory)
     assert again.manifest() == {"settings": SETTINGS, "starts": [START, {"device": "gpu"}]}
     assert column(again.questions()) == ["a", "b", "c"]
@@ -75,7 +75,7 @@ def test_write_keeps_the_order(run):
 def test_manifest_is_written_once_and_each_start_apart(run):
     content = (run.directory / "run.json").read_bytes()
     metrics, flags = Metrics(), {"flags": {"limit": 3}}
-    with Run(run.directory).open(SETTINGS | {"questions": 4}, START | flags, metrics=metrics):
+    with reopened(run, SETTINGS | {"questions": 4}, START | flags, metrics=metrics):
         metrics.add(evaluations=7)
     assert (run.directory / "run.json").read_bytes() == content
     assert Run(run.directory).settings() == SETTINGS | {"questions": 4}
@@ -121,7 +121,7 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
     with pytest.raises(InputError, match=rf"{file.name}: it is damaged.*Remove it"):
         getattr(run, kind)()
     file.unlink()
-    with Run(run.directory).open(SETTINGS, START) as again:
+    with reopened(run) as again:
         assert again.done == {"a", "c"}
         assert column(again.evaluations()) == ["a", "a", "c", "c"]
         again.write(*rows("b"))
@@ -129,8 +129,11 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
     assert len(column(run.evaluations())) == 6
 
 
-def test_parts_copied_from_another_run_are_refused(run, tmp_path):
-    run.write(*rows("a"))
+def test_parts_of_another_run_and_questions_twice_are_refused(run, tmp_path):
+    for _ in range(2):
+        run.write(*rows("a"))
+    with pytest.raises(InputError, match="has the question 'a' twice"):
+        run.questions()
     with Run(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
         other.write(*rows("b"))
     (part,) = other.parts()
@@ -140,32 +143,13 @@ def test_parts_copied_from_another_run_are_refused(run, tmp_path):
         done(run)
 
 
-def test_questions_twice_are_refused(run):
-    for _ in range(2):
-        run.write(*rows("a"))
-    with pytest.raises(InputError, match="has the question 'a' twice"):
-        run.questions()
-
-
-# unfinished questions
-
-
-BATCH = [asking("a"), asking("b")]
-
-
-def wave(*scores):
-    """The verdicts [2, 3] of `PATHS` for two questions, of which the last is no path."""
-    scores = np.array(scores)[:, None, None] * np.array([1.0, 0])
-    return np.stack([PATHS] * 2), Verdicts.of_scores(np.tile(scores, (1, 3, 1)), 0)
-
-
-def test_known_are_the_evaluations_that_were_written(run):
+def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
     variant = [asking("a", "In short: ?"), asking("b", "In short: ?")]
-    with Run(run.directory).open(SETTINGS, START) as first:
+    with reopened(run) as first:
         first.write_wave(BATCH, *wave(0.25, -0.5))
         first.write_wave(variant, *wave(2.0, 3.0))
         assert first.known(BATCH[0]) == {}  # what this start wrote is in memory already
-    with Run(run.directory).open(SETTINGS, START) as again:
+    with reopened(run) as again:
         for encoded, margin in zip([*BATCH, *variant], (0.25, -0.5, 2.0, 3.0), strict=True):
             known = again.known(encoded)
             assert list(known) == [(0, 1), (1,)]
@@ -174,63 +158,38 @@ def test_known_are_the_evaluations_that_were_written(run):
                 assert verdict.verdict.tolist() == [margin > 0]
         assert again.known(asking("a", "another text")) == {}
         assert again.known(asking("c")) == {}
-
-
-def test_resume_counts_and_repeats_nothing_of_an_earlier_start(run):
-    paths, verdicts = wave(2.0, 3.0)
-    with Run(run.directory).open(SETTINGS, START) as first:
-        first.write_wave(BATCH, paths, verdicts)
     metrics, evaluated = Metrics(), []
-    with Run(run.directory).open(SETTINGS, START, metrics=metrics) as again:
+    with reopened(run, metrics=metrics) as again:
         evaluations = again.resume(evaluated.append, BATCH)
-        assert evaluations(paths[:, :2]).margin.tolist() == [[2.0] * 2, [3.0] * 2]
+        assert evaluations(wave(0, 0)[0][:, :2]).margin.tolist() == [[0.25] * 2, [-0.5] * 2]
     assert (metrics.earlier, evaluated) == (4, [])
 
 
-def test_waves_are_removed_once_their_questions_are_done(run):
-    with Run(run.directory).open(SETTINGS, START) as again:
-        again.write_wave(BATCH, *wave(1.0, 1.0))
-        again.write_wave([asking("c")], PATHS[None], wave(1.0)[1])
-        again.write(*rows("a", "b"))
-        assert len(list((run.directory / UNFINISHED).iterdir())) == 1
-    with Run(run.directory).open(SETTINGS, START) as again:
-        assert len(again.known(asking("c"))) == 2
-        assert again.known(BATCH[0]) == {}
-        again.write(*rows("c"))
-    assert not (run.directory / UNFINISHED).exists()
-
-
 def test_open_again_writes_all_questions_together(run):
-    run.write(*rows("a", "b", "c"))
+    run.write(*rows("abc"))
     for interrupted in (True, False):
-        with Run(run.directory).open(SETTINGS, START, again=True) as again:
+        with reopened(run, again=True) as again:
             assert again.missing([asking(name) for name in "abc"]) == [0, 1, 2]
             assert again.earlier.keys() == {"a", "b", "c"}
             if not interrupted:
-                again.write(*rows("a", "b", "c"))
+                again.write(*rows("abc"))
     assert column(run.questions()) == ["a", "b", "c"]
     assert not (run.directory / UNFINISHED).exists()
 
 
 def test_other_questions_are_refused(run):
-    run.write(*rows("a", "b"))
-    with Run(run.directory).open(SETTINGS, START, asked_of("abc")) as again:
-        assert again.missing([asking(name) for name in "abc"]) == [2]
-    message = "--task: it has other questions, such as 'a'"
-    with (
-        pytest.raises(InputError, match=message),
-        Run(run.directory).open(SETTINGS | {"questions": 4}, START, asked_of("bcde")),
-    ):
-        pass
-    changed = asked_here(SETTINGS, [asking("a", "Who?"), asking("b")])
-    with (
-        pytest.raises(InputError, match="1 of 2 texts have changed"),
-        Run(run.directory).open(SETTINGS, START, changed),
-    ):
-        pass
+    def refused(settings, questions, message):
+        asked = asked_here(SETTINGS, questions)
+        with pytest.raises(InputError, match=message), reopened(run, settings, START, asked):
+            pass
 
-
-# several processes
+    run.write(*rows("ab"))
+    questions = [asking(i) for i in "abcde"]
+    with reopened(run, SETTINGS, START, asked_here(SETTINGS, questions[:3])) as again:
+        assert again.missing(questions[:3]) == [2]
+    more = SETTINGS | {"questions": 4}
+    refused(more, questions[1:], "--task: it has other questions, such as 'a'")
+    refused(SETTINGS, [asking("a", "Who?"), asking("b")], "1 of 2 texts have changed")
 
 
 @pytest.mark.parametrize(
@@ -245,33 +204,15 @@ def test_open_refuses_shards_that_share_questions(tmp_path, one, other, meet):
         if meet:
             message = f"another process is filling .* with shard {one}"
             with pytest.raises(InputError, match=message):
-                done(second, start={"shard": other})
+                done(second, SETTINGS, {"shard": other})
         else:
-            done(second, start={"shard": other})
-    done(second, start={"shard": other})
-
-
-def test_shards_write_parts_of_their_own(tmp_path):
-    settings = SETTINGS | {"questions": 4}
-
-    def fill(index, ids):
-        with Run(tmp_path / "run", Shard(index, 2)).open(settings, START) as run:
-            run.write(*rows(*ids))
-
-    threads = [threading.Thread(target=fill, args=(i, ids)) for i, ids in enumerate(("ac", "bd"))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    run = Run(tmp_path / "run", Shard(0, 2))
-    assert sorted(column(run.questions())) == ["a", "b", "c", "d"]
-    assert len(run.manifest()["starts"]) == 2
-    assert done(run, settings) == {"a", "b", "c", "d"}
+            done(second, SETTINGS, {"shard": other})
+    done(second, SETTINGS, {"shard": other})
 
 
 def test_count_earlier_adds_what_is_done(tmp_path):
     results = [(False, [0, 1]), (False, None), (True, [0]), (True, [0, 1]), (None, [0])]
-    evaluations, questions = rows(*"abcde")
+    evaluations, questions = rows("abcde")
     for question, (baseline, best) in zip(questions, results, strict=True):
         question |= {"baseline": baseline, "best": best}
     with Run(tmp_path / "run").open(SETTINGS | {"questions": 5}, START) as run:

@@ -11,21 +11,7 @@ from etils import epath
 
 from cola_jax.errors import InputError
 from cola_jax.question import Question
-from cola_jax.runs.schema import (
-    EVALUATIONS,
-    JOINED,
-    QUESTIONS,
-    by_question,
-    encode_part,
-    evaluation_rows,
-    join,
-    known_verdicts,
-    part_name,
-    question_row,
-    read_part,
-    search_evaluation_rows,
-    search_question_row,
-)
+from cola_jax.runs import schema
 from cola_jax.scoring import Completion, Grade, Verdicts
 from cola_jax.strategies.outcome import Outcome
 from tests.runs.conftest import encode
@@ -51,9 +37,9 @@ def outcome_of(verdicts, question=QUESTION, **fields):
     )
 
 
-def stored(rows, schema):
+def stored(rows, columns=schema.EVALUATIONS):
     """Rows as a part file holds them."""
-    return pa.Table.from_pylist(rows, schema=schema).to_pylist()
+    return pa.Table.from_pylist(rows, schema=columns).to_pylist()
 
 
 def test_evaluation_rows_store_every_score():
@@ -61,10 +47,9 @@ def test_evaluation_rows_store_every_score():
     # a batch has as many scores as its question with most options
     scores = np.pad(verdicts.scores, ((0, 0), (0, 2)), constant_values=np.nan)
     verdicts = verdicts._replace(scores=scores)
-    rows = stored(evaluation_rows(encode(QUESTION), PATHS, verdicts), EVALUATIONS)
+    rows = stored(schema.evaluation_rows(encode(QUESTION), PATHS, verdicts))
     assert [tuple(row["path"]) for row in rows] == PATHS
-    assert [row["length"] for row in rows] == [3, 2, 4, 2]
-    assert [row["node"] for row in rows] == [0, 1, 2, 3]
+    assert [(row["length"], row["node"]) for row in rows] == [(3, 0), (2, 1), (4, 2), (2, 3)]
     assert {row["text"] for row in rows} == {row["tokens"] for row in rows} == {None}
     *rows, wrong = rows
     assert [row["scores"] for row in rows] == SCORES[:3].tolist()
@@ -85,7 +70,7 @@ def test_evaluation_rows_of_completions():
     question = dataclasses.replace(QUESTION, options=("1", "2"), answer=0, open=True)
     verdicts = Verdicts.of_scores(SCORES[:, :2], 0, answer=np.array([0, -1, 1, -1]))
     verdicts = verdicts._replace(completion=np.array(completions, object))
-    rows = stored(evaluation_rows(encode(question), PATHS, verdicts), EVALUATIONS)
+    rows = stored(schema.evaluation_rows(encode(question), PATHS, verdicts))
     columns = ("grade", "verdict", "text", "answer_text", "truncated", "tokens")
     values = [tuple(row[column] for column in columns) for row in rows]
     assert values[0] == ("right", True, "0\n", "0", False, [0, 7])
@@ -93,7 +78,9 @@ def test_evaluation_rows_of_completions():
     assert values[2] == ("wrong", False, "2\n", "2", True, [2, 7])
     assert values[3][:2] == (None, None)
     # a row becomes the same verdict again
-    again = known_verdicts([pa.Table.from_pylist(rows, schema=EVALUATIONS)], encode(question))
+    again = schema.known_verdicts(
+        [pa.Table.from_pylist(rows, schema=schema.EVALUATIONS)], encode(question)
+    )
     for i, path in enumerate(PATHS):
         stored_again = again[path].completion[0]
         assert (stored_again.text, stored_again.grade) == (f"{i}\n", grades[i])
@@ -101,28 +88,24 @@ def test_evaluation_rows_of_completions():
 
 
 def test_question_row():
-    (row,) = stored([question_row(encode(QUESTION), 9)], QUESTIONS)
+    (row,) = stored([schema.question_row(encode(QUESTION), 9)], schema.QUESTIONS)
     assert row["metadata"] == [{"name": "math_level", "value": "3"}]
     assert (row["question"], row["gold"], row["evaluations"]) == ("q", 1, 9)
     assert (row["num_tokens"], row["prompt_hash"]) == (5, "abc")
     assert row["best"] is row["baseline"] is row["controls"] is None
     prompt = dataclasses.replace(QUESTION, options=(), answer=0)
-    assert question_row(encode(prompt), 1)["gold"] is None
+    assert schema.question_row(encode(prompt), 1)["gold"] is None
 
 
 def test_search_rows():
     outcome = outcome_of(Verdicts.of_scores(SCORES, 1), confirmed=True)
-    rows = stored(search_evaluation_rows(encode(QUESTION), outcome), EVALUATIONS)
-    assert [row["parent"] for row in rows] == [None, 0, 1, 2]
-    assert [row["wave"] for row in rows] == [0, 1, 2, 3]
-    assert rows[0]["edit"] is None
-    assert {row["edit"] for row in rows[1:]} == {"skip 1 at 1"}
-    (row,) = stored([search_question_row(encode(QUESTION), outcome)], QUESTIONS)
+    rows = stored(schema.search_evaluation_rows(encode(QUESTION), outcome))
+    edits = [(row["parent"], row["wave"], row["edit"]) for row in rows]
+    assert edits == [(None, 0, None), *((i, i + 1, "skip 1 at 1") for i in range(3))]
+    (row,) = stored([schema.search_question_row(encode(QUESTION), outcome)], schema.QUESTIONS)
     assert (row["baseline"], row["baseline_answer"], row["evaluations"]) == (False, 0, 4)
     assert row["best"] == [1, 2]  # of the larger margin than the other of that length
-    assert row["confirmed"] is True
-    assert row["front"] == [[1, 2]]
-    assert row["answers"] == 2
+    assert (row["confirmed"], row["front"], row["answers"]) == (True, [[1, 2]], 2)
 
 
 def test_rows_of_control_searches():
@@ -132,13 +115,13 @@ def test_rows_of_control_searches():
         for target, n in ((0, 4), (3, 3))
     )
     outcome = outcome_of(verdicts, controls=(hit, missed))
-    rows = stored(search_evaluation_rows(encode(QUESTION), outcome), EVALUATIONS)
+    rows = stored(schema.search_evaluation_rows(encode(QUESTION), outcome))
     assert [row["target"] for row in rows] == [1] * 4 + [0] * 4 + [3] * 3
     assert [row["control"] for row in rows] == [False] * 4 + [True] * 7
     assert [row["reused"] for row in rows[4:8]] == [True, False, True, False]
     assert [row["verdict"] for row in rows[4:8]] == [True, False, False, False]
     assert [row["margin"] for row in rows[4:8]] == [1, -1, -4, -2]
-    (row,) = stored([search_question_row(encode(QUESTION), outcome)], QUESTIONS)
+    (row,) = stored([schema.search_question_row(encode(QUESTION), outcome)], schema.QUESTIONS)
     nothing = {"robust": None, "again": None}  # no other variant was asked
     assert row["controls"] == [
         {"target": 0, "best": [0, 1, 2], "evaluations": 4, "shared": 4} | nothing,
@@ -151,46 +134,45 @@ def test_rows_of_control_searches():
 def test_page_lists_every_column():
     page = (Path(__file__).parents[2] / "cola_jax" / "runs" / "README.md").read_text()
     tables = page.partition("## Evaluations")[2].partition("## Recipes")[0]
-    for schema, text in zip((EVALUATIONS, QUESTIONS), tables.split("## Questions"), strict=True):
+    for table, text in zip(
+        (schema.EVALUATIONS, schema.QUESTIONS), tables.split("## Questions"), strict=True
+    ):
         cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
-        assert sorted(named) == sorted(schema.names)
-
-
-# part files
+        assert sorted(named) == sorted(table.names)
 
 
 def part(**changes):
     row = {"question": "q", "path": [0, 1, 2], "length": 3, "verdict": True, "margin": 1.0}
-    return encode_part(EVALUATIONS, [row | changes] * 2, "mark")
+    return schema.encode_part(schema.EVALUATIONS, [row | changes] * 2, "mark")
 
 
 def test_read_part_refuses_changed_files(tmp_path):
     whole = part()
-    file = epath.Path(tmp_path / part_name("part-00000", whole))
+    file = epath.Path(tmp_path / schema.part_name("part-00000", whole))
     file.write_bytes(whole)
-    table = read_part(file, EVALUATIONS, "mark")
-    assert table.schema == EVALUATIONS
+    table = schema.read_part(file, schema.EVALUATIONS, "mark")
+    assert table.schema == schema.EVALUATIONS
     assert table["path"].to_pylist() == [[0, 1, 2]] * 2
-    assert read_part(file, EVALUATIONS, "mark", ["margin", "path"]).num_columns == 2
+    assert schema.read_part(file, schema.EVALUATIONS, "mark", ["margin", "path"]).num_columns == 2
     flipped = bytearray(whole)
     flipped[len(flipped) // 2] ^= 1
     for content in (part(margin=2.0), bytes(flipped), whole[:-1], b""):
         file.write_bytes(content)
         message = rf"{re.escape(str(file))}: it is damaged, .* Remove it, and its questions"
         with pytest.raises(InputError, match=message):
-            read_part(file, EVALUATIONS, "mark")
+            schema.read_part(file, schema.EVALUATIONS, "mark")
 
 
 def test_join_keeps_the_order_and_has_few_chunks():
-    tables = [pa.table({"n": [i], "path": [[i, i]]}) for i in range(3 * JOINED + 1)]
-    joined = join(tables[:1], iter(tables[1:]))
+    tables = [pa.table({"n": [i], "path": [[i, i]]}) for i in range(3 * schema.JOINED + 1)]
+    joined = schema.join(tables[:1], iter(tables[1:]))
     assert joined.to_pylist() == [{"n": i, "path": [i, i]} for i in range(len(tables))]
     assert joined["n"].num_chunks == 4
 
 
 def test_by_question_keeps_the_order_of_rows():
     table = pa.table({"question": ["b", "a", "b", "c", "a"], "path": [[0], [1], [2], [3], [4]]})
-    tables = {name: rows["path"].to_pylist() for name, rows in by_question(table).items()}
+    tables = {name: rows["path"].to_pylist() for name, rows in schema.by_question(table).items()}
     assert tables == {"b": [[0], [2]], "a": [[1], [4]], "c": [[3]]}
-    assert by_question(table.slice(0, 0)) == {}
+    assert schema.by_question(table.slice(0, 0)) == {}

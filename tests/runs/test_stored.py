@@ -11,21 +11,10 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.formats.peers import read_paths
 from cola_jax.question import Question, open_question
+from cola_jax.runs import stored
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.runs.searches import Reuse
-from cola_jax.runs.stored import (
-    ANY_SCORER,
-    Answers,
-    Asked,
-    asked_here,
-    check_comparable,
-    continues,
-    polar_samples,
-    read_labels,
-    stored_verdicts,
-    write_polar,
-)
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking, encode
 
@@ -46,7 +35,6 @@ MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
         ({"prompt": {"format": "direct", "hash": "a"}}, "--format: 'plain' there, 'direct' here"),
         ({"max_new_tokens": 4}, "--max-new-tokens: None there, 4 here"),
         ({"task": "b"}, "--task: 'a' there, 'b' here"),
-        ({"variants": {}}, "--variants: 'a' there, None here"),
         (MORE | {"variants": {"order": "b"}}, "--variants: 'a' there, None here"),
         ({"paths": [[0, 1]]}, r"--paths: \[\[0, 1\], \[1\]\] there, \[\[0, 1\]\] here"),
         ({"command": "evaluate"}, "was made by `cola search`, not by `cola evaluate`"),
@@ -54,20 +42,14 @@ MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
 )
 def test_changes_that_do_not_continue_a_run_are_named_by_their_flags(change, message):
     with pytest.raises(InputError, match=f"run .*{message}"):
-        continues("run", OLD, OLD | change)
+        stored.continues("run", OLD, OLD | change)
 
 
-@pytest.mark.parametrize(
-    ("change", "further"),
-    [
-        ({}, False),
-        (MORE | {"variants": {"chat": "b"}}, False),
-        ({"simulations": 9}, True),
-        ({"paths": [[1], [0, 1], [2]]}, True),
-    ],
-)
-def test_continues_says_whether_questions_are_evaluated_further(change, further):
-    assert continues("run", OLD, OLD | change) is further
+def test_continues_says_whether_questions_are_evaluated_further():
+    for change in ({}, MORE | {"variants": {"chat": "b"}}):
+        assert stored.continues("run", OLD, OLD | change) is False
+    for change in ({"simulations": 9}, {"paths": [[1], [0, 1], [2]]}):
+        assert stored.continues("run", OLD, OLD | change) is True
 
 
 DECIDED = {
@@ -77,9 +59,9 @@ DECIDED = {
 ASKED = [Question(name, f"What is {name}?", ("x", "y", "z"), 1) for name in ("p", "q")]
 
 
-def asked(questions=ASKED, digest="0", **settings) -> Asked:
+def asked(questions=ASKED, digest="0", **settings) -> stored.Asked:
     encoded = [encode(each, digest) for each in questions]
-    return asked_here(DECIDED | settings, encoded)._replace(name="here")
+    return stored.asked_here(DECIDED | settings, encoded)._replace(name="here")
 
 
 def changed(**fields) -> list[Question]:
@@ -101,66 +83,51 @@ def changed(**fields) -> list[Question]:
 )
 def test_check_comparable_names_differences(other, message):
     with pytest.raises(InputError, match=f"run does not belong to here: {message}. Give results"):
-        check_comparable(asked()._replace(name="run"), other)
+        stored.check_comparable(asked()._replace(name="run"), other)
 
 
 def test_check_comparable_logs_allowed_differences(caplog):
     shots = {"format": "plain", "shots": ["c", "d"], "hash": "2"}  # of another first question
     with caplog.at_level(logging.INFO, "cola_jax"):
-        check_comparable(asked(), asked(ASKED[:1], simulations=50, prompt=shots))
+        stored.check_comparable(asked(), asked(ASKED[:1], simulations=50, prompt=shots))
         assert not caplog.records
-        check_comparable(asked(), asked(scorer="letter", dtype="bfloat16"), ANY_SCORER)
-    text = "its dtype is float32, here it is bfloat16; its scorer is options, here it is letter"
-    assert text in caplog.text
+        stored.check_comparable(
+            asked(), asked(scorer="letter", dtype="bfloat16"), stored.ANY_SCORER
+        )
+    assert "its dtype is float32, here it is bfloat16; its scorer is options" in caplog.text
     with pytest.raises(InputError, match="its model is abc, here it is xyz"):
-        check_comparable(asked(), asked(model="xyz"), ANY_SCORER)
+        stored.check_comparable(asked(), asked(model="xyz"), stored.ANY_SCORER)
 
 
-# labels
-
-
-ROWS = [
-    ((0, 1, 2), False),
-    ((0, 1, 1, 2), True),
-    ((0, 2), True),
-    ((1, 2), None),
-    ((2, 1), False),
-]
+LABELLED = {(0, 1, 2): False, (0, 1, 1, 2): True, (0, 2): True, (1, 2): None, (2, 1): False}
 QUESTION = {"text": "1 + 1?", "options": ["2", "3"], "gold": 0, "prompt_hash": "x"}
 DONE = {"num_layers": 3, "model": "someone/model", "task": "sums"}
 
 
-def write_run(folder, rows=ROWS, start=DONE, **changes) -> Run:
+def write_run(folder, labelled=LABELLED, start=DONE, **changes) -> Run:
     """Write a run of a question `a`, with a control search of one path."""
-    searched = [(path, verdict, False) for path, verdict in rows] + [((2,), True, True)]
-    evaluations = [
-        {"question": "a", "path": path, "verdict": verdict, "control": control}
-        for path, verdict, control in searched
-    ]
+    rows = [{"path": path, "verdict": right, "control": False} for path, right in labelled.items()]
+    rows.append({"path": (2,), "verdict": True, "control": True})
     with Run(folder).open({"simulations": 4}, start) as run:
-        run.write(evaluations, [{"question": "a"} | QUESTION | changes] if rows else [])
+        run.write(
+            [{"question": "a"} | row for row in rows], [{"question": "a"} | QUESTION | changes]
+        )
     return run
 
 
 def test_labels_leave_out_control_searches_and_ungraded_paths(tmp_path):
-    (labels,) = read_labels(write_run(tmp_path))
-    assert [*labels.verdicts] == [path for path, _ in ROWS]
+    (labels,) = stored.read_labels(write_run(tmp_path / "once"))
+    assert [*labels.verdicts] == [*LABELLED]
     assert labels.correct == labels.held == [(0, 2), (0, 1, 1, 2)]
     assert (labels.gold, labels.robust) == (0, None)
-
-
-def test_held_paths_are_right_in_all_variants(tmp_path):
-    again = [
-        {"node": 1, "path": [0, 1, 1, 2], "holds": [True, True]},
-        {"node": 2, "path": [0, 2], "holds": [True, False]},
-    ]
-    (labels,) = read_labels(write_run(tmp_path, again=again))
+    holds = {(0, 1, 1, 2): [True, True], (0, 2): [True, False]}  # in two variants
+    again = [{"node": 1, "path": path, "holds": each} for path, each in holds.items()]
+    (labels,) = stored.read_labels(write_run(tmp_path / "again", again=again))
     assert labels.held == [(0, 1, 1, 2)]
-
-
-def test_run_without_questions_is_refused(tmp_path):
+    with Run(tmp_path / "new").open({"simulations": 4}, DONE) as run:
+        pass
     with pytest.raises(ValueError, match="no question done yet"):
-        read_labels(write_run(tmp_path, []))
+        stored.read_labels(run)
 
 
 def test_write_polar_shows_options_but_for_open_questions(tmp_path):
@@ -172,20 +139,17 @@ def test_write_polar_shows_options_but_for_open_questions(tmp_path):
         "final_valid_transitions": [[0, 2], [0, 1, 1, 2]],
         "final_invalid_transitions": [[0, 1, 2], [1, 2], [2, 1]],
     }
-    assert write_polar(run, file) == f"PoLar: {file}, 1 question with 5 paths"
+    assert stored.write_polar(run, file) == f"PoLar: {file}, 1 question with 5 paths"
     assert json.loads(file.read_text()) == {"num_layers": 3, "samples": [sample]}
-    assert {*read_paths(file, 3)} == {path for path, _ in ROWS}
+    assert {*read_paths(file, 3)} == {*LABELLED}
     with pytest.raises(ValueError, match="exists already: remove it"):
-        write_polar(run, file)
-    is_open = write_run(tmp_path / "open", ROWS[1:], DONE | {"scorer": {"open": True}})
-    (sample,) = polar_samples(is_open)["samples"]
+        stored.write_polar(run, file)
+    is_open = write_run(tmp_path / "open", {(0, 2): True}, DONE | {"scorer": {"open": True}})
+    (sample,) = stored.polar_samples(is_open)["samples"]
     assert (sample["question"], sample["gt_ans"]) == ("1 + 1?", "2")
     assert "initial_score" not in sample  # not known
     with pytest.raises(ValueError, match="question 'a' has no correct answer"):
-        polar_samples(write_run(tmp_path / "completed", gold=None, options=[]))
-
-
-# reused verdicts
+        stored.polar_samples(write_run(tmp_path / "completed", gold=None, options=[]))
 
 
 SETTINGS = {"model": "abc", "dtype": "float32", "scorer": "options", "questions": 2}
@@ -203,16 +167,13 @@ def run(tmp_path):
     return run
 
 
-def test_known_are_the_paths_that_fit(run):
+def test_reuse_knows_the_paths_that_fit(run):
     reuse = Reuse([run], SETTINGS, [asking("a"), asking("c")])
     known = reuse.known(asking("a"), 3)
     assert list(known) == [(0, 1, 2), (2,)]
     assert known[2,].margin.tolist() == [0.5]
     assert known[2,].scores.tolist() == [[-1, -1.5]]
     assert reuse.known(asking("c"), 3) == {}
-
-
-def test_reuse_refuses_other_models_and_words(run):
     with pytest.raises(InputError, match="its model is abc, here it is xyz"):
         Reuse([run], SETTINGS | {"model": "xyz"}, [asking("a")])
     with pytest.raises(InputError, match="none of these questions in the same words"):
@@ -220,12 +181,9 @@ def test_reuse_refuses_other_models_and_words(run):
 
 
 def test_stored_verdicts_are_in_the_order_of_questions(run):
-    verdicts = stored_verdicts(run, [asking("b"), asking("a")], len(PATHS))
+    verdicts = stored.stored_verdicts(run, [asking("b"), asking("a")], len(PATHS))
     np.testing.assert_array_equal(verdicts.scores, np.stack([SCORES - 1, SCORES]))
     np.testing.assert_array_equal(verdicts.verdict, [[True, False, True]] * 2)
-
-
-# decoys
 
 
 PLAIN, OTHERS = (0, 1, 2), [(0, 1), (1, 2), (0, 2), (2, 1), (2,), (0, 0)]
@@ -235,13 +193,10 @@ START: dict[str, Any] = {"num_layers": 3, "scorer": {"open": True, "decodes": Tr
 
 def answered(folder, own, others, settings=ANSWERED, start=START, cut=()):
     """Write a run of one question q, whose gold is 8."""
-    rows = [
-        {
-            **{"question": "q", "path": path, "answer_text": answer, "truncated": answer in cut},
-            "grade": "right" if answer == "8" else "wrong",
-        }
-        for path, answer in zip([PLAIN, *OTHERS], [own, *others], strict=True)
-    ]
+    rows = []
+    for path, answer in zip([PLAIN, *OTHERS], [own, *others], strict=True):
+        grade = {"answer_text": answer, "grade": "right" if answer == "8" else "wrong"}
+        rows.append({"question": "q", "path": path, "truncated": answer in cut} | grade)
     with Run(folder).open(settings, start) as run:
         run.write(rows, [{"question": "q"}])
     return run
@@ -259,28 +214,28 @@ def answered(folder, own, others, settings=ANSWERED, start=START, cut=()):
     ],
 )
 def test_decoy_is_answered_as_often_as_gold(tmp_path, gold, own, others, decoy):
-    answers = Answers(answered(tmp_path / "run", own, others, cut={"y"}))
+    answers = stored.Answers(answered(tmp_path / "run", own, others, cut={"y"}))
     assert answers.decoy(open_question("q", "3 + 5", gold)) == decoy
 
 
 def test_decoy_of_a_gold_that_no_path_gives_is_close_to_it(tmp_path):
     question = open_question("q", "3 + 5", "8")
-    answers = Answers(answered(tmp_path / "run", "1", ["2", "3", "3", "1", "1", "1"]))
+    answers = stored.Answers(answered(tmp_path / "run", "1", ["2", "3", "3", "1", "1", "1"]))
     assert answers.decoy(question) == question.options[1]
     with pytest.raises(ValueError, match=r"question other is not among those answered in .*run"):
         answers.decoy(open_question("other", "1 + 1", "2"))
 
 
-@pytest.mark.parametrize(
-    ("settings", "start", "message"),
-    [
-        ({"command": "search"}, {}, "decoded answers of given paths"),
-        ({}, {"scorer": {"open": True, "decodes": False}}, "scorer generation"),
-        ({"paths": OTHERS}, {}, "add --paths 0-2 and --random 50"),
-        ({"paths": [PLAIN]}, {}, "add --paths 0-2"),
-    ],
-)
-def test_other_runs_cannot_serve(tmp_path, settings, start, message):
-    run = answered(tmp_path / "run", "1", ["2"] * 6, ANSWERED | settings, START | start)
-    with pytest.raises(ValueError, match=message):
-        Answers(run)
+def test_other_runs_cannot_serve(tmp_path):
+    for number, (settings, start, message) in enumerate(
+        (
+            ({"command": "search"}, {}, "decoded answers of given paths"),
+            ({}, {"scorer": {"open": True, "decodes": False}}, "scorer generation"),
+            ({"paths": OTHERS}, {}, "add --paths 0-2 and --random 50"),
+            ({"paths": [PLAIN]}, {}, "add --paths 0-2"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        run = answered(folder, "1", ["2"] * 6, ANSWERED | settings, START | start)
+        with pytest.raises(ValueError, match=message):
+            stored.Answers(run)
