@@ -17,7 +17,7 @@ from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
-from cola_jax.errors import InputError, reading
+from cola_jax.errors import InputError, UsageError, did_you_mean, reading
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.strategies.rules import PRESETS, Rules
 
@@ -88,7 +88,10 @@ def parse(arguments: Sequence[str]) -> Command:
         sys.exit()
     if name == "lm-eval":
         return LmEval(tuple(words))
-    if name not in COMMANDS:  # --help, --tyro-print-completion, or unknown
+    if name not in COMMANDS and not name.startswith("-"):
+        hint = did_you_mean(name, COMMANDS)
+        raise UsageError(f"unknown command {name!r}{hint}: `cola --help` lists the commands.")
+    if name not in COMMANDS:  # --help, or --tyro-print-completion
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="cola",

@@ -13,7 +13,7 @@ from cola_jax.cli.commands import COMMANDS, parse, rename
 from cola_jax.cli.deployment import LmEval
 from cola_jax.cli.flags import General, flag_values, values_of
 from cola_jax.cli.runs import Search
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, UsageError
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests.cli.conftest import GIVEN
 
@@ -50,7 +50,6 @@ def printed(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["serch"], ("Unrecognized options: serch", "Available subcommands: demo,", "search,")),
         (["search", "--model", "m"], ("--task", "--output")),
         (["search", *GIVEN, "--config"], ("Missing value for argument '--config'",)),
         (
@@ -68,6 +67,11 @@ def printed(capsys, monkeypatch):
 def test_mistyped_words_are_named_with_their_rule(arguments, messages, printed):
     error = printed(*arguments, status=2)
     assert all(message in error for message in messages), error
+
+
+def test_a_mistyped_command_is_named():
+    with pytest.raises(UsageError, match=r"unknown command 'serch' \(did you mean search\?\)"):
+        parse(["serch"])
 
 
 @pytest.mark.parametrize(
