@@ -155,7 +155,7 @@ def test_export_leaves_nothing_of_a_failed_export(tiny_checkpoint, tmp_path, mon
         export(tiny_checkpoint, (0, 1), Path("gs://bucket/out"))
     monkeypatch.setattr("cola_jax.deploy.export.save_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
-        export(tiny_checkpoint, (0, 1), tmp_path / "new" / "out")
+        export(tiny_checkpoint, (0, 1), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
