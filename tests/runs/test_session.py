@@ -5,7 +5,6 @@ import dataclasses
 import json
 import shutil
 import types
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,18 +39,19 @@ DECODING = {"scorer": "generation", "max_new_tokens": 4}
 
 
 class Case(NamedTuple):
-    """A session, what makes it, and what it did without an interruption."""
+    """A session, its task, and what it did without an interruption."""
 
     session: Session
-    prepare: Callable[..., Any]
+    task: TaskConfig
     work: jobs.Work
     run: Run
 
-
-def changed(session, **config):
-    """The same session with other flags, and the same weights."""
-    config = dataclasses.replace(session.run_config, **config)
-    return dataclasses.replace(session, run_config=config)
+    def grown(self, limit=None, **config):
+        """Another session over the first questions of the task."""
+        task = dataclasses.replace(self.task, limit=limit)
+        config = dataclasses.replace(ONE, **config)
+        session = Session.prepare(self.session.handle.source, task.prepare, config)
+        return dataclasses.replace(session, scorer=self.session.scorer)
 
 
 def with_nan(session, layer):
@@ -62,12 +62,12 @@ def with_nan(session, layer):
     return dataclasses.replace(session, handle=handle)
 
 
-def make_case(folder, model, prepare, work, grader=None):
+def make_case(folder, model, task, work, grader=None):
     """Prepare a session and fill a run directory."""
-    session = Session.prepare(model, prepare, ONE)
+    session = Session.prepare(str(model), task.prepare, ONE)
     if grader is not None:
         session.scorer.grader = grader
-    return Case(session, prepare, work, jobs.fill(session, str(folder / "whole"), work))
+    return Case(session, task, work, jobs.fill(session, str(folder / "whole"), work))
 
 
 def check_same(run, whole):
@@ -78,14 +78,18 @@ def check_same(run, whole):
 
 @pytest.fixture(scope="module")
 def search(checkpoint, task, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("search")
-    return make_case(folder, checkpoint, TaskConfig(task).prepare, SEARCH)
+    return make_case(tmp_path_factory.mktemp("search"), checkpoint, TaskConfig(task), SEARCH)
 
 
 @pytest.fixture(scope="module")
 def evaluate(checkpoint, task, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluate")
-    return make_case(folder, checkpoint, TaskConfig(task).prepare, PATHS)
+    return make_case(tmp_path_factory.mktemp("evaluate"), checkpoint, TaskConfig(task), PATHS)
+
+
+@pytest.fixture(scope="module")
+def varied(checkpoint, task, tmp_path_factory):
+    config = TaskConfig(task, variants=("chat", "instruction"))
+    return make_case(tmp_path_factory.mktemp("varied"), checkpoint, config, SEARCH)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +105,7 @@ def decode(checkpoint, tmp_path_factory):
     def case(name, work):
         lines = ({"id": i, "prompt": f"{i[1:]} + 7 =", "answer": answers[i]} for i in answers)
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        prepare = TaskConfig(str(file), **DECODING).prepare
-        return make_case(folder / name, str(model), prepare, work, grader)
+        return make_case(folder / name, model, TaskConfig(str(file), **DECODING), work, grader)
 
     with Grader() as grader:  # each session would start processes of its own
         for row in case("evaluate", PATHS).run.evaluations().to_pylist():
@@ -123,15 +126,14 @@ def decode(checkpoint, tmp_path_factory):
 )
 def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, files, kinds):
     case, out = request.getfixturevalue(name), str(tmp_path / "run")
-    model = case.session.handle.source
-    job = start(jobs.killed, model, case.prepare, ONE, out, case.work, files, kinds)
-    assert end(job) == KILLED
+    model, prepare = case.session.handle.source, case.task.prepare
+    assert end(start(jobs.killed, model, prepare, ONE, out, case.work, files, kinds)) == KILLED
     run = Run(out)
     assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in kinds) in (0, files)
     before = evaluated(run) + written(run)
 
     metrics = Metrics()
-    jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
+    jobs.fill(case.grown(batch_size=None), out, case.work, metrics)
     check_same(run, case.run)
     assert len(run.manifest()["starts"]) == 2
     total = evaluated(case.run)
@@ -143,7 +145,7 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
     before, metrics = search.run.evaluations(), Metrics()
     monkeypatch.setattr(Session, "evaluator", lambda *_, **__: pytest.fail("evaluated again"))
-    jobs.fill(changed(search.session, batch_size=2), str(search.run.directory), SEARCH, metrics)
+    jobs.fill(search.grown(batch_size=3), str(search.run.directory), SEARCH, metrics)
     assert search.run.evaluations() == before
     assert (metrics.earlier, metrics.evaluations) == (evaluated(search.run), 0)
 
@@ -183,11 +185,9 @@ def evaluated_alone(model, asked, place, paths):
     return cola_jax.evaluator(model, [question], asked.scorer)([paths])
 
 
-def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_path):
+def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):
     """The answers are those of an evaluation of the same paths on the variant's own prompts."""
-    config = TaskConfig(task, variants=("chat", "instruction"))
-    session = Session.prepare(checkpoint, config.prepare, ONE)
-    run = session.search(str(tmp_path / "run"), SEARCH)
+    session, run = varied.session, varied.run
     assert set(run.settings()["variants"]) == {"chat", "instruction"}
     with pytest.raises(ValueError, match="variants are chat, instruction: leave out"):
         session.evaluate(str(tmp_path / "evaluate"), PATHS)
@@ -322,95 +322,50 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     assert summarise(run).before.n == 5
 
 
-ALONE = RunConfig(devices=Devices(data=1))
-
-
 def of(size):
-    """A search with a budget."""
-    return dataclasses.replace(SEARCH, preset=PRESETS["best"], simulations=size)
+    """A search with a smaller budget."""
+    return dataclasses.replace(SEARCH, simulations=size)
 
 
-@pytest.fixture(scope="module")
-def task_of(tmp_path_factory):
-    """Returns the first of eight questions of multiple choice, perhaps with shots, or of sums."""
-    folder = tmp_path_factory.mktemp("growth")
-    sums = [{"id": f"s{i}", "prompt": f"{i} + 7 =", "answer": str(i + 7)} for i in range(8)]
-    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, sums)))
-    tiny.write_questions(folder / "task.jsonl", 8)
-    lines = tiny.write_questions(folder / "all.jsonl", 10).read_text().splitlines(keepends=True)
-    (folder / "shots.jsonl").write_text("".join(lines[8:]))
-    options = {
-        "options": {"shots": 2, "shots_file": str(folder / "shots.jsonl")},
-        "variants": {"variants": ("chat", "instruction")},
-        "generation": DECODING,
-    }
-
-    def make(name, limit):
-        task = "sums.jsonl" if name == "generation" else "task.jsonl"
-        return TaskConfig(str(folder / task), limit=limit, **options[name])
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def prepare(checkpoint, task_of):
-    """Makes a session over the first questions of a task."""
-
-    def make(name, limit, config=ALONE):
-        return Session.prepare(checkpoint, task_of(name, limit).prepare, config)
-
-    return make
-
-
-@pytest.mark.parametrize("name", [pytest.param("variants", marks=pytest.mark.slow), "generation"])
-def test_extended_search_finds_what_an_unbroken_one_does(prepare, tmp_path, name):
-    whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
-    metrics = Metrics()
-    for limit, size in ((1, 4), (7, 12)):
-        run = prepare(name, limit).search(str(tmp_path / "run"), of(size), metrics)
+@pytest.mark.parametrize("name", [pytest.param("varied", marks=pytest.mark.slow), "decode"])
+def test_extended_search_finds_what_an_unbroken_one_does(request, tmp_path, name):
+    case, metrics = request.getfixturevalue(name), Metrics()
+    for limit, settings in ((1, of(4)), (QUESTIONS, SEARCH)):
+        run = case.grown(limit).search(str(tmp_path / "run"), settings, metrics)
         assert run.questions().num_rows == limit
-    check_same(run, whole)
-    assert run.settings() == whole.manifest()["settings"]
-    if name != "variants":  # what asks again is not among the rows, and is asked again
+    check_same(run, case.run)
+    assert run.settings() == case.run.manifest()["settings"]
+    if name == "decode":  # what asks again is not among the rows, and is asked again
         assert metrics.evaluations == evaluated(run)
 
 
 @pytest.mark.slow
-def test_killed_extension_finds_what_an_unbroken_one_does(
-    prepare, task_of, start, tmp_path, checkpoint
-):
-    name, out = "options", str(tmp_path / "run")
-    whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
-    prepare(name, 4).search(out, of(6))
+def test_killed_extension_finds_what_an_unbroken_one_does(search, start, tmp_path):
+    model, prepare, out = search.session.handle.source, search.task.prepare, str(tmp_path / "run")
+    search.grown(4).search(out, of(6))
     for count in (1, 2):
-        work = task_of(name, 7).prepare, ALONE, out, of(12), count, [UNFINISHED]
-        assert end(start(jobs.killed, checkpoint, *work)) == KILLED
-        assert Run(out).settings()["simulations"] == 12
-    run = prepare(name, 7).search(out, of(12))
-    check_same(run, whole)
+        work = prepare, ONE, out, SEARCH, count, [UNFINISHED]
+        assert end(start(jobs.killed, model, *work)) == KILLED
+        assert Run(out).settings()["simulations"] == SEARCH.simulations
+    check_same(search.grown().search(out, SEARCH), search.run)
 
 
-def test_failed_search_repeats_what_it_had_not_written(prepare, tmp_path, monkeypatch):
+def test_failed_search_repeats_what_it_had_not_written(decode, tmp_path, monkeypatch):
     """A wave of each of the two batches that run at the same time, at most."""
     monkeypatch.setattr(memory, "CPU", memory.CPU._replace(threads=2))  # as on an accelerator
-    session, metrics = prepare("generation", 4), Metrics()
-    whole = session.search(str(tmp_path / "whole"), of(10))
-    run = Run(tmp_path / "run")
+    metrics, again, run = Metrics(), Metrics(), Run(tmp_path / "run")
     with failing_after(6, monkeypatch):
-        session.search(str(run.directory), of(10), metrics)
+        decode.session.search(str(run.directory), SEARCH, metrics)
     kept = evaluated(run) + written(run)  # one of the batches may be done
     assert 0 < kept < metrics.evaluations
-    again = Metrics()
-    session.search(str(run.directory), of(10), again)
-    check_same(run, whole)
+    decode.session.search(str(run.directory), SEARCH, again)
+    check_same(run, decode.run)
     assert (again.earlier, again.evaluations) == (kept, evaluated(run) - kept)
 
 
-def test_shards_extend_a_run(prepare, tmp_path):
-    whole = prepare("options", 6).search(str(tmp_path / "whole"), of(8))
-    out = str(tmp_path / "run")
-    for size in (4, 8):
+def test_shards_extend_a_run(search, tmp_path):
+    for settings in (of(4), SEARCH):
         for index in (0, 1):
-            config = dataclasses.replace(ALONE, shard=Shard(index, 2))
-            run = prepare("options", 6, config=config).search(out, of(size))
-    check_same(run, whole)
+            session = search.grown(shard=Shard(index, 2))
+            run = session.search(str(tmp_path / "run"), settings)
+    check_same(run, search.run)
