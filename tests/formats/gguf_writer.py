@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.quants import dequantize, quantize
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -13,28 +13,6 @@ from tests import oracle
 
 MODEL = {"intermediate_size": 64, "num_hidden_layers": 3, "rms_norm_eps": 1e-5}  # blocks of 32
 
-# names of tensors, as llama.cpp's convert_hf_to_gguf.py maps them
-NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-    "input_layernorm.weight": "attn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-}
-GEMMA_NAMES = NAMES | {
-    "self_attn.q_norm.weight": "attn_q_norm.weight",
-    "self_attn.k_norm.weight": "attn_k_norm.weight",
-    "post_attention_layernorm.weight": "post_attention_norm.weight",
-    "pre_feedforward_layernorm.weight": "ffn_norm.weight",
-    "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
-}
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 )
@@ -64,17 +42,11 @@ class Tiny(NamedTuple):
 def tiny_llama(**changes):
     """Make a random Llama, its queries and keys permuted as llama.cpp does."""
     model = oracle.random_model("llama", **{**MODEL, **changes})
-    config = model.config
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        values = tensor.numpy()
-        if ".q_proj." in name:
-            values = permute(values, config.num_attention_heads)
-        if ".k_proj." in name:
-            values = permute(values, config.num_key_value_heads)
-        tensors[name] = values
+    tensors = {
+        name: permute(tensor.numpy(), heads_of(model, name))
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight" or not model.config.tie_word_embeddings
+    }
     return Tiny(model, tensors)
 
 
@@ -87,22 +59,20 @@ def tiny_gemma(**changes):
     return Tiny(model, {n: x + 1 if n.endswith("norm.weight") else x for n, x in tensors.items()})
 
 
-def permute(weights, heads):
-    """Permute as `LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py does."""
-    return (
-        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
-        .swapaxes(1, 2)
-        .reshape(weights.shape)
-    )
+def heads_of(model, name):
+    """Return the heads of a projection that llama.cpp permutes; None of other weights."""
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    return heads.get(name.split(".")[-2])
 
 
-def unpermute(weights, heads):
-    """Invert `permute`."""
-    return (
-        weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:])
-        .swapaxes(1, 2)
-        .reshape(weights.shape)
-    )
+def permute(weights, heads, inverse=False):
+    """Permute as `LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py does, or undo it."""
+    if heads is None:
+        return weights
+    half = len(weights) // heads // 2
+    parts = weights.reshape(heads, *((half, 2) if inverse else (2, half)), -1)
+    return parts.swapaxes(1, 2).reshape(weights.shape)
 
 
 def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architecture="llama"):
@@ -142,18 +112,13 @@ def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architectur
 
 def write_tensors(writer, tensors, kind, architecture):
     """Add tensors, matrices quantised; return the dequantised ones."""
-    names = GEMMA_NAMES if architecture == "gemma3" else NAMES
+    names = get_tensor_name_map(MODEL_ARCH["GEMMA3" if architecture == "gemma3" else "LLAMA"], 9)
     exact = {}
     for name, tensor in tensors.items():
         # llama.cpp keeps vectors in float32 whatever the rest is
         chosen = GGMLQuantizationType["F32" if tensor.ndim == 1 else kind]
         stored = quantize(tensor, chosen)
-        if name in names:
-            renamed = names[name]
-        else:
-            _, _, layer, rest = name.split(".", 3)
-            renamed = f"blk.{layer}.{names[rest]}"
-        writer.add_tensor(renamed, stored, raw_dtype=chosen)
+        writer.add_tensor(names.get_name(name, [".weight"]), stored, raw_dtype=chosen)
         exact[name] = dequantize(stored, chosen).reshape(tensor.shape)
     return exact
 
@@ -167,48 +132,32 @@ def finish(writer):
 
 def set_parameters(model, tensors):
     """Set the parameters of the transformers model to the values in a file."""
-    config = model.config
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            values = tensors[name]
-            for part, count in heads.items():
-                if f".{part}." in name:
-                    values = unpermute(values, count)
+            values = permute(tensors[name], heads_of(model, name), inverse=True)
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def byte_level(vocab_size=300):
-    """Train a byte-level BPE on TEXTS; return its tokens and merges."""
+def add_byte_level(writer, **flags):
+    """Write a byte-level BPE of 300 tokens, trained on TEXTS, and a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=300,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [token for token, _ in vocabulary], [" ".join(merge) for merge in merges]
-
-
-def add_byte_level(writer, **flags):
-    """Write a byte-level vocabulary with merges and a chat template."""
-    tokens, merges = byte_level()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))  # control tokens come first
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    writer.add_token_list([tokenizer.id_to_token(i) for i in range(300)])
+    writer.add_token_types([3] * 3 + [1] * 297)  # control tokens come first
+    writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_pad_token_id(2)
     writer.add_chat_template(TEMPLATE)
-    for name, value in flags.items():
-        getattr(writer, f"add_{name}")(value)
+    add_special(writer, flags)
 
 
 def add_sentencepiece(writer, **flags):
@@ -219,6 +168,10 @@ def add_sentencepiece(writer, **flags):
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(pieces))])
     writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * len(pieces))
+    add_special(writer, flags)
+
+
+def add_special(writer, flags):
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

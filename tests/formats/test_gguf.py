@@ -14,16 +14,15 @@ from transformers import AutoTokenizer
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.formats.conversion import convert, locate
+from cola_jax.formats.conversion import convert
 from cola_jax.formats.gguf import GgufTensors, open_gguf, scale_queries
 from cola_jax.formats.gguf_header import read_header
-from cola_jax.formats.table import stack
-from cola_jax.params import assemble
 from cola_jax.path import pad_path
 from tests import oracle
 from tests.formats.gguf_writer import (
     GEMMA_KEYS,
     KINDS,
+    TEMPLATE,
     TEXTS,
     add_byte_level,
     add_sentencepiece,
@@ -36,6 +35,7 @@ from tests.formats.gguf_writer import (
 
 QUANTISED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0")
 LLAMA_PATHS = ((0, 1, 2), (2, 0, 0, 1))
+LINEAR_KEYS = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}
 GEMMA_PATHS = (tuple(range(7)), (6, 5, 1, 1))
 
 
@@ -51,15 +51,8 @@ def gemma():
     return tiny_gemma()
 
 
-def model_of(source):
-    """Converts a source without writing it to disk."""
-    opened = locate(str(source)).open()
-    weights = dict(stack(opened))
-    return assemble(opened.config, weights)
-
-
 def assert_parity(file, model, paths=LLAMA_PATHS):
-    ours, ids = model_of(file), oracle.random_ids(2)
+    ours, ids = oracle.convert_in_memory(file), oracle.random_ids(2)
     for path in paths:
         theirs = oracle.logits(model, ids, path)
         logits = cola_jax.run_path(ours, ids, pad_path(path, max(map(len, paths))))
@@ -78,30 +71,14 @@ def test_open_gguf_dequantises_as_gguf_does(tmp_path, kind):
     assert ours.config.norm_eps == 1e-5
 
 
-@pytest.mark.parametrize("linear", [False, True])
-def test_open_gguf_reads_gemma(tmp_path, linear):
+@pytest.mark.parametrize("scaling", [{}, {"rope_type": "linear", "factor": 2.5}])
+def test_open_gguf_reads_gemma(tmp_path, scaling):
     ropes = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in KINDS[-2:]}
-    ropes["full_attention"] = {"rope_type": "default", "rope_theta": 1e6}
-    keys = dict(GEMMA_KEYS)
-    if linear:
-        ropes["full_attention"] |= {"rope_type": "linear", "factor": 2.5}
-        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}
+    ropes["full_attention"] |= {"rope_theta": 1e6} | scaling
     gemma = tiny_gemma(rope_parameters=ropes)
+    keys = GEMMA_KEYS | (LINEAR_KEYS if scaling else {})
     write(tmp_path / "tiny.gguf", gemma, keys=keys, architecture="gemma3")
     assert_parity(tmp_path / "tiny.gguf", gemma.model, GEMMA_PATHS)
-
-
-def test_open_gguf_refuses_gemma_keys_that_it_would_misread(tmp_path, gemma):
-    factors = [("rope_freqs.weight", np.ones(6, np.float32))]
-    for change, extra, message in (
-        ({"attention.sliding_window": None}, (), "sliding_attention, but there is no window"),
-        ({"final_logit_softcapping": 30.0}, (), r"not handled: \['gemma3\.final_logit_softcapp"),
-        ({}, factors, r"unmapped rope_freqs\.weight"),
-    ):
-        file = tmp_path / "tiny.gguf"
-        write(file, gemma, keys=GEMMA_KEYS | change, extra=extra, architecture="gemma3")
-        with pytest.raises(ValueError, match=message):
-            open_gguf(file)
 
 
 def test_scale_queries_knows_the_27b():
@@ -115,30 +92,24 @@ def test_scale_queries_knows_the_27b():
     assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
 
 
-def test_open_gguf_reads_llama3_rope_factors(tmp_path):
-    llama = tiny_llama(rope_parameters=oracle.LLAMA3)
-    plain = oracle.LLAMA3["rope_theta"] ** (-np.arange(0, 8, 2, dtype=np.float32) / 8)
-    factors = plain / llama.model.model.rotary_emb.inv_freq.numpy()  # as llama.cpp stores them
-    np.testing.assert_allclose(factors[[0, 3]], [1, 8], rtol=1e-6)
-    assert 1.1 < factors[1] < 7.9
-    write(tmp_path / "tiny.gguf", llama, extra=[("rope_freqs.weight", factors.astype(np.float32))])
-    assert_parity(tmp_path / "tiny.gguf", llama.model)
-
-
 @pytest.mark.parametrize(
     ("changes", "keys"),
     [
         ({"head_dim": 12}, {"attention.key_length": 12, "attention.value_length": 12}),
-        (
-            {"rope_parameters": oracle.LINEAR},
-            {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5},
-        ),
+        ({"rope_parameters": oracle.LINEAR}, LINEAR_KEYS),
+        ({"rope_parameters": oracle.LLAMA3}, {}),
     ],
-    ids=["head width", "linear rope"],
+    ids=["head width", "linear rope", "Llama 3"],
 )
-def test_open_gguf_reads_optional_keys(tmp_path, changes, keys):
-    llama = tiny_llama(**changes)
-    write(tmp_path / "tiny.gguf", llama, keys=keys)
+def test_open_gguf_reads_widths_and_ropes(tmp_path, changes, keys):
+    llama, extra = tiny_llama(**changes), []
+    if not keys:
+        plain = oracle.LLAMA3["rope_theta"] ** (-np.arange(0, 8, 2, dtype=np.float32) / 8)
+        divisors = plain / llama.model.model.rotary_emb.inv_freq.numpy()  # as llama.cpp stores them
+        np.testing.assert_allclose(divisors[[0, 3]], [1, 8], rtol=1e-6)
+        assert 1.1 < divisors[1] < 7.9
+        extra = [("rope_freqs.weight", divisors.astype(np.float32))]
+    write(tmp_path / "tiny.gguf", llama, keys=keys, extra=extra)
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
@@ -157,67 +128,58 @@ def test_read_dequantises_kinds_that_gguf_cannot_quantise(tmp_path, kind, size):
 
 def test_convert_writes_a_gguf_file(tmp_path, llama):
     """Without a tokenizer, which is optional."""
-    write(tmp_path / "tiny.gguf", llama)
-    metadata = convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")
-    name = str(tmp_path / "tiny.gguf")
-    assert metadata["origin"] == {"kind": "gguf", "name": name, "revision": None, "license": None}
+    file, made = tmp_path / "tiny.gguf", tmp_path / "made"
+    write(file, llama)
+    metadata = convert(str(file), made)
+    origin = {"kind": "gguf", "name": str(file), "revision": None, "license": None}
+    assert metadata["origin"] == origin
     assert metadata["pad_token"] is None
     with pytest.raises(ValueError, match="has no tokenizer"):
-        cola_jax.load_tokenizer(tmp_path / "made")
-    loaded, ours = cola_jax.load(tmp_path / "made"), model_of(tmp_path / "tiny.gguf")
+        cola_jax.load_tokenizer(made)
+    loaded, ours = cola_jax.load(made), oracle.convert_in_memory(file)
     assert loaded.config == ours.config
     jax.tree.map(np.testing.assert_array_equal, loaded, ours)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, llama):
-    """The bytes of an intact file."""
-    file = tmp_path_factory.mktemp("whole") / "tiny.gguf"
-    write(file, llama)
-    return file.read_bytes()
-
-
 @pytest.mark.parametrize("share", [0, 0.02, 0.999])
-def test_open_gguf_refuses_truncated_files(tmp_path, whole, share):
+def test_open_gguf_refuses_truncated_files(tmp_path, llama, share):
     file = tmp_path / "short.gguf"
-    file.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(
-        ValueError, match=r"short\.gguf.*It is damaged or truncated: download it again"
-    ):
+    write(file, llama)
+    os.truncate(file, int(file.stat().st_size * share))
+    with pytest.raises(ValueError, match=r"short\.gguf.*damaged or truncated: download it again"):
         open_gguf(file)
 
 
-def test_open_gguf_refuses_another_architecture(tmp_path, llama):
-    write(tmp_path / "other.gguf", llama, architecture="gemma2")
-    message = r"architecture 'gemma2' is not .*Supported: llama, gemma3\..*from its safetensors"
-    with pytest.raises(ValueError, match=message):
-        open_gguf(tmp_path / "other.gguf")
+def factors(count):
+    return {"extra": [("rope_freqs.weight", np.ones(count, np.float32))]}
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("architecture", "keys", "more", "message"),
     [
-        ({"expert_count": 8}, r"keys that are not handled: \['llama\.expert_count'\]"),
-        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope type 'yarn'"),
-        ({"rope.dimension_count": 4}, "rotates only a part of each head"),
-        ({"attention.value_length": 16}, r"values of another width than its heads \(8\)"),
-        ({"block_count": 4}, r"missing blk\.3\.attn_k\.weight"),
+        ("gemma2", {}, {}, r"'gemma2' is not .*Supported: llama, gemma3\..*from its safetensors"),
+        ("llama", {"expert_count": 8}, {}, r"keys that are not handled: \['llama\.expert_count'\]"),
+        ("llama", LINEAR_KEYS | {"rope.scaling.type": "yarn"}, {}, "rope type 'yarn'"),
+        ("llama", {"rope.dimension_count": 4}, {}, "rotates only a part of each head"),
+        ("llama", {"attention.value_length": 16}, {}, r"of another width than its heads \(8\)"),
+        ("llama", {"block_count": 4}, {}, r"missing blk\.3\.attn_k\.weight"),
+        ("llama", {}, {"kind": "Q5_1"}, r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"),
+        ("llama", {}, factors(7), "a rope has 7 divisors for heads of 8"),
+        ("gemma3", {"attention.sliding_window": None}, {}, "sliding_attention, but .* no window"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, {}, r"not handled: .*\.final_logit_softcapp"),
+        ("gemma3", {}, factors(6), r"unmapped rope_freqs\.weight"),
     ],
 )
-def test_open_gguf_refuses_keys_that_it_would_misread(tmp_path, llama, keys, message):
-    write(tmp_path / "tiny.gguf", llama, keys=keys)
+def test_open_gguf_refuses_what_it_would_misread(
+    tmp_path, llama, gemma, architecture, keys, more, message
+):
+    model, usual = (gemma, GEMMA_KEYS) if architecture == "gemma3" else (llama, {})
+    write(tmp_path / "a.gguf", model, keys=usual | keys, architecture=architecture, **more)
     with pytest.raises(ValueError, match=message):
-        open_gguf(tmp_path / "tiny.gguf")
+        open_gguf(tmp_path / "a.gguf")
 
 
-def test_open_gguf_refuses_other_tensors(tmp_path, llama):
-    write(tmp_path / "type.gguf", llama, "Q5_1")
-    with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"):
-        open_gguf(tmp_path / "type.gguf")
-    factors = [("rope_freqs.weight", np.ones(7, np.float32))]
-    write(tmp_path / "rope.gguf", llama, extra=factors)
-    with pytest.raises(ValueError, match="a rope has 7 divisors for heads of 8"):
-        open_gguf(tmp_path / "rope.gguf")
+def test_open_gguf_refuses_files_without_embeddings(tmp_path, llama):
     tensors = {name: x for name, x in llama.tensors.items() if "embed" not in name}
     write(tmp_path / "part.gguf", llama._replace(tensors=tensors))
     with pytest.raises(ValueError, match=r"has no token_embd\.weight: it is not a complete model"):
@@ -249,6 +211,16 @@ def test_write_tokenizer_refuses_an_unknown_split(tmp_path, words):
         open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made")
 
 
+def assert_like_transformers(ours, folder, file, texts=TEXTS):
+    theirs = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    for text in texts:
+        ids = ours(text).input_ids
+        assert ids == theirs(text).input_ids, text
+        assert ours.decode(ids) == theirs.decode(ids), text
+    assert ours.eos_token_id == theirs.eos_token_id
+    assert ours.chat_template == theirs.chat_template
+
+
 @pytest.mark.parametrize(
     ("add", "flags"),
     [
@@ -264,17 +236,8 @@ def test_write_tokenizer_matches_transformers(tmp_path, words, add, flags):
     (tmp_path / "made").mkdir()
     open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made")
     ours = checkpoint.load_folder(tmp_path / "made", "tiny")
-    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
-    for text in TEXTS:
-        assert ours(text).input_ids == theirs(text).input_ids, text
-        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids), text
-    assert ours.eos_token_id == theirs.eos_token_id
-    assert ours.chat_template == theirs.chat_template
-    if theirs.chat_template:
-        chat = [{"role": "user", "content": "Hello"}]
-        assert (
-            ours.apply_chat_template(chat, tokenize=False) == "<|im_start|>user\nHello<|im_end|>\n"
-        )
+    assert_like_transformers(ours, tmp_path, "tiny.gguf")
+    assert ours.chat_template == (TEMPLATE if add is add_byte_level else None)
 
 
 FOLDER = os.environ.get("COLA_TEST_MODELS")
@@ -293,8 +256,5 @@ def test_write_tokenizer_of_real_files_matches_transformers(tmp_path, file):
         pytest.skip(f"set COLA_TEST_MODELS to a folder with {file}")
     convert(str(Path(FOLDER) / file), tmp_path / "made")
     ours = cola_jax.load_tokenizer(tmp_path / "made")
-    theirs = AutoTokenizer.from_pretrained(FOLDER, gguf_file=file)
-    for text in (*TEXTS, *MORE_TEXTS):
-        assert ours(text).input_ids == theirs(text).input_ids, text
-    assert checkpoint.stop_tokens(tmp_path / "made") == (theirs.eos_token_id,)
-    assert ours.chat_template == theirs.chat_template
+    assert_like_transformers(ours, FOLDER, file, (*TEXTS, *MORE_TEXTS))
+    assert checkpoint.stop_tokens(tmp_path / "made") == (ours.eos_token_id,)

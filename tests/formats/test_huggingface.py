@@ -9,7 +9,6 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 import cola_jax
 from cola_jax.config import Rope
@@ -23,7 +22,7 @@ from cola_jax.formats.huggingface import (
     with_llama3,
     write_config,
 )
-from tests import oracle
+from tests import oracle, tiny
 
 WEIGHTS = "model.safetensors"
 
@@ -41,27 +40,17 @@ def edit_tensors(folder, change):
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
-def test_open_directory_refuses_a_missing_shard(pair, tmp_path):
-    pair("llama-gqa").theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
-    next((tmp_path / "shards").glob("*.safetensors")).unlink()
-    with pytest.raises(ValueError, match=r"lacks model-00.*complete the download"):
-        open_directory(tmp_path / "shards")
-
-
 def test_open_directory_names_all_wrong_tensors_at_once(source):
-    def change(tensors):
-        del tensors["model.layers.2.mlp.up_proj.weight"]
-        tensors["model.layers.0.self_attn.q_norm.weight"] = torch.ones(8)
-        tensors["model.layers.4.self_attn.k_proj.weight"] = torch.ones(8, 32)
-
-    edit_tensors(source, change)
+    edit_tensors(source, lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"))
+    norm, key = (f"model.layers.0.self_attn.{x}.weight" for x in ("q_norm", "k_proj"))
+    wrong = {norm: torch.ones(8), key: torch.ones(8, 32)}
+    edit_tensors(source, lambda tensors: tensors.update(wrong))
     with pytest.raises(ValueError, match="do not match its config") as raised:
         open_directory(source)
     message = str(raised.value)
     assert "missing model.layers.2.mlp.up_proj.weight" in message
-    assert "unmapped model.layers.0.self_attn.q_norm.weight" in message
-    shapes = "model.layers.4.self_attn.k_proj.weight is (8, 32) and should be (16, 32)"
-    assert f"mis-shaped {shapes}" in message
+    assert f"unmapped {norm}" in message
+    assert f"mis-shaped {key} is (8, 32) and should be (16, 32)" in message
 
 
 def test_open_directory_ignores_what_changes_nothing(source):
@@ -72,8 +61,7 @@ def test_open_directory_ignores_what_changes_nothing(source):
     assert open_directory(source).config.num_layers == 6
 
 
-def multimodal(folder):
-    """Write a tiny multimodal Gemma 3; return the model."""
+def test_convert_reads_the_text_part_of_multimodal_gemma(tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     vision = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     text = {**oracle.SIZES, **oracle.GEMMA, "tie_word_embeddings": True}
@@ -81,47 +69,36 @@ def multimodal(folder):
         text_config={**text, "model_type": "gemma3_text"},
         vision_config={**vision, "model_type": "siglip_vision_model"},
     )
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    oracle.randomise(model.float().eval(), 0)
-    model.save_pretrained(folder)
-    return model
-
-
-def test_convert_reads_the_text_part_of_multimodal_gemma(tmp_path):
-    theirs = multimodal(tmp_path / "theirs")
-    tensors = load_file(tmp_path / "theirs" / WEIGHTS)
+    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    oracle.randomise(theirs.float().eval(), 0)
+    theirs.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
     assert "language_model.model.norm.weight" in tensors
     assert any(name.startswith("vision_tower.") for name in tensors)
-    convert(str(tmp_path / "theirs"), tmp_path / "ours")
     ids = oracle.random_ids(2)
     with torch.no_grad():
         logits = theirs(input_ids=torch.from_numpy(ids).long(), use_cache=False).logits.numpy()
-    ours = cola_jax.run_path(cola_jax.load(tmp_path / "ours"), ids, range(oracle.LAYERS))
+    ours = cola_jax.run_path(oracle.convert_in_memory(tmp_path), ids, range(oracle.LAYERS))
     assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
-    edit_tensors(
-        tmp_path / "theirs", lambda tensors: tensors.update({"audio.weight": torch.ones(1)})
-    )
+    edit_tensors(tmp_path, lambda tensors: tensors.update({"audio.weight": torch.ones(1)}))
     with pytest.raises(ValueError, match=r"unmapped audio\.weight"):
-        open_directory(tmp_path / "theirs")
+        open_directory(tmp_path)
 
 
 def test_convert_accepts_a_stored_tied_head(pair, tmp_path):
     source = shutil.copytree(pair("llama-gqa-tied").folder, tmp_path / "tied")
-
-    def store_head(tensors):
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-
-    edit_tensors(source, store_head)
+    head = {"lm_head.weight": load_file(source / WEIGHTS)["model.embed_tokens.weight"].clone()}
+    edit_tensors(source, lambda tensors: tensors.update(head))
     plain = json.loads((pair("llama-gqa-tied").checkpoint / "cola.json").read_text())
     assert convert(str(source), tmp_path / "stored")["digest"] == plain["digest"]
-    edit_tensors(source, lambda tensors: tensors["lm_head.weight"][3].mul_(1.001))
+    head["lm_head.weight"][3].mul_(1.001)
+    edit_tensors(source, lambda tensors: tensors.update(head))
     with pytest.raises(ValueError, match=r"says tie_word_embeddings, but lm_head\.weight differs"):
         open_directory(source)
 
 
 def test_open_directory_refuses_pickled_weights(source):
-    torch.save(load_file(source / WEIGHTS), source / "pytorch_model.bin")
-    (source / WEIGHTS).unlink()
+    (source / WEIGHTS).rename(source / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"but \[pytorch_model\.bin\].*can run code when loaded"):
         open_directory(source)
 
@@ -135,10 +112,8 @@ def test_open_directory_refuses_truncated_weights(source, keep):
 
 
 def test_convert_refuses_integer_weights(source, tmp_path):
-    def quantise(tensors):
-        tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 32, dtype=torch.int8)
-
-    edit_tensors(source, quantise)
+    integers = {"model.layers.1.mlp.up_proj.weight": torch.ones(48, 32, dtype=torch.int8)}
+    edit_tensors(source, lambda tensors: tensors.update(integers))
     with pytest.raises(ValueError, match=r"up_proj\.weight is stored as I8.*dequantised first"):
         convert(str(source), tmp_path / "made")
 
@@ -160,23 +135,14 @@ def test_convert_refuses_pipes(source, tmp_path, name):
         convert(str(source), tmp_path / "made")
 
 
-def make_tokenizer():
-    vocabulary = {"a": 0, "b": 1, "c": 2, "ab": 3, "<|end|>": 4}
-    backend = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
-
-
-def test_convert_copies_the_tokenizer(source, tmp_path):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{{ messages[0].content }}!"
-    tokenizer.save_pretrained(source)
+def test_convert_copies_the_tokenizer(tmp_path):
+    source, tokenizer = tiny.make_source(tmp_path / "source", layers=1), tiny.tokenizer()
     (source / "secret.txt").write_text("not ours")
     convert(str(source), tmp_path / "made")
     copied = cola_jax.load_tokenizer(tmp_path / "made")
-    assert copied("ab cab").input_ids == tokenizer("ab cab").input_ids
+    assert copied("iron ore").input_ids == tokenizer("iron ore").input_ids
     chat = [{"role": "user", "content": "ab"}]
-    assert copied.apply_chat_template(chat, tokenize=False) == "ab!"
+    assert copied.apply_chat_template(chat, tokenize=False) == "<s>user: ab\n"
     assert not list((tmp_path / "made").rglob("secret.txt"))
 
 
@@ -211,24 +177,16 @@ def test_select_layers_moves_attributes_with_the_layers(pair):
     moved = select_layers(config, (2, 0, 0, 5))
     assert moved.windows == (None, 5, 5, None)
     assert moved.layer_ropes == (0, 1, 1, 0)
-    assert write_config(moved, "float32")["layer_types"] == [
-        *("full_attention", "sliding_attention", "sliding_attention", "full_attention")
-    ]
+    types = [layer.partition("_")[0] for layer in write_config(moved, "float32")["layer_types"]]
+    assert types == ["full", "sliding", "sliding", "full"]
 
 
-@pytest.mark.parametrize(
-    ("path", "first"),
-    [((0, 1, 3, 4), 2), ((3, 4), 0), ((0, 1, 2), 3)],
-)
-def test_write_config_says_max_window_layers_where_it_can(pair, path, first):
+def test_write_config_says_max_window_layers_where_it_can(pair):
     config = pair("qwen2-window").ours.config  # layers 3, 4 and 5 have a window
-    values = write_config(select_layers(config, path), "float32")
-    assert values["max_window_layers"] == first
-    assert values["use_sliding_window"] is any(layer >= 3 for layer in path)
-
-
-def test_write_config_names_what_cannot_be_held(pair):
-    config = pair("qwen2-window").ours.config
+    for path, first in (((0, 1, 3, 4), 2), ((3, 4), 0), ((0, 1, 2), 3)):
+        values = write_config(select_layers(config, path), "float32")
+        assert values["max_window_layers"] == first
+        assert values["use_sliding_window"] is any(layer >= 3 for layer in path)
     two = dataclasses.replace(config, windows=(None, 5, 5, 5, 5, 7))
     with pytest.raises(ValueError, match=r"model_type qwen2 cannot hold \{'windows'"):
         write_config(two, "float32")
