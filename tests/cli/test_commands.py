@@ -12,7 +12,6 @@ import yaml
 from cola_jax.cli.commands import COMMANDS, parse, rename
 from cola_jax.cli.deployment import LmEval
 from cola_jax.cli.flags import General, flag_values, values_of
-from cola_jax.cli.runs import Search
 from cola_jax.errors import InputError, UsageError
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests.cli.conftest import GIVEN
@@ -29,6 +28,11 @@ NEEDED = {  # by the commands, beside those of `GIVEN`
 
 def search(*arguments) -> Any:
     return parse(["search", *GIVEN, *map(str, arguments)])
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "run.yaml"
 
 
 @pytest.fixture
@@ -57,7 +61,6 @@ def printed(capsys, monkeypatch):
             ("Unrecognized options: --simulatoins", "--simulations INT", "cola search --help"),
         ),
         (["search", *GIVEN, "--rules.max-skp", "3"], ("Unrecognized options: --rules.max-skp",)),
-        (["search", *GIVEN, "--seed", "1.5"], ("--seed", "'1.5'")),
         (["search", *GIVEN, "--preset", "bset"], ("invalid choice 'bset'", "'best'")),
         (["search", *GIVEN, "--dtype", "bf17"], ("invalid choice 'bf17'", "'bf16'")),
         (["search", *GIVEN, "--batch-size", "many"], ("--batch-size", "many")),
@@ -74,68 +77,57 @@ def test_a_mistyped_command_is_named():
         parse(["serch"])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_bad_flag_of_a_file_is_named_with_the_file(file, printed):
+    for text, message in (
         ("limt: 3", "Unrecognized options: --limt=3"),
         ("limit: {a: 1}", "--limit.a"),
         ("seed: [1, 2]", "Unrecognized options: 2"),
-        ("chat: maybe", "Unrecognized options: maybe"),
         ("preset: bset", "invalid choice 'bset'"),
-    ],
-)
-def test_a_bad_flag_of_a_file_is_named_with_the_file(tmp_path, text, message, printed):
-    (tmp_path / "run.yaml").write_text(text)
-    error = printed("search", *GIVEN, "--config", tmp_path / "run.yaml", status=2)
-    assert message in error
-    assert "run.yaml" in error
+    ):
+        file.write_text(text)
+        error = printed("search", *GIVEN, "--config", file, status=2)
+        assert message in error
+        assert "run.yaml" in error
 
 
-def test_a_file_that_does_not_hold_flags_is_refused(tmp_path):
-    file = tmp_path / "run.yaml"
+def test_a_file_that_does_not_hold_flags_is_refused(file):
+    with pytest.raises(FileNotFoundError):
+        search("--config", file)
     for text, message in (("- a", "must map names of flags to values"), ("a: [", "cannot be read")):
         file.write_text(text)
         with pytest.raises(InputError, match=rf"run\.yaml.*{message}"):
             search("--config", file)
-    with pytest.raises(FileNotFoundError):
-        search("--config", tmp_path / "none.yaml")
 
 
-def test_rename_takes_the_names_of_other_tools():
+def test_names_and_values_of_other_tools_are_taken():
     names = {"--tasks": "--task", "--output_path=o": "--output=o", "a_b=c": "a_b=c"}
     names |= {"--max_tokens": "--max-new-tokens", "--apply_chat_template": "--chat"}
     assert {name: rename(name) for name in names} == names
-
-
-def test_values_have_the_spellings_of_other_tools():
     for name, dtype in (("auto", None), ("fp32", "float32"), ("bf16", "bfloat16")):
         assert search("--dtype", name).flags.run.dtype == dtype
-    command = search("--batch_size", "auto", "--limit", "10%", "--tensor_parallel_size=2")
-    assert command.flags.run.batch_size == "auto"
-    assert command.flags.task.limit == 0.1
-    assert command.flags.run.devices.tensor == 2
+    flags = search("--batch_size", "auto", "--limit", "10%", "--tensor_parallel_size=2").flags
+    assert (flags.run.batch_size, flags.task.limit, flags.run.devices.tensor) == ("auto", 0.1, 2)
     evaluate: Any = parse(["evaluate", *GIVEN, "--path", "0-4"])
     assert evaluate.path_flags.paths == ("0-4",)
-
-
-def test_lm_eval_leaves_its_arguments_to_the_harness():
     arguments = ["--model", "cola", "--tasks", "a,b", "--preset", "nothing of ours", "--help"]
     assert parse(["lm-eval", *arguments]) == LmEval(tuple(arguments))
 
 
-def test_values_of_flags_may_begin_with_a_hyphen(tmp_path):
-    command = search("--rules.block-power", "-0.5", "--held-out-seed=-3")
-    assert command.rules.block_power == -0.5
+def test_values_start_the_command_again(file):
+    """Also those that begin with a hyphen."""
+    command = search("--rules.block-power", "-0.5", "--held-out-seed=-3", "--dtype", "bf16")
+    values = values_of(command)
+    assert (values["rules.block-power"], values["dtype"]) == (-0.5, "bfloat16")
+    file.write_text(yaml.safe_dump(values))
+    assert values_of(parse(["search", "--config", str(file)])) == values
     command = parse(["generate", "--model", "m", "--prompt=-x", "--stop", "a", "- b", "--chat"])
     assert (command.prompt, command.stop) == (("-x",), ("a", "- b"))
-    file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(values_of(command)))
     again = parse(["generate", "--config", str(file), "--no-chat"])
     assert again == dataclasses.replace(command, chat=False, general=General(file))
 
 
-def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
-    file = tmp_path / "run.yaml"
+def test_a_file_of_flags_comes_before_the_command_line(file):
     values = {
         **{"model": "m", "tasks": "arc_easy", "output_path": "o", "limit": 0.5, "chat": True},
         **{"seed": None, "variants": ["plain", "shots"], "reuse": [], "robust": False},
@@ -143,29 +135,26 @@ def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
     }
     file.write_text(yaml.safe_dump(values))
     for given in (["--config", str(file)], [f"--config={file}"]):
-        command = parse(["search", *given, "--limit", "3"])
-        assert isinstance(command, Search)
-        assert (command.flags.model, command.flags.out) == ("m", "o")
-        assert (command.flags.task.task, command.flags.task.limit) == ("arc-easy", 3)
-        assert command.flags.task.chat
-        assert command.flags.task.variants == ("plain", "shots")
+        command: Any = parse(["search", *given, "--limit", "3"])
+        flags, task = command.flags, command.flags.task
+        assert (flags.model, flags.out, task.task, task.limit) == ("m", "o", "arc-easy", 3)
+        assert task.chat
+        assert task.variants == ("plain", "shots")
         assert command.rules.max_skip == 2
 
 
-def test_rules_are_those_of_the_preset(tmp_path, monkeypatch):
+def test_rules_are_those_of_the_preset(file, monkeypatch):
     monkeypatch.setitem(PRESETS, "cola", TreeRules(max_skip=1, widening=3.0))
     for preset in (["--preset", "cola"], ["--preset=best", "--preset=cola"]):
         rules = search(*preset, "--rules.max-move", "1").rules
         assert (rules.max_skip, rules.widening, rules.max_move) == (1, 3.0, 1)
-    file = tmp_path / "run.yaml"
     file.write_text("preset: beam\nrules: {width: 2}")
     assert search("--config", file).rules == dataclasses.replace(PRESETS["beam"], width=2)
     file.write_text("rules: {ordered: false}")
     assert search("--config", file).rules.ordered is False
 
 
-def test_another_preset_replaces_the_rules_of_a_file(tmp_path):
-    file = tmp_path / "run.yaml"
+def test_another_preset_replaces_the_rules_of_a_file(file):
     file.write_text(yaml.safe_dump(values_of(search("--preset", "best", "--rules.max-skip", "2"))))
     assert search("--config", file, "--preset", "best").rules.max_skip == 2
     for preset in ("cola", "beam"):  # of the same kind of rules, and of another
@@ -175,14 +164,6 @@ def test_another_preset_replaces_the_rules_of_a_file(tmp_path):
     file.write_text("rules: {max-skip: 2}")  # which belong to no preset
     rules = search("--config", file, "--preset", "cola").rules
     assert rules == dataclasses.replace(PRESETS["cola"], max_skip=2)
-
-
-def test_values_start_the_command_again(tmp_path):
-    given = ["--limit", "0.5", "--dtype", "bf16", "--rules.max-skip", "2", "--chat"]
-    values = values_of(search(*given, "--variants", "plain", "shots"))
-    assert values["dtype"] == "bfloat16"
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-    assert values_of(parse(["search", "--config", str(tmp_path / "run.yaml")])) == values
 
 
 def test_each_flag_is_in_the_help_or_on_the_page(printed):

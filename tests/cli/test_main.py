@@ -33,20 +33,7 @@ def common(tiny_checkpoint, task, tmp_path):
     return ["--model", str(tiny_checkpoint), "--task", str(task), "--out", out]
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    monkeypatch.setattr(Report, "show", lambda self, run: None)
-
-
-def changed(common, **fields):
-    """The common flags with other values."""
-    common = list(common)
-    for name, value in fields.items():
-        common[common.index(f"--{name}") + 1] = str(value)
-    return common
-
-
-def test_search_writes_a_report(common, tmp_path, capsys):
+def test_search_writes_a_report(common, tmp_path, capsys, refused):
     cli.main(["search", *common, *SMALL])
     said = capsys.readouterr()
     assert "correct before" in said.out
@@ -54,16 +41,20 @@ def test_search_writes_a_report(common, tmp_path, capsys):
     (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"].values()
     assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths_upper_bound,none"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+    error = refused("search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
+    assert "seed: 0 there, 4 here" in error
+    assert "--rules.max-skip: 4 there, 2 here" in error
 
 
-def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
+def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, monkeypatch):
     """A search is written for other projects, and their files are read again."""
+    monkeypatch.setattr(Report, "show", lambda self, run: None)
     search = ["--preset", "random", "--simulations", "30", "--leaves", "10", "--data", "1"]
     cli.main(["search", *common, *search, "--control", "none"])
     file, out = str(tmp_path / "polar.json"), str(tmp_path / "polar")
     cli.main(["report", str(tmp_path / "run"), "--polar", file])
     verdicts = verdicts_of(tmp_path / "run")
-    cli.main(["evaluate", *changed(common, out=out), "--paths-file", file, "--data", "1"])
+    cli.main(["evaluate", *common, "--out", out, "--paths-file", file, "--data", "1"])
     replayed = verdicts_of(out)
     both = verdicts.keys() & replayed.keys()
     assert [replayed[key] for key in both] == [verdicts[key] for key in both]
@@ -101,30 +92,17 @@ def test_help_imports_no_jax():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
+def test_a_mistake_is_one_line_before_anything_is_written(common, tmp_path, refused):
+    for flags, message in (
         (["--model", "nothing"], "could not be"),
         (["--output", __file__], "test_main.py"),
         (["--simulations", "0"], "at least 1"),
         (["--data", "4"], "data 4 is more than the 3 questions"),
         (["--memory-budget", "1kB"], "memory budget of 1kB is too small.*give at least"),
         (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
-    ],
-)
-def test_a_mistake_is_one_line_before_anything_is_written(
-    common, tmp_path, refused, flags, message
-):
-    error = refused("search", *common, "--simulations", "4", *flags)
-    assert re.search(message, " ".join(error.split()))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_with_other_flags_is_refused(common, tmp_path, refused, no_report):
-    cli.main(["search", *common, *SMALL])
-    error = refused("search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
-    assert "seed: 0 there, 4 here" in error
-    assert "--rules.max-skip: 4 there, 2 here" in error
+    ):
+        assert re.search(message, refused("search", *common, "--simulations", "4", *flags))
+        assert not (tmp_path / "run").exists()
 
 
 def test_bug_shows_its_traceback(common, monkeypatch):
@@ -134,9 +112,6 @@ def test_bug_shows_its_traceback(common, monkeypatch):
     )
     with pytest.raises(ValueError, match="cannot reshape"):
         cli.main(["search", *common, *SMALL])
-
-
-# messages
 
 
 def test_messages_by_their_level(common, capsys):
@@ -152,20 +127,13 @@ def test_messages_by_their_level(common, capsys):
     assert error == ""
     log.warning("a [bold] word\x1b")
     assert capsys.readouterr().err == "warning: a [bold] word\\x1b\n"
-
-
-def test_verbose_adds_the_flags_devices_and_traceback(common, capsys):
-    command = ["evaluate", *common, "--data", "1", "-v"]
+    checkpoint_of.cache_clear()
+    cli.main([*command, "-v"])
     with pytest.raises(SystemExit):
-        cli.main([*command, "--paths", "0-9"])
+        cli.main([*command, "-v", "--paths", "0-9"])
     said = capsys.readouterr().err
-    for part in ("configuration:\n", "\nmodel: ", "checkpoint: ", "Traceback (most recent call "):
+    for part in ("configuration:\n", "\nmodel: ", "checkpoint: ", "devices: ", "\nTraceback "):
         assert part in said
-    cli.main(command)
-    assert "devices: " in capsys.readouterr().err
-
-
-# signals
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -13,13 +13,7 @@ import pytest
 import cola_jax
 from cola_jax.cli.main import main
 from cola_jax.deploy.distill import Distilled, Examples, distill, make_examples, segment_loss, train
-from cola_jax.deploy.router import (
-    NO_SEGMENT,
-    Record,
-    likeliest_paths,
-    load_router,
-    segment_logits,
-)
+from cola_jax.deploy.router import NO_SEGMENT, Record, likeliest_paths, load_router, segment_logits
 from cola_jax.deploy.router import target_of_path as target
 from cola_jax.deploy.settings import DistillSettings
 from cola_jax.errors import InputError
@@ -39,26 +33,21 @@ PATHS = [(0, 1, 2, 3, 4), (0, 1, 3, 4), (0, 1, 1, 2, 3, 4), (0, 2, 1, 3, 4)]
 SETTINGS = DistillSettings(labels="all", validation=0.3, epochs=4, batch_size=6)
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A model, a task, and a run of it."""
-
-    model: str
-    task: str
-    run: str
-
-    def session(self):
-        config = RunConfig(devices=Devices(data=1))
-        return Session.prepare(self.model, TaskConfig(self.task).prepare, config)
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return str(tiny.write_questions(tmp_path_factory.mktemp("task") / "task.jsonl", 24))
 
 
 @pytest.fixture(scope="module")
-def setting(tiny_checkpoint, tmp_path_factory):
-    """24 questions: a third is right on a shorter path, a third on a longer one alone."""
-    folder = tmp_path_factory.mktemp("distill")
-    task = str(tiny.write_questions(folder / "task.jsonl", 24))
-    setting = Setting(str(tiny_checkpoint), task, str(folder / "run"))
-    session, part = setting.session(), Part([], [])
+def session(tiny_checkpoint, task):
+    config = RunConfig(devices=Devices(data=1))
+    return Session.prepare(str(tiny_checkpoint), TaskConfig(task).prepare, config)
+
+
+@pytest.fixture(scope="module")
+def run(session, tmp_path_factory):
+    """A third of the questions is right on a shorter path, a third on a longer one alone."""
+    part, folder = Part([], []), str(tmp_path_factory.mktemp("run") / "run")
     for i, encoded in enumerate(session.encoded):
         right = np.array([[True, True, False, False], [False, False, True, True], [False] * 4])
         gold = encoded.question.answer
@@ -68,21 +57,21 @@ def setting(tiny_checkpoint, tmp_path_factory):
         rows = evaluation_rows(encoded, PATHS, Verdicts.of_scores(options, gold))
         part.evaluations.extend(rows)
         part.questions.append(question_row(encoded, 4))
-    with Run(setting.run).open(session.settings, session.environment) as run:
-        run.write(part.evaluations, part.questions)
-    return setting
+    with Run(folder).open(session.settings, session.environment) as opened:
+        opened.write(part.evaluations, part.questions)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def trained(setting, tmp_path_factory):
+def trained(session, run, tmp_path_factory):
     """The directory of a router, and what `distill` returned."""
     folder = str(tmp_path_factory.mktemp("trained") / "router")
-    return folder, distill(setting.session(), setting.run, folder, SETTINGS)
+    return folder, distill(session, run, folder, SETTINGS)
 
 
-def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, setting):
+def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, session, run):
     folder, distilled = trained
-    session, examples = setting.session(), distilled.examples
+    examples = distilled.examples
     expressible = [target(path, 5).tolist() for path in PATHS[:3]]
     assert all(row in expressible for row in examples.targets.tolist())
     assert distilled.losses[-1] < distilled.losses[0]
@@ -99,12 +88,15 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, settin
     )
     assert distilled.effect == Effect.of(routed[:, 0], plain[:, 0])
     assert json.loads(Path(folder, "metrics.json").read_text()) == distilled.to_json()
+    before = Path(folder, "router.json").read_text()
+    assert distill(session, run, folder, SETTINGS).losses == distilled.losses
+    assert Path(folder, "router.json").read_text() == before
 
 
-def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, setting):
+def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, tiny_checkpoint):
     lm_eval = pytest.importorskip("cola_jax.deploy.lm_eval")
     folder, distilled = trained
-    lm = lm_eval.ColaLM(checkpoint=setting.model, router=folder, data=1)
+    lm = lm_eval.ColaLM(checkpoint=str(tiny_checkpoint), router=folder, data=1)
     free = GenerationSettings((), 8)
     prompts = [lm.prompt(text, free) for text in ("the sun", "moon water ice")]
     paths = distilled.router.paths(Prompts.stack(prompts))
@@ -112,35 +104,20 @@ def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, setting):
     assert lm.path == f"router {Record.read(folder).weights}"  # of what the harness's cache keeps
 
 
-def test_distill_repeats_the_same(trained, setting):
-    folder, distilled = trained
-    before = Path(folder, "router.json").read_text()
-    assert distill(setting.session(), setting.run, folder, SETTINGS).losses == distilled.losses
-    assert Path(folder, "router.json").read_text() == before
-
-
-def test_distill_refuses_a_task_that_changed_since_the_run(setting, tmp_path):
-    rows = [json.loads(line) for line in Path(setting.task).read_text().splitlines()]
-    labels = rows[3]["choices"]["label"]
-    rows[3]["answerKey"] = next(label for label in labels if label != rows[3]["answerKey"])
-    file = tmp_path / "task.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    session = dataclasses.replace(setting, task=str(file)).session()
+def test_distill_refuses_a_task_that_changed_since_the_run(session, run, tmp_path):
+    encoded = list(session.encoded)
+    answer = 1 - min(encoded[3].question.answer, 1)
+    question = dataclasses.replace(encoded[3].question, answer=answer)
+    encoded[3] = dataclasses.replace(encoded[3], question=question)
+    changed = dataclasses.replace(session, encoded=encoded)
     with pytest.raises(InputError, match=r"does not belong to.*1 of 24 golds have changed"):
-        distill(session, setting.run, str(tmp_path / "router"), SETTINGS)
+        distill(changed, run, str(tmp_path / "router"), SETTINGS)
     assert not (tmp_path / "router").exists()
 
 
 def label(i, right, robust=None, prompt=None):
-    return Labels(
-        question=f"q{i}",
-        text="",
-        options=(),
-        gold=None,
-        prompt_hash=prompt or f"hash {i}",
-        verdicts=dict(zip(PATHS, map(bool, right), strict=True)),
-        robust=robust,
-    )
+    verdicts = dict(zip(PATHS, map(bool, right), strict=True))
+    return Labels(f"q{i}", "", (), None, prompt or f"hash {i}", verdicts, robust)
 
 
 def examples_of(rows, **settings):
@@ -214,44 +191,39 @@ def test_segment_loss_is_the_formula():
     np.testing.assert_allclose(loss, [at_boundary + at_start], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("counts", "warning"),
-    [
-        ((19, 1, 0), "WARNING: identity collapse: for 19 of 20"),
-        ((0, 20, 0), "WARNING: collapse to one path: for 20 of 20"),
-        ((18, 1, 1), ""),
-    ],
-)
-def test_warning_of_a_collapse(counts, warning):
-    paths = Counter({path: n for path, n in zip(PATHS, counts, strict=False) if n})
+def test_warning_of_a_collapse():
     router: Any = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(num_layers=5)))
     nothing: Any = None
-    distilled = Distilled(router, nothing, [], nothing, 5.0, paths)
-    assert distilled.identity_share == counts[0] / 20
-    assert (distilled.warning or "").startswith(warning)
-    assert bool(distilled.warning) == bool(warning)
+    for counts, warning in (
+        ((19, 1, 0), "WARNING: identity collapse: for 19 of 20"),
+        ((0, 20, 0), "WARNING: collapse to one path: for 20 of 20"),
+        ((18, 1, 1), "None"),
+    ):
+        paths = Counter({path: n for path, n in zip(PATHS, counts, strict=False) if n})
+        distilled = Distilled(router, nothing, [], nothing, 5.0, paths)
+        assert distilled.identity_share == counts[0] / 20
+        assert str(distilled.warning).startswith(warning)
 
 
-def command(setting, out, *more):
-    flags = ("--model", setting.model, "--task", setting.task, "--run", setting.run, "--data", "1")
+@pytest.fixture
+def command(tiny_checkpoint, task, run):
+    flags = ("--model", str(tiny_checkpoint), "--task", task, "--run", run, "--data", "1")
     same = ("--labels", "all", "--validation", "0.3", "--epochs", "4", "--batch-size", "6")
-    main(["distill", *flags, "--out", str(out), *same, *more])  # compiles nothing new
+    return ["distill", *flags, *same, "--out"]  # compiles nothing new
 
 
-def test_cola_distill_prints_the_effect_of_a_router(setting, tmp_path, capsys):
-    command(setting, tmp_path / "router", "--early-layers", "2")
+def test_cola_distill_prints_the_effect_of_a_router(command, tmp_path, capsys):
+    main([*command, str(tmp_path / "router"), "--early-layers", "2"])
     printed, logged = capsys.readouterr()
     assert "epoch 4/4  loss" in logged
-    assert "questions without a correct path" in printed
     assert "accuracy on 7 held-out questions" in printed
-    assert "distinct paths: " in printed
     record = json.loads((tmp_path / "router" / "router.json").read_text())
     assert record["early_layers"] == 2
     main(["distill", "--config", str(tmp_path / "router" / "config.yaml"), "--json"])
     assert json.loads(capsys.readouterr().out)["held_out"]["n"] == 7
 
 
-def test_cola_distill_refuses_other_questions_and_settings(setting, tmp_path, capsys):
+def test_cola_distill_refuses_other_questions_and_settings(command, tmp_path, capsys):
     for flags, message in (
         (("--scorer", "letter"), "its scorer is options, here it is letter"),
         (("--validation", "2"), "validation must lie between 0 and 1, it is 2.0"),
@@ -259,6 +231,6 @@ def test_cola_distill_refuses_other_questions_and_settings(setting, tmp_path, ca
         (("--batch-size", "0"), "batch_size must be at least 1"),
     ):
         with pytest.raises(SystemExit):
-            command(setting, tmp_path / "out", *flags)
+            main([*command, str(tmp_path / "out"), *flags])
         assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """Exported GGUF files: the same bytes under new names, read back as run_path runs the original."""
 
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -24,42 +25,30 @@ def llama(tmp_path_factory):
     return file
 
 
-def assert_same_layers(original, exported, path):
-    """Weights and attributes of the exported model are those of the path, bit for bit."""
+def assert_reads_back_as_path(source, out, path):
+    """Weights, attributes and logits of the export are those of the path, bit for bit."""
+    original, exported = map(oracle.convert_in_memory, (source, out))
     assert exported.config.windows == tuple(original.config.windows[i] for i in path)
     assert exported.config.layer_ropes == tuple(original.config.layer_ropes[i] for i in path)
-    along = original.replace(
-        config=exported.config,
-        layers=jax.tree.map(lambda x: x[np.array(path)], original.layers),
-    )
+    layers = jax.tree.map(lambda x: x[np.array(path)], original.layers)
+    along = original.replace(config=exported.config, layers=layers)
     jax.tree.map(np.testing.assert_array_equal, along, exported)
-
-
-def assert_same_logits(original, exported, ids, path):
-    expected = cola_jax.run_path(original, ids, path)
+    ids = np.arange(24).reshape(2, 12)
     logits = cola_jax.run_path(exported, ids, range(len(path)))
-    np.testing.assert_array_equal(logits, expected)
+    np.testing.assert_array_equal(logits, cola_jax.run_path(original, ids, path))
 
 
-def test_export_gguf_reads_back_as_run_path(llama, tmp_path):
+def test_export_gguf_copies_bytes_and_reads_back_as_run_path(llama, tmp_path):
     export_gguf(llama, PATH, tmp_path / "out.gguf")
-    original, exported = map(oracle.convert_in_memory, (llama, tmp_path / "out.gguf"))
-    assert_same_layers(original, exported, PATH)
-    assert_same_logits(original, exported, oracle.random_ids(2), PATH)
-
-
-def test_export_gguf_copies_bytes_and_metadata(llama, tmp_path):
-    export_gguf(llama, PATH, tmp_path / "out.gguf")
+    assert_reads_back_as_path(llama, tmp_path / "out.gguf", PATH)
     before, after = GGUFReader(llama), GGUFReader(tmp_path / "out.gguf")
     tensors = {tensor.name: tensor for tensor in before.tensors}
     count = sum(name.startswith("blk.0.") for name in tensors)
     assert len(after.tensors) == len(PATH) * count + len(tensors) - 3 * count
     for tensor in after.tensors:
-        _, _, rest = tensor.name.partition(".")
-        place, _, weight = rest.partition(".")
-        name = f"blk.{PATH[int(place)]}.{weight}" if "blk" in tensor.name else tensor.name
-        assert tensor.tensor_type == tensors[name].tensor_type
-        np.testing.assert_array_equal(tensor.data, tensors[name].data)
+        source = re.sub(r"^blk\.(\d+)", lambda match: f"blk.{PATH[int(match[1])]}", tensor.name)
+        assert tensor.tensor_type == tensors[source].tensor_type
+        np.testing.assert_array_equal(tensor.data, tensors[source].data)
     for name, field in before.fields.items():
         if name not in ("llama.block_count", "GGUF.kv_count", "GGUF.tensor_count"):
             assert after.fields[name].types == field.types
@@ -86,33 +75,30 @@ def test_export_gguf_moves_lists_of_layers(tmp_path):
     finish(writer)
     export_gguf(tmp_path / "in.gguf", (1, 1, 0, 1), tmp_path / "out.gguf")
     reader = GGUFReader(tmp_path / "out.gguf")
-    assert field_value(reader, "llama.attention.head_count_kv") == [4, 4, 2, 4]
-    assert field_value(reader, "tokenizer.ggml.tokens") == ["a", "b", "c"]
+    for name, value in {
+        "llama.attention.head_count_kv": [4, 4, 2, 4],
+        "tokenizer.ggml.tokens": ["a", "b", "c"],
+        "cola.path": "1,1,0-1",
+        "general.license": "apache-2.0",
+        "general.base_model.count": 1,
+        "general.base_model.0.name": "Tiny",
+    }.items():
+        assert field_value(reader, name) == value
     assert [float(tensor.data[0]) for tensor in reader.tensors] == [1, 1, 0, 1]
     assert [tensor.data_offset % 64 for tensor in reader.tensors] == [0] * 4
-    assert field_value(reader, "cola.path") == "1,1,0-1"
-    assert field_value(reader, "general.license") == "apache-2.0"
-    assert field_value(reader, "general.base_model.count") == 1
-    assert field_value(reader, "general.base_model.0.name") == "Tiny"
     with pytest.raises(ValueError, match=r"in\.gguf has no tensors of layer 2"):
         export_gguf(tmp_path / "in.gguf", (0, 2), tmp_path / "new.gguf")
 
 
 def test_export_gguf_keeps_kinds_of_attention_in_place(tmp_path):
-    write_gguf(tmp_path / "in.gguf", tiny_gemma(), keys=GEMMA_KEYS, architecture="gemma3")
-    path = (0, 6, 1, 1, 4, 5, 3)
-    export_gguf(tmp_path / "in.gguf", path, tmp_path / "out.gguf")
-    original, exported = map(
-        oracle.convert_in_memory, (tmp_path / "in.gguf", tmp_path / "out.gguf")
-    )
-    assert_same_layers(original, exported, path)
+    source, out, path = tmp_path / "in.gguf", tmp_path / "out.gguf", (0, 6, 1, 1, 4, 5, 3)
+    write_gguf(source, tiny_gemma(), keys=GEMMA_KEYS, architecture="gemma3")
+    export_gguf(source, path, out)
+    assert_reads_back_as_path(source, out, path)
     message = r"path 0,2-6 cannot be written as GGUF: in gemma3 files every 6th layer has full .*"
     with pytest.raises(ValueError, match=message + "layer 5 would run at place 4"):
-        export_gguf(tmp_path / "in.gguf", (0, 2, 3, 4, 5, 6), tmp_path / "other.gguf")
-
-
-def test_check_places_knows_the_layers_of_gemma_27b():
-    full = tuple(range(62))
+        export_gguf(source, (0, 2, 3, 4, 5, 6), tmp_path / "other.gguf")
+    full = tuple(range(62))  # of the 27B model
     check_places(full, "gemma3", 62)
     for path, layers in ((full[:54], 62), (full, 68)):
         with pytest.raises(ValueError, match="scales the queries of gemma3 files of 62 layers"):
@@ -121,12 +107,13 @@ def test_check_places_knows_the_layers_of_gemma_27b():
 
 def test_export_gguf_refuses_bad_input(llama, tmp_path):
     (tmp_path / "out.gguf").write_text("mine")
-    with pytest.raises(ValueError, match=r"out\.gguf exists already"):
-        export_gguf(llama, PATH, tmp_path / "out.gguf")
-    with pytest.raises(ValueError, match=r"layer ids \[3\], but the model has layers 0\.\.2"):
-        export_gguf(llama, (0, 3), tmp_path / "new.gguf")
-    with pytest.raises(ValueError, match=r"none\.gguf does not exist"):
-        export_gguf(tmp_path / "none.gguf", PATH, tmp_path / "new.gguf")
+    for source, path, out, message in (
+        (llama, PATH, "out.gguf", r"out\.gguf exists already"),
+        (llama, (0, 3), "new.gguf", r"layer ids \[3\], but the model has layers 0\.\.2"),
+        (tmp_path / "none.gguf", PATH, "new.gguf", r"none\.gguf does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_gguf(source, path, tmp_path / out)
     for keys, message in (
         ({"architecture": "gemma2"}, "architecture 'gemma2', whose layers .* by their place"),
         ({"split": 3}, "is one of several files of a model"),
@@ -152,6 +139,4 @@ def test_export_gguf_of_real_files_reads_back_as_run_path(name, tmp_path):
     if not FOLDER or not (Path(FOLDER) / name).exists():
         pytest.skip(f"set COLA_TEST_MODELS to a folder with {name}")
     export_gguf(Path(FOLDER) / name, MODELS[name], tmp_path / "out.gguf")
-    original, exported = map(oracle.convert_in_memory, (Path(FOLDER) / name, tmp_path / "out.gguf"))
-    assert_same_layers(original, exported, MODELS[name])
-    assert_same_logits(original, exported, oracle.random_ids(1), MODELS[name])
+    assert_reads_back_as_path(Path(FOLDER) / name, tmp_path / "out.gguf", MODELS[name])

@@ -1,11 +1,12 @@
 """The harness's model `cola` against its own model `hf`, on the same weights."""
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,8 +39,7 @@ from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
 from tests.oracle import rebuilt, with_cache
 
-IDENTITY = tuple(range(tiny.LAYERS))
-PATHS = (IDENTITY, (0, 2, 3, 3, 1, 4))
+PATHS = (tuple(range(tiny.LAYERS)), (0, 2, 3, 3, 1, 4))
 EIGHT = GenerationSettings((), 8)
 LENGTH = 30  # most tokens that go into the models, so that all rows are of one bucket
 TEXT = " ".join(tiny.WORDS)
@@ -50,17 +50,15 @@ def instances(kind, *arguments):
     return [Instance(kind, {}, args, i) for i, args in enumerate(arguments)]
 
 
-SCORED = instances(
-    "loglikelihood",
-    *[
-        (context, f" {word} {word}"[: 4 + 3 * i])
-        for context in CONTEXTS
-        for i, word in enumerate(tiny.WORDS[3:6])
-    ],
-)
-WHOLE = instances(
-    "loglikelihood_rolling", *[(text,) for text in (TEXT, "the sun", f"{TEXT} {TEXT}")]
-)
+ENDS = [f" {word} {word}"[: 4 + 3 * i] for i, word in enumerate(tiny.WORDS[3:6])]
+SCORED = instances("loglikelihood", *itertools.product(CONTEXTS, ENDS))
+WHOLE = instances("loglikelihood_rolling", (TEXT,), ("the sun",), (f"{TEXT} {TEXT}",))
+
+
+def free(**settings):
+    """Requests for completions, of at most eight tokens."""
+    settings["max_gen_toks"] = 8
+    return instances("generate_until", *[(text, settings) for text in CONTEXTS if text])
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +68,11 @@ def ours(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def theirs(tiny_checkpoint):
-    """The model `hf` on the source of the checkpoint."""
     return make_theirs(tiny_checkpoint)
 
 
 def make_theirs(tiny_checkpoint, **arguments):
+    """The model `hf` on the source of the checkpoint."""
     folder = str(tiny_checkpoint.parent / "theirs")
     defaults = {"dtype": "float32", "device": "cpu", "batch_size": 1, "max_length": LENGTH}
     return HFLM(pretrained=folder, **defaults, **arguments)
@@ -94,15 +92,19 @@ def on_path(model, path):
         yield
 
 
-def both(ours, theirs, path, call):
+@pytest.fixture(params=PATHS)
+def both(request, ours, theirs):
     """Calls a function with both models on a path."""
-    with on_path(ours, path), on_path(theirs, path):
-        return call(ours), call(theirs)
+
+    def call_both(call):
+        with on_path(ours, request.param), on_path(theirs, request.param):
+            return call(ours), call(theirs)
+
+    return call_both
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_loglikelihood_matches_hf(ours, theirs, path):
-    mine, wanted = both(ours, theirs, path, lambda model: model.loglikelihood(SCORED))
+def test_loglikelihood_matches_hf(both):
+    mine, wanted = both(lambda model: model.loglikelihood(SCORED))
     assert [greedy for _, greedy in mine] == [greedy for _, greedy in wanted]
     assert [score for score, _ in mine] == pytest.approx([score for score, _ in wanted], rel=1e-5)
 
@@ -117,43 +119,32 @@ def test_loglikelihood_knows_what_is_greedy(ours, theirs):
     assert [greedy for _, greedy in mine] == [greedy for _, greedy in wanted] == [True, False, True]
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_rolling_matches_hf(ours, theirs, path):
+def test_rolling_matches_hf(both, ours):
     """The longer texts take several windows."""
     assert [len(ours.windows(request.args[0])) for request in WHOLE] == [2, 1, 3]
-    mine, wanted = both(ours, theirs, path, lambda model: model.loglikelihood_rolling(WHOLE))
+    mine, wanted = both(lambda model: model.loglikelihood_rolling(WHOLE))
     assert mine == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_generate_until_matches_hf(ours, theirs, path):
+def test_generate_until_matches_hf(both):
     """Prompts are cut from the left, and texts before the stop strings."""
-    free = instances("generate_until", *[(text, {"max_gen_toks": 8}) for text in CONTEXTS if text])
-    mine, wanted = both(ours, theirs, path, lambda model: model.generate_until(free))
+    mine, wanted = both(lambda model: model.generate_until(free()))
     assert mine == wanted
     assert len(set(mine)) == len(mine)
     stop = mine[0][2:4]
-    cut = instances(
-        "generate_until",
-        *[
-            (text, {"until": [stop, "\n"], "max_gen_toks": 8, "do_sample": False})
-            for text in CONTEXTS
-            if text
-        ],
-    )
-    mine_cut, wanted_cut = both(ours, theirs, path, lambda model: model.generate_until(cut))
+    requests = free(until=[stop, "\n"], do_sample=False)
+    mine_cut, wanted_cut = both(lambda model: model.generate_until(requests))
     assert mine_cut == wanted_cut
     assert mine_cut[0] == mine[0][: mine[0].find(stop)]
 
 
 def test_generate_until_ends_at_stop_tokens(ours, theirs, monkeypatch):
     """The end of a text ends a completion and is not part of it."""
-    (request,) = instances("generate_until", ("moon water", {"max_gen_toks": 8}))
-    (text,) = ours.generate_until([request])
+    (text, *_) = ours.generate_until(free())
     second = ours.tok_encode(text, add_special_tokens=False)[1]
     monkeypatch.setattr("cola_jax.checkpoint.stop_tokens", lambda directory: (second,))
     monkeypatch.setattr(theirs.model.generation_config, "eos_token_id", second)
-    assert ours.generate_until([request]) == theirs.generate_until([request])
+    assert ours.generate_until(free()) == theirs.generate_until(free())
 
 
 @pytest.mark.parametrize("flag", [True, False, None])
@@ -185,11 +176,16 @@ def test_chat_template_matches_hf(ours, theirs, monkeypatch):
 
 
 def test_each_prompt_follows_its_own_path(ours, monkeypatch):
-    free = instances("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS if c])
+    asked = [request for request in SCORED if request.args[0]]
+
+    def answer(model):
+        scores = [score for score, _ in model.loglikelihood(asked)]
+        return scores, model.generate_until(free())
+
     alone = {}
     for path in PATHS:
         with on_path(ours, path):
-            alone[path] = ours.loglikelihood(SCORED), ours.generate_until(free)
+            alone[path] = answer(ours)
 
     def path_of(length):
         return PATHS[length % 2]
@@ -198,17 +194,13 @@ def test_each_prompt_follows_its_own_path(ours, monkeypatch):
         return [[path_of((row.branch == PROMPT).sum())] for row in prompts]
 
     monkeypatch.setattr(ours, "paths_of", choose)
-    pairs = [
-        ours._encode_pair(*args) if args[0] else ([0], ours.tok_encode(args[1], False))
-        for args in (request.args for request in SCORED)
-    ]
-    used = [path_of(min(len(c), LENGTH + 1 - len(tokens))) for c, tokens in pairs]
-    assert set(used) == set(PATHS)
-    wanted = [alone[path][0][i][0] for i, path in enumerate(used)]
-    assert [score for score, _ in ours.loglikelihood(SCORED)] == pytest.approx(wanted, rel=1e-5)
-    used = [path_of(len(ours.prompt(request.args[0], EIGHT).ids)) for request in free]
-    assert set(used) == set(PATHS)
-    assert ours.generate_until(free) == [alone[path][1][i] for i, path in enumerate(used)]
+    pairs = [ours._encode_pair(*request.args) for request in asked]
+    scored = [path_of(min(len(c), LENGTH + 1 - len(end))) for c, end in pairs]
+    decoded = [path_of(len(ours.prompt(request.args[0], EIGHT).ids)) for request in free()]
+    assert set(scored) == set(decoded) == set(PATHS)
+    scores, texts = answer(ours)
+    assert scores == pytest.approx([alone[p][0][i] for i, p in enumerate(scored)], rel=1e-5)
+    assert texts == [alone[p][1][i] for i, p in enumerate(decoded)]
 
 
 def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
@@ -232,16 +224,11 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     model = ColaLM.create_from_arg_string(text, {"batch_size": 1, "device": "cuda:0"})
     assert model.paths_of([model.prompt("the sun", EIGHT)] * 2) == [((0, 1, 3, 3, 4),)] * 2
     assert model.max_length == LENGTH
-    assert model.get_model_info()["model_num_layers"] == tiny.LAYERS
-    for arguments, message in (
-        ({"path": [0, 5]}, r"names layer 5, but the model has layers 0\.\.4"),
-        ({"max_length": 257}, "max_length is 257, but the model's context is 256"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ColaLM(checkpoint=str(tiny_checkpoint), **arguments)
 
 
-def test_generate_until_refuses_prompts_without_room(ours):
+def test_lengths_that_do_not_fit_are_refused(tiny_checkpoint, ours):
+    with pytest.raises(ValueError, match="max_length is 257, but the model's context is 256"):
+        ColaLM(checkpoint=str(tiny_checkpoint), max_length=257)
     with pytest.raises(ValueError, match="max_gen_toks 30 leaves no room"):
         ours.generate_until(instances("generate_until", ("the sun", {"max_gen_toks": LENGTH})))
 
@@ -257,56 +244,25 @@ def test_answers_are_cached_as_they_come(ours, monkeypatch):
     seen = []
     hook = SimpleNamespace(add_partial=lambda *call: seen.append(call))
     monkeypatch.setattr(ours, "cache_hook", hook)
-    free = instances("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS[:2]])
-    kinds = {"loglikelihood": SCORED, "loglikelihood_rolling": WHOLE, "generate_until": free}
-    for kind, requests in kinds.items():
-        seen.clear()
+    calls = []
+    for requests in (SCORED, WHOLE, free()):
+        kind = requests[0].request_type
         answers = getattr(ours, kind)(requests)
-        calls = [(kind, request.args, x) for request, x in zip(requests, answers, strict=True)]
-        assert len(seen) == len(calls)
-        assert all(call in seen for call in calls)
-
-
-def write_tasks(folder):
-    """Writes a task of each kind, on the same rows."""
-    tiny.write_questions(folder / "rows.jsonl", 4)
-    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}}
-    common = data | {"test_split": "test", "metadata": {"version": 1}}
-    ask = {"doc_to_text": "{{question}}"}
-    kinds = {
-        "choice": ask
-        | {
-            "output_type": "multiple_choice",
-            "doc_to_target": "{{choices.label.index(answerKey)}}",
-            "doc_to_choice": "{{choices.text}}",
-            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        },
-        "words": ask
-        | {
-            "output_type": "generate_until",
-            "doc_to_target": "{{answerKey}}",
-            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False},
-            "metric_list": [{"metric": "exact_match"}],
-        },
-        "whole": {
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "{{question}}",
-            "metric_list": [{"metric": "word_perplexity"}],
-        },
-    }
-    return [common | fields | {"task": name} for name, fields in kinds.items()]
+        calls += [(kind, request.args, x) for request, x in zip(requests, answers, strict=True)]
+    assert len(seen) == len(calls)
+    assert all(call in seen for call in calls)
 
 
 def test_tasks_score_as_with_hf(ours, theirs, tmp_path, monkeypatch):
-    """A second run takes every answer from the harness's cache."""
+    """A task of each kind; a second run takes every answer from the harness's cache."""
+    tasks = json.loads(Path(__file__).with_name("harness_tasks.json").read_text())
+    tiny.write_questions(tmp_path / "rows.jsonl", 4)
     monkeypatch.chdir(tmp_path)
-    tasks = write_tasks(tmp_path)
     options = {"tasks": tasks, "bootstrap_iters": 0, "log_samples": False}
     options["task_manager"] = TaskManager(include_defaults=False)  # which takes seconds to list
     mine = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **options)["results"]
     wanted = simple_evaluate(model=theirs, **options)["results"]
-    assert set(mine) == set(wanted) == {"choice", "words", "whole"}
+    assert mine.keys() == wanted.keys() == {"choice", "words", "whole"}
     for task, metric in (("choice", "acc"), ("choice", "acc_norm"), ("words", "exact_match")):
         assert mine[task][f"{metric},none"] == wanted[task][f"{metric},none"]
     perplexity = "word_perplexity,none"
@@ -320,33 +276,30 @@ def test_cache_of_another_path_is_refused(tiny_checkpoint, ours, tmp_path):
     """A cache's answers are those of one model, on one path."""
     pytest.importorskip("sqlitedict")
     skipping = ColaLM(checkpoint=str(tiny_checkpoint), max_length=LENGTH, data=1, path="0,2-4")
-    file = str(tmp_path / "cache.db")
+    file, old = str(tmp_path / "cache.db"), str(tmp_path / "old.db")
     CachingLM(ours, file)
     with pytest.raises(InputError, match=r"its path is 0-4, here it is 0,2-4\. Give another --use"):
         CachingLM(skipping, file)
     CachingLM(ours, file)
-    other = CachingLM(skipping, str(tmp_path / "other.db"))
-    del other.dbdict["cola_jax"]
-    other.dbdict["an answer"] = 1.0  # as an older version left it
+    cached = CachingLM(skipping, old)
+    del cached.dbdict["cola_jax"]
+    cached.dbdict["an answer"] = 1.0  # as an older version left it
     with pytest.raises(InputError, match="does not say which model and path"):
-        CachingLM(skipping, str(tmp_path / "other.db"))
+        CachingLM(skipping, old)
 
 
-MENU = ((0, 1), (0,), (1,))
+def menu(rule, sign=1):
+    return MenuFile(((0, 1), (0,), (1,)), rule, sign)
 
 
-def menu(rule: Any, sign: int = 1) -> MenuFile:
-    return MenuFile(MENU, rule, sign)
-
-
-def readings(scores: list[list[float]]) -> Readings:
+def readings(scores):
     """Makes readings [3, 2] of continuations of one token each."""
     logprob = np.array(scores, np.float32)
     zeros = np.zeros(logprob.shape, np.int32)
     return Readings(logprob, zeros, logprob, np.isfinite(logprob).all(axis=1))
 
 
-def test_menu_chooses_among_the_continuations_of_a_context() -> None:
+def test_menu_chooses_among_the_continuations_of_a_context():
     (row,) = pack_requests([([5, 6], [7]), ([5, 6], [8])], 32)
     results = readings([[-1.0, -2.0], [-3.0, -0.1], [-2.0, -1.9]])
     for rule, sign, chosen in (("vote", 1, 1), ("logprob", 1, 1), ("logprob", -1, 2)):
@@ -358,8 +311,8 @@ def test_menu_chooses_among_the_continuations_of_a_context() -> None:
         assert choose_readings(menu(rule), row, results).logprob.tolist() == [-4.0]
 
 
-def test_menu_chooses_among_completions() -> None:
-    def decoded(finish: str) -> Generated:
+def test_menu_chooses_among_completions():
+    def decoded(finish):
         """Makes completions of one token each, of three paths."""
         rows = Generated(*(field[0] for field in empty((1, 3), 1)))
         logprob, finishes = np.array([[-2.0], [-1.0], [-3.0]]), np.array(["stop", finish, "stop"])
@@ -371,41 +324,18 @@ def test_menu_chooses_among_completions() -> None:
     assert choose_text(menu("logprob"), decoded("not finite"), ["7", "8", "9"]) == "7"
 
 
-def test_pack_requests_joins_those_of_one_context():
-    pairs = [([1, 2], [3, 4]), ([1, 5], [3]), ([1, 2], [6])]
-    first, second = pack_requests(pairs, 10)
+def test_pack_requests_packs_continuations_after_their_context():
+    """Up to `max_length` tokens go in; contexts are cut from the left."""
+    first, second = pack_requests([([1, 2], [3, 4]), ([1, 5], [3]), ([1, 2], [6])], 10)
     assert (first.requests, second.requests) == ([0, 2], [1])
     assert np.asarray(first.prompts.ids).tolist() == [1, 2, 3]
     assert np.asarray(first.prompts.read).tolist() == [1, 2, 1]
     assert np.asarray(first.prompts.targets).tolist() == [3, 4, 6]
-
-
-def test_pack_requests_cuts_contexts_from_the_left():
-    """`max_length` tokens go in, of which the last token of a continuation is none."""
     pairs = [([1, 2, 3, 4], [5, 6]), ([9, 2, 3, 4], [5, 6]), ([7], [1, 2, 3, 4])]
     first, second = pack_requests(pairs, 4)
     assert np.asarray(first.prompts.ids)[:3].tolist() == [2, 3, 4]
     assert first.requests == [0, 1]
     assert len(second.prompts.ids) == 4
-
-
-@pytest.mark.parametrize(
-    ("context", "length", "count", "rows"),
-    [
-        (2, 1, MOST_CONTINUATIONS + 1, [MOST_CONTINUATIONS, 1]),
-        (2, FEW_TOKENS // 2, 3, [2, 1]),
-        (2 * FEW_TOKENS, FEW_TOKENS // 2, 3, [3]),
-        (2, FEW_TOKENS + 9, 2, [1, 1]),
-    ],
-)
-def test_pack_requests_bounds_rows(context, length, count, rows):
-    pairs = [([1] * context, [i] * length) for i in range(count)]
-    packed = pack_requests(pairs, 4096)
-    assert [len(row.requests) for row in packed] == rows
-    assert [i for row in packed for i in row.requests] == list(range(count))
-
-
-def test_pack_requests_refuses_empty_and_long_continuations():
     for pair, message in (
         (([], [1]), "has 0 context tokens"),
         (([1], []), "its continuation 0, "),
@@ -413,6 +343,21 @@ def test_pack_requests_refuses_empty_and_long_continuations():
     ):
         with pytest.raises(ValueError, match=message):
             pack_requests([pair], 4)
+
+
+@pytest.mark.parametrize(
+    ("context", "length", "rows"),
+    [
+        (2, 1, [MOST_CONTINUATIONS, 1]),
+        (2, FEW_TOKENS // 2, [2, 1]),
+        (2 * FEW_TOKENS, FEW_TOKENS // 2, [3]),
+        (2, FEW_TOKENS + 9, [1, 1]),
+    ],
+)
+def test_pack_requests_bounds_rows(context, length, rows):
+    packed = pack_requests([([1] * context, [i] * length) for i in range(sum(rows))], 4096)
+    assert [len(row.requests) for row in packed] == rows
+    assert [i for row in packed for i in row.requests] == list(range(sum(rows)))
 
 
 def test_arguments_takes_values_and_text():
@@ -424,33 +369,22 @@ def test_arguments_takes_values_and_text():
     assert ModelArguments.read({"checkpoint": "m", "path": [0, 1]}).path == "0,1"
     for size, read in ((1, None), ("auto", None), ("auto:4", None), (3, 3)):  # 1 is its default
         assert ModelArguments.read({"checkpoint": "m", "batch_size": size}).batch_size == read
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+    for changed, message in (
         ({"max_lenght": 4}, "max_lenght: Extra inputs are not permitted, got 4"),
         ({"checkpoint": None}, "checkpoint: Field required"),
-        ({"pretrained": "n"}, "pretrained: Extra inputs"),
         ({"path": "0-3", "router": "r"}, "both name the paths"),
         ({"max_gen_toks": "many"}, "max_gen_toks: .*valid integer.*got 'many'"),
-    ],
-)
-def test_arguments_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ModelArguments.read({"checkpoint": "m"} | arguments)
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelArguments.read({"checkpoint": "m"} | changed)
 
 
-@pytest.mark.parametrize(
-    ("argument", "joined"),
-    [
+def test_join_path():
+    for argument, joined in (
         ("checkpoint=m,path=0-5,7,7,8-29", "checkpoint=m,path=0-5+7+7+8-29"),
         ("path=0-5,(6-7)x2,dtype=float32,data=1", "path=0-5+(6-7)x2,dtype=float32,data=1"),
         ("path='0-5,7',data=1", "path='0-5+7',data=1"),
         ('{"path": "0-5,7"}', '{"path": "0-5,7"}'),
         ("--include_path=0-5,7", "--include_path=0-5,7"),
-        ("--tasks", "--tasks"),
-    ],
-)
-def test_join_path(argument, joined):
-    assert join_path(argument) == joined
+    ):
+        assert join_path(argument) == joined

@@ -5,20 +5,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from cola_jax.deploy import static
 from cola_jax.deploy.settings import Fitness, StaticSettings
-from cola_jax.deploy.static import (
-    REPEAT_BLOCK,
-    SKIP_BLOCK,
-    evolve,
-    finalists,
-    mutate,
-    pareto_front,
-    restore,
-    score,
-    search_path,
-    step_sizes,
-    training_and_validation,
-)
 from cola_jax.path import STOP, FittingEdits, edit_table
 from cola_jax.question import Question
 from cola_jax.scoring.evaluator import Evaluations
@@ -52,31 +40,27 @@ def make_evaluations(spent: list[int] | None = None) -> Evaluations:
 def test_evolve_finds_the_best_path(fitness: Fitness) -> None:
     settings = StaticSettings(generations=25, offspring=12, first=10, fitness=fitness)
     spent: list[int] = []
-    candidates = evolve(make_evaluations(spent), EVERYTHING, LAYERS, settings)
+    candidates = static.evolve(make_evaluations(spent), EVERYTHING, LAYERS, settings)
     assert sorted(next(iter(candidates))) == sorted(BEST)
-    assert candidates == evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
+    assert IDENTITY in candidates
+    assert candidates == static.evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
     assert sum(spent) < 25 * 12 * COUNT / 2  # poor paths are dropped early
 
 
 def test_evolve_keeps_to_the_lengths() -> None:
     settings = StaticSettings(generations=8, offspring=8, first=10, max_layers=6)
-    candidates = evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
+    candidates = static.evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
     assert candidates
     assert all(3 <= len(path) <= 6 for path in candidates)
-    settings = StaticSettings(generations=1, offspring=2)
-    assert IDENTITY in evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
-
-
-def test_evolve_ends_where_no_path_is_new() -> None:
-    settings = StaticSettings(generations=100_000, max_layers=1)
-    candidates = evolve(make_evaluations(), EVERYTHING, 2, settings)
-    assert candidates.keys() <= {(0,), (1,)}
+    endless = StaticSettings(generations=100_000, max_layers=1)  # ends where no path is new
+    candidates = static.evolve(make_evaluations(), EVERYTHING, 2, endless)
     assert candidates
+    assert candidates.keys() <= {(0,), (1,)}
 
 
 def test_search_path_chooses_on_validation_questions() -> None:
     settings = StaticSettings(generations=12, offspring=8, first=10, finalists=4, max_layers=8)
-    best = search_path(make_evaluations(), LAYERS, settings)
+    best = static.search_path(make_evaluations(), LAYERS, settings)
     assert sorted(best.chosen.path) == sorted(BEST)
     assert best.plain.path == best.paths[0] == IDENTITY
     assert len(best.chosen.training) + len(best.chosen.validation) == COUNT
@@ -91,10 +75,10 @@ def test_search_path_chooses_on_validation_questions() -> None:
 @pytest.mark.parametrize(("shortest", "longest"), [(4, 8), (7, 7), (1, 2), (8, 12)])
 def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
     random, path, seen = np.random.default_rng(0), IDENTITY, set()
-    table = edit_table(max(longest, LAYERS), SKIP_BLOCK, REPEAT_BLOCK, times=1)
+    table = edit_table(max(longest, LAYERS), static.SKIP_BLOCK, static.REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, shortest, longest)
     for _ in range(300):
-        path = mutate(path, LAYERS, fitting, random)
+        path = static.mutate(path, LAYERS, fitting, random)
         assert set(path) <= set(IDENTITY)
         seen.add(len(path))
     assert seen == set(range(shortest, longest + 1))
@@ -102,57 +86,49 @@ def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
 
 def test_restore_puts_a_layer_before_the_first_later_one() -> None:
     random = np.random.default_rng(0)
-    assert restore((0, 2, 3, 3), 4, random) == (0, 1, 2, 3, 3)
-    assert restore((1, 2), 3, random) == restore((0, 1), 3, random) == (0, 1, 2)
-    assert restore(IDENTITY, LAYERS, random) == IDENTITY
+    assert static.restore((0, 2, 3, 3), 4, random) == (0, 1, 2, 3, 3)
+    assert static.restore((0, 1), 3, random) == static.restore((0, 1, 2), 3, random) == (0, 1, 2)
 
 
-def test_selection_steps() -> None:
-    assert step_sizes(StaticSettings(first=16, offspring=16), 400) == [(16, 4), (64, 1)]
-    assert step_sizes(StaticSettings(first=16, offspring=64), 400) == [(16, 16), (64, 4), (256, 1)]
-    assert step_sizes(StaticSettings(first=16), 10) == []
+def test_step_sizes_leave_a_quarter_of_the_paths() -> None:
+    settings = StaticSettings(first=16, offspring=64)
+    assert static.step_sizes(settings, 400) == [(16, 16), (64, 4), (256, 1)]
+    assert static.step_sizes(settings, 10) == []
 
 
 @pytest.mark.parametrize("fitness", FITNESS)
 def test_score_of_paths_that_are_not_finite_is_the_worst(fitness: Fitness) -> None:
     scores = np.array([[[-1.0, -2.0], [np.nan, np.nan], [-2.0, -1.0]]])
     verdicts = Verdicts.of_scores(scores, 0, np.array([[True, False, True]]))
-    right, broken, wrong = score(verdicts, QUESTIONS[:1], fitness)
+    right, broken, wrong = static.score(verdicts, QUESTIONS[:1], fitness)
     assert right > wrong > broken
     assert fitness != "likelihood" or right == (-1.0,)
 
 
-def test_finalists_have_the_best_of_each_length_first() -> None:
+def test_finalists_and_front_prefer_the_best_of_each_length() -> None:
     paths = [(0, 1, 2), (0, 2, 1), (0, 1)]
-    assert finalists(paths, 2) == [(0, 1, 2), (0, 1)]
-    assert finalists(paths, 9) == [(0, 1, 2), (0, 1), (0, 2, 1)]
-
-
-def test_pareto_front_has_no_path_that_a_shorter_one_equals() -> None:
+    assert static.finalists(paths, 2) == [(0, 1, 2), (0, 1)]
+    assert static.finalists(paths, 9) == [(0, 1, 2), (0, 1), (0, 2, 1)]
     paths = [(0, 1, 2), (0, 1), (1, 2), (0,), (0, 1, 2, 3)]
-    fitness = [(0.5,), (0.5,), (0.4,), (0.1,), (0.7,)]
-    assert pareto_front(paths, fitness) == [3, 1, 4]
+    assert static.pareto_front(paths, [(0.5,), (0.5,), (0.4,), (0.1,), (0.7,)]) == [3, 1, 4]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_settings_that_allow_no_path_are_refused() -> None:
+    for settings, message in (
         ({"generations": 0}, "generations must be at least 1"),
         ({"max_layers": 17}, "paths of 8 to 17 layers cannot be searched"),
         ({"max_layers": 4, "min_layers": 5}, "paths of 5 to 4 layers"),
         ({"max_layers": 12, "min_layers": 9}, "paths of 9 to 12 layers"),
         ({"min_layers": 0}, "paths of 0 to 8 layers"),
-    ],
-)
-def test_settings_that_allow_no_path_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        StaticSettings(**settings).lengths(LAYERS)
+    ):
+        with pytest.raises(ValueError, match=message):
+            StaticSettings(**settings).lengths(LAYERS)
 
 
 def test_training_and_validation_are_disjoint_and_complete() -> None:
-    training, validation = training_and_validation([q.id for q in QUESTIONS], 1 / 4)
+    training, validation = static.training_and_validation([q.id for q in QUESTIONS], 1 / 4)
     assert len(validation) == 20
     assert sorted([*training, *validation]) == list(range(COUNT))
     for share in (0, 1, -0.5, float("nan"), 0.01):
         with pytest.raises(ValueError, match="leaves one part empty"):
-            training_and_validation(["a", "b", "c"], share)
+            static.training_and_validation(["a", "b", "c"], share)
