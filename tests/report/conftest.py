@@ -1,16 +1,16 @@
 """Small runs written by hand, whose numbers are worked out by hand in the tests."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from cola_jax.report import summarise
-from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
 
+Part = tuple[list[Any], list[Any]]  # evaluations, questions
 WHOLE = (0, 1, 2, 3)  # the identity path of a model of four layers
 SETTINGS = {"command": "search", "questions": 6, "simulations": 2, "leaves": 1, "seed": 0}
 START = {"num_layers": 4, "model": "there", "origin": {"kind": "hub", "name": "someone/model"}}
@@ -19,12 +19,9 @@ SCORERS = {  # as runs record them
     "exact": {"open": True, "decodes": False},
     "generation": {"open": True, "decodes": True},
 }
-NASTY = """<script>alert(1)</script>&"'</script><!-- {{ 7 * 7 }}"""
 
 
-def make_run(
-    directory: Path, *parts: tuple[list[Any], list[Any]], start: Any = START, **settings: Any
-) -> Run:
+def make_run(directory: Path, *parts: Part, start: Any = START, **settings: Any) -> Run:
     """Write a run of parts (evaluations, questions); a known scorer is recorded in its start."""
     run = Run(directory / "run")
     if settings.get("scorer") in SCORERS:
@@ -36,46 +33,32 @@ def make_run(
     return run
 
 
-def evaluation(
-    question: str, node: int, path: tuple[int, ...], answer: int, verdict: bool, **more: Any
-) -> dict[str, Any]:
-    return {
-        "question": question,
-        "path": path,
-        "length": len(path),
-        "verdict": verdict,
-        "margin": 1.0 if verdict else -1.0,
-        "answer": answer,
-        "scores": [],
-        "finite": True,
-        "node": node,
-        "wave": node,
-        "parent": 0 if node else None,
-        "edit": f"edit {node}" if node else None,
-        **more,
-    }
+def letters(name: str, rows: list[Any], **fields: Any) -> Part:
+    """Make a question, and its evaluations of rows (path, answer, verdict, other columns)."""
+    evaluations = []
+    for node, (path, answer, verdict, *more) in enumerate(rows):
+        columns = {"question": name, "path": path, "length": len(path), "answer": answer}
+        columns |= {"verdict": verdict, "margin": 1.0 if verdict else -1.0, "finite": True}
+        columns |= {"node": node, "wave": node, "scores": [], "parent": None, "edit": None}
+        if node:
+            columns |= {"parent": 0, "edit": f"edit {node}"}
+        evaluations.append(columns | dict(*more))
+    return evaluations, [question(name, **fields)]
 
 
-def decoded(
-    name: str,
-    node: int,
-    path: tuple[int, ...],
-    answer_text: str | None,
-    verdict: bool | None,
-    **more: Any,
-) -> dict[str, Any]:
-    """Make an evaluation that decoded an answer; a verdict of None is ungraded."""
-    grade = {True: "right", False: "wrong", None: "ungraded"}[verdict]
-    row = evaluation(name, node, path, 0 if verdict else -1, bool(verdict))
-    completion = {
-        "text": f" so {answer_text}\n",
-        "answer_text": answer_text,
-        "finish": "stop",
-        "truncated": False,
-        "tokens": [5, 6, 7, 8],
-        "logprob": -1.0,
-    }
-    return row | completion | {"verdict": verdict, "grade": grade} | more
+def answers(name: str, rows: list[Any], **fields: Any) -> Part:
+    """Make an open question, and its evaluations that decoded rows (path, text, verdict, columns).
+
+    A verdict of None is ungraded.
+    """
+    decoded = []
+    for path, text, verdict, *more in rows:
+        grade = {True: "right", False: "wrong", None: "ungraded"}[verdict]
+        columns = {"verdict": verdict, "grade": grade, "answer_text": text, "text": f" so {text}\n"}
+        columns |= {"finish": "stop", "truncated": False, "tokens": [5, 6, 7, 8], "logprob": -1.0}
+        decoded.append((path, 0 if verdict else -1, bool(verdict), columns | dict(*more)))
+    fields = {"options": ["7", "9"], "baseline_answer": -1, "control": 1} | fields
+    return letters(name, decoded, **fields)
 
 
 def truncated(text: str) -> dict[str, Any]:
@@ -93,102 +76,65 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
         fields = {"controls": [search]} | fields
     options, answer = fields.get("options", "abc"), fields.get("baseline_answer", 1)
     scores = [-1.0 if j == answer else -2.0 - j for j in range(len(options))]
-    return {
-        "question": name,
-        "text": f"What is {name}?",
-        "options": ["a", "b", "c"],
-        "gold": 0,
-        "baseline": False,
-        "baseline_answer": 1,
-        "best": None,
-        "confirmed": None,
-        "front": [],
-        "baseline_scores": [scores],
-        "answers": 2,
-        "num_tokens": 5,
-        "prompt_hash": "0",
-        "evaluations": 0,
-        **fields,
-    }
+    asked = {"question": name, "text": f"What is {name}?", "options": ["a", "b", "c"], "gold": 0}
+    asked |= {"num_tokens": 5, "prompt_hash": "0", "evaluations": 0}
+    found = {"best": None, "confirmed": None, "front": [], "answers": 2}
+    before = {"baseline": False, "baseline_answer": 1, "baseline_scores": [scores]}
+    return asked | found | before | fields
 
 
-def open_question(name: str, **fields: Any) -> dict[str, Any]:
-    return question(name, **{"options": ["7", "9"], "baseline_answer": -1} | fields)
-
-
-# C→C on three layers
-Q1 = question(
-    "q1", baseline=True, baseline_answer=0, best=(0, 1, 3), confirmed=True,
-    front=[(0, 1, 3), (0, 3)],
-)  # fmt: skip
-E1 = [
-    evaluation("q1", 0, WHOLE, 0, True),
-    evaluation("q1", 1, (0, 1, 3), 0, True),
-    evaluation("q1", 2, (0, 3), 2, False, parent=1),
+RIGHT: dict[str, Any] = {"baseline": True, "baseline_answer": 0, "confirmed": True}
+# fmt: off
+MADE = [
+    # C→C on three layers
+    letters("q1", [(WHOLE, 0, True), ((0, 1, 3), 0, True), ((0, 3), 2, False, {"parent": 1})],
+            best=(0, 1, 3), front=[(0, 1, 3), (0, 3)], **RIGHT),
+    # W→C on five layers, not confirmed, its control not reached; one path is not finite
+    letters("q2", [(WHOLE, 1, False), ((0, 1, 1, 2, 3), 0, True),
+                   ((0, 2), -1, False, {"margin": -math.inf, "finite": False})],
+            best=(0, 1, 1, 2, 3), confirmed=False, control=2),
+    # W→W, its control reached
+    letters("q3", [(WHOLE, 1, False), ((0, 1, 3), 1, False), ((0, 1, 3, 3, 3), 2, False)],
+            control=2, control_reached=True, answers=3),
+    # C→C that needs all layers, of two options and so without a control
+    letters("q4", [(WHOLE, 0, True), ((0, 1, 2), 1, False)],
+            options=["a", "b"], best=WHOLE, **RIGHT),
+    # W→C on three layers, without a control
+    letters("q5", [(WHOLE, 1, False), ((1, 2, 3), 0, True)],
+            options=["a", "b"], best=(1, 2, 3), confirmed=True),
+    # C→C on three layers, its control reached; a path is on the front, as it may be correct
+    answers("g1", [(WHOLE, "7", True), ((0, 1, 3), "7", True), ((0, 3), "9", False, {"answer": 1}),
+                   ((0,), "seven!", None, {"margin": -0.1})],
+            best=(0, 1, 3), front=[(0, 1, 3), (0,)], control_reached=True, **RIGHT),
+    # W→C
+    answers("g2", [(WHOLE, None, False, truncated("no no")), ((0, 1, 1, 2, 3), "7", True)],
+            best=(0, 1, 1, 2, 3), confirmed=False),
+    # ungraded before and correct on some path: neither W→C nor C→C
+    answers("g3", [(WHOLE, "x", None), ((0, 2), "7", True), ((0, 1), "9", False, {"answer": 1})],
+            baseline=None, best=(0, 2), confirmed=True, control_reached=True),
+    # W→W, as far as is known
+    answers("g4", [(WHOLE, "8", False), ((1, 2), "7.0000", None)]),
 ]
-# W→C on five layers, not confirmed, its control not reached; one path is not finite
-Q2 = question("q2", best=(0, 1, 1, 2, 3), confirmed=False, control=2, control_reached=False)
-E2 = [
-    evaluation("q2", 0, WHOLE, 1, False),
-    evaluation("q2", 1, (0, 1, 1, 2, 3), 0, True),
-    evaluation("q2", 2, (0, 2), -1, False, margin=-math.inf, finite=False),
-]
-# W→W, its control reached
-Q3 = question("q3", control=2, control_reached=True, answers=3)
-E3 = [
-    evaluation("q3", 0, WHOLE, 1, False),
-    evaluation("q3", 1, (0, 1, 3), 1, False),
-    evaluation("q3", 2, (0, 1, 3, 3, 3), 2, False, parent=1),
-]
-# C→C that needs all layers, of two options and so without a control
-Q4 = question(
-    "q4", options=["a", "b"], baseline=True, baseline_answer=0, best=WHOLE, confirmed=True
-)  # fmt: skip
-E4 = [evaluation("q4", 0, WHOLE, 0, True), evaluation("q4", 1, (0, 1, 2), 1, False)]
-# W→C on three layers, without a control
-Q5 = question("q5", options=["a", "b"], best=(1, 2, 3), confirmed=True)
-E5 = [evaluation("q5", 0, WHOLE, 1, False), evaluation("q5", 1, (1, 2, 3), 0, True)]
-
-ONLY_RETAINED = (E4, [Q4])
-ONLY_CORRECTED = (E2, [Q2])
-ONLY_WRONG = (E3, [Q3])
-ONE_EVALUATION = (E4[:1], [Q4])
-
-# C→C on three layers; its control reached
-G1 = open_question("g1", baseline=True, baseline_answer=0, best=(0, 1, 3), confirmed=True,
-                   control=1, control_reached=True, front=[(0, 1, 3), (0,)])  # fmt: skip
-F1 = [
-    decoded("g1", 0, WHOLE, "7", True),
-    decoded("g1", 1, (0, 1, 3), "7", True),
-    decoded("g1", 2, (0, 3), "9", False, answer=1),
-    decoded("g1", 3, (0,), "seven!", None, margin=-0.1),  # on the front, as not known to be correct
-]
-# W→C
-G2 = open_question(
-    "g2", best=(0, 1, 1, 2, 3), confirmed=False, control=1, control_reached=False
-)  # fmt: skip
-F2 = [
-    decoded("g2", 0, WHOLE, None, False, **truncated("no no")),
-    decoded("g2", 1, (0, 1, 1, 2, 3), "7", True),
-]
-# ungraded before and correct on some path: neither W→C nor C→C
-G3 = open_question(
-    "g3", baseline=None, best=(0, 2), confirmed=True, control=1, control_reached=True
-)  # fmt: skip
-F3 = [
-    decoded("g3", 0, WHOLE, "x", None),
-    decoded("g3", 1, (0, 2), "7", True),
-    decoded("g3", 2, (0, 1), "9", False, answer=1),
-]
-# W→W, as far as is known
-G4 = open_question("g4", control=1, control_reached=False)
-F4 = [decoded("g4", 0, WHOLE, "8", False), decoded("g4", 1, (1, 2), "7.0000", None)]
-
-OPEN_PARTS = [(F1 + F2, [G1, G2]), (F3 + F4, [G3, G4])]
-UNGRADED = ([F3[0]], [G3 | {"best": None, "confirmed": None}])
+# fmt: on
 
 
-PARTS = [(E1 + E2, [Q1, Q2]), (E3 + E4 + E5, [Q3, Q4, Q5])]
+def merged(parts: Iterable[Part]) -> Part:
+    lists = zip(*parts, strict=True)
+    rows, questions = ([each for made in kind for each in made] for kind in lists)
+    return rows, questions
+
+
+def part(*names: str, **changes: Any) -> Part:
+    """Return questions of `MADE` with their evaluations, with changed fields of the questions."""
+    made = {questions[0]["question"]: (rows, questions) for rows, questions in MADE}
+    rows, questions = merged(made[name] for name in names)
+    return rows, [each | changes for each in questions]
+
+
+PARTS = [part("q1", "q2"), part("q3", "q4", "q5")]
+OPEN_PARTS = [part("g1", "g2"), part("g3", "g4")]
+UNGRADED = (part("g3")[0][:1], part("g3", best=None, confirmed=None)[1])
+ONE_EVALUATION = (part("q4")[0][:1], part("q4")[1])
 
 
 @pytest.fixture(scope="session")
@@ -198,61 +144,35 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def summary(run: Run) -> Summary:
-    return summarise(run)
-
-
-@pytest.fixture(scope="session")
 def open_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four open questions, their answers decoded, in two parts."""
     directory = tmp_path_factory.mktemp("open")
     return make_run(directory, *OPEN_PARTS, scorer="generation", questions=4)
 
 
-@pytest.fixture(scope="session")
-def open_summary(open_run: Run) -> Summary:
-    return summarise(open_run)
-
-
-PATHS = [WHOLE, (0, 1, 2, 2, 3), (0, 3)]
+FIRST, SECOND, THIRD = PATHS = [WHOLE, (0, 1, 2, 2, 3), (0, 3)]
+EVALUATE = {"command": "evaluate", "questions": 2, "paths": [list(path) for path in PATHS]}
 
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three paths on two questions; the last two are equally accurate, the last one is shorter."""
-    rows = [
-        ("q1", True, True, True, [2.0, 1.0, 4.0]),
-        ("q2", False, True, True, [-1.0, 3.0, math.inf]),
-    ]
-    evaluations = [
-        evaluation(
-            name, node, PATHS[node], 0, right[node], margin=margins[node], parent=None,
-            finite=math.isfinite(margins[node]),
-        )
-        for name, *right, margins in rows
-        for node in range(3)
-    ]  # fmt: skip
-    parts = [([e for e in evaluations if e["question"] == q], [question(q)]) for q in ("q1", "q2")]
-    settings = {"command": "evaluate", "questions": 2, "paths": [list(p) for p in PATHS]}
-    return make_run(tmp_path_factory.mktemp("evaluated"), *parts, **settings)
+    columns = [{"margin": 4.0}, {"margin": math.inf, "finite": False}]
+    rows = [(FIRST, 0, True, {"margin": 2.0}), (SECOND, 0, True), (THIRD, 0, True, columns[0])]
+    one = letters("q1", rows)
+    rows = [(FIRST, 0, False), (SECOND, 0, True, {"margin": 3.0}), (THIRD, 0, True, columns[1])]
+    return make_run(tmp_path_factory.mktemp("evaluated"), one, letters("q2", rows), **EVALUATE)
 
 
 @pytest.fixture(scope="session")
 def open_evaluated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three paths on two open questions; the last path was never graded."""
-    verdicts = {"q1": [True, True, None], "q2": [False, None, None]}
-    margins = iter([6.0, 2.0, -50.0, -2.0, -50.0, -50.0])
-    rows = [
-        decoded(name, node, PATHS[node], "7", verdict, margin=next(margins))
-        for name, column in verdicts.items()
-        for node, verdict in enumerate(column)
-    ]
-    rows[3] |= truncated("7")
-    empty = dict.fromkeys(["baseline", "baseline_answer", "front", "answers"])
-    questions = [question(name, options=["7", "9"]) | empty for name in verdicts]
-    settings = {"command": "evaluate", "scorer": "generation", "questions": 2}
-    directory = tmp_path_factory.mktemp("open_evaluated")
-    return make_run(directory, (rows, questions), **settings, paths=[list(p) for p in PATHS])
+    ungraded = [(path, "7", None, {"margin": -50.0}) for path in PATHS]
+    right = [(path, "7", True, {"margin": m}) for path, m in ((FIRST, 6.0), (SECOND, 2.0))]
+    wrong = (FIRST, "7", False, {"margin": -2.0} | truncated("7"))
+    parts = answers("q1", [*right, ungraded[2]]), answers("q2", [wrong, *ungraded[1:]])
+    settings = EVALUATE | {"scorer": "generation"}
+    return make_run(tmp_path_factory.mktemp("open_evaluated"), *parts, **settings)
 
 
 def printed(table: Any, width: int = 80) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tests.report.conftest import START, WHOLE, decoded, evaluation, question
+from tests.report.conftest import START, WHOLE, Part, answers, letters, merged
 
 AWAY = "http://away.invalid"  # what a page must never load from
 RUNS = "window.pwned=1"
@@ -37,34 +37,27 @@ TEXTS = {
 }
 
 
-def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
+def letters_part(texts: Iterable[str]) -> Part:
     """Make a part whose questions have each text as their id, text, option and edit."""
-    rows, questions = [], []
-    for text in texts:
-        questions.append(
-            question(
-                text, text=text, options=[text, "b", text], best=(0, 1, 1, 2, 3), control=2,
-                control_reached=True,
-            )
-        )  # fmt: skip
-        rows += [
-            evaluation(text, 0, WHOLE, 1, False),
-            evaluation(text, 1, (0, 1, 1, 2, 3), 0, True, edit=text),
-            evaluation(text, 2, (0, 3), 2, False, edit=text),
-            evaluation(text, 1, (0, 2), 2, True, edit=text, target=2, control=True),
-        ]
-    return rows, questions
+
+    def made(text: str) -> Part:
+        control = {"edit": text, "target": 2, "control": True}
+        rows = [(WHOLE, 1, False), ((0, 1, 1), 0, True, {"edit": text}), ((0, 2), 2, True, control)]
+        options = {"options": [text, "b", text], "control": 2, "control_reached": True}
+        return letters(text, rows, text=text, best=(0, 1, 1), **options)
+
+    return merged(map(made, texts))
 
 
-def decoded_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
+def decoded_part(texts: Iterable[str]) -> Part:
     """Make a part whose completions and answers are each text."""
-    rows, questions = [], []
-    for text in texts:
-        questions.append(question(text, text=text, options=[text, text], best=(0, 3)))
-        for node, path in enumerate([WHOLE, (0, 3)]):
-            row = decoded(text, node, path, text, bool(node))
-            rows.append(row | {"text": text, "edit": text})
-    return rows, questions
+
+    def made(text: str) -> Part:
+        columns = {"text": text, "edit": text}
+        rows = [(WHOLE, text, False, columns), ((0, 3), text, True, columns)]
+        return answers(text, rows, text=text, options=[text, text], best=(0, 3), control=None)
+
+    return merged(map(made, texts))
 
 
 def start_of(text: str) -> dict[str, Any]:

@@ -12,25 +12,11 @@ from cola_jax.report.controls import MAX_RUNS
 from cola_jax.report.tables import terminal_report
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
-from tests.report.conftest import (
-    E1,
-    E2,
-    E5,
-    PARTS,
-    Q1,
-    Q2,
-    Q5,
-    START,
-    WHOLE,
-    evaluation,
-    make_run,
-    printed,
-    question,
-)
+from tests.report.conftest import PARTS, START, WHOLE, letters, make_run, part, printed
 
 
-def asked_again(name: str, plain: list[int], searches: list[Any], **fields: Any) -> dict[str, Any]:
-    """Make a question of three options asked in two more variants, the model's answers there.
+def asked_again(name: str, plain: list[int], *searches: Any, **fields: Any) -> Any:
+    """Make a part of a question asked in two more variants, in which `plain` are the answers.
 
     A search is its target, and each path asked again with what held in the two variants.
     """
@@ -39,42 +25,37 @@ def asked_again(name: str, plain: list[int], searches: list[Any], **fields: Any)
         again = [{"path": path, "holds": holds} for path, holds in asked]
         best = min((path for path, _ in asked if path != WHOLE), key=len, default=None)
         robust = [path for path, holds in asked if all(holds) and path != WHOLE]
-        return {"target": target, "best": best, "again": again, "robust": min(robust, default=None)}
+        found = {"best": best, "again": again, "robust": min(robust, default=None)}
+        return found | {"target": target, "evaluations": 2, "shared": 1}
 
     gold, *controls = [columns(*search) for search in searches]
-    gold.pop("target")
-    counts = {"evaluations": 2, "shared": 1}
+    own = {key: gold[key] for key in ("best", "again", "robust")}
     scores = [[-1.0 if j == answer else -2.0 for j in range(3)] for answer in (1, *plain)]
-    return question(
-        name, controls=[one | counts for one in controls], variant_answers=plain,
-        baseline_scores=scores, **gold | fields,
-    )  # fmt: skip
+    asked = {"variant_answers": plain, "baseline_scores": scores, "controls": controls}
+    return letters(name, [(WHOLE, 1, False)], **own | asked | fields)
 
 
 def test_summarise_questions_asked_again(tmp_path: Path):
     no, yes, half = [False, False], [True, True], [True, False]
-    asked = [
+    parts = [
         # wrong in all before, gold holds, the control does not
-        asked_again("a", [1, 1], [(0, (WHOLE, no), ((0, 1), yes)), (2, (WHOLE, no), ((0,), half)),
-                                  (1, (WHOLE, yes), ((0, 1, 2), yes))]),
+        asked_again("a", [1, 1], (0, (WHOLE, no), ((0, 1), yes)), (2, (WHOLE, no), ((0,), half)),
+                    (1, (WHOLE, yes), ((0, 1, 2), yes))),
         # wrong in all before, gold does not hold, the control does
-        asked_again("b", [1, 2], [(0, (WHOLE, no), ((0, 1), half)), (2, (WHOLE, no), ((0,), yes))]),
+        asked_again("b", [1, 2], (0, (WHOLE, no), ((0, 1), half)), (2, (WHOLE, no), ((0,), yes))),
         # right in one variant before
-        asked_again("c", [0, 1], [(0, (WHOLE, half), ((0, 1), yes)), (2, (WHOLE, no))]),
+        asked_again("c", [0, 1], (0, (WHOLE, half), ((0, 1), yes)), (2, (WHOLE, no))),
         # right in all before, and on two layers fewer
-        asked_again("d", [0, 0], [(0, (WHOLE, yes), ((0, 1), yes))],
+        asked_again("d", [0, 0], (0, (WHOLE, yes), ((0, 1), yes)),
                     baseline=True, baseline_answer=0),
     ]  # fmt: skip
-    rows = [evaluation(row["question"], 0, WHOLE, 1, False) for row in asked]
-    run = make_run(tmp_path, (rows, asked))
+    run = make_run(tmp_path, *parts)
     summary = summarise(run)
     again = summary.again
     assert again is not None
-    assert again.agreement == Share(6, 8)
-    assert again.before == Share(1, 4)
-    assert again.held == Share(1, 2)  # a of a and b
+    assert (again.agreement, again.before) == (Share(6, 8), Share(1, 4))
+    assert again.held == again.corrected == Share(1, 2)  # a of a and b
     assert again.held_control == Share(0, 1)  # of a, as b's is the model's answer in a variant
-    assert again.corrected == Share(1, 2)  # a of a and b
     assert again.mixed == Share(1, 1)  # c
     assert again.shortened == Share(1, 1)
     robust = summary.nets["robust"]
@@ -90,43 +71,34 @@ def test_summarise_questions_asked_again(tmp_path: Path):
 
 def test_check_runs_refuses_runs_that_are_not_comparable(tmp_path: Path, run: Run, evaluated: Run):
     check_runs([run])
-    with pytest.raises(InputError, match="made by 'evaluate', not by a search"):
-        check_runs([run, evaluated])
-    with pytest.raises(InputError, match=f"at most {MAX_RUNS} runs"):
-        check_runs([run] * (MAX_RUNS + 1))
     first = make_run(tmp_path / "a", *PARTS, model="123", variants={"shots": "1"})
-    for number, (settings, message) in enumerate(
-        (
-            ({"model": "fed"}, "its model is 123, here it is fed"),
-            ({"robust": True}, "--robust, False and True"),
-            ({"variants": {"chat": "1"}}, r"--variants, \['shots'\] and \['chat'\]"),
-        )
+
+    def other(name: str, **settings: Any) -> Run:
+        start = START | {"origin": {}}
+        return make_run(tmp_path / name, *PARTS, start=start, **{"model": "123"} | settings)
+
+    for runs, message in (
+        ([run, evaluated], "made by 'evaluate', not by a search"),
+        ([run] * (MAX_RUNS + 1), f"at most {MAX_RUNS} runs"),
+        ([first, other("b", model="fed")], "its model is 123, here it is fed"),
+        ([first, other("c", robust=True)], "--robust, False and True"),
+        ([first, other("d", variants={"chat": "1"})], r"--variants, \['shots'\] and \['chat'\]"),
     ):
-        values = {"model": "123"} | settings
-        other = make_run(tmp_path / str(number), *PARTS, start=START | {"origin": {}}, **values)
         with pytest.raises(InputError, match=message):
-            check_runs([first, other])
+            check_runs(runs)
 
 
 def test_changes_are_paired_over_common_questions(tmp_path: Path):
-    lost = Q2 | {"best": None, "confirmed": None}
-    longer = Q1 | {"best": WHOLE}
-    first = make_run(tmp_path / "a", (E1 + E2, [Q1, Q2]))
-    second = make_run(tmp_path / "b", (E1 + E2 + E5, [longer, lost, Q5]))
-    [change] = compare_runs([first, second], 4)
-    assert (change.after.first_only, change.after.second_only, change.after.n) == (0, 1, 2)
-    assert (change.shortened.first_only, change.shortened.second_only) == (0, 1)
-    assert compare_runs([first], 4) == []
-
-
-def test_changes_beyond_control(tmp_path: Path):
     """The second run reaches gold of one question more, and no control."""
-    alike = Q2 | {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # gold and its control
-    lost = alike | {"best": None, "confirmed": None}
-    first = make_run(tmp_path / "a", (E1 + E2, [Q1, lost]))
-    second = make_run(tmp_path / "b", (E1 + E2 + E5, [Q1, alike, Q5]))
+    alike = {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # gold and its control
+    lost = part("q2", best=None, confirmed=None, **alike)
+    first = make_run(tmp_path / "a", part("q1"), lost)
+    second = make_run(tmp_path / "b", part("q1", best=WHOLE), part("q2", **alike), part("q5"))
     [change] = compare_runs([first, second], 4)
+    assert (change.after.first_only, change.after.second_only, change.after.n) == (1, 0, 2)
+    assert (change.shortened.first_only, change.shortened.second_only) == (0, 1)
     net = change.nets["once"]
     assert (net.value, net.n, net.informative) == (1.0, 1, 1)
     assert change.p["once"] == net.p
     json.dumps(change.to_json(), allow_nan=False)
+    assert compare_runs([first], 4) == []

@@ -1,27 +1,18 @@
 """The series of the figures, against numbers worked out by hand from the runs of conftest."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cola_jax.report import summarise
 from cola_jax.report.figures import scan_figures, search_figures
-from cola_jax.report.scan import scan_paths, summarise_map
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
-from tests.report.conftest import (
-    E3,
-    ONE_EVALUATION,
-    ONLY_WRONG,
-    PARTS,
-    Q3,
-    UNGRADED,
-    evaluation,
-    make_run,
-)
+from tests.report.conftest import ONE_EVALUATION, PARTS, UNGRADED, make_run, part
+from tests.report.test_scan import PATHS, random_scan
 
 
 def series_of(*runs: Run) -> dict[tuple[str, str, str], Any]:
@@ -59,10 +50,10 @@ def test_evaluations_until_the_first_correct_path(series: dict[Any, Any]):
 
 
 def test_evaluations_of_control_searches(tmp_path: Path):
-    control = [evaluation("q3", n, e["path"], e["answer"], n == 2) for n, e in enumerate(E3)]
-    own = [row | {"control": True, "target": 1, "verdict": True} for row in E3]  # kept answers
-    control = [row | {"control": True, "target": 2} for row in control]
-    series = series_of(make_run(tmp_path, (E3 + control + own, [Q3])))
+    rows, questions = part("q3")
+    own = [row | {"control": True, "target": 1, "verdict": True} for row in rows]  # kept answers
+    control = [row | {"control": True, "target": 2, "verdict": row["node"] == 2} for row in rows]
+    series = series_of(make_run(tmp_path, (rows + control + own, questions)))
     assert shares(series["evaluations", "Wrong before", "control"]) == [(0, 0, 1), (2, 1, 1)]
     assert shares(series["evaluations", "Wrong before", "search"]) == [(0, 0, 1), (2, 0, 1)]
 
@@ -83,10 +74,10 @@ def test_layers_have_mean_runs_with_intervals(series: dict[Any, Any]):
     assert series["layers", "Wrong before", "all paths tried"][0][-1] == 13
 
 
-@pytest.mark.parametrize("part", [ONLY_WRONG, ONE_EVALUATION, UNGRADED])
-def test_figures_of_few_questions_have_only_filled_series(tmp_path: Path, part: Any):
-    series = series_of(make_run(tmp_path, part))
-    assert all(rows and {len(row) for row in rows} == {5} for rows in series.values())
+def test_figures_of_few_questions_have_only_filled_series(tmp_path: Path):
+    for number, few in enumerate((part("q3"), ONE_EVALUATION, UNGRADED)):
+        series = series_of(make_run(tmp_path / str(number), few))
+        assert all(rows and {len(row) for row in rows} == {5} for rows in series.values())
 
 
 def test_series_of_several_runs_name_each(tmp_path: Path):
@@ -95,15 +86,15 @@ def test_series_of_several_runs_name_each(tmp_path: Path):
     assert names == {"a, search", "b, search"}
 
 
-@pytest.mark.parametrize(("longest", "kind"), [(1, "bars"), (None, "map")])
-def test_scan_of_single_layers_has_bars(longest: int | None, kind: str):
-    paths, random = scan_paths(4, longest), np.random.default_rng(0)
-    verdict, margin = random.random((20, len(paths))) < 0.5, random.normal(size=(20, len(paths)))
-    summary = summarise_map(paths, [f"q{i}" for i in range(20)], verdict, margin, 4)
+@pytest.mark.parametrize(("longest", "kind"), [(1, "bars"), (4, "map")])
+def test_scan_of_single_layers_has_bars(longest: int, kind: str):
+    summary = random_scan(PATHS)
+    cells = [cell for cell in summary.cells if cell.block.stop - cell.block.start <= longest]
+    summary = dataclasses.replace(summary, cells=tuple(cells))
     [figure] = scan_figures(summary)
     assert [panel["kind"] for panel in figure["panels"]] == [kind] * 2
     panel = figure["panels"][0]
     rows = [row for series in panel["series"] for row in series["rows"]]
-    assert len(rows) == len(paths) - 1
+    assert len(rows) == len(cells)
     best = max(row[panel["columns"].index("value")] for row in rows)
     assert best == pytest.approx(100 * summary.best.difference.value, abs=1e-4)

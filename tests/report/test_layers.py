@@ -1,10 +1,7 @@
 """Depth of paths, and their use of layers, on a few paths counted by hand."""
 
-import math
-
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from cola_jax.report.layers import (
     CONTROLS,
@@ -20,28 +17,14 @@ from cola_jax.report.layers import (
 PATHS = [(0, 1, 2, 3), (0, 2, 2, 2), (1, 0, 1, 3), (3, 0)]
 
 
-def column(*paths, chunks=1):
-    parts = np.array_split(np.arange(len(paths)), chunks)
-    return pa.chunked_array(
-        [pa.array([paths[i] for i in part], pa.list_(pa.int16())) for part in parts]
-    )
-
-
-@pytest.mark.parametrize("chunks", [1, 3])
-def test_layer_use_and_depth_count_runs(chunks: int):
-    paths = column(*PATHS, chunks=chunks)
+def test_layer_use_and_depth_count_runs():
+    parts = PATHS[:2], PATHS[2:3], PATHS[3:]
+    paths = pa.chunked_array([pa.array(part, pa.list_(pa.int16())) for part in parts])
     use = layer_use(paths, 4)
     assert use.paths == 4
     np.testing.assert_allclose(use.runs, np.array([4, 3, 4, 3]) / 4)
     np.testing.assert_allclose(use.variance[1:], np.array([0.6875, 1.5, 0.1875]))
     assert depth_of(paths, 4) == Depth(4, 14 / 4, (4 + 2 + 3 + 2) / 4)
-
-
-def test_no_paths_have_no_use():
-    use = layer_use(column(), 3)
-    assert use.paths == 0
-    assert not use.runs.any()
-    assert math.isnan(depth_of(column(), 3).layers)
 
 
 def test_reach_counts_searches_by_depth():

@@ -14,50 +14,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from etils import epath
 
-from cola_jax.report import (
-    compare_runs,
-    evaluation_report,
-    summarise,
-    write_page,
-    write_search_page,
-)
-from cola_jax.report import page as page_module
+from cola_jax.report import compare_runs, summarise, write_page, write_search_page
+from cola_jax.report import page as pages
+from cola_jax.report.evaluation import evaluation_report
 from cola_jax.report.figures import scan_figures
-from cola_jax.report.page import (
-    MAX_LISTED,
-    SCRIPTS,
-    asset,
-    is_moved,
-    path_texts,
-    question_entries,
-    script_json,
-    write_chunks,
-)
 from cola_jax.report.scan import scan_report
 from cola_jax.runs.run import Run
-from tests.report.conftest import (
-    E1,
-    E2,
-    E3,
-    G1,
-    NASTY,
-    OPEN_PARTS,
-    PARTS,
-    Q1,
-    Q2,
-    Q3,
-    WHOLE,
-    decoded,
-    evaluation,
-    make_run,
-    question,
-)
+from tests.report.conftest import OPEN_PARTS, PARTS, answers, letters, make_run, merged, part
 from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
 from tests.report.test_scan import PATHS, random_scan
 
-ASSETS = Path(page_module.__file__).parent / "assets"
+ASSETS = Path(pages.__file__).parent / "assets"
 PageOf = Callable[..., str]
 
 
@@ -126,11 +94,11 @@ def test_page_allows_its_own_script_and_style_alone(run: Run, page_of: PageOf):
 
 
 def test_scripts_never_set_markup():
-    assert set(SCRIPTS) == {file.name for file in ASSETS.glob("*.js")}
+    assert set(pages.SCRIPTS) == {file.name for file in ASSETS.glob("*.js")}
     ways = r"innerHTML|outerHTML|insertAdjacent|\.write\(|\beval\b|\bFunction\("
     ways += "|setHTML|srcdoc|DOMParser|createContextualFragment"
-    for name in SCRIPTS:
-        assert not re.search(ways, asset(name))
+    for name in pages.SCRIPTS:
+        assert not re.search(ways, pages.asset(name))
 
 
 class Markup(HTMLParser):
@@ -181,7 +149,7 @@ def test_no_text_adds_markup_to_the_page_of_a_scan(tmp_path: Path):
 
 
 def test_page_of_several_runs(tmp_path: Path, page_of: PageOf, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(page_module, "CHUNK", 700)
+    monkeypatch.setattr(pages, "CHUNK", 700)
     runs = [make_run(tmp_path / name, *PARTS[:count]) for name, count in (("a", 2), ("b", 1))]
     page = page_of(*runs)
     data = embedded(page)
@@ -198,39 +166,33 @@ def test_page_of_several_runs(tmp_path: Path, page_of: PageOf, monkeypatch: pyte
 
 
 def test_page_of_many_questions_has_files_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, page_of: PageOf, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(page_module, "INLINE", 10_000)
-    monkeypatch.setattr(page_module, "CHUNK", 4000)
-    names = [f"question {i} / 30" for i in range(30)]
-    rows = [evaluation(n, i, tuple(range(4 - i % 2)), 0, i > 0) for n in names for i in range(5)]
-    questions = [question(n, text="what " * 60, best=(0, 1)) for n in names]
-    run = make_run(tmp_path, (rows, questions))
-    file = tmp_path / "pages" / "big.html"
-    write_search_page([run], [summarise(run)], file)
-    page = file.read_text()
-    data = embedded(page)
-    assert [each["id"] for each in data["questions"]] == names
+    monkeypatch.setattr(pages, "CHUNK", 4000)
+    paths = [(tuple(range(4 - n % 2)), 0, n > 0) for n in range(5)]
+    names = [f"question {i} / 30 {TEXTS['script end']}" for i in range(30)]
+    run = make_run(tmp_path, merged(letters(name, paths, text="what " * 60) for name in names))
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "INLINE", 10_000)
+        page = page_of(run)
+    data, folder = embedded(page), tmp_path / "pages"
     assert 'id="chunk-' not in page
     assert len(data["files"]) > 2
-    assert data["files"] == [f"big_files/questions-{i:03d}.js" for i in range(len(data["files"]))]
+    assert data["files"] == [
+        f"report_files/questions-{i:03d}.js" for i in range(len(data["files"]))
+    ]
+    listed = {entry["id"]: entry["at"] for entry in data["questions"]}
+    assert list(listed) == names
     for number, name in enumerate(data["files"]):
-        content = (file.parent / name).read_text()
+        content = (folder / name).read_text()
+        assert "<" not in content
         call = re.fullmatch(r'colaQuestions\("(\w+)",(\d+),(.*)\);\n', content, re.DOTALL)
         assert call
         assert (call[1], int(call[2])) == (data["token"], number)
-        for place, each in enumerate(json.loads(call[3])):
-            assert data["questions"][names.index(each["id"])]["at"] == [number, place]
-
-
-def test_write_chunks_replaces_older_files(tmp_path: Path):
-    folder = epath.Path(tmp_path / "files")
-    names = write_chunks(folder, "token", [[script_json(NASTY)], [script_json(1), script_json(2)]])
-    assert names == ["files/questions-000.js", "files/questions-001.js"]
-    assert (folder / "questions-001.js").read_text() == 'colaQuestions("token",1,[1,2]);\n'
-    assert "<" not in (folder / "questions-000.js").read_text()
-    assert write_chunks(folder, "token", []) == []
-    assert not folder.exists()
+        for place, detail in enumerate(json.loads(call[3])):
+            assert listed[detail["id"]] == [number, place]
+    assert embedded(page_of(run))["files"] == []  # older files are removed
+    assert [file.name for file in folder.iterdir()] == ["report.html"]
 
 
 def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):
@@ -243,22 +205,20 @@ def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):
     assert 'id="browser"' not in page
 
 
-def test_page_of_open_questions(tmp_path: Path, page_of: PageOf):
-    for scorer, parts in (("exact", [(E1 + E2, [Q1, Q2]), (E3, [Q3])]), ("generation", OPEN_PARTS)):
-        page = page_of(make_run(tmp_path / scorer, *parts, scorer=scorer))
-        data, decodes = embedded(page), scorer == "generation"
-        assert (data["open"], data["decodes"]) == (True, decodes)
-        prose = without_scripts(page)
-        assert "control: reached a wrong answer" in prose
-        assert not re.search(r"\boptions?\b", prose)
-        assert all(bool(each["completions"]) == decodes for each in embedded(page, "chunk-0"))
-
-
-# The questions of a page
+@pytest.mark.parametrize(
+    ("scorer", "parts"), [("exact", [part("q1", "q2"), part("q3")]), ("generation", OPEN_PARTS)]
+)
+def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str, parts: Any):
+    page = page_of(make_run(tmp_path, *parts, scorer=scorer))
+    data, decodes, prose = embedded(page), scorer == "generation", without_scripts(page)
+    assert (data["open"], data["decodes"]) == (True, decodes)
+    assert "control: reached a wrong answer" in prose
+    assert not re.search(r"\boptions?\b", prose)
+    assert all(bool(each["completions"]) == decodes for each in embedded(page, "chunk-0"))
 
 
 def entries(run: Run) -> tuple[list[Any], list[Any]]:
-    listed, details = zip(*question_entries(run), strict=True)
+    listed, details = zip(*pages.question_entries(run), strict=True)
     return list(listed), list(details)
 
 
@@ -276,8 +236,9 @@ def test_question_entries_of_options(run: Run, tmp_path: Path):
         ["0,3", 0, -1.0, 2, 2, 1, "edit 2", None],
     ]
     assert details[1]["paths"][2][:4] == ["0,2", 0, None, -1]  # JSON has no infinity
-    control = evaluation("q2", 1, (0, 3), 2, True, control=True, target=2)
-    [shown] = entries(make_run(tmp_path, ([*E2, control], [Q2])))[1]
+    rows, asked = part("q2")
+    control = rows[1] | {"control": True, "target": 2}
+    [shown] = entries(make_run(tmp_path, ([*rows, control], asked)))[1]
     assert [path[7] for path in shown["paths"]] == [None, None, None, 2]
 
 
@@ -296,10 +257,10 @@ def test_question_entries_of_completions(open_run: Run):
 
 
 def test_long_texts_are_shortened(tmp_path: Path):
-    long = [decoded("g1", n, (n,), "7" * 5000, False, text=f"{n}" * 5000) for n in range(2)]
-    run = make_run(tmp_path, (long, [G1 | {"text": "x" * 500}]), scorer="generation")
+    long = [((n,), "7" * 5000, False, {"text": f"{n}" * 5000}) for n in range(2)]
+    run = make_run(tmp_path, answers("g1", long, text="x" * 500), scorer="generation")
     [entry], [shown] = entries(run)
-    assert len(entry["text"]) == MAX_LISTED
+    assert len(entry["text"]) == pages.MAX_LISTED
     assert shown["text"] == "x" * 500
     for answer, text, *_ in shown["completions"]:
         assert "3,000 characters left out" in text
@@ -307,88 +268,26 @@ def test_long_texts_are_shortened(tmp_path: Path):
 
 
 def test_path_texts_write_ids_and_ranges():
-    assert not is_moved([0, 1, 2, 1, 2, 3])  # but repeated
-    assert is_moved([0, 2, 1, 3])
-    rows = [WHOLE, (0, 1, 1, 2), (2, 0), (), (3,), (4, 5)]
+    assert not pages.is_moved([0, 1, 2, 1, 2, 3])  # but repeated
+    assert pages.is_moved([0, 2, 1, 3])
+    rows = [(0, 1, 2, 3), (0, 1, 1, 2), (2, 0), (), (3,), (4, 5)]
     column = pa.chunked_array([pa.array(rows, pa.list_(pa.int16())).slice(0)])
-    assert path_texts(column) == ["0-3", "0-1,1-2", "2,0", "", "3", "4-5"]
-    assert path_texts(column.slice(4)) == ["3", "4-5"]
+    assert pages.path_texts(column) == ["0-3", "0-1,1-2", "2,0", "", "3", "4-5"]
+    assert pages.path_texts(column.slice(4)) == ["3", "4-5"]
 
 
 def test_script_json_cannot_end_its_element_or_line():
-    text = script_json({NASTY: "\u2028\u2029&'\""})
+    value = dict(zip(TEXTS.values(), reversed(TEXTS.values()), strict=True))
+    text = pages.script_json(value)
     assert not set("<>&\u2028\u2029") & set(text)
-    assert json.loads(text) == {NASTY: "\u2028\u2029&'\""}
+    assert json.loads(text) == value
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_scripts_in_node():
-    """The functions of the page that touch no document, and the drawing of every kind of panel."""
-    source = """
-    const made = [];
-    class Node {
-      constructor(name) { this.name = name; this.attributes = {}; made.push(this); }
-      setAttribute(key, value) {
-        if (/NaN|undefined/.test(String(value))) throw new Error(`${this.name} ${key} ${value}`);
-        this.attributes[key] = value;
-      }
-      append(...children) {
-        for (const child of children) {
-          if (child === null) throw new Error("null");
-          if (!(child instanceof Node)) this.text = (this.text ?? "") + child;
-        }
-      }
-      addEventListener() {}
-      get style() { return { setProperty() {} }; }
-    }
-    globalThis.document = {
-      createElement: (name) => new Node(name), createElementNS: (_, name) => new Node(name),
-      getElementById: () => ({ textContent: '{"runs": [], "layers": 4, "figures": []}' }),
-      body: new Node("body"), addEventListener() {},
-    };
-    globalThis.window = globalThis;
-    """
-    source += "".join(asset(name) for name in SCRIPTS)
-    source += """
-    const use = usesOf(parsePath("0-1,3,2,2"));
-    const panel = (kind, rows, more) => ({ kind, title: "t", x: "x", integer: true,
-      series: [{ name: "search", css: "search", rows }, { name: "tried", css: "tried", rows }],
-      ...more });
-    const frame = (kind, rows, more) => {
-      made.length = 0;
-      drawPanel(panel(kind, rows, more), 400);
-      const bars = made.filter(({ attributes }) => attributes.class === "whisker");
-      const ys = bars.flatMap(({ attributes: { y1, y2 } }) => [y1, y2]);
-      const ticks = made.filter(({ attributes }) => attributes["text-anchor"] === "end");
-      return [ys.every((y) => y >= 32 && y <= 232), ticks.map(({ text }) => text)];
-    };
-    const block = [[0, 0, 1, 0.5, 1.5, 0.01], [0, 1, -1, -2, 0, 0.5]];
-    const [best, series] = [["skip", 0, 0], [{ name: "skip", rows: block }]];
-    drawPanel({ kind: "map", title: "t", layers: 4, best, series }, 400);
-    pathDiagram([0, 2, 1, 1], 1, 16);
-    console.log(JSON.stringify([
-      ticksOf(0, 33, 6, true), ticksOf(0, 1, 4, true), parsePath("0-2,1-3,7"),
-      use.counts, [...use.moved], csvOf([["a", "b"], ["x,\\"y\\"", 0.5], ["=1+1", null]]),
-      ["+1", "-1", "@x", "\\t=1", "＝1", "x", -1].map((text) => csvOf([[text]])),
-      frame("points", [[0, 0.75, 0.1, 2.3, 9], [1, 1, 0.5, 1.5, 9]], { reference: { y: 1 } })[0],
-      frame("bars", [[0, -12.5, -40, 3, 9]])[0],
-      frame("steps", [[0, 0.25, 0.1, 0.4, 9], [4, 0.5, 0.3, 0.7, 9]], { percent: true })[1],
-      frame("points", [[0, 0.75, 0.6, 0.9, 9]])[1],
-    ]));
-    """
-    run = subprocess.run(["node", "-e", source], capture_output=True, text=True, check=False)
+    checks, scripts = (
+        Path(__file__).parent / "scripts.js",
+        [ASSETS / name for name in pages.SCRIPTS],
+    )
+    run = subprocess.run(["node", checks, *scripts], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    *values, share_ticks, number_ticks = json.loads(run.stdout)
-    assert values == [
-        [0, 10, 20, 30],
-        [0, 1],
-        [0, 1, 2, 1, 2, 3, 7],
-        [1, 1, 2, 1],
-        [2],
-        'a,b\n"x,""y""",0.5\n\'=1+1,\n',
-        [f"{text}\n" for text in ("'+1", "'-1", "'@x", "'\t=1", "'＝1", "x", "-1")],
-        True,
-        True,
-    ]
-    assert share_ticks == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
-    assert all(len(text) < 5 for text in number_ticks)

@@ -12,24 +12,14 @@ from lm_eval.utils import make_table
 from cola_jax.deploy.menu import MenuChoice, TaskMenu
 from cola_jax.deploy.static import Measured, TaskPath
 from cola_jax.errors import InputError
-from cola_jax.report.results import (
-    menu_content,
-    menu_table,
-    read_deployed,
-    read_preference,
-    results_json,
-    static_content,
-    static_table,
-    tasks_table,
-    write_results,
-)
+from cola_jax.report import results as documents
 from cola_jax.report.tables import terminal_table
-from tests.report.conftest import E1, E2, Q1, Q2, make_run, printed
+from tests.report.conftest import make_run, part, printed
 
 
 def test_results_of_a_search(tmp_path):
-    run = make_run(tmp_path, (E1, [Q1]), (E2, [Q2]), model="one")
-    results = write_results(run)
+    run = make_run(tmp_path, part("q1"), part("q2"), model="one")
+    results = documents.write_results(run)
     ((task, entry),) = results["results"].items()
     assert entry["acc,none"] == 0.5
     assert entry["acc_stderr,none"] == math.sqrt(0.5 * 0.5 / 1)
@@ -45,18 +35,18 @@ def test_results_of_a_search(tmp_path):
     assert effects["preference"].keys() == {"tau", "error"}
     assert "|acc" in make_table(results).replace(" ", "")
     assert json.loads((run.directory / "results.json").read_text()) == results
-    preference = read_preference(run.directory / "results.json", run.settings())
+    preference = documents.read_preference(run.directory / "results.json", run.settings())
     assert preference._asdict() == pytest.approx(effects["preference"])
     with pytest.raises(InputError, match="its model is one, here it is another"):
-        read_preference(run.directory / "results.json", {"model": "another"})
+        documents.read_preference(run.directory / "results.json", {"model": "another"})
 
 
 def test_tasks_table_has_a_row_for_each_metric(tmp_path):
-    results = results_json(make_run(tmp_path, (E1, [Q1]), (E2, [Q2])))
+    results = documents.results_json(make_run(tmp_path, part("q1"), part("q2")))
     name = "\x1b[31mred"  # an escape code is not shown
     entry = {"acc,none": 0.5, "acc_stderr,none": 0.1}
     other = {"results": {name: entry}, "n-samples": {name: {"effective": 4}}}
-    text = printed(terminal_table(tasks_table([results, results, other])))
+    text = printed(terminal_table(documents.tasks_table([results, results, other])))
     assert text.count("found_among_paths") == 2
     assert "0.5000" in text
     assert "\x1b" not in text
@@ -71,20 +61,22 @@ def test_static_content_has_what_its_table_shows(tmp_path):
             ((0, 1, 2, 3), True, right), ((0, 1, 3), True, ~right), ((0, 3), False, right),
         )
     )  # fmt: skip
-    content = static_content(TaskPath((plain, other, dropped), 1, 7), "sums", {"model": "m"})
+    content = documents.static_content(
+        TaskPath((plain, other, dropped), 1, 7), "sums", {"model": "m"}
+    )
     assert (content["path"], content["layers"], content["model"]) == ("0-1,3", 3, "m")
     assert [entry["path"] for entry in content["front"]] == ["0-3", "0-1,3"]
     assert content["effect"]["n"] == 10
-    text = " ".join(printed(static_table(content)).split())
+    text = " ".join(printed(documents.static_table(content)).split())
     assert "7 paths were evaluated on all of 10 training questions; the best on 4" in text
     assert "0-1,3 (chosen) 3 50.0 % 50.0 % 50.0 % +0.0" in text
     (tmp_path / "static.json").write_text(json.dumps(content))
-    deployed = read_deployed(tmp_path)
+    deployed = documents.read_deployed(tmp_path)
     assert deployed
     assert deployed[0] == content
     (tmp_path / "static.json").write_text("{}")
     with pytest.raises(InputError, match=r"static.json cannot be read"):
-        read_deployed(tmp_path)
+        documents.read_deployed(tmp_path)
 
 
 def test_menu_content_has_what_its_table_shows(tmp_path):
@@ -97,14 +89,16 @@ def test_menu_content_has_what_its_table_shows(tmp_path):
     selector: Any = SimpleNamespace(digest="abc")
     paths = ((0, 1, 2, 3), (0, 3))
     plain, oracle = choice("plain", None, right), choice("oracle", None, right | ~right)
-    content = menu_content(TaskMenu(paths, plain, choices, oracle, 1, selector, 2), {"model": "m"})
+    content = documents.menu_content(
+        TaskMenu(paths, plain, choices, oracle, 1, selector, 2), {"model": "m"}
+    )
     assert (content["rule"], content["sign"], content["single"]) == ("entropy", -1, 1)
-    text = " ".join(printed(menu_table(content), 120).split())
+    text = " ".join(printed(documents.menu_table(content), 120).split())
     assert "Menu: 0-3; 0,3. " in text
     assert "5 training questions" in text
     assert "entropy, lowest 4.5 80.0 % 60.0 % +10.0" in text
     (tmp_path / "menu.json").write_text(json.dumps(content))
-    deployed = read_deployed(tmp_path)
+    deployed = documents.read_deployed(tmp_path)
     assert deployed
     assert deployed[0] == content
-    assert read_deployed(tmp_path / "none") is None
+    assert documents.read_deployed(tmp_path / "none") is None

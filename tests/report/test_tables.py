@@ -6,20 +6,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from cola_jax.report import search_report, summarise
-from cola_jax.report.tables import (
-    MAX_NAME,
-    Row,
-    Table,
-    cut_middle,
-    format_interval,
-    format_percent,
-    format_points,
-    markdown_report,
-    run_settings,
-    terminal_table,
-    title,
-)
+from cola_jax.report import search_report, summarise, tables
 from cola_jax.strategies.rules import PRESETS
 from tests.report.conftest import PARTS, SETTINGS, START, make_run, printed
 from tests.report.hostile import TEXTS, letters_part, settings_of, start_of
@@ -31,18 +18,20 @@ KINDS = {"text", "text_special"}  # of all that is in a line
 def test_format_percent_points_and_intervals():
     shares = (0.0, 1 / 3, 0.0625, 1.0, 0.0004, 0.9996, math.nan)
     texts = ["0.0 %", "33.3 %", "6.2 %", "100.0 %", "<0.1 %", ">99.9 %", "–"]
-    assert list(map(format_percent, shares)) == texts
-    texts = [format_points(x) for x in (0.111, -0.25, 0.0, math.nan)]
+    assert list(map(tables.format_percent, shares)) == texts
+    texts = [tables.format_points(x) for x in (0.111, -0.25, 0.0, math.nan)]
     assert texts == ["+11.1", "−25.0", "+0.0", "–"]
-    assert format_interval((0.117, 0.7693)) == "11.7 to 76.9"
-    assert format_interval((-0.304, 0.486), signed=True) == "−30.4 to +48.6"
-    assert format_interval((math.nan, math.nan)) == ""
+    assert tables.format_interval((0.117, 0.7693)) == "11.7 to 76.9"
+    assert tables.format_interval((-0.304, 0.486), signed=True) == "−30.4 to +48.6"
+    assert tables.format_interval((math.nan, math.nan)) == ""
 
 
 def test_terminal_table_clips_no_interval():
     cells = ("−100.0", "−100.0 to +100.0", "uncorrected 0.123", "1,000,000")
-    rows = [Row("[b]a label that is longer than the terminal is wide" * 3, cells, control=True)]
-    text = printed(terminal_table(Table(rows, "Heading", ("", "value", "interval", "p", "n"))))
+    label = "[b]a label that is longer than the terminal is wide" * 3
+    columns = ("", "value", "interval", "p", "n")
+    table = tables.Table([tables.Row(label, cells, control=True)], "Heading", columns)
+    text = printed(tables.terminal_table(table))
     assert max(map(len, text.splitlines())) <= 80
     assert all(cell in text for cell in cells)
     assert "[b]" in text
@@ -52,7 +41,7 @@ def markdown(folder: Path, texts: list[str], text: str) -> str:
     """Write the Markdown of a run of these texts whose settings are a text."""
     settings = settings_of(text) | {"scorer": "letter"}
     run = make_run(folder, letters_part(texts), start=start_of(text), **settings)
-    return markdown_report(search_report(run, summarise(run)), whole=True)
+    return tables.markdown_report(search_report(run, summarise(run)), whole=True)
 
 
 def test_no_text_is_markup(tmp_path: Path):
@@ -73,25 +62,25 @@ def test_markdown_title_keeps_its_line(tmp_path: Path):
     name = "a\u202e\n# b"
     run = make_run(tmp_path, *PARTS, start=START | {"origin": {}, "model": name, "task": name})
     report = search_report(run, summarise(run))
-    first, _, verdict, *_ = markdown_report(report).splitlines()
+    first, _, verdict, *_ = tables.markdown_report(report).splitlines()
     assert first.count("a\ufffd\ufffd\\# b") == 2
     assert verdict.startswith("Nothing shown: ")
-    assert "## Cost" not in markdown_report(report)
-    assert "## Cost" in markdown_report(report, whole=True)
+    assert "## Cost" not in tables.markdown_report(report)
+    assert "## Cost" in tables.markdown_report(report, whole=True)
 
 
 def test_cut_middle_removes_the_middle():
-    assert cut_middle("a" * 9, 9) == "a" * 9
-    text = cut_middle("abc" + "-" * 1000 + "defghi", 9)
+    assert tables.cut_middle("a" * 9, 9) == "a" * 9
+    text = tables.cut_middle("abc" + "-" * 1000 + "defghi", 9)
     assert text == "abc […1,000 characters left out…] defghi"
 
 
 def test_title_is_short_and_printable():
     for text in (*TEXTS.values(), "W" * 10**6, "<\n" * 10**6, "\u202e字" * 10**6):
-        name = title(text)
+        name = tables.title(text)
         assert name.isprintable()
-        assert len(name) <= MAX_NAME
-        if text.isprintable() and len(text) <= MAX_NAME:
+        assert len(name) <= tables.MAX_NAME
+        if text.isprintable() and len(text) <= tables.MAX_NAME:
             assert name == text
         else:
             assert "\ufffd" in name or "…" in name
@@ -102,12 +91,12 @@ def test_run_settings_are_flat_and_name_the_preset():
     prompt = {"format": {"name": "boxed"}, "shots": ["a", "b"], "chat": None}
     settings = SETTINGS | {"preset": dataclasses.asdict(preset), "prompt": prompt}
     start = START | {"versions": {"jax": "0.10.2"}}
-    values = dict(run_settings({"settings": settings, "starts": [{}, start]}))
+    values = dict(tables.run_settings({"settings": settings, "starts": [{}, start]}))
     assert values["preset name"] == name
     assert values["prompt: format: name"] == "boxed"
     assert values["prompt: shots"] == '["a", "b"]'
     assert values["start 2: versions: jax"] == "0.10.2"
     assert values["start 2: origin: name"] == "someone/model"
     assert "prompt: chat" not in values
-    unknown = run_settings({"settings": SETTINGS, "starts": [START]})
+    unknown = tables.run_settings({"settings": SETTINGS, "starts": [START]})
     assert dict(unknown)["preset name"] == "custom"
