@@ -16,6 +16,7 @@ from tests import oracle
 
 TOLERANCE = 1e-5  # relative to the largest log-probability
 ROUNDING = 1e-6  # likewise; what the composition of a batch may change
+QUESTIONS = [(12, 2), (40, 3), (5, 1)]  # tokens and reads: rows of different shapes
 
 
 def mesh(data: int, tensor: int) -> Mesh:
@@ -24,10 +25,21 @@ def mesh(data: int, tensor: int) -> Mesh:
     return Mesh(devices, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def packed(seed: int) -> Prompts:
-    """Makes a question of two or three continuations after a prompt."""
+def question(tokens: int, reads: int, seed: int) -> Prompts:
+    """Makes a question that is read at its last positions."""
+    return Prompts(
+        ids=oracle.random_ids(1, tokens, seed)[0],
+        positions=np.arange(tokens),
+        branch=np.zeros(tokens, np.int32),
+        read=np.arange(tokens - reads, tokens),
+        targets=oracle.random_ids(1, reads, seed + 1)[0],
+    )
+
+
+def packed(seed: int, shared: int = 0) -> Prompts:
+    """Makes a question of two or three continuations after a prompt, longer than `shared`."""
     generator = np.random.default_rng(seed)
-    prompt = int(generator.integers(3, 30))
+    prompt = shared + int(generator.integers(3, 30))
     return branched(prompt, generator.integers(1, 4, 2 + seed % 2).tolist(), seed)
 
 
@@ -44,20 +56,10 @@ def branched(prompt: int, sizes: list[int], seed: int) -> Prompts:
 
 def alike(shared: int, count: int = 4) -> Prompts:
     """Makes questions with packed continuations that begin with the same tokens."""
-    rows = []
-    for seed in range(count):
-        row = packed(seed)
-        ids = np.concatenate([oracle.random_ids(1, shared, 99)[0], np.asarray(row.ids)])
-        ids[shared] = seed  # the questions differ from here on
-        rows.append(
-            Prompts(
-                ids=ids,
-                positions=np.concatenate([np.arange(shared), shared + np.asarray(row.positions)]),
-                branch=np.concatenate([np.zeros(shared, int), np.asarray(row.branch)]),
-                read=np.asarray(row.read) + shared,
-                targets=np.asarray(row.targets),
-            )
-        )
+    rows = [packed(seed, shared) for seed in range(count)]
+    for seed, row in enumerate(rows):
+        row.ids[:shared] = oracle.random_ids(1, shared, 99)[0]
+        row.ids[shared] = seed  # the questions differ from here on
     return Prompts.stack(rows)
 
 

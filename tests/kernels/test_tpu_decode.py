@@ -69,15 +69,6 @@ def test_kernel_attends_and_writes_as_plain_operations(lengths, decoded, window,
         np.testing.assert_array_equal(got, expected)
 
 
-def test_kernel_reads_no_span_that_is_not_seen():
-    """Steps outside the tokens that a row sees ask for the nearest span, which is there already."""
-    asked = [
-        [int(jnp.clip(i, *tpu_decode.seen_spans(seen, 16))) for i in range(4)]
-        for seen in ((0, 10), (0, 33), (20, 33), (40, 33))
-    ]
-    assert asked == [[0, 0, 0, 0], [0, 1, 2, 2], [1, 1, 2, 2], [2, 2, 2, 2]]
-
-
 def test_kernel_lowers_for_a_tpu():
     """With shapes that it takes; interpreted it would not meet the rules of its compiler."""
 
@@ -93,40 +84,18 @@ def test_kernel_lowers_for_a_tpu():
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
-NEW = 20  # more than the kernel writes together
-
-
-@pytest.fixture
-def with_kernel(monkeypatch):
-    """Decodes by the kernel, as a TPU would."""
-    calls = []
-
-    def choose(*_):
-        calls.append(1)
-        return KERNEL
-
-    monkeypatch.setattr(worker, "choose_decode_attention", choose)
+@pytest.mark.parametrize(("variant", "data", "tensor"), [("gemma3", 1, 1), ("qwen2-window", 2, 2)])
+def test_generate_with_the_kernel_matches_without(pair, monkeypatch, variant, data, tensor):
+    """On more tokens than the kernel writes together."""
+    found, calls = pair(variant), []
+    paths = [[(0, 1, 2, 3, 4, 5), (0, 1, 1, 2, 2, 5), (0, 1, 3, 4, 1, 5)]] * 2
+    rest = batches.plain(12, 30), paths
+    plain = cola_jax.generate(found.ours, *rest, max_new_tokens=20)
+    monkeypatch.setattr(worker, "choose_decode_attention", lambda *_: calls.append(1) or KERNEL)
     limits = memory.CPU._replace(decode_multiple=memory.WRITTEN)
     monkeypatch.setattr(memory, "CPU", limits)
-    yield
+    split = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
+    out = cola_jax.generate(split, *rest, max_new_tokens=20)
     assert calls
-
-
-def generate(model):
-    paths = [[(0, 1, 2, 3, 4, 5), (0, 1, 1, 2, 2, 5), (0, 1, 3, 4, 1, 5)]] * 2
-    return cola_jax.generate(model, batches.plain(12, 30), paths, max_new_tokens=NEW)
-
-
-@pytest.fixture
-def plain(pair, variant):
-    """What is decoded without a kernel."""
-    return generate(pair(variant).ours)
-
-
-@pytest.mark.parametrize(("variant", "data", "tensor"), [("gemma3", 1, 1), ("qwen2-window", 2, 2)])
-@pytest.mark.usefixtures("plain", "with_kernel")  # in this order
-def test_generate_with_the_kernel_matches_without(pair, variant, data, tensor, plain):
-    found = pair(variant)
-    out = generate(cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor)))
     np.testing.assert_array_equal(out.tokens, plain.tokens)
     np.testing.assert_allclose(out.logprob, plain.logprob, atol=1e-4)
