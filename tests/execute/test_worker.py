@@ -16,19 +16,9 @@ TIMEOUT = 2  # seconds until a test that hangs fails
 
 
 @pytest.fixture(scope="module")
-def found(pair):
-    return pair("qwen2-window")
-
-
-@pytest.fixture(scope="module")
-def model(found):
-    return found.ours
-
-
-@pytest.fixture(scope="module")
-def split(found):
+def split(pair):
     """The model on two workers of two devices each."""
-    return cola_jax.load(found.checkpoint, mesh=batches.mesh(2, 2))
+    return cola_jax.load(pair("qwen2-window").checkpoint, mesh=batches.mesh(2, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +33,26 @@ def work(worker):
     return jax.device_get(worker.dispatch(lambda: jnp.ones(2)))
 
 
-# Batches on threads
-
-
 @pytest.mark.parametrize("threads", [1, 2])
-def test_map_yields_every_batch_once(split, threads):
-    workers = Workers(split, threads=threads)
-    assert workers.batches_at_once == 2 * threads
-    results = list(workers.map(lambda worker, batch: (batch * batch, worker), iter(range(20))))
-    assert sorted(batch for batch, _ in results) == list(range(20))
-    assert all(square == batch * batch for batch, (square, _) in results)
-    assert {worker for _, (_, worker) in results} <= set(workers.workers)
+def test_map_runs_every_batch_once_and_all_threads_at_once(split, threads):
+    workers = Workers(split, threads=threads, dtype="bfloat16", memory_budget=123, tile_tokens=7)
+    assert workers.memory == (123, threads, 2, "cpu", 7)
+    count = workers.batches_at_once
+    assert count == 2 * threads
+    together = threading.Barrier(count)
+
+    def run(worker, batch):
+        together.wait(TIMEOUT)
+        assert worker.dtype == jnp.bfloat16
+        return worker, threading.current_thread()
+
+    results = dict(workers.map(run, iter(range(count))))
+    assert sorted(results) == list(range(count))
+    ran = [worker for worker, _ in results.values()]
+    assert all(ran.count(worker) == threads for worker in workers.workers)
+    assert len({thread for _, thread in results.values()}) == count
+    many = workers.map(lambda worker, batch: batch * batch, range(20))
+    assert sorted(many) == [(n, n * n) for n in range(20)]
     assert list(workers.map(lambda worker, batch: batch, [])) == []
 
 
@@ -71,25 +70,8 @@ def test_map_yields_in_the_order_of_the_ends(model):
     assert [batch for batch, _ in results] == [0]
 
 
-def test_map_runs_two_threads_on_each_worker(split):
-    """All of them at once, with the same worker in two."""
-    workers = Workers(split, threads=2)
-    together = threading.Barrier(4)
-
-    def run(worker, batch):
-        together.wait(TIMEOUT)
-        return worker, threading.current_thread()
-
-    results = dict(workers.map(run, range(4)))
-    ran = [worker for worker, _ in results.values()]
-    assert all(ran.count(worker) == 2 for worker in workers.workers)
-    assert len({thread for _, thread in results.values()}) == 4
-
-
-def fail(worker, batch):
-    """Fails on batch 3; the others run wave after wave until they are stopped."""
-    if batch == 3:
-        raise RuntimeError("out of memory")
+def run_until_stopped(worker):
+    """Runs wave after wave."""
     while True:
         work(worker)
 
@@ -97,7 +79,13 @@ def fail(worker, batch):
 def test_map_raises_the_error_of_a_batch(split):
     """Threads between two waves stop; then the workers can be used again."""
     workers = Workers(split, threads=2)
-    results = workers.map(fail, range(4))
+
+    def run(worker, batch):
+        if batch == 3:
+            raise RuntimeError("out of memory")
+        run_until_stopped(worker)
+
+    results = workers.map(run, range(4))
     with pytest.raises(RuntimeError, match="out of memory"):
         next(results)
     assert not workers.stopped.is_set()
@@ -110,19 +98,13 @@ def test_map_ends_when_closed_early(split):
 
     def run(worker, batch):
         began.append(batch)
-        if batch > 1:
-            while True:
-                work(worker)
-        return batch
+        return batch if batch < 2 else run_until_stopped(worker)
 
     results = workers.map(run, iter(range(100)))
     next(results)
     results.close()
     assert len(began) <= 6
     assert not workers.stopped.is_set()
-
-
-# Programs of a worker
 
 
 def test_dispatch_runs_one_thread_at_a_time(model):
@@ -169,10 +151,3 @@ def test_buffers_are_used_again_where_shapes_agree(model):
     assert not worker.spare  # freed before more was allocated
     worker.give_back(first, other)
     assert worker.take_buffer((3, 4), jnp.bfloat16, split=1) is other
-
-
-def test_workers_take_the_dtype_of_the_weights(model):
-    assert Workers(model).workers[0].dtype == jnp.float32
-    workers = Workers(model, dtype="bfloat16", memory_budget=123, tile_tokens=7, threads=2)
-    assert workers.workers[0].dtype == jnp.bfloat16
-    assert workers.memory == (123, 2, 2, "cpu", 7)
