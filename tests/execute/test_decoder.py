@@ -1,5 +1,7 @@
 """A decoder: its slots, steps and metrics, and the ends of texts."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -17,8 +19,8 @@ PATHS = [(0, 1, 2), (0, 1, 3), (0, 2, 2, 5)]
 
 
 @pytest.fixture(scope="module")
-def workers(pair):
-    return Workers(pair("qwen2-window").ours)
+def workers(model):
+    return Workers(model)
 
 
 @pytest.fixture
@@ -85,17 +87,15 @@ def test_decode_takes_rows_again_and_again(make):
             assert np.abs(error).max() <= batches.ROUNDING * largest
 
 
-def test_decode_counts_what_it_runs(make, workers):
-    metrics = workers.workers[0].metrics
-    before = metrics.evaluations, metrics.tokens, metrics.cost
-    decoding = rows()
+def test_decode_counts_what_it_runs(make, workers, monkeypatch):
+    metrics, decoding = cola_jax.Metrics(), rows()
+    monkeypatch.setattr(workers.workers[0], "metrics", metrics)
     make().decode(decoding)
     assert {row.finish for row in decoding} == {TRUNCATED}
-    assert metrics.evaluations - before[0] == 3 * len(PATHS)
-    assert metrics.tokens - before[1] == 3 * len(PATHS) * NEW
-    assert metrics.cost.useful - before[2].useful == 3 * sum(map(len, PATHS))
-    assert metrics.cost.unique - before[2].unique == 3 * 4  # 0, 0-1, 0-2, 0-2-2
-    assert metrics.cost.last - before[2].last == 3 * len(PATHS)
+    assert metrics.evaluations == metrics.cost.last == 3 * len(PATHS)
+    assert metrics.tokens == 3 * len(PATHS) * NEW
+    assert metrics.cost.useful == 3 * sum(map(len, PATHS))
+    assert metrics.cost.unique == 3 * 4  # 0, 0-1, 0-2, 0-2-2
 
 
 def test_decode_frees_slots_of_rows_that_ended(make):
@@ -113,25 +113,20 @@ def test_decode_frees_slots_of_rows_that_ended(make):
     assert all(row is None for row in allocator.row)
 
 
-def test_decode_ends_between_steps_when_stopped(make, workers):
+def test_decode_ends_between_steps_when_stopped(make, workers, monkeypatch):
     decoder, decoding = make(), rows()
     collect = decoder.collect
+    monkeypatch.setattr(workers.workers[0], "stopped", threading.Event())
 
     def stop_after_two(*arguments):
         collect(*arguments)
         if len(decoding[0].tokens) == 2:
-            workers.stopped.set()
+            decoder.worker.stopped.set()
 
     decoder.collect = stop_after_two
-    try:
-        with pytest.raises(Stopped):
-            decoder.decode(decoding)
-    finally:
-        workers.stopped.clear()
+    with pytest.raises(Stopped):
+        decoder.decode(decoding)
     assert all(len(row.tokens) < NEW for row in decoding)
-
-
-# Stops
 
 
 def first_stop(stop, words, ids):

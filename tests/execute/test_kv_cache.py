@@ -1,35 +1,15 @@
-"""KV blocks on the device, and the allocator: which rows may read and write them when."""
+"""The allocator of KV blocks: which rows may read and write them when."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.execute.kv_cache import Allocator, DecodeRow, KVBlocks
+from cola_jax.execute.kv_cache import Allocator, DecodeRow
 from cola_jax.execute.plan import Layout, TileShape
-from cola_jax.kernels.attention import stored_as
 from cola_jax.path import STOP
 
 POSITIONS = 6
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tokens", [8, 5])
-def test_kv_blocks_hold_prompts(dtype, tokens):
-    """Those of a tile of shorter rows are the beginnings of blocks."""
-    empty = jnp.zeros((6, 2, 8, 4), stored_as(dtype, "cpu"))
-    kept = tuple(
-        jnp.asarray(np.random.default_rng(seed).normal(size=(3, tokens, 2, 4)), dtype)
-        for seed in (0, 1)
-    )
-    rows = jnp.array([4, 0, 2])
-    cache = KVBlocks(k=empty, v=empty).write(kept, rows)
-    assert cache.k.dtype == empty.dtype
-    for taken, written in zip(cache.take(rows), kept, strict=True):
-        np.testing.assert_array_equal(taken[:, :, :tokens], written.transpose(0, 2, 1, 3))
-        assert not taken[:, :, tokens:].any()
-    assert not cache.take(jnp.array([1, 3, 5]))[0].any()
 
 
 def check_blocks(allocator, live):
@@ -101,22 +81,16 @@ def test_allocator_keeps_blocks_of_live_rows(waves, tile):
     assert (allocator.path == STOP).all()
 
 
-def test_allocator_shares_blocks_of_equal_prefixes():
-    """Of rows admitted together, on one question; equal paths share all."""
-    allocator = Allocator(slots=4, blocks=16, positions=4)
-    paths = [(0, (0, 1, 2)), (0, (0, 1, 3)), (1, (0, 1, 2)), (0, (0, 1, 2))]
-    rows = [DecodeRow(question, np.array(path)) for question, path in paths]
-    allocator.admit(rows, np.array([4, 4]), 9, Layout.of_shape(TileShape(2, 8), 2))
-    first, second, other, equal = (allocator.prompt_block[row.slot, :3].tolist() for row in rows)
-    assert first == equal
-    assert first[:2] == second[:2]
-    assert first[2] != second[2]
-    assert not set(first + second) & set(other)
-    assert len(allocator.prompt_pool.free) == 16 - 4 - 3
-    assert len(allocator.own_pool.free) == 16 - 12
-
-
 @pytest.mark.parametrize(("slots", "blocks", "room"), [(9, 5, 2), (9, 6, 3), (2, 99, 2), (1, 1, 0)])
 def test_count_fitting_counts_rows_without_sharing(slots, blocks, room):
     rows = [DecodeRow(0, np.zeros(size, int)) for size in (3, 2, 1, 4)]
     assert Allocator(slots, blocks, POSITIONS).count_fitting(rows) == room
+
+
+def test_allocator_shares_blocks_of_equal_prefixes():
+    allocator = Allocator(slots=4, blocks=16, positions=4)
+    paths = [(0, (0, 1, 2)), (0, (0, 1, 3)), (1, (0, 1, 2)), (0, (0, 1, 2))]
+    rows = [DecodeRow(question, np.array(path)) for question, path in paths]
+    allocator.admit(rows, np.array([4, 4]), 9, Layout.of_shape(TileShape(2, 8), 2))
+    assert len(allocator.prompt_pool.free) == 16 - 4 - 3  # of the questions
+    assert len(allocator.own_pool.free) == 16 - 12

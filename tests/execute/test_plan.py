@@ -69,19 +69,6 @@ def test_runs_group_neighbours_of_one_shape_and_layer():
     assert [run[1:] for run in tiles.runs(same_layer=False)] == [(2, 0, 2), (0, 2, 6), (1, 6, 7)]
 
 
-@pytest.mark.parametrize("size", [1, 3, 9])
-def test_parts_cut_tiles(size):
-    tiles = pack_tiles([step(layer, [0] * 7) for layer in (1, 2, 1)], LAYOUT, PADDING)
-    parts = list(tiles.parts(size))
-    assert all(len(part.table) == size for part in parts[:-1])
-    for whole, *columns in zip(tiles, *parts, strict=True):
-        np.testing.assert_array_equal(np.concatenate(columns), whole)
-    assert list(pack_tiles([], LAYOUT, PADDING).parts(size)) == []
-
-
-# Batches
-
-
 @pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])
 def test_cut_batches_puts_like_lengths_together(parts, largest):
     tokens = [30, 9, 500, 40, 31, 8, 33, 35, 62, 7, 64]

@@ -1,14 +1,13 @@
 """The plans of waves, carried out on prefixes in place of states, and those of decode steps."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cola_jax.execute.driver import PrefixTrie
 from cola_jax.execute.kv_cache import decode_tiles
 from cola_jax.execute.plan import Cost, Layout, TileShape
-from cola_jax.execute.schedule import Trie, count_token_rows, most_paths
+from cola_jax.execute.schedule import Trie, count_token_rows
 from cola_jax.path import STOP, pad_path, random_paths
 
 SHAPES = (TileShape(5, 8), TileShape(3, 16), TileShape(2, 32))
@@ -174,16 +173,6 @@ def test_schedule_runs_prompts_of_like_lengths_together():
         count = 2 if tiles is chunk.tiles else 1
         assert sorted(tiles.shape.tolist()) == sorted([2, 2, 0] * count)
     assert cost.token_rows == 3 * (2 * 2 * 32 + 5 * 8)
-
-
-@pytest.mark.parametrize(("slots", "rows"), [(2, 1), (2, 8), (9, 4), (40, 4), (100, 16)])
-def test_most_paths_leaves_slots_to_go_on(slots, rows):
-    assert 1 <= most_paths(slots, rows) < slots
-    if slots > 2 * rows:
-        assert most_paths(slots, rows) == slots - rows
-
-
-# Decode steps
 
 
 def tables(paths, positions):
