@@ -1,12 +1,12 @@
 """The examples run on a tiny model, and print what `run_path` says."""
 
+import contextlib
 import json
 import re
 import runpy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -21,38 +21,30 @@ from cola_jax.tasks import readers, registry
 from tests import oracle, tiny
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "examples"
-WINOGRANDE = """---
+CARD = """---
 configs:
 - config_name: winogrande_xl
-  data_files:
-  - split: validation
-    path: winogrande_xl/validation.jsonl
+  data_files: [{split: validation, path: validation.jsonl}]
 ---
 """
 
 
-@pytest.fixture(autouse=True)
-def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore the tables that examples add to."""
-    monkeypatch.setattr(registry, "CHOICE", registry.CHOICE)
-    tables: list[dict] = [PRESETS, WALKS, registry.TASKS, readers.KINDS, FAMILIES]
-    before = [dict(table) for table in tables]
-    yield
-    for table, entries in zip(tables, before, strict=True):
-        table.clear()
-        table.update(entries)
-
-
 @pytest.fixture
-def run(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(name: str, *arguments: str) -> dict[str, Any]:
-        monkeypatch.setattr(sys, "argv", [name, str(tiny_checkpoint), *arguments])
+def run(tiny_checkpoint, monkeypatch):
+    """Run an example on the tiny model or another one; what it adds to tables is removed."""
+    monkeypatch.setattr(registry, "CHOICE", registry.CHOICE)
+
+    def run(name, *arguments, model=tiny_checkpoint):
+        monkeypatch.setattr(sys, "argv", [name, str(model), *map(str, arguments)])
         return runpy.run_path(str(EXAMPLES / name))
 
-    return run
+    with contextlib.ExitStack() as stack:
+        for table in (PRESETS, WALKS, registry.TASKS, readers.KINDS, FAMILIES):
+            stack.enter_context(mock.patch.dict(table))
+        yield run
 
 
-def logprobs(model: cola_jax.Model, text: str, path: Any) -> np.ndarray:
+def logprobs(model, text, path):
     """Log-probabilities of every token [T, V] after each token of a text."""
     padded = pad_path(path, 2 * tiny.LAYERS)  # paths of any length share a compilation
     return np.asarray(jax.nn.log_softmax(cola_jax.run_path(model, text, padded)[0]))
@@ -99,19 +91,16 @@ def test_strategy_scorer_and_task_extend_the_tables(run, tmp_path):
     assert (margins.diagonal() >= margins.min(axis=1)).all()
     row = {"sentence": "The sun is warm but the _ is not.", "option1": "moon", "option2": "fire"}
     rows = [row | {"answer": "1"}, row | {"sentence": "Ice melts near the _.", "answer": "2"}]
-    (tmp_path / "winogrande_xl").mkdir()
-    (tmp_path / "README.md").write_text(WINOGRANDE)
-    lines = "\n".join(map(json.dumps, rows))
-    (tmp_path / "winogrande_xl" / "validation.jsonl").write_text(lines)
-    names = run("task.py", str(tmp_path))
-    assert [question.gold for question in names["questions"]] == ["moon", "fire"]
+    (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    questions = run("task.py", tmp_path)["questions"]
+    assert [question.gold for question in questions] == ["moon", "fire"]
 
 
-def test_family_computes_what_transformers_does(tmp_path, monkeypatch):
+def test_family_computes_what_transformers_does(run, tmp_path):
     theirs = oracle.random_model("seed_oss", attention_bias=True, head_dim=12)
-    theirs.save_pretrained(tmp_path / "theirs")
-    monkeypatch.setattr(sys, "argv", ["family.py", str(tmp_path / "theirs")])
-    model = runpy.run_path(str(EXAMPLES / "family.py"))["model"]
+    theirs.save_pretrained(tmp_path)
+    model = run("family.py", model=tmp_path)["model"]
     ids, path = oracle.random_ids(2), oracle.PATHS["reordered"]
     logits = cola_jax.run_path(model, ids, path), oracle.logits(theirs, ids, path)
     assert oracle.relative_error(*logits) < oracle.TOLERANCE

@@ -18,35 +18,30 @@ def searched(hits=(), holds=()):
     return Hits([BASE] * 4, every, {n: n in holds for n in every})
 
 
-def seed(*questions, answers=(OWN, OWN)):
+def seed(*questions):
     """A strategy's searches of questions, each for gold, for another option and for its own."""
     cases, by_target = [], {}
     for i, each in enumerate(questions):
         scores = np.array([[-2.0, -1.0, -2.0]] * 2)
         targets: dict[int, Reached] = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
-        cases.append(Case(f"q{i}", GOLD, list(answers), scores, targets))
+        cases.append(Case(f"q{i}", GOLD, [OWN, OWN], scores, targets))
         by_target |= {(f"q{i}", target): hits for target, hits in zip(targets, each, strict=True)}
     return Seed(Ways(cases, (ONCE, AGAIN, ROBUST), True), by_target)
 
 
-def net(way, size, *seeds):
-    return Net.of(measure(seeds, size, 4).targets[way][1])
+def net(way, size, searches):
+    return Net.of(measure([searches], size, 4).targets[way][1]).value
 
 
 def test_effects_count_hits_within_the_evaluations():
     searches = seed([searched([1]), searched([3])], [searched([2]), searched()])
-    assert net(ONCE, 4, searches).value == pytest.approx(0.5)
-    assert net(ONCE, 3, searches).value == pytest.approx(1.0)
-    assert net(ONCE, 2, searches).value == pytest.approx(0.5)
-    assert net(ROBUST, 4, searches).value == 0
-
-
-def test_best_path_is_the_shortest_within_the_evaluations():
-    """The last hit is the shortest; only the first one holds."""
+    effects = [net(ONCE, size, searches) for size in (2, 3, 4)]
+    assert effects == pytest.approx([0.5, 1.0, 0.5])
+    assert net(ROBUST, 4, searches) == 0
+    # the last hit is the shortest; only the first one holds
     searches = seed([searched([1, 3], holds=[1]), searched()])
-    assert net(AGAIN, 3, searches).value == 1
-    assert net(AGAIN, 4, searches).value == 0
-    assert net(ROBUST, 4, searches).value == 1
+    assert [net(AGAIN, size, searches) for size in (3, 4)] == [1, 0]
+    assert net(ROBUST, 4, searches) == 1
 
 
 def test_first_hits_of_gold_and_of_controls():
@@ -60,6 +55,4 @@ def test_first_hits_of_gold_and_of_controls():
 
 def test_layers_are_run_once_for_each_prefix():
     hits = Hits([BASE, (0, 1, 3), (0, 1, 3, 3)], {}, {})
-    assert layers_run([hits], 1) == 4
-    assert layers_run([hits], 2) == 5
-    assert layers_run([hits], 3) == 6
+    assert [layers_run([hits], size) for size in (1, 2, 3)] == [4, 5, 6]
