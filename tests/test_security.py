@@ -28,13 +28,13 @@ EXECUTING = re.compile(
 MARKED = "open({!r}, 'w').close()"
 
 
-def test_nothing_that_executes_is_used() -> None:
+def test_nothing_that_executes_is_used():
     for file in PACKAGE.rglob("*.py"):
         text = file.read_text()
         assert not (match := EXECUTING.search(text)), (file, match)
 
 
-def test_load_folder_runs_no_code_of_a_tokenizer(tmp_path: Path) -> None:
+def test_load_folder_runs_no_code_of_a_tokenizer(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     marker = tmp_path / "ran"
     (tmp_path / "code.py").write_text(MARKED.format(str(marker)))
@@ -47,36 +47,29 @@ def test_load_folder_runs_no_code_of_a_tokenizer(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
+def test_render_chat_runs_templates_in_a_sandbox():
+    tokenizer = tiny.tokenizer()
+    for template in (
         *("{% for m in messages %}", "{{ raise_exception('no system message') }}", "{{ 1 / 0 }}"),
-        *("{{ messages[3].content.x }}", "{% include 'x' %}", "{{ messages.append(1) }}"),
+        *("{% include 'x' %}", "{{ messages.append(1) }}"),
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",  # which no sandbox lets through
         "{{ cycler.__init__.__globals__['os'].system('true') }}",
-    ],
-)
-def test_render_chat_runs_templates_in_a_sandbox(template: str) -> None:
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = template
-    with pytest.raises(InputError, match=r"the tokenizer's chat template cannot be read \("):
-        render_chat(tokenizer, "Hello")
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(InputError, match=r"the tokenizer's chat template cannot be read \("):
+            render_chat(tokenizer, "Hello")
 
 
-def test_no_code_of_a_data_set_runs(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
+def test_no_code_of_a_data_set_runs(tmp_path):
     marker = tmp_path / "ran"
-    (folder / "data.py").write_text(MARKED.format(str(marker)))
-    for place in (folder, folder / "data.py"):
+    (tmp_path / f"{tmp_path.name}.py").write_text(MARKED.format(str(marker)))
+    for place in (tmp_path, tmp_path / f"{tmp_path.name}.py"):
         with pytest.raises(ValueError, match="could not be loaded"):
             load_hub(str(place), None, "test")
     assert not marker.exists()
 
 
-def test_commands_on_local_files_use_no_network(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_on_local_files_use_no_network(tiny_checkpoint, tmp_path, monkeypatch):
     used = []
 
     def note(*arguments: Any, **keywords: Any) -> None:
