@@ -16,32 +16,27 @@ from cola_jax.errors import InputError
 KILLED = """
 import os, pathlib, sys
 from cola_jax.files import building
-with building(pathlib.Path(sys.argv[1])) as partial:
-    (partial / "half").write_text("half")
+with building(pathlib.Path(sys.argv[1])):
     os.kill(os.getpid(), 9)
 """
 
 
-def test_matching_lists_names_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "a[b]*"
-    assert files.matching(epath.Path(folder), "*.txt") == []
+def test_matching_lists_names_alone(tmp_path):
+    folder = epath.Path(tmp_path / "a[b]*")
+    assert files.matching(folder, "*.txt") == []
     folder.mkdir()
     for name in ("b.txt", "a.txt", ".a.txt", "a.txt.partial"):
         (folder / name).touch()
     for pattern, names in (("*.txt", ["a.txt", "b.txt"]), (".*.txt", [".a.txt"])):
-        assert [file.name for file in files.matching(epath.Path(folder), pattern)] == names
+        assert [file.name for file in files.matching(folder, pattern)] == names
 
 
-def test_check_writable_refuses_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_writable_refuses_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     files.check_file(tmp_path / "file")
     files.check_writable(tmp_path / "missing" / "x")
-    os.mkfifo(tmp_path / "pipe")
-    for place in (tmp_path / "file" / "below" / "x", tmp_path / "pipe"):
-        with pytest.raises(OSError, match=r"(file|pipe) is not a directory. Give another"):
-            files.check_writable(place)
+    with pytest.raises(OSError, match=r"file is not a directory. Give another"):
+        files.check_writable(tmp_path / "file" / "below" / "x")
     with pytest.raises(InputError, match="is a directory: give a file"):
         files.check_file(tmp_path)
     monkeypatch.setattr(files.os, "access", lambda place, mode: place != tmp_path)
@@ -49,7 +44,7 @@ def test_check_writable_refuses_before_any_work(
         files.check_writable(tmp_path / "missing" / "x")
 
 
-def test_urls_need_their_package_and_hold_no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_need_their_package_and_hold_no_checkpoints(monkeypatch):
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
     for url, package in (("gs://bucket/run", "gcsfs"), ("s3://bucket/run", "s3fs")):
         with pytest.raises(InputError, match=f"pip install {package}"):
@@ -61,11 +56,10 @@ def test_urls_need_their_package_and_hold_no_checkpoints(monkeypatch: pytest.Mon
     for place in ("s3://bucket/model", Path("s3://bucket/model")):
         with pytest.raises(InputError, match="checkpoints on URLs are not supported yet"):
             files.check_local(place)
-    for local in ("C:/model", "a/s3:/model"):
-        files.check_local(local)
+    files.check_local("a/s3:/model")
 
 
-def test_check_apart_refuses_inside_and_around(tmp_path: Path) -> None:
+def test_check_apart_refuses_inside_and_around(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "source")
     files.check_apart(tmp_path / "source-2", tmp_path / "source")
     for place in ("source", "source/sub", "link/sub", "."):
@@ -73,17 +67,15 @@ def test_check_apart_refuses_inside_and_around(tmp_path: Path) -> None:
             files.check_apart(tmp_path / place, tmp_path / "source")
 
 
-def test_read_text_takes_utf_8_with_a_mark(tmp_path: Path) -> None:
+def test_read_text_takes_utf_8_with_a_mark(tmp_path):
     (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbfmine")
     assert files.read_text(tmp_path / "mine.txt") == "mine"
     (tmp_path / "mine.txt").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"mine\.txt cannot be read \('utf-8' codec can't decode"):
         files.read_text(tmp_path / "mine.txt")
-    with pytest.raises(FileNotFoundError):
-        files.read_text(tmp_path / "missing")
 
 
-def test_only_regular_files_are_read_and_replaced(tmp_path: Path) -> None:
+def test_only_regular_files_are_read_and_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
         for act in (files.read_bytes, lambda place: files.write_whole(place, b"")):
@@ -91,36 +83,33 @@ def test_only_regular_files_are_read_and_replaced(tmp_path: Path) -> None:
                 act(place)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "{} {}", '{"a": 1,\n]', b"\xff\xff", '{"a": NaN}', '{"a": -Infinity}'),
-        *('["\\ud800"]', "[]", pytest.param("[" * 100_000, id="deep")),
-    ],
-)
-def test_parse_object_reads_or_refuses_in_one_line(text: str | bytes) -> None:
+def test_parse_object_reads_or_refuses_in_one_line():
     sound = '{"a": [1, 1e300, "é\\n\\ud83d\\ude00"]}'
     assert files.parse_object(b"\xef\xbb\xbf" + sound.encode(), "f") == {"a": [1, 1e300, "é\n😀"]}
-    with pytest.raises(InputError, match=r"f\.json:3") as raised:
-        files.parse_object(text, "f.json:3")
-    assert str(raised.value).isprintable()
+    for text in (
+        *("", "{} {}", '{"a": 1,\n]', b"\xff\xff", '{"a": NaN}', '["\\ud800"]', "[]"),
+        "[" * 100_000,
+    ):
+        with pytest.raises(InputError, match=r"f\.json:3") as raised:
+            files.parse_object(text, "f.json:3")
+        assert str(raised.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["a: [", "!!python/name:os.system", "a: !x b", "*a", "- a\nb: c"])
-def test_parse_yaml_refuses(text: str) -> None:
+def test_parse_yaml_refuses_tags_and_what_is_broken():
     assert files.parse_yaml("a: [1, 0-5, true]", "f") == {"a": [1, "0-5", True]}
-    with pytest.raises(InputError, match=r"f\.yaml cannot be read \("):
-        files.parse_yaml(text, "f.yaml")
+    for text in ("a: [", "!!python/name:os.system", "a: !x b", "*a"):
+        with pytest.raises(InputError, match=r"f\.yaml cannot be read \("):
+            files.parse_yaml(text, "f.yaml")
 
 
-def test_readable_json_writes_paths_on_one_line() -> None:
+def test_readable_json_writes_paths_on_one_line():
     value = {"paths": [[0, 1, 1], (), (2,)], "empty": {}, "é\n": [1.5, True, None, {"a": [3, 4]}]}
     text = files.readable_json(value)
     assert "    [0, 1, 1],\n" in text
     assert json.loads(text) == json.loads(json.dumps(value))
 
 
-def test_write_whole_replaces_a_file(tmp_path: Path) -> None:
+def test_write_whole_replaces_a_file(tmp_path):
     before = os.umask(0o027)
     try:
         for content in (b"old", b"new"):
@@ -132,9 +121,7 @@ def test_write_whole_replaces_a_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_write_whole_leaves_nothing_after_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_whole_leaves_nothing_after_a_failure(tmp_path, monkeypatch):
     def fail(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device", str(self))
 
@@ -146,49 +133,33 @@ def test_write_whole_leaves_nothing_after_a_failure(
     assert os.listdir(tmp_path) == ["file"]
 
 
-FOLDER_OR_FILE = pytest.mark.parametrize("folder", [True, False])
-
-
-@FOLDER_OR_FILE
-def test_building_moves_what_is_complete(tmp_path: Path, folder: bool) -> None:
+@pytest.mark.parametrize("folder", [True, False])
+def test_building_moves_what_is_complete_alone(tmp_path, folder):
     place = tmp_path / "a" / "made"
     for content in ("old", "new"):
         with files.building(place, folder=folder) as partial:
             assert partial.parent == place.parent
             assert not (os.listdir(partial) if folder else partial.read_bytes())
             (partial / "file" if folder else partial).write_text(content)
+            with (  # by another process
+                pytest.raises(InputError, match="made is being written by another process: wait"),
+                files.building(place, folder=folder),
+            ):
+                pass
+    with pytest.raises(KeyError), files.building(place, folder=folder):
+        raise KeyError
     assert (place / "file" if folder else place).read_text() == "new"
+    assert os.listdir(tmp_path / "a") == ["made"]
+    for nowhere in (tmp_path / "a" / ("made" * 63), Path("/dev/null/made")):
+        with (
+            pytest.raises(OSError, match=r"File name too long|File exists|Not a directory"),
+            files.building(nowhere, folder=folder),
+        ):
+            pass
     assert os.listdir(tmp_path / "a") == ["made"]
 
 
-@FOLDER_OR_FILE
-def test_building_keeps_the_old_after_an_error(tmp_path: Path, folder: bool) -> None:
-    (tmp_path / "made").mkdir()
-    with pytest.raises(KeyError), files.building(tmp_path / "made", folder=folder):
-        raise KeyError
-    assert os.listdir(tmp_path) == ["made"]
-    for place in (tmp_path / ("made" * 63), Path("/dev/null/made")):
-        with (
-            pytest.raises(OSError, match=r"File name too long|File exists|Not a directory"),
-            files.building(place, folder=folder),
-        ):
-            pass
-    assert os.listdir(tmp_path) == ["made"]
-
-
-@FOLDER_OR_FILE
-def test_building_is_of_one_process_at_a_time(tmp_path: Path, folder: bool) -> None:
-    with files.building(tmp_path / "made") as partial:
-        with (
-            pytest.raises(InputError, match="made is being written by another process: wait"),
-            files.building(tmp_path / "made", folder=folder),
-        ):
-            pass
-        assert partial.exists()
-    assert os.listdir(tmp_path) == ["made"]
-
-
-def test_building_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+def test_building_removes_what_a_killed_process_left(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "made")], check=False)
     assert any(name.endswith(".partial") for name in os.listdir(tmp_path))
     (tmp_path / ".made.notes.partial").write_text("theirs")
