@@ -3,79 +3,68 @@
 import logging
 import sys
 import threading
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import cola_jax
 from cola_jax import progress
 from cola_jax.execute.metrics import Clock, Metrics
-from cola_jax.execute.worker import Workers
-from cola_jax.progress import MetricsBar, describe_metrics, metrics_bar
-
-Captured = pytest.CaptureFixture[str]
+from cola_jax.progress import MetricsBar, metrics_bar
 
 
 @pytest.fixture(autouse=True)
-def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_delay(monkeypatch):
     """Show bars of short calls as well."""
     monkeypatch.setattr(progress, "DELAY", 0.0)
     monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0.0)
 
 
-def test_calls_show_bars_of_what_they_load_and_evaluate(
-    tiny_checkpoint: Path, capsys: Captured
-) -> None:
+def test_calls_show_bars_of_what_they_load_and_evaluate(tiny_checkpoint, capsys):
     model = cola_jax.load(tiny_checkpoint, progress=True)
     assert "loading: 100%" in capsys.readouterr().err
     cola_jax.generate(model, "Two words", ["0-3", "0"], max_new_tokens=2, progress=True)
     last = capsys.readouterr().err.split("\r")[-1]
     assert last.startswith("evaluating: 100%")
     assert "2/2" in last
-    workers = Workers(model, progress=True)
 
-    def fail(worker: object, batch: object) -> None:
-        raise RuntimeError("in a batch")
 
-    with pytest.raises(RuntimeError, match="in a batch"):
-        list(workers.map(fail, [0], evaluations=3))
+def test_the_thread_of_a_bar_ends_with_an_error():
+    with pytest.raises(KeyError), metrics_bar(Metrics(total=3), progress=True):
+        raise KeyError
     assert "progress bar" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_bars_are_drawn_in_notebooks_and_lines_logged_elsewhere(
-    capsys: Captured, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def run(shown: bool | None) -> None:
+def test_bars_are_drawn_in_notebooks_and_lines_logged_elsewhere(capsys, monkeypatch, caplog):
+    def run(shown=None):
+        """Return what is drawn and what is logged while metrics grow."""
         metrics = Metrics(total=10, clocks=[Clock(on_cpu=False)])  # a bound
+        caplog.clear()
         with metrics_bar(metrics, shown):
             metrics.add(evaluations=8)
+        return capsys.readouterr().err, "".join(caplog.messages[-1:])
 
     monkeypatch.setattr(progress.log, "propagate", True)
     monkeypatch.setattr(progress.log, "handlers", [])  # of a command of another test
     caplog.set_level(logging.INFO, "cola_jax")
-    run(None)
-    assert capsys.readouterr().err == ""
-    assert caplog.messages[-1].startswith("evaluating: 8/8 [00:")  # it has run out of paths
-    caplog.clear()
+    drawn, logged = run()
+    assert drawn == ""
+    assert logged.startswith("evaluating: 8/8 [00:")  # it has run out of paths
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    run(None)
-    assert "8/8" in capsys.readouterr().err.split("\r")[-1]
+    drawn, logged = run()
+    assert "8/8" in drawn.split("\r")[-1]
+    assert logged == ""
     monkeypatch.setattr(progress, "hidden", True)
-    for shown in (None, False):
-        run(shown)
-    assert capsys.readouterr().err == ""
-    assert caplog.messages == []
+    assert run() == run(shown=False) == ("", "")
 
 
-def shown(bar: MetricsBar, **amounts: Any) -> str:
+def shown(bar, **amounts):
     """Return what a bar shows after metrics have grown."""
     bar.metrics.add(**amounts)
     bar.show()
     return str(bar.bar)
 
 
-def test_each_stage_has_a_bar(capsys: Captured) -> None:
+def test_each_stage_has_a_bar(capsys):
     bar = MetricsBar(Metrics(total=1200), progress=True)
     assert shown(bar) == "None"  # nothing is known yet
     assert "loading:" in shown(bar, to_load=540_000_000)
@@ -84,28 +73,12 @@ def test_each_stage_has_a_bar(capsys: Captured) -> None:
     bar.metrics.clocks.append(Clock(on_cpu=False))
     assert "compiling: 7" in shown(bar)
     # what an earlier start evaluated is done, but no part of the speed
-    text = shown(bar, earlier=1000, evaluations=100)
-    assert "1100/1200" in text
+    text = shown(bar, earlier=1000, tokens=1234)
+    assert "1000/1200" in text
+    assert "1,234 tokens decoded" in text
     assert "0.00 evaluations/s" in text or "? evaluations/s" in text
+    text = shown(bar, evaluations=100)
+    assert "1100/1200" in text
+    assert "tokens" not in text  # now that a text is complete
     assert "W→C 3, shorter C→C 2" in shown(bar, corrected=3, shortened=2)
     bar.close()
-
-
-def test_a_decoding_run_counts_tokens_until_a_text_is_complete() -> None:
-    bar = MetricsBar(Metrics(total=200, clocks=[Clock(on_cpu=False)]), progress=True)
-    assert "1,234 tokens decoded" in shown(bar, tokens=1234)
-    assert "tokens" not in shown(bar, evaluations=1)
-    bar.close()
-
-
-def test_describe_metrics() -> None:
-    metrics = {
-        **{"evaluations": 5100, "seconds": 310.7, "evaluations_per_second": 16.4},
-        **{"prefix_sharing": 1.904, "idle_share": 0.0299},
-        **{"compilations": 60, "compilation_seconds": 11.2},
-    }
-    assert describe_metrics(metrics) == (
-        "5,100 evaluations in 311 s (16.4/s); prefix sharing 1.90x; device idle at most 3.0%; "
-        "60 compilations, 11 s"
-    )
-    assert "sharing" not in describe_metrics(metrics | {"prefix_sharing": None})

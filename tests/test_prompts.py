@@ -15,23 +15,9 @@ LEFT = {  # the rows are 3 1 4 and 5
 }
 
 
-def test_plain_wraps_ids():
-    prompts = Prompts.plain(np.array([[3, 1, 4], [1, 5, 9]]))
-    assert prompts.ids.tolist() == [[3, 1, 4], [1, 5, 9]]
-    assert prompts.positions.tolist() == [[0, 1, 2]] * 2
-    assert prompts.branch.tolist() == [[0, 0, 0]] * 2
-    assert prompts.read is None
-    assert prompts.targets is None
-
-
 def test_stack_pads_each_field_with_its_own_filler():
-    long = Prompts(
-        ids=[7, 8, 9, 9],
-        positions=[0, 1, 2, 2],
-        branch=[0, 0, 1, 2],
-        read=[1],
-        targets=[9],
-    )
+    ids, positions, branch = [7, 8, 9, 9], [0, 1, 2, 2], [0, 0, 1, 2]
+    long = Prompts(ids=ids, positions=positions, branch=branch, read=[1], targets=[9])
     short = Prompts(ids=[5], positions=[0], branch=[0], read=[0, 0], targets=[3, 4])
     batch = Prompts.stack([long, short])
     assert batch.ids.tolist() == [[7, 8, 9, 9], [5, 0, 0, 0]]
@@ -53,8 +39,7 @@ def test_stack_needs_reads_in_all_rows_or_none():
         Prompts.stack([row, row.replace(read=[0], targets=[1])])
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("kind", [None, "np", "pt"])
+@pytest.mark.parametrize(("side", "kind"), [("left", None), ("right", "np"), ("left", "pt")])
 def test_from_encoding_takes_what_a_tokenizer_returns(side, kind):
     tokenizer = tiny.tokenizer()
     tokenizer.pad_token, tokenizer.padding_side = "</s>", side
@@ -82,8 +67,12 @@ def test_from_encoding_under_jit_equals_numpy():
 
 def test_from_encoding_without_a_mask_is_plain():
     encoding = {"input_ids": [[3, 1, 4]], "attention_mask": None}
+    prompts = Prompts.from_encoding(encoding, PAD)
+    assert prompts.ids.tolist() == [[3, 1, 4]]
+    assert prompts.positions.tolist() == [[0, 1, 2]]
+    assert prompts.branch.tolist() == [[0, 0, 0]]
     plain = Prompts.plain(np.array([[3, 1, 4]]))
-    jax.tree.map(np.testing.assert_array_equal, Prompts.from_encoding(encoding, PAD), plain)
+    jax.tree.map(np.testing.assert_array_equal, prompts, plain)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +80,12 @@ def test_from_encoding_without_a_mask_is_plain():
     [
         ({"attention_mask": [[1, 0, 1], [1, 1, 1]]}, r"row 0 of attention_mask is \[1, 0, 1\]"),
         ({"attention_mask": [[1, 1, 1], [0, 0, 0]]}, r"row 1 of attention_mask is \[0, 0, 0\]"),
-        ({"attention_mask": [[1, 1], [0, 1]]}, r"shape \(2, 2\), but input_ids have \(2, 3\)"),
+        ({"attention_mask": [[1, 1], [0, 1]]}, r"shape \(2, 2\), but input_ids have"),
         ({"attention_mask": [[1, 1, 2], [0, 1, 1]]}, r"row 0 .* is \[1, 1, 2\], but must be 1"),
         ({"attention_mask": [[1.0, 1, 1], [0, 1, 0.5]]}, "attention_mask is float64 of shape"),
         ({"position_ids": [[0, 1, 2], [0, 1, 2]]}, r"has \['position_ids'\], which would be lost"),
-        ({"input_ids": None}, r"has input_ids, this one has \['attention_mask'\]"),
-        ({"input_ids": [[1, 2], [3]]}, "rows of input_ids differ in length: .* padding=True"),
+        ({"input_ids": None}, r"has input_ids, this one has"),
+        ({"input_ids": [[1, 2], [3]]}, "rows of input_ids differ in length"),
         ({"input_ids": [1, 2], "attention_mask": [1, 1]}, "tokenize a list of texts"),
         ({"attention_mask": None}, f"row 1 begins with the pad token {PAD}, but has no attention"),
     ],
@@ -106,20 +95,11 @@ def test_from_encoding_refuses_what_it_cannot_honour(changes, message):
         Prompts.from_encoding({**LEFT, **changes}, PAD)
 
 
-def reading(logits, target):
-    """One position, in float64 and plain loops."""
-    logits = np.asarray(logits, np.float64)
-    logprobs = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-    rivals = [logprob for token, logprob in enumerate(logprobs) if token != target]
-    return logprobs[target], int(logits.argmax()), max(rivals)
-
-
 @pytest.mark.parametrize(("dtype", "lead"), [("float32", ()), ("bfloat16", (2, 3))])
 def test_readings_follow_their_definition(dtype, lead):
     generator = np.random.default_rng(0)
-    logits = jnp.asarray(10 * generator.normal(size=(*lead, 4, 11)), dtype)
+    logits = np.asarray(jnp.asarray(10 * generator.normal(size=(*lead, 4, 11)), dtype))
     targets = generator.integers(0, 11, (*lead, 4))
-    logits = np.asarray(logits)
     targets[..., 0] = logits.argmax(-1)[..., 0]  # the target is also the best
     out = jax.device_get(jax.jit(readings)(logits, targets))
     assert out.logprob.dtype == out.rival.dtype == np.float32
@@ -127,10 +107,11 @@ def test_readings_follow_their_definition(dtype, lead):
     assert out.finite.shape == lead
     assert out.finite.all()
     for place in np.ndindex(targets.shape):
-        logprob, token, rival = reading(logits[place], targets[place])
-        np.testing.assert_allclose(out.logprob[place], logprob, atol=1e-5)
-        np.testing.assert_allclose(out.rival[place], rival, atol=1e-5)
-        assert out.token[place] == token
+        exact, target = logits[place].astype(np.float64), targets[place]
+        logprobs = exact - np.log(np.exp(exact).sum())
+        np.testing.assert_allclose(out.logprob[place], logprobs[target], atol=1e-5)
+        np.testing.assert_allclose(out.rival[place], np.delete(logprobs, target).max(), atol=1e-5)
+        assert out.token[place] == exact.argmax()
 
 
 def test_readings_give_ties_to_the_first_token():
@@ -139,16 +120,12 @@ def test_readings_give_ties_to_the_first_token():
     assert out.logprob[0] == out.rival[0]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_readings_flag_only_paths_with_logits_that_are_not_finite(value):
-    logits = np.zeros((3, 2, 5), np.float32)
-    logits[1, 0, 4] = value
-    out = jax.jit(readings)(logits, np.zeros((3, 2), np.int32))
-    assert out.finite.tolist() == [True, False, True]
-
-
-def test_readings_of_large_logits_do_not_overflow():
-    out = readings(jnp.array([[3e38, -3e38, 0.0]]), jnp.array([0]))
-    assert out.logprob.tolist() == [0.0]
-    assert np.isneginf(out.rival[0]) or out.rival[0] < -1e38
-    assert bool(out.finite)
+def test_readings_flag_only_paths_with_logits_that_are_not_finite():
+    logits = np.zeros((5, 2, 5), np.float32)
+    logits[1:4, 0, 4] = np.nan, np.inf, -np.inf
+    out = jax.jit(readings)(logits, np.zeros((5, 2), np.int32))
+    assert out.finite.tolist() == [True, False, False, False, True]
+    large = readings(jnp.array([[3e38, -3e38, 0.0]]), jnp.array([0]))
+    assert large.logprob.tolist() == [0.0]
+    assert large.rival[0] < -1e38
+    assert bool(large.finite)
