@@ -53,16 +53,16 @@ KINDS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": KINDS}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 QWEN_EXPERTS = {**EXPERTS, "moe_intermediate_size": 24}
+SHARED_EXPERT = {"shared_expert_intermediate_size": 40}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
 
 # family and what differs from SIZES
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-mha": ("llama", {"num_key_value_heads": 4}),
-    "llama-mha-tied": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
-    "llama-gqa": ("llama", {}),
-    "llama-gqa-tied": ("llama", {"tie_word_embeddings": True}),
-    "llama-mqa": ("llama", {"num_key_value_heads": 1}),
-    "llama-mqa-tied": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    **{
+        f"llama-{name}{end}": ("llama", {"num_key_value_heads": heads, "tie_word_embeddings": tied})
+        for name, heads in (("mha", 4), ("gqa", 2), ("mqa", 1))
+        for end, tied in (("", False), ("-tied", True))
+    },
     "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama-linear-rope": ("llama", {"rope_parameters": LINEAR}),
     "llama-llama3-rope": ("llama", {"rope_parameters": LLAMA3}),
@@ -73,21 +73,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"head_dim": 12}),
     "qwen3-window": ("qwen3", {"head_dim": 12, **WINDOW, "max_window_layers": 2}),
     "qwen3-biases": ("qwen3", {"head_dim": 12, "attention_bias": True}),
-    "gemma3": (
-        "gemma3_text",
-        {**GEMMA, "tie_word_embeddings": True, "rope_parameters": BY_KIND},
-    ),
+    "gemma3": ("gemma3_text", {**GEMMA, "tie_word_embeddings": True, "rope_parameters": BY_KIND}),
     "gemma3-biases": ("gemma3_text", {**GEMMA, "attention_bias": True, "num_key_value_heads": 4}),
     "olmo2": ("olmo2", {}),
     "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
     "olmoe": ("olmoe", {**EXPERTS, "norm_topk_prob": False}),
     "olmoe-clip": ("olmoe", {**EXPERTS, "norm_topk_prob": True, "clip_qkv": 0.7}),
-    "qwen2-moe": ("qwen2_moe", {**QWEN_EXPERTS, "shared_expert_intermediate_size": 40}),
+    "qwen2-moe": ("qwen2_moe", {**QWEN_EXPERTS, **SHARED_EXPERT}),
     "qwen2-moe-window": (
         "qwen2_moe",
         {
-            **{**QWEN_EXPERTS, **WINDOW, "shared_expert_intermediate_size": 40},
-            **{"max_window_layers": 4, "norm_topk_prob": True, "qkv_bias": False},
+            **{**QWEN_EXPERTS, **SHARED_EXPERT, **WINDOW, "max_window_layers": 4},
+            **{"norm_topk_prob": True, "qkv_bias": False},
         },
     ),
     "qwen3-moe": ("qwen3_moe", {**QWEN_EXPERTS, "head_dim": 12, "norm_topk_prob": True}),

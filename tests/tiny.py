@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cola_jax.formats.conversion import convert
 from cola_jax.question import Question
-from tests.oracle import randomise
+from tests.oracle import random_model
 
 LAYERS = 5
 TEXT = "the sun moon water ice rock iron gas light heat wind rain plant root leaf bird fish"
@@ -47,17 +46,8 @@ def tokenizer(chat: bool = True) -> transformers.PreTrainedTokenizerFast:
 def make_source(folder: Path, layers: int = LAYERS) -> Path:
     """Writes a random Llama and its tokenizer in Hugging Face layout."""
     words = tokenizer()
-    config = transformers.LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
-    model = transformers.LlamaForCausalLM(config).to(torch.float32)
-    randomise(model, seed=0)
+    sizes = {"vocab_size": len(words), "num_hidden_layers": layers, "rms_norm_eps": 1e-6}
+    model = random_model("llama", **sizes, max_position_embeddings=256)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
