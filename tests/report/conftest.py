@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cola_jax.report.tables import RunReport, terminal_report
 from cola_jax.runs.run import Run
 
 Part = tuple[list[Any], list[Any]]  # evaluations, questions
@@ -132,7 +133,6 @@ def part(*names: str, **changes: Any) -> Part:
 
 
 PARTS = [part("q1", "q2"), part("q3", "q4", "q5")]
-OPEN_PARTS = [part("g1", "g2"), part("g3", "g4")]
 UNGRADED = (part("g3")[0][:1], part("g3", best=None, confirmed=None)[1])
 ONE_EVALUATION = (part("q4")[0][:1], part("q4")[1])
 
@@ -146,8 +146,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def open_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four open questions, their answers decoded, in two parts."""
-    directory = tmp_path_factory.mktemp("open")
-    return make_run(directory, *OPEN_PARTS, scorer="generation", questions=4)
+    parts = part("g1", "g2"), part("g3", "g4")
+    return make_run(tmp_path_factory.mktemp("open"), *parts, scorer="generation", questions=4)
 
 
 FIRST, SECOND, THIRD = PATHS = [WHOLE, (0, 1, 2, 2, 3), (0, 3)]
@@ -180,3 +180,15 @@ def printed(table: Any, width: int = 80) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+def text_of(report: RunReport, *, whole: bool = True) -> str:
+    """Print a report in 80 columns."""
+    text = printed(terminal_report(report, whole=whole))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "nan" not in text
+    return text
+
+
+def words_of(report: RunReport) -> str:
+    return " ".join(text_of(report).split())

@@ -1,40 +1,13 @@
 """Texts that would do harm in a page, in Markdown or in a spreadsheet, and runs that have them."""
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tests.report.conftest import START, WHOLE, Part, answers, letters, merged
 
-AWAY = "http://away.invalid"  # what a page must never load from
-RUNS = "window.pwned=1"
-TEXTS = {
-    "script end": f"</script><script>{RUNS}</script>",
-    "script in a comment": "<!--<script>",
-    "image": f"<img src=x onerror={RUNS}>",
-    "image from elsewhere": f"<img src={AWAY}/a.png><svg onload={RUNS}>",
-    "style end": f"</style><style>*{{background:url({AWAY}/b.png)}}</style>",
-    "title end": f"</title></textarea></noscript><iframe srcdoc='<script>{RUNS}</script>'>",
-    "attribute": f'" onmouseover="{RUNS}" style=\'background:url({AWAY}/c.png)\' x="',
-    "base": f"<base href={AWAY}/><meta http-equiv=refresh content='0;url={AWAY}'>",
-    "script URL": f"javascript:{RUNS}",
-    "CDATA": "]]>]]&gt;<![CDATA[<?php",
-    "entities": "&lt;img src=x&gt;&#60;b&#62;&amp",
-    "quotes": "'\"`\\ \\\\u003cb> \\x3c ${" + RUNS + "} */ //",
-    "templates": "{{ 7 * 7 }}{% raw %}{# x #}<%= 7 %>",
-    "separators": "a\u2028b\u2029c\x85d\r\ne\tf",
-    "control": "\x00\x01\x08\x1b[31m\x7f\ufeff\ufffe",
-    "directions": "\u202e\u2067\u200fdesrever\u2069\u2069",
-    "prototype": "__proto__",
-    "constructor": "constructor",
-    "parent folder": "../../etc/passwd",
-    "URL": f"%00%2F%zz&run=x#question=y+z?{AWAY}",
-    "link": f"[x](javascript:{RUNS}) ![y]({AWAY}/d.png) <{AWAY}> | **b** `c` # d",
-    "formula": f'=HYPERLINK("{AWAY}";"x")',
-    "formula with a sign": "@SUM(1+1)*cmd|' /C calc'!A0",
-    "marks": "Z" + "\u0335\u0317" * 60,
-    "blank": " ",
-    "rich": "[/b][red]:smile:[link=x]",
-}
+TEXTS: dict[str, str] = json.loads(Path(__file__).with_name("hostile.json").read_text())
 
 
 def letters_part(texts: Iterable[str]) -> Part:

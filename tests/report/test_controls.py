@@ -9,10 +9,9 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.report import check_runs, compare_runs, search_report, summarise
 from cola_jax.report.controls import MAX_RUNS
-from cola_jax.report.tables import terminal_report
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
-from tests.report.conftest import PARTS, START, WHOLE, letters, make_run, part, printed
+from tests.report.conftest import PARTS, START, WHOLE, letters, make_run, part, text_of
 
 
 def asked_again(name: str, plain: list[int], *searches: Any, **fields: Any) -> Any:
@@ -64,9 +63,7 @@ def test_summarise_questions_asked_again(tmp_path: Path):
     assert (summary.nets["once"].n, summary.nets["asked again"].n) == (3, 1)
     kept = summary.kept["robust"]
     assert (kept.right, kept.n_right, kept.wrong, kept.n_wrong) == (2, 1, 1, 1)
-    text = printed(terminal_report(search_report(run, summary), whole=True))
-    assert "robust, beyond control (W→C)" in text
-    assert max(map(len, text.splitlines())) <= 80
+    assert "robust, beyond control (W→C)" in text_of(search_report(run, summary))
 
 
 def test_check_runs_refuses_runs_that_are_not_comparable(tmp_path: Path, run: Run, evaluated: Run):

@@ -7,38 +7,8 @@ from pathlib import Path
 import pytest
 
 from cola_jax.report.evaluation import evaluation_report, path_results
-from cola_jax.report.tables import terminal_report
 from cola_jax.runs.run import Run
-from cola_jax.scoring.statistics import Difference, Share
-from tests.report.conftest import EVALUATE, WHOLE, letters, make_run, printed
-
-
-def text_of(run: Run) -> str:
-    """Print the report of a run in 80 columns."""
-    text = printed(terminal_report(evaluation_report(run)))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "nan" not in text
-    return text
-
-
-def test_path_results_are_sorted_and_counted(evaluated: Run):
-    results = path_results(evaluated)
-    assert [result.path for result in results] == [(0, 3), (0, 1, 2, 2, 3), WHOLE]
-    assert [result.correct for result in results] == [Share(2, 2), Share(2, 2), Share(1, 2)]
-    assert [result.margin for result in results] == [4.0, 2.0, 0.5]  # of finite evaluations
-    effects = [result.effect and result.effect.difference for result in results]
-    assert effects == [Difference(1, 0, 2), Difference(1, 0, 2), None]
-    assert [result.not_finite for result in results] == [Share(1, 2), Share(0, 2), Share(0, 2)]
-
-
-def test_path_results_exclude_ungraded(open_evaluated: Run):
-    results = path_results(open_evaluated)
-    assert [result.path for result in results] == [(0, 1, 2, 2, 3), WHOLE, (0, 3)]
-    assert [result.correct for result in results] == [Share(1, 1), Share(1, 2), Share(0, 0)]
-    assert [result.margin for result in results[:2]] == [2.0, 2.0]  # ungraded ones have none
-    assert math.isnan(results[2].margin)
-    assert [result.truncated for result in results] == [Share(0, 2), Share(1, 2), Share(0, 2)]
-    assert [result.tokens for result in results] == [4.0, 8.0, 4.0]
+from tests.report.conftest import EVALUATE, PATHS, WHOLE, letters, make_run, text_of, words_of
 
 
 def test_path_results_reject_other_runs(run: Run, tmp_path: Path):
@@ -49,11 +19,14 @@ def test_path_results_reject_other_runs(run: Run, tmp_path: Path):
 
 
 def test_report_lists_paths(evaluated: Run):
-    text = text_of(evaluated)
+    text = text_of(evaluation_report(evaluated))
     more = r" +34\.2 to 100\.0 +−\d+\.\d to \+\d+\.\d *\n"
+    assert re.search(rf"0, 3 +2 +100\.0 % +\+50\.0 +1\.000 +4\.00 *\n{more}", text)
     assert re.search(rf"0-1, 2, 2, 3 +5 +100\.0 % +\+50\.0 +1\.000 +2\.00 *\n{more}", text)
     assert re.search(r"0-3 \(identity\) +4 +50\.0 % +0\.50 *\n +9\.5 to 90\.5 *\n", text)
     assert text.count("(identity)") == 1
+    # the best first; of equal ones the shorter
+    assert [result.path for result in path_results(evaluated)] == [PATHS[i] for i in (2, 1, 0)]
     assert text.startswith("Nothing shown: no path differs from the model beyond chance")
     text = " ".join(text.split())
     assert "6 evaluations on 2 of 2 questions. " in text
@@ -68,7 +41,7 @@ def test_report_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
     rows = [[(WHOLE, 0, i > 7), ((0, 3), 0, i != 11)] for i in range(12)]
     parts = [letters(f"q{i}", pair) for i, pair in enumerate(rows)]
     both = {"command": "evaluate", "paths": [list(WHOLE), [0, 3]]}
-    text = " ".join(text_of(make_run(tmp_path / "1", *parts, **both)).split())
+    text = words_of(evaluation_report(make_run(tmp_path / "1", *parts, **both)))
     assert text.startswith("Shown: path 0,3 answers more questions correctly than the model (+58.3")
     assert "+58.3 0.039" in text
     assert "p: exact, two-sided." in text
@@ -76,7 +49,7 @@ def test_report_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
     assert "Holm" not in text
     alone = [letters(f"q{i}", pair[1:]) for i, pair in enumerate(rows)]
     run = make_run(tmp_path / "2", *alone, command="evaluate", paths=[[0, 3]])
-    text = " ".join(text_of(run).split())
+    text = words_of(evaluation_report(run))
     assert "The identity path was not evaluated" in text
     assert "add --paths 0-3" in text
 
@@ -85,13 +58,18 @@ def test_report_without_finite_margin(tmp_path: Path):
     part = letters("q1", [(WHOLE, -1, False, {"margin": -math.inf, "finite": False})])
     run = make_run(tmp_path, part, command="evaluate", paths=[list(WHOLE)])
     assert math.isnan(path_results(run)[0].margin)
-    assert "–" in text_of(run)
+    assert "–" in text_of(evaluation_report(run))
 
 
 def test_report_of_completions(open_evaluated: Run):
-    text = text_of(open_evaluated)
+    text = text_of(evaluation_report(open_evaluated))
     assert re.search(r"0-1, 2, 2, 3 +5 +100\.0 % +\+0\.0 +1\.000 +4\.0 *\n +20\.7 to 100\.0 ", text)
+    assert re.search(r"4 +50\.0 % +8\.0 *\n +9\.5 to 90\.5 *\n", text)
     assert re.search(r"0, 3 +2 +– +– +– +4\.0", text)
+    results = path_results(open_evaluated)
+    assert [result.path for result in results] == [PATHS[i] for i in (1, 0, 2)]
+    assert [result.margin for result in results[:2]] == [2.0, 2.0]  # ungraded ones have none
+    assert math.isnan(results[2].margin)
     text = " ".join(text.split())
     assert "3 evaluations ungraded" in text
     assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text

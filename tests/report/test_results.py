@@ -53,6 +53,13 @@ def test_tasks_table_has_a_row_for_each_metric(tmp_path):
     assert "\\x1b[31mred" in text
 
 
+def written_and_read(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+    deployed = documents.read_deployed(folder)
+    assert deployed
+    return deployed[0]
+
+
 def test_static_content_has_what_its_table_shows(tmp_path):
     right = np.arange(10) % 2 == 0
     plain, other, dropped = (
@@ -61,19 +68,15 @@ def test_static_content_has_what_its_table_shows(tmp_path):
             ((0, 1, 2, 3), True, right), ((0, 1, 3), True, ~right), ((0, 3), False, right),
         )
     )  # fmt: skip
-    content = documents.static_content(
-        TaskPath((plain, other, dropped), 1, 7), "sums", {"model": "m"}
-    )
+    chosen = TaskPath((plain, other, dropped), 1, 7)
+    content = documents.static_content(chosen, "sums", {"model": "m"})
     assert (content["path"], content["layers"], content["model"]) == ("0-1,3", 3, "m")
     assert [entry["path"] for entry in content["front"]] == ["0-3", "0-1,3"]
     assert content["effect"]["n"] == 10
     text = " ".join(printed(documents.static_table(content)).split())
     assert "7 paths were evaluated on all of 10 training questions; the best on 4" in text
     assert "0-1,3 (chosen) 3 50.0 % 50.0 % 50.0 % +0.0" in text
-    (tmp_path / "static.json").write_text(json.dumps(content))
-    deployed = documents.read_deployed(tmp_path)
-    assert deployed
-    assert deployed[0] == content
+    assert written_and_read(tmp_path, "static.json", content) == content
     (tmp_path / "static.json").write_text("{}")
     with pytest.raises(InputError, match=r"static.json cannot be read"):
         documents.read_deployed(tmp_path)
@@ -89,16 +92,12 @@ def test_menu_content_has_what_its_table_shows(tmp_path):
     selector: Any = SimpleNamespace(digest="abc")
     paths = ((0, 1, 2, 3), (0, 3))
     plain, oracle = choice("plain", None, right), choice("oracle", None, right | ~right)
-    content = documents.menu_content(
-        TaskMenu(paths, plain, choices, oracle, 1, selector, 2), {"model": "m"}
-    )
+    menu = TaskMenu(paths, plain, choices, oracle, 1, selector, 2)
+    content = documents.menu_content(menu, {"model": "m"})
     assert (content["rule"], content["sign"], content["single"]) == ("entropy", -1, 1)
     text = " ".join(printed(documents.menu_table(content), 120).split())
     assert "Menu: 0-3; 0,3. " in text
     assert "5 training questions" in text
     assert "entropy, lowest 4.5 80.0 % 60.0 % +10.0" in text
-    (tmp_path / "menu.json").write_text(json.dumps(content))
-    deployed = documents.read_deployed(tmp_path)
-    assert deployed
-    assert deployed[0] == content
+    assert written_and_read(tmp_path, "menu.json", content) == content
     assert documents.read_deployed(tmp_path / "none") is None

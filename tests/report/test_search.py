@@ -6,54 +6,46 @@ from pathlib import Path
 
 from cola_jax.report import changes_table, compare_runs, run_names, search_report, summarise
 from cola_jax.report.search import change_verdict, compared_report, search_verdict
-from cola_jax.report.tables import terminal_report
+from cola_jax.report.tables import RunReport
 from cola_jax.runs.run import Run
-from tests.report.conftest import ONE_EVALUATION, UNGRADED, WHOLE, make_run, part, printed
+from tests.report.conftest import ONE_EVALUATION, UNGRADED, WHOLE, make_run, part, text_of, words_of
 
 ALIKE = {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # of gold and the control of q2 or q3
 
 
-def text_of(run: Run, *, whole: bool = True) -> str:
-    """Print the report of a run in 80 columns."""
-    text = printed(terminal_report(search_report(run, summarise(run)), whole=whole))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "nan" not in text
-    return text
-
-
-def words_of(run: Run) -> str:
-    return " ".join(text_of(run).split())
+def report_of(run: Run) -> RunReport:
+    return search_report(run, summarise(run))
 
 
 def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
-    report = search_report(run, summarise(run))
+    report = report_of(run)
     assert report.verdicts[0].startswith("Nothing shown: ")
     assert len(report.main.rows) <= 10
-    text = text_of(run, whole=False)
+    text = text_of(report, whole=False)
     assert text.startswith("Nothing shown: ")
     assert "13 evaluations on 5 of 6 questions (unfinished)" in text
     assert re.search(r"wrong, then correct \(W→C\) +66\.7 % +20\.8 to 93\.9 +3", text)
     assert re.search(r"control: reached a wrong option +50\.0 % +9\.5 to 90\.5 +2", text)
     assert re.search(r"beyond control \(W→C\) +1 reached +1\.0 expected +2", text)
     assert "Cost" not in text
-    text = words_of(run)
+    text = words_of(report)
     assert "correct before (pretrained model) 40.0 %" in text
     assert "paths tried, correct before: wrong (C→W) 66.7 %" in text
     assert "control: added evaluations 2 " in text
     finished = make_run(Path(run.directory).parent / "finished", part("q4"), questions=1)
-    assert "unfinished" not in text_of(finished)
+    assert "unfinished" not in text_of(report_of(finished))
 
 
 def test_missing_values_are_dashes(tmp_path: Path):
-    text = text_of(make_run(tmp_path / "retained", part("q4")))
+    text = text_of(report_of(make_run(tmp_path / "retained", part("q4"))))
     assert re.search(r"wrong, then correct \(W→C\) +– +0\b", text)
-    text_of(make_run(tmp_path / "wrong", part("q3")))
-    text_of(make_run(tmp_path / "one", ONE_EVALUATION))
-    text_of(make_run(tmp_path / "ungraded", UNGRADED, scorer="generation"))
+    text_of(report_of(make_run(tmp_path / "wrong", part("q3"))))
+    text_of(report_of(make_run(tmp_path / "one", ONE_EVALUATION)))
+    text_of(report_of(make_run(tmp_path / "ungraded", UNGRADED, scorer="generation")))
 
 
 def test_rows_of_completions(open_run: Run):
-    text = words_of(open_run)
+    text = words_of(report_of(open_run))
     assert "control: reached a wrong answer" in text
     assert "option" not in text
     assert "questions excluded, ungraded before 1" in text
@@ -72,7 +64,8 @@ def test_rows_that_do_not_apply_are_omitted(tmp_path: Path):
         ("exact", "float32", "q1", {"a wrong answer"}),
         ("generation", "float32", "g2", {"a wrong answer", "token"}),
     ):
-        text = text_of(make_run(tmp_path / scorer / dtype, part(name), scorer=scorer, dtype=dtype))
+        run = make_run(tmp_path / scorer / dtype, part(name), scorer=scorer, dtype=dtype)
+        text = text_of(report_of(run))
         assert {each for each in words if each in text} == shown
 
 
@@ -146,7 +139,7 @@ def test_runs_stand_side_by_side(tmp_path: Path):
         baseline_scores=[[-2.0, -1.0, -3.0]] * 2,
     )  # fmt: skip
     runs = [make_run(tmp_path / "once", asked), make_run(tmp_path / "all", asked, robust=True)]
-    reports = [search_report(run, summarise(run)) for run in runs]
+    reports = list(map(report_of, runs))
     report = compared_report(run_names(runs), reports, compare_runs(runs, 4))
     names = [text.partition(":")[0] for text in report.verdicts]
     assert names == ["once/run", "all/run", "all/run against once/run"]
