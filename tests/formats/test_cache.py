@@ -2,8 +2,9 @@
 
 import os
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,15 +24,10 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """List the folders that are converted into."""
-    made, convert = [], cache.convert_opened
-
-    def counted(source, folder, *arguments):
-        made.append(folder)
-        return convert(source, folder, *arguments)
-
+    """The arguments of each conversion."""
+    counted = Mock(wraps=cache.convert_opened)
     monkeypatch.setattr(cache, "convert_opened", counted)
-    return made
+    return counted.call_args_list
 
 
 def test_load_converts_a_directory_once(pair, source, root, conversions):
@@ -102,14 +98,8 @@ def test_a_checkpoint_is_left_where_it_is_even_if_damaged(pair, tmp_path, conver
 
 
 def test_find_converts_once_for_two_threads(source, conversions):
-    folders: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: folders.append(cache.find(source))) for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        folders = list(threads.map(cache.find, [source] * 2))
     assert len(conversions) == len(set(folders)) == 1
 
 

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 
 import cola_jax
 from cola_jax import checkpoint
-from cola_jax.config import ModelConfig, Rope
 from cola_jax.formats.conversion import convert
 from cola_jax.formats.gguf import GgufTensors, open_gguf, scale_queries
 from cola_jax.formats.gguf_header import read_header
@@ -81,14 +80,13 @@ def test_open_gguf_reads_gemma(tmp_path, scaling):
     assert_parity(tmp_path / "tiny.gguf", gemma.model, GEMMA_PATHS)
 
 
-def test_scale_queries_knows_the_27b():
+def test_scale_queries_knows_the_27b(pair):
     """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
-    sizes = {"vocab_size": 9, "num_layers": 1, "width": 5376, "num_heads": 32, "num_kv_heads": 16}
-    sizes |= {"head_dim": 128, "mlp_width": 4, "context": 9, "norm_eps": 1e-6}
-    config = ModelConfig(**sizes, ropes=(Rope(1e4),), layer_ropes=(0,), windows=(None,), tied=True)
-    assert scale_queries(config).query_scale == 1
+    config = pair("gemma3").ours.config
+    sizes = {"width": 5376, "num_heads": 32, "num_kv_heads": 16, "head_dim": 128}
     layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
-    largest = dataclasses.replace(config, **layers)
+    assert scale_queries(dataclasses.replace(config, **sizes)).query_scale == 1
+    largest = dataclasses.replace(config, **sizes, **layers)
     assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
 
 
@@ -139,15 +137,6 @@ def test_convert_writes_a_gguf_file(tmp_path, llama):
     loaded, ours = cola_jax.load(made), oracle.convert_in_memory(file)
     assert loaded.config == ours.config
     jax.tree.map(np.testing.assert_array_equal, loaded, ours)
-
-
-@pytest.mark.parametrize("share", [0, 0.02, 0.999])
-def test_open_gguf_refuses_truncated_files(tmp_path, llama, share):
-    file = tmp_path / "short.gguf"
-    write(file, llama)
-    os.truncate(file, int(file.stat().st_size * share))
-    with pytest.raises(ValueError, match=r"short\.gguf.*damaged or truncated: download it again"):
-        open_gguf(file)
 
 
 def factors(count):

@@ -1,6 +1,7 @@
 """Files of paths: recognised by content, read, refused with the place, written for mergekit."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,44 +10,9 @@ from hypothesis import strategies as st
 
 from cola_jax.formats.peers import merge_path, mergekit_config, read_paths, with_blocks
 
-VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
-POLAR = {
-    "num_layers": 3,
-    "samples": [
-        {VALID: [[0, 2], [0, 1, 1, 2]], INVALID: [[0, 1, 2], [2]]},
-        {VALID: [[0, 1, 2]], INVALID: [[1]]},
-        {VALID: [], INVALID: [[0]]},
-    ],
-}
-DRLLM = {
-    "num_layers": 3,
-    "questions": ["1 + 1?", "2 + 2?", "3 + 3?"],
-    "best_response": ["2", {"text": ["4"]}, {"text": []}],
-    "original_correct": [0, 1, 0],
-    "best_path": [[0, 2], [0, 1, 2], [0]],
-    "good_paths": [[[0, 2], [0, 1, 1, 2]], [], []],
-    "mcts_correct": [1, 1, 0],
-}
-CORRECT = [(0, 2), (0, 1, 1, 2), (0, 1, 2)]
-MERGE = """
-slices:
-  - sources:
-    - model: someone/model
-      layer_range: [0, 2]
-  - sources:
-    - {model: someone/model, layer_range: [1, 3]}
-merge_method: passthrough
-dtype: float16
-"""
-SLICES = {"slices": yaml.safe_load(MERGE)["slices"]}
-# as mergekit_config.yml
-MODULE = yaml.safe_dump({"merge_method": "passthrough", "modules": {"default": SLICES}})
 
-
-def merge(old, new):
-    """Change a part of MERGE."""
-    assert old in MERGE
-    return MERGE.replace(old, new)
+def cases(name):
+    return [json.loads(x) for x in Path(__file__).with_name(name).read_text().splitlines()]
 
 
 def write(folder, content):
@@ -54,64 +20,22 @@ def write(folder, content):
     return folder / "paths"
 
 
-@pytest.mark.parametrize(
-    ("content", "layers", "paths"),
-    [
-        ("0-2\n0,2 # short\n\n0-2\n", 3, [(0, 1, 2), (0, 2)]),
-        ("(0-1)x2,2\n0-0,2\n", 3, [(0, 1, 0, 1, 2), (0, 2)]),
-        ("0..2,1,2..4\n", 5, [(0, 1, 2, 1, 2, 3, 4)]),
-        ("(1,2)\n0,2\n", 3, [(0, 1, 1, 2), (0, 1, 0, 1, 2)]),
-        ([[1, 2], [0, 0]], 3, [(0, 1, 1, 2), (0, 1, 2)]),
-        (POLAR, 3, [*CORRECT, (2,), (1,), (0,)]),
-        ([{VALID: [[0, 1]], INVALID: None}], 3, [(0, 1)]),
-        ({"a": {VALID: [{"path": [0, 1]}], INVALID: [[1]]}}, 3, [(0, 1), (1,)]),
-        (DRLLM, 3, [*CORRECT, (0,)]),
-        (mergekit_config((0, 1, 1, 2), "m"), 3, [(0, 1, 1, 2)]),
-        ("# of RYS\n(1, 2)\n\nBlocks: 1,2;0,0\n0,2  # bare\n", 3, [(0, 1, 1, 2), (0, 1, 0, 1, 2)]),
-        ("(0, 0)", 3, [(0, 1, 2)]),
-        ([[1, 2], [0, 1, 2], [2]], 3, [(0, 1, 1, 2), (0, 1, 2), (2,)]),
-        (MERGE, 3, [(0, 1, 1, 2)]),
-        (MERGE + "base_model: someone/model\ntokenizer_source: base\n", 3, [(0, 1, 1, 2)]),
-        (MODULE, 3, [(0, 1, 1, 2)]),
-    ],
-)
-def test_read_paths_recognises_the_format(tmp_path, content, layers, paths):
-    assert read_paths(write(tmp_path, content), layers) == paths
+@pytest.mark.parametrize("case", cases("paths.jsonl"), ids=lambda case: case["name"])
+def test_read_paths_recognises_the_format(tmp_path, case):
+    paths = read_paths(write(tmp_path, case["content"]), case["layers"])
+    assert paths == [tuple(path) for path in case["paths"]]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("0-2\n0-3", ":2: .*layers 0..2"),
-        ("0,1\n0,2\n", r"only pairs such as '0,1', .* write \(0,1\) for the block, or 0-0,1"),
-        ("0-2,0-2,0-2", ":1: .*more than 6 layers"),
-        ({"samples": []}, "has no path"),
-        ({"a": 1}, "format is unknown"),
-        ("(1,2)\n(2, 2)", r":2: .*got \(2, 2\)"),
-        ("(1,2)\n0-5,7", ":2: '0-5,7' is not a configuration of RYS"),
-        ("blocks:" + "0,3;" * 1251, "more than 6 layers"),
-        ([[1, 2], [2, True]], "cannot be read .1.1: Input should be a valid integer, got True"),
-        ([[0, 1, 2] * 3], "9 layers, but at most 6"),
-        (mergekit_config((0, 5), "m"), "end <= 3, the number of layers"),
-        (POLAR | {"num_layers": 4}, "of a model of 4 layers, but the model has 3"),
-        (POLAR | {"num_layers": None, "samples": [{VALID: [[3]]}]}, r"question 1: .* ids \[3\]"),
-        ([{VALID: [[0, 1], [0, True]]}], "transitions.1.1: .*got True"),
-        (DRLLM | {"best_path": [[0]]}, "cannot be read .zip"),
-        pytest.param("[" * 100_000, "recursion", id="deep"),
-        ('{"a": 1,\n]', "cannot be read"),
-        (merge("passthrough", "slerp"), "merge_method: .*'passthrough', got 'slerp'"),
-        (merge("1, 3]}", "1, 3], parameters: {}}"), "sources.0.parameters: Extra inputs"),
-        (merge("dtype: float16", "parameters: {scale: 2}"), "parameters: Extra inputs"),
-        (merge("{model: someone/model", "{model: other/model"), "several models"),
-        (merge("- {", "- {model: b, layer_range: [0, 1]}\n    - {"), "at most 1 item"),
-        (merge("slices:", "models:"), "models: Extra inputs"),
-        (merge("slices:", "modules: {text: 1, vision: 2}\nbase_model:"), "modules"),
-        (merge("[1, 3]", "!!python/object/apply:os.system [exit]"), "a constructor for the tag"),
-    ],
-)
-def test_read_paths_refuses(tmp_path, content, message):
-    with pytest.raises(ValueError, match=message) as refused:
-        read_paths(write(tmp_path, content), 3)
+LONG = [
+    {"content": "[" * 100_000, "message": "recursion"},
+    {"content": "blocks:" + "0,3;" * 1251, "message": "more than 6 layers"},
+]
+
+
+@pytest.mark.parametrize("case", [*cases("broken_paths.jsonl"), *LONG])
+def test_read_paths_refuses(tmp_path, case):
+    with pytest.raises(ValueError, match=case["message"]) as refused:
+        read_paths(write(tmp_path, case["content"]), 3)
     assert str(refused.value).startswith(str(tmp_path / "paths"))
     assert len(str(refused.value)) < 800
 
