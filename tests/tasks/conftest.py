@@ -28,17 +28,15 @@ def hub(tmp_path, monkeypatch):
     """Writes (config, split, rows) to a directory in the layout of a Hub data set."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def make(*subsets, name="hub"):
-        header, root = ["---", "configs:"], tmp_path / name
-        for config in dict.fromkeys(config for config, _, _ in subsets):
-            header += [f"- config_name: {config}", "  data_files:"]
-            for other, split, rows in subsets:
-                if other == config:
-                    (root / config).mkdir(parents=True, exist_ok=True)
-                    file = root / config / f"{split}-00000-of-00001.parquet"
-                    pq.write_table(pa.Table.from_pylist(rows), file)
-                    header += [f"  - split: {split}", f"    path: {config}/{split}-*"]
-        (root / "README.md").write_text("\n".join([*header, "---", ""]))
+    def make(*subsets):
+        root, files = tmp_path / "hub", {}
+        for config, split, rows in subsets:
+            (root / config).mkdir(parents=True, exist_ok=True)
+            file = root / config / f"{split}-00000-of-00001.parquet"
+            pq.write_table(pa.Table.from_pylist(rows), file)
+            files.setdefault(config, []).append({"split": split, "path": f"{config}/{split}-*"})
+        configs = [{"config_name": name, "data_files": each} for name, each in files.items()]
+        (root / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
         return str(root)
 
     return make
@@ -55,8 +53,7 @@ def library(tmp_path, monkeypatch):
 
     def make(**tasks):
         for name, fields in tasks.items():
-            text = yaml.safe_dump({"task": name} | fields)
-            (folder / f"{name}.yaml").write_text(text)
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump({"task": name} | fields))
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         monkeypatch.setattr(harness, "manager", lambda: manager)
         return manager

@@ -53,14 +53,11 @@ def test_arithmetic_seed_changes_order_only():
     assert set(arithmetic(1, 156, seed=1)) == set(arithmetic(1, 155, seed=0))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_arithmetic_refuses():
+    for options, message in (
         ({"level": 6}, "level must be 1 to 5 .*, got 6"),
         ({"limit": 0}, "no questions"),
         ({"limit": 0.5}, r"not the share 0\.5"),
-    ],
-)
-def test_arithmetic_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        load_questions("arithmetic", **options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_questions("arithmetic", **options)

@@ -1,6 +1,8 @@
 """Formats: prompts to the letter, completions, and the shots before each question."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -12,64 +14,21 @@ from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.registry import MATH_SUBJECTS
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
-from tests.tasks.rows import ARC, GSM8K, MATH, MMLU, changed
+from tests.tasks.rows import ARC, GSM8K, MATH, MATH_ROWS, MMLU, changed
 
 SUM = open_question("q", "7 + 5", "12")
 SHOTS = [open_question("s1", "1 + 2", "3"), open_question("s2", "9 - 4", "5")]
 WORKED = open_question("w", "Ann has 3 and buys 4. How many?", "7", "She has 3 + 4 = 7.")
-INSTRUCTION = (
-    "Solve the problem and reply with its final answer alone, inside \\boxed{}. Do not explain, "
-    "and show no steps.\n\n"
-)
+FILE = Path(__file__).with_name("prompts.jsonl")
+PROMPTS = [json.loads(line) for line in FILE.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "shots", "prompt", "stop", "rule"),
-    [
-        (
-            "math",
-            "direct",
-            SHOTS[:1],
-            INSTRUCTION + "### Problem Start\n1 + 2\n### Problem End\nAnswer: \\boxed{3}\n\n"
-            "### Problem Start\n7 + 5\n### Problem End\nAnswer:",
-            (),
-            "boxed",
-        ),
-        (
-            "gsm8k",
-            "harness",
-            [WORKED],
-            f"Question: {WORKED.text}\nAnswer: She has 3 + 4 = 7.\n#### 7\n\n"
-            "Question: 7 + 5\nAnswer:",
-            ("Question:", "</s>", "<|im_end|>"),
-            "hashes",
-        ),
-        (
-            "math",
-            "harness",
-            [WORKED],
-            f"Problem:\n{WORKED.text}\n\nSolution: She has 3 + 4 = 7.\n"
-            "Final Answer: The final answer is $7$. I hope it is correct.\n\n"
-            "Problem:\n7 + 5\n\nSolution:",
-            ("Problem:",),
-            "minerva",
-        ),
-        ("arithmetic", None, SHOTS, "1 + 2 = 3\n9 - 4 = 5\n7 + 5 =", ("\n",), "line"),
-        ("prompt", None, [], "7 + 5", ("\n",), "line"),
-        (
-            "question",
-            None,
-            SHOTS[:1],
-            "Question: 1 + 2\nAnswer: 3\n\nQuestion: 7 + 5\nAnswer:",
-            ("\n",),
-            "line",
-        ),
-    ],
-)
-def test_formats_ask_and_end(kind, name, shots, prompt, stop, rule):
-    form = format_of(kind, name)
-    assert form.ask(SUM, shots) == prompt
-    assert (form.stop, form.extract) == (stop, rule)
+@pytest.mark.parametrize("case", PROMPTS, ids=lambda case: case["kind"])
+def test_formats_ask_and_end(case):
+    form = format_of(case["kind"], case["format"])
+    shots = [shot for shot in (*SHOTS, WORKED) if shot.id in case["shots"]]
+    assert form.ask(SUM, shots) == case["prompt"]
+    assert (list(form.stop), form.extract) == (case["stop"], case["rule"])
 
 
 def test_format_completes():
@@ -147,12 +106,7 @@ def test_load_shots_takes_first_training_rows_but_the_question(hub):
 
 
 def test_load_shots_of_math_500_and_dart_math_are_of_math(hub):
-    folder = hub(
-        *(
-            (name, "train", [changed(MATH, problem=f"{name} {i}?") for i in range(2)])
-            for name in MATH_SUBJECTS
-        )
-    )
+    folder = hub(*[(subject, "train", rows) for subject, rows in MATH_ROWS.items()])
     for task in ("math", "math-500", "dart-math"):
         shots = load_shots(task, 2, hub=folder)(SUM)
         assert [shot.id for shot in shots] == [f"{name}/train/1" for name in MATH_SUBJECTS[:2]]

@@ -1,7 +1,5 @@
 """Tasks of lm-evaluation-harness: the same requests, verdicts and metrics as its own."""
 
-import json
-
 import numpy as np
 import pytest
 from lm_eval import simple_evaluate
@@ -15,122 +13,19 @@ from cola_jax.tasks.harness import grade_of, load_task, text_of
 from cola_jax.tasks.registry import find_task
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
-from tests.tasks.rows import DECODED, EXACT
+from tests.tasks.rows import ALIASES, CHOICE, DECODED, EXACT
 
-COMMON = {
-    "dataset_path": "json",
-    "test_split": "test",
-    "fewshot_split": "train",
-    "doc_to_text": "Asked: {{question}} Say: ",
-    "metadata": {"version": 1},
-}
-CHOICE = {
-    "output_type": "multiple_choice",
-    "doc_to_target": "{{choices.label.index(answerKey)}}",
-    "doc_to_choice": "{{choices.text}}",
-    "metric_list": [
-        {"metric": name, "aggregation": "mean", "higher_is_better": True}
-        for name in ("acc", "acc_norm")
-    ],
-}
-OTHERS = {
+CHOOSING = {
+    "choice": CHOICE,
+    "shown": CHOICE | {"num_fewshot": 2},
     "swapped": CHOICE | {"doc_to_text": "{{0}}", "doc_to_target": "{{question}}"},
     "several": CHOICE | {"doc_to_target": "{{[0, 1]}}"},
     "fixed": CHOICE | {"num_fewshot": 0},
-    "one_word": {"output_type": "loglikelihood", "doc_to_target": "{{question}}"},
-    "missing": CHOICE | {"dataset_kwargs": {"data_files": "nowhere.jsonl"}},
+    "one_word": CHOICE | {"output_type": "loglikelihood", "doc_to_target": "{{question}}"},
 }
-
-
-@pytest.fixture
-def tasks(tmp_path, library):
-    """Lets lm-evaluation-harness know tasks of one file, and nothing else."""
-    file = str(tiny.write_questions(tmp_path / "rows.jsonl", 6))
-    data = COMMON | {"dataset_kwargs": {"data_files": {"test": file, "train": file}}}
-    return library(
-        **{name: data | fields for name, fields in ({"choice": CHOICE} | OTHERS).items()}
-    )
-
-
-@pytest.mark.parametrize("shots", [0, 2])
-def test_metrics_are_those_of_the_harness(tiny_checkpoint, tasks, shots):
-    ours = ColaLM(pretrained=str(tiny_checkpoint), data=1)
-    wanted = simple_evaluate(
-        model=ours,
-        tasks=["choice"],
-        task_manager=tasks,
-        num_fewshot=shots,
-        bootstrap_iters=0,
-    )
-    questions = load_questions("choice", num_fewshot=shots)
-    assert load_questions("choice", num_fewshot=shots, limit=3) == questions[:3]
-    requests = [sample["arguments"] for sample in wanted["samples"]["choice"]]
-    for question, arguments in zip(questions, requests, strict=True):
-        pairs = [tuple(pair) for pair in arguments]
-        delimiter = question.get("delimiter")
-        assert [question.text + f"{delimiter}{o}" for o in question.options] == [
-            context + choice for context, choice in pairs
-        ]
-    for scorer, metric in (("options", "acc"), ("options-norm", "acc_norm")):
-        results = cola_jax.evaluate(ours.model, questions, "0-4", scorer=scorer)
-        each = [sample[metric] for sample in wanted["samples"]["choice"]]
-        np.testing.assert_array_equal(results.verdicts.verdict[:, 0], np.array(each, bool))
-
-
-def test_names_are_alike(tasks):
-    for name in ("choice", "LM-eval: CHOICE"):
-        assert find_task(TaskConfig(name).task).kind == "harness"
-    assert [q.id for q in load_questions("choice", limit=2)] == ["choice/0", "choice/1"]
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("One-Word", {}, "one_word .* of the kind loglikelihood: its score is a likelihood"),
-        ("swapped", {}, "swapped of lm-evaluation-harness puts its choices before"),
-        ("several", {}, "question several/0 has the answer .*not one of its 3 choices"),
-        ("missing", {}, r"missing of lm-evaluation-harness could not be loaded: .*\(--hub\)"),
-        ("choice", {"num_fewshot": 9}, "row 0: .* makes no prompt with 9 shots"),
-        ("fixed", {"num_fewshot": 2}, "fixed of lm-evaluation-harness fixes 0 shots, so 2 would"),
-    ],
-)
-def test_load_questions_refuses(tasks, name, settings, message):
-    with pytest.raises(ValueError, match=message):
-        load_questions(name, **settings)
-
-
-def test_hub_replaces_the_data_set(library, hub):
-    rows = [tiny.row(question) for question in tiny.questions(3)]
-    folder = hub(("default", "test", rows), ("default", "train", rows))
-    library(elsewhere=COMMON | CHOICE | {"dataset_path": "nobody/nothing"})
-    questions = load_questions("elsewhere", hub=folder)
-    assert [q.options for q in questions] == [q.options for q in tiny.questions(3)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scorer": "letter"}, "'letter' is not for: use options, options-norm"),
-        ({"chat": True}, "the prompts of choice are lm-evaluation-harness's own"),
-    ],
-    ids=str,
-)
-def test_prompts_are_the_librarys_own(tasks, settings, message):
-    config = TaskConfig("choice", **settings)
-    with pytest.raises(ValueError, match=message):
-        config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1,))
-
-
-# tasks that decode
-
-ALIASES = DECODED | {
-    "doc_to_target": "{{aliases}}",
-    "filter_list": [
-        {"name": "bare", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
-    ],
-    "metric_list": [EXACT | {"ignore_case": True, "ignore_punctuation": True}],
-}
-UNSEARCHABLE = {
+DECODING = {
+    "numbers": DECODED,
+    "aliases": ALIASES,
     "scored": DECODED | {"metric_list": [EXACT | {"metric": "bleu"}]},
     "sampled": DECODED | {"repeats": 4},
     "warm": DECODED | {"generation_kwargs": {"until": ["\n"], "do_sample": True}},
@@ -142,6 +37,71 @@ ROWS = [
     for i, aliases in enumerate([["One", "1"], ["Two.", "2"], ["The three", "3"], ["four", "IV"]])
 ]
 TEXTS = (" #### 2,000", " the answer: 2000.", " two", "iv.", " #### 3", "", " 1 #### 4000 Four")
+
+
+def of_files(**files):
+    return {"dataset_kwargs": {"data_files": files}}
+
+
+@pytest.fixture
+def tasks(tmp_path, library, write):
+    """Lets lm-evaluation-harness know tasks of two files, and nothing else."""
+    choices = str(tiny.write_questions(tmp_path / "rows.jsonl", 6))
+    data = of_files(test=choices, train=choices)
+    every = {name: fields | data for name, fields in CHOOSING.items()}
+    every["missing"] = CHOICE | of_files(test="nowhere.jsonl")
+    data = of_files(test=write(*ROWS))
+    return library(**every | {name: fields | data for name, fields in DECODING.items()})
+
+
+def test_metrics_are_those_of_the_harness(tiny_checkpoint, tasks):
+    ours = ColaLM(pretrained=str(tiny_checkpoint), data=1)
+    names = ["choice", "shown"]
+    wanted = simple_evaluate(model=ours, tasks=names, task_manager=tasks, bootstrap_iters=0)
+    assert find_task("choice").kind == "harness"
+    shown = load_questions("choice", num_fewshot=2)
+    assert load_questions("choice", num_fewshot=2, limit=3) == shown[:3]
+    assert [q.text for q in load_questions("shown")] == [q.text for q in shown]
+    for name, questions in (("choice", load_questions("choice")), ("shown", shown)):
+        samples = wanted["samples"][name]
+        for question, sample in zip(questions, samples, strict=True):
+            delimiter = question.get("delimiter")
+            assert [question.text + f"{delimiter}{option}" for option in question.options] == [
+                context + choice for context, choice in sample["arguments"]
+            ]
+        for scorer, metric in (("options", "acc"), ("options-norm", "acc_norm")):
+            results = cola_jax.evaluate(ours.model, questions, "0-4", scorer=scorer)
+            each = np.array([sample[metric] for sample in samples], bool)
+            np.testing.assert_array_equal(results.verdicts.verdict[:, 0], each)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("One-Word", {}, "one_word .* of the kind loglikelihood: its score is a likelihood"),
+        ("swapped", {}, "swapped of lm-evaluation-harness puts its choices before"),
+        ("several", {}, "question several/0 has the answer .*not one of its 3 choices"),
+        ("missing", {}, r"missing of lm-evaluation-harness could not be loaded: .*\(--hub\)"),
+        ("choice", {"num_fewshot": 9}, "row 0: .* makes no prompt with 9 shots"),
+        ("fixed", {"num_fewshot": 2}, "fixed of lm-evaluation-harness fixes 0 shots, so 2 would"),
+        ("scored", {}, "scored of lm-evaluation-harness is scored by bleu, which does not say"),
+        ("sampled", {}, "sampled of lm-evaluation-harness samples 4 completions"),
+        ("warm", {}, "warm of lm-evaluation-harness: generation asks for do_sample=True"),
+        ("coded", {}, "coded of lm-evaluation-harness runs code, so it cannot be searched"),
+        ("seen", {}, "seen of lm-evaluation-harness needs images or sound"),
+    ],
+)
+def test_load_questions_refuses(tasks, name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions(name, **settings)
+
+
+def test_hub_replaces_the_data_set(library, hub):
+    rows = [tiny.row(question) for question in tiny.questions(3)]
+    folder = hub(("default", "test", rows), ("default", "train", rows))
+    library(elsewhere=CHOICE | {"dataset_path": "nobody/nothing"})
+    questions = load_questions("elsewhere", hub=folder)
+    assert [q.options for q in questions] == [q.options for q in tiny.questions(3)]
 
 
 class Canned(LM):
@@ -160,22 +120,12 @@ class Canned(LM):
     loglikelihood_rolling = loglikelihood
 
 
-@pytest.fixture
-def decoding(tmp_path, library):
-    """Tasks of one file, with and without several right answers."""
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    data = {"dataset_kwargs": {"data_files": {"test": str(file)}}}
-    every = {"numbers": DECODED, "aliases": ALIASES} | UNSEARCHABLE
-    return library(**{name: fields | data for name, fields in every.items()})
-
-
 @pytest.mark.parametrize("name", [pytest.param("numbers", marks=pytest.mark.slow), "aliases"])
-def test_grades_are_those_of_the_harness(decoding, name):
+def test_grades_are_those_of_the_harness(tasks, name):
     right = 0
     for text in TEXTS:
         results = simple_evaluate(
-            model=Canned(text), tasks=[name], task_manager=decoding, bootstrap_iters=0
+            model=Canned(text), tasks=[name], task_manager=tasks, bootstrap_iters=0
         )
         for sample in results["samples"][name]:
             grader = load_task(name, None, sample["filter"])
@@ -187,7 +137,7 @@ def test_grades_are_those_of_the_harness(decoding, name):
     assert right >= 2
 
 
-def test_questions_have_the_filtered_gold(decoding):
+def test_questions_have_the_filtered_gold(tasks):
     assert find_task("numbers").kind == "harness-open"
     questions = load_questions("numbers")
     assert [q.gold for q in questions] == ["1,000", "2,000", "3,000", "4,000"]
@@ -196,7 +146,7 @@ def test_questions_have_the_filtered_gold(decoding):
     assert all(question.open for question in questions)
 
 
-def test_grade_compares_another_gold_as_the_metric_does(decoding):
+def test_grade_compares_another_gold_as_the_metric_does(tasks):
     grader = load_task("numbers")
     (question, *_) = grader.questions(None)
     assert grader.grade(question, " #### 5,000", "5000") == ("5,000", Grade.RIGHT)
@@ -207,24 +157,9 @@ def test_grade_compares_another_gold_as_the_metric_does(decoding):
     assert aliases.grade(next(aliases.questions(None)), " two. ", "Two")[1] is Grade.RIGHT
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("scored", "scored of lm-evaluation-harness is scored by bleu, which does not say"),
-        ("sampled", "sampled of lm-evaluation-harness samples 4 completions"),
-        ("warm", "warm of lm-evaluation-harness: generation asks for do_sample=True"),
-        ("coded", "coded of lm-evaluation-harness runs code, so it cannot be searched"),
-        ("seen", "seen of lm-evaluation-harness needs images or sound"),
-    ],
-)
-def test_tasks_that_cannot_be_searched_are_refused(decoding, name, message):
-    with pytest.raises(ValueError, match=message):
-        load_questions(name)
-
-
-def test_prepare_takes_filter_and_limit(decoding):
-    def prepare(**settings):
-        config = TaskConfig("numbers", **settings)
+def test_prepare_takes_filter_and_limit(tasks):
+    def prepare(name="numbers", **settings):
+        config = TaskConfig(name, **settings)
         return config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1, 7))
 
     prepared = prepare()
@@ -238,6 +173,8 @@ def test_prepare_takes_filter_and_limit(decoding):
         ({"rule": "number"}, "flexible-extract, not 'number'"),
         ({"scorer": "exact"}, "'exact' is not for: use generation"),
         ({"max_new_tokens": 190}, "the model's context is 200"),
+        ({"name": "choice", "scorer": "letter"}, "'letter' is not for: use options, options-norm"),
+        ({"name": "choice", "chat": True}, "prompts of choice are lm-evaluation-harness's own"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(**settings)

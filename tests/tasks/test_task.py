@@ -5,38 +5,44 @@ import json
 import numpy as np
 import pytest
 
-from cola_jax import checkpoint
 from cola_jax.question import Question, open_question
 from cola_jax.tasks.registry import TASKS
 from cola_jax.tasks.task import TaskConfig, catalogue, check_disjoint, hold_out, task_digest
 from tests import tiny
 from tests.tasks.rows import ARC, GSM8K, MMLU, PLAIN, changed
 
-SHORT = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
+
+def numbered(row, name, count=12, **fields):
+    """Makes rows that differ in a text."""
+    return [
+        changed(row, **{name: f"{row[name]} {i}?"}, **{k: v.format(i) for k, v in fields.items()})
+        for i in range(count)
+    ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A file of each kind of questions."""
-    folder = tmp_path_factory.mktemp("tasks")
-    tiny.write_questions(folder / "arc.jsonl", 3)
-    rows = {
-        "gsm8k": [SHORT],
-        "shots": [SHORT | {"question": f"{i} and 2?"} for i in range(2, 9)],
-        "prompt": [{"prompt": "2 + 2 =", "answer": "4"}, {"prompt": "the sun", "answer": "moon"}],
-    }
-    for name, lines in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    return folder
+SUBJECTS = ("law", "number_theory", "anatomy") * 12
+MMLU_ROWS = [
+    changed(row, subject=subject)
+    for row, subject in zip(numbered(MMLU, "question", 36), SUBJECTS, strict=True)
+]
+SPLITS = ("train", "test")
+HUBS = {  # name of the task: its data set
+    "arc-easy": [("ARC-Easy", x, numbered(ARC, "question", id=x + "{}")) for x in SPLITS],
+    "mmlu": [("all", "dev", MMLU_ROWS), ("all", "test", MMLU_ROWS)],
+    "gsm8k": [("main", split, numbered(GSM8K, "question")) for split in SPLITS],
+}
+FILES = {"prompt": numbered(PLAIN, "prompt"), "arc": [tiny.row(q) for q in tiny.questions(12)]}
 
 
-@pytest.fixture(scope="module")
-def prepare(folder, tiny_checkpoint):
-    words = checkpoint.load_tokenizer(tiny_checkpoint)
+@pytest.fixture
+def prepare(hub, write):
+    """Prepares a task of any kind, of data that are made for it."""
+    words = tiny.tokenizer()
 
-    def prepare(task, context=256, stop_tokens=lambda: (1, 7), **settings):
-        file = folder / f"{task}.jsonl"
-        config = TaskConfig(str(file) if file.exists() else task, **settings)
+    def prepare(task, context=9000, stop_tokens=lambda: (1, 7), **settings):
+        if task in HUBS:
+            settings["hub"] = hub(*HUBS[task])
+        config = TaskConfig(write(*FILES[task]) if task in FILES else task, **settings)
         return config.prepare(words, context=context, stop_tokens=stop_tokens)
 
     return prepare
@@ -54,7 +60,7 @@ def prepare(folder, tiny_checkpoint):
     ],
 )
 def test_prepare_chooses_scorer_of_task(prepare, task, settings, scorer, form):
-    prepared = prepare(task, context=2000, **settings)
+    prepared = prepare(task, **settings)
     record = prepared.record
     assert record["scorer"] == prepared.scorer.name == scorer
     style = record["prompt"]["format"] if form else None
@@ -72,39 +78,30 @@ def test_prepare_records_prompts(prepare):
     assert prompt["stop_tokens"] == [1, 7] == list(prepared.scorer.stop.tokens)
     assert len(prompt["shots"]) == prompt["format"]["shots"] == 2
     assert not set(prompt["shots"]) & {e.question.id for e in prepared.encoded}
-    others = {
-        "shots": {"shots": 1},
-        "seed": {"task_seed": 1},
-        "shots seed": {"shots_seed": 1},
-        "level": {"level": 1},
-        "limit": {"limit": 4},
-        "chat": {"chat": True},
-        "format": {"format": "direct", "shots": 2},
-        "stop": {"stop_tokens": lambda: (1,)},
-    }
+    changes = [{"shots": 1}, {"task_seed": 1}, {"shots_seed": 1}, {"level": 1}, {"limit": 4}]
+    changes += [{"chat": True}, {"format": "direct", "shots": 2}, {"stop_tokens": lambda: (1,)}]
     hashes, digests = {prompt["hash"]}, {task_digest(prepared.encoded, prepared.scorer)}
-    for name, other in others.items():
-        settings = {"limit": 5, "scorer": "generation", "level": 2, "max_new_tokens": 3} | other
-        changed = prepare("arithmetic", context=2000, **settings)
+    for change in changes:
+        settings = {"limit": 5, "scorer": "generation", "level": 2, "max_new_tokens": 3} | change
+        changed = prepare("arithmetic", **settings)
         template = {"date_string": "26 Jul 2024", "enable_thinking": False}
-        assert changed.record["chat"] == (template if name == "chat" else None)
+        assert changed.record["chat"] == (template if "chat" in change else None)
         hashes.add(changed.settings()["prompt"]["hash"])
-        if name != "stop":  # which the settings of a run have beside the digest
+        if "stop_tokens" not in change:  # which the settings of a run have beside the digest
             digests.add(task_digest(changed.encoded, changed.scorer))
-    assert len(hashes) == 1 + len(others)
-    assert len(digests) == len(others)
+    assert len(hashes) == 1 + len(changes)
+    assert len(digests) == len(changes)
     again = prepare("arithmetic", limit=5, scorer="generation", max_new_tokens=3, level=2)
     assert again.settings() == record
 
 
-def test_prepare_takes_shots_of_file_and_rule(prepare, folder):
-    more = {"format": "harness", "shots_file": str(folder / "shots.jsonl"), "context": 2000}
-    prepared = prepare("gsm8k", **more)
+def test_prepare_takes_shots_and_rule(prepare):
+    prepared = prepare("gsm8k", format="harness")
     assert len(prepared.record["prompt"]["shots"]) == 5
-    fewer = prepare("gsm8k", shots=2, rule="number", **more)
+    fewer = prepare("gsm8k", format="harness", shots=2, rule="number")
     assert fewer.encoded[0].num_tokens < prepared.encoded[0].num_tokens
     assert fewer.scorer.rule == fewer.record["prompt"]["format"]["extract"] == "number"
-    boxed = prepare("arithmetic", limit=2, scorer="generation", rule="boxed", context=2000)
+    boxed = prepare("arithmetic", limit=2, scorer="generation", rule="boxed")
     assert boxed.scorer.stop.rule is not None  # a closed box ends the text
 
 
@@ -117,42 +114,34 @@ def test_prepare_needs_no_stop_token_for_choice(prepare):
         prepare("arithmetic", stop_tokens=missing)
 
 
-OPEN = "asks open questions, which the scorer 'letter' is not for: use exact, generation"
-CHOICE = (
-    "is multiple choice, which the scorer 'exact' is not for: use options, options-norm, letter"
-)
-
-
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("arc", {"scorer": "exact"}, CHOICE),
+        ("arc", {"scorer": "exact"}, "the scorer 'exact' is not for: use options, options-norm, l"),
         ("arc", {"format": "harness"}, "'options' has the formats plain, not 'harness'"),
         ("arc", {"max_new_tokens": 5}, "max_new_tokens is a setting of the scorer `generation`"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"scorer": "generation", "rule": "last"}, "one of boxed, hashes, number"),
-        ("arithmetic", {"scorer": "letter"}, OPEN),
+        ("arithmetic", {"scorer": "letter"}, "scorer 'letter' is not for: use exact, generation"),
         ("arithmetic", {"shots": 60}, "the model's context is 256"),
         ("gsm8k", {"format": "harness", "scorer": "exact", "shots": 0}, "scorer `generation`"),
     ],
 )
 def test_prepare_refuses(prepare, task, settings, message):
     with pytest.raises(ValueError, match=message) as error:
-        prepare(task, **settings)
+        prepare(task, context=256, **settings)
     assert "\n" not in str(error.value)
 
 
-def test_prepare_shows_shots_of_choices(prepare, folder):
-    file = {"shots": 1, "shots_file": str(folder / "arc_shots.jsonl")}
-    other = dict(tiny.row(tiny.questions(9)[8]), question="which of the others?")
-    (folder / "arc_shots.jsonl").write_text(json.dumps(other) + "\n")
+def test_prepare_shows_shots_of_choices(prepare, write):
+    other = tiny.row(tiny.questions(13)[12]) | {"question": "which of the others?"}
+    file = {"shots": 1, "shots_file": write(other, name="shots")}
     with pytest.raises(ValueError, match="letters shows no shots"):
         prepare("arc", scorer="letter", **file)
-    plain = prepare("arc", scorer="options", **file)
-    assert plain.record["prompt"]["format"] == "plain"
-    assert plain.record["prompt"]["shots"] == ["q8"]
-    shown = prepare("arc", scorer="letter", format="harness", **file)
-    assert shown.record["prompt"]["shots"] == ["q8"]
+    for settings in ({"scorer": "options"}, {"scorer": "letter", "format": "harness"}):
+        prompt = prepare("arc", **settings, **file).record["prompt"]
+        assert prompt["format"] == settings.get("format", "plain")
+        assert prompt["shots"] == ["q12"]
 
 
 def test_catalogue_lists_every_task():
@@ -163,37 +152,6 @@ def test_catalogue_lists_every_task():
     assert (mmlu["scorers"].split(", ")[0], mmlu["formats"]) == ("letter", "harness, plain")
 
 
-# the first questions do not depend on how many follow
-
-LIMIT, MORE = 8, 10
-
-
-def numbered(row, name, count=12, **fields):
-    """Makes rows that differ in a text."""
-    return [
-        changed(row, **{name: f"{row[name]} {i}?"}, **{k: v.format(i) for k, v in fields.items()})
-        for i in range(count)
-    ]
-
-
-def mmlu(split):
-    rows = numbered(MMLU, "question", 36)
-    subjects = ("law", "number_theory", "anatomy")
-    return "all", split, [changed(row, subject=subjects[i % 3]) for i, row in enumerate(rows)]
-
-
-SPLITS = ("train", "test")
-HUBS = {  # name of the task: its data set
-    "arc-easy": [
-        ("ARC-Easy", split, numbered(ARC, "question", id=split + "{}")) for split in SPLITS
-    ],
-    "mmlu": [mmlu("dev"), mmlu("test")],
-    "gsm8k": [("main", split, numbered(GSM8K, "question")) for split in SPLITS],
-}
-FILES = {
-    "prompt": numbered(PLAIN, "prompt"),
-    "arc": numbered(ARC, "question", id="q{}"),
-}
 SETTINGS = [
     ("arc-easy", {"variants": ("instruction", "shots")}),
     ("arc-easy", {"scorer": "letter", "format": "harness", "variants": ("order",)}),
@@ -205,49 +163,31 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture
-def prepare_any(hub, write):
-    """Prepare a task of any kind, with data of its own."""
-
-    def prepare(task, **settings):
-        settings = {"shots": 2, **settings}
-        name = task
-        if task in HUBS:
-            settings["hub"] = hub(*HUBS[task])
-        elif task in FILES:
-            name = write(*FILES[task])
-            settings["shots_file"] = write(*FILES[task][:3], name="shots")
-        config = TaskConfig(name, **settings)
-        return config.prepare(tiny.tokenizer(), context=9000, stop_tokens=lambda: (1, 7))
-
-    return prepare
-
-
 @pytest.mark.parametrize(("task", "settings"), SETTINGS, ids=lambda value: str(value))
-def test_first_questions_do_not_depend_on_how_many_follow(prepare_any, task, settings):
-    few, many = (prepare_any(task, limit=limit, **settings) for limit in (LIMIT, MORE))
-    assert (len(few.encoded), len(many.encoded)) == (LIMIT, MORE)
+def test_first_questions_do_not_depend_on_how_many_follow(prepare, write, task, settings):
+    if task in FILES:
+        settings = settings | {"shots_file": write(*FILES[task][:3], name="shots")}
+    few, many = (prepare(task, limit=limit, shots=2, **settings) for limit in (8, 10))
+    assert (len(few.encoded), len(many.encoded)) == (8, 10)
     ways = [(few.encoded, many.encoded)]
     ways += [(a.encoded, b.encoded) for a, b in zip(few.variants, many.variants, strict=True)]
     for fewer, more in ways:
-        for row, other in zip(fewer, more[:LIMIT], strict=True):
+        for row, other in zip(fewer, more[:8], strict=True):
             assert (row.question, row.prompt_hash) == (other.question, other.prompt_hash)
             np.testing.assert_array_equal(row.prompts.ids, other.prompts.ids)
-    assert [v.places for v in few.variants] == [v.places[:LIMIT] for v in many.variants]
+    assert [v.places for v in few.variants] == [v.places[:8] for v in many.variants]
     assert few.record.get("prompt") == many.record.get("prompt")
 
 
-def test_mmlu_is_asked_as_the_harness_asks_it(prepare_any):
-    prepared = prepare_any("mmlu", limit=3)
+def test_mmlu_is_asked_as_the_harness_asks_it(prepare):
+    prepared = prepare("mmlu", limit=3, shots=2)
     assert prepared.record["scorer"] == "letter"
     assert prepared.record["prompt"]["format"] == "harness"
     text = tiny.tokenizer().decode(prepared.encoded[0].prompts.ids)
     assert "The following are multiple choice questions (with answers) about law.\n\nW" in text
     assert text.count("Answer: C\n\n") == 2
-    assert prepare_any("mmlu", limit=3, scorer="options").record["prompt"]["format"] == "plain"
-
-
-# held-out questions
+    plain = prepare("mmlu", limit=3, shots=2, scorer="options")
+    assert plain.record["prompt"]["format"] == "plain"
 
 
 QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]

@@ -1,5 +1,7 @@
 """Variants of a task: what each changes, and which are refused."""
 
+from pathlib import Path
+
 import pytest
 
 from cola_jax import checkpoint
@@ -44,8 +46,8 @@ def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
         assert "Think" not in before
     for variant in prepared.variants:
         for asked_again, other in zip(prepared.encoded, variant.encoded, strict=True):
-            assert asked_again.question.options == other.question.options
-            assert asked_again.question.answer == other.question.answer
+            ours, theirs = asked_again.question, other.question
+            assert (ours.options, ours.answer) == (theirs.options, theirs.answer)
         assert variant.places == [tuple(range(len(e.question.options))) for e in prepared.encoded]
     again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
     assert texts(again.variants[0].encoded, words) == plain
@@ -69,25 +71,20 @@ def test_order_turns_the_options(words, choice):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("variant", "message"),
     [
-        ({"variants": ("polite",)}, "'polite' is not one of plain, chat"),
-        ({"variants": ("plain",)}, "asks just as the task does"),
-        ({"variants": ("order",)}, "'order' cannot be made.*does not list the options"),
-        ({"variants": ("shots",)}, "'shots' cannot be made.*give a file of shots"),
-        ({"variants": ("chat",)}, "'chat' cannot be made: the tokenizer has no chat"),
+        ("polite", "'polite' is not one of plain, chat"),
+        ("plain", "asks just as the task does"),
+        ("order", "'order' cannot be made.*does not list the options"),
+        ("shots", "'shots' cannot be made.*give a file of shots"),
+        ("chat", "'chat' cannot be made: the tokenizer has no chat"),
+        ("bare.txt", r"bare\.txt .*does not say \{question\}"),
+        ("latin.txt", r"latin\.txt .*can't decode"),
     ],
 )
-def test_variants_that_cannot_be_made_are_refused(choice, settings, message):
+def test_variants_that_cannot_be_made_are_refused(choice, tmp_path, monkeypatch, variant, message):
+    monkeypatch.chdir(tmp_path)
+    Path("bare.txt").write_text("Think.")
+    Path("latin.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=message):
-        prepare(TaskConfig(choice, **settings), tiny.tokenizer(chat=False))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [("Think.", r"does not say \{question\}"), ("\xff", "can't decode")]
-)
-def test_template_without_field_is_refused(choice, tmp_path, content, message):
-    template = tmp_path / "mine.txt"
-    template.write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=rf"mine\.txt .*{message}"):
-        prepare(TaskConfig(choice, variants=(str(template),)), tiny.tokenizer())
+        prepare(TaskConfig(choice, variants=(variant,)), tiny.tokenizer(chat=False))
