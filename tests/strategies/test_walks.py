@@ -37,6 +37,7 @@ def test_search_evaluates_legal_paths_each_once(name):
         assert all(shortest <= len(path) <= longest == 12 for path in outcome.paths)
         assert set().union(*outcome.paths) <= set(range(8))
         assert np.bincount(outcome.wave).max() <= 7
+        assert outcome.parent[0] == -1
         assert (outcome.parent[1:] < np.arange(1, outcome.evaluations)).all()
         if name == "cola":
             assert {KINDS[kind] for kind in outcome.edits[1:, 0]} == set(KINDS)
@@ -45,16 +46,7 @@ def test_search_evaluates_legal_paths_each_once(name):
             parent = outcome.paths[outcome.parent[node]]
             if outcome.describe_edit(node) is not None:
                 assert edited(parent, outcome.edits[node]) == outcome.paths[node]
-    again = cola_jax.search(formula(), questions(3)[1:], preset=rules, **SETTINGS)
-    by_question = [outcome.paths for outcome in outcomes]
-    if name in ("random", "enumerate", "early-exit"):  # the others depend on the formula's b
-        assert [outcome.paths for outcome in again] == by_question[1:]
-    assert name == "early-exit" or by_question[0] != by_question[1]
-
-
-def test_early_exit_runs_prefixes():
-    (outcome,) = cola_jax.search(formula(), questions(1), preset="early-exit", **SETTINGS)
-    assert outcome.paths == [tuple(range(n)) for n in range(8, 0, -1)]
+    assert (outcomes[0].paths == outcomes[1].paths) == (name == "early-exit")
 
 
 def test_enumerate_runs_every_single_edit():
@@ -86,11 +78,13 @@ def test_searches_by_margin_climb(name):
     assert outcome.verdicts.margin.max() == -2.5  # none of the first four layers is left
 
 
-def test_shortgpt_removes_the_least_influential_layers():
-    rules = InfluenceRules(order=ORDER, min_length=0.5)
-    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
-    without = (0, 1, 2, 3, 4, 6, 7), (0, 1, 3, 4, 6, 7), (0, 1, 3, 4, 6), (1, 3, 4, 6)
-    assert outcome.paths == [identity(8), *without]
+def test_early_exit_runs_prefixes_and_shortgpt_removes_the_least_influential_layers():
+    influence = InfluenceRules(order=ORDER, min_length=0.5)
+    without = [(0, 1, 2, 3, 4, 6, 7), (0, 1, 3, 4, 6, 7), (0, 1, 3, 4, 6), (1, 3, 4, 6)]
+    prefixes = [tuple(range(n)) for n in range(7, 0, -1)]
+    for rules, expected in ("early-exit", prefixes), (influence, without):
+        (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
+        assert outcome.paths == [identity(8), *expected]
     with pytest.raises(ValueError, match=r"give `order`.*block_influence"):
         cola_jax.search(formula(), questions(1), preset="shortgpt", **SETTINGS)
 
