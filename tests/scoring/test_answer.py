@@ -30,7 +30,6 @@ def test_check_rule_refuses_unknown_rule():
 
 def test_last_box_ignores_incomplete_box():
     assert last_box(r"$\boxed{1}$, and thus $\boxed{\frac{1}{2}}$, not \boxed{") == r"\frac{1}{2}"
-    assert last_box("none") is None
 
 
 @pytest.mark.parametrize(
@@ -55,23 +54,17 @@ def test_boxes_take_linear_time(text, answer):
         ({"until": "\n", "max_gen_toks": 4}, (("\n",), 4)),
         ({"until": ["a", "", "b"], "max_new_tokens": "5"}, (("a", "b"), 5)),
         ({"until": None, "max_tokens": 6, "max_gen_toks": 7}, ((), 7)),
-        ({"do_sample": False, "temperature": 0.7, "top_p": 0.9}, ((), 256)),
-        ({"temperature": 0.0, "num_beams": 1}, ((), 256)),
+        ({"do_sample": False, "temperature": 0.7, "top_p": 0.9, "num_beams": 1}, ((), 256)),
+        ({"temperature": 0.0}, ((), 256)),
     ],
 )
 def test_read_gen_kwargs(given, settings):
     assert read_gen_kwargs(given, 256) == GenerationSettings(*settings)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"do_sample": True}, "do_sample=True, but the model cola decodes greedily"),
-        ({"temperature": 0.5}, "temperature=0.5, but the model cola decodes greedily"),
-        ({"num_beams": 4}, "asks for num_beams=4"),
-        ({"max_length": 40}, "asks for max_length=40"),
-    ],
-)
-def test_read_gen_kwargs_refuses(given, message):
-    with pytest.raises(ValueError, match=message):
-        read_gen_kwargs(given, 256)
+def test_read_gen_kwargs_refuses_sampling_and_unknown_keys():
+    for key, value in {"do_sample": True, "temperature": 0.5, "num_beams": 4}.items():
+        with pytest.raises(ValueError, match=f"{key}={value}"):
+            read_gen_kwargs({key: value}, 256)
+    with pytest.raises(ValueError, match="asks for max_length=40"):
+        read_gen_kwargs({"max_length": 40}, 256)

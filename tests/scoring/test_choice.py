@@ -45,17 +45,13 @@ def prompt_of(made):
 
 
 def test_options_ask_as_lm_evaluation_harness():
-    made = Options(CodePoints()).encode(QUESTION)
-    assert (made.prompts.ids[0], prompt_of(made)) == (1, "Question: What melts?\nAnswer:")
-    for j, option in enumerate(QUESTION.options):
-        assert "".join(map(chr, made.prompts.targets[made.option == j])) == f" {option}"
-
-
-def test_options_show_shots_as_lm_evaluation_harness():
     shots = [Question("s", "What flows?", ("stone", "water"), 1)]
     shots.append(Question("t", "What falls?", ("rain",), 0, metadata=(("subject", "law"),)))
-    prompt = prompt_of(Options(CodePoints(), shots=shots).encode(QUESTION))
-    assert prompt == "Question: What flows?\nAnswer: water\n\nQuestion: What melts?\nAnswer:"
+    made = Options(CodePoints(), shots=shots).encode(QUESTION)
+    prompt = "Question: What flows?\nAnswer: water\n\nQuestion: What melts?\nAnswer:"
+    assert (made.prompts.ids[0], prompt_of(made)) == (1, prompt)
+    for j, option in enumerate(QUESTION.options):
+        assert "".join(map(chr, made.prompts.targets[made.option == j])) == f" {option}"
     with pytest.raises(ValueError, match="shows no shots in a chat"):
         Options(CodePoints(), chat=True, shots=shots)
 
@@ -70,76 +66,58 @@ def test_letters_read_one_token_per_option():
 
 def test_letters_show_shots_of_own_subject():
     subject = (("subject", "college_physics"),)
-    question = Question("q", "Which is heavy? ", ("4", "6", "7", "8"), 1, metadata=subject)
-    shot = Question("s", "Which is heavy? ", ("a", "b", "0", "d"), 2, metadata=subject)
-    other = Question("o", "Which is prime?", ("4", "6", "7", "8"), 2)
+    question = Question("q", "Which is heavy? ", ("4", "6"), 1, metadata=subject)
+    shot = Question("s", "Which is light? ", ("a", "b", "0"), 2, metadata=subject)
     shown = (
         "The following are multiple choice questions (with answers) about college physics.\n\n"
-        "Which is heavy?\nA. a\nB. b\nC. 0\nD. d\nAnswer: C\n\n"
-        "Which is heavy?\nA. 4\nB. 6\nC. 7\nD. 8\nAnswer:"
+        "Which is light?\nA. a\nB. b\nC. 0\nAnswer: C\n\nWhich is heavy?\nA. 4\nB. 6\nAnswer:"
     )
-    scorer = Letter(WORDS, harness=True, shots=[other, shot])
-    assert scorer.ask(question) == (shown, ["A", "B", "C", "D"])
-    plain, _ = Letter(WORDS, harness=True).ask(QUESTION)
+    scorer = Letter(WORDS, harness=True, shots=[QUESTION, shot])
+    assert scorer.ask(question) == (shown, ["A", "B"])
     start = "The following are multiple choice questions (with answers).\n\n"
-    assert plain == f"{start}{LISTED}\nAnswer:"
+    plain = f"{start}{LISTED}\nAnswer:"
+    assert Letter(WORDS, harness=True).ask(QUESTION) == (plain, ["A", "B", "C"])
     with pytest.raises(ValueError, match="the plain prompt of letters shows no shots"):
         Letter(WORDS, shots=[QUESTION])
 
 
-@pytest.mark.parametrize(
-    ("kind", "message", "first"),
-    [
-        (Options, "What melts?", "i"),
-        (Letter, f"{LISTED}\n\nAnswer with one letter, A, B or C, and nothing else.", "A"),
-    ],
-)
-def test_chat_adds_no_special_tokens(kind, message, first):
-    made = kind(CodePoints(), chat=True).encode(QUESTION)
+def test_letters_in_a_chat_add_no_special_tokens():
+    made = Letter(CodePoints(), chat=True).encode(QUESTION)
     ids = made.prompts.ids[: made.prompts.read[0] + 1].tolist()
     assert (ids[0], ids[-1]) == (2, 3)  # the template's own, and no 1
-    assert "".join(map(chr, ids[1:-1])) == message
-    assert chr(made.prompts.targets[0]) == first  # no space after a template
+    request = "Answer with one letter, A, B or C, and nothing else."
+    assert "".join(map(chr, ids[1:-1])) == f"{LISTED}\n\n{request}"
+    assert chr(made.prompts.targets[0]) == "A"  # no space after a template
 
 
-@pytest.mark.parametrize(
-    ("scorer", "question", "message"),
-    [
+def test_encode_refuses_unscorable_questions():
+    for scorer, question, message in (
         (Options(WORDS), open_question("q", "7 + 5", "12"), "q is open.*`exact` or `generation`"),
         (Letter(WORDS), Question("q", "?"), "question q has no options"),
         (Options(WORDS), Question("q", "?", ("ice", " "), 0), "question q has an empty option"),
         (Letter(CodePoints()), QUESTION, "question q1: letters are"),  # " A" is two tokens
-    ],
+    ):
+        with pytest.raises(ValueError, match=message):
+            scorer.encode(question)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens"), [(Options, TOKENS), (OptionsNorm, TOKENS), (Letter, LETTERS)]
 )
-def test_encode_refuses_unscorable_questions(scorer, question, message):
-    with pytest.raises(ValueError, match=message):
-        scorer.encode(question)
-
-
-@pytest.mark.parametrize("kind", [Options, OptionsNorm])
-def test_verdicts_equal_sums_in_plain_python(kind):
-    question, read = encoded(TOKENS), random_readings(6)
+def test_verdicts_equal_sums_in_plain_python(kind, tokens):
+    question, read = encoded(tokens), random_readings(sum(map(len, tokens)))
     verdicts = kind(WORDS).verdicts(read, question)
     for c in range(CANDIDATES):
         scores, position = [], 0
-        for option, tokens in zip(question.question.options, TOKENS, strict=True):
-            total = sum(float(read.logprob[c, position + i]) for i in range(len(tokens)))
-            position += len(tokens)
+        for option, own in zip(question.question.options, tokens, strict=True):
+            total = sum(float(read.logprob[c, position + i]) for i in range(len(own)))
+            position += len(own)
             scores.append(total / len(option) if kind is OptionsNorm else total)
         assert verdicts.scores[c] == pytest.approx(scores, rel=1e-6)
         assert verdicts.answer[c] == scores.index(max(scores))
         assert verdicts.verdict[c] == (scores.index(max(scores)) == 1)
         assert verdicts.margin[c] == pytest.approx(scores[1] - max(scores[0], scores[2]), rel=1e-6)
     assert len(set(verdicts.answer.tolist())) > 1
-
-
-def test_letter_compares_letters_offered():
-    read = random_readings(3)
-    verdicts = Letter(WORDS).verdicts(read, encoded(LETTERS))
-    np.testing.assert_array_equal(verdicts.scores, read.logprob)
-    np.testing.assert_array_equal(verdicts.answer, read.logprob.argmax(axis=1))
-    rival = np.maximum(read.logprob[:, 0], read.logprob[:, 2])
-    np.testing.assert_allclose(verdicts.margin, read.logprob[:, 1] - rival, rtol=1e-5)
 
 
 logits = st.lists(st.lists(st.integers(-8, 8), min_size=5, max_size=5), min_size=9, max_size=9)
@@ -163,9 +141,7 @@ def test_strict_letter_takes_likeliest_token_of_all(logits, gold):
         np.testing.assert_array_equal(ours, again)
 
 
-@pytest.mark.parametrize(
-    ("kind", "tokens"), [(OptionsNorm, TOKENS), (Letter, LETTERS), (StrictLetter, LETTERS)]
-)
+@pytest.mark.parametrize(("kind", "tokens"), [(OptionsNorm, TOKENS), (StrictLetter, LETTERS)])
 def test_verdicts_of_path_not_finite_are_wrong(kind, tokens):
     reads, finite = sum(map(len, tokens)), np.arange(CANDIDATES) % 2 == 0
     logprob = np.where(finite[:, None], -1.0, np.nan) * np.ones(reads)
@@ -173,12 +149,10 @@ def test_verdicts_of_path_not_finite_are_wrong(kind, tokens):
     read = Readings(logprob, token, logprob - 1, finite)
     verdicts = kind(WORDS).verdicts(read, encoded(tokens, gold=0))
     np.testing.assert_array_equal(verdicts.finite, finite)
+    np.testing.assert_array_equal(verdicts.answer == NO_ANSWER, ~finite)
     assert not verdicts.verdict[~finite].any()
-    assert (verdicts.answer[~finite] == NO_ANSWER).all()
     assert (verdicts.margin[~finite] == -np.inf).all()
-    assert np.isnan(verdicts.scores[~finite]).all()
     assert np.isfinite(verdicts.margin[finite]).all()
-    assert (verdicts.answer[finite] >= 0).all()
 
 
 # whole halves, so that scores tie and float32 holds them exactly
@@ -197,25 +171,19 @@ def test_scores_can_be_read_with_other_gold(logprob, gold):
     np.testing.assert_allclose(again.margin, expected.margin, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [(0, 1, 2, 3, 4), (0, 2, 1, 1, 1, 4)], ids=str)
-def test_packed_options_equal_one_forward_each(model, words, path):
-    questions = tiny.questions(4)
+def test_packed_options_equal_one_forward_each(model, words):
+    path, questions = (0, 2, 1, 1, 1, 4), tiny.questions(4)
     rows = [Options(words).encode(question) for question in questions]
     readings = cola_jax.run_paths(model, Prompts.stack([r.prompts for r in rows]), [[path]] * 4)
     for b, question in enumerate(questions):
         text = f"Question: {question.text}\nAnswer:"
         prompt = words(text).input_ids
-        totals, lengths = [], []
-        for option in question.options:
-            tokens = words(f"{text} {option}").input_ids[len(prompt) :]
-            ids = prompt + tokens + [0] * (40 - len(prompt + tokens))  # one length, one compilation
-            logits = cola_jax.run_path(model, np.array([ids]), path)
-            logprobs = np.asarray(jax.nn.log_softmax(logits[0], axis=-1))
-            totals.append(
-                sum(logprobs[len(prompt) - 1 + i, token] for i, token in enumerate(tokens))
-            )
-            lengths.append(len(tokens))
         own = readings.logprob[b, 0, : len(rows[b].option)]
-        packed = [own[rows[b].option == j].sum() for j in range(len(totals))]
-        np.testing.assert_allclose(packed, totals, rtol=2e-5)
-        assert max(lengths) > 1
+        assert len(own) > len(question.options)  # one of them has several tokens
+        for j, option in enumerate(question.options):
+            tokens = words(f"{text} {option}").input_ids[len(prompt) :]
+            ids = np.zeros((1, 40), np.int32)  # one length, one compilation
+            ids[0, : len(prompt + tokens)] = prompt + tokens
+            logprobs = jax.nn.log_softmax(cola_jax.run_path(model, ids, path)[0], axis=-1)
+            alone = np.asarray(logprobs)[len(prompt) - 1 + np.arange(len(tokens)), tokens].sum()
+            np.testing.assert_allclose(own[rows[b].option == j].sum(), alone, rtol=2e-5)

@@ -33,53 +33,46 @@ from tests.tokenizers import BARE, EOS, STOPS, question
 
 
 class SameText:
-    """A grader that compares texts, but fails on the answers given."""
-
-    def __init__(self, fails=()):
-        self.fails = fails
+    """A grader that compares texts."""
 
     def grade(self, pairs):
-        return [
-            Grade.UNGRADED if answer in self.fails else (Grade.WRONG, Grade.RIGHT)[answer == gold]
-            for answer, gold in pairs
-        ]
+        return [(Grade.WRONG, Grade.RIGHT)[answer == gold] for answer, gold in pairs]
 
 
-def generation(tokenizer, grader=None, **options):
-    scorer = Generation(tokenizer, BARE, stop_tokens=STOPS, **options)
-    scorer.grader = grader or SameText()
+def generation(tokenizer):
+    scorer = Generation(tokenizer, BARE, stop_tokens=STOPS)
+    scorer.grader = SameText()
     return scorer
 
 
-def test_encode_has_prompt_alone():
-    words = tiny.tokenizer()
+def decoded_row(words, text, finish=STOPPED):
+    ids = words(text, add_special_tokens=False).input_ids
+    scores = {"logprob": [-0.1] * len(ids), "rival": [-3.0] * len(ids)}
+    return DecodeRow(0, np.zeros(1, np.int32), tokens=ids, finish=finish, **scores)
+
+
+def test_encode_has_prompt_alone(words):
     shots = arithmetic(3, 2, purpose="shots")
     scorer = Generation(words, ARITHMETIC, shots=shots)
     encoded = scorer.encode(arithmetic(3, 1)[0])
-    assert encoded.prompts.read is None
-    assert encoded.prompts.targets is None
+    assert (encoded.prompts.read, encoded.prompts.targets) == (None, None)
     text = words.decode(encoded.prompts.ids)
     assert text == "<s>" + "".join(f"{s.text} = {s.gold}\n" for s in shots) + "40 - 1 ="
-    assert encoded.num_tokens == len(encoded.prompts.ids)
-    assert scorer.max_new_tokens == ARITHMETIC.max_new_tokens
     assert scorer.stop.strings == ("\n",)
     record = scorer.record()
     assert record.pop("grader").startswith("math-verify 0.")
     assert record == {"max_new_tokens": ARITHMETIC.max_new_tokens, "rule": "line"}
-    assert Generation(words, ARITHMETIC, max_new_tokens=3).record()["max_new_tokens"] == 3
 
 
-def test_closed_box_ends_text():
-    words = tiny.tokenizer()
+def test_closed_box_ends_text(words):
     stop = Generation(words, DIRECT).stop
     ids = words(r" \boxed{1}", add_special_tokens=False).input_ids
-    assert [stop.reached(ids[:n]) for n in range(1, len(ids))] == [False] * (len(ids) - 1)
-    assert stop.reached(ids)
-    assert Generation(words, ARITHMETIC).stop.rule is None
+    reached = [stop.reached(ids[: n + 1]) for n in range(len(ids))]
+    assert reached == [False] * (len(ids) - 1) + [True]
 
 
-def test_encode_refuses_invalid_questions_and_limits():
-    words, (addition,) = tiny.tokenizer(), arithmetic(1, 1)
+def test_encode_refuses_invalid_questions_and_limits(words):
+    (addition,) = arithmetic(1, 1)
     with pytest.raises(ValueError, match="q0 is multiple choice"):
         Generation(words, ARITHMETIC).encode(tiny.questions(1)[0])
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1, it is 0"):
@@ -90,11 +83,8 @@ def test_encode_refuses_invalid_questions_and_limits():
         Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 4).encode(addition)
 
 
-def test_grader_lives_as_long_as_context():
-    words = tiny.tokenizer()
-    scorer = Generation(words, ARITHMETIC)
-    with scorer as entered:
-        assert entered is scorer
+def test_grader_lives_as_long_as_context(words):
+    with Generation(words, ARITHMETIC) as scorer:
         grader = scorer.grader
         assert isinstance(grader, Grader)
         assert grader.count > 0
@@ -139,82 +129,39 @@ def test_verdicts_equal_those_of_exact(evaluated, present):
     assert all(made is None for made in exact.completion.flat)
 
 
-def test_truncated_answer_is_wrong(model, letters, decoded, present):
-    first = decoded.out.tokens[:, 0, 0]
-    questions = [
-        question(asked.text, "x", letters.decode([first[b]]))
-        for b, asked in enumerate(decoded.questions)
-    ]
-    scorer = generation(letters, max_new_tokens=1)
-    verdicts = cola_jax.evaluator(model, questions, scorer)(decoded.paths)
-    completions = verdicts.completion[present]
-    truncated = np.array([made.truncated for made in completions])
-    assert 0 < truncated.sum() < len(truncated)  # the others have no text before their end
-    assert all(made.finish == (TRUNCATED if made.truncated else STOPPED) for made in completions)
-    assert not verdicts.verdict.any()
-    assert (verdicts.answer == NO_ANSWER).all()  # a decoy is truncated as gold would be
-    assert all(made.grade is Grade.WRONG for made in completions)
-
-
-def test_ungraded_answer_has_no_verdict(model, letters, decoded, evaluated, present):
-    _, before = evaluated["generation"]
-    fails = decoded.questions[0].gold
-    scorer = generation(letters, SameText({fails}))
-    results = cola_jax.evaluator(model, decoded.questions, scorer)(decoded.paths)
-    failed = [
-        completion is not None and completion.answer == fails and not completion.truncated
-        for completion in results.completion.flat
-    ]
-    failed = np.reshape(failed, present.shape)
-    assert failed.any()
-    np.testing.assert_array_equal(results.graded, ~failed)
-    np.testing.assert_array_equal(results.verdict, before.verdict & ~failed)
-
-
-def test_row_verdicts_grade_numbers_written_otherwise():
-    words = tiny.tokenizer()
-    rows = []
-    for text in ("5.0", "$7$", "8", "", "7", "5"):
-        tokens = [*words(text, add_special_tokens=False).input_ids, EOS]
-        logprob = [-1.0] * len(tokens)
-        row = DecodeRow(0, np.arange(2), tokens=tokens, logprob=logprob, rival=[-2.0] * len(tokens))
-        rows.append(dataclasses.replace(row, finish=STOPPED))
-    rows[-1].finish = NOT_FINITE  # it gave the answer and then broke
+def test_row_verdicts_grade_complete_answers_however_written(words):
+    rows = [decoded_row(words, f"{text}</s>") for text in ("5.0", "$7$", "8", "", "7")]
+    rows += [decoded_row(words, text, TRUNCATED) for text in ("5", "7")]
+    rows.append(decoded_row(words, "5", NOT_FINITE))  # it gave the answer and then broke
     with Generation(words, BARE, stop_tokens=(EOS,)) as scorer:
         verdicts = scorer.row_verdicts(rows, [question("2 + 3 =", "5", "7")] * len(rows))
     completions = verdicts.completion
-    assert [made.grade for made in completions] == [Grade.RIGHT] + [Grade.WRONG] * 5
-    assert verdicts.answer.tolist() == [GOLD, DECOY, *[NO_ANSWER] * 2, DECOY, NO_ANSWER]
-    assert [made.answer for made in completions] == ["5.0", "$7$", "8", None, "7", "5"]
-    assert verdicts.finite.tolist() == [True] * 5 + [False]
+    assert [made.grade for made in completions] == [Grade.RIGHT] + [Grade.WRONG] * 7
+    assert verdicts.answer.tolist() == [GOLD, DECOY, *[NO_ANSWER] * 2, DECOY, *[NO_ANSWER] * 3]
+    texts = ["5.0", "$7$", "8", None, "7", "5", "7", "5"]
+    assert [made.answer for made in completions] == texts
+    assert [made.truncated for made in completions] == [False] * 5 + [True] * 2 + [False]
+    assert verdicts.finite.tolist() == [True] * 7 + [False]
 
 
-@pytest.mark.parametrize("name", ["exact", "generation"])
-def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present, name):
+def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present):
     broken = model.layers.replace(up=model.layers.up.at[4].set(jnp.inf))
-    scorer = {
-        "exact": Exact(letters, BARE, stop_tokens=STOPS),
-        "generation": generation(letters),
-    }[name]
-    evaluate = cola_jax.evaluator(model.replace(layers=broken), decoded.questions, scorer)
-    verdicts = evaluate(decoded.paths)
     bad = (decoded.paths == 4).any(axis=-1)
     assert bad[present].any()
-    np.testing.assert_array_equal(verdicts.finite, present & ~bad)
-    assert not verdicts.verdict[bad].any()
-    assert (verdicts.margin[bad] == -np.inf).all()
-    if name == "generation":
-        assert all(made.finish == NOT_FINITE for made in verdicts.completion[bad])
-        assert all(made.grade is Grade.WRONG for made in verdicts.completion[bad])
+    for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters)):
+        evaluate = cola_jax.evaluator(model.replace(layers=broken), decoded.questions, scorer)
+        verdicts = evaluate(decoded.paths)
+        np.testing.assert_array_equal(verdicts.finite, present & ~bad)
+        assert not verdicts.verdict[bad].any()
+        assert (verdicts.margin[bad] == -np.inf).all()
+    assert all(made.finish == NOT_FINITE for made in verdicts.completion[bad])
 
 
-def test_completion_is_what_was_decoded(evaluated, decoded, letters):
+def test_completion_is_what_was_decoded(evaluated, decoded, letters, present):
     out, (_, verdicts) = decoded.out, evaluated["generation"]
-    for b, c in np.ndindex(verdicts.completion.shape):
+    assert [made is None for made in verdicts.completion.flat] == (~present).ravel().tolist()
+    for b, c in np.argwhere(present):
         made, count = verdicts.completion[b, c], out.length[b, c]
-        if decoded.paths[b, c, 0] == STOP:
-            assert made is None
-            continue
         assert made.tokens == tuple(out.tokens[b, c, :count].tolist())
         assert made.finish == out.finish[b, c]
         assert made.truncated == (made.finish == TRUNCATED)
@@ -254,26 +201,16 @@ def test_confirm_runs_once_more(evaluated, decoded, name):
         assert held == [(i != b) if r else None for i, r in enumerate(right)]
 
 
-def test_completions_decode_and_grade_nothing(model, letters, decoded):
-    stop = cola_jax.Stop(STOPS, BARE.stop, tokenizer=letters)
-    scorer = Completions(letters, stop=stop, max_new_tokens=BARE.max_new_tokens)
-    prompts = [question(asked.text) for asked in decoded.questions]
-    verdicts = cola_jax.evaluator(model, prompts, scorer)(decoded.paths)
-    assert not verdicts.verdict.any()
-    assert (verdicts.answer == NO_ANSWER).all()
-    out = decoded.out
-    for b, c in np.argwhere(decoded.paths[:, :, 0] != STOP):
-        made = verdicts.completion[b, c]
-        assert made.tokens == tuple(out.tokens[b, c, : out.length[b, c]].tolist())
-        assert (made.grade, made.answer) == (None, None)
-    assert scorer.record() == {
-        "max_new_tokens": BARE.max_new_tokens,
-        "stop": list(BARE.stop),
-        "stop_tokens": list(STOPS),
-    }
-    chat = Completions(tiny.tokenizer(), stop=stop, max_new_tokens=2, chat=True)
-    ids = chat.encode(question("Hi?")).prompts.ids
-    assert chat.tokenizer.decode(ids) == "<s>user: Hi?\nassistant:\n"
+def test_completions_grade_nothing(words):
+    stop = cola_jax.Stop((EOS,), ("\n",), tokenizer=words)
+    scorer = Completions(words, stop=stop, max_new_tokens=2, chat=True)
+    ids = scorer.encode(question("Hi?")).prompts.ids
+    assert words.decode(ids) == "<s>user: Hi?\nassistant:\n"
+    verdicts = scorer.row_verdicts([decoded_row(words, " sun\n")], [question("Hi?")])
+    (made,) = verdicts.completion
+    assert (made.text, made.grade, made.answer) == (" sun", None, None)
+    assert verdicts.answer.tolist() == [NO_ANSWER]
+    assert scorer.record() == {"max_new_tokens": 2, "stop": ["\n"], "stop_tokens": [EOS]}
 
 
 def test_completion_verdicts_score_decoy_like_gold():
@@ -285,17 +222,11 @@ def test_completion_verdicts_score_decoy_like_gold():
     ]
     verdicts = completion_verdicts(made, np.array([False, True, False, False]), rows)
     assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER, GOLD]
+    assert verdicts.graded.tolist() == [True, True, False, True]
     assert verdicts.margin.tolist() == [0.5, -0.25, -0.5, np.float32(TIE).item()]
 
 
-def test_check_memory_names_enough_to_decode(model, letters, decoded):
-    scorer = generation(letters)
-    evaluate = cola_jax.evaluator(model, decoded.questions, scorer, memory_budget=1000)
-    with pytest.raises(ValueError, match=r"too small to decode 6 tokens .* give at least"):
-        evaluate(decoded.paths)
-
-
-# of a task that grades completions itself
+# a task that grades completions itself
 
 
 class Words:
@@ -315,19 +246,11 @@ class Words:
 ASKED = Question("q", "which is it?", ("moon", "sun"), 0, open=True)
 
 
-@pytest.fixture
-def words():
-    return tiny.tokenizer()
-
-
-def decoded_row(words, text, finish=STOPPED):
-    ids = words(text, add_special_tokens=False).input_ids
-    scores = {"logprob": [-0.1] * len(ids), "rival": [-3.0] * len(ids)}
-    return DecodeRow(0, np.zeros(1, np.int32), tokens=ids, finish=finish, **scores)
-
-
-def test_row_verdicts_grade_the_text_before_a_stop_string(words):
-    scorer = FilteredGeneration(words, Words(), stop_tokens=(1,))
+def test_filtered_generation_grades_the_text_before_a_stop_string(words):
+    scorer = FilteredGeneration(words, Words(), stop_tokens=(1,), max_new_tokens=7, context=40)
+    assert words.decode(scorer.encode(ASKED).prompts.ids) == "<s>which is it?"
+    assert scorer.stop.strings == ("\n", "</s>")
+    assert scorer.record() == {"max_new_tokens": 7, "rule": "last"}
     rows = [
         decoded_row(words, " the moon\n sun"),
         decoded_row(words, " the moon</s>"),
@@ -343,11 +266,3 @@ def test_row_verdicts_grade_the_text_before_a_stop_string(words):
     assert [made.truncated for made in verdicts.completion] == [False] * 4 + [True, False, False]
     assert verdicts.completion[0].text == " the moon"
     assert verdicts.of_target(DECOY).verdict.tolist() == [False] * 6 + [True]
-
-
-def test_encode_takes_the_prompt_as_it_is(words):
-    scorer = FilteredGeneration(words, Words(), stop_tokens=(1,), max_new_tokens=7, context=40)
-    encoded = scorer.encode(ASKED)
-    assert words.decode(encoded.prompts.ids) == "<s>which is it?"
-    assert scorer.stop.strings == ("\n", "</s>")
-    assert scorer.record() == {"max_new_tokens": 7, "rule": "last"}

@@ -15,33 +15,13 @@ from cola_jax.scoring.grader import Grade, Grader, GradeWorker, match_text
 
 def rows_of(name):
     lines = Path(__file__).with_name(name).read_text().splitlines()
-    return [(row["answer"], row["gold"], row["same"]) for row in map(json.loads, lines)]
+    return list(map(json.loads, lines))
 
 
-PAIRS = rows_of("pairs.jsonl")  # by theme, half of them the same in a mathematician's judgement
-
-# Where math-verify and the mathematician differ. A version of math-verify that changes any verdict
-# fails the test, and changes these lists.
-TOO_STRICT = [
-    (r"6.02 \times 10^{23}", r"602 \times 10^{21}"),  # floats that round differently
-    ("1e3", "1000"),  # read as the product of 1, e and 3
-    ("i^2", "-1"),  # i is read as a letter
-    ("(1+i)(1-i)", "2"),
-]
-TOO_LENIENT = [  # units are removed
-    (r"3 \text{ cm}", r"3 \text{ m}"),
-    (r"3 \text{ hours}", r"3 \text{ minutes}"),
-    (r"5 \text{ kg}", r"5 \text{ g}"),
-    ("50 cents", r"\$50"),
-]
 GOOD = [("0.5", r"\frac{1}{2}"), (r"\sqrt{8}", r"2\sqrt{2}"), ("x^2+2x+1", "(x+1)^2")]
 BAD = [("41", "42"), ("x", "y")]
-HANGING = {
-    "tower": "9^{9^{9^{9}}}",
-    "factorial": "((10!)!)!",
-    "parentheses": "(" * 10_000 + "1" + ")" * 10_000,
-    "expansion": "(x+1)^{100000}",
-}
+PARENTHESES = "(" * 10_000 + "1" + ")" * 10_000
+HANGING = ["9^{9^{9^{9}}}", PARENTHESES]
 
 
 @pytest.fixture(scope="module")
@@ -51,37 +31,40 @@ def grader():
 
 
 @pytest.fixture
-def lenient_worker(monkeypatch, tmp_path):
-    """Replaces the workers' script by one that starts at once and calls every answer right."""
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import sys\n"
-        "print('ready', flush=True)\n"
-        "for line in sys.stdin:\n"
-        "    print('true', flush=True)\n"
-    )
-    monkeypatch.setattr(grader_module, "WORKER", (str(script),))
+def set_worker(monkeypatch, tmp_path):
+    """Replaces the workers' script."""
+
+    def set_script(code):
+        script = tmp_path / "worker.py"
+        script.write_text(code)
+        monkeypatch.setattr(grader_module, "WORKER", (str(script),))
+
+    return set_script
+
+
+LENIENT = """\
+import sys
+print('ready', flush=True)
+for line in sys.stdin:
+    print('true', flush=True)
+"""
 
 
 def test_grade_matches_200_verdicts(grader):
-    assert len(set(PAIRS)) == 200
-    assert sum(same for _, _, same in PAIRS) == 100
-    grades = grader.grade([(answer, gold) for answer, gold, _ in PAIRS])
-    assert Grade.UNGRADED not in grades
-    differ = [
-        (answer, gold, same)
-        for (answer, gold, same), grade in zip(PAIRS, grades, strict=True)
-        if (grade is Grade.RIGHT) != same
-    ]
-    assert [pair[:2] for pair in differ if pair[2]] == TOO_STRICT
-    assert [pair[:2] for pair in differ if not pair[2]] == TOO_LENIENT
+    """By theme, half of them the same to a mathematician; `graded` where math-verify differs."""
+    pairs = rows_of("pairs.jsonl")
+    assert len({(row["answer"], row["gold"]) for row in pairs}) == 200
+    assert sum(row["same"] for row in pairs) == 100
+    grades = grader.grade([(row["answer"], row["gold"]) for row in pairs])
+    expected = [row.get("graded", row["same"]) for row in pairs]
+    assert grades == [Grade.RIGHT if same else Grade.WRONG for same in expected]
 
 
 def test_hanging_pairs_are_ungraded_and_affect_no_other(monkeypatch):
     """The time limit applies to them alone: on a busy machine it is too short for others."""
     pairs = []
-    for i, expression in enumerate(HANGING.values()):
-        pairs += [(expression, str(5 + i)), GOOD[i % 3], BAD[i % 2]]
+    for i, expression in enumerate(HANGING):
+        pairs += [(expression, "5"), GOOD[i], BAD[i]]
     hanging = {json.dumps(pair) + "\n" for pair in pairs[::3]}
     exchange = GradeWorker.exchange
 
@@ -110,14 +93,12 @@ def test_grade_ignores_number_after_text(grader):
 def test_grade_caches_verdicts_and_needs_no_worker_for_equal_texts(grader, monkeypatch):
     grader.grade(GOOD)
     monkeypatch.setattr(GradeWorker, "grade", None)
-    assert grader.grade([*GOOD, *GOOD, ("Eve ", " Eve"), ("", "5"), (" ", "5")]) == [
-        *[Grade.RIGHT] * 7,
-        *[Grade.WRONG] * 2,
-    ]
+    assert grader.grade([*GOOD, *GOOD, ("Eve ", " Eve")]) == [Grade.RIGHT] * 7
+    assert grader.grade([("", "5"), (" ", "5")]) == [Grade.WRONG] * 2
 
 
-@pytest.mark.usefixtures("lenient_worker")
-def test_grade_retries_once_in_new_worker(monkeypatch):
+def test_grade_retries_once_in_new_worker(monkeypatch, set_worker):
+    set_worker(LENIENT)
     tries = []
 
     def fail(self, pair):
@@ -133,21 +114,18 @@ def test_grade_retries_once_in_new_worker(monkeypatch):
     assert len({pid for pid, _ in tries}) == 3  # a new worker after each failure
 
 
-@pytest.mark.usefixtures("lenient_worker")
-def test_grader_recycles_workers_and_kills_them_on_exit():
-    seen = []
+def test_grader_recycles_workers_and_kills_them_on_exit(set_worker):
+    set_worker(LENIENT)
+    workers = []
     with Grader(workers=1, recycle=2) as grader:
         for i in range(5):
-            worker = grader.idle.get()
-            if worker and worker not in seen:
-                seen.append(worker)
-            grader.idle.put(worker)
             assert grader.grade([(f"{i}", "x")]) == [Grade.RIGHT]
-        last = grader.idle.get()
-        assert last.process.poll() is None
-        grader.idle.put(last)
-    assert [worker.served for worker in (*seen, last)] == [2, 2, 1]
-    assert all(worker.process.poll() is not None for worker in (*seen, last))
+            workers.append(grader.idle.get())
+            grader.idle.put(workers[-1])
+        assert workers[-1].process.poll() is None
+    workers = workers[::2]  # each second one is ended at once, and the next started when needed
+    assert [worker.served for worker in workers] == [2, 2, 1]
+    assert all(worker.process.poll() is not None for worker in workers)
 
 
 def test_worker_ends_with_its_parent():
@@ -183,13 +161,12 @@ def test_grader_refuses_missing_package(monkeypatch):
         Grader()
 
 
-def test_grader_refuses_worker_that_does_not_start(monkeypatch, tmp_path):
-    (tmp_path / "worker.py").write_text("raise SystemExit(1)")
-    monkeypatch.setattr(grader_module, "WORKER", (str(tmp_path / "worker.py"),))
+def test_grader_refuses_worker_that_does_not_start(set_worker):
+    set_worker("raise SystemExit(1)")
     with pytest.raises(ValueError, match="does not start"):
         Grader()
 
 
-@pytest.mark.parametrize(("answer", "gold", "same"), rows_of("words.jsonl"))
-def test_match_text_compares_words(answer, gold, same):
-    assert match_text(answer, gold) is same
+def test_match_text_compares_words():
+    for row in rows_of("words.jsonl"):
+        assert match_text(row["answer"], row["gold"]) is row["same"], row

@@ -58,19 +58,15 @@ def test_the_test_of_like_targets_is_exact():
     assert drawn_p.p == pytest.approx(net.p, abs=0.02)
 
 
-def test_nothing_to_compare():
-    nothing = Net.of(Targets(np.zeros((2, 2), bool), np.array([[0, np.nan]] * 2)))
-    assert (nothing.n, nothing.reached) == (0, 0)
-    assert math.isnan(nothing.p)
-    assert not nothing.undecided
-
-
 def test_preference_that_decides_says_so():
     """Gold is always the first choice by far, so that whatever is reached tells nothing."""
     gaps = np.tile([0.0, 9.0, 9.0], (40, 1))
     hits = np.tile([True, False, False], (40, 1))
     assert Net.of(Targets(hits, gaps)).undecided
     assert not Net.of(Targets(hits, gaps), Preference(0.1, 0)).undecided
+    nothing = Net.of(Targets(np.zeros((2, 2), bool), np.array([[0, np.nan]] * 2)))
+    assert (nothing.n, nothing.reached, nothing.undecided) == (0, 0, False)
+    assert math.isnan(nothing.p)
 
 
 def test_preference_is_found_again():

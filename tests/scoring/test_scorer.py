@@ -1,6 +1,8 @@
 """`Scorer`: prompts token by token, one of a user's own, and its evaluator of a batch."""
 
+import json
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Workers
-from cola_jax.path import STOP, identity, random_paths, unpad_path
+from cola_jax.path import STOP, random_paths, unpad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import (
@@ -24,24 +26,13 @@ from cola_jax.scoring import (
     scorer_class,
     scorer_names,
 )
-from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.scoring.scorer import encode_prompt, pack, render_chat, score_readings
+from cola_jax.scoring.scorer import render_chat, score_readings
 from tests import tiny
 from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
 PROMPT = "Question: What melts?\nAnswer:"
 ANSWERS = [" ice", " iron ore", " wind"]
-
-
-def test_pack_equals_arrays_by_hand():
-    row, option = pack([10, 11, 12], [[20, 21], [30], [40, 41, 42]])
-    assert row.ids.tolist() == [10, 11, 12, 20, 40, 41]
-    assert row.positions.tolist() == [0, 1, 2, 3, 3, 4]
-    assert row.branch.tolist() == [0, 0, 0, 1, 3, 3]
-    assert row.read.tolist() == [2, 3, 2, 2, 4, 5]
-    assert row.targets.tolist() == [20, 21, 30, 40, 41, 42]
-    assert option.tolist() == [0, 0, 1, 2, 2, 2]
 
 
 def test_encode_answers_splits_as_lm_evaluation_harness():
@@ -52,18 +43,8 @@ def test_encode_answers_splits_as_lm_evaluation_harness():
     assert encoded.prompts.ids[: len(prompt)].tolist() == prompt
     parts = ["".join(chr(t) for t in encoded.prompts.targets[encoded.option == j]) for j in (0, 2)]
     assert parts == ["ce", " wind"]
-
-
-def test_encode_answers_with_real_tokenizer():
-    words = tiny.tokenizer()
-    encoded = encode_answers(QUESTION, words, PROMPT, ANSWERS)
-    for j, answer in enumerate(ANSWERS):
-        targets = encoded.prompts.targets[encoded.option == j].tolist()
-        assert words.decode(targets) == answer
-        assert words(PROMPT).input_ids + targets == words(PROMPT + answer).input_ids
-    other = encode_answers(QUESTION, words, "What melts?", ANSWERS)
+    other = encode_answers(QUESTION, merging, "What melts?", ANSWERS)
     assert encoded.prompt_hash != other.prompt_hash
-    assert encoded.prompt_hash == encode_prompt(QUESTION, words, PROMPT).prompt_hash
 
 
 def test_encode_answers_refuses_lost_options_and_eos():
@@ -71,7 +52,7 @@ def test_encode_answers_refuses_lost_options_and_eos():
         encode_answers(QUESTION, CodePoints((" wind", "")), PROMPT, ANSWERS)
     appending = CodePoints(adds_eos=True)
     with pytest.raises(ValueError, match="ends every text with its EOS token"):
-        encode_prompt(QUESTION, appending, PROMPT)
+        encode_answers(QUESTION, appending, PROMPT, ANSWERS)
     encode_answers(QUESTION, appending, PROMPT, ANSWERS, special=False)  # the template's own end
 
 
@@ -92,29 +73,14 @@ def test_chat_refuses_missing_and_failing_templates():
         Options(words, chat=True).encode(QUESTION)
 
 
-@pytest.mark.parametrize(  # each does what is special about the template of its family
-    ("template", "rendered"),
-    [
-        (
-            "{{ bos_token }}{% if not date_string is defined %}"
-            "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
-            "[system]As of {{ date_string }}[end]"
-            "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}"
-            "{% if add_generation_prompt %}[assistant]{% endif %}",
-            "<s>[system]As of 26 Jul 2024[end][user]Hi?[end][assistant]",
-        ),
-        (
-            "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
-            "{% if add_generation_prompt %}[assistant]{% if enable_thinking is defined and "
-            "enable_thinking is false %}<think></think>{% endif %}{% endif %}",
-            "[user]Hi?[end][assistant]<think></think>",
-        ),
-    ],
-    ids=["llama-3.2", "qwen3"],
-)
-def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(template, rendered):
-    words = tiny.tokenizer()  # which puts <s> in front of plain text
-    words.chat_template = template
+TEMPLATES = Path(__file__).with_name("templates.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("row", [json.loads(line) for line in TEMPLATES])
+def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(row):
+    """Each row does what is special about the template of its family."""
+    rendered, words = row["rendered"], tiny.tokenizer()  # which puts <s> in front of plain text
+    words.chat_template = row["template"]
     words.add_tokens([AddedToken(x, special=True) for x in ("[end]", "[user]")])
     assert render_chat(words, "Hi?") == rendered
     encoded = Options(words, chat=True).encode(Question("q", "Hi?", ("sun", "moon"), 0))
@@ -123,49 +89,34 @@ def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(templa
     assert words.decode(prompt) == rendered
 
 
-NAMES = ("iron", "gas")  # a token each, with the space before it
-
-
 class LogitDifference(Scorer):
     """How much likelier one name is than the other after a prompt of the user's own wording."""
 
     name = "logit-difference"
 
     def encode(self, question):
-        prompt = f"{question.text} met, and the rain is to"
         names = [f" {name}" for name in question.options]
-        return encode_answers(question, self.tokenizer, prompt, names)
+        return encode_answers(question, self.tokenizer, f"{question.text} met, and", names)
 
     def verdicts(self, readings, encoded):
         return Verdicts.of_scores(readings.logprob, encoded.question.answer, readings.finite)
 
 
-def stories(count):
-    return [
-        Question(f"story {i}", f"{NAMES[i % 2]} and {NAMES[1 - i % 2]} {i}", NAMES, i % 2)
-        for i in range(count)
-    ]
-
-
 def test_own_scorer_is_searched_and_evaluated(model, words):
-    questions = stories(4)
+    names = ("iron", "gas")  # a token each, with the space before it
+    questions = [Question(f"{b}", f"iron and gas {b}", names, b % 2) for b in range(4)]
     evaluate = cola_jax.evaluator(model, questions, LogitDifference(words))
     outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
     assert [outcome.evaluations for outcome in outcomes] == [9] * 4
     paths = outcomes[0].paths[:3]
-    evaluation = cola_jax.evaluate(evaluate, questions, paths)
-    np.testing.assert_allclose(
-        evaluation.verdicts.margin[0], outcomes[0].verdicts.margin[:3], rtol=1e-3, atol=1e-5
-    )
-    first, second = (words(f" {name}", add_special_tokens=False).input_ids for name in NAMES)
-    for b, question in enumerate(questions):
-        ids = np.zeros((1, 32), np.int32)  # one length, one compilation
-        prompt = words(f"{question.text} met, and the rain is to").input_ids
-        ids[0, : len(prompt)] = prompt
-        logits = np.asarray(cola_jax.run_path(model, ids, paths[1])[0, len(prompt) - 1])
-        (difference,) = logits[first] - logits[second]
-        sign = 1 if question.answer == 0 else -1
-        assert evaluation.verdicts.margin[b, 1] == pytest.approx(sign * difference, rel=1e-3)
+    verdicts = cola_jax.evaluate(evaluate, questions, paths).verdicts
+    found = outcomes[0].verdicts.margin[:3]
+    np.testing.assert_allclose(verdicts.margin[0], found, rtol=1e-3, atol=1e-5)
+    first, second = verdicts.scores[1, 2]  # names of one token each, compared by their logits
+    prompt = words(f"{questions[1].text} met, and").input_ids
+    logits = np.asarray(cola_jax.run_path(model, np.array([prompt]), paths[2]))[0, -1]
+    (iron,), (gas,) = (words(f" {name}", add_special_tokens=False).input_ids for name in names)
+    assert first - second == pytest.approx(logits[iron] - logits[gas], rel=1e-3)
 
 
 QUESTIONS, PATHS = 6, 10
@@ -174,18 +125,13 @@ QUESTIONS, PATHS = 6, 10
 @pytest.fixture(scope="module")
 def batch(words):
     """Questions with different numbers of options and of tokens read."""
-    batch = [Options(words).encode(question) for question in tiny.questions(QUESTIONS)]
-    assert len({len(encoded.option) for encoded in batch}) > 1
-    return batch
+    return [Options(words).encode(question) for question in tiny.questions(QUESTIONS)]
 
 
 @pytest.fixture(scope="module")
 def paths():
     """Paths [B, C, P], of which the last of some questions is none, and one in between."""
-    rows = [
-        [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, PATHS - 1 - b % 3, seed=b)]
-        for b in range(QUESTIONS)
-    ]
+    rows = [random_paths(tiny.LAYERS, PATHS - b % 3, seed=b) for b in range(QUESTIONS)]
     paths = pad_paths(rows, QUESTIONS, tiny.LAYERS)
     paths[1, 3] = STOP
     return paths
@@ -207,21 +153,16 @@ def by_reference(worker, scorer, batch, paths):
 
 def test_evaluator_equals_reference(model, words, batch, paths):
     """The verdict of a path is its own, not that of another path or question."""
-    worker, scorer = worker_of(model), Options(words)
+    worker, scorer, present = worker_of(model), Options(words), paths[:, :, 0] != STOP
     with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
         ours = evaluate(paths)
-    assert worker.metrics.evaluations == (paths[:, :, 0] != STOP).sum()
+    assert worker.metrics.evaluations == present.sum()
     theirs = by_reference(worker, scorer, batch, paths)
     np.testing.assert_allclose(ours.margin, theirs.margin, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)
-    present = paths[:, :, 0] != STOP
     np.testing.assert_array_equal(ours.finite, present)
     assert not ours.verdict[~present].any()
     assert np.isneginf(ours.margin[~present]).all()
-    for b, encoded in enumerate(batch):
-        count = len(encoded.question.options)
-        assert np.isfinite(ours.scores[b, present[b], :count]).all()
-        assert np.isnan(ours.scores[b, :, count:]).all()
     sure = np.abs(ours.margin) > 1e-3
     assert sure.mean() > 0.8
     np.testing.assert_array_equal(ours.verdict[sure], theirs.verdict[sure])
@@ -247,15 +188,10 @@ def test_confirm_runs_in_float32(model, words, batch):
 
 
 def test_check_memory_names_enough(model, words, batch):
-    scorer = Options(words)
-    evaluate = ModelEvaluator(model, batch, scorer, memory_budget=1000)
-    with pytest.raises(ValueError, match=r"budget of \S+ is too small .* give at least") as error:
-        evaluate([[identity(tiny.LAYERS)]] * QUESTIONS)
     memory = Workers(model, memory_budget=1000).memory
-    with pytest.raises(ValueError, match="is too small") as same:
-        scorer.check_memory(model.config, memory, batch, positions=10)
+    with pytest.raises(ValueError, match="is too small") as error:
+        Options(words).check_memory(model.config, memory, batch, positions=10)
     assert "run paths" in str(error.value)
-    assert "run paths" in str(same.value)
 
 
 def test_scorers_are_known_by_name():

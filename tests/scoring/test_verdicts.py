@@ -7,10 +7,6 @@ from cola_jax.scoring import Completion, Grade, Verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
 
 
-def completion(grade):
-    return Completion("x", "x", "stop", False, grade, (1,), -1.0)
-
-
 def test_of_scores_compares_gold_with_best_rival():
     scores = np.array([[-1.0, -3, -2], [-4, -3, -2], [-2, -1, -9]])
     verdicts = Verdicts.of_scores(scores, 1)
@@ -19,23 +15,12 @@ def test_of_scores_compares_gold_with_best_rival():
     assert verdicts.margin.tolist() == [-2, -1, 1]
     np.testing.assert_array_equal(verdicts.scores, scores)
     assert verdicts.finite.all()
+    ties = Verdicts.of_scores(np.full((2, 3), -2.0), np.array([0, 1]))  # a gold for each
+    assert ties.answer.tolist() == [0, 0]
+    assert ties.verdict.tolist() == [True, False]
     kinds = [column.dtype for column in verdicts[:6]]
     assert kinds == ["bool", "float32", "int32", "float32", "float32", "bool"]
     assert verdicts.completion.tolist() == [None] * 3
-
-
-def test_of_scores_takes_one_gold_for_each():
-    scores = np.array([[[-1.0, -3]] * 2, [[-3.0, -1]] * 2])  # [B, C, J]
-    verdicts = Verdicts.of_scores(scores, np.array([[0], [0]]))
-    assert verdicts.verdict.tolist() == [[True, True], [False, False]]
-    assert verdicts.margin.tolist() == [[2, 2], [-2, -2]]
-
-
-def test_of_scores_takes_first_of_ties():
-    for gold in (0, 1):
-        verdicts = Verdicts.of_scores(np.full((1, 3), -2.0), gold)
-        assert verdicts.answer.tolist() == [0]
-        assert verdicts.verdict.tolist() == [gold == 0]
 
 
 @pytest.mark.parametrize("finite", [None, np.array([True, False, False, False])])
@@ -48,14 +33,6 @@ def test_of_scores_not_finite_is_wrong(finite):
     assert np.isnan(verdicts.scores[1:]).all()
 
 
-def test_of_scores_judges_each_option_alone():
-    answer, scores = np.array([NO_ANSWER, 0]), np.array([[-1.0, -3], [2, 4]])
-    verdicts = Verdicts.of_scores(scores, 0, answer=answer, outside=np.nan)
-    assert verdicts.verdict.tolist() == [False, True]
-    assert verdicts.margin.tolist() == [-1, 2]
-    assert verdicts.of_target(1).margin.tolist() == [-3, 4]
-
-
 def test_of_target_compares_with_what_is_outside_the_options():
     scores, outside = np.array([[-1.0, -3], [-2, -4], [-2, -1]]), np.array([-2.0, -1, -np.inf])
     answer = np.array([0, NO_ANSWER, 1])
@@ -65,6 +42,9 @@ def test_of_target_compares_with_what_is_outside_the_options():
     assert other.margin.tolist() == [1, -3, 1]
     assert other.verdict.tolist() == [True, False, True]
     assert other.answer.tolist() == [1, NO_ANSWER, 0]
+    alone = Verdicts.of_scores(scores, 0, answer=answer, outside=np.nan)  # each against 0
+    assert alone.margin.tolist() == [-1, -2, -2]
+    assert alone.of_target(1).margin.tolist() == [-3, -4, -1]
 
 
 def test_of_margins_is_right_from_zero_up():
@@ -96,6 +76,8 @@ def test_put_and_take_are_inverse(options):
 def test_graded_is_false_where_grader_failed():
     verdicts = Verdicts.empty((5,), 2)
     grades = [Grade.RIGHT, Grade.WRONG, Grade.UNGRADED, None]
-    verdicts.completion[1:] = [completion(grade) for grade in grades]
+    verdicts.completion[1:] = [
+        Completion("x", "x", "stop", False, grade, (1,), -1.0) for grade in grades
+    ]
     assert verdicts.graded.tolist() == [True, True, True, False, False]
     assert verdicts.take(np.array([3, 0])).graded.tolist() == [False, True]
