@@ -161,6 +161,9 @@ def write_whole(file: AnyPath, content: bytes) -> None:
     try:
         partial.write_bytes(content)
         partial.replace(file)
+    except OSError as error:
+        error.filename = error.filename and os.fspath(file)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -174,8 +177,10 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
     another process builds the same destination, OSError where nothing can be made there.
     """
     with claimed(destination) as place:
-        remove_partial(place)
         partial, old = (place.with_name(f".{place.name}.{x}") for x in ("partial", "old"))
+        if old.exists() and not place.exists():  # killed between the two renames below
+            old.rename(place)
+        remove_partial(place)
         partial.mkdir() if folder else partial.touch()
         try:
             yield partial

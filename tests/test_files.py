@@ -127,8 +127,9 @@ def test_write_whole_leaves_nothing_after_a_failure(tmp_path, monkeypatch):
 
     (tmp_path / "file").write_bytes(b"old")
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as error:
         files.write_whole(tmp_path / "file", b"new")
+    assert error.value.filename == str(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -166,6 +167,14 @@ def test_building_removes_what_a_killed_process_left(tmp_path):
     with files.building(tmp_path / "made"):
         pass
     assert {*os.listdir(tmp_path)} == {"made", ".made.notes.partial"}
+
+
+def test_building_keeps_the_old_folder_of_a_process_killed_while_it_was_replaced(tmp_path):
+    (tmp_path / ".made.old").mkdir()
+    (tmp_path / ".made.old" / "file").write_text("old")
+    with pytest.raises(KeyError), files.building(tmp_path / "made"):
+        raise KeyError
+    assert (tmp_path / "made" / "file").read_text() == "old"
 
 
 def test_programs_are_kept_by_processor_where_the_user_does_not_say(tmp_path, monkeypatch):
