@@ -162,6 +162,20 @@ def test_call_evaluates_no_path_twice(counted):
     assert evaluations.of_question(0, [(1,), (0,)]).scores[:, 0].tolist() == [1, 0]
 
 
+def test_of_searches_reads_each_target_of_shared_evaluations(counted):
+    """Two searches of a question evaluate a path once; the second has it reused."""
+    evaluations = Evaluations(counted, TWO)
+    question, target = np.array([0, 1, 0]), np.array([1, 1, 2])
+    rows = [[(0,), (3,)], [(0,)], [(3,), (1, 2)]]
+    verdicts, reused = evaluations.of_searches(question, target, pad(rows))
+    assert counted.calls == [[[(0,), (3,), (1, 2)], [(0,)]]]
+    assert reused.tolist() == [[False, False], [False, False], [True, False]]
+    for s, row in enumerate(rows):
+        expected = judge(pad([row])).of_target(int(target[s]))
+        assert verdicts.margin[s, : len(row)].tolist() == expected.margin[0].tolist()
+        assert verdicts.verdict[s, : len(row)].tolist() == expected.verdict[0].tolist()
+
+
 def test_known_is_reused_and_resumed_is_as_if_new(counted):
     evaluations = Evaluations(
         counted,
