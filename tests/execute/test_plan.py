@@ -52,6 +52,7 @@ def test_every_row_is_in_one_tile_that_it_fits(steps):
     for table, inside, shape in zip(tiles.table, real, tiles.shape, strict=True):
         assert not inside[SHAPES[shape].rows :].any()
         assert (table[4, ~inside] == PADDING.block).all()
+        assert (table[0] == table[0, 0]).all()  # padding runs the layer of its tile
         for layer, number, target, question, block in table[:5, inside].T.tolist():
             assert rows[number][0] == layer
             assert rows[number][1] <= shape
