@@ -292,11 +292,11 @@ def menu_table(content: Mapping[str, Any]) -> TerminalTable:
 
 def read_deployed(directory: epath.Path) -> tuple[dict[str, Any], TerminalTable] | None:
     """Read the result of `cola static` or `menu` in a directory and its table, None for neither."""
-    for name, table in (("static.json", static_table), ("menu.json", menu_table)):
-        file = directory / name
+    for command, table in (("static", static_table), ("menu", menu_table)):
+        file = directory / f"{command}.json"
         if file.exists():
-            content = read_json(file)
-            with reading(file):
+            with reading(file, f"Run `cola {command}` again."):
+                content = read_json(file)
                 return content, table(content)
     return None
 

@@ -78,7 +78,7 @@ def test_static_content_has_what_its_table_shows(tmp_path):
     assert "0-1,3 (chosen) 3 50.0 % 50.0 % 50.0 % +0.0" in text
     assert written_and_read(tmp_path, "static.json", content) == content
     (tmp_path / "static.json").write_text("{}")
-    with pytest.raises(InputError, match=r"static.json cannot be read"):
+    with pytest.raises(InputError, match=r"static.json cannot be read .*Run `cola static` again"):
         documents.read_deployed(tmp_path)
 
 
@@ -100,4 +100,7 @@ def test_menu_content_has_what_its_table_shows(tmp_path):
     assert "5 training questions" in text
     assert "entropy, lowest 4.5 80.0 % 60.0 % +10.0" in text
     assert written_and_read(tmp_path, "menu.json", content) == content
+    (tmp_path / "menu.json").write_text("{}")
+    with pytest.raises(InputError, match=r"menu.json cannot be read .*Run `cola menu` again"):
+        documents.read_deployed(tmp_path)
     assert documents.read_deployed(tmp_path / "none") is None
