@@ -71,7 +71,6 @@ class Run:
         environment: Mapping[str, Any],
         asked: Asked | None = None,
         *,
-        again: bool = False,
         metrics: Metrics | None = None,
     ) -> "Iterator[Run]":
         """Create the directory, or resume it.
@@ -82,7 +81,6 @@ class Run:
           environment: recorded with this start. Its entry `flags`, those of the command, goes to a
             file for `--config`.
           asked: questions of this command; a run that asks them differently is refused.
-          again: make all questions unfinished, as they will be written again together.
           metrics: recorded at the end of this start.
 
         Raises InputError for a directory that is not a run or has other settings, and while another
@@ -96,7 +94,7 @@ class Run:
             further = continues(self.directory, before, settings)
             if starts and asked is not None:
                 check_asked(self, asked)
-            if further or again:
+            if further:
                 self.set_aside()
             start_file = self.record_start(len(starts), settings, environment)
             self.load()
@@ -124,6 +122,13 @@ class Run:
             self.earlier.pop(row["question"], None)
             for file in self.waves.pop(row["question"], ()):
                 file.unlink(missing_ok=True)
+
+    def replace(
+        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write the rows of all questions, in place of those of earlier starts."""
+        self.set_aside()
+        self.write(evaluations, questions)
 
     def resume(
         self,
@@ -215,6 +220,11 @@ class Run:
             for name, rows in by_question(table).items():
                 if name not in self.done:
                     self.earlier[name].append(rows)
+
+    def load_finished(self) -> None:
+        """Read the evaluations of finished questions as well, for a search over all questions."""
+        for name, rows in by_question(self.evaluations()).items():
+            self.earlier[name].append(rows)
 
     def tidy(self, questions: int | None) -> None:
         """Remove the folder of unfinished questions when all questions are done."""

@@ -218,6 +218,6 @@ def save_run(
         "scorer": {"open": scorer.open, "decodes": scorer.decodes},
         **machine(),
     }
-    with Run(directory).open(recorded, environment, again=True) as run:
-        run.write(*search_part(evaluate.encoded, outcomes))
+    with Run(directory).open(recorded, environment) as run:
+        run.replace(*search_part(evaluate.encoded, outcomes))
     return run

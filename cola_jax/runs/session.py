@@ -280,7 +280,8 @@ class Session:
                 "one path is searched for all questions, which cannot be divided: leave out "
                 "--shard and --distributed."
             )
-        with self.open(directory, recorded, metrics, again=True) as run:
+        with self.open(directory, recorded, metrics) as run:
+            run.load_finished()
             # the weights load when the first path is evaluated
             evaluator = functools.cache(lambda: self.evaluator(self.encoded, run.metrics))
             evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded)
@@ -290,7 +291,8 @@ class Session:
                 if paths := list(evaluations.known[b]):
                     rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
                     done.append(question_row(encoded, len(paths)))
-            run.write(rows, done)
+            if run.waves or run.missing(self.encoded):  # else a finished run is left as it is
+                run.replace(rows, done)
 
     @contextlib.contextmanager
     def open(
@@ -300,7 +302,6 @@ class Session:
         metrics: Metrics | None,
         *,
         held_out: bool = False,
-        again: bool = False,
     ) -> Iterator[Run]:
         """Open a run of the questions; `recorded` are the settings of a command."""
         questions = self.held_out if held_out else self.encoded
@@ -314,7 +315,6 @@ class Session:
             settings,
             self.environment | {"devices": devices},
             asked_here(settings, questions),
-            again=again,
             metrics=metrics or Metrics(),
         ) as run:
             yield run

@@ -24,6 +24,11 @@ def common(tiny_checkpoint, tmp_path):
     return ["--model", str(tiny_checkpoint), "--task", task, "--limit", "12", "--held-out", "8"]
 
 
+def part_files(folder):
+    """The part files of all runs in a folder, and when each was written."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*.parquet")}
+
+
 def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypatch, refused):
     out = tmp_path / "out"
     command = ["static", *common, "--out", str(out)]
@@ -35,15 +40,18 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert result["front"][0]["path"] == "0-4"
     assert result["effect"]["n"] == 8
     assert result["layers"] <= 5
+    before = part_files(out)
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == result
+    assert part_files(out) == before
     main(["report", str(out), "--json"])
     assert json.loads(capsys.readouterr().out) == result
     main(["report", str(out)])
     assert capsys.readouterr().out == shown
     assert "--page is for runs" in refused("report", out, "--page", tmp_path / "page.html")
     assert " (--generations: 2 there, 3 here)" in refused(*command, "--generations", "3")
+    assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
     assert "cannot be divided" in refused(*command, "--shard", "0/2")
 
 
@@ -64,9 +72,11 @@ def test_menu_of_a_search(common, tmp_path, capsys, monkeypatch, refused):
     other = ["--out", str(tmp_path / "tried"), "--runs", str(run)]
     main(["menu", *common, *other, "--try-scorer", "options-norm", "--json"])
     assert json.loads(capsys.readouterr().out)["paths"][0] == "0-4"
+    before = part_files(out)
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["menu", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == menu
+    assert part_files(out) == before
     for flags, message in (
         (["--size", "1"], "size must be at least 2"),
         (["--max-layers", "4"], "begins with the identity path"),

@@ -165,14 +165,17 @@ def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
     assert (metrics.earlier, evaluated) == (4, [])
 
 
-def test_open_again_writes_all_questions_together(run):
+def test_replace_writes_all_questions_together(run):
     run.write(*rows("abc"))
-    for interrupted in (True, False):
-        with reopened(run, again=True) as again:
-            assert again.missing([asking(name) for name in "abc"]) == [0, 1, 2]
+    for missing, interrupted in (([], True), ([0, 1, 2], False), ([], False)):
+        with reopened(run) as again:
+            again.load_finished()
+            assert again.missing([asking(name) for name in "abc"]) == missing
             assert again.earlier.keys() == {"a", "b", "c"}
-            if not interrupted:
-                again.write(*rows("abc"))
+            if interrupted:
+                again.set_aside()
+            else:
+                again.replace(*rows("abc"))
     assert column(run.questions()) == ["a", "b", "c"]
     assert not (run.directory / UNFINISHED).exists()
 
