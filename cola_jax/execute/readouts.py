@@ -51,12 +51,16 @@ class ReadPositions:
         self.position = np.zeros(reads.shape, np.int64)  # of each read, among the distinct ones
         self.nth = np.zeros(reads.shape, np.int64)  # of its target, among those of the position
         for b, valid in enumerate(self.valid):
-            positions, inverse = np.unique(reads[b, valid], return_inverse=True)
+            positions, inverse, counts = np.unique(
+                reads[b, valid], return_inverse=True, return_counts=True
+            )
             self.count[b] = len(positions)
             self.read[b] = positions[0] if len(positions) else 0
             self.read[b, : len(positions)] = positions
             self.position[b, valid] = inverse
-            self.nth[b, valid] = np.tril(inverse[:, None] == inverse, -1).sum(axis=1)
+            by_position = np.flatnonzero(valid)[np.argsort(inverse, kind="stable")]
+            begin = np.cumsum(counts) - counts
+            self.nth[b, by_position] = np.arange(len(inverse)) - np.repeat(begin, counts)
         # at least eight, so that questions with more or fewer options compile the same
         most = ceil_power(max(int(self.nth.max(initial=0)) + 1, 8))
         self.targets = np.zeros((len(reads), width, most), np.int32)

@@ -1,5 +1,7 @@
 """What is read in outputs: positions asked once, readings of logits, and the likeliest tokens."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,18 @@ def test_read_positions_ask_once_and_collect_all(reads, question, times):
                 expected = answer(b, position, targets[b, q])
                 assert got == (expected, expected + 1, answer(b, position, -1))
         assert out.finite[b, c] == all(p % 7 != 3 for p in reads[b] if p != NO_READ)
+
+
+def test_read_positions_take_memory_in_proportion_to_the_reads():
+    """A long prompt may be read at every token."""
+    read = np.arange(4096)[None]
+    prompts = Prompts(read, read, read, read, read)
+    tracemalloc.start()
+    positions = ReadPositions(prompts, width=4096)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert positions.count.tolist() == [4096]
+    assert peak < 4096 * 1024
 
 
 def test_read_logits_matches_readings():
