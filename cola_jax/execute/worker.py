@@ -299,10 +299,10 @@ class Workers:
         pool = ThreadPoolExecutor(self.batches_at_once, thread_name_prefix="worker")
         with metrics_bar(self.metrics, self.progress if evaluations else False):
             try:
-                futures = [pool.submit(run, batch) for batch in batches]
-                for future in futures:
-                    future.add_done_callback(results.put)
-                for _ in range(len(futures)):
+                count = 0
+                for count, batch in enumerate(batches, 1):  # holds no future, and so no result
+                    pool.submit(run, batch).add_done_callback(results.put)
+                for _ in range(count):
                     yield results.get().result()
             finally:
                 self.stopped.set()

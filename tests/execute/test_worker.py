@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,14 @@ def test_map_yields_in_the_order_of_the_ends(model):
     assert [next(results)[0] for _ in range(3)] == [1, 2, 3]
     ended.set()
     assert [batch for batch, _ in results] == [0]
+
+
+def test_map_holds_no_result_that_was_taken(model):
+    results = Workers(model).map(lambda worker, batch: np.zeros(batch), range(3))
+    taken = weakref.ref(next(results)[1])
+    next(results)
+    assert taken() is None
+    results.close()
 
 
 def run_until_stopped(worker):
