@@ -14,7 +14,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.forward import embed_tokens
 from cola_jax.execute.inputs import bucket, cut, token_counts
-from cola_jax.execute.kv_cache import PER_TOKEN, Allocator, DecodeRow, decode_tiles
+from cola_jax.execute.kv_cache import Allocator, DecodeRow, decode_tiles
 from cola_jax.execute.memory import (
     DecodeSizes,
     Memory,
@@ -30,7 +30,7 @@ from cola_jax.execute.plan import (
     layout_of,
     slot_sizes,
 )
-from cola_jax.execute.readouts import ChosenToken, greedy_sample
+from cola_jax.execute.readouts import Top, greedy_sample
 from cola_jax.execute.worker import Launches, Worker
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
@@ -39,7 +39,7 @@ AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
 STOPPED, TRUNCATED, NOT_FINITE = "stop", "length", "not finite"  # why a row ended
 MARGIN = 8  # tokens decoded ahead of where a stop string may begin, for their neighbours' sake
 
-Dispatched = tuple[list[DecodeRow], list[ChosenToken]]  # rows, and the tokens that they choose
+Dispatched = tuple[list[DecodeRow], list[Top]]  # rows, and the tokens that they choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Decoder:
             slots = self.count_dispatched(rows)
             self.worker.metrics.add(cost=cost)
 
-            def program() -> list[ChosenToken]:
+            def program() -> list[Top]:
                 for chunk in chunks:
                     self.states, self.prompt = self.driver.run(chunk, self.states, self.prompt)
                 return self.sample(slots)
@@ -208,7 +208,7 @@ class Decoder:
         lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
         launches, slots = self.plan(active), self.count_dispatched(rows)
 
-        def program() -> list[ChosenToken]:
+        def program() -> list[Top]:
             self.states, views = embed_tokens(
                 worker.model, self.states, self.tokens, *lengths, dtype=worker.dtype
             )
@@ -241,7 +241,7 @@ class Decoder:
         table[: len(slots)] = slots
         return table.reshape(-1, size)
 
-    def sample(self, slots: np.ndarray) -> list[ChosenToken]:
+    def sample(self, slots: np.ndarray) -> list[Top]:
         """Dispatch the choice of a token for each of these slots."""
         samples = []
         for part in self.worker.put(list(slots)):
@@ -249,9 +249,9 @@ class Decoder:
             samples.append(sample)
         return samples
 
-    def collect(self, rows: Sequence[DecodeRow], samples: Sequence[ChosenToken]) -> None:
+    def collect(self, rows: Sequence[DecodeRow], samples: Sequence[Top]) -> None:
         """Take the tokens that rows chose, and release rows that have ended."""
-        chosen: Any = ChosenToken(*(np.concatenate(c).tolist() for c in zip(*samples, strict=True)))
+        chosen: Any = Top(*(np.concatenate(c).tolist() for c in zip(*samples, strict=True)))
         tokens = ended = 0
         for i, row in enumerate(rows):
             if row.finish:  # it ended while this step was being computed
@@ -260,8 +260,8 @@ class Decoder:
                 row.finish = NOT_FINITE
             else:
                 row.tokens.append(chosen.token[i])
-                for name in PER_TOKEN:
-                    getattr(row, name).append(getattr(chosen, name)[i])
+                row.logprob.append(chosen.first[i])
+                row.rival.append(chosen.second[i])
                 tokens += 1
                 if self.stop.reached(row.tokens):
                     row.finish = STOPPED

@@ -16,7 +16,7 @@ from cola_jax.execute.inputs import (
     prompts_for,
     tokenizer_of,
 )
-from cola_jax.execute.kv_cache import PER_TOKEN, DecodeRow
+from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.plan import Workload, take
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
@@ -34,8 +34,6 @@ class Generated(NamedTuple):
     tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 after the end
     logprob: np.ndarray  # [B, C, N] float32, natural, of each token; 0 after the end
     rival: np.ndarray  # [B, C, N] float32, of the next best token; 0 after the end
-    entropy: np.ndarray  # [B, C, N] float32, of the distribution over tokens; 0 after the end
-    certainty: np.ndarray  # [B, C, N] float32, its divergence from the uniform one; 0 likewise
     length: np.ndarray  # [B, C] int32, tokens decoded
     finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
     text: np.ndarray  # [B, C] str; "" where the model has no tokenizer
@@ -169,8 +167,7 @@ def collect(rows: list[DecodeRow], paths: np.ndarray, limit: int) -> Generated:
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
         count = len(row.tokens)
         out.tokens[b, c, :count] = row.tokens
-        for name in PER_TOKEN:
-            getattr(out, name)[b, c, :count] = getattr(row, name)
+        out.logprob[b, c, :count], out.rival[b, c, :count] = row.logprob, row.rival
         out.length[b, c], out.finish[b, c] = count, row.finish
     return out
 
@@ -179,7 +176,8 @@ def empty(shape: tuple[int, ...], limit: int) -> Generated:
     """Make the result of rows that have decoded nothing."""
     return Generated(
         tokens=np.full((*shape, limit), -1, np.int32),
-        **{name: np.zeros((*shape, limit), np.float32) for name in PER_TOKEN},
+        logprob=np.zeros((*shape, limit), np.float32),
+        rival=np.zeros((*shape, limit), np.float32),
         length=np.zeros(shape, np.int32),
         finish=np.full(shape, "", "<U10"),
         text=np.full(shape, "", object),

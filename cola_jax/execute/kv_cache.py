@@ -22,7 +22,6 @@ from cola_jax.kernels.attention import KeysValues, get, put
 from cola_jax.path import STOP
 
 IN_ORDER = ArrayLayout((0, 1, 2, 3))  # in memory as in the shape
-PER_TOKEN = ("logprob", "rival", "entropy", "certainty")  # kept for each token of a row
 
 
 @runtime_checkable
@@ -86,8 +85,6 @@ class DecodeRow:
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprob: list[float] = dataclasses.field(default_factory=list)
     rival: list[float] = dataclasses.field(default_factory=list)
-    entropy: list[float] = dataclasses.field(default_factory=list)
-    certainty: list[float] = dataclasses.field(default_factory=list)
     finish: str = ""
 
 

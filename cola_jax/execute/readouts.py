@@ -191,44 +191,13 @@ def top_of(
     )
 
 
-class ChosenToken(NamedTuple):
-    """A token that was chosen, and how certain the model was of it."""
-
-    token: Int[Array | np.ndarray, " U"]
-    logprob: Float[Array | np.ndarray, " U"]
-    rival: Float[Array | np.ndarray, " U"]  # log-probability of the next best
-    finite: Bool[Array | np.ndarray, " U"]
-    entropy: Float[Array | np.ndarray, " U"]  # in nats
-    certainty: Float[Array | np.ndarray, " U"]  # see `chosen_token`
-
-
-def chosen_token(logits: Float[Array, "U V"]) -> ChosenToken:
-    """Choose the likeliest token.
-
-    Self-certainty (arXiv 2502.18581) is the divergence of the model's distribution from the uniform
-    one, -sum(log(V p)) / V: 0 for a uniform distribution, and larger for a more certain one.
-    """
-    top = best_two(logits)
-    size = logits.shape[-1]
-    peak = jnp.max(logits, axis=-1, keepdims=True)
-    shifted = logits - peak
-    weights = jnp.exp(shifted)
-    total = jnp.sum(weights, axis=-1)
-    log_sum = jnp.log(total)
-    return ChosenToken(
-        *top,
-        entropy=log_sum - jnp.sum(weights * shifted, axis=-1) / total,
-        certainty=log_sum - jnp.mean(shifted, axis=-1) - math.log(size),
-    )
-
-
 @functools.partial(jax.jit, donate_argnames="tokens")
 def greedy_sample(
     model: Model,
     states: Float[Array, "W 1 D"],
     tokens: Int[Array, " W"],
     slots: Int[Array, " U"],
-) -> tuple[Int[Array, " W"], ChosenToken]:
+) -> tuple[Int[Array, " W"], Top]:
     """Unembed U decode slots; each takes its likeliest token."""
-    sample = chosen_token(unembed(model, states[slots])[:, 0])
+    sample = best_two(unembed(model, states[slots])[:, 0])
     return tokens.at[slots].set(sample.token), sample

@@ -64,8 +64,6 @@ EVALUATIONS = pa.schema(
         "grade": pa.string(),
         "tokens": pa.list_(pa.int32()),
         "logprob": pa.float32(),
-        "entropy": pa.float32(),
-        "certainty": pa.float32(),
     }
 )
 QUESTIONS = pa.schema(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -336,8 +335,6 @@ def completion(
         grade=grade,
         tokens=tuple(row.tokens),
         logprob=float(np.sum(row.logprob)),
-        entropy=float(np.mean(row.entropy)) if row.entropy else math.nan,
-        certainty=float(np.mean(row.certainty)) if row.certainty else math.nan,
     )
 
 

@@ -1,7 +1,6 @@
 """`Verdicts`: the answers of paths to questions with their margins; `Completion`: a decoded one."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +23,6 @@ class Completion:
     grade: Grade | None  # None without a gold answer
     tokens: tuple[int, ...]  # the ids decoded
     logprob: float  # natural, of all of them
-    entropy: float = math.nan  # of a token's distribution, in nats, mean over tokens
-    certainty: float = math.nan  # the self-certainty of a token, mean: see `readouts.chosen_token`
 
 
 class Verdicts(NamedTuple):

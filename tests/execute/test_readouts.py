@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
-import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -17,7 +15,6 @@ from cola_jax.execute.readouts import (
     ReadPositions,
     best_two_at_once,
     best_two_by_parts,
-    chosen_token,
     read_logits,
 )
 from cola_jax.path import STOP
@@ -112,15 +109,3 @@ def test_best_two_of_many(find, vocabulary):
     logprobs = np.sort(jax.nn.log_softmax(values[4:]), axis=1)
     np.testing.assert_allclose(top.first[4:], logprobs[:, -1], rtol=1e-5)
     np.testing.assert_allclose(top.second[4:], logprobs[:, -2], rtol=1e-5)
-
-
-def test_sample_says_how_sure_the_model_is():
-    values = np.random.default_rng(0).normal(size=(5, 96)).astype(np.float32) * 3
-    values[0] = 1.0
-    sample = chosen_token(jnp.asarray(values))
-    p = np.exp(scipy.special.log_softmax(values.astype(np.float64), axis=1))
-    np.testing.assert_allclose(sample.entropy, scipy.stats.entropy(p, axis=1), rtol=1e-5)
-    uniform = np.full(96, 1 / 96)
-    divergence = [scipy.stats.entropy(uniform, row) for row in p]
-    np.testing.assert_allclose(sample.certainty, divergence, rtol=1e-5, atol=1e-6)
-    assert sample.token.tolist()[1:] == values[1:].argmax(axis=1).tolist()
