@@ -125,9 +125,9 @@ def noted(log: str, *arguments: str) -> None:
     """
     from cola_jax.cli.main import main
     from cola_jax.execute.inputs import count_paths
-    from cola_jax.scoring import evaluator
+    from cola_jax.scoring import evaluations
 
-    cut = evaluator.cut_waves
+    cut = evaluations.cut_waves
 
     def note(count: int) -> None:
         with open(log, "a") as file:
@@ -140,7 +140,7 @@ def noted(log: str, *arguments: str) -> None:
 
     if arguments[0] == "convert":
         note(0)
-    evaluator.cut_waves = noted_cut
+    evaluations.cut_waves = noted_cut
     main(arguments)
 
 

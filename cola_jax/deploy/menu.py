@@ -36,7 +36,7 @@ from cola_jax.runs.stored import (
     read_labels,
     stored_verdicts,
 )
-from cola_jax.scoring.evaluator import Evaluations
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:

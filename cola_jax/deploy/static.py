@@ -19,7 +19,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.stored import stored_verdicts
-from cola_jax.scoring.evaluator import Evaluations
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from cola_jax.runs.schema import (
 )
 from cola_jax.runs.stored import Asked, check_asked, continues
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluator import Evaluations, Known
+from cola_jax.scoring.evaluations import Evaluations, Known
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 

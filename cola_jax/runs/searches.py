@@ -23,7 +23,8 @@ from cola_jax.runs.run import MANIFEST, Path, Run
 from cola_jax.runs.schema import Part, asked_digest, by_question, known_verdicts, search_part
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts

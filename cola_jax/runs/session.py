@@ -34,7 +34,8 @@ from cola_jax.runs.stored import (
     check_comparable,
 )
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluator import FIRST, Evaluations, ModelEvaluator
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant

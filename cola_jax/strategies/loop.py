@@ -10,7 +10,8 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.path import identity
 from cola_jax.question import Question
-from cola_jax.scoring.evaluator import Evaluations, ModelEvaluator, layers_in
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import ModelEvaluator, layers_in
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets

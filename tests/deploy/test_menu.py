@@ -10,7 +10,7 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.stored import Labels
-from cola_jax.scoring.evaluator import Evaluations
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]

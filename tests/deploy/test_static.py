@@ -9,7 +9,7 @@ from cola_jax.deploy import static
 from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.path import STOP, FittingEdits, edit_table
 from cola_jax.question import Question
-from cola_jax.scoring.evaluator import Evaluations
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
 LAYERS, COUNT = 8, 80

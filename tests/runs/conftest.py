@@ -17,7 +17,7 @@ from cola_jax.question import Question
 from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import EVALUATIONS, read_part
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluator import Evaluations
+from cola_jax.scoring.evaluations import Evaluations
 from tests import tiny
 from tests.runs import jobs
 
