@@ -177,7 +177,10 @@ class DecodingTask(HarnessTask):
         self.lock = threading.Lock()  # the library's code was not written for threads
         row = self.rows[0]
         with ThreadPoolExecutor(1) as thread:  # where all answers are graded
-            _, grade = thread.submit(self.grade_row, row, self.target(row)).result()
+            try:
+                _, grade = thread.submit(self.judge, row, self.target(row)).result()
+            except Exception as error:  # of any task's own code
+                raise self.refusal(f"fails to grade ({first_line(error)}), so it") from error
         if grade is Grade.UNGRADED:
             raise self.refusal(f"gives its own answer no {self.metric} of 0 or 1, so it")
 
@@ -217,19 +220,23 @@ class DecodingTask(HarnessTask):
 
     def grade_row(self, row: Any, text: str, gold: str | None = None) -> tuple[str | None, Grade]:
         """Grade a completion of a row; UNGRADED where the library fails."""
+        try:
+            return self.judge(row, text, gold)
+        except Exception:  # of any task's own code
+            return None, Grade.UNGRADED
+
+    def judge(self, row: Any, text: str, gold: str | None = None) -> tuple[str | None, Grade]:
+        """Grade a completion of a row; raises the exceptions of the library's code."""
         task = self.task
         with self.lock:
-            try:
-                filtered = self.filtered(row, text)
-                answer = text_of(filtered)
-                if gold is not None and self.has_own_code:
-                    return answer, Grade.RIGHT if answer == gold.strip() else Grade.WRONG
-                if gold is not None:
-                    task = copy.copy(task)
-                    task.doc_to_target, task.multiple_target = lambda *_: gold, 0
-                return answer, grade_of(task.process_results(row, [filtered])[self.metric])
-            except Exception:  # of any task's own code
-                return None, Grade.UNGRADED
+            filtered = self.filtered(row, text)
+            answer = text_of(filtered)
+            if gold is not None and self.has_own_code:
+                return answer, Grade.RIGHT if answer == gold.strip() else Grade.WRONG
+            if gold is not None:
+                task = copy.copy(task)
+                task.doc_to_target, task.multiple_target = lambda *_: gold, 0
+            return answer, grade_of(task.process_results(row, [filtered])[self.metric])
 
     @property
     def has_own_code(self) -> bool:

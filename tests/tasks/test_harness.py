@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
 
 import cola_jax
 from cola_jax.deploy.lm_eval import ColaLM
@@ -94,6 +95,18 @@ def test_metrics_are_those_of_the_harness(tiny_checkpoint, tasks):
 def test_load_questions_refuses(tasks, name, settings, message):
     with pytest.raises(ValueError, match=message):
         load_questions(name, **settings)
+
+
+def test_a_task_that_fails_to_grade_is_refused_with_the_reason(tasks, monkeypatch):
+    def process_results(*_):
+        raise ValueError("signal only works in main thread")
+
+    monkeypatch.setattr(ConfigurableTask, "process_results", process_results)
+    message = (
+        r"numbers of lm-evaluation-harness fails to grade \(signal only works in main thread\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_questions("numbers")
 
 
 def test_hub_replaces_the_data_set(library, hub):
