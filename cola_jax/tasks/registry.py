@@ -156,7 +156,8 @@ def library_name(task: str) -> str:
     if suffix in SUFFIXES:
         names, known = [], [str(file) for file in Path(name).parent.glob(f"*{suffix}")]
     else:
-        names = known = harness.task_names()
+        names = harness.task_names()
+        known = [*(f"mmlu_{subject}" for subject in MMLU_SUBJECTS), *names]
     if alike := [each for each in names if plain_name(each) == plain_name(name)]:
         return name if name in alike else alike[-1]
     if names and name in harness.manager().task_index:

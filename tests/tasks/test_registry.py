@@ -75,6 +75,8 @@ def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(harness, "is_installed", lambda: False)
     with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
         find_task("hellaswag")
+    with pytest.raises(ValueError, match=r"\(did you mean mmlu_anatomy\?\)"):
+        find_task("mmlu_anatmy")
 
 
 def ids(file, **options):
