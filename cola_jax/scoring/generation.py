@@ -59,7 +59,7 @@ class PromptFormat(Protocol):
 
 
 class DecodingScorer(Scorer):
-    """A scorer that decodes completions after prompts; without a subclass, it grades none."""
+    """A scorer that decodes completions after prompts; by default it grades none."""
 
     open = True
     decodes = True
@@ -83,11 +83,11 @@ class DecodingScorer(Scorer):
         return encoded
 
     def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
-        """Make the completions of decoded rows, graded against the gold answers."""
+        """Make the completions of decoded rows; a scorer that grades compares them with gold."""
         return [completion(row, self.stop) for row in rows]
 
     def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
-        """Grade wrong completions against the decoy of their question, as against gold."""
+        """Return whether each wrong completion gives the decoy of its question."""
         return [False] * len(made)
 
     def row_verdicts(self, rows: Rows, questions: Questions) -> Verdicts:

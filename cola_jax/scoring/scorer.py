@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts, Readings
-from cola_jax.question import Question
+from cola_jax.question import Question, sha256
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 # Llama's template prints today's date by default, and Qwen3's starts to think.
@@ -151,7 +150,7 @@ class Scorer(abc.ABC):
         return self
 
     def __exit__(self, *error: object) -> None:  # noqa: B027 - most scorers need nothing
-        """End it."""
+        """End them."""
 
 
 def score_readings(
@@ -278,4 +277,4 @@ def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
 
 def hash_of(text: str) -> str:
     """Return the digest by which a prompt's text is recorded."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256(text).hex()[:16]
