@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from cola_jax import scoring
 from cola_jax.errors import InputError, shorten
-from cola_jax.question import Question, content, split
+from cola_jax.question import Question, content, sha256, split
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.answer import check_rule
 from cola_jax.tasks.formats import FORMATS, Shots, check_answerable, format_of, load_shots
@@ -53,7 +53,7 @@ class Prepared:
         if "prompt" in out:  # its hash covers the texts of shots too
             parts = [out["prompt"], [each.prompt_hash for each in self.encoded]]
             text = json.dumps(parts, sort_keys=True)
-            out["prompt"] = out["prompt"] | {"hash": hashlib.sha256(text.encode()).hexdigest()}
+            out["prompt"] = out["prompt"] | {"hash": sha256(text).hex()}
         if self.variants:
             out["variants"] = {
                 each.name: task_digest(each.encoded, each.scorer) for each in self.variants

@@ -1,14 +1,13 @@
 """Variants: the same questions asked in other ways, to tell knowledge from luck."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, did_you_mean
 from cola_jax.files import read_text
-from cola_jax.question import Question
+from cola_jax.question import Question, sha256
 
 if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Encoded, Scorer
@@ -96,8 +95,7 @@ def reordered(question: Question) -> tuple[Question, tuple[int, ...]]:
     count = len(question.options)
     if count < 2:
         raise InputError(f"question {question.id} has one option, which has no other order.")
-    digest = hashlib.sha256(f"order {question.id}".encode()).digest()
-    turn = 1 + digest[0] % (count - 1)
+    turn = 1 + sha256(f"order {question.id}")[0] % (count - 1)
     places = tuple((j - turn) % count for j in range(count))
     options = tuple(question.options[(k + turn) % count] for k in range(count))
     answer = places[question.answer]
