@@ -53,8 +53,7 @@ def without_control(questions: Sequence[Question], control: Control) -> list[str
 
 def in_order(verdicts: Verdicts, place: Sequence[int]) -> Verdicts:
     """Put the options of a variant's verdicts in the order of the question."""
-    option = np.full(max(place, default=-1) + 2, NO_ANSWER)  # the last is that of NO_ANSWER
-    option[list(place)] = np.arange(len(place))
+    option = np.append(np.argsort(place), NO_ANSWER)  # the last is that of NO_ANSWER
     return verdicts._replace(
         answer=option[verdicts.answer], scores=verdicts.scores[..., list(place)]
     )
