@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+import tyro
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -377,9 +378,15 @@ CASES = {
     "mixed with attention, after a prefix": ((17, 21, 30), [(0, 2, 1), (2, 0, 0, 2)], 16),
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Compare every case."""
     theirs = Theirs()
     print(f"{'largest error of log-probabilities':36} {'read':>8} {'decoded':>8}")
     for name, case in CASES.items():
         read, decoded = compare(theirs, *case)
         print(f"{name:36} {read:8.1e} {decoded:8.1e}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
