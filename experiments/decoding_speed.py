@@ -7,8 +7,7 @@ transformers' batched generation, which can only run the identity path.
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,11 +16,11 @@ import tyro
 
 import cola_jax
 from cola_jax.path import identity, random_paths
+from experiments.random_speed import Program, time_in_turns
 from experiments.shapes import SHAPES, random_model
 from experiments.torch_baselines import generate_exactly, permuted, random_llama
 
 Path = tuple[int, ...]
-Program = tuple[Callable[[], None], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,22 +72,6 @@ def programs(settings: DecodingSpeed, paths: Sequence[Path]) -> Mapping[str, Pro
         "transformers, one row and path at a time": (one_by_one, alone),
         "transformers, one batch, identity path": (batched, settings.rows),
     }
-
-
-def time_in_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
-    """Run every program once, and then all of them in each round; return their seconds.
-
-    Programs of a round are compared, so that a machine that slows down slows down all of them.
-    """
-    for run, _ in programs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, (run, _) in programs.items():
-            begun = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
 
 
 def main(settings: DecodingSpeed) -> None:

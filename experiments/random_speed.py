@@ -8,6 +8,7 @@ programs take turns, and the median round is shown.
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from cola_jax import Metrics, run_path, run_paths
 from cola_jax.path import random_paths
 from cola_jax.prompts import Prompts
 from experiments.shapes import SHAPES, random_model
+
+Program = tuple[Callable[[], None], int]  # with its number of evaluations, or of rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,22 @@ class RandomSpeed:
     """Number of timed rounds."""
 
 
+def time_in_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
+    """Run every program once, and then all of them in each round; return their seconds.
+
+    Programs of a round are compared, so that a machine that slows down slows down all of them.
+    """
+    for run, _ in programs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, (run, _) in programs.items():
+            begun = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
 def main(settings: RandomSpeed) -> None:
     config = SHAPES[settings.model]
     model, random = random_model(config, settings.dtype), np.random.default_rng(0)
@@ -47,25 +66,23 @@ def main(settings: RandomSpeed) -> None:
     read = np.full((settings.questions, 1), settings.tokens - 1)
     prompts = Prompts.plain(ids).replace(read=read, targets=ids[:, :1])
     paths = random_paths(config.num_layers, settings.paths, seed=0)
-    metrics = Metrics()
+    metrics, few = Metrics(), paths[: settings.few]
 
-    def fast() -> float:
+    def fast() -> None:
         run_paths(model, prompts, paths, dtype=settings.dtype, metrics=metrics)
-        return settings.questions * settings.paths
 
-    def one_by_one() -> float:
-        for path in paths[: settings.few]:
+    def one_by_one() -> None:
+        for path in few:
             jax.block_until_ready(run_path(model, prompts, path))
-        return settings.questions * settings.few
 
-    seconds: dict[str, list[float]] = {"run_paths": [], "run_path": []}
-    for number in range(1 + settings.rounds):
-        for program in (fast, one_by_one):
-            begun = time.perf_counter()
-            evaluations = program()
-            name = "run_paths" if program is fast else "run_path"
-            if number:  # the first round compiles
-                seconds[name].append((time.perf_counter() - begun) / evaluations)
+    programs: dict[str, Program] = {
+        "run_paths": (fast, settings.questions * len(paths)),
+        "run_path": (one_by_one, settings.questions * len(few)),
+    }
+    timed = time_in_turns(programs, settings.rounds)
+    seconds = {
+        name: [each / count for each in timed[name]] for name, (_, count) in programs.items()
+    }
     print(f"{jax.devices()[0].device_kind}, {settings.model}, {jnp.dtype(settings.dtype).name}")
     for name, each in seconds.items():
         print(f"{name}: {1 / statistics.median(each):,.1f} evaluations/s")
