@@ -47,7 +47,7 @@ def programs(settings: DecodingSpeed, paths: Sequence[Path]) -> Mapping[str, Pro
     """Make the timed programs, with the number of rows of each."""
     config = SHAPES[settings.model]
     model, theirs = random_model(config, "float32"), random_llama(config, "float32")
-    new, alone = settings.new_tokens, settings.alone
+    new, alone = settings.new_tokens, min(settings.alone, settings.rows)
     ids = np.random.default_rng(0).integers(3, config.vocab_size, (settings.rows, settings.tokens))
     ids = ids.astype(np.int32)
     batch = torch.as_tensor(ids.astype(np.int64), device=theirs.device)
