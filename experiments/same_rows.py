@@ -44,11 +44,12 @@ class SameRows:
 
 
 def main(settings: SameRows) -> None:
-    run, rows = Run(settings.run), read_rows(Run(settings.run))
+    rows = read_rows(Run(settings.run))
     if settings.other is not None:
-        lines = differences(run, Run(settings.other))
+        others = read_rows(Run(settings.other))
     else:
-        lines = compare(rows, evaluate_again(settings.run, rows, str(settings.model)))
+        others = evaluate_again(settings.run, rows, str(settings.model))
+    lines = compare(rows, others)
     print("\n".join([*lines[:SHOWN], f"{len(lines)} differences in {len(rows)} evaluations"]))
     sys.exit(1 if lines else 0)
 
