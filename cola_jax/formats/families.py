@@ -44,7 +44,6 @@ QWEN_EXPERTS = make_table(
     base=LLAMA,
 )
 GEMMA = make_table(
-    Row("attention_norm", "model.layers.{i}.input_layernorm.weight", "D -> D"),
     Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
     Row("mlp_norm", "model.layers.{i}.pre_feedforward_layernorm.weight", "D -> D"),
     Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
