@@ -86,12 +86,8 @@ class Exported:
     def our_accuracy(self, model: Any, tokenizer: Any, path: Sequence[int]) -> float:
         """Return the accuracy of a path on the task."""
         questions = load_questions(self.task or "", limit=self.limit)
-        verdicts = cola_jax.evaluate(model, questions, [path], scorer=Options(tokenizer)).verdicts
-        answers = [
-            scores[: len(q.options)].argmax()
-            for scores, q in zip(verdicts.scores[:, 0], questions, strict=True)
-        ]
-        return float(np.mean([a == q.answer for a, q in zip(answers, questions, strict=True)]))
+        results = cola_jax.evaluate(model, questions, [path], scorer=Options(tokenizer))
+        return float(results.verdicts.verdict.mean())
 
     def accuracy(self, theirs: Any, tokenizer: Any) -> float:
         """Return the accuracy of a model of transformers on the task."""

@@ -22,6 +22,7 @@ from rich.console import Console
 
 import cola_jax
 from cola_jax.checkpoint import load_tokenizer, stop_tokens
+from cola_jax.path import identity
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.tasks import TaskConfig
 from experiments.harness import make_models
@@ -97,8 +98,8 @@ def ours(
         stop_tokens=lambda: stop_tokens(model.checkpoint),
     )
     evaluate = ModelEvaluator(model, prepared.encoded, prepared.scorer)
-    identity = [list(range(model.config.num_layers))]
-    return prepared.encoded, evaluate([identity] * len(prepared.encoded)).take((slice(None), 0))
+    paths = [[identity(model.config.num_layers)]] * len(prepared.encoded)
+    return prepared.encoded, evaluate(paths).take((slice(None), 0))
 
 
 def compare(
