@@ -18,7 +18,8 @@ import cola_jax
 from cola_jax.path import identity, random_paths
 from experiments.random_speed import Program, time_in_turns
 from experiments.shapes import SHAPES, random_model
-from experiments.torch_baselines import generate_exactly, permuted, random_llama
+from experiments.torch_baselines import random_llama
+from tests.oracle import generate_exactly, permuted
 
 Path = tuple[int, ...]
 

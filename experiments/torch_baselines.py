@@ -1,8 +1,6 @@
 """Baselines with transformers, whose layers are permuted along paths."""
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
-from tests.oracle import rebuilt, with_cache
+from tests.oracle import rebuilt
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -38,27 +36,6 @@ def random_llama(config: ModelConfig, dtype: str) -> Any:
     with torch.device(DEVICE):
         model = transformers.LlamaForCausalLM._from_config(theirs, dtype=getattr(torch, dtype))
     return model.eval()
-
-
-@contextlib.contextmanager
-def permuted(model: Any, path: tuple[int, ...]) -> Iterator[None]:
-    """Rebuild a model along a path, each position with a KV cache of its own."""
-    with rebuilt(model, path):
-        blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
-        model.model.layers = torch.nn.ModuleList(blocks)
-        yield
-
-
-def generate_exactly(model: Any, batch: Any, tokens: int) -> None:
-    """Decode exactly that many tokens greedily, after a torch batch of ids."""
-    model.generate(
-        batch,
-        attention_mask=batch.new_ones(batch.shape),
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
 
 
 def same_model(session: Session) -> Any:

@@ -208,19 +208,31 @@ def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.
 
     Nothing but the limit ends a row.
     """
-    with torch.no_grad(), rebuilt(model, path):
+    with torch.no_grad(), permuted(model, path):
+        out = generate_exactly(model, torch.from_numpy(np.asarray(ids, np.int64)), tokens)
+    return out[:, ids.shape[1] :].numpy()
+
+
+@contextlib.contextmanager
+def permuted(model: Any, path: Sequence[int]) -> Iterator[None]:
+    """Rebuild a model along a path, each position with a KV cache of its own."""
+    with rebuilt(model, path):
         blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
         model.model.layers = nn.ModuleList(blocks)
-        out = model.generate(
-            torch.from_numpy(np.asarray(ids, np.int64)),
-            attention_mask=torch.ones(ids.shape, dtype=torch.long),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-            eos_token_id=None,
-        )
-    return out[:, ids.shape[1] :].numpy()
+        yield
+
+
+def generate_exactly(model: Any, batch: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Decode that many tokens greedily after a batch of ids; return both."""
+    return model.generate(
+        batch,
+        attention_mask=torch.ones_like(batch),
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
 
 
 def with_cache(block: nn.Module, position: int) -> nn.Module:

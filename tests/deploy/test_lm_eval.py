@@ -19,7 +19,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from torch import nn
 
 from cola_jax.deploy.lm_eval import (
     FEW_TOKENS,
@@ -37,7 +36,7 @@ from cola_jax.execute.generate import Generated, empty
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
-from tests.oracle import rebuilt, with_cache
+from tests.oracle import permuted
 
 PATHS = (tuple(range(tiny.LAYERS)), (0, 2, 3, 3, 1, 4))
 EIGHT = GenerationSettings((), 8)
@@ -86,9 +85,7 @@ def on_path(model, path):
             patch.setattr(model, "menu", MenuFile((path,)))
             yield
         return
-    with rebuilt(model.model, path):
-        layers = model.model.model.layers
-        model.model.model.layers = nn.ModuleList(with_cache(b, i) for i, b in enumerate(layers))
+    with permuted(model.model, path):
         yield
 
 
