@@ -212,7 +212,7 @@ def rotate(
 def feed_forward(
     config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T D"]:
-    """The MLP, the experts, or both: a shared expert is an MLP that is weighed by a gate."""
+    """Apply the MLP, the experts, or both: a shared expert is an MLP that is weighed by a gate."""
     if layer.router is None:
         return mlp(config, layer, x)
     mixed = mixture(config, layer, x)
@@ -223,7 +223,7 @@ def feed_forward(
 
 
 def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The gated MLP."""
+    """Apply the gated MLP."""
     gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
     hidden = gated(config, gate, up)

@@ -37,7 +37,7 @@ class CpuProducts:
     rounds: int = 15
 
     def shapes(self) -> list[tuple[int, int]]:
-        """The weights of a layer: q, k, v, o, gate, up, down."""
+        """Return the shapes of a layer's weights: q, k, v, o, gate, up, down."""
         width, heads, kv, mlp = self.width, self.heads, self.kv, self.mlp
         return [
             (width, heads),
@@ -50,7 +50,7 @@ class CpuProducts:
         ]
 
     def joined(self) -> list[tuple[int, int]]:
-        """The same with q, k and v in one, and gate and up."""
+        """Return the same with q, k and v in one, and gate and up."""
         width, mlp = self.width, self.mlp
         one = (width, self.heads + 2 * self.kv)
         return [one, (self.heads, width), (width, 2 * mlp), (mlp, width)]
@@ -64,7 +64,7 @@ def products(x: dict[int, jax.Array], weights: Weights) -> list[jax.Array]:
 
 @jax.jit
 def transposed_products(x: dict[int, jax.Array], weights: Weights) -> list[jax.Array]:
-    """The same by weights whose rows are the columns of the product."""
+    """Multiply rows by weights whose rows are the columns of the product."""
     return [x[w.shape[1]] @ w.T for w in weights]
 
 

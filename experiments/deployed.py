@@ -1,9 +1,9 @@
-"""What serves a task without the answer at hand: every way to use what was found, side by side.
+"""Every way to use the results of a search where answers are unknown, side by side.
 
 `python -m experiments.deployed --model CHECKPOINT --out FOLDER --task.task arithmetic --task.limit
 300 --task.held-out 500 --final generation` scans the training questions, searches one path for them
 at full length and at 10 and 20 % fewer layers, drops layers as ShortGPT does, searches each
-question, and makes menus and routers of what was found. The table is of the held-out questions,
+question, and makes menus and routers of the results. The table is of the held-out questions,
 with the scorer `--final`. Run it again to resume.
 """
 
@@ -39,7 +39,7 @@ HEAD = ("", "path", "layers", "layers run", "correct", "points more", "95 %")
 
 @dataclasses.dataclass(frozen=True)
 class Deployed:
-    """Compare the ways to use what a search found, on held-out questions."""
+    """Compare the ways to use the results of a search, on held-out questions."""
 
     model: str
     """Checkpoint directory."""
@@ -58,7 +58,7 @@ class Deployed:
     """Evaluations of the search of each training question."""
 
     def session(self, scorer: ScorerName | None = None) -> Session:
-        """Prepares a session with a scorer, the task's own when None."""
+        """Prepare a session with a scorer, the task's own when None."""
         task = self.task if scorer is None else dataclasses.replace(self.task, scorer=scorer)
         config = RunFlags(dtype=self.dtype).resolve()
         return Session.prepare(self.model, task.prepare, config)
@@ -76,7 +76,7 @@ class Way:
 
 
 def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
-    """Finds one path for the task in every way."""
+    """Find one path for the task in every way."""
     out, layers = epath.Path(settings.out), session.num_layers
     paths_of = {"pretrained model": identity(layers)}
     paths = scan_paths(layers, settings.longest_block)
@@ -98,7 +98,7 @@ def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
 
 
 def single_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
-    """Measures single paths on held-out questions."""
+    """Measure single paths on held-out questions."""
     single = single_paths(settings, session)
     paths = list(dict.fromkeys(single.values()))
     run = final.evaluate(str(epath.Path(settings.out) / "held-out"), paths, held_out=True)
@@ -108,7 +108,7 @@ def single_ways(settings: Deployed, session: Session, final: Session) -> Iterato
 
 
 def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
-    """Searches the training questions, and measures a menu of what was found."""
+    """Search the training questions, and measure a menu of the paths found."""
     out = epath.Path(settings.out)
     search = Settings(PRESETS["best"], settings.simulations, leaves=16, seed=0, control="none")
     run = session.search(str(out / "search"), search)
@@ -133,7 +133,7 @@ def router_ways(settings: Deployed, session: Session, final: Session) -> Iterato
 
 
 def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
-    """Formats a way beside the pretrained model."""
+    """Format a way beside the pretrained model."""
     cells = effect_cells(Effect.of(way.right, before))
     if way.right is before:
         cells[1:] = ["", ""]

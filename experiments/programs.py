@@ -97,23 +97,23 @@ class Abstract:
             self.decode_kernel = self.decode_kernel.on(self.worker)
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
-        """An array that every device holds whole."""
+        """Make an array that every device holds whole."""
         whole = NamedSharding(self.worker, PartitionSpec())
         return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
     def buffer(self, *shape: int, split: int) -> Any:
-        """A buffer, split over the devices along one axis as `Worker.buffer` does."""
+        """Make a buffer, split over the devices along one axis as `Worker.buffer` does."""
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding_on(self.devices, split))
 
     def blocks(self, tokens: int, count: int = DECODE_SLOTS * POSITIONS) -> KVBlocks:
-        """KV blocks, as many as a decoder has."""
+        """Make KV blocks, as many as a decoder has."""
         config = self.config
         shape = (count + 1, config.num_kv_heads, tokens, config.head_dim)
         k, v = (self.buffer(*shape, split=1) for _ in range(2))
         return KVBlocks(k=k, v=v)
 
     def weight(self, name: str, shape: tuple[int, ...], ordered: bool) -> Any:
-        """A weight, split over `tensor`, in the memory order of a worker."""
+        """Make a weight, split over `tensor`, in the memory order of a worker."""
         spec = getattr(sharding(name, shape, self.mesh), "spec")  # noqa: B009
         place: Any = NamedSharding(self.worker, spec)
         if ordered and self.platform == "tpu" and name in ("q", "k", "v"):
@@ -121,18 +121,18 @@ class Abstract:
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
 
     def model(self, ordered: bool = True) -> Model:
-        """All weights; `ordered` as a worker holds them."""
+        """Make all weights; `ordered` as a worker holds them."""
         every = shapes(self.config).items()
         weights = {name: self.weight(name, shape, ordered) for name, shape in every}
         return assemble(self.config, weights)
 
     def layers(self) -> Layer:
-        """The weights of a call, as a worker gives them: on a GPU, of one layer."""
+        """Make the weights of a call, as a worker gives them: on a GPU, of one layer."""
         layers = self.model().layers
         return layers if self.platform == "tpu" else jax.tree.map(one_layer, layers)
 
     def view(self, rows: int, tokens: int) -> View:
-        """The view of prompts, or of decode slots."""
+        """Make the view of prompts, or of decode slots."""
         angles = self.array(1, rows, tokens, self.config.head_dim // 2, dtype=jnp.float32)
         place = self.array(rows, tokens)
         return View(positions=place, branch=place, cos=angles, sin=angles)

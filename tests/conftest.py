@@ -44,7 +44,7 @@ def drop_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Calls `make(folder)` for the folder of that name in one of the workers, and returns it."""
+    """Return a function that makes the folder of a name in one of the workers, and returns it."""
     run = tmp_path_factory.getbasetemp()
     shared = (run.parent if WORKER else run) / "made"
     shared.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def pair(made_once: Callable[..., Path]) -> Callable[[str], Any]:
-    """Returns the `oracle.Pair` of a variant; its files are written once per run."""
+    """Return a function that returns the `oracle.Pair` of a variant, whose files are made once."""
     from tests import oracle  # not above: jaxtyping has to see the imports of cola_jax
 
     return functools.cache(lambda variant: oracle.Pair(variant, made_once))

@@ -25,7 +25,7 @@ CACHE = {  # of every program, however small
 
 
 def set_variables(cache: str) -> None:
-    """Sets what the workers and subprocesses of this run inherit.
+    """Set what the workers and subprocesses of this run inherit.
 
     `cache` is an empty folder for compiled programs. Set XLA_FLAGS to test with other ones.
     """
@@ -36,7 +36,7 @@ def set_variables(cache: str) -> None:
 
 
 def knows(flags: str) -> bool:
-    """Says whether this XLA knows the flags: it aborts the process where it does not."""
+    """Return whether this XLA knows the flags: it aborts the process where it does not."""
     code = "from jaxlib import xla_client; xla_client.make_cpu_client()"
     environment = os.environ | {"XLA_FLAGS": flags}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
@@ -44,7 +44,7 @@ def knows(flags: str) -> bool:
 
 
 def share_programs() -> None:
-    """Lets the eight fake devices share the programs of the cache, as JAX does on a GPU.
+    """Let the eight fake devices share the programs of the cache, as JAX does on a GPU.
 
     The key of a program names its devices otherwise, though those are given anew when it is read.
     """

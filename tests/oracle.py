@@ -102,7 +102,7 @@ PATHS = {
 
 
 def make(variant: str, folder: Path) -> Any:
-    """Makes a random model of a variant, saves it with `save_pretrained` and returns it."""
+    """Make a random model of a variant, save it with `save_pretrained` and return it."""
     family, fields = VARIANTS[variant]
     model = random_model(family, **fields)
     model.save_pretrained(folder)
@@ -110,14 +110,14 @@ def make(variant: str, folder: Path) -> Any:
 
 
 def convert_in_memory(source: Path) -> Model:
-    """Converts a directory or file as `cola_jax.convert` does, without writing a checkpoint."""
+    """Convert a directory or file as `cola_jax.convert` does, without writing a checkpoint."""
     opened = locate(str(source)).open()
     weights = dict(stack(opened))
     return jax.device_put(assemble(opened.config, weights))
 
 
 def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
-    """Makes a random model of a family; `fields` of its config differ from SIZES."""
+    """Make a random model of a family; `fields` of its config differ from SIZES."""
     config = transformers.AutoConfig.for_model(family, **{**SIZES, **fields})
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", experts_implementation="eager"
@@ -127,7 +127,7 @@ def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
 
 
 def randomise(model: nn.Module, seed: int) -> None:
-    """Draws every parameter; transformers' own biases of 0 and norms of 1 would hide mistakes."""
+    """Draw every parameter; transformers' own biases of 0 and norms of 1 would hide mistakes."""
     centre = 0 if "gemma" in model.config.model_type else 1  # of norms
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -175,7 +175,7 @@ class Pair:
 
 
 def logits(model: Any, ids: np.ndarray, path: Sequence[int]) -> np.ndarray:
-    """Returns the float32 logits [B, T, V] of a model whose layers are those of the path."""
+    """Return the float32 logits [B, T, V] of a model whose layers are those of the path."""
     with torch.no_grad(), rebuilt(model, path):
         out = model(input_ids=torch.from_numpy(np.asarray(ids, np.int64)), use_cache=False)
     return out.logits.float().numpy()
@@ -183,7 +183,7 @@ def logits(model: Any, ids: np.ndarray, path: Sequence[int]) -> np.ndarray:
 
 @contextlib.contextmanager
 def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
-    """Puts the path's layers in place of the model's own, and back afterwards.
+    """Put the path's layers in place of the model's own, and put those back afterwards.
 
     The window of a Qwen layer is looked up by its place in `config.layer_types` while the model
     runs, so the list follows the path as well.
@@ -204,7 +204,7 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
 
 
 def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.ndarray:
-    """Decodes greedily along a path, each position with a cache of its own; returns tokens [B, n].
+    """Decode greedily along a path, each position with a cache of its own; return tokens [B, n].
 
     Nothing but the limit ends a row.
     """
@@ -236,7 +236,7 @@ def generate_exactly(model: Any, batch: torch.Tensor, tokens: int) -> torch.Tens
 
 
 def with_cache(block: nn.Module, position: int) -> nn.Module:
-    """Copies a block of transformers, sharing its weights, to use the KV cache of a position."""
+    """Copy a block of transformers, sharing its weights, to use the KV cache of a position."""
     block = copy.copy(block)
     block._modules = dict(block._modules)
     block.self_attn = copy.copy(block.self_attn)
@@ -245,12 +245,12 @@ def with_cache(block: nn.Module, position: int) -> nn.Module:
 
 
 def relative_error(ours: Any, theirs: Any) -> float:
-    """Returns the largest difference relative to the largest value."""
+    """Return the largest difference relative to the largest value."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def random_ids(batch: int, tokens: int = TOKENS, seed: int = 0) -> np.ndarray:
-    """Draws token ids [B, T]."""
+    """Draw token ids [B, T]."""
     return np.random.default_rng(seed).integers(0, VOCAB, (batch, tokens), np.int32)

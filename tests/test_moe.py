@@ -25,7 +25,7 @@ def normal(shape, seed=0):
 
 
 def loop_over_tokens(config, layer, x):
-    """Computes what `mixture` does, token by token in float64."""
+    """Compute what `mixture` does, token by token in float64."""
     names = ("router", "expert_gate", "expert_up", "expert_down")
     router, gates, ups, downs = (np.asarray(getattr(layer, name), np.float64) for name in names)
     out = np.zeros(x.shape)

@@ -97,7 +97,7 @@ EDITS = Edit(*np.concatenate([np.stack(TABLE), np.array(MOVES).T], axis=1).astyp
 
 
 def edited_list(path, kind, start, k, amount):
-    """Edits a list; None where the block, or the place it moves to, is outside."""
+    """Edit a list; None where the block, or the place it moves to, is outside."""
     block, rest = path[start : start + k], path[:start] + path[start + k :]
     if len(block) < k:
         return None

@@ -20,7 +20,7 @@ CHAT = (
 
 
 def tokenizer(chat: bool = True) -> transformers.PreTrainedTokenizerFast:
-    """Trains a byte-level BPE that prepends <s>, as Llama's does."""
+    """Train a byte-level BPE that prepends <s>, as Llama's does."""
     model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
@@ -44,7 +44,7 @@ def tokenizer(chat: bool = True) -> transformers.PreTrainedTokenizerFast:
 
 
 def make_source(folder: Path, layers: int = LAYERS) -> Path:
-    """Writes a random Llama and its tokenizer in Hugging Face layout."""
+    """Write a random Llama and its tokenizer in Hugging Face layout."""
     words = tokenizer()
     sizes = {"vocab_size": len(words), "num_hidden_layers": layers, "rms_norm_eps": 1e-6}
     model = random_model("llama", **sizes, max_position_embeddings=256)
@@ -54,13 +54,13 @@ def make_source(folder: Path, layers: int = LAYERS) -> Path:
 
 
 def make_checkpoint(folder: Path, layers: int = LAYERS) -> Path:
-    """Makes and converts the tiny model; for the usual one, take the fixture `tiny_checkpoint`."""
+    """Make and convert the tiny model; for the usual one, take the fixture `tiny_checkpoint`."""
     convert(str(make_source(folder / "theirs", layers)), folder / "ours")
     return folder / "ours"
 
 
 def questions(count: int) -> list[Question]:
-    """Makes questions of three to five options, some of them of several tokens."""
+    """Make questions of three to five options, some of them of several tokens."""
     made = []
     for i in range(count):
         options = [
@@ -72,7 +72,7 @@ def questions(count: int) -> list[Question]:
 
 
 def row(question: Question) -> dict:
-    """Writes a question in ARC's fields."""
+    """Write a question in ARC's fields."""
     return {
         "id": question.id,
         "question": question.text,
@@ -82,6 +82,6 @@ def row(question: Question) -> dict:
 
 
 def write_questions(file: Path, count: int) -> Path:
-    """Writes questions as JSONL."""
+    """Write questions as JSONL."""
     file.write_text("".join(json.dumps(row(q)) + "\n" for q in questions(count)))
     return file

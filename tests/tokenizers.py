@@ -12,7 +12,7 @@ BARE = Format("bare", 0, 6, ("\n",), "line", before="", after="", reply="<ANSWER
 
 
 def question(text: str, *options: str) -> Question:
-    """Makes an open question with a gold answer and at most one decoy."""
+    """Make an open question with a gold answer and at most one decoy."""
     return Question(text, text, options, 0, open=True)
 
 
@@ -40,7 +40,7 @@ class CodePoints:
 
 
 def letter_tokenizer(size: int, first: str = "\n") -> "GreedyTokenizer":
-    """Makes each token a letter of its own, so that every sequence of tokens is an answer.
+    """Make each token a letter of its own, so that every sequence of tokens is an answer.
 
     The tokens of LINE_BREAKS begin with `first`.
     """
