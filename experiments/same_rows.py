@@ -39,8 +39,11 @@ class SameRows:
     """Compare the paths, verdicts and margins of two runs."""
 
     run: Positional[str]
+    """Run directory."""
     other: Positional[str | None] = None
+    """Run directory to compare with."""
     model: str | None = None
+    """Checkpoint directory, to evaluate the paths of the run again in place of OTHER."""
 
 
 def main(settings: SameRows) -> None:
