@@ -99,6 +99,10 @@ def read_header(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 tensors[name] = header.tensor()
         alignment = fields.get("general.alignment", 32)
         start = -(-header.at // alignment) * alignment  # of the data
+        if type(start) is not int or start < header.at:
+            raise InputError(
+                f"general.alignment must be a positive integer, got {shown(alignment)}."
+            )
         for name, tensor in tensors.items():
             if start + tensor.start + tensor.nbytes > len(data):
                 raise InputError(f"tensor {shown(name)} reaches beyond the end of the file.")

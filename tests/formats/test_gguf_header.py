@@ -10,7 +10,7 @@ from gguf import GGUFReader, GGUFWriter
 from cola_jax.formats.gguf_header import ARRAY, STRING, read_header
 from tests.formats.gguf_writer import finish
 
-UINT8, UINT32 = 0, 4
+UINT8, UINT32, INT32, FLOAT32 = 0, 4, 5, 6
 
 
 def text(value: bytes) -> bytes:
@@ -38,6 +38,7 @@ def gguf(fields=(), tensors=(), data=b"", version=3, counts=None) -> bytes:
 
 DATA = bytes(64)
 SHORT = r"cannot be read \((unpack_from requires a buffer|total struct size|bad char)"
+ALIGNMENT = r"general\.alignment must be a positive integer, got (-32|32\.0)"
 DAMAGED = {
     "empty": (b"", "cannot mmap an empty file"),
     "magic": (b"GGML" + bytes(20), "not a GGUF file: it begins with"),
@@ -52,6 +53,8 @@ DAMAGED = {
     "array": (gguf([field(b"a", ARRAY, array(UINT8, 2**40))]), f"value of 'a' {SHORT}"),
     "strings": (gguf([field(b"a", ARRAY, array(STRING, 2**62))]), f"value of 'a' {SHORT}"),
     "alignment": (gguf([field(b"general.alignment", UINT32, bytes(4))]), "by zero"),
+    "negative": (gguf([field(b"general.alignment", INT32, struct.pack("<i", -32))]), ALIGNMENT),
+    "float": (gguf([field(b"general.alignment", FLOAT32, struct.pack("<f", 32))]), ALIGNMENT),
     "rank": (gguf(tensors=[tensor(shape=())], data=DATA), "cannot be read .*index out of range"),
     "ranks": (gguf(tensors=[text(b"x") + struct.pack("<I", 2**31) + bytes(32)]), SHORT),
     "huge": (gguf(tensors=[tensor(shape=(2**40, 2**40))], data=DATA), "beyond the end"),
