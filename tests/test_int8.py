@@ -76,7 +76,11 @@ def test_quantize_rounds_to_half_a_step():
 
 
 @pytest.mark.parametrize(
-    ("variant", "round_weight"), [("gemma3-biases", by_channel), ("qwen2-moe", in_blocks)]
+    ("variant", "round_weight"),
+    [
+        ("gemma3-biases", by_channel),
+        pytest.param("qwen2-moe", in_blocks, marks=pytest.mark.slow),
+    ],
 )
 def test_executors_run_the_widened_weights(pair, variant, round_weight):
     model, ids = map_weights(pair(variant).ours, round_weight), oracle.random_ids(1)

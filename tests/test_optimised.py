@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from cola_jax.path import pad_path
 from tests import oracle
@@ -37,6 +38,7 @@ for c, logits in enumerate(expected["logits"]):
 """
 
 
+@pytest.mark.slow
 def test_optimised_programs_match_transformers(pair, tmp_path):
     models, ids = pair("qwen2-moe-window"), oracle.random_ids(2)
     paths = [oracle.PATHS[kind] for kind in ("skip", "block repeat", "reordered")]

@@ -299,9 +299,10 @@ class Workers:
         pool = ThreadPoolExecutor(self.batches_at_once, thread_name_prefix="worker")
         with metrics_bar(self.metrics, self.progress if evaluations else False):
             try:
-                count = 0
-                for count, batch in enumerate(batches, 1):  # holds no future, and so no result
+                count = 0  # and no list of futures, which would keep the results
+                for batch in batches:
                     pool.submit(run, batch).add_done_callback(results.put)
+                    count += 1
                 for _ in range(count):
                     yield results.get().result()
             finally:

@@ -166,6 +166,7 @@ def test_make_examples_counts_what_cannot_be_learned():
         examples_of([label(i, [0, 0, 0, 1]) for i in range(20)])
 
 
+@pytest.mark.slow
 def test_train_learns_a_path_for_each_prompt_by_heart():
     rng, paths = np.random.default_rng(0), PATHS[:3]
     states = [rng.normal(size=(n, 8)).astype(np.float16) for n in (4, 9, 6)]

@@ -83,7 +83,8 @@ def free(model, prompts):
         ("qwen2-window", 1, 2),  # KV heads split over devices, windows out of the whole stack
         # several workers of several devices, several rope tables
         pytest.param("gemma3", 2, 2, marks=pytest.mark.slow),
-        ("qwen2-moe-window", 1, 4),  # KV heads replicated, experts of all layers in one stack
+        # KV heads replicated, experts of all layers in one stack
+        pytest.param("qwen2-moe-window", 1, 4, marks=pytest.mark.slow),
     ],
 )
 def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
@@ -99,6 +100,7 @@ def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
     assert_greedy(found.ours, prompts, paths, out)
 
 
+@pytest.mark.slow
 def test_generate_takes_prompts_of_any_lengths(pair):
     found = pair("qwen2-window")
     prompts, metrics = batches.plain(40, 12, 3, 60, 7, 33), cola_jax.Metrics()

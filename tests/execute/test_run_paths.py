@@ -85,6 +85,7 @@ LAYERS = st.lists(st.integers(0, oracle.LAYERS - 1), min_size=1, max_size=WIDTH)
 QUESTION = st.tuples(st.integers(2, 48), SIZES, st.lists(LAYERS, min_size=1, max_size=4))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     batch=st.lists(QUESTION, min_size=1, max_size=6),

@@ -38,6 +38,7 @@ def blocks(used, ends, tokens, heads, seed):
     return tuple(map(jnp.asarray, arrays))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     lengths=st.tuples(*[st.integers(1, TOKENS)] * 2),
@@ -84,7 +85,10 @@ def test_kernel_lowers_for_a_tpu():
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
-@pytest.mark.parametrize(("variant", "data", "tensor"), [("gemma3", 1, 1), ("qwen2-window", 2, 2)])
+@pytest.mark.parametrize(
+    ("variant", "data", "tensor"),
+    [("gemma3", 1, 1), pytest.param("qwen2-window", 2, 2, marks=pytest.mark.slow)],
+)
 def test_generate_with_the_kernel_matches_without(pair, monkeypatch, variant, data, tensor):
     """On more tokens than the kernel writes together."""
     found, calls = pair(variant), []

@@ -41,6 +41,7 @@ def prompts_of(generator, rows, tokens):
     return jax.tree.map(jnp.asarray, Prompts(ids=ids, positions=positions, branch=branch))
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 99),
@@ -147,6 +148,7 @@ def test_prompts_continue_what_they_share_with_the_kernel(pair, forced):
     assert {call.tokens > size for call in forced if not call.keep} == {True}
 
 
+@pytest.mark.slow
 def test_generate_with_the_kernel_writes_the_same_cache(pair, forced, monkeypatch):
     model, paths = pair("qwen2-window").ours, batches.paths_of(3, 2, 0)
     prompts = batches.plain(12, 7, 9, shared=40)

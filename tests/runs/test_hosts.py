@@ -35,6 +35,7 @@ def free_address():
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint, task, tmp_path):
     config = RunConfig(None, 1, Devices(data=1, tensor=2))
     session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
