@@ -132,12 +132,13 @@ def metrics_bar(metrics: "Metrics", progress: bool | None = None) -> Iterator[No
 
 
 def describe_results(metrics: "Metrics") -> str:
-    """Write the results of a search, or the tokens decoded before a text is complete."""
+    """Write the machines of a cluster, and the results of a search or the tokens decoded first."""
+    parts = [f"{metrics.machines} machines"] if metrics.machines else []
     if metrics.corrected or metrics.shortened:
-        return f"W→C {metrics.corrected}, shorter C→C {metrics.shortened}"
-    if metrics.tokens and not metrics.evaluations:
-        return f"{metrics.tokens:,} tokens decoded"
-    return ""
+        parts.append(f"W→C {metrics.corrected}, shorter C→C {metrics.shortened}")
+    elif metrics.tokens and not metrics.evaluations:
+        parts.append(f"{metrics.tokens:,} tokens decoded")
+    return ", ".join(parts)
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:

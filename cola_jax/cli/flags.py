@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from cola_jax.errors import InputError
 from cola_jax.files import check_writable
 from cola_jax.progress import log
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.hosts import Hosts, Shard
+from cola_jax.runs.hosts import WHOLE, Hosts
 from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.runs.ray import RayEngine
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
@@ -136,24 +138,53 @@ class RunFlags:
     batch_size: int | Literal["auto"] = "auto"
     """Questions per batch, which changes no result. Auto is 8 on a CPU, else 64."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
-    shard: str | None = None
-    """Part of the questions to run, such as 0/4, the first of four; other processes run the
-    others."""
+    engine: str = "local"
+    """What runs the batches: local, this machine; ray, the Ray cluster of RAY_ADDRESS or of this
+    machine; or ray://HOST:PORT."""
+    worker_resources: str | None = None
+    """What each worker of Ray takes, such as TPU=4; all TPUs of a machine by default, else --tensor
+    GPUs, else all CPUs of the smallest machine."""
     hosts: Annotated[OmitArgPrefixes[Hosts], group(SPEED)] = dataclasses.field(
         default_factory=Hosts
     )
 
     def resolve(self) -> "RunConfig":
-        """Connect to the other hosts, if any, and return the configuration of a session."""
+        """Connect to the other hosts or a cluster, if any; return the settings of a session."""
         from cola_jax.runs.session import RunConfig
 
-        if self.shard is not None and self.hosts.distributed:
-            raise InputError("give --shard or --distributed: hosts that meet assign the shards.")
-        shard = self.hosts.join()  # refuses one host of a TPU slice with --shard, too
-        if self.shard is not None:
-            shard = Shard.parse(self.shard)
+        engine = self.connect()
+        shard = self.hosts.join() if engine is None else WHOLE
         batch_size = None if self.batch_size == "auto" else self.batch_size
-        return RunConfig(self.dtype, batch_size, self.devices, self.hosts, shard)
+        return RunConfig(self.dtype, batch_size, self.devices, self.hosts, shard, engine)
+
+    def connect(self) -> "RayEngine | None":
+        """Connect to the Ray cluster; return None where this machine runs the batches."""
+        scheme = self.engine.partition("://")[0]
+        if self.engine == "local":
+            if self.worker_resources is not None:
+                raise InputError("--worker-resources are for workers of Ray: give --engine ray.")
+            return None
+        if scheme != "ray":
+            raise InputError(
+                f"the engine {self.engine!r} is not one of local, ray, and ray://HOST:PORT."
+            )
+        if self.hosts.distributed:
+            raise InputError("give --distributed or --engine ray: Ray finds the machines itself.")
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("--engine ray needs a package: pip install 'cola-jax[ray]'.")
+        return connect_once(self.engine, self.worker_resources, self.devices.tensor)
+
+
+@functools.cache
+def connect_once(address: str, resources: str | None, tensor: int) -> "RayEngine":
+    """Connect to a Ray cluster, once for all sessions of a command."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the devices of this machine are for its worker
+    from cola_jax.runs.ray import RayEngine, parse_resources
+
+    asked = None if resources is None else parse_resources(resources)
+    return RayEngine(None if address == "ray" else address, asked, tensor=tensor)
 
 
 RunChoice = Annotated[OmitArgPrefixes[RunFlags], group(SPEED)]

@@ -109,6 +109,7 @@ class Metrics:
     cost: Cost = dataclasses.field(default_factory=Cost)
     prefix_layers: int = 0  # layers run, of `cost`, on common prefixes
     tokens: int = 0  # decoded
+    machines: int = 0  # of a cluster
     clocks: list[Clock] = dataclasses.field(default_factory=list)  # of workers
 
     def __post_init__(self):
@@ -121,15 +122,24 @@ class Metrics:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
+    def take(self) -> dict[str, Any]:
+        """Return the counts since the last call, for the metrics of another process to add."""
+        with self.lock:
+            names = ("earlier", "evaluations", "cost", "prefix_layers", "tokens")
+            amounts = {name: getattr(self, name) for name in names}
+            for name in names:
+                setattr(self, name, type(amounts[name])())
+        return amounts
+
     def load(self, loaded: int, to_load: int) -> None:
         """Take the bytes of weights loaded so far, and in all."""
         self.loaded, self.to_load = loaded, to_load
 
     def stage(self) -> Stage:
         """Return the present stage; programs compiled while others run belong to evaluating."""
-        if not self.clocks:
+        if not (self.clocks or self.machines):
             return Stage("loading", self.loaded, self.to_load)
-        if not (self.evaluations or self.tokens):
+        if not (self.evaluations or self.tokens or self.machines):
             return Stage("compiling", compilations() - self.compiled_before, 0)
         return Stage("evaluating", self.earlier + self.evaluations, self.total)
 

@@ -41,18 +41,21 @@ class Batches(NamedTuple):
 
     tokens: list[int]  # of each prompt, whole or after its prefix
     prefixes: list[int]  # tokens of each prompt that are run once for its batch
+    limits: Limits  # of the devices
 
     @classmethod
-    def of(cls, prompts: Prompts, fresh: float, before: int = 0) -> "Batches":
+    def of(
+        cls, prompts: Prompts, fresh: float, before: int = 0, limits: Limits | None = None
+    ) -> "Batches":
         """Find the common prefixes of prompts; see `shared_tokens` for `fresh`.
 
         The first `before` prompts only define prefixes and are not batched; where there are such,
-        no others define any.
+        no others define any. `limits` are by default those of the devices that JAX uses.
         """
-        counts = token_counts(prompts)
-        shared = shared_tokens(prompts, before or len(counts), fresh)[before:]
+        counts, limits = token_counts(prompts), limits or default_limits()
+        shared = shared_tokens(prompts, before or len(counts), fresh, limits.multiple)[before:]
         whole = counts[before:].tolist()
-        return cls([n - size for n, size in zip(whole, shared, strict=True)], shared)
+        return cls([n - size for n, size in zip(whole, shared, strict=True)], shared, limits)
 
     def cut(self, left: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
         """Cut the prompts `left` into batches of one prefix each, as `cut_batches`."""
@@ -60,7 +63,8 @@ class Batches(NamedTuple):
         for size in sorted({self.prefixes[i] for i in left}):
             indices = np.array([i for i in left if self.prefixes[i] == size])
             tokens = [self.tokens[i] for i in indices]
-            batches += [indices[batch] for batch in cut_batches(tokens, parts, largest)]
+            cut = cut_batches(tokens, parts, largest, self.limits.batch_tokens)
+            batches += [indices[batch] for batch in cut]
         return batches
 
 
@@ -78,16 +82,16 @@ def common_with_first(prompts: Prompts) -> np.ndarray:
     return np.minimum(common, np.minimum(read, read[0]))
 
 
-def shared_tokens(prompts: Prompts, first: int, fresh: float) -> list[int]:
+def shared_tokens(prompts: Prompts, first: int, fresh: float, multiple: int) -> list[int]:
     """Return, for each prompt, the tokens of a common prefix to run once.
 
     The tokens common to the first two prompts are a prefix, and so are those common to the first
     and another of the `first` that begins with none of the earlier prefixes. So the tokens that a
     prompt shares depend on no later one. A prompt shares none where it begins otherwise, or where
-    that would gain little: `fresh` is the share of the prefix's states run for each prompt.
+    that would gain little: `fresh` is the share of the prefix's states run for each prompt. A
+    prefix is cut to a multiple of `multiple` tokens, so that two questions that happen to begin
+    with the same word have the same.
     """
-    # two questions that happen to begin with the same word have the same multiple
-    multiple = default_limits().multiple
     common = (common_with_first(prompts) // multiple * multiple).tolist()
     sizes = [0]
     for size in common[1:first]:
@@ -113,22 +117,23 @@ def drop_prefix(prompts: Prompts, size: int) -> Prompts:
     return Prompts(ids, positions, branch, read, np.asarray(prompts.targets))
 
 
-def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
+def cut_batches(
+    tokens: Sequence[int], parts: int, largest: int, most_tokens: int
+) -> list[np.ndarray]:
     """Cut indices of prompts, given their tokens, into batches, the longest first.
 
     There are at least `parts` batches where there are as many indices. None has more than
-    `largest`, fewer of long prompts, which fill tiles alone; and all but very long prompts may
-    share one: slots are as long as its longest.
+    `largest`, fewer of long prompts, which fill tiles alone, of `most_tokens` in all; and all but
+    very long prompts may share one: slots are as long as its longest.
     """
     order = np.argsort(-np.asarray(tokens), kind="stable")
     even = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
-    most = default_limits().batch_tokens
     batches, start = [], 0
     while start < len(order):
         longest = tokens[order[start]]
         end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
         group = order[start:end]
-        by_tokens = -(-sum(tokens[i] for i in group) // most)
+        by_tokens = -(-sum(tokens[i] for i in group) // most_tokens)
         cuts = max(-(-len(group) // even), min(by_tokens, -(-len(group) // LEAST_BATCH)))
         batches += np.array_split(group, cuts)
         start = end

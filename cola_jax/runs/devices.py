@@ -99,11 +99,14 @@ class Devices:
         return Mesh(chosen, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def choose_dtype(dtype: str | None, stored: str) -> str:
-    """Return the dtype of weights and activations: the stored one by default, float32 on a CPU."""
+def choose_dtype(dtype: str | None, stored: str, backend: str | None = None) -> str:
+    """Return the dtype of weights and activations: the stored one by default, float32 on a CPU.
+
+    `backend` is by default the one that JAX uses.
+    """
     import jax
 
-    cpu = jax.default_backend() == "cpu"
+    cpu = (backend or jax.default_backend()) == "cpu"
     if dtype == "float16" and cpu:  # XLA cannot sum its products in float32 there
         raise InputError("a CPU does not run float16: give --dtype float32 or bfloat16.")
     return dtype or ("float32" if cpu and stored != "int8" else stored)

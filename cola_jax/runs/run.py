@@ -23,6 +23,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import digest
+from cola_jax.runs.batches import resumed
 from cola_jax.runs.hosts import WHOLE, Shard, locked
 from cola_jax.runs.schema import (
     EVALUATIONS,
@@ -111,7 +112,10 @@ class Run:
         return [i for i, each in enumerate(encoded) if each.question.id not in self.done]
 
     def write(
-        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
+        self,
+        evaluations: Iterable[dict[str, Any]],
+        questions: Sequence[dict[str, Any]],
+        machine: str | None = None,
     ) -> None:
         """Write the rows of finished questions, and remove their waves."""
         stem = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}"
@@ -142,16 +146,8 @@ class Run:
 
         `known` and `call_size` are as `Evaluations` takes them.
         """
-        resumed = [self.known(encoded) for encoded in batch]
-        self.metrics.add(earlier=sum(map(len, resumed)))
-        return Evaluations(
-            evaluate,
-            [encoded.question for encoded in batch],
-            known=known,
-            resumed=resumed,
-            write=functools.partial(self.write_wave, batch),
-            call_size=call_size,
-        )
+        write = self.write_wave
+        return resumed(evaluate, batch, self.earlier, self.metrics, write, known, call_size)
 
     def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
         """Return the verdict [1] of each path of an unfinished question from earlier starts."""

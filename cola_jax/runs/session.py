@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,11 +21,27 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.formats import cache
 from cola_jax.params import Model, float_dtype, weight_bytes
+from cola_jax.runs.batches import (
+    WAVE,
+    Batch,
+    BatchSearch,
+    MakeBatch,
+    PathRows,
+    Rewording,
+    SetAside,
+    Work,
+)
 from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements
-from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import BatchSearch, Reuse, check_robust, ordered, recorded_search
+from cola_jax.runs.schema import evaluation_rows, question_row
+from cola_jax.runs.searches import (
+    Reuse,
+    check_robust,
+    most_evaluations,
+    ordered,
+    recorded_search,
+)
 from cola_jax.runs.stored import (
     ANY_SCORER,
     Answers,
@@ -40,10 +56,8 @@ from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
-WAVE = 32  # paths of a question that are evaluated, and written, at a time
-
-# makes the rows of a batch on a worker, from the indices of its questions
-Work = Callable[[Worker, np.ndarray, Workload], Part]
+if TYPE_CHECKING:
+    from cola_jax.runs.ray import RayEngine, RayEvaluator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +69,7 @@ class RunConfig:
     devices: Devices = dataclasses.field(default_factory=Devices)
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
     shard: Shard = WHOLE
+    engine: "RayEngine | None" = None  # the devices of this process when None
 
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
@@ -64,13 +79,20 @@ class RunConfig:
 class ModelHandle:
     """A checkpoint, its dtype and devices, and its weights once they are needed."""
 
-    def __init__(self, source: str, devices: Devices, dtype: str | None = None):
+    def __init__(
+        self,
+        source: str,
+        devices: Devices,
+        dtype: str | None = None,
+        engine: "RayEngine | None" = None,
+    ):
         """Read the metadata of a source that `cola_jax.load` takes."""
-        self.source, self.devices = source, devices
+        self.source, self.devices, self.engine = source, devices, engine
         self.directory = cache.find(source, dtype=dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.config = ModelConfig.from_json(self.metadata["config"])
-        self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata))
+        backend = None if engine is None else engine.facts.backend
+        self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata), backend)
         self.loaded: Model | None = None
 
     def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
@@ -100,6 +122,8 @@ class ModelHandle:
     @functools.cached_property
     def memory(self) -> Memory:
         """The memory of workers on each device, known before the weights load."""
+        if self.engine is not None:
+            return self.engine.memory(self)
         budget, wide = self.devices.budget, float_dtype(self.dtype)
         if budget is None:
             weights = weight_bytes(self.config, self.dtype, wide)
@@ -144,8 +168,10 @@ class Session:
           metadata: recorded with each start.
           decoys: run of decoded answers, which become the decoys of open questions.
         """
-        run_config.devices.check_backend()
-        handle = ModelHandle(str(model), run_config.devices, run_config.dtype)
+        engine = run_config.engine
+        if engine is None:
+            run_config.devices.check_backend()
+        handle = ModelHandle(str(model), run_config.devices, run_config.dtype, engine)
         saved, shard = handle.metadata, run_config.shard
         answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
@@ -178,6 +204,7 @@ class Session:
                 "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
                 "shard": str(shard),
                 **machine(),
+                **({} if engine is None else engine.record()),
                 **(metadata or {}),
             },
             run_config=run_config,
@@ -201,6 +228,8 @@ class Session:
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices of this host; not before the hosts have agreed."""
+        if self.run_config.engine is not None:  # whose workers have devices
+            return None
         least = min(len(questions) for questions in (self.encoded, self.others) if questions)
         return self.run_config.devices.mesh(least)
 
@@ -229,10 +258,20 @@ class Session:
         settings = ordered(self, directory, settings, metrics)
         stored = Reuse([Run(each) for each in reuse], self.settings, self.encoded)
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
+        scorers = [self.scorer, *(variant.scorer for variant in self.variants)]
+        workload = settings.workload(self.num_layers)
+        most = most_evaluations(self.encoded, settings, len(self.variants), robust)
         with self.open(directory, recorded, metrics) as run:
-            work = BatchSearch(self, run, settings, stored, robust)
-            workload = settings.workload(self.num_layers)
-            self.fill(run, self.encoded, workload, work, work.most_evaluations)
+
+            def batch(indices: np.ndarray, workload: Workload) -> Batch:
+                encoded = [self.encoded[i] for i in indices]
+                variants = [variant.take(indices.tolist()) for variant in self.variants]
+                rewordings = [Rewording(variant.encoded, variant.places) for variant in variants]
+                known = [stored.known(each, workload.positions) for each in encoded]
+                return Batch(encoded, workload, rewordings, known=known)
+
+            work = BatchSearch(scorers, settings, robust)
+            self.fill(run, self.encoded, workload, work, batch, most)
         return run
 
     def evaluate(
@@ -253,17 +292,11 @@ class Session:
         self.check_memory(workload.positions)
         with self.open(directory, recorded, metrics, held_out=held_out) as run:
 
-            def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
-                batch = [questions[i] for i in indices]
-                size = self.scorer.call_size or WAVE * len(batch)
-                with self.scorer.evaluator(worker, batch, workload) as evaluate:
-                    evaluations = run.resume(evaluate, batch, call_size=size)
-                    verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
-                rows = (evaluation_rows(e, paths, verdicts.take(b)) for b, e in enumerate(batch))
-                questions_rows = [question_row(encoded, len(paths)) for encoded in batch]
-                return Part(list(itertools.chain(*rows)), questions_rows)
+            def batch(indices: np.ndarray, workload: Workload) -> Batch:
+                return Batch([questions[i] for i in indices], workload)
 
-            self.fill(run, questions, workload, work, len(paths))
+            work = PathRows(self.scorer, paths, padded)
+            self.fill(run, questions, workload, work, batch, len(paths))
         return run
 
     @contextlib.contextmanager
@@ -321,7 +354,13 @@ class Session:
             yield run
 
     def fill(
-        self, run: Run, questions: Sequence[Encoded], workload: Workload, work: Work, most: int
+        self,
+        run: Run,
+        questions: Sequence[Encoded],
+        workload: Workload,
+        work: Work,
+        batch: MakeBatch,
+        most: int,
     ) -> None:
         """Write the rows of the questions that a run lacks, at most `most` evaluations of each."""
         metrics, missing = run.metrics, run.missing(questions)
@@ -330,18 +369,67 @@ class Session:
         metrics.total = metrics.earlier + metrics.evaluations + most * len(missing)
         if not missing:
             return
+
+        def resumed(indices: np.ndarray, workload: Workload) -> Batch:
+            made = batch(indices, workload)
+            ids = {encoded.question.id for encoded in made.encoded}
+            earlier = {name: run.earlier[name] for name in ids & run.earlier.keys()}
+            return made._replace(earlier=earlier, write=run.write_wave)
+
+        def set_aside(indices: np.ndarray, reason: str, machine: str) -> None:
+            run.fail([questions[i].question.id for i in indices], reason, machine)
+
+        results = self.map(questions, missing, workload, work, resumed, metrics, set_aside)
+        for _, part, host in results:
+            run.write(part.evaluations, part.questions, host)
+            metrics.add(**improvements(part.questions, self.num_layers))
+
+    def map(
+        self,
+        questions: Sequence[Encoded],
+        left: Sequence[int],
+        workload: Workload,
+        work: Work,
+        batch: MakeBatch,
+        metrics: Metrics,
+        set_aside: SetAside,
+    ) -> Iterator[tuple[np.ndarray, Any, str | None]]:
+        """Do the work on the questions `left`, in batches.
+
+        Yields indices, results, and the machine where it is another one, as batches end.
+        """
+        engine, config = self.run_config.engine, self.run_config
+        if engine is not None:
+            batches = engine.batches(questions, left, workload, self.first, config.batch_size)
+            yield from engine.map(self.handle, work, batches, batch, metrics, set_aside)
+            return
+        evaluator = self.local_evaluator(questions, metrics, keep_open=False)
+
+        def run(worker: Worker, indices: np.ndarray, workload: Workload) -> Any:
+            return work(worker, batch(indices, workload))
+
         with contextlib.ExitStack() as stack:
-            for variant in self.variants:
-                stack.enter_context(variant.scorer)
-            evaluator = self.evaluator(questions, metrics, keep_open=False)
-            for _, part in evaluator.map_batches(work, workload, questions=missing):
-                run.write(part.evaluations, part.questions)
-                metrics.add(**improvements(part.questions, self.num_layers))
+            for scorer in work.scorers[1:]:
+                stack.enter_context(scorer)
+            for indices, result in evaluator.map_batches(run, workload, questions=left):
+                yield indices, result, None
 
     def evaluator(
+        self, questions: Sequence[Encoded], metrics: Metrics
+    ) -> "ModelEvaluator | RayEvaluator":
+        """Make a function from paths of questions to verdicts."""
+        engine = self.run_config.engine
+        if engine is None:
+            return self.local_evaluator(questions, metrics)
+        size = self.run_config.batch_size
+        return engine.evaluator(
+            self.handle, questions, self.scorer, first=self.first, batch_size=size, metrics=metrics
+        )
+
+    def local_evaluator(
         self, questions: Sequence[Encoded], metrics: Metrics, *, keep_open: bool = True
     ) -> ModelEvaluator:
-        """Make a function from paths of questions to verdicts; loads the weights."""
+        """Make an evaluator on the devices of this process; loads the weights."""
         return ModelEvaluator(
             self.handle.load(self.mesh, metrics),
             questions,

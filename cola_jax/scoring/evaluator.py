@@ -10,7 +10,7 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
-from cola_jax.execute.memory import default_limits
+from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
@@ -264,12 +264,16 @@ class ModelEvaluator:
 
 
 def question_batches(
-    encoded: Sequence[Encoded], workload: Workload, first: Sequence[Encoded]
+    encoded: Sequence[Encoded],
+    workload: Workload,
+    first: Sequence[Encoded],
+    limits: Limits | None = None,
 ) -> Batches:
     """Make the plan that puts questions into batches.
 
-    A common prefix may end in each of the `first` questions of all.
+    A common prefix may end in each of the `first` questions of all. `limits` are by default those
+    of the devices that JAX uses.
     """
-    both = [*first[:FIRST], *encoded]
-    fresh = 1 / default_limits().questions if workload.same else FRESH
-    return Batches.of(prompts_of(both), fresh, before=len(both) - len(encoded))
+    both, limits = [*first[:FIRST], *encoded], limits or default_limits()
+    fresh = 1 / limits.questions if workload.same else FRESH
+    return Batches.of(prompts_of(both), fresh, len(both) - len(encoded), limits)

@@ -73,7 +73,7 @@ def test_runs_group_neighbours_of_one_shape_and_layer():
 @pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])
 def test_cut_batches_puts_like_lengths_together(parts, largest):
     tokens = [30, 9, 500, 40, 31, 8, 33, 35, 62, 7, 64]
-    cut = cut_batches(tokens, parts, largest)
+    cut = cut_batches(tokens, parts, largest, 2048)
     joined = list(itertools.chain(*(batch.tolist() for batch in cut)))
     assert [tokens[i] for i in joined] == sorted(tokens, reverse=True)
     assert sorted(joined) == list(range(11))
@@ -81,18 +81,18 @@ def test_cut_batches_puts_like_lengths_together(parts, largest):
     for batch in cut:
         assert len(batch) <= largest
         assert 8 * min(tokens[i] for i in batch) >= max(tokens[i] for i in batch)
-    assert cut_batches([], parts, largest) == []
+    assert cut_batches([], parts, largest, 2048) == []
 
 
 def test_cut_batches_bounds_the_tokens_of_long_prompts():
-    """Of 2,048 on a CPU, but eight questions go together."""
-    sizes = [[len(batch) for batch in cut_batches([t] * 40, 1, 32)] for t in (40, 100, 1000)]
+    """But eight questions go together."""
+    sizes = [[len(batch) for batch in cut_batches([t] * 40, 1, 32, 2048)] for t in (40, 100, 1000)]
     assert sizes == [[20, 20], [20, 20], [8] * 5]
 
 
 def test_prefix_is_shared_where_it_pays():
     def shares(batch: Prompts, fresh: float = 0.25) -> list[int]:
-        return shared_tokens(batch, len(batch.ids), fresh)
+        return shared_tokens(batch, len(batch.ids), fresh, 8)
 
     assert common_with_first(batches.alike(37)).tolist()[1:] == [37] * 3
     assert shares(batches.alike(37)) == [37 // 8 * 8] * 4
