@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     earlier: Earlier | None = None
     known: Known | None = None  # evaluations of other runs
     paths: np.ndarray | None = None  # [B, C, P] to evaluate
+    indices: np.ndarray | None = None  # [B] of the questions among all
     write: WriteWave | None = None  # None where waves are not kept
 
     def evaluations(
@@ -149,6 +150,22 @@ class PathVerdicts:
     def __call__(self, worker: Worker, batch: Batch) -> Verdicts:
         with self.scorer.evaluator(worker, batch.encoded, batch.workload) as evaluate:
             return evaluate(np.asarray(batch.paths))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchFunction:
+    """A function from a batch to that of its `Evaluate` and the indices of its questions."""
+
+    scorer: Scorer
+    function: Callable[[Evaluate, np.ndarray], Any]
+
+    @property
+    def scorers(self) -> Sequence[Scorer]:
+        return [self.scorer]
+
+    def __call__(self, worker: Worker, batch: Batch) -> Any:
+        with self.scorer.evaluator(worker, batch.encoded, batch.workload) as evaluate:
+            return self.function(evaluate, np.asarray(batch.indices))
 
 
 class Influence:
