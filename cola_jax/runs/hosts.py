@@ -43,11 +43,6 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    @property
-    def prefix(self) -> str:
-        """The prefix of the names of its part files."""
-        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
-
     def overlaps(self, other: "Shard") -> bool:
         """Whether two shards, of the same or of different counts, may share a question."""
         return (self.index - other.index) % math.gcd(self.count, other.count) == 0

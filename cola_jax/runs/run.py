@@ -6,6 +6,7 @@ written wave by wave to a folder of their own, from which the next start takes t
 """
 
 import contextlib
+import datetime
 import functools
 import json
 import uuid
@@ -31,9 +32,11 @@ from cola_jax.runs.schema import (
     by_question,
     encode_part,
     evaluation_rows,
+    host_name,
     join,
     known_verdicts,
     part_name,
+    part_stem,
     read_part,
 )
 from cola_jax.runs.stored import Asked, check_asked, continues
@@ -50,6 +53,7 @@ STARTS = "starts"
 METRICS = ".metrics.json"  # of a start, beside its own file
 TABLES = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # folder of evaluations of unfinished questions
+FAILED = "failed"  # folder of records of questions that an engine has set aside
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
 
 
@@ -117,8 +121,11 @@ class Run:
         questions: Sequence[dict[str, Any]],
         machine: str | None = None,
     ) -> None:
-        """Write the rows of finished questions, and remove their waves."""
-        stem = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}"
+        """Write the rows of finished questions, and remove their waves.
+
+        `machine` is the host that evaluated them, this one by default.
+        """
+        stem = part_stem(self.number, len(questions), machine)
         self.number += 1
         self.write_rows("evaluations", stem, evaluations)
         self.write_rows("questions", stem, questions)
@@ -126,6 +133,25 @@ class Run:
             self.earlier.pop(row["question"], None)
             for file in self.waves.pop(row["question"], ()):
                 file.unlink(missing_ok=True)
+
+    def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
+        """Record questions, by their ids, that this start sets aside; the next one tries again."""
+        file = self.directory / FAILED / f"{uuid.uuid4().hex}.json"
+        file.parent.mkdir(exist_ok=True)
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        failure = {"questions": list(questions), "reason": reason, "date": date}
+        write_record(file, failure | {"machine": host_name(machine)})
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Read the records of `fail`, oldest first, without questions that are done meanwhile.
+
+        Reads the ids of all finished questions where there is a record.
+        """
+        records = [read_record(file) for file in matching(self.directory / FAILED, "*.json")]
+        done = set(self.questions(["question"])["question"].to_pylist()) if records else set()
+        for record in records:
+            record["questions"] = [name for name in record["questions"] if name not in done]
+        return sorted(filter(lambda each: each["questions"], records), key=lambda x: x["date"])
 
     def replace(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
@@ -281,12 +307,7 @@ class Run:
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""
         rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
-        controls = [control for row in rows for control in row["controls"] or ()]
-        evaluations = sum(row["evaluations"] for row in rows)
-        self.metrics.add(
-            earlier=evaluations + sum(c["evaluations"] - c["shared"] for c in controls),
-            **improvements(rows, num_layers),
-        )
+        self.metrics.add(earlier=count_evaluations(rows), **improvements(rows, num_layers))
 
     def parts(self) -> list[PartFiles]:
         """List the parts in order, without those that lack one of their two files."""
@@ -338,6 +359,13 @@ def read_record(file: epath.Path) -> dict[str, Any]:
             "a new run."
         )
     return content
+
+
+def count_evaluations(questions: Sequence[Mapping[str, Any]]) -> int:
+    """Add up the evaluations of questions, those of their control searches as well."""
+    controls = [control for row in questions for control in row["controls"] or ()]
+    shared = sum(control["shared"] for control in controls)
+    return sum(row["evaluations"] for row in [*questions, *controls]) - shared
 
 
 def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:

@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import itertools
+import platform
+import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from cola_jax.strategies.outcome import ROOT, Outcome
 
 MARK = b"cola_run"  # in the metadata of a file: the digest of the settings of its run
 JOINED = 64  # tables that are joined at a time
+PART = re.compile(r"part-[0-9]{5,}-([0-9]+)-([A-Za-z0-9_]+)-[0-9a-f]{8}")
 PATH = pa.list_(pa.int16())
 METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
 AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
@@ -268,6 +272,20 @@ def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) ->
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({MARK: mark.encode()}))
     pq.write_table(table, sink)
     return sink.getvalue().to_pybytes()
+
+
+def host_name(name: str | None = None) -> str:
+    """Return the name of a host, this one by default, as names of part files have it.
+
+    Keeps the last 40 characters, which tell the hosts of a cluster apart.
+    """
+    name = name or platform.node() or "unknown"
+    return re.sub("[^A-Za-z0-9_]", "_", name)[-40:]
+
+
+def part_stem(number: int, questions: int, machine: str | None) -> str:
+    """Return the beginning of the names of a part's files: its place, questions and machine."""
+    return f"part-{number:05d}-{questions}-{host_name(machine)}-{uuid.uuid4().hex[:8]}"
 
 
 def part_name(stem: str, content: bytes) -> str:

@@ -54,8 +54,6 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
     for process, errors in [start_host(host, address, out) for host in (0, 1)]:
         assert end(process) == 0, errors.read_text()
     assert differences(Run(out), alone) == []
-    parts = {part["questions"].name[: len("part-0-of-2")] for part in Run(out).parts()}
-    assert parts == {"part-0-of-2", "part-1-of-2"}
     starts = [start for start in Run(out).manifest()["starts"] if start["shard"] == "0/2"]
     assert ["metrics" in start for start in starts] == [False, True]
 

@@ -14,7 +14,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import UNFINISHED, Run
-from cola_jax.runs.schema import question_row
+from cola_jax.runs.schema import PART, host_name, question_row
 from cola_jax.runs.stored import asked_here
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
@@ -69,6 +69,35 @@ def test_write_keeps_the_order(run):
     assert column(again.evaluations(["question"])) == ["a", "a", "b", "b", "c", "c"]
     assert column(again.evaluations(), "path")[1] == [0, 1]
     assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
+
+
+def test_names_of_parts_have_their_questions_and_machine(run):
+    run.write(*rows("ab"), "t1v-n-1234567-w-0.c.my-project.internal.example")
+    run.write(*rows("c"))
+    names = [part["questions"].name for part in run.parts()]
+    assert re.match(
+        r"part-00000-2-234567_w_0_c_my_project_internal_example-[0-9a-f]{8}\.", names[0]
+    )
+    assert re.match(
+        rf"part-00001-1-{host_name()}-[0-9a-f]{{8}}\.[0-9a-f]{{16}}\.parquet$", names[1]
+    )
+    assert [PART.match(name)[1] for name in names] == ["2", "1"]
+    assert host_name("élan/../x") == "_lan____x"
+
+
+def test_failures_are_those_of_questions_that_are_not_done(run):
+    assert run.failures() == []
+    run.fail(["a", "b"], "it killed three workers", "pod-1")
+    run.fail(["c"], "out of memory", "pod-2")
+    (file, _) = sorted((run.directory / "failed").iterdir())
+    run.write(*rows("bc"))
+    (failure,) = Run(run.directory).failures()
+    assert failure.pop("date").endswith("+00:00")
+    reason = "it killed three workers"
+    assert failure == {"questions": ["a"], "reason": reason, "machine": "pod_1"}
+    file.write_text("{")
+    with pytest.raises(InputError, match=file.name):
+        run.failures()
 
 
 def test_manifest_is_written_once_and_each_start_apart(run):
