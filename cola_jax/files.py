@@ -1,6 +1,7 @@
 """Files: texts that come from elsewhere, whole writes, one lock, and the cache's folder."""
 
 import contextlib
+import datetime
 import fnmatch
 import hashlib
 import importlib.util
@@ -82,6 +83,29 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     files = sorted(folder.iterdir()) if folder.exists() else []
     matches = (file for file in files if fnmatch.fnmatch(file.name, pattern))
     return [file for file in matches if file.name.startswith(".") == pattern.startswith(".")]
+
+
+def written_times(folder: AnyPath) -> dict[str, datetime.datetime]:
+    """Return when each file of a folder was written, by name; {} where there is no folder.
+
+    Storage tells the times in its listing, which no cache answers.
+    """
+    times = {}
+    with contextlib.suppress(FileNotFoundError):
+        if is_url(folder):
+            import fsspec
+
+            storage, place = fsspec.url_to_fs(os.fspath(folder))
+            storage.invalidate_cache(place)
+            for entry in storage.ls(place, detail=True):
+                time = entry.get("mtime") or entry.get("LastModified")  # of gcsfs, of s3fs
+                times[entry["name"].rpartition("/")[2]] = time
+            return times
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):  # renamed since it was listed
+                seconds = entry.stat().st_mtime
+                times[entry.name] = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return times
 
 
 def is_file(file: AnyPath) -> bool:

@@ -5,8 +5,11 @@ import os
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import fsspec
 import pytest
 from etils import epath
 
@@ -29,6 +32,18 @@ def test_matching_lists_names_alone(tmp_path):
         (folder / name).touch()
     for pattern, names in (("*.txt", ["a.txt", "b.txt"]), (".*.txt", [".a.txt"])):
         assert [file.name for file in files.matching(folder, pattern)] == names
+
+
+def test_written_times_are_those_of_one_listing(tmp_path, monkeypatch):
+    assert files.written_times(tmp_path / "missing") == {}
+    (tmp_path / "a").touch()
+    os.utime(tmp_path / "a", (86400, 86400.5))
+    time = datetime.fromtimestamp(86400.5, UTC)
+    assert files.written_times(tmp_path) == {"a": time}
+    entries = [{"name": "b/run/a", "LastModified": time}, {"name": "b/run/c", "mtime": time}]
+    storage = SimpleNamespace(invalidate_cache=list, ls=lambda path, detail: entries)
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (storage, url))
+    assert files.written_times("s3://b/run") == {"a": time, "c": time}
 
 
 def test_check_writable_refuses_before_any_work(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
+from cola_jax.cli.status import Status
 from cola_jax.errors import InputError, UsageError, did_you_mean, reading
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.strategies.rules import PRESETS, Rules
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "lm-eval": LmEval,
     "report": Report,
+    "status": Status,
     "benchmark": Benchmark,
 }
 # names in lm-evaluation-harness, vLLM and Hugging Face of our flags

@@ -17,9 +17,10 @@ from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests.cli.conftest import GIVEN
 
 PAGE = Path(sys.modules["cola_jax.cli"].__file__ or "").with_name("README.md")
-POSITIONAL = {"source", "destination", "run-directories", "arguments"}
+POSITIONAL = {"source", "destination", "run-directories", "run-directory", "arguments"}
 NEEDED = {  # by the commands, beside those of `GIVEN`
     **{"convert": ["a", "b"], "report": ["r"], "cache": [], "tasks": [], "demo": []},
+    **{"status": ["r"]},
     **{"menu": [*GIVEN, "--runs", "r"], "distill": [*GIVEN, "--run", "r"]},
     "generate": ["--model", "m"],
     "export": ["--model", "m", "--path", "0-4", "--output", "o"],

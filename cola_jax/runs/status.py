@@ -1,0 +1,129 @@
+"""The progress of a run, which other machines may be writing."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from cola_jax.files import written_times
+from cola_jax.runs.run import Run, count_evaluations
+from cola_jax.runs.schema import PART, QUESTIONS, read_part
+
+LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
+HOUR, WINDOW = 3600, 200  # the last seconds and parts of a start, which tell its rate
+READERS = 16  # threads, which wait for storage
+
+
+class WrittenPart(NamedTuple):
+    """A file of finished questions."""
+
+    time: datetime
+    file: epath.Path
+    machine: str
+    questions: int | None  # None where the name has no count
+    evaluations: int | None = None  # once the file was read
+
+
+def read_progress(run: Run) -> dict[str, Any]:
+    """Read how far a run is; InputError where the directory is not a run.
+
+    Lists the parts once. Reads the evaluations of all of up to 200 parts, else of at most 50, and
+    the parts of earlier versions, whose names have no count.
+
+    Returns:
+      Counts of questions, with those that the settings ask for, and of evaluations; rates, times
+      and `seconds_left` of the last start; machines, starts as they are recorded, and failures.
+      None is unknown.
+    """
+    (settings, starts), failures = run.read_starts(), run.failures()
+    parts = read_counts(run, list_parts(run))
+    read = [part for part in parts if part.evaluations is not None]
+    done, asked = count_questions(parts), settings.get("questions", 0)
+    paths = len(settings.get("paths", ()))  # a search has none
+    mean = sum(part.evaluations or 0 for part in read) / max(count_questions(read), 1) or paths
+    failed = len({name for failure in failures for name in failure["questions"]})
+    # hosts that divide the questions start together
+    hosts = int(starts[-1].get("shard", "0/1").partition("/")[2]) if starts else 1
+    state, rate, left, recent = "not started", None, None, []
+    if last := starts[-hosts:]:
+        began = min(datetime.fromisoformat(start["date"]) for start in last)
+        recent = [part for part in parts if part.time >= began]
+        rate = questions_per_second(began, recent)
+        state = "stopped" if all("metrics" in start for start in last) else "not ended"
+        state = "finished" if done >= asked else state
+        if rate is not None and state == "not ended":
+            left = max(asked - done - failed, 0) / rate
+    machines = defaultdict(list)
+    for part in parts:
+        machines[part.machine].append(part)
+    return {
+        "state": state,
+        "questions": asked,
+        "done": done,
+        "failed": failed,
+        "evaluations": round(mean * done),
+        "evaluations_expected": round(mean * asked) or None,
+        "estimated": len(read) < len(parts),  # from a sample of the parts
+        "parts_read": len(read),
+        "questions_per_second": rate,
+        "evaluations_per_second": rate and rate * mean,
+        "seconds_left": left,
+        "first_part": recent[0].time if recent else None,
+        "last_part": recent[-1].time if recent else None,
+        "machines": [
+            {"machine": name, "questions": count_questions(own), "last_part": own[-1].time}
+            for name, own in sorted(machines.items())
+        ],
+        "starts": starts,
+        "failures": failures,
+    }
+
+
+def list_parts(run: Run) -> list[WrittenPart]:
+    """List the parts in the order in which they were written."""
+    folder, parts = run.directory / "questions", []
+    for name, time in written_times(folder).items():
+        if name.startswith("part-"):
+            match = PART.match(name)
+            machine, questions = (match[2], int(match[1])) if match else ("unknown", None)
+            parts.append(WrittenPart(time, folder / name, machine, questions))
+    return sorted(parts)
+
+
+def read_counts(run: Run, parts: Sequence[WrittenPart]) -> list[WrittenPart]:
+    """Read the counts of a sample of the parts, and of those whose names have none."""
+    step = 1 if len(parts) <= LARGE else -(-len(parts) // SAMPLE)
+    chosen = [part for i, part in enumerate(parts) if i % step == 0 or part.questions is None]
+
+    def read(part: WrittenPart) -> WrittenPart:
+        try:
+            table = read_part(part.file, QUESTIONS, run.mark, ["evaluations", "controls"])
+        except FileNotFoundError:  # another command extends the run
+            return part
+        evaluations = count_evaluations(table.to_pylist())
+        return part._replace(questions=table.num_rows, evaluations=evaluations)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        known = dict(zip(chosen, pool.map(read, chosen), strict=True))
+    return [known.get(part, part) for part in parts]
+
+
+def count_questions(parts: Sequence[WrittenPart]) -> int:
+    """Add up the questions of parts."""
+    return sum(part.questions or 0 for part in parts)
+
+
+def questions_per_second(began: datetime, parts: Sequence[WrittenPart]) -> float | None:
+    """Return the rate of a start: the slope of a line through the questions done over time.
+
+    Unlike a difference, it is right where many machines write a part at the same moment.
+    """
+    times = np.array([0, *((part.time - began).total_seconds() for part in parts)])
+    done = np.cumsum([0, *(part.questions or 0 for part in parts)])
+    recent = times >= min(times[-1] - HOUR, times[-WINDOW:][0])
+    several = np.ptp(times[recent]) > 0
+    return float(np.polyfit(times[recent], done[recent], 1)[0]) if several else None
