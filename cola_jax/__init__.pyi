@@ -10,6 +10,7 @@ from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
+from .runs.ray import RayEngine
 from .runs.searches import save_run
 from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
@@ -30,6 +31,7 @@ __all__ = [
     "Outcomes",
     "Prompts",
     "Question",
+    "RayEngine",
     "Readings",
     "Scorer",
     "Stop",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -22,10 +23,12 @@ from cola_jax.execute.inputs import Paths, pad_paths
 from cola_jax.execute.memory import Memory, limits_of
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
+from cola_jax.params import INT8, Int8, Model
 from cola_jax.path import STOP
 from cola_jax.progress import metrics_bar
 from cola_jax.runs.actor import CALLS, Facts, ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, BatchFunction, MakeBatch, PathVerdicts, SetAside, Work
+from cola_jax.runs.devices import Devices
 from cola_jax.runs.session import ModelHandle
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import question_batches
@@ -222,6 +225,18 @@ class RayEngine:
         """Make a function from paths of questions to verdicts; `options` as `RayEvaluator`'s."""
         return RayEvaluator(self, handle, encoded, scorer, **options)
 
+    def evaluator_of(
+        self, model: Model, encoded: Sequence[Encoded], scorer: Scorer, **options: Any
+    ) -> "RayEvaluator":
+        """Make the same for a model that is loaded here; InputError without a checkpoint."""
+        if model.checkpoint is None:
+            raise InputError("this model was not loaded from a checkpoint, which workers can load.")
+        layers = jax.tree.leaves(model.layers, is_leaf=lambda x: isinstance(x, Int8))
+        eight = any(isinstance(weight, Int8) for weight in layers)
+        dtype = INT8 if eight else str(model.embedding.dtype)
+        handle = ModelHandle(model.checkpoint, Devices(), dtype, self)
+        return self.evaluator(handle, encoded, scorer, model=model, **options)
+
     def grow(self, place: ModelPlace, waiting: int) -> None:
         """Load the model on workers that lack it, and start others while batches wait."""
         for worker in self.workers:
@@ -285,8 +300,10 @@ class RayEvaluator:
         first: Sequence[Encoded] | None = None,
         batch_size: int | None = None,
         metrics: Metrics | None = None,
+        model: Model | None = None,
     ):
-        """Take the arguments as `ModelEvaluator` does."""
+        """Take the arguments as `ModelEvaluator` does; the model if it is loaded here as well."""
+        self.model = model
         self.engine, self.handle, self.scorer = engine, handle, scorer
         self.encoded, self.first = list(encoded), encoded if first is None else first
         self.questions = [each.question for each in encoded]

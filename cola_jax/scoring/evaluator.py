@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from cola_jax.question import Question
 from cola_jax.scoring import scorer_class, scorer_names
 from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from cola_jax.runs.ray import RayEngine, RayEvaluator
 
 Result = TypeVar("Result")
 
@@ -37,8 +40,10 @@ def evaluator(
     model: Model,
     questions: Sequence[Question],
     scorer: Scorer | str,
+    *,
+    engine: "RayEngine | None" = None,
     **options: Unpack[EvaluatorOptions],
-) -> "ModelEvaluator":
+) -> "ModelEvaluator | RayEvaluator":
     """Make a function that evaluates paths of questions.
 
     Args:
@@ -47,7 +52,9 @@ def evaluator(
         cannot ask.
       scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
         letter-strict).
-      options: those of `EvaluatorOptions`.
+      engine: the machines that evaluate, such as `cola_jax.RayEngine()`; they load the model's
+        checkpoint. The model's own devices when None.
+      options: those of `EvaluatorOptions`; of an engine, `batch_size` and `metrics`.
 
     Returns:
       A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
@@ -58,6 +65,8 @@ def evaluator(
     if isinstance(scorer, str):
         scorer = named_scorer(model, scorer)
     encoded = [scorer.encode(question) for question in questions]
+    if engine is not None:
+        return engine.evaluator_of(model, encoded, scorer, **options)
     return ModelEvaluator(model, encoded, scorer, **options)
 
 

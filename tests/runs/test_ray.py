@@ -1,0 +1,196 @@
+"""Runs on a Ray cluster of this machine: machines come and go, and the rows are those of one."""
+
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import cola_jax
+from cola_jax.errors import InputError
+from cola_jax.execute.metrics import Metrics
+from cola_jax.runs.actor import ModelPlace, RayWorker, versions
+from cola_jax.runs.batches import PathRows
+from cola_jax.runs.ray import RayEngine, parse_resources
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.strategies.rules import PRESETS, Settings
+from cola_jax.tasks.task import TaskConfig
+from experiments.same_rows import differences
+from tests import tiny
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray leaves sockets open
+]
+QUESTIONS = 24
+SEARCH = Settings(PRESETS["best"], simulations=6, leaves=4, seed=0)
+PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without workers, and two machines of one worker each."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        made.add_node(num_cpus=1, resources={"TPU": 4})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(cluster):
+    return RayEngine(cluster.address)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("task")
+    return str(tiny.write_questions(folder / "task.jsonl", QUESTIONS))
+
+
+@pytest.fixture
+def prepare(checkpoint, task):
+    def call(engine=None, **settings):
+        config = RunConfig(batch_size=2, engine=engine)
+        return Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, config)
+
+    return call
+
+
+def ids(run):
+    return sorted(run.questions(["question"])["question"].to_pylist())
+
+
+def test_search_finds_what_one_process_does(engine, prepare, tmp_path):
+    settings = {"variants": ("chat",)}
+    expected, metrics = Metrics(), Metrics()
+    alone = prepare(**settings).search(str(tmp_path / "alone"), SEARCH, expected)
+    run = prepare(engine, **settings).search(str(tmp_path / "run"), SEARCH, metrics)
+    assert differences(run, alone) == []
+    assert metrics.evaluations == expected.evaluations
+    assert metrics.cost.useful == expected.cost.useful
+    start = run.manifest()["starts"][0]
+    assert (start["engine"], start["workers"]) == ("ray", "TPU=4")
+    again = Metrics()
+    prepare(engine, **settings).search(str(tmp_path / "run"), SEARCH, again)
+    assert again.evaluations == 0
+
+
+def test_other_presets_read_the_influence_of_layers(engine, prepare, tmp_path):
+    search = Settings(PRESETS["influence"], simulations=4, leaves=2, seed=0)
+    alone = prepare().search(str(tmp_path / "alone"), search)
+    run = prepare(engine).search(str(tmp_path / "run"), search)
+    assert differences(run, alone) == []
+
+
+def test_evaluators_give_what_the_model_does(engine, checkpoint):
+    model, questions = cola_jax.load(checkpoint), tiny.questions(9)
+    local = cola_jax.evaluator(model, questions, "options")
+    remote = cola_jax.evaluator(model, questions, "options", engine=engine)
+    lists = [PATHS[: 1 + i % 3] for i in range(9)]
+    ours, theirs = remote(lists), local(lists)
+    np.testing.assert_allclose(ours.margin, theirs.margin, atol=1e-4)
+    assert (ours.verdict == theirs.verdict).all()
+    found, expected = (
+        cola_jax.search(evaluate, questions, simulations=5) for evaluate in (remote, local)
+    )
+    assert [outcome.paths for outcome in found] == [outcome.paths for outcome in expected]
+
+
+class Ending(PathRows):
+    """Work that ends its process while a file says so."""
+
+    def __call__(self, worker, batch):
+        file, name = self.marker
+        if name in [each.question.id for each in batch.encoded] and file.exists():
+            if file.read_text() == "once":
+                file.unlink()
+            os._exit(1)
+        time.sleep(0.2)
+        return super().__call__(worker, batch)
+
+
+@pytest.fixture
+def evaluate_ending(prepare, engine, monkeypatch, tmp_path):
+    """Evaluates paths, ending the workers that have the question q7."""
+
+    def call(how):
+        (tmp_path / "marker").write_text(how)
+        monkeypatch.setattr(Ending, "marker", (tmp_path / "marker", "q7"), raising=False)
+        monkeypatch.setattr("cola_jax.runs.session.PathRows", Ending)
+        return prepare(engine).evaluate(str(tmp_path / "run"), PATHS)
+
+    return call
+
+
+def test_batches_of_a_lost_worker_run_again(evaluate_ending, prepare, tmp_path):
+    run = evaluate_ending("once")
+    assert differences(run, prepare().evaluate(str(tmp_path / "alone"), PATHS)) == []
+    assert run.failures() == []
+
+
+def test_a_batch_that_ends_three_workers_is_set_aside(evaluate_ending, prepare, engine, tmp_path):
+    run = evaluate_ending("always")
+    (failure,) = run.failures()
+    assert "q7" in failure["questions"]
+    assert len(failure["questions"]) == 2  # its batch alone
+    assert ids(run) == sorted({f"q{i}" for i in range(QUESTIONS)} - set(failure["questions"]))
+    (tmp_path / "marker").unlink()
+    assert ids(evaluate_ending("once")) == sorted(f"q{i}" for i in range(QUESTIONS))
+    assert run.failures() == []
+
+
+def test_machines_come_and_go(cluster, engine, prepare, tmp_path, monkeypatch):
+    session, alone = prepare(engine), prepare().search(str(tmp_path / "alone"), SEARCH)
+    machines = []
+
+    def change():
+        time.sleep(3)
+        machines.append(cluster.add_node(num_cpus=1, resources={"TPU": 4}))
+        time.sleep(6)
+        cluster.remove_node(machines[0], allow_graceful=False)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    run = session.search(str(tmp_path / "run"), SEARCH)
+    thread.join()
+    assert differences(run, alone) == []
+
+
+def test_errors_of_the_work_are_raised(engine, prepare, monkeypatch, tmp_path):
+    def fails(self, worker, batch):
+        raise InputError("this batch is wrong.")
+
+    monkeypatch.setattr(Ending, "__call__", fails)
+    monkeypatch.setattr("cola_jax.runs.session.PathRows", Ending)
+    with pytest.raises(InputError, match="this batch is wrong"):
+        prepare(engine).evaluate(str(tmp_path / "run"), PATHS)
+
+
+def test_a_checkpoint_is_sent_where_it_cannot_be_read(engine, prepare, tmp_path, monkeypatch):
+    handle = prepare(engine).handle
+    place = ModelPlace.of(handle)
+    files = engine.sent(place)
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+    elsewhere, worker = place._replace(directory="/not/there"), RayWorker()
+    assert worker.load(elsewhere) is None
+    assert worker.receive(elsewhere, files) is True
+    assert worker.load(elsewhere) == 8  # devices of this process
+    other = cola_jax.load(place.received)
+    assert other.checkpoint == str(place.received)
+
+
+def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
+    with pytest.raises(InputError, match=r"no machine .* has TPU=8 \(they have .*TPU=4"):
+        RayEngine(cluster.address, parse_resources("TPU=8"))
+    with pytest.raises(InputError, match=r"the resources 'TPU' of a worker are not such as"):
+        parse_resources("TPU")
+    other = versions() | {"jax": "0.1"}
+    with pytest.raises(InputError, match=r"has jax .*, and this one 0.1: install the same"):
+        RayWorker().facts(other)
