@@ -100,10 +100,7 @@ class RayEngine:
         self.jobs: dict[int, tuple[Work, Ref]] = {}  # by the id of the work
         self.files: dict[str, dict[str, list[Ref]]] = {}  # of checkpoints, by digest
         self.failed = 0  # starts, one after another
-        log.info("waiting for a machine with %s", describe_resources(self.resources))
-        first = RemoteWorker(self.new_actor())
-        self.facts = first.facts = call(first.actor.facts, versions())
-        self.workers.append(first)
+        self.first_worker()
 
     def new_actor(self) -> Any:
         """Make an actor, which starts once a machine has its resources."""
@@ -112,6 +109,16 @@ class RayEngine:
         make = ray.remote(RayWorker).options(**amounts, resources=other, max_concurrency=CALLS)
         return make.remote()
 
+    def first_worker(self) -> RemoteWorker:
+        """Return a worker, once one has started."""
+        if not self.workers:
+            log.info("waiting for a machine with %s", describe_resources(self.resources))
+            worker = RemoteWorker(self.new_actor())
+            self.facts: Facts = call(worker.actor.facts, versions())
+            worker.facts = self.facts
+            self.workers.append(worker)
+        return self.workers[0]
+
     def record(self) -> dict[str, Any]:
         """Return the facts for the record of a start."""
         workers = describe_resources(self.resources)
@@ -119,7 +126,7 @@ class RayEngine:
 
     def memory(self, handle: ModelHandle) -> Memory:
         """Return the memory of a model's workers, as the first one finds it."""
-        place, actor = ModelPlace.of(handle), self.workers[0].actor
+        place, actor = ModelPlace.of(handle), self.first_worker().actor
         if (memory := call(actor.memory, place)) is None:
             call(actor.receive, place, self.sent(place))
             memory = call(actor.memory, place)
@@ -212,6 +219,7 @@ class RayEngine:
                             waiting.append((batch, attempts + 1))
                         else:
                             set_aside(batch[0], first_line(error), worker.host)
+                        log.warning("%d questions were in progress there", len(batch[0]))
                     else:
                         metrics.add(**amounts)
                         yield batch[0], result, worker.host

@@ -1,8 +1,8 @@
 """Runs on a Ray cluster of this machine: machines come and go, and the rows are those of one."""
 
+import itertools
 import os
 import sys
-import threading
 import time
 
 import numpy as np
@@ -16,6 +16,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import PathRows
 from cola_jax.runs.ray import RayEngine, parse_resources
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
@@ -83,7 +84,7 @@ def test_search_finds_what_one_process_does(engine, prepare, tmp_path):
 
 
 def test_other_presets_read_the_influence_of_layers(engine, prepare, tmp_path):
-    search = Settings(PRESETS["influence"], simulations=4, leaves=2, seed=0)
+    search = Settings(PRESETS["shortgpt"], simulations=4, leaves=2, seed=0)
     alone = prepare().search(str(tmp_path / "alone"), search)
     run = prepare(engine).search(str(tmp_path / "run"), search)
     assert differences(run, alone) == []
@@ -148,18 +149,19 @@ def test_a_batch_that_ends_three_workers_is_set_aside(evaluate_ending, prepare, 
 
 def test_machines_come_and_go(cluster, engine, prepare, tmp_path, monkeypatch):
     session, alone = prepare(engine), prepare().search(str(tmp_path / "alone"), SEARCH)
-    machines = []
+    run, written, write = Run(tmp_path / "run"), itertools.count(1), Run.write
 
-    def change():
-        time.sleep(3)
-        machines.append(cluster.add_node(num_cpus=1, resources={"TPU": 4}))
-        time.sleep(6)
-        cluster.remove_node(machines[0], allow_graceful=False)
+    def write_and_change(self, *part):
+        write(self, *part)
+        number = next(written)
+        if number == 2:
+            cluster.add_node(num_cpus=1, resources={"TPU": 4})
+        elif number == 4:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
-    thread = threading.Thread(target=change)
-    thread.start()
-    run = session.search(str(tmp_path / "run"), SEARCH)
-    thread.join()
+    monkeypatch.setattr(Run, "write", write_and_change)
+    session.search(str(run.directory), SEARCH)
+    assert next(written) > 4
     assert differences(run, alone) == []
 
 
