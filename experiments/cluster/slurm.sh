@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A Ray cluster on the nodes of a Slurm job, and a search on it.
 # Install cola-jax where all nodes see it (pip install ".[ray,cuda13]"), edit the #SBATCH lines, the
-# environment and the command, and submit; submit it again to resume:
+# environment and the command, and submit; submit it again to resume. A node that is lost costs its
+# batches in progress; the job then ends with status 1, also when the search is done.
 #   sbatch experiments/cluster/slurm.sh
 #SBATCH --job-name=cola
 #SBATCH --nodes=4
