@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cola_jax.errors import count
+
 if TYPE_CHECKING:
     from cola_jax.execute.metrics import Metrics
 
@@ -133,7 +135,7 @@ def metrics_bar(metrics: "Metrics", progress: bool | None = None) -> Iterator[No
 
 def describe_results(metrics: "Metrics") -> str:
     """Write the machines of a cluster, and the results of a search or the tokens decoded first."""
-    parts = [f"{metrics.machines} machines"] if metrics.machines else []
+    parts = [count(metrics.machines, "machine")] if metrics.machines else []
     if metrics.corrected or metrics.shortened:
         parts.append(f"W→C {metrics.corrected}, shorter C→C {metrics.shortened}")
     elif metrics.tokens and not metrics.evaluations:
