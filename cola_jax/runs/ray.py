@@ -87,7 +87,12 @@ class RayEngine:
         """
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # a spare worker always waits
         try:
-            ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR)
+            ray.init(
+                address,
+                ignore_reinit_error=True,
+                logging_level=logging.ERROR,
+                log_to_driver=log.isEnabledFor(logging.DEBUG),
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster was found at {address or 'RAY_ADDRESS'} ({first_line(error)}): "

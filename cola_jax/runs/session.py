@@ -188,7 +188,9 @@ class Session:
             check_comparable(asked_by_run(answers.run), ours, allowed)
         indices = range(len(prepared.encoded))[shard.index :: shard.count]
         if not indices:
-            raise InputError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
+            raise InputError(
+                f"host {shard} has none of the {len(prepared.encoded)} questions: use fewer hosts."
+            )
         return cls(
             handle=handle,
             scorer=prepared.scorer,
@@ -309,10 +311,10 @@ class Session:
         start known. Its questions are done together, when the body ends.
         """
         refuse_variants(recorded["command"], [variant.name for variant in self.variants])
-        if self.run_config.shard != WHOLE or self.run_config.hosts.distributed:
+        if self.run_config.hosts.distributed:
             raise InputError(
                 "one path is searched for all questions, which cannot be divided: leave out "
-                "--shard and --distributed."
+                "--distributed."
             )
         with self.open(directory, recorded, metrics) as run:
             run.load_finished()

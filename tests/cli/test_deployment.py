@@ -52,7 +52,6 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert "--page is for runs" in refused("report", out, "--page", tmp_path / "page.html")
     assert " (--generations: 2 there, 3 here)" in refused(*command, "--generations", "3")
     assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
-    assert "cannot be divided" in refused(*command, "--shard", "0/2")
 
 
 def test_menu_of_a_search(common, tmp_path, capsys, monkeypatch, refused):

@@ -1,11 +1,13 @@
 """Flags that subcommands share: what they collect, and what they refuse."""
 
+import importlib.util
+
 import pytest
 
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.hosts import WHOLE, Hosts, Shard
+from cola_jax.runs.hosts import WHOLE, Hosts
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -30,12 +32,25 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
 
 def test_resolve_gives_the_configuration_of_a_session():
     devices = Devices(data=2)
-    config = RunFlags("bfloat16", 4, devices, "1/3").resolve()
+    config = RunFlags("bfloat16", 4, devices).resolve()
     assert (config.dtype, config.batch_size, config.devices) == ("bfloat16", 4, devices)
-    assert config.shard == Shard(1, 3)
-    assert (RunFlags().resolve().shard, RunFlags().resolve().batch_size) == (WHOLE, None)
-    with pytest.raises(ValueError, match="give --shard or --distributed"):
-        RunFlags(shard="0/2", hosts=Hosts(distributed=True)).resolve()
+    config = RunFlags().resolve()
+    assert (config.shard, config.batch_size, config.engine) == (WHOLE, None, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (RunFlags(worker_resources="TPU=4"), "for workers of Ray: give --engine ray"),
+        (RunFlags(engine="dask"), "'dask' is not one of local, ray, and ray://HOST:PORT"),
+        (RunFlags(engine="ray", hosts=Hosts(True)), "give --distributed or --engine ray"),
+        (RunFlags(engine="ray"), r"pip install 'cola-jax\[ray\]'"),
+    ],
+)
+def test_resolve_refuses_engines(monkeypatch, flags, message):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        flags.resolve()
 
 
 def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):

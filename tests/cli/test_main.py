@@ -99,7 +99,6 @@ def test_a_mistake_is_one_line_before_anything_is_written(common, tmp_path, refu
         (["--simulations", "0"], "at least 1"),
         (["--data", "4"], "data 4 is more than the 3 questions"),
         (["--memory-budget", "1kB"], "memory budget of 1kB is too small.*give at least"),
-        (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
     ):
         assert re.search(message, refused("search", *common, "--simulations", "4", *flags))
         assert not (tmp_path / "run").exists()
