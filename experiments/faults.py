@@ -76,7 +76,7 @@ class Trial:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the driver."""
-        environment = os.environ | {"RAY_ADDRESS": self.cluster.address}
+        environment = os.environ | {"RAY_ADDRESS": str(self.cluster.address)}
         with self.log.open("a") as log:
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
 

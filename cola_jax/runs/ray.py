@@ -105,7 +105,8 @@ class RayEngine:
         self.jobs: dict[int, tuple[Work, Ref]] = {}  # by the id of the work
         self.files: dict[str, dict[str, list[Ref]]] = {}  # of checkpoints, by digest
         self.failed = 0  # starts, one after another
-        self.first_worker()
+        log.info("waiting for a machine with %s", describe_resources(self.resources))
+        self.facts: Facts = self.ask("facts", versions())
 
     def new_actor(self) -> Any:
         """Make an actor, which starts once a machine has its resources."""
@@ -114,15 +115,24 @@ class RayEngine:
         make = ray.remote(RayWorker).options(**amounts, resources=other, max_concurrency=CALLS)
         return make.remote()
 
-    def first_worker(self) -> RemoteWorker:
-        """Return a worker, once one has started."""
-        if not self.workers:
-            log.info("waiting for a machine with %s", describe_resources(self.resources))
-            worker = RemoteWorker(self.new_actor())
-            self.facts: Facts = call(worker.actor.facts, versions())
-            worker.facts = self.facts
-            self.workers.append(worker)
-        return self.workers[0]
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the first worker, or of another if it ends; raises its errors."""
+        for attempt in range(STARTS):
+            try:
+                if not self.workers:
+                    worker = RemoteWorker(self.new_actor())
+                    worker.facts = ray.get(worker.actor.facts.remote(versions()))
+                    self.workers.append(worker)
+                return ray.get(getattr(self.workers[0].actor, method).remote(*arguments))
+            except RayTaskError as error:
+                raise error.cause or error from error
+            except RayActorError as error:
+                self.workers = self.workers[1:]
+                if attempt + 1 == STARTS:
+                    raise InputError(
+                        f"{STARTS} workers ended ({first_line(error)}): install cola-jax on all "
+                        "machines, give workers more memory, and see the logs of Ray."
+                    ) from error
 
     def record(self) -> dict[str, Any]:
         """Return the facts for the record of a start."""
@@ -131,10 +141,10 @@ class RayEngine:
 
     def memory(self, handle: ModelHandle) -> Memory:
         """Return the memory of a model's workers, as the first one finds it."""
-        place, actor = ModelPlace.of(handle), self.first_worker().actor
-        if (memory := call(actor.memory, place)) is None:
-            call(actor.receive, place, self.sent(place))
-            memory = call(actor.memory, place)
+        place = ModelPlace.of(handle)
+        if (memory := self.ask("memory", place)) is None:
+            self.ask("receive", place, self.sent(place))
+            memory = self.ask("memory", place)
         return memory
 
     def sent(self, place: ModelPlace) -> dict[str, list[Ref]]:
@@ -372,19 +382,6 @@ def refuse(indices: np.ndarray, reason: str, machine: str) -> None:
         f"{len(indices)} questions ended {ATTEMPTS} workers, the last on {machine} ({reason}): "
         "give smaller batches, or workers with more memory."
     )
-
-
-def call(method: Any, *arguments: Any) -> Any:
-    """Call a method of an actor, and wait for its result; raises the errors of the method."""
-    try:
-        return ray.get(method.remote(*arguments))
-    except RayTaskError as error:
-        raise error.cause or error from error
-    except RayActorError as error:
-        raise InputError(
-            f"the first worker ended ({first_line(error)}): install cola-jax on all machines, and "
-            "see the logs of Ray."
-        ) from error
 
 
 def ended(references: list[Ref]) -> list[Ref]:

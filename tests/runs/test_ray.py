@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import ray
+from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 import cola_jax
@@ -35,7 +36,7 @@ PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
 @pytest.fixture(scope="module")
 def cluster():
     """A head without workers, and two machines of one worker each."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
         made.add_node(num_cpus=1, resources={"TPU": 4})
