@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, count, shorten
 from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory, default_budget, default_limits
 from cola_jax.execute.metrics import Metrics
@@ -58,6 +59,9 @@ from cola_jax.tasks.variants import Variant
 
 if TYPE_CHECKING:
     from cola_jax.runs.ray import RayEngine, RayEvaluator
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,7 +383,14 @@ class Session:
             return made._replace(earlier=earlier, write=run.write_wave)
 
         def set_aside(indices: np.ndarray, reason: str, machine: str) -> None:
-            run.fail([questions[i].question.id for i in indices], reason, machine)
+            names = [questions[i].question.id for i in indices]
+            run.fail(names, reason, machine)
+            log.warning(
+                "%s set aside (%s), as each worker ended that ran them: run the command again with "
+                "a smaller --batch-size, or workers with more memory",
+                count(len(names), "question"),
+                shorten(names),
+            )
 
         results = self.map(questions, missing, workload, work, resumed, metrics, set_aside)
         for _, part, host in results:
