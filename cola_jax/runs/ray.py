@@ -96,7 +96,8 @@ class RayEngine:
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster was found at {address or 'RAY_ADDRESS'} ({first_line(error)}): "
-                "start one with `ray start --head`, or give ray://HOST:PORT."
+                "start one with `ray start --head`, or give ray://HOST:PORT. For a cluster with a "
+                "token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where it is no file here."
             ) from error
         self.resources = choose_resources(resources, tensor)
         self.workers: list[RemoteWorker] = []
