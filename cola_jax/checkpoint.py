@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
-from cola_jax.files import check_local, is_file, read_bytes, read_json
+from cola_jax.files import is_file, is_url, path_of, read_bytes, read_json
 from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
@@ -147,15 +147,14 @@ def save(
 
 
 def local(directory: str | os.PathLike[str]) -> Path:
-    """Make the path of a checkpoint absolute, as Orbax requires; InputError for a URL."""
-    check_local(directory)
+    """Make the path of a checkpoint absolute, as Orbax requires; `cache.find` copies URLs."""
     return Path(absolute(directory))
 
 
 def absolute(directory: epath.PathLike) -> epath.Path:
-    """Make a local path absolute, as Orbax requires; return URLs unchanged."""
-    text = os.fspath(directory)
-    return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
+    """Make a local path absolute; return URLs unchanged."""
+    is_local = not is_url(directory)
+    return path_of(os.path.abspath(os.path.expanduser(directory)) if is_local else directory)
 
 
 def quieten_orbax() -> None:

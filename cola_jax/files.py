@@ -1,29 +1,40 @@
-"""Files: texts that come from elsewhere, whole writes, one lock, and the cache's folder."""
+"""Files, local and in storage: texts from elsewhere, whole writes, one lock, the cache's folder.
+
+Storage is reached through fsspec alone. It has no folders, renames or locks; an object appears when
+it is complete, and can be created only where there is none.
+"""
 
 import contextlib
 import datetime
+import errno
 import fnmatch
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import platform
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from pydantic_core import from_json
 
 if TYPE_CHECKING:
     from etils import epath
 
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, first_line, reading, shown
 
-PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # and the packages that they install
+AT_ONCE = 32  # small objects that are read at once, as each takes a round trip
+TRANSFERS = 4  # large files at once, of each of which s3fs holds up to 500 MB
 AnyPath = str | os.PathLike[str]
+Result = TypeVar("Result")
 
 
 def is_url(place: AnyPath) -> bool:
@@ -31,23 +42,71 @@ def is_url(place: AnyPath) -> bool:
     return re.match(r"\w\w+:/", os.fspath(place)) is not None
 
 
-def check_local(place: AnyPath) -> None:
-    """Raise InputError for a checkpoint or an export on a URL."""
-    if is_url(place):
+def path_of(place: AnyPath) -> "epath.Path":
+    """Return the path of a local place or a URL, even one that went through `Path`."""
+    from etils import epath
+
+    return epath.Path(re.sub(r"^(\w\w+):/+", r"\1://", os.fspath(place)))
+
+
+@contextlib.contextmanager
+def storage(url: AnyPath) -> "Iterator[tuple[Any, str]]":
+    """Yield the fsspec file system of a URL, and the path of the URL in it.
+
+    Errors of storage in the body become an InputError that names the URL, but for
+    FileNotFoundError and FileExistsError. InputError without the extra for the URL.
+    """
+    scheme, path = re.split(":/+", os.fspath(url).rstrip("/"), maxsplit=1)
+    if scheme not in EXTRAS:
+        raise InputError(f"{url} is in no storage that can be used: {', '.join(EXTRAS)}.")
+    extra, package = EXTRAS[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{url} needs a package: pip install 'cola-jax[{extra}]'.")
+    import fsspec
+
+    logging.getLogger(package).setLevel(logging.CRITICAL)  # gcsfs logs errors that it raises
+    try:
+        # other processes write to the same folders
+        yield fsspec.filesystem(scheme, use_listings_cache=False), path
+    except FileNotFoundError as error:
+        missing = errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path_of(url))
+        raise FileNotFoundError(*missing) from error
+    except (FileExistsError, InputError):
+        raise
+    except Exception as error:  # botocore, aiohttp and google-auth raise many types
         raise InputError(
-            f"{place}: checkpoints on URLs are not supported yet: use a local directory."
-        )
+            f"{path_of(url)} cannot be used ({first_line(error)}): look at your credentials for "
+            f"{scheme}://, your rights to this bucket, and the connection."
+        ) from error
 
 
-def check_writable(file: AnyPath) -> None:
-    """Raise InputError or OSError where nothing can be written, before the work that it is for."""
-    text = os.fspath(file)
-    if is_url(file):
-        scheme = text.partition(":")[0]
-        if scheme not in PACKAGES:
-            raise InputError(f"{text} is in no storage that can be used: {', '.join(PACKAGES)}.")
-        if importlib.util.find_spec(PACKAGES[scheme]) is None:
-            raise InputError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+def for_each(
+    function: "Callable[[epath.Path], Result]", files: "Sequence[epath.Path]"
+) -> Iterator[Result]:
+    """Yield the results of a function of each file, in order; several at once in storage."""
+    if not files or not is_url(files[0]):
+        yield from map(function, files)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(files), AT_ONCE):
+            yield from pool.map(function, files[start : start + AT_ONCE])
+
+
+def check_writable(place: AnyPath) -> None:
+    """Raise InputError or OSError where nothing can be written, before the work that it is for.
+
+    Writes an empty object below a URL and deletes it.
+    """
+    text = os.fspath(place)
+    if is_url(place):
+        with storage(place) as (system, path):
+            probe = f"{path}/.{secrets.token_hex(6)}"
+            try:
+                system.pipe_file(probe, b"")
+            except FileNotFoundError:
+                bucket = path.partition("/")[0]
+                raise InputError(f"{text}: there is no bucket {bucket}: create it.") from None
+            system.rm_file(probe)
         return
     place = Path(text).absolute()
     existing = next(path for path in (place, *place.parents) if path.exists())
@@ -59,7 +118,7 @@ def check_writable(file: AnyPath) -> None:
 
 def check_file(file: AnyPath) -> None:
     """Raise InputError or OSError where a file cannot be written."""
-    check_writable(file)
+    check_writable(path_of(file).parent if is_url(file) else file)
     if os.path.isdir(file):
         raise InputError(f"{file} is a directory: give a file.")
 
@@ -80,26 +139,37 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
     one named run[1]. Hidden files are those of patterns that begin with a dot.
     """
-    files = sorted(folder.iterdir()) if folder.exists() else []
-    matches = (file for file in files if fnmatch.fnmatch(file.name, pattern))
-    return [file for file in matches if file.name.startswith(".") == pattern.startswith(".")]
+    names = []
+    with contextlib.suppress(FileNotFoundError):
+        if is_url(folder):
+            with storage(folder) as (system, path):
+                # an object of the folder's own name, with a slash, is made by consoles
+                names = [
+                    name.removeprefix(path).strip("/") for name in system.ls(path, detail=False)
+                ]
+        else:
+            names = os.listdir(folder)
+    matches = (name for name in sorted(filter(None, names)) if fnmatch.fnmatch(name, pattern))
+    return [folder / name for name in matches if name.startswith(".") == pattern.startswith(".")]
+
+
+def exists(place: AnyPath) -> bool:
+    """Return whether there is a file or folder."""
+    if not is_url(place):
+        return os.path.exists(place)
+    with storage(place) as (system, path):
+        return system.exists(path)
 
 
 def written_times(folder: AnyPath) -> dict[str, datetime.datetime]:
-    """Return when each file of a folder was written, by name; {} where there is no folder.
-
-    Storage tells the times in its listing, which no cache answers.
-    """
+    """Return when each file of a folder was written, by name; {} where there is no folder."""
     times = {}
     with contextlib.suppress(FileNotFoundError):
         if is_url(folder):
-            import fsspec
-
-            storage, place = fsspec.url_to_fs(os.fspath(folder))
-            storage.invalidate_cache(place)
-            for entry in storage.ls(place, detail=True):
-                time = entry.get("mtime") or entry.get("LastModified")  # of gcsfs, of s3fs
-                times[entry["name"].rpartition("/")[2]] = time
+            with storage(folder) as (system, path):
+                for entry in system.ls(path, detail=True):
+                    time = entry.get("mtime") or entry.get("LastModified")  # of gcsfs, of s3fs
+                    times[entry["name"].rpartition("/")[2]] = time
             return times
         for entry in os.scandir(folder):
             with contextlib.suppress(FileNotFoundError):  # renamed since it was listed
@@ -122,9 +192,8 @@ def is_file(file: AnyPath) -> bool:
 def read_bytes(file: AnyPath) -> bytes:
     """Read a file, local or in storage; InputError where it is not a regular file."""
     if is_url(file):
-        from etils import epath
-
-        return epath.Path(file).read_bytes()
+        with storage(file) as (system, path):
+            return system.cat_file(path, max_concurrency=1)  # else S3 is asked for the size first
     is_file(file)
     return Path(file).read_bytes()
 
@@ -172,15 +241,15 @@ def readable_json(
 def write_whole(file: AnyPath, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, never half of it.
 
-    Storage makes an object appear when it is complete. InputError for a directory, pipe or device
-    in its place. OSError where it cannot be written; nothing is left then.
+    Makes the folders above it. InputError for a directory, pipe or device in its place. OSError
+    where it cannot be written; nothing is left then.
     """
     if is_url(file):
-        from etils import epath
-
-        epath.Path(file).write_bytes(content)
+        with storage(file) as (system, path):
+            system.pipe_file(path, content)
         return
     is_file(file)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     partial = Path(file).with_name(f".{Path(file).name}.{secrets.token_hex(6)}.partial")
     try:
         partial.write_bytes(content)
@@ -192,6 +261,40 @@ def write_whole(file: AnyPath, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def create_whole(file: AnyPath, content: bytes) -> None:
+    """Write a file unless there is one, even if another process writes it at the same time."""
+    if is_url(file):
+        with storage(file) as (system, path):
+            try:
+                system.pipe_file(path, content, mode="create")
+            except OSError:  # of a type that differs with the storage
+                if not system.exists(path):
+                    raise
+    elif not is_file(file):
+        write_whole(file, content)
+
+
+def remove(files: "Sequence[epath.Path]") -> None:
+    """Remove files, some of which may be missing."""
+
+    def remove_file(file: "epath.Path") -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if not is_url(file):
+                os.unlink(file)
+                return
+            with storage(file) as (system, path):
+                system.rm_file(path)
+
+    list(for_each(remove_file, files))
+
+
+def remove_empty(folder: AnyPath) -> None:
+    """Remove a local folder if it is empty; storage has none."""
+    with contextlib.suppress(OSError):
+        if not is_url(folder):
+            os.rmdir(folder)
+
+
 @contextlib.contextmanager
 def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
     """Yield an empty folder or file beside a destination, and move it there when complete.
@@ -199,8 +302,11 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
     A previous destination is replaced, and kept until then. Nothing is left of an error, and the
     next process that builds the same removes what a killed process has left. InputError while
     another process builds the same destination, OSError where nothing can be made there.
+
+    What is built for a URL lies in the cache until it is uploaded.
     """
-    with claimed(destination) as place:
+    url = destination if is_url(destination) else None
+    with claimed(destination if url is None else upload_place(url)) as place:
         partial, old = (place.with_name(f".{place.name}.{x}") for x in ("partial", "old"))
         if old.exists() and not place.exists():  # killed between the two renames below
             old.rename(place)
@@ -208,6 +314,9 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
         partial.mkdir() if folder else partial.touch()
         try:
             yield partial
+            if url is not None:
+                upload(partial, url)
+                return
             if place.is_dir():
                 place.rename(old)
             try:
@@ -250,6 +359,48 @@ def hold(file: AnyPath, busy: str = "") -> contextlib.AbstractContextManager[Any
         raise InputError(busy) from None
 
 
+def upload_place(url: AnyPath) -> Path:
+    """Return where a file or folder is built that is uploaded to a URL."""
+    return cache_directory() / "uploads" / quote(os.fspath(url), safe="")[-200:]
+
+
+def upload(place: Path, url: AnyPath) -> None:
+    """Write a file, or a folder in place of what is below a URL.
+
+    The files in the folder itself come last, as one of them marks it as complete.
+    """
+    with storage(url) as (system, path):
+        if place.is_file():
+            system.put_file(str(place), path)
+            return
+        if system.exists(path):
+            system.rm(path, recursive=True)
+        below = [file for file in place.rglob("*") if file.is_file() and file.parent != place]
+        for files in (below, [file for file in place.iterdir() if file.is_file()]):
+            with ThreadPoolExecutor(TRANSFERS) as pool:
+                names = [f"{path}/{file.relative_to(place).as_posix()}" for file in files]
+                list(pool.map(system.put_file, map(str, files), names))
+
+
+def download(url: AnyPath, folder: Path, on_progress: Callable[[int, int], None]) -> None:
+    """Read all files below a URL into a folder; reports the bytes read so far and the total."""
+    with storage(url) as (system, path), ThreadPoolExecutor(TRANSFERS) as pool:
+        sizes = {name: each["size"] for name, each in system.find(path, detail=True).items()}
+        total, done = sum(sizes.values()), 0
+
+        def read(name: str) -> int:
+            file = folder / Path(name).relative_to(path)
+            if ".." in file.parts:
+                raise InputError(f"{url} has a file outside of its folder: {shown(name)}.")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(name, str(file))
+            return sizes[name]
+
+        for size in pool.map(read, sizes):
+            done += size
+            on_progress(done, total)
+
+
 def remove_partial(place: Path) -> None:
     """Remove what `building` a place has left beside it."""
     for name in (f".{place.name}.partial", f".{place.name}.old"):
@@ -260,8 +411,12 @@ def remove_partial(place: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def written_bytes(place: Path) -> int:
-    """Return the bytes of a file, or of all files below a directory."""
+def written_bytes(place: AnyPath) -> int:
+    """Return the bytes of a file, or of all files below a directory or URL."""
+    if is_url(place):
+        with storage(place) as (system, path):
+            return system.du(path)
+    place = Path(place).expanduser()
     return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
 
 

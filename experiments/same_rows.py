@@ -18,10 +18,11 @@ import tyro
 from etils import epath
 from tyro.conf import Positional
 
+from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import format_path
-from cola_jax.runs.run import Run, check_once
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.tasks import TaskConfig
 
@@ -106,7 +107,8 @@ def read_rows(run: Run) -> Rows:
         for row in read_table(part["evaluations"], COLUMNS):
             key = row["question"], row["target"] if row["control"] else None, tuple(row["path"])
             rows[key] = row["verdict"], row["margin"]
-    check_once(run.directory, [row["question"] for row in questions])
+    if len({row["question"] for row in questions}) < len(questions):
+        raise InputError(f"{run.directory} has a question twice.")
     return rows
 
 

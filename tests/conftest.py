@@ -82,3 +82,12 @@ def tiny_checkpoint(made_once: Callable[..., Path]) -> Path:
 def source(pair: Callable[[str], Any], tmp_path: Path) -> Path:
     """A Hugging Face directory of its own, for tests that change it."""
     return Path(shutil.copytree(pair("llama-gqa").folder, tmp_path / "source"))
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A `buckets.Bucket`, for slow tests."""
+    from tests import buckets
+
+    with buckets.serve(request.param) as bucket:
+        yield bucket

@@ -183,8 +183,8 @@ class Export(Command):
     model: Model
     path: str
     """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
-    out: Annotated[Path, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
-    """Directory to make (hf), or file (mergekit, gguf)."""
+    out: Annotated[str, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
+    """Directory to make (hf), or file (mergekit, gguf), or a gs:// or s3:// URL."""
     format: Literal["hf", "mergekit", "gguf"] = "hf"
     """A Hugging Face checkpoint, a recipe for mergekit, or a GGUF file for llama.cpp."""
     share: bool = False
@@ -201,7 +201,7 @@ class Export(Command):
         from cola_jax.deploy.export import read_path
         from cola_jax.path import format_path
 
-        if os.path.exists(self.model):
+        if os.path.exists(self.model) or is_url(self.model):
             check_apart(self.out, self.model)
         for flag, formats in FITTING.items():
             if getattr(self, flag) and self.format not in formats:
@@ -219,7 +219,7 @@ class Export(Command):
             )
         write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
         write[self.format](directory, metadata, path)
-        size = written_bytes(self.out.expanduser()) / 1e6
+        size = written_bytes(self.out) / 1e6
         console.print(
             f"{self.out}: path {format_path(path)}, {len(path)} layers of {num_layers}, "
             f"{size:,.1f} MB",

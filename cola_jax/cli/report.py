@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Printing, console
 from cola_jax.errors import InputError, UsageError
-from cola_jax.files import check_file, readable_json, write_whole
+from cola_jax.files import check_file, path_of, readable_json, write_whole
 from cola_jax.progress import log
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Report(Printing):
     run_directories: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
     """Runs of `cola search`, `cola evaluate` or `cola scan`, or results of `cola static` or `menu`;
     several searches for one page."""
-    page: Path | None = None
+    page: Annotated[str | None, arg(metavar="PATH")] = None
     """The page to write, with the same tables beside it as .md, and every block of a scan as .csv;
     report.html in the run directory by default, in the current one for several runs. The paths of
     many questions go to a folder beside the page, such as report_files."""
@@ -138,9 +138,7 @@ class Report(Printing):
 
     def page_in(self, folder: Any) -> "epath.Path":
         """Return where the page is written, by default in this folder."""
-        from etils import epath
-
-        return epath.Path(self.page or folder / "report.html")
+        return path_of(self.page or folder / "report.html")
 
     def print_report(
         self, results: Any, reports: "Sequence[RunReport]", names: Sequence[str] = ()
@@ -166,10 +164,10 @@ class Report(Printing):
         log.info("report: %s, and as Markdown %s", page, file)
 
 
-def check_page(page: Path) -> None:
+def check_page(page: str) -> None:
     """Raise InputError for a page that would replace another file, OSError where none can be."""
     check_file(page)
-    if page.suffix not in (".html", ".htm"):
+    if not page.endswith((".html", ".htm")):
         raise InputError(f"--page {page} is an HTML page: give a name that ends in .html.")
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from cola_jax import checkpoint, files
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.model_card import ReportedEffect, model_card
 from cola_jax.errors import InputError, shown
-from cola_jax.files import check_apart, check_local, check_writable, read_json
+from cola_jax.files import AnyPath, check_apart, check_writable, exists, is_url, read_json
 from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import (
     GENERATION,
@@ -67,7 +66,7 @@ def read_path(text: str, num_layers: int) -> tuple[int, ...]:
 def export(
     directory: epath.PathLike,
     path: tuple[int, ...],
-    destination: Path,
+    destination: AnyPath,
     *,
     share: bool = False,
     effect: ReportedEffect | None = None,
@@ -115,7 +114,9 @@ def export(
         model_card(metadata, path, base=place, effect=effect).save(folder / "README.md")
 
 
-def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destination: Path) -> None:
+def write_recipe(
+    path: Sequence[int], config: ModelConfig, model: str, destination: AnyPath
+) -> None:
     """Write a path as a passthrough merge of layer ranges, for `mergekit-yaml`.
 
     `model` is the name of the original for mergekit: a Hub id, also with `@revision`, or a
@@ -134,19 +135,18 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
 
 
 @contextlib.contextmanager
-def exporting(destination: Path, *sources: Path, folder: bool = True) -> Iterator[Path]:
+def exporting(destination: AnyPath, *sources: Path, folder: bool = True) -> Iterator[Path]:
     """Yield an empty folder or file beside the destination, and move it there at the end.
 
     After an error, nothing is left of it. Raises InputError for a destination that has contents,
     or that lies inside a source.
     """
-    check_local(destination)
-    place = Path(os.path.realpath(os.path.expanduser(destination)))
-    check_writable(place)
+    check_writable(place := checkpoint.absolute(destination))
     for source in sources:
         check_apart(destination, source)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        state = " and is not empty" if place.is_dir() else ""
+    is_folder = not is_url(place) and place.is_dir()
+    if exists(place) and (not is_folder or any(place.iterdir())):
+        state = " and is not empty" if is_folder else ""
         raise InputError(
             f"{destination} exists already{state}: remove it, or choose another destination."
         )

@@ -9,6 +9,7 @@ from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.deploy.export import exporting
 from cola_jax.errors import InputError
+from cola_jax.files import AnyPath
 from cola_jax.formats.gguf import GEMMA3_27B, read_file
 from cola_jax.path import format_path, validate
 
@@ -22,7 +23,7 @@ BASE_MODEL = "general.base_model."
 WRITTEN = ("general.architecture", PATH_KEY)  # keys that are not copied
 
 
-def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
+def export_gguf(source: Path, path: Sequence[int], destination: AnyPath) -> None:
     """Write a GGUF file whose layers are those of a path, without requantising anything.
 
     All keys are copied, the license among them, and the source is recorded as the base model.

@@ -28,7 +28,7 @@ from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padd
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import take
 from cola_jax.execute.reference import replicated
-from cola_jax.files import read_bytes, read_json, write_whole
+from cola_jax.files import exists, read_bytes, read_json, write_whole
 from cola_jax.model import block, embed, view
 from cola_jax.params import Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
@@ -269,7 +269,7 @@ class Record(BaseModel):
     def read(cls, directory: epath.PathLike) -> "Record":
         """Read the record of a router; InputError where there is none, or it cannot be read."""
         file = absolute(directory) / RECORD
-        if not file.exists():
+        if not exists(file):
             raise InputError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
         with reading(file, "Train a router with `cola distill` in another directory."):
             return cls.model_validate(read_json(file))
@@ -277,14 +277,13 @@ class Record(BaseModel):
     def check_free(self, directory: epath.PathLike) -> None:
         """Raise InputError for the directory of a router with other settings."""
         folder = absolute(directory)
-        if (folder / RECORD).exists():
+        if exists(folder / RECORD):
             records = Record.read(folder), self
             check_same(folder, *(each.model_dump(exclude={"weights"}) for each in records))
 
     def save(self, directory: epath.PathLike, params: Any) -> None:
         """Write the weights of a trained network, then this record with their digest."""
         folder = absolute(directory)
-        folder.mkdir(parents=True, exist_ok=True)
         flat = {name: np.asarray(x) for name, x in flatten_dict(params, sep=".").items()}
         content = safetensors.numpy.save(flat)
         write_whole(folder / WEIGHTS, content)

@@ -14,13 +14,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from etils import epath
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import log_softmax
 
 from cola_jax.deploy.router import prompt_states
 from cola_jax.errors import InputError, check_belongs, reading
-from cola_jax.files import read_bytes, read_json
+from cola_jax.files import exists, path_of, read_bytes, read_json
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
@@ -255,8 +254,8 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     Raises InputError for a file that is missing or not a menu, a menu of another checkpoint, and a
     selector that is not that of the menu.
     """
-    file = epath.Path(directory) / MENU
-    if not file.exists():
+    file = path_of(directory) / MENU
+    if not exists(file):
         raise InputError(f"{directory} has no {MENU}: make it with `cola menu`.")
     selector = None
     with reading(file, f"{REPAIR}."):

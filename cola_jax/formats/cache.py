@@ -1,4 +1,7 @@
-"""The cache of converted models: a source is converted once, and again when its files change."""
+"""The cache of models: a source is converted once, and again when its files change.
+
+A checkpoint on a URL is downloaded once, whatever its URL, as Orbax and tokenizers read files.
+"""
 
 import contextlib
 import os
@@ -14,8 +17,18 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
-from cola_jax.errors import InputError
-from cola_jax.files import cache_directory, check_local, hold, remove_partial, written_bytes
+from cola_jax.errors import InputError, reading
+from cola_jax.files import (
+    building,
+    cache_directory,
+    download,
+    hold,
+    is_url,
+    path_of,
+    read_json,
+    remove_partial,
+    written_bytes,
+)
 from cola_jax.formats.conversion import convert_opened, locate
 from cola_jax.formats.table import Source
 from cola_jax.params import INT8, Model
@@ -38,9 +51,9 @@ def load(
     """Load a model onto its devices, converting it first where that has not been done yet.
 
     Args:
-      source: a checkpoint made by `cola convert`, a local directory in Hugging Face layout, a
-        `.gguf` file, or a Hub id, also as ID@REVISION. All but the first are converted once, into
-        the cache that `cola cache` lists.
+      source: a checkpoint made by `cola convert`, also on a URL, a local directory in Hugging Face
+        layout, a `.gguf` file, or a Hub id, also as ID@REVISION. All but local checkpoints are
+        converted or downloaded once, into the cache that `cola cache` lists.
       dtype: of the parameters; that of the checkpoint if None. With int8 the matrices of layers
         have eight bits, in the blocks of a GGUF file in Q8_0 and else by output channel.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
@@ -67,7 +80,7 @@ def load_converted(
     mesh: Mesh | None,
     on_progress: OnProgress,
 ) -> Model:
-    """Load a directory that `find` returned; a damaged copy in the cache is converted again."""
+    """Load a directory that `find` returned; a damaged copy in the cache is made again."""
     try:
         return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
     except checkpoint.DamagedError as error:
@@ -75,7 +88,8 @@ def load_converted(
             raise
         discard(Path(directory), error)
         directory = find(source, dtype)
-        return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
+        with reading(source):
+            return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
@@ -92,31 +106,60 @@ def find(
 ) -> str:
     """Return the checkpoint directory of a source; see `load`.
 
-    A checkpoint is returned as it is. Other sources are converted unless the cache has a copy of
-    their content; a damaged copy is replaced, with a line on stderr. Two processes convert a source
-    once. int8 has a separate copy, as a source may have eight bits.
+    A local checkpoint is returned as it is, and one on a URL is downloaded. Other sources are
+    converted. Neither is done again while the cache has a copy of their content; a damaged copy is
+    replaced, with a line on stderr. Two processes convert or download a source once. int8 has a
+    separate copy, as a source may have eight bits.
     """
     text = os.fspath(source)
-    check_local(text)
+    if is_url(text):
+        return find_in_storage(path_of(text), progress)
     if (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
     key, open_source = locate(text)
     if dtype is None or jnp.dtype(dtype) != INT8:
-        return keep(key, open_source, text, progress)
-    return keep(f"{key} {INT8}", open_source, text, progress, INT8)
+        return keep_converted(key, open_source, text, progress)
+    return keep_converted(f"{key} {INT8}", open_source, text, progress, INT8)
 
 
-def keep(
+def find_in_storage(url: epath.Path, progress: bool | None) -> str:
+    """Return a copy of the checkpoint at a URL, after reading its metadata alone."""
+    try:
+        metadata = read_json(url / checkpoint.METADATA)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{url} has no {checkpoint.METADATA}: write a checkpoint there with `cola convert "
+            f"SOURCE {url}`."
+        ) from error
+
+    def copy(folder: Path, on_progress: OnProgress) -> None:
+        with building(folder) as partial:
+            download(url, partial, on_progress)
+            with reading(url):
+                checkpoint.read_metadata(partial)
+
+    return keep(str(metadata.get("digest")), copy, f"downloading {url}", progress)
+
+
+def keep_converted(
     key: str,
     open_source: Callable[[], Source],
     name: str,
     progress: bool | None = None,
     dtype: str | None = None,
 ) -> str:
-    """Return the folder of the cache with this key, converting the source into it if need be.
+    """Return the folder of the cache with this key, converting the source into it if need be."""
 
-    A bar shows `name` and the bytes that are converted.
-    """
+    def convert(folder: Path, on_progress: OnProgress) -> None:
+        convert_opened(open_source, folder, dtype, on_progress)
+
+    return keep(key, convert, f"converting {name}", progress)
+
+
+def keep(
+    key: str, make: Callable[[Path, OnProgress], None], label: str, progress: bool | None
+) -> str:
+    """Return the folder of the cache with this key, making it if need be with a bar."""
     folder = root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold(folder.with_suffix(".lock")):
@@ -126,14 +169,14 @@ def keep(
                 return str(folder)
             except InputError as error:
                 discard(folder, error)
-        with byte_bar(f"converting {name}", progress) as on_progress:
-            convert_opened(open_source, folder, dtype, on_progress)
+        with byte_bar(label, progress) as on_progress:
+            make(folder, on_progress)
     return str(folder)
 
 
 def discard(folder: Path, error: Exception) -> None:
-    """Remove a damaged copy, and say on stderr that it is converted again."""
-    print(f"the cached model {folder} is converted again: {error}", file=sys.stderr)
+    """Remove a damaged copy, and say on stderr that it is made again."""
+    print(f"the cached model {folder} is made again: {error}", file=sys.stderr)
     shutil.rmtree(folder)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, nearest, printed, reading
-from cola_jax.files import building, check_apart, check_local, check_writable
+from cola_jax.files import AnyPath, building, check_apart, check_writable, exists, is_url, matching
 from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
@@ -41,7 +42,8 @@ def convert(
     Args:
       source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id, also as
         ID@REVISION.
-      destination: the directory to create; it appears only when complete.
+      destination: the directory to create; it appears only when complete. A checkpoint for a URL
+        is made in the cache and uploaded, its metadata last.
       dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF). With
         int8, the matrices of layers have eight bits, by output channel or in the blocks of a file
         in Q8_0, and all else has the source's dtype.
@@ -58,29 +60,31 @@ def convert(
 
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
-    destination = checkpoint.local(destination)
-    check_local(source)
+    if is_url(source):
+        raise InputError(f"{source} is a URL, which cannot be converted: copy it to a local place.")
+    place = checkpoint.absolute(destination)
     if os.path.exists(os.path.expanduser(source)):
-        check_apart(destination, source)
-    check_destination(destination, overwrite)
+        check_apart(place, source)
+    check_destination(place, overwrite)
     if dtype is not None and dtype not in checkpoint.DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(checkpoint.DTYPES)}.")
-    return convert_opened(locate(source, revision).open, destination, dtype, on_progress)
+    return convert_opened(locate(source, revision).open, place, dtype, on_progress)
 
 
-def check_destination(destination: Path, overwrite: bool) -> None:
+def check_destination(destination: epath.Path, overwrite: bool) -> None:
     """Raise InputError if the destination exists; nothing but a checkpoint can be overwritten.
 
     OSError where it cannot be written.
     """
     check_writable(destination)
-    if not destination.exists():
+    if not exists(destination):
         return
     if not overwrite:
         raise InputError(f"{destination} exists already: pass --overwrite to replace it.")
     written = {checkpoint.METADATA, checkpoint.WEIGHTS, checkpoint.TOKENIZER}
-    files = destination.iterdir() if destination.is_dir() else [destination]
-    if others := sorted({file.name for file in files} - written):
+    is_file = os.path.isfile(destination)
+    lists = ([destination],) if is_file else (matching(destination, x) for x in ("*", ".*"))
+    if others := sorted({file.name for files in lists for file in files} - written):
         raise InputError(
             f"{destination} holds {printed(others[0])}, which is not of a checkpoint, and will not "
             "be overwritten: move it elsewhere, or choose another destination."
@@ -89,7 +93,7 @@ def check_destination(destination: Path, overwrite: bool) -> None:
 
 def convert_opened(
     open_source: Callable[[], Source],
-    destination: Path,
+    destination: AnyPath,
     dtype: str | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> dict[str, Any]:

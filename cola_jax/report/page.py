@@ -15,7 +15,7 @@ import pyarrow as pa
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.files import matching, write_whole
+from cola_jax.files import matching, path_of, remove, remove_empty, write_whole
 from cola_jax.report.controls import Change
 from cola_jax.report.figures import search_figures
 from cola_jax.report.layers import list_lengths
@@ -68,7 +68,7 @@ def write_search_page(
     for chunk in chunks:
         digest.update("".join(chunk).encode())
     data["token"] = digest.hexdigest()[:16]  # by which a page knows its own files
-    target = epath.Path(file)
+    target = path_of(file)
     # the scripts before the page that loads them
     beside = chunks if sum(map(len, itertools.chain(*chunks))) > INLINE else []
     data["files"] = write_chunks(target.parent / f"{target.stem}_files", data["token"], beside)
@@ -88,8 +88,6 @@ def write_page(
     details of questions within the page. Raises OSError where the page cannot be written.
     """
     data = {"runs": [], "figures": []} | dict(data or {})
-    target = epath.Path(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
     content = render(
         report=report,
         summaries=summaries,
@@ -97,7 +95,7 @@ def write_page(
         data=script_json(data),
         chunks=[Markup(f"[{','.join(chunk)}]") for chunk in chunks],
     )
-    write_whole(target, content)
+    write_whole(file, content)
 
 
 @functools.cache
@@ -153,13 +151,10 @@ def write_chunks(folder: epath.Path, token: str, chunks: Sequence[Sequence[Marku
 
     Returns the addresses of the scripts from the page.
     """
-    for file in matching(folder, "questions-*.js"):
-        file.unlink()
-    if folder.exists() and not any(folder.iterdir()):
-        folder.rmdir()
+    remove(matching(folder, "questions-*.js"))
+    remove_empty(folder)
     names = [f"questions-{number:03d}.js" for number in range(len(chunks))]
     for number, (name, chunk) in enumerate(zip(names, chunks, strict=True)):
-        folder.mkdir(parents=True, exist_ok=True)
         content = f'colaQuestions("{token}",{number},[{",".join(chunk)}]);\n'
         write_whole(folder / name, content.encode())
     return [f"{folder.name}/{name}" for name in names]
@@ -188,9 +183,11 @@ def gather_questions(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[li
 
 def question_entries(run: Run) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield for each question its entry in the list and its details, one part at a time."""
-    for part in run.parts():
-        tables = by_question(run.evaluations(EVALUATION, [part]))
-        for question in run.questions(QUESTION, [part]).to_pylist():
+    parts = run.parts()
+    both = run.tables("evaluations", EVALUATION, parts), run.tables("questions", QUESTION, parts)
+    for evaluations, questions in zip(*both, strict=True):
+        tables = by_question(evaluations)
+        for question in questions.to_pylist():
             table = tables.get(question["question"])
             rows = [] if table is None else readable_rows(table)
             yield list_entry(question, rows), detail_entry(question, rows)

@@ -8,7 +8,7 @@ from etils import epath
 from rich.table import Table as TerminalTable
 
 from cola_jax.errors import InputError, check_belongs, one_line, reading
-from cola_jax.files import read_json, readable_json, write_whole
+from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
 from cola_jax.report.evaluation import path_results
 from cola_jax.report.summary import Summary, summarise
@@ -144,7 +144,7 @@ def write_results(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     """Write `results.json` into the run directory, and return its content."""
     results = results_json(run, summary)
     content = readable_json(results, default=str, allow_nan=False) + "\n"
-    write_whole(epath.Path(run.directory) / RESULTS, content.encode())
+    write_whole(run.directory / RESULTS, content.encode())
     return results
 
 
@@ -292,9 +292,9 @@ def menu_table(content: Mapping[str, Any]) -> TerminalTable:
 
 def read_deployed(directory: epath.Path) -> tuple[dict[str, Any], TerminalTable] | None:
     """Read the result of `cola static` or `menu` in a directory and its table, None for neither."""
+    files = {file.stem: file for file in matching(directory, "*.json")}
     for command, table in (("static", static_table), ("menu", menu_table)):
-        file = directory / f"{command}.json"
-        if file.exists():
+        if file := files.get(command):
             with reading(file, f"Run `cola {command}` again."):
                 content = read_json(file)
                 return content, table(content)

@@ -31,8 +31,8 @@ from cola_jax.report.layers import (
     list_lengths,
     summarise_layers,
 )
-from cola_jax.runs.run import PartFiles, Run
-from cola_jax.runs.schema import join
+from cola_jax.runs.run import Run
+from cola_jax.runs.schema import EVALUATIONS, join
 from cola_jax.scoring.preference import Kept, Net, Preference
 from cola_jax.scoring.statistics import Share, holm, mean
 
@@ -152,12 +152,13 @@ def read_evaluations(run: Run, columns: Sequence[str]) -> pa.Table:
     Reads one part at a time, as the token ids of a whole run may exceed the memory.
     """
 
-    def counted(parts: list[PartFiles]) -> pa.Table:
-        part = run.evaluations([*columns, "tokens"], parts)
+    def counted(part: pa.Table) -> pa.Table:
         counts = pc.call_function("list_value_length", [part["tokens"]])
         return part.drop_columns("tokens").append_column("num_tokens", counts)
 
-    return join([counted([])], (counted([part]) for part in run.parts()))
+    names = [*columns, "tokens"]
+    empty = EVALUATIONS.empty_table().select(names)
+    return join([counted(empty)], map(counted, run.tables("evaluations", names)))
 
 
 def index_in(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 from cola_jax.errors import InputError, first_line
-from cola_jax.files import hold, matching
+from cola_jax.files import hold, is_url, matching
 from cola_jax.question import digest
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
@@ -57,7 +57,7 @@ def locked(directory: "epath.Path", shard: Shard) -> Iterator[None]:
 
     The system drops the lock when its process ends, however it ends. Remote storage has no lock.
     """
-    if "://" in str(directory):
+    if is_url(directory):
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 A part is two files that are written whole, first that of its evaluations and then that of its
 questions; a question is done once its part has both. Evaluations of unfinished questions are
-written wave by wave to a folder of their own, from which the next start takes them.
+written wave by wave to a folder of their own, from which the next start takes them, as it does from
+parts without the file of their questions. Where storage has no lock, two processes may finish a
+question: readers take it from the first part that has it.
 """
 
 import contextlib
@@ -10,18 +12,30 @@ import datetime
 import functools
 import json
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from etils import epath
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import matching, read_json, readable_json, write_whole
+from cola_jax.files import (
+    AnyPath,
+    create_whole,
+    for_each,
+    matching,
+    path_of,
+    read_json,
+    readable_json,
+    remove,
+    remove_empty,
+    write_whole,
+)
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import digest
 from cola_jax.runs.batches import resumed
@@ -60,8 +74,8 @@ SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALU
 class Run:
     """A directory of results; several processes may fill it, each with a shard of the questions."""
 
-    def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
-        self.directory = epath.Path(directory)
+    def __init__(self, directory: AnyPath, shard: Shard = WHOLE):
+        self.directory = path_of(directory)
         self.shard = shard
         self.metrics = Metrics()
         self.done: set[str] = set()  # ids of the finished questions
@@ -108,7 +122,7 @@ class Run:
                 yield self
             finally:
                 if metrics is not None:  # in another file, as none is written twice
-                    write_record(start_file.with_suffix(METRICS), metrics.report())
+                    write_whole(start_file.with_suffix(METRICS), encode_record(metrics.report()))
             self.tidy(settings.get("questions"))
 
     def missing(self, encoded: Sequence[Encoded]) -> list[int]:
@@ -131,23 +145,21 @@ class Run:
         self.write_rows("questions", stem, questions)
         for row in questions:
             self.earlier.pop(row["question"], None)
-            for file in self.waves.pop(row["question"], ()):
-                file.unlink(missing_ok=True)
+            remove(self.waves.pop(row["question"], []))
 
     def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
         """Record questions, by their ids, that this start sets aside; the next one tries again."""
         file = self.directory / FAILED / f"{uuid.uuid4().hex}.json"
-        file.parent.mkdir(exist_ok=True)
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         failure = {"questions": list(questions), "reason": reason, "date": date}
-        write_record(file, failure | {"machine": host_name(machine)})
+        write_whole(file, encode_record(failure | {"machine": host_name(machine)}))
 
     def failures(self) -> list[dict[str, Any]]:
         """Read the records of `fail`, oldest first, without questions that are done meanwhile.
 
         Reads the ids of all finished questions where there is a record.
         """
-        records = [read_record(file) for file in matching(self.directory / FAILED, "*.json")]
+        records = list(for_each(read_record, matching(self.directory / FAILED, "*.json")))
         done = set(self.questions(["question"])["question"].to_pylist()) if records else set()
         for record in records:
             record["questions"] = [name for name in record["questions"] if name not in done]
@@ -193,18 +205,13 @@ class Run:
         """Write rows to a whole file of the run."""
         content = encode_part(SCHEMAS[folder], rows, self.mark)
         file = self.directory / folder / part_name(stem, content)
-        file.parent.mkdir(exist_ok=True)
         write_whole(file, content)
         return file
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Write the manifest if there is none; a second process reads that of the first."""
-        file = self.directory / MANIFEST
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if not file.exists():  # first of all, as it marks a run for other processes
-            write_record(file, {"settings": settings})
-        for folder in (*TABLES, STARTS):
-            (self.directory / folder).mkdir(exist_ok=True)
+        # first of all, as it marks a run for other processes
+        create_whole(self.directory / MANIFEST, encode_record({"settings": settings}))
 
     def record_start(
         self, number: int, settings: Mapping[str, Any], environment: Mapping[str, Any]
@@ -213,7 +220,7 @@ class Run:
         start = dict(environment)
         flags = start.pop("flags", None)
         file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
-        write_record(file, start | {"settings": settings})
+        write_whole(file, encode_record(start | {"settings": settings}))
         if flags is not None:
             content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
             write_whole(self.directory / CONFIG, content.encode())
@@ -224,24 +231,29 @@ class Run:
 
         Interrupted, it leaves a run whose remaining questions are done.
         """
-        folder = self.directory / UNFINISHED
-        folder.mkdir(exist_ok=True)
-        for part in self.parts():
-            part["evaluations"].replace(folder / part["evaluations"].name)
-            part["questions"].unlink()
+        remove([part["questions"] for part in self.parts()])
 
     def load(self) -> None:
         """Read which questions are done, and the evaluations of others."""
-        self.number = len(self.parts())
-        self.done = set(self.questions(["question"])["question"].to_pylist())
-        for file in matching(self.directory / UNFINISHED, "*.parquet"):
+        parts, alone = self.listed()
+        self.number = len(parts)
+        for table in self.tables("questions", ["question"], parts):
+            self.done.update(table["question"].to_pylist())
+
+        def read(file: epath.Path) -> pa.Table:
             try:
-                table = read_part(file, EVALUATIONS, self.mark)
-            except FileNotFoundError:  # another shard has finished its questions
-                continue
+                return read_part(file, EVALUATIONS, self.mark)
+            except FileNotFoundError:  # another process has finished its questions
+                return EVALUATIONS.empty_table()
+
+        for table in for_each(read, alone + self.wave_files()):
             for name, rows in by_question(table).items():
                 if name not in self.done:
                     self.earlier[name].append(rows)
+
+    def wave_files(self) -> list[epath.Path]:
+        """List the files of evaluations that were written wave by wave."""
+        return matching(self.directory / UNFINISHED, "*.parquet")
 
     def load_finished(self) -> None:
         """Read the evaluations of finished questions as well, for a search over all questions."""
@@ -249,19 +261,17 @@ class Run:
             self.earlier[name].append(rows)
 
     def tidy(self, questions: int | None) -> None:
-        """Remove the folder of unfinished questions when all questions are done."""
-        folder = self.directory / UNFINISHED
-        if folder.exists() and self.questions(["question"]).num_rows == questions:
-            with contextlib.suppress(FileNotFoundError):  # another shard does the same
-                folder.rmtree()
+        """Remove the evaluations of unfinished questions when all questions are done."""
+        files = self.listed()[1] + self.wave_files()
+        if files and self.questions(["question"]).num_rows == questions:
+            remove(files)
+        remove_empty(self.directory / UNFINISHED)
 
     def refuse_foreign(self) -> None:
         """Raise InputError for a directory of other files."""
-        if not self.directory.exists():
-            return
         # a start that was killed early leaves hidden files
-        names = [entry.name for entry in self.directory.iterdir()]
-        if MANIFEST not in names and any(not name.startswith(".") for name in names):
+        names = [file.name for file in matching(self.directory, "*")]
+        if names and MANIFEST not in names:
             raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )
@@ -269,10 +279,12 @@ class Run:
     @functools.cached_property
     def first_settings(self) -> Any:
         """The settings of the first start; InputError where the directory is not a run."""
-        file = self.directory / MANIFEST
-        if not file.exists():
-            raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
-        return read_record(file)["settings"]
+        try:
+            return read_record(self.directory / MANIFEST)["settings"]
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.directory} has no {MANIFEST}: it is not a run directory."
+            ) from None
 
     @functools.cached_property
     def mark(self) -> str:
@@ -282,8 +294,8 @@ class Run:
     def read_starts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Read the settings of the last start, and all starts, of which there may be none yet."""
         settings, starts = self.first_settings, []
-        for file in matching(self.directory / STARTS, "*.json"):
-            record = read_record(file)
+        files = matching(self.directory / STARTS, "*.json")
+        for file, record in zip(files, for_each(read_record, files), strict=True):
             if file.name.endswith(METRICS):  # sorted after its start
                 starts[-1]["metrics"] = record
             else:
@@ -309,49 +321,59 @@ class Run:
         rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
         self.metrics.add(earlier=count_evaluations(rows), **improvements(rows, num_layers))
 
-    def parts(self) -> list[PartFiles]:
-        """List the parts in order, without those that lack one of their two files."""
+    def listed(self) -> tuple[list[PartFiles], list[epath.Path]]:
+        """List the parts in order, and files of evaluations without that of their questions."""
         parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
         for kind in TABLES:
             for file in matching(self.directory / kind, "part-*.parquet"):
                 parts[file.name.partition(".")[0]][kind] = file
-        return [parts[stem] for stem in sorted(parts) if len(parts[stem]) == len(TABLES)]
+        alone = [part["evaluations"] for part in parts.values() if [*part] == ["evaluations"]]
+        return [parts[x] for x in sorted(parts) if len(parts[x]) == len(TABLES)], alone
 
-    def questions(
-        self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
-    ) -> pa.Table:
-        """Read the finished questions, of some parts or of all.
+    def parts(self) -> list[PartFiles]:
+        """List the parts in order, without those that lack one of their two files."""
+        return self.listed()[0]
 
-        InputError where a question is twice among all, which takes too long for each part.
-        """
-        table = self.read("questions", columns, parts)
-        if parts is None and "question" in table.column_names:
-            check_once(self.directory, table["question"].to_pylist())
-        return table
+    def questions(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the finished questions."""
+        return self.read("questions", columns)
 
-    def evaluations(
-        self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
-    ) -> pa.Table:
-        """Read the evaluations of the finished questions, of some parts or of all."""
-        return self.read("evaluations", columns, parts)
+    def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the evaluations of the finished questions."""
+        return self.read("evaluations", columns)
 
-    def read(
-        self, kind: str, columns: Sequence[str] | None, parts: Sequence[PartFiles] | None
-    ) -> pa.Table:
+    def read(self, kind: str, columns: Sequence[str] | None) -> pa.Table:
         """Read columns of one of the two tables, by default all."""
+        empty = SCHEMAS[kind].empty_table().select(list(columns or SCHEMAS[kind].names))
+        return join([empty], self.tables(kind, columns))
+
+    def tables(
+        self,
+        kind: str,
+        columns: Sequence[str] | None = None,
+        parts: Sequence[PartFiles] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Read columns of a table part by part; the rows of a question are in one of them."""
         schema = SCHEMAS[kind]
+        names = list(columns or schema.names)
         files = [part[kind] for part in (self.parts() if parts is None else parts)]
-        empty = schema.empty_table().select(list(columns or schema.names))
-        return join([empty], (read_part(file, schema, self.mark, columns) for file in files))
+        wanted = [*dict.fromkeys(["question", *names])]
+        seen: set[str] = set()
+        for table in for_each(lambda file: read_part(file, schema, self.mark, wanted), files):
+            own = table["question"].unique().to_pylist()
+            if twice := seen.intersection(own):
+                table = table.filter(~pc.field("question").isin(sorted(twice)))
+            seen.update(own)
+            yield table.select(names)
 
 
-def write_record(file: epath.Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file with the digest of its content."""
-    write_whole(file, readable_json({**content, "digest": digest(content)}).encode() + b"\n")
+def encode_record(content: Mapping[str, Any]) -> bytes:
+    """Return the content of a JSON file that has a digest of the rest."""
+    return readable_json({**content, "digest": digest(content)}).encode() + b"\n"
 
 
 def read_record(file: epath.Path) -> dict[str, Any]:
-    """Read a file of `write_record`; InputError for a file that was changed since."""
+    """Read a file of `encode_record`; InputError for a file that was changed since."""
     content = read_json(file)
     if content.pop("digest", None) != digest(content):
         raise InputError(
@@ -375,13 +397,3 @@ def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dic
         "corrected": sum(row["baseline"] is False for row in right),
         "shortened": sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
     }
-
-
-def check_once(directory: epath.Path, names: Sequence[str]) -> None:
-    """Raise InputError where a question is in two rows."""
-    if len(set(names)) < len(names):
-        name = Counter(names).most_common(1)[0][0]
-        raise InputError(
-            f"{directory} has the question {shown(name)} twice: remove one of the part files that "
-            "have it."
-        )

@@ -15,6 +15,7 @@ from cola_jax.errors import InputError, check_belongs
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
+from cola_jax.files import exists
 from cola_jax.runs.batches import Batch, Influence
 from cola_jax.runs.devices import machine
 from cola_jax.runs.run import MANIFEST, Path, Run
@@ -88,7 +89,7 @@ def ordered(
         return settings
     run = Run(directory)
     run.refuse_foreign()  # before the weights load
-    before = run.settings() if (run.directory / MANIFEST).exists() else {}
+    before = run.settings() if exists(run.directory / MANIFEST) else {}
     if len(session.first) <= before.get("questions", 0):
         # the run keeps its order; one of another strategy is refused later
         order = (before.get("preset") or {}).get("order", ())

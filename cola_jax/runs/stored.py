@@ -19,7 +19,7 @@ from cola_jax.errors import (
     printed,
     shown,
 )
-from cola_jax.files import check_file, write_whole
+from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
 from cola_jax.path import identity
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of, digest
@@ -237,10 +237,9 @@ def read_labels(run: "Run") -> list[Labels]:
 def write_polar(run: "Run", file: FilePath) -> str:
     """Write a run as a new `merged_mcts_samples.json` of PoLar, and return a summary."""
     check_file(file)
-    if file.exists():
+    if exists(file):
         raise InputError(f"{file} exists already: remove it, or choose another file.")
     content = polar_samples(run)
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(content, ensure_ascii=False).encode())
     samples = content["samples"]
     paths = sum(len(sample[VALID] + sample[INVALID]) for sample in samples)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cola_jax.errors import InputError, did_you_mean, first_line, plain_name, shown
+from cola_jax.files import is_url
 from cola_jax.question import Question
 from cola_jax.tasks import harness
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
@@ -132,9 +133,7 @@ def find_task(source: Source) -> Task:
         return TASKS[name]._replace(subject=subject)
     if not isinstance(source, str):
         return Task(name, kind_of(source))
-    from etils import epath
-
-    if not name.startswith(LIBRARY) and epath.Path(name).is_file():
+    if not name.startswith(LIBRARY) and (is_url(name) or Path(name).is_file()):
         return Task(name, kind_of(name))
     name = library_name(name)
     return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)

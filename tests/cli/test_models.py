@@ -37,7 +37,8 @@ def converted(monkeypatch):
     """Replace the cache of models and the reader of GGUF; list the calls."""
     calls = []
     monkeypatch.setattr(
-        "cola_jax.formats.cache.keep", lambda key, source, _: calls.append((key, source()))
+        "cola_jax.formats.cache.keep_converted",
+        lambda key, source, _: calls.append((key, source())),
     )
     monkeypatch.setattr(
         "cola_jax.formats.gguf.open_gguf",

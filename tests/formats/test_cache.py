@@ -84,7 +84,7 @@ def test_load_rebuilds_a_damaged_copy(source, conversions, capsys):
     (folder / "cola.json").write_text("{")
     assert cola_jax.load(source).config.num_layers
     assert len(conversions) == 4
-    assert capsys.readouterr().err.count(f"the cached model {folder} is converted again: ") == 3
+    assert capsys.readouterr().err.count(f"the cached model {folder} is made again: ") == 3
 
 
 def test_a_checkpoint_is_left_where_it_is_even_if_damaged(pair, tmp_path, conversions):

@@ -53,6 +53,16 @@ def killed(
     fill(Session.prepare(model, prepare, config), out, work)
 
 
+def write_parts(
+    variables: dict[str, str], out: str, settings: dict[str, Any], parts: Sequence[Any]
+) -> None:
+    """Write parts of a run, with environment variables that a forked process does not inherit."""
+    os.environ |= variables
+    with Run(out).open(settings, {"device": "cpu"}) as run:
+        for part in parts:
+            run.write(*part)
+
+
 def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:
     """Kill this process when it has written some files of a run, and half of one more."""
     count, write = itertools.count(1), run_module.write_whole

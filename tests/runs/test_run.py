@@ -158,11 +158,18 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
     assert len(column(run.evaluations())) == 6
 
 
-def test_parts_of_another_run_and_questions_twice_are_refused(run, tmp_path):
-    for _ in range(2):
-        run.write(*rows("a"))
-    with pytest.raises(InputError, match="has the question 'a' twice"):
-        run.questions()
+def test_a_question_of_two_processes_is_read_from_the_first_part(run):
+    for ids, margin in (("ab", 0.25), ("bc", 0.5)):
+        evaluations, questions = rows(ids)
+        run.write([row | {"margin": margin} for row in evaluations], questions)
+    assert column(run.questions()) == ["a", "b", "c"]
+    assert run.evaluations(["margin"])["margin"].to_pylist() == [0.25] * 4 + [0.5] * 2
+    assert [table.num_rows for table in run.tables("evaluations")] == [4, 2]
+    assert done(run) == {"a", "b", "c"}
+
+
+def test_parts_of_another_run_are_refused(run, tmp_path):
+    run.write(*rows("a"))
     with Run(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
         other.write(*rows("b"))
     (part,) = other.parts()
