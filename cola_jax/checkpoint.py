@@ -229,6 +229,11 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
         if (folder / "config.json").exists():
             hint = f"it looks like a Hugging Face model: run `cola convert {folder} DESTINATION`."
         raise InputError(f"{folder} has no {METADATA}: {hint}")
+    return read_metadata_file(file)
+
+
+def read_metadata_file(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the metadata of a checkpoint, local or on a URL; InputError for anything else."""
     try:
         metadata = read_json(file)
         with reading(file):

@@ -99,14 +99,13 @@ def check_writable(place: AnyPath) -> None:
     """
     text = os.fspath(place)
     if is_url(place):
-        with storage(place) as (system, path):
-            probe = f"{path}/.{secrets.token_hex(6)}"
-            try:
-                system.pipe_file(probe, b"")
-            except FileNotFoundError:
-                bucket = path.partition("/")[0]
-                raise InputError(f"{text}: there is no bucket {bucket}: create it.") from None
-            system.rm_file(probe)
+        probe = path_of(place) / f".{secrets.token_hex(6)}"
+        try:
+            write_whole(probe, b"")
+        except FileNotFoundError as error:
+            bucket = "/".join(str(probe).split("/")[:3])
+            raise InputError(f"{text}: there is no bucket {bucket}: create it.") from error
+        remove([probe])
         return
     place = Path(text).absolute()
     existing = next(path for path in (place, *place.parents) if path.exists())

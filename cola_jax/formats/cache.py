@@ -25,7 +25,6 @@ from cola_jax.files import (
     hold,
     is_url,
     path_of,
-    read_json,
     remove_partial,
     written_bytes,
 )
@@ -125,7 +124,7 @@ def find(
 def find_in_storage(url: epath.Path, progress: bool | None) -> str:
     """Return a copy of the checkpoint at a URL, after reading its metadata alone."""
     try:
-        metadata = read_json(url / checkpoint.METADATA)
+        digest = checkpoint.read_metadata_file(url / checkpoint.METADATA)["digest"]
     except FileNotFoundError as error:
         raise InputError(
             f"{url} has no {checkpoint.METADATA}: write a checkpoint there with `cola convert "
@@ -135,10 +134,10 @@ def find_in_storage(url: epath.Path, progress: bool | None) -> str:
     def copy(folder: Path, on_progress: OnProgress) -> None:
         with building(folder) as partial:
             download(url, partial, on_progress)
-            with reading(url):
-                checkpoint.read_metadata(partial)
+            if checkpoint.read_metadata(partial)["digest"] != digest:
+                raise InputError(f"{url} was replaced while it was downloaded: start again.")
 
-    return keep(str(metadata.get("digest")), copy, f"downloading {url}", progress)
+    return keep(digest, copy, f"downloading {url}", progress)
 
 
 def keep_converted(

@@ -40,7 +40,8 @@ class ModelPlace(NamedTuple):
     def of(cls, handle: ModelHandle) -> "ModelPlace":
         """Return the place of a model."""
         digest = checkpoint.model_digest(handle.metadata)
-        directory = str(checkpoint.absolute(handle.directory))
+        source = handle.source if is_url(handle.source) else handle.directory
+        directory = str(checkpoint.absolute(source))
         return cls(directory, digest, handle.dtype, handle.devices)
 
     @property
@@ -55,9 +56,11 @@ class ModelPlace(NamedTuple):
         """
         for directory in (self.directory, str(self.received)):
             try:
+                if is_url(directory):
+                    directory = cache.find(directory)
                 metadata = checkpoint.read_metadata(directory)
             except (InputError, OSError):
-                if is_url(directory):
+                if is_url(self.directory):
                     raise
                 continue
             if checkpoint.model_digest(metadata) == self.digest:
