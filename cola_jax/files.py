@@ -43,10 +43,16 @@ def is_url(place: AnyPath) -> bool:
 
 
 def path_of(place: AnyPath) -> "epath.Path":
-    """Return the path of a local place or a URL, even one that went through `Path`."""
+    """Return the path of a local place or a URL, even one that went through `Path`.
+
+    InputError for a URL of other storage.
+    """
     from etils import epath
 
-    return epath.Path(re.sub(r"^(\w\w+):/+", r"\1://", os.fspath(place)))
+    text = re.sub(r"^(\w\w+):/+", r"\1://", os.fspath(place))
+    if is_url(text) and text.partition(":")[0] not in EXTRAS:
+        raise InputError(f"{text} is in no storage that can be used: {', '.join(EXTRAS)}.")
+    return epath.Path(text)
 
 
 @contextlib.contextmanager
@@ -56,9 +62,8 @@ def storage(url: AnyPath) -> "Iterator[tuple[Any, str]]":
     Errors of storage in the body become an InputError that names the URL, but for
     FileNotFoundError and FileExistsError. InputError without the extra for the URL.
     """
-    scheme, path = re.split(":/+", os.fspath(url).rstrip("/"), maxsplit=1)
-    if scheme not in EXTRAS:
-        raise InputError(f"{url} is in no storage that can be used: {', '.join(EXTRAS)}.")
+    url = path_of(url)
+    scheme, _, path = str(url).partition("://")
     extra, package = EXTRAS[scheme]
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{url} needs a package: pip install 'cola-jax[{extra}]'.")
@@ -69,13 +74,13 @@ def storage(url: AnyPath) -> "Iterator[tuple[Any, str]]":
         # other processes write to the same folders
         yield fsspec.filesystem(scheme, use_listings_cache=False), path
     except FileNotFoundError as error:
-        missing = errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path_of(url))
+        missing = errno.ENOENT, os.strerror(errno.ENOENT), str(url)
         raise FileNotFoundError(*missing) from error
     except (FileExistsError, InputError):
         raise
     except Exception as error:  # botocore, aiohttp and google-auth raise many types
         raise InputError(
-            f"{path_of(url)} cannot be used ({first_line(error)}): look at your credentials for "
+            f"{url} cannot be used ({first_line(error)}): look at your credentials for "
             f"{scheme}://, your rights to this bucket, and the connection."
         ) from error
 

@@ -42,8 +42,8 @@ def test_written_times_are_those_of_one_listing(tmp_path, monkeypatch):
     time = datetime.fromtimestamp(86400.5, UTC)
     assert files.written_times(tmp_path) == {"a": time}
     entries = [{"name": "b/run/a", "LastModified": time}, {"name": "b/run/c", "mtime": time}]
-    storage = SimpleNamespace(invalidate_cache=list, ls=lambda path, detail: entries)
-    monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (storage, url))
+    storage = SimpleNamespace(ls=lambda path, detail: entries)
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **options: storage)
     assert files.written_times("s3://b/run") == {"a": time, "c": time}
 
 

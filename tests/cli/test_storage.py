@@ -11,7 +11,8 @@ from cola_jax.formats import cache
 from cola_jax.runs.run import Run
 from tests import tiny
 
-pytestmark = pytest.mark.slow
+# aiohttp would rather have a large body in pieces
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Sending a large body")]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from etils import epath
 
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import matching
 from cola_jax.runs import status
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import host_name, part_name, question_row
@@ -26,10 +27,10 @@ def begin(directory, began=BEGAN, metrics=None, **settings):
 
 def write(run, names, seconds=0, machine=None, evaluations=3):
     """Write a part of questions at a number of seconds after `BEGAN`."""
-    before = set((run.directory / "questions").iterdir())
+    before = set(matching(run.directory / "questions", "*"))
     rows = [question_row(asking(name), evaluations) for name in names]
     run.write([], [row | {"controls": [{"evaluations": 4, "shared": 1}]} for row in rows], machine)
-    (file,) = set((run.directory / "questions").iterdir()) - before
+    (file,) = set(matching(run.directory / "questions", "*")) - before
     time = BEGAN.timestamp() + seconds
     os.utime(file, (time, time))
     return file
