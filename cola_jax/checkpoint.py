@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
-from cola_jax.files import is_file, is_url, path_of, read_bytes, read_json
+from cola_jax.files import is_file, is_url, parse_object, path_of, read_bytes
 from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
@@ -234,8 +234,9 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_metadata_file(file: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the metadata of a checkpoint, local or on a URL; InputError for anything else."""
+    content = read_bytes(file)
     try:
-        metadata = read_json(file)
+        metadata = parse_object(content, file)
         with reading(file):
             Metadata.model_validate(metadata)
             if model_digest(metadata) != metadata["digest"]:

@@ -59,7 +59,7 @@ def path_of(place: AnyPath) -> "epath.Path":
 def storage(url: AnyPath) -> "Iterator[tuple[Any, str]]":
     """Yield the fsspec file system of a URL, and the path of the URL in it.
 
-    Errors of storage in the body become an InputError that names the URL, but for
+    Errors of storage in the body become an InputError that names the bucket, but for
     FileNotFoundError and FileExistsError. InputError without the extra for the URL.
     """
     url = path_of(url)
@@ -79,10 +79,17 @@ def storage(url: AnyPath) -> "Iterator[tuple[Any, str]]":
     except (FileExistsError, InputError):
         raise
     except Exception as error:  # botocore, aiohttp and google-auth raise many types
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of a download
+            raise
         raise InputError(
-            f"{url} cannot be used ({first_line(error)}): look at your credentials for "
+            f"{bucket_of(url)} cannot be used ({first_line(error)}): look at your credentials for "
             f"{scheme}://, your rights to this bucket, and the connection."
         ) from error
+
+
+def bucket_of(url: AnyPath) -> str:
+    """Return the URL of the bucket of a URL."""
+    return "/".join(os.fspath(url).split("/")[:3])
 
 
 def for_each(
@@ -108,8 +115,7 @@ def check_writable(place: AnyPath) -> None:
         try:
             write_whole(probe, b"")
         except FileNotFoundError as error:
-            bucket = "/".join(str(probe).split("/")[:3])
-            raise InputError(f"{text}: there is no bucket {bucket}: create it.") from error
+            raise InputError(f"there is no bucket {bucket_of(probe)}: create it.") from error
         remove([probe])
         return
     place = Path(text).absolute()
@@ -389,7 +395,8 @@ def upload(place: Path, url: AnyPath) -> None:
 def download(url: AnyPath, folder: Path, on_progress: Callable[[int, int], None]) -> None:
     """Read all files below a URL into a folder; reports the bytes read so far and the total."""
     with storage(url) as (system, path), ThreadPoolExecutor(TRANSFERS) as pool:
-        sizes = {name: each["size"] for name, each in system.find(path, detail=True).items()}
+        found = system.find(path, detail=True).items()
+        sizes = {name: each["size"] for name, each in found if not name.endswith("/")}
         total, done = sum(sizes.values()), 0
 
         def read(name: str) -> int:

@@ -258,5 +258,5 @@ def test_storage_that_cannot_be_used_is_named(bucket):
         files.check_writable(f"{bucket.scheme}://nowhere/run")
     with bucket.answering(refused=403):
         for act in (files.check_writable, files.read_bytes, files.exists):
-            with pytest.raises(InputError, match=rf"{url} cannot be used \(.*: look at your cred"):
+            with pytest.raises(InputError, match=rf"{bucket.scheme}://bucket cannot be used \("):
                 act(url)

@@ -124,7 +124,7 @@ def find(
 def find_in_storage(url: epath.Path, progress: bool | None) -> str:
     """Return a copy of the checkpoint at a URL, after reading its metadata alone."""
     try:
-        digest = checkpoint.read_metadata_file(url / checkpoint.METADATA)["digest"]
+        identity = checkpoint.read_metadata_file(url / checkpoint.METADATA)["digest"]
     except FileNotFoundError as error:
         raise InputError(
             f"{url} has no {checkpoint.METADATA}: write a checkpoint there with `cola convert "
@@ -134,10 +134,10 @@ def find_in_storage(url: epath.Path, progress: bool | None) -> str:
     def copy(folder: Path, on_progress: OnProgress) -> None:
         with building(folder) as partial:
             download(url, partial, on_progress)
-            if checkpoint.read_metadata(partial)["digest"] != digest:
+            if checkpoint.read_metadata(partial)["digest"] != identity:
                 raise InputError(f"{url} was replaced while it was downloaded: start again.")
 
-    return keep(digest, copy, f"downloading {url}", progress)
+    return keep(identity, copy, f"downloading {url}", progress)
 
 
 def keep_converted(
