@@ -152,16 +152,16 @@ def serve(scheme: str) -> Iterator[Bucket]:
             stack.enter_context(emulator)
             proxy = Proxy(emulator._api._httpd.server_address[1])
         address = f"http://127.0.0.1:{proxy.server_address[1]}"
-        os.environ |= {"AWS_ENDPOINT_URL": address, "STORAGE_EMULATOR_HOST": address}
+        os.environ["AWS_ENDPOINT_URL" if scheme == "s3" else "STORAGE_EMULATOR_HOST"] = address
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         stack.callback(proxy.server_close)
         stack.callback(proxy.shutdown)
         import fsspec
 
-        system = fsspec.filesystem(scheme, use_listings_cache=False)
-        system.mkdir(NAME)
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()  # of an earlier server
+        with contextlib.suppress(FileExistsError):  # moto keeps it for the whole process
+            fsspec.filesystem(scheme).mkdir(NAME)
         yield Bucket(scheme, proxy)
-        system.clear_instance_cache()
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ |= before

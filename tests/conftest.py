@@ -84,7 +84,7 @@ def source(pair: Callable[[str], Any], tmp_path: Path) -> Path:
     return Path(shutil.copytree(pair("llama-gqa").folder, tmp_path / "source"))
 
 
-@pytest.fixture(scope="module", params=["s3", "gs"])
+@pytest.fixture(scope="session", params=["s3", "gs"])
 def bucket(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A `buckets.Bucket`, for slow tests."""
     from tests import buckets

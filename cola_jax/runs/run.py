@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import functools
 import json
+import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,12 +29,12 @@ from cola_jax.files import (
     AnyPath,
     create_whole,
     for_each,
+    is_url,
     matching,
     path_of,
     read_json,
     readable_json,
     remove,
-    remove_empty,
     write_whole,
 )
 from cola_jax.path import STOP, unpad_path
@@ -105,10 +106,11 @@ class Run:
         Raises InputError for a directory that is not a run or has other settings, and while another
         process fills it; OSError where it cannot be written.
         """
-        self.refuse_foreign()
+        is_new = not self.exists()
         settings = json.loads(json.dumps(settings))  # as JSON has it
         with locked(self.directory, self.shard):
-            self.create(settings)
+            if is_new:
+                self.create(settings)
             before, starts = self.read_starts()
             further = continues(self.directory, before, settings)
             if starts and asked is not None:
@@ -263,18 +265,22 @@ class Run:
     def tidy(self, questions: int | None) -> None:
         """Remove the evaluations of unfinished questions when all questions are done."""
         files = self.listed()[1] + self.wave_files()
-        if files and self.questions(["question"]).num_rows == questions:
+        folder = self.directory / UNFINISHED  # of local files, with what a killed process left
+        is_local = not is_url(folder) and folder.exists()
+        if (files or is_local) and self.questions(["question"]).num_rows == questions:
             remove(files)
-        remove_empty(self.directory / UNFINISHED)
+            if is_local:
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def refuse_foreign(self) -> None:
-        """Raise InputError for a directory of other files."""
+    def exists(self) -> bool:
+        """Return whether the directory has a run; InputError for one of other files."""
         # a start that was killed early leaves hidden files
         names = [file.name for file in matching(self.directory, "*")]
         if names and MANIFEST not in names:
             raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )
+        return bool(names)
 
     @functools.cached_property
     def first_settings(self) -> Any:

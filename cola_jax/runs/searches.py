@@ -15,10 +15,9 @@ from cola_jax.errors import InputError, check_belongs
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
-from cola_jax.files import exists
 from cola_jax.runs.batches import Batch, Influence
 from cola_jax.runs.devices import machine
-from cola_jax.runs.run import MANIFEST, Path, Run
+from cola_jax.runs.run import Path, Run
 from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, search_part
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring import Encoded
@@ -88,8 +87,7 @@ def ordered(
     if not isinstance(rules, InfluenceRules) or rules.order:
         return settings
     run = Run(directory)
-    run.refuse_foreign()  # before the weights load
-    before = run.settings() if exists(run.directory / MANIFEST) else {}
+    before = run.settings() if run.exists() else {}  # before the weights load
     if len(session.first) <= before.get("questions", 0):
         # the run keeps its order; one of another strategy is refused later
         order = (before.get("preset") or {}).get("order", ())

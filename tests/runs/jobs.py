@@ -69,6 +69,7 @@ def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:
 
     def write_or_die(file: Any, content: bytes) -> None:
         if file.parent.name in kinds and next(count) > files:
+            file.parent.mkdir(exist_ok=True)
             (file.parent / f".{file.name}.partial").write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         write(file, content)
