@@ -24,6 +24,7 @@ from cola_jax.runs import ray as ray_module
 from cola_jax.runs.actor import Facts
 from cola_jax.runs.ray import RayEngine, RemoteWorker
 from cola_jax.runs.run import Run
+from cola_jax.runs.schema import EVALUATIONS, encode_part
 
 
 class SleepingBatch(NamedTuple):
@@ -31,7 +32,7 @@ class SleepingBatch(NamedTuple):
 
     size: int
     content: bytes
-    write: None = None
+    mark: str
 
 
 class SleepingWorker:
@@ -60,7 +61,8 @@ class SleepingWorker:
             for i in range(self.rows)
         ]
         questions = [{"question": name, "evaluations": self.rows} for name in names]
-        return (evaluations, questions), {"evaluations": batch.size * self.rows}
+        content = encode_part(EVALUATIONS, evaluations, batch.mark) if names else b""
+        return (content, questions), {"evaluations": batch.size * self.rows}
 
 
 @dataclasses.dataclass
@@ -106,10 +108,10 @@ def main(settings: DriverSpeed) -> None:
     count = settings.actors * settings.batches * settings.rounds
     batches = [(np.arange(settings.questions), Workload(0, 0))] * count
     handle, work = cast("tuple[Any, Any]", ("model", "sleep"))
-    batch: Any = SleepingBatch(settings.questions, bytes(1000 * settings.questions))
     before, folder = process.memory_info().rss, tempfile.mkdtemp()
     begun, metrics = time.perf_counter(), Metrics()
     with Run(f"{folder}/run").open({}, {}) as run:
+        batch: Any = SleepingBatch(settings.questions, bytes(1000 * settings.questions), run.mark)
         for _, (evaluations, questions), host in engine.map(
             handle, work, batches, lambda *_: batch, metrics, print
         ):

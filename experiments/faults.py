@@ -7,6 +7,7 @@ rows of one on a single process, once each. The command needs Linux.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,6 +24,7 @@ from ray.cluster_utils import Cluster
 
 from cola_jax.runs.run import Run
 from experiments.same_rows import differences
+from tests.buckets import serve
 
 COMMANDS = {
     "search": ["--simulations", "24"],
@@ -50,10 +52,12 @@ class Faults:
     """Between two faults, at least and at most."""
     batch_size: int = 2
     """Questions of a batch."""
+    storage: float = 0.0
+    """Share of its requests that an emulated bucket fails; with it, the runs are there."""
     seed: int = 0
     """Random seed."""
 
-    def command(self, name: str, out: Path) -> list[str]:
+    def command(self, name: str, out: str) -> list[str]:
         """Return a command line, without the engine."""
         asked = ["--task", self.task]
         if name == "generate":
@@ -62,15 +66,15 @@ class Faults:
             prompts.write_text("".join(f"{json.dumps({'prompt': r['question']})}\n" for r in rows))
             asked = ["--prompts-file", str(prompts)]
         command = [sys.executable, "-m", "cola_jax", name, *COMMANDS[name], *asked]
-        command += ["--model", self.model, "--output", str(out)]
+        command += ["--model", self.model, "--output", out]
         return [*command, "--batch-size", str(self.batch_size)]
 
 
 class Trial:
     """A run under faults."""
 
-    def __init__(self, settings: Faults, cluster: Cluster, name: str, out: Path):
-        self.cluster, self.out, self.log = cluster, out, out.with_suffix(".log")
+    def __init__(self, settings: Faults, cluster: Cluster, name: str, out: str, log: Path):
+        self.cluster, self.log = cluster, log
         self.command = [*settings.command(name, out), "--engine", "ray"]
         self.machines, self.driver = settings.machines, self.start()
 
@@ -112,15 +116,20 @@ def main(settings: Faults) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     for name in COMMANDS:
         if not (alone := settings.out / f"{name}-alone").exists():
-            subprocess.run([*settings.command(name, alone), "--quiet"], check=True)
+            subprocess.run([*settings.command(name, str(alone)), "--quiet"], check=True)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(settings.machines):
         cluster.add_node(num_cpus=1)
     number = repeated = 0
+    stack = contextlib.ExitStack()
+    bucket = stack.enter_context(serve("s3")) if settings.storage else None
+    if bucket is not None:
+        stack.enter_context(bucket.answering(failing=settings.storage))
     while sum(counts.values()) < settings.faults:
         name = list(COMMANDS)[number % len(COMMANDS)]
-        out = settings.out / f"{number}-{name}"
-        trial, begun, faults = Trial(settings, cluster, name, out), time.time(), []
+        out = f"{bucket.folder() if bucket else settings.out}/{number}-{name}"
+        trial = Trial(settings, cluster, name, out, settings.out / f"{number}-{name}.log")
+        begun, faults = time.time(), []
         number += 1
         while trial.driver.poll() is None:
             try:
@@ -137,8 +146,9 @@ def main(settings: Faults) -> None:
         if trial.driver.returncode or problems or run.failures():
             sys.exit(f"{out}: {trial.driver.returncode}, {problems}, {run.failures()}\n{text}")
         rows, seconds = run.questions(["question"]).num_rows, time.time() - begun
-        print(f"{out.name}: {rows} questions, {seconds:.0f} s, {again} run again, {faults}")
+        print(f"{name}: {rows} questions, {seconds:.0f} s, {again} run again, {faults}")
     print(f"{number} runs, {dict(counts)}, {repeated} questions run again by living drivers")
+    stack.close()
     cluster.shutdown()
 
 

@@ -21,6 +21,7 @@ from cola_jax.files import building, hold, is_url, keep_programs
 from cola_jax.formats import cache
 from cola_jax.runs.batches import Batch, Work
 from cola_jax.runs.devices import Devices
+from cola_jax.runs.schema import EVALUATIONS, encode_part
 from cola_jax.runs.session import ModelHandle
 
 CALLS = 64  # of a worker at a time, at most
@@ -158,6 +159,10 @@ class RayWorker:
                     scorer.__enter__()  # until the worker ends
         worker = self.idle.get()
         try:
-            return work(worker, batch), self.metrics.take()
+            result = work(worker, batch)
+            if batch.mark is not None:  # the driver would take longer for it than for all else
+                content = encode_part(EVALUATIONS, result.evaluations, batch.mark)
+                result = result._replace(evaluations=content)
+            return result, self.metrics.take()
         finally:
             self.idle.put(worker)

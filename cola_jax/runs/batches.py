@@ -57,6 +57,7 @@ class Batch(NamedTuple):
     paths: np.ndarray | None = None  # [B, C, P] to evaluate
     indices: np.ndarray | None = None  # [B] of the questions among all
     write: WriteWave | None = None  # None where waves are not kept
+    mark: str | None = None  # of the run, where another process encodes the rows for it
 
     def evaluations(
         self,

@@ -216,8 +216,8 @@ class RayEngine:
                     while waiting and worker.takes(waiting[0][1]):
                         batch, attempts = waiting.popleft()
                         worker.running, worker.alone = worker.running + 1, attempts > 0
-                        made = make(*batch)._replace(write=None)
-                        running[worker.actor.run.remote(job, made)] = worker, batch, attempts
+                        reference = worker.actor.run.remote(job, make(*batch))
+                        running[reference] = worker, batch, attempts
                 for reference in ended([*running, *self.starting]):
                     if reference in self.starting:
                         self.go_on_starting(reference, place)

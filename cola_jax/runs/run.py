@@ -133,11 +133,11 @@ class Run:
 
     def write(
         self,
-        evaluations: Iterable[dict[str, Any]],
+        evaluations: Iterable[dict[str, Any]] | bytes,
         questions: Sequence[dict[str, Any]],
         machine: str | None = None,
     ) -> None:
-        """Write the rows of finished questions, and remove their waves.
+        """Write the rows of finished questions, or the content of a part, and remove their waves.
 
         `machine` is the host that evaluated them, this one by default.
         """
@@ -203,9 +203,11 @@ class Run:
         file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
         self.waves[batch[0].question.id].append(file)
 
-    def write_rows(self, folder: str, stem: str, rows: Iterable[dict[str, Any]]) -> epath.Path:
-        """Write rows to a whole file of the run."""
-        content = encode_part(SCHEMAS[folder], rows, self.mark)
+    def write_rows(
+        self, folder: str, stem: str, rows: Iterable[dict[str, Any]] | bytes
+    ) -> epath.Path:
+        """Write rows, or their encoded content, to a whole file of the run."""
+        content = rows if isinstance(rows, bytes) else encode_part(SCHEMAS[folder], rows, self.mark)
         file = self.directory / folder / part_name(stem, content)
         write_whole(file, content)
         return file

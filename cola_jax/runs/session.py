@@ -380,6 +380,8 @@ class Session:
             made = batch(indices, workload)
             ids = {encoded.question.id for encoded in made.encoded}
             earlier = {name: run.earlier[name] for name in ids & run.earlier.keys()}
+            if self.run_config.engine is not None:
+                return made._replace(earlier=earlier, mark=run.mark)
             return made._replace(earlier=earlier, write=run.write_wave)
 
         def set_aside(indices: np.ndarray, reason: str, machine: str) -> None:
