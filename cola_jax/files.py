@@ -150,7 +150,7 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     one named run[1]. Hidden files are those of patterns that begin with a dot.
     """
     names = []
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_url(folder):
             with storage(folder) as (system, path):
                 # an object of the folder's own name, with a slash, is made by consoles

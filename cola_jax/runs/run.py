@@ -289,7 +289,7 @@ class Run:
         """The settings of the first start; InputError where the directory is not a run."""
         try:
             return read_record(self.directory / MANIFEST)["settings"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"{self.directory} has no {MANIFEST}: it is not a run directory."
             ) from None

@@ -51,6 +51,8 @@ def test_status_of_a_run_in_progress_and_of_others(tmp_path, capsys, refused):
     assert "time left not started" in shown
     assert "it is not a run directory" in refused("status", tmp_path)
     assert "it is not a run directory" in refused("status", tmp_path / "missing")
+    for command in ("status", "report"):
+        assert "it is not a run directory" in refused(command, run.directory / "run.json")
 
 
 def test_format_seconds():
