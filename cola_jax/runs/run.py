@@ -266,13 +266,18 @@ class Run:
 
     def tidy(self, questions: int | None) -> None:
         """Remove the evaluations of unfinished questions when all questions are done."""
-        files = self.listed()[1] + self.wave_files()
         folder = self.directory / UNFINISHED  # of local files, with what a killed process left
         is_local = not is_url(folder) and folder.exists()
-        if (files or is_local) and self.questions(["question"]).num_rows == questions:
-            remove(files)
+        if not (is_local or self.unfinished_files()):
+            return
+        if self.questions(["question"]).num_rows == questions:
+            remove(self.unfinished_files())  # again: other processes may have completed parts
             if is_local:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def unfinished_files(self) -> list[epath.Path]:
+        """List the files of evaluations of unfinished questions."""
+        return self.listed()[1] + self.wave_files()
 
     def exists(self) -> bool:
         """Return whether the directory has a run; InputError for one of other files."""

@@ -168,6 +168,20 @@ def test_a_question_of_two_processes_is_read_from_the_first_part(run):
     assert done(run) == {"a", "b", "c"}
 
 
+def test_tidy_keeps_a_part_that_another_host_completes_meanwhile(run, monkeypatch):
+    read, (evaluations, questions) = Run.questions, rows("c")
+    run.write(*rows("ab"))
+
+    def complete(self, columns):
+        run.write_rows("questions", "part-00001-1-other-0", questions)
+        return read(self, columns)
+
+    with reopened(run):
+        run.write_rows("evaluations", "part-00001-1-other-0", evaluations)
+        monkeypatch.setattr(Run, "questions", complete)
+    assert len(run.parts()) == 2
+
+
 def test_parts_of_another_run_are_refused(run, tmp_path):
     run.write(*rows("a"))
     with Run(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
