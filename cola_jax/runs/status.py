@@ -2,20 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from cola_jax.files import written_times
+from cola_jax.files import for_each, written_times
 from cola_jax.runs.run import Run, count_evaluations
 from cola_jax.runs.schema import PART, QUESTIONS, read_part
 
 LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
 HOUR, WINDOW = 3600, 200  # the last seconds and parts of a start, which tell its rate
-READERS = 16  # threads, which wait for storage
+COUNTED = ["question", "evaluations", "controls"]  # columns
 
 
 class WrittenPart(NamedTuple):
@@ -31,8 +30,8 @@ class WrittenPart(NamedTuple):
 def read_progress(run: Run) -> dict[str, Any]:
     """Read how far a run is; InputError where the directory is not a run.
 
-    Lists the parts once. Reads the evaluations of all of up to 200 parts, else of at most 50, and
-    the parts of earlier versions, whose names have no count.
+    Lists the parts once. Reads up to 200 parts, of more at most 50, and those of earlier versions,
+    whose names have no count. Parts that are not read may count a question twice.
 
     Returns:
       Counts of questions, with those that the settings ask for, and of evaluations; rates, times
@@ -95,20 +94,25 @@ def list_parts(run: Run) -> list[WrittenPart]:
 
 
 def read_counts(run: Run, parts: Sequence[WrittenPart]) -> list[WrittenPart]:
-    """Read the counts of a sample of the parts, and of those whose names have none."""
+    """Read the counts of a sample of the parts, and of those whose names have none.
+
+    A question that several of them have counts in the first.
+    """
     step = 1 if len(parts) <= LARGE else -(-len(parts) // SAMPLE)
     chosen = [part for i, part in enumerate(parts) if i % step == 0 or part.questions is None]
 
-    def read(part: WrittenPart) -> WrittenPart:
+    def read(file: epath.Path) -> list[dict[str, Any]] | None:
         try:
-            table = read_part(part.file, QUESTIONS, run.mark, ["evaluations", "controls"])
+            return read_part(file, QUESTIONS, run.mark, COUNTED).to_pylist()
         except FileNotFoundError:  # another command extends the run
-            return part
-        evaluations = count_evaluations(table.to_pylist())
-        return part._replace(questions=table.num_rows, evaluations=evaluations)
+            return None
 
-    with ThreadPoolExecutor(READERS) as pool:
-        known = dict(zip(chosen, pool.map(read, chosen), strict=True))
+    known, seen = {}, set()
+    for part, rows in zip(chosen, for_each(read, [part.file for part in chosen]), strict=True):
+        if rows is not None:
+            rows = [row for row in rows if row["question"] not in seen]
+            seen.update(row["question"] for row in rows)
+            known[part] = part._replace(questions=len(rows), evaluations=count_evaluations(rows))
     return [known.get(part, part) for part in parts]
 
 
@@ -125,5 +129,5 @@ def questions_per_second(began: datetime, parts: Sequence[WrittenPart]) -> float
     times = np.array([0, *((part.time - began).total_seconds() for part in parts)])
     done = np.cumsum([0, *(part.questions or 0 for part in parts)])
     recent = times >= min(times[-1] - HOUR, times[-WINDOW:][0])
-    several = np.ptp(times[recent]) > 0
+    several = np.ptp(times[recent]) * np.ptp(done[recent]) > 0
     return float(np.polyfit(times[recent], done[recent], 1)[0]) if several else None

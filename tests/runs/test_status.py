@@ -122,6 +122,18 @@ def test_evaluations_of_many_parts_are_estimated(tmp_path, monkeypatch):
     assert all(part.questions == 1 for part in status.list_parts(run))
 
 
+def test_a_question_that_two_commands_finished_counts_once(tmp_path):
+    with begin(tmp_path) as run:
+        for seconds, machine in ((10, "a"), (11, "b")):
+            write(run, "abcdef", seconds, machine)
+        progress = read_progress(run)
+    assert (progress["state"], progress["done"], progress["evaluations"]) == ("not ended", 6, 36)
+    assert [each["questions"] for each in progress["machines"]] == [6, 0]
+    with begin(tmp_path, BEGAN + timedelta(seconds=15)) as run:
+        write(run, "abcdef", 20, "b")
+        assert read_progress(run)["questions_per_second"] is None
+
+
 def test_rate_is_that_of_machines_that_write_together():
     def rate(times):
         return questions_per_second(BEGAN, [part(seconds) for seconds in times])
