@@ -83,6 +83,7 @@ class Run:
         self.earlier: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, of past starts
         self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
         self.number = 0  # of the next part
+        self.start = ""  # name of the record of this start
 
     @contextlib.contextmanager
     def open(
@@ -118,6 +119,7 @@ class Run:
             if further:
                 self.set_aside()
             start_file = self.record_start(len(starts), settings, environment)
+            self.start = start_file.stem
             self.load()
             self.metrics = metrics or Metrics()
             try:
@@ -151,21 +153,17 @@ class Run:
 
     def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
         """Record questions, by their ids, that this start sets aside; the next one tries again."""
-        file = self.directory / FAILED / f"{uuid.uuid4().hex}.json"
+        file = self.directory / FAILED / f"{self.start}-{uuid.uuid4().hex}.json"
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         failure = {"questions": list(questions), "reason": reason, "date": date}
         write_whole(file, encode_record(failure | {"machine": host_name(machine)}))
 
     def failures(self) -> list[dict[str, Any]]:
-        """Read the records of `fail`, oldest first, without questions that are done meanwhile.
-
-        Reads the ids of all finished questions where there is a record.
-        """
-        records = list(for_each(read_record, matching(self.directory / FAILED, "*.json")))
-        done = set(self.questions(["question"])["question"].to_pylist()) if records else set()
-        for record in records:
-            record["questions"] = [name for name in record["questions"] if name not in done]
-        return sorted(filter(lambda each: each["questions"], records), key=lambda x: x["date"])
+        """Read the records of `fail` by the last start, oldest first."""
+        starts = matching(self.directory / STARTS, "*.json")
+        last = starts[-1].name.partition(".")[0] if starts else ""
+        files = matching(self.directory / FAILED, f"{last}-*.json")
+        return sorted(for_each(read_record, files), key=lambda record: record["date"])
 
     def replace(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]

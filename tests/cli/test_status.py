@@ -31,10 +31,9 @@ def test_status_of_a_run_in_progress_and_of_others(tmp_path, capsys, refused):
     assert re.search(r"last part written \d+ s ago", shown)
     assert "set aside machine" not in shown
 
-    run.fail(["q6", "q7"], "it killed three workers: [bold]", "pod-7")
     later = begun | {"date": "2100-01-01T00:00:00+00:00"}
     with run.open(run.settings(), later, metrics=Metrics()):
-        pass
+        run.fail(["q6", "q7"], "it killed three workers: [bold]", "pod-7")
     main(["status", str(run.directory)])
     shown = " ".join(capsys.readouterr().out.split())
     for text in ("of them 2 set aside", "time left stopped", "none by the last start"):
