@@ -135,6 +135,8 @@ def check_file(file: AnyPath) -> None:
 
 def check_apart(destination: AnyPath, source: AnyPath) -> None:
     """Raise InputError where a destination is its source, inside of it or around it."""
+    if is_url(destination) != is_url(source):
+        return
     place, other = (Path(os.path.realpath(os.path.expanduser(x))) for x in (destination, source))
     if place.is_relative_to(other) or other.is_relative_to(place):
         where = "inside" if place.is_relative_to(other) else "around"

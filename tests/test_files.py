@@ -70,12 +70,17 @@ def test_urls_need_their_extra(monkeypatch):
     assert not files.is_url("a/s3:/model")
 
 
-def test_check_apart_refuses_inside_and_around(tmp_path):
+def test_check_apart_refuses_inside_and_around(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "source")
     files.check_apart(tmp_path / "source-2", tmp_path / "source")
     for place in ("source", "source/sub", "link/sub", "."):
         with pytest.raises(InputError, match="choose a destination elsewhere"):
             files.check_apart(tmp_path / place, tmp_path / "source")
+    with pytest.raises(InputError, match="is inside the source s3://bucket/model"):
+        files.check_apart("s3://bucket/model/sub", "s3://bucket/model")
+    monkeypatch.chdir(tmp_path)
+    files.check_apart("s3://bucket/model", ".")
+    files.check_apart(".", "s3://bucket/model")
 
 
 def test_read_text_takes_utf_8_with_a_mark(tmp_path):
