@@ -91,6 +91,10 @@ def test_every_command_runs_on_urls(bucket, url, capsys, tmp_path):
         for name in ("evaluate", "scan", "static", "menu"):
             main(["report", f"{url}/{name}"])
         main(["demo", *common[:2], "--simulations", "1", "--output", f"{url}/demo"])
+        capsys.readouterr()
+        main(["status", search, "--json"])
+    progress = json.loads(capsys.readouterr().out)
+    assert (progress["state"], progress["done"]) == ("finished", 12)
     folder = files.path_of(url)
     assert {"both.html", "both.md", "hf", "path.yaml", "polar.json"} <= {
         file.name for file in files.matching(folder, "*")
