@@ -82,8 +82,8 @@ def storage(url: AnyPath) -> "Iterator[tuple[Any, str]]":
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of a download
             raise
         raise InputError(
-            f"{bucket_of(url)} cannot be used ({first_line(error)}): look at your credentials for "
-            f"{scheme}://, your rights to this bucket, and the connection."
+            f"{bucket_of(url)} cannot be used ({first_line(error)}): check your credentials for "
+            f"{scheme}://, your permissions on this bucket, and the connection."
         ) from error
 
 

@@ -61,7 +61,7 @@ def convert(
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
     if is_url(source):
-        raise InputError(f"{source} is a URL, which cannot be converted: copy it to a local place.")
+        raise InputError(f"{source} is a URL, which cannot be converted: copy it to a local disk.")
     place = checkpoint.absolute(destination)
     if os.path.exists(os.path.expanduser(source)):
         check_apart(place, source)
