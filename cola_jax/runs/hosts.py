@@ -67,8 +67,8 @@ def locked(directory: "epath.Path", shard: Shard) -> Iterator[None]:
             other = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
             if shard.overlaps(other):
                 busy = (
-                    f"another process is filling {directory} with shard {other}: wait for it, or "
-                    "choose another directory."
+                    f"another process is filling {directory}: wait for it, or choose another "
+                    "directory."
                 )
                 stack.enter_context(hold(file, busy))
         yield

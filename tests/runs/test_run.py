@@ -253,7 +253,7 @@ def test_open_refuses_shards_that_share_questions(tmp_path, one, other):
     sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
     with first.open(SETTINGS, {"shard": one}):
         if sets[0] & sets[1]:
-            with pytest.raises(InputError, match=f"another process is filling .* with shard {one}"):
+            with pytest.raises(InputError, match="another process is filling"):
                 done(second)
         else:
             done(second)
