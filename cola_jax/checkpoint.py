@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
-from cola_jax.files import is_file, is_url, parse_object, path_of, read_bytes
+from cola_jax.files import is_file, parse_object, read_bytes
 from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
+from cola_jax.storage import is_url, path_of
 
 LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"

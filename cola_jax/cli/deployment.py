@@ -37,7 +37,6 @@ from cola_jax.files import (
     check_apart,
     check_writable,
     claimed,
-    is_url,
     read_json,
     write_whole,
     written_bytes,
@@ -45,6 +44,7 @@ from cola_jax.files import (
 from cola_jax.progress import byte_bar, log
 from cola_jax.question import digest, question_digest
 from cola_jax.runs.devices import Devices
+from cola_jax.storage import is_url
 from cola_jax.tasks.task import ScorerName
 
 if TYPE_CHECKING:

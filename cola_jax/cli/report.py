@@ -9,8 +9,9 @@ from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Printing, console
 from cola_jax.errors import InputError, UsageError
-from cola_jax.files import check_file, path_of, readable_json, write_whole
+from cola_jax.files import check_file, readable_json, write_whole
 from cola_jax.progress import log
+from cola_jax.storage import path_of
 
 if TYPE_CHECKING:
     from etils import epath

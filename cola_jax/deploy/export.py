@@ -17,7 +17,7 @@ from cola_jax import checkpoint, files
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.model_card import ReportedEffect, model_card
 from cola_jax.errors import InputError, shown
-from cola_jax.files import AnyPath, check_apart, check_writable, exists, is_url, read_json
+from cola_jax.files import check_apart, check_writable, exists, read_json
 from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import (
     GENERATION,
@@ -32,6 +32,7 @@ from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, shapes
 from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
 from cola_jax.progress import OnProgress, ignore_progress
+from cola_jax.storage import AnyPath, is_url
 
 BASE = "base"  # folder of the layers that an adapter runs
 MODULE = "q_proj"  # of the first layer, which an adapter changes by nothing: PEFT wants one

@@ -9,9 +9,9 @@ from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.deploy.export import exporting
 from cola_jax.errors import InputError
-from cola_jax.files import AnyPath
 from cola_jax.formats.gguf import GEMMA3_27B, read_file
 from cola_jax.path import format_path, validate
+from cola_jax.storage import AnyPath
 
 # llama.cpp treats the layers of these alike, whatever their place
 UNIFORM = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmoe")

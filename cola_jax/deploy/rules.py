@@ -19,12 +19,13 @@ from scipy.special import log_softmax
 
 from cola_jax.deploy.router import prompt_states
 from cola_jax.errors import InputError, check_belongs, reading
-from cola_jax.files import exists, path_of, read_bytes, read_json
+from cola_jax.files import exists, read_bytes, read_json
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+from cola_jax.storage import path_of
 
 Path = tuple[int, ...]
 Rule = Literal["single", "vote", "logprob", "selector"]  # the simplest first

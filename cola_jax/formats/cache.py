@@ -18,21 +18,13 @@ from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, reading
-from cola_jax.files import (
-    building,
-    cache_directory,
-    download,
-    hold,
-    is_url,
-    path_of,
-    remove_partial,
-    written_bytes,
-)
+from cola_jax.files import building, cache_directory, hold, remove_partial, written_bytes
 from cola_jax.formats.conversion import convert_opened, locate
 from cola_jax.formats.table import Source
 from cola_jax.params import INT8, Model
 from cola_jax.progress import OnProgress, byte_bar
 from cola_jax.question import digest
+from cola_jax.storage import download, is_url, path_of
 
 
 def root() -> Path:

@@ -12,7 +12,7 @@ from etils import epath
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, nearest, printed, reading
-from cola_jax.files import AnyPath, building, check_apart, check_writable, exists, is_url, matching
+from cola_jax.files import building, check_apart, check_writable, exists, matching
 from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
@@ -20,6 +20,7 @@ from cola_jax.formats.table import Source, stack
 from cola_jax.params import INT8
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
+from cola_jax.storage import AnyPath, is_url
 
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

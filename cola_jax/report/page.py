@@ -15,7 +15,7 @@ import pyarrow as pa
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.files import matching, path_of, remove, remove_empty, write_whole
+from cola_jax.files import matching, remove, remove_empty, write_whole
 from cola_jax.report.controls import Change
 from cola_jax.report.figures import search_figures
 from cola_jax.report.layers import list_lengths
@@ -24,6 +24,7 @@ from cola_jax.report.summary import Summary
 from cola_jax.report.tables import RunReport, cut_middle
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import by_question
+from cola_jax.storage import path_of
 
 SCRIPTS = ("dom.js", "figures.js", "questions.js")
 INLINE = 1_000_000  # characters of questions up to which a page needs no files beside it

@@ -17,12 +17,13 @@ from cola_jax.errors import InputError
 from cola_jax.execute.memory import Memory, default_limits
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker, Workers
-from cola_jax.files import building, hold, is_url, keep_programs
+from cola_jax.files import building, hold, keep_programs
 from cola_jax.formats import cache
 from cola_jax.runs.batches import Batch, Work
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.schema import EVALUATIONS, encode_part
 from cola_jax.runs.session import ModelHandle
+from cola_jax.storage import is_url
 
 CALLS = 64  # of a worker at a time, at most
 PACKAGES = ("cola-jax", "jax", "transformers")

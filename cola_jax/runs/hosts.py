@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from etils import epath
 
 from cola_jax.errors import InputError, first_line
-from cola_jax.files import hold, is_url, matching
+from cola_jax.files import hold, matching
 from cola_jax.question import digest
+from cola_jax.storage import is_url
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 

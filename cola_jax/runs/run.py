@@ -25,18 +25,7 @@ from etils import epath
 
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import (
-    AnyPath,
-    create_whole,
-    for_each,
-    is_url,
-    matching,
-    path_of,
-    read_json,
-    readable_json,
-    remove,
-    write_whole,
-)
+from cola_jax.files import create_whole, matching, read_json, readable_json, remove, write_whole
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import digest
 from cola_jax.runs.batches import resumed
@@ -59,6 +48,7 @@ from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations, Known
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.storage import AnyPath, for_each, is_url, path_of
 
 Path = tuple[int, ...]
 PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table

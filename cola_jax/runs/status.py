@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from cola_jax.files import for_each, written_times
+from cola_jax.files import written_times
 from cola_jax.runs.run import Run, count_evaluations
 from cola_jax.runs.schema import PART, QUESTIONS, read_part
+from cola_jax.storage import for_each
 
 LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
 HOUR, WINDOW = 3600, 200  # the last seconds and parts of a start, which tell its rate

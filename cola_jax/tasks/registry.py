@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cola_jax.errors import InputError, did_you_mean, first_line, plain_name, shown
-from cola_jax.files import is_url
 from cola_jax.question import Question
+from cola_jax.storage import is_url
 from cola_jax.tasks import harness
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
 from cola_jax.tasks.readers import PlacedRow, Source, kind_of, read_questions, read_rows

@@ -12,6 +12,7 @@ from cola_jax.runs.actor import ModelPlace
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import ModelHandle
+from cola_jax.storage import path_of
 from tests import tiny
 
 # aiohttp would rather have a large body in pieces
@@ -95,7 +96,7 @@ def test_every_command_runs_on_urls(bucket, url, capsys, tmp_path):
         main(["status", search, "--json"])
     progress = json.loads(capsys.readouterr().out)
     assert (progress["state"], progress["done"]) == ("finished", 12)
-    folder = files.path_of(url)
+    folder = path_of(url)
     assert {"both.html", "both.md", "hf", "path.yaml", "polar.json"} <= {
         file.name for file in files.matching(folder, "*")
     }
