@@ -9,6 +9,8 @@ import dataclasses
 import logging
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,7 @@ class RayEngine:
         the worker's versions differ from this process's.
         """
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # a spare worker always waits
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address,
@@ -99,6 +102,9 @@ class RayEngine:
                 "start one with `ray start --head`, or give ray://HOST:PORT. For a cluster with a "
                 "token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where it is no file here."
             ) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's would abort the process
         self.resources = choose_resources(resources, tensor)
         self.workers: list[RemoteWorker] = []
         self.refused: list[RemoteWorker] = []  # keep the resources of machines that cannot be used

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import sys
 import time
 
@@ -197,3 +198,17 @@ def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
     other = versions() | {"jax": "0.1"}
     with pytest.raises(InputError, match=r"has jax .*, and this one 0.1: install the same"):
         RayWorker().facts(other)
+
+
+def test_sigterm_reaches_the_handler_of_the_command(cluster, engine):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(InputError, match="TPU=8"):
+            RayEngine(cluster.address, {"TPU": 8})
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
