@@ -226,7 +226,7 @@ class RayEngine:
                         running[reference] = worker, batch, attempts
                 for reference in ended([*running, *self.starting]):
                     if reference in self.starting:
-                        self.go_on_starting(reference, place)
+                        self.go_on_starting(reference)
                         continue
                     worker, batch, attempts = running.pop(reference)
                     worker.running, worker.alone = worker.running - 1, False
@@ -270,7 +270,7 @@ class RayEngine:
     def grow(self, place: ModelPlace, waiting: int) -> None:
         """Load the model on workers that lack it, and start others while batches wait."""
         for worker in self.workers:
-            if worker.place != place:
+            if worker.place != place and worker not in self.starting.values():
                 worker.place, worker.slots = place, 0
                 self.starting[worker.actor.load.remote(place)] = worker
         free = sum(worker.slots - worker.running for worker in self.workers)
@@ -278,9 +278,10 @@ class RayEngine:
             worker = RemoteWorker(self.new_actor())
             self.starting[worker.actor.facts.remote(versions())] = worker
 
-    def go_on_starting(self, reference: Ref, place: ModelPlace) -> None:
+    def go_on_starting(self, reference: Ref) -> None:
         """Take the end of a step of a worker's start, and begin the next."""
         worker = self.starting.pop(reference)
+        place = worker.place
         try:
             result = ray.get(reference)
         except RayTaskError as error:
@@ -297,7 +298,7 @@ class RayEngine:
                     f"({first_line(error)}): give them more memory, and see the logs of Ray."
                 ) from error
         else:
-            if isinstance(result, Facts):
+            if place is None:  # its first step
                 worker.facts = result
                 self.workers.append(worker)  # `grow` loads the model
             elif result is None:  # its machine does not have the checkpoint

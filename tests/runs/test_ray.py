@@ -17,9 +17,10 @@ from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import PathRows
+from cola_jax.runs.devices import Devices
 from cola_jax.runs.ray import RayEngine, parse_resources
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import ModelHandle, RunConfig, Session
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
@@ -188,6 +189,21 @@ def test_a_checkpoint_is_sent_where_it_cannot_be_read(engine, prepare, tmp_path,
     assert worker.load(elsewhere) == 8  # devices of this process
     other = cola_jax.load(place.received)
     assert other.checkpoint == str(place.received)
+
+
+def test_another_model_waits_until_the_first_has_loaded(engine, checkpoint, tmp_path):
+    other, questions = str(tiny.make_checkpoint(tmp_path, layers=3)), tiny.questions(4)
+    first, second = (ModelPlace.of(ModelHandle(x, Devices())) for x in (other, checkpoint))
+    engine.grow(first, 0)
+    loading = len(engine.starting)
+    engine.grow(second, 0)
+    assert len(engine.starting) == loading
+    model = cola_jax.load(checkpoint)
+    remote, local = (
+        cola_jax.evaluator(model, questions, "options", engine=each)([PATHS[0]])
+        for each in (engine, None)
+    )
+    np.testing.assert_allclose(remote.margin, local.margin, atol=1e-4)
 
 
 def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
