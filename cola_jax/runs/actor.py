@@ -90,7 +90,6 @@ class RayWorker:
     def __init__(self):
         self.lock = threading.Lock()
         self.jobs: dict[str, Work] = {}
-        self.place: ModelPlace | None = None
         self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self.metrics = Metrics()
 
@@ -121,6 +120,7 @@ class RayWorker:
         directory = place.find()
         if directory is None:
             return None
+        self.idle = queue.SimpleQueue()  # frees the model before
         handle = ModelHandle(directory, place.devices, place.dtype)
         model = handle.load(place.devices.mesh(CALLS), self.metrics)
         workers = Workers(
@@ -130,7 +130,6 @@ class RayWorker:
             tile_tokens=place.devices.tile_tokens,
             metrics=self.metrics,
         )
-        self.idle = queue.SimpleQueue()
         for worker in workers.workers * workers.threads:
             self.idle.put(worker)
         return workers.batches_at_once
