@@ -88,7 +88,7 @@ class SleepingEngine(RayEngine):
 
     def __init__(self, settings: DriverSpeed):
         self.settings, self.resources = settings, {"CPU": 1}
-        self.refused, self.starting, self.jobs, self.failed = [], {}, {}, 0
+        self.refused, self.starting, self.job, self.failed = [], {}, None, 0
         facts = (Facts(str(i), str(i), "cpu", "") for i in range(settings.actors))
         self.workers = [RemoteWorker(self.new_actor(), each) for each in facts]
 

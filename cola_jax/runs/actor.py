@@ -1,5 +1,6 @@
 """`RayWorker`: an actor of Ray with a model on the devices of its machine."""
 
+import contextlib
 import os
 import platform
 import queue
@@ -89,7 +90,7 @@ class RayWorker:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.jobs: dict[str, Work] = {}
+        self.job, self.scorers = "", contextlib.ExitStack()  # of the present work
         self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self.metrics = Metrics()
 
@@ -152,11 +153,13 @@ class RayWorker:
         """Do the work on a batch; return its result, and what was counted since the last call."""
         (reference,) = job  # in a list, or each call would unpack the work
         with self.lock:
-            work = self.jobs.get(reference.hex())
-            if work is None:
-                work = self.jobs[reference.hex()] = ray.get(reference)
-                for scorer in work.scorers:
-                    scorer.__enter__()  # until the worker ends
+            if self.job != reference.hex():
+                self.scorers.close()
+                self.work: Work = ray.get(reference)
+                for scorer in self.work.scorers:
+                    self.scorers.enter_context(scorer)
+                self.job = reference.hex()
+            work = self.work
         worker = self.idle.get()
         try:
             result = work(worker, batch)

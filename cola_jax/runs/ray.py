@@ -109,7 +109,7 @@ class RayEngine:
         self.workers: list[RemoteWorker] = []
         self.refused: list[RemoteWorker] = []  # keep the resources of machines that cannot be used
         self.starting: dict[Ref, RemoteWorker] = {}
-        self.jobs: dict[int, tuple[Work, Ref]] = {}  # by the id of the work
+        self.job: tuple[Work, Ref] | None = None  # the present work
         self.files: dict[str, dict[str, list[Ref]]] = {}  # of checkpoints, by digest
         self.failed = 0  # starts, one after another
         log.info("waiting for a machine with %s", describe_resources(self.resources))
@@ -210,9 +210,9 @@ class RayEngine:
         The first error of the work ends the others and is raised.
         """
         place = ModelPlace.of(handle)
-        if id(work) not in self.jobs:
-            self.jobs[id(work)] = work, ray.put(work)
-        job, waiting = [self.jobs[id(work)][1]], collections.deque((each, 0) for each in batches)
+        if self.job is None or self.job[0] is not work:
+            self.job = work, ray.put(work)
+        job, waiting = [self.job[1]], collections.deque((each, 0) for each in batches)
         running: dict[Ref, tuple[RemoteWorker, tuple[np.ndarray, Workload], int]] = {}
         try:
             while waiting or running:

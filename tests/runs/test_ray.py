@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from ray.cluster_utils import Cluster
 import cola_jax
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.plan import Workload
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
-from cola_jax.runs.batches import PathRows
+from cola_jax.runs.batches import Batch, PathRows
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.ray import RayEngine, parse_resources
 from cola_jax.runs.run import Run
@@ -204,6 +207,38 @@ def test_another_model_waits_until_the_first_has_loaded(engine, checkpoint, tmp_
         for each in (engine, None)
     )
     np.testing.assert_allclose(remote.margin, local.margin, atol=1e-4)
+
+
+class Noting(NamedTuple):
+    """Work, and its scorer, that notes in a file when it is entered and left."""
+
+    file: Path
+
+    def __enter__(self):
+        self.note("enter")
+
+    def __exit__(self, *error):
+        self.note("exit")
+
+    def note(self, text):
+        self.file.write_text(f"{self.file.read_text()} {text}")
+
+    @property
+    def scorers(self):
+        return [self]
+
+    def __call__(self, worker, batch):
+        self.note("run")
+
+
+def test_an_actor_keeps_the_scorers_of_its_present_work_alone(engine, tmp_path):
+    (tmp_path / "notes").write_text("")
+    works = [ray.put(Noting(tmp_path / "notes")) for _ in range(2)]
+    worker: Any = RayWorker()
+    worker.idle.put(None)
+    for i in (0, 0, 1):
+        worker.run([works[i]], Batch([], Workload(0, 0)))
+    assert (tmp_path / "notes").read_text() == " enter run run exit enter run"
 
 
 def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
