@@ -292,7 +292,7 @@ class RayEngine:
             self.workers = [other for other in self.workers if other is not worker]
         except RayError as error:
             self.failed += self.machine_remains(worker, error)
-            if self.failed == STARTS:
+            if self.failed >= STARTS and not any(other.slots for other in self.workers):
                 raise InputError(
                     f"{STARTS} workers ended before they had loaded the model "
                     f"({first_line(error)}): give them more memory, and see the logs of Ray."
@@ -309,13 +309,13 @@ class RayEngine:
                 worker.slots, self.failed = result, 0
 
     def machine_remains(self, worker: RemoteWorker, error: RayError) -> bool:
-        """Forget a worker if it has ended; return whether its machine remains."""
-        if isinstance(error, RayActorError) and worker in self.workers:
-            self.workers.remove(worker)
+        """Forget a worker that has ended; return whether its machine, if known, remains."""
+        if worker in self.workers or worker.facts is None:
+            self.workers = [other for other in self.workers if other is not worker]
             ray.kill(worker.actor)
             log.warning("a worker on %s has ended: %s", worker.host, first_line(error))
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        return worker.facts is not None and worker.facts.node in alive
+        return worker.facts is None or worker.facts.node in alive
 
 
 class RayEvaluator:

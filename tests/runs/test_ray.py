@@ -21,7 +21,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, PathRows
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.ray import RayEngine, parse_resources
+from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, parse_resources
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import ModelHandle, RunConfig, Session
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -239,6 +239,26 @@ def test_an_actor_keeps_the_scorers_of_its_present_work_alone(engine, tmp_path):
     for i in (0, 0, 1):
         worker.run([works[i]], Batch([], Workload(0, 0)))
     assert (tmp_path / "notes").read_text() == " enter run run exit enter run"
+
+
+def test_a_machine_that_starts_no_worker_does_not_end_a_run(engine, monkeypatch, caplog):
+    class Dying:
+        def facts(self):
+            os._exit(1)
+
+    monkeypatch.setattr(engine, "workers", [RemoteWorker(None, slots=1)])
+    monkeypatch.setattr(engine, "failed", STARTS - 1)
+    dying: Any = ray.remote(Dying)
+    actor = dying.options(num_cpus=0).remote()
+    reference = actor.facts.remote()
+    engine.starting[reference] = RemoteWorker(actor)
+    ray.wait([reference])
+    engine.go_on_starting(reference)
+    assert "a worker on a new machine has ended" in caplog.text
+    monkeypatch.setattr(engine, "workers", [])
+    engine.starting[reference] = RemoteWorker(actor)
+    with pytest.raises(InputError, match="ended before they had loaded the model"):
+        engine.go_on_starting(reference)
 
 
 def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
