@@ -116,10 +116,18 @@ class RayEngine:
         self.facts: Facts = self.ask("facts", versions())
 
     def new_actor(self) -> Any:
-        """Make an actor, which starts once a machine has its resources."""
+        """Make an actor, which starts once a machine has its resources.
+
+        Raises InputError for resources that Ray refuses.
+        """
         other = dict(self.resources)
         amounts = {"num_cpus": other.pop("CPU", 0), "num_gpus": other.pop("GPU", 0)}
-        make = ray.remote(RayWorker).options(**amounts, resources=other, max_concurrency=CALLS)
+        options = {**amounts, "resources": other, "max_concurrency": CALLS}
+        try:
+            make = ray.remote(RayWorker).options(**options)
+        except ValueError as error:
+            asked = describe_resources(self.resources)
+            raise InputError(f"a worker cannot take {asked}: {first_line(error)}") from error
         return make.remote()
 
     def ask(self, method: str, *arguments: Any) -> Any:

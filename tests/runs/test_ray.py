@@ -264,6 +264,8 @@ def test_a_machine_that_starts_no_worker_does_not_end_a_run(engine, monkeypatch,
 def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
     with pytest.raises(InputError, match=r"no machine .* has TPU=8 \(they have .*TPU=4"):
         RayEngine(cluster.address, parse_resources("TPU=8"))
+    with pytest.raises(InputError, match=r"TPU=3: .* not a supported chip configuration"):
+        RayEngine(cluster.address, {"TPU": 3})
     with pytest.raises(InputError, match=r"the resources 'TPU' of a worker are not such as"):
         parse_resources("TPU")
     other = versions() | {"jax": "0.1"}
