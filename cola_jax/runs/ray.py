@@ -377,9 +377,10 @@ class RayEvaluator:
         def batch(indices: np.ndarray, workload: Workload) -> Batch:
             return Batch([self.encoded[i] for i in indices], workload, indices=indices)
 
-        self.metrics.add(total=evaluations)
+        metrics = self.metrics
+        metrics.total = metrics.earlier + metrics.evaluations + evaluations
         work, every = BatchFunction(self.scorer, function), range(len(self.encoded))
-        with metrics_bar(self.metrics):
+        with metrics_bar(metrics):
             yield from self.map(work, workload, batch, every)
 
     def map(
