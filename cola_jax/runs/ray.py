@@ -442,12 +442,12 @@ def choose_resources(asked: Mapping[str, float] | None, tensor: int) -> dict[str
         cpus = min((m["CPU"] for m in machines if m.get("CPU")), default=1)
         asked = {"TPU": tpus} if tpus else {"GPU": tensor} if gpus else {"CPU": cpus}
     if not any(all(m.get(name, 0) >= n for name, n in asked.items()) for m in machines):
-        found = "; ".join(
+        found = dict.fromkeys(
             describe_resources({k: m[k] for k in m if ":" not in k and "memory" not in k})
             for m in machines
         )
         raise InputError(
-            f"no machine of the cluster has {describe_resources(asked)} (they have {found}): give "
-            "--worker-resources, or start machines that have them."
+            f"no machine of the cluster has {describe_resources(asked)} (they have "
+            f"{'; '.join(found)}): give --worker-resources, or start machines that have them."
         )
     return dict(asked)
