@@ -89,7 +89,7 @@ class SleepingEngine(RayEngine):
     def __init__(self, settings: DriverSpeed):
         self.settings, self.resources = settings, {"CPU": 1}
         self.refused, self.starting, self.job, self.failed = [], {}, None, 0
-        facts = (Facts(str(i), str(i), "cpu", "") for i in range(settings.actors))
+        facts = (Facts(str(i), str(i), "cpu", "", 1) for i in range(settings.actors))
         self.workers = [RemoteWorker(self.new_actor(), each) for each in facts]
 
     def new_actor(self) -> Any:

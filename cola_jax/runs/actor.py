@@ -78,6 +78,7 @@ class Facts(NamedTuple):
     host: str
     backend: str
     device: str
+    devices: int
 
 
 def versions() -> dict[str, str]:
@@ -106,8 +107,9 @@ class RayWorker:
         keep_programs()  # too late for JAX to read the variables, as this class is loaded with it
         jax.config.update(FOLDER.lower(), os.environ[FOLDER])
         jax.config.update(LEAST.lower(), float(os.environ[LEAST]))
-        device, node = jax.local_devices()[0], ray.get_runtime_context().get_node_id()
-        return Facts(node, host, device.platform, f"{device.platform} {device.device_kind}")
+        devices, node = jax.local_devices(), ray.get_runtime_context().get_node_id()
+        backend = devices[0].platform
+        return Facts(node, host, backend, f"{backend} {devices[0].device_kind}", len(devices))
 
     def memory(self, place: ModelPlace) -> Memory | None:
         """Return the memory of the model's workers, None where the checkpoint is not found."""

@@ -105,7 +105,7 @@ class RayEngine:
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray's would abort the process
-        self.resources = choose_resources(resources, tensor)
+        self.resources, self.tensor = choose_resources(resources, tensor), tensor
         self.workers: list[RemoteWorker] = []
         self.refused: list[RemoteWorker] = []  # keep the resources of machines that cannot be used
         self.starting: dict[Ref, RemoteWorker] = {}
@@ -183,12 +183,13 @@ class RayEngine:
     ) -> list[tuple[np.ndarray, Workload]]:
         """Cut the questions `left` into batches, as an evaluator on the workers' devices does.
 
-        Returns the indices and the workload of each. Every worker of the present cluster gets some.
+        Returns the indices and the workload of each. Every device of the present cluster gets some.
         """
         limits, whole = limits_of(self.facts.backend), ray.cluster_resources()
         workers = min(whole.get(name, 0) // each for name, each in self.resources.items())
         plan = question_batches(questions, workload, first, limits)
-        parts = max(int(workers), 1) * limits.threads
+        copies = max(self.facts.devices // self.tensor, 1)  # of the model, on each worker
+        parts = max(int(workers), 1) * copies * limits.threads
         cut = plan.cut(left, parts, batch_size or limits.questions)
         return [(part, workload._replace(prefix=plan.prefixes[part[0]])) for part in cut]
 

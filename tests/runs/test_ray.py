@@ -110,6 +110,13 @@ def test_evaluators_give_what_the_model_does(engine, checkpoint):
     assert [outcome.paths for outcome in found] == [outcome.paths for outcome in expected]
 
 
+def test_every_device_of_a_worker_gets_a_batch(engine, prepare, monkeypatch):
+    encoded = prepare(engine).encoded
+    monkeypatch.setattr(engine, "facts", engine.facts._replace(devices=4))
+    batches = engine.batches(encoded, range(QUESTIONS), Workload(1, 5), encoded, None)
+    assert len(batches) == 2 * 4
+
+
 class Ending(PathRows):
     """Work that ends its process while a file says so."""
 
