@@ -22,8 +22,8 @@ from cola_jax.files import building, hold, keep_programs
 from cola_jax.formats import cache
 from cola_jax.runs.batches import Batch, Work
 from cola_jax.runs.devices import Devices
+from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.schema import EVALUATIONS, encode_part
-from cola_jax.runs.session import ModelHandle
 from cola_jax.storage import is_url
 
 CALLS = 64  # of a worker at a time, at most

@@ -31,7 +31,7 @@ from cola_jax.progress import metrics_bar
 from cola_jax.runs.actor import CALLS, Facts, ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, BatchFunction, MakeBatch, PathVerdicts, SetAside, Work
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.session import ModelHandle
+from cola_jax.runs.handle import ModelHandle
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import question_batches
 from cola_jax.scoring.scorer import Evaluate, most_options

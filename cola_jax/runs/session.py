@@ -3,25 +3,20 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
-from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, count, shorten
-from cola_jax.execute.inputs import check_tokens, pad_paths
-from cola_jax.execute.memory import Memory, default_budget, default_limits
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
-from cola_jax.formats import cache
-from cola_jax.params import Model, float_dtype, weight_bytes
+from cola_jax.params import Model
 from cola_jax.runs.batches import (
     WAVE,
     Batch,
@@ -32,7 +27,8 @@ from cola_jax.runs.batches import (
     SetAside,
     Work,
 )
-from cola_jax.runs.devices import Devices, choose_dtype, machine
+from cola_jax.runs.devices import Devices, machine
+from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements
 from cola_jax.runs.schema import evaluation_rows, question_row
@@ -78,67 +74,6 @@ class RunConfig:
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"a batch needs at least 1 question, not {self.batch_size}.")
-
-
-class ModelHandle:
-    """A checkpoint, its dtype and devices, and its weights once they are needed."""
-
-    def __init__(
-        self,
-        source: str,
-        devices: Devices,
-        dtype: str | None = None,
-        engine: "RayEngine | None" = None,
-    ):
-        """Read the metadata of a source that `cola_jax.load` takes."""
-        self.source, self.devices, self.engine = source, devices, engine
-        self.directory = cache.find(source, dtype=dtype)
-        self.metadata = checkpoint.read_metadata(self.directory)
-        self.config = ModelConfig.from_json(self.metadata["config"])
-        backend = None if engine is None else engine.facts.backend
-        self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata), backend)
-        self.loaded: Model | None = None
-
-    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
-        """Encode the questions of a task; InputError for tokens outside the vocabulary."""
-        prepared = prepare(
-            checkpoint.load_tokenizer(self.directory),
-            context=self.config.context,
-            stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
-        )
-        variants = (variant.encoded for variant in prepared.variants)
-        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):
-            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
-            if encoded.prompts.targets is not None:
-                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
-        return prepared
-
-    def load(self, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
-        """Load the weights, once; the metrics, or a bar, show the progress."""
-        if self.loaded is None:
-            if metrics is None:
-                self.loaded = cache.load(self.source, dtype=self.dtype, mesh=mesh)
-            else:
-                place = self.source, self.directory, self.dtype, mesh
-                self.loaded = cache.load_converted(*place, metrics.load)
-        return self.loaded
-
-    @functools.cached_property
-    def memory(self) -> Memory:
-        """The memory of workers on each device, known before the weights load."""
-        if self.engine is not None:
-            return self.engine.memory(self)
-        budget, wide = self.devices.budget, float_dtype(self.dtype)
-        if budget is None:
-            weights = weight_bytes(self.config, self.dtype, wide)
-            budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
-        return Memory(
-            budget,
-            sharing=default_limits().threads,
-            itemsize=wide.itemsize,
-            backend=jax.default_backend(),
-            tile_tokens=self.devices.tile_tokens,
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,10 @@ from cola_jax.execute.plan import Workload
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, PathRows
 from cola_jax.runs.devices import Devices
+from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, parse_resources
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import ModelHandle, RunConfig, Session
+from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
