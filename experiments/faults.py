@@ -103,7 +103,9 @@ class Trial:
             self.driver.wait()
             self.driver = self.start()
         else:
-            named = (p for p in psutil.process_iter(["name", "cmdline"]) if p.info["cmdline"])
+            own = {process.pid for process in psutil.Process().children(recursive=True)}
+            each = psutil.process_iter(["cmdline"])
+            named = (p for p in each if p.pid in own and p.info["cmdline"])
             workers = [p for p in named if p.info["cmdline"][0].startswith("ray::RayWorker")]
             if not workers:
                 return False
