@@ -151,5 +151,6 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
         text += f"; prefix sharing {metrics['prefix_sharing']:.2f}x"
     if metrics["idle_share"] is not None:
         text += f"; device idle at most {metrics['idle_share']:.1%}"
-    compiling = f"{metrics['compilations']} compilations, {metrics['compilation_seconds']:.0f} s"
-    return f"{text}; {compiling}"
+    if compilations := metrics["compilations"]:  # workers of Ray count none here
+        text += f"; {compilations} compilations, {metrics['compilation_seconds']:.0f} s"
+    return text

@@ -31,17 +31,21 @@ WAVE = 16  # paths of a question for which an open batch keeps states
 
 
 class EvaluatorOptions(WorkerOptions, total=False):
-    """Keywords of `evaluator`: the most questions of a batch, and those of `WorkerOptions`."""
+    """Keywords of `evaluator`, beside those of `WorkerOptions`.
+
+    batch_size: the most questions of a batch.
+    engine: the machines that evaluate, such as `cola_jax.RayEngine()`, which load the model's
+      checkpoint; it takes batch_size and metrics alone. By default the model's own devices.
+    """
 
     batch_size: int | None
+    engine: "RayEngine | None"
 
 
 def evaluator(
     model: Model,
     questions: Sequence[Question],
     scorer: Scorer | str,
-    *,
-    engine: "RayEngine | None" = None,
     **options: Unpack[EvaluatorOptions],
 ) -> "ModelEvaluator | RayEvaluator":
     """Make a function that evaluates paths of questions.
@@ -52,9 +56,7 @@ def evaluator(
         cannot ask.
       scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
         letter-strict).
-      engine: the machines that evaluate, such as `cola_jax.RayEngine()`; they load the model's
-        checkpoint. The model's own devices when None.
-      options: those of `EvaluatorOptions`; of an engine, `batch_size` and `metrics`.
+      options: those of `EvaluatorOptions`.
 
     Returns:
       A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
@@ -65,7 +67,7 @@ def evaluator(
     if isinstance(scorer, str):
         scorer = named_scorer(model, scorer)
     encoded = [scorer.encode(question) for question in questions]
-    if engine is not None:
+    if (engine := options.pop("engine", None)) is not None:
         return engine.evaluator_of(model, encoded, scorer, **options)
     return ModelEvaluator(model, encoded, scorer, **options)
 

@@ -101,6 +101,8 @@ def test_evaluators_give_what_the_model_does(engine, checkpoint):
     model, questions = cola_jax.load(checkpoint), tiny.questions(9)
     local = cola_jax.evaluator(model, questions, "options")
     remote = cola_jax.evaluator(model, questions, "options", engine=engine)
+    settings = {"scorer": "options", "engine": engine}
+    assert cola_jax.evaluate(model, questions, PATHS, **settings).verdicts.verdict.shape == (9, 3)
     lists = [PATHS[: 1 + i % 3] for i in range(9)]
     ours, theirs = remote(lists), local(lists)
     np.testing.assert_allclose(ours.margin, theirs.margin, atol=1e-4)
