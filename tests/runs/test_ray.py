@@ -43,7 +43,8 @@ PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
 def cluster():
     """A head without workers, and two machines of one worker each."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    patient = {"health_check_timeout_ms": 60_000}  # a busy machine answers late
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient})
     for _ in range(2):
         made.add_node(num_cpus=1, resources={"TPU": 4})
     yield made
