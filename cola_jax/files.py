@@ -36,7 +36,7 @@ def check_writable(place: AnyPath) -> None:
             write_whole(probe, b"")
         except FileNotFoundError as error:
             raise InputError(f"there is no bucket {bucket_of(probe)}: create it.") from error
-        remove([probe])
+        remove_files([probe])
         return
     place = Path(text).absolute()
     existing = next(path for path in (place, *place.parents) if path.exists())
@@ -206,7 +206,7 @@ def create_whole(file: AnyPath, content: bytes) -> None:
         write_whole(file, content)
 
 
-def remove(files: "Sequence[epath.Path]") -> None:
+def remove_files(files: "Sequence[epath.Path]") -> None:
     """Remove files, some of which may be missing."""
 
     def remove_file(file: "epath.Path") -> None:

@@ -37,7 +37,7 @@ def test_storage_holds_whole_files(bucket, tmp_path):
     assert files.read_bytes(folder / "once") == b"old"
     assert [file.name for file in files.matching(folder, "*")] == ["a [1].txt", "once", "sub"]
     assert files.written_bytes(url) == 6
-    files.remove([folder / "once", folder / "missing"])
+    files.remove_files([folder / "once", folder / "missing"])
     with pytest.raises(FileNotFoundError, match=re.escape(url)):
         files.read_bytes(folder / "once")
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.files import matching, remove, remove_empty, write_whole
+from cola_jax.files import matching, remove_empty, remove_files, write_whole
 from cola_jax.report.controls import Change
 from cola_jax.report.figures import search_figures
 from cola_jax.report.layers import list_lengths
@@ -152,7 +152,7 @@ def write_chunks(folder: epath.Path, token: str, chunks: Sequence[Sequence[Marku
 
     Returns the addresses of the scripts from the page.
     """
-    remove(matching(folder, "questions-*.js"))
+    remove_files(matching(folder, "questions-*.js"))
     remove_empty(folder)
     names = [f"questions-{number:03d}.js" for number in range(len(chunks))]
     for number, (name, chunk) in enumerate(zip(names, chunks, strict=True)):

@@ -25,7 +25,14 @@ from etils import epath
 
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import create_whole, matching, read_json, readable_json, remove, write_whole
+from cola_jax.files import (
+    create_whole,
+    matching,
+    read_json,
+    readable_json,
+    remove_files,
+    write_whole,
+)
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import digest
 from cola_jax.runs.batches import resumed
@@ -139,7 +146,7 @@ class Run:
         self.write_rows("questions", stem, questions)
         for row in questions:
             self.earlier.pop(row["question"], None)
-            remove(self.waves.pop(row["question"], []))
+            remove_files(self.waves.pop(row["question"], []))
 
     def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
         """Record questions, by their ids, that this start sets aside; the next one tries again."""
@@ -223,7 +230,7 @@ class Run:
 
         Interrupted, it leaves a run whose remaining questions are done.
         """
-        remove([part["questions"] for part in self.parts()])
+        remove_files([part["questions"] for part in self.parts()])
 
     def load(self) -> None:
         """Read which questions are done, and the evaluations of others."""
@@ -259,7 +266,7 @@ class Run:
         if not (is_local or self.unfinished_files()):
             return
         if self.questions(["question"]).num_rows == questions:
-            remove(self.unfinished_files())  # again: other processes may have completed parts
+            remove_files(self.unfinished_files())  # again: other processes may have completed parts
             if is_local:
                 shutil.rmtree(folder, ignore_errors=True)
 

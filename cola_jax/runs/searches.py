@@ -62,7 +62,7 @@ class Reuse:
         return {path: verdict for path, verdict in known.items() if len(path) <= positions}
 
 
-def most_evaluations(
+def most_per_question(
     encoded: Sequence[Encoded], settings: Settings, variants: int, robust: bool
 ) -> int:
     """Return the most evaluations of a question, in its control searches and variants as well."""

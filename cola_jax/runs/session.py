@@ -35,7 +35,7 @@ from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.runs.searches import (
     Reuse,
     check_robust,
-    most_evaluations,
+    most_per_question,
     ordered,
     recorded_search,
 )
@@ -201,7 +201,7 @@ class Session:
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         scorers = [self.scorer, *(variant.scorer for variant in self.variants)]
         workload = settings.workload(self.num_layers)
-        most = most_evaluations(self.encoded, settings, len(self.variants), robust)
+        most = most_per_question(self.encoded, settings, len(self.variants), robust)
         with self.open(directory, recorded, metrics) as run:
 
             def batch(indices: np.ndarray, workload: Workload) -> Batch:
@@ -359,7 +359,7 @@ class Session:
             return work(worker, batch(indices, workload))
 
         with contextlib.ExitStack() as stack:
-            for scorer in work.scorers[1:]:
+            for scorer in work.scorers[1:]:  # `map_batches` enters the first
                 stack.enter_context(scorer)
             for indices, result in evaluator.map_batches(run, workload, questions=left):
                 yield indices, result, None
