@@ -45,14 +45,13 @@ from cola_jax.runs.schema import (
     evaluation_rows,
     host_name,
     join,
-    known_verdicts,
     part_name,
     part_stem,
     read_part,
 )
 from cola_jax.runs.stored import Asked, check_asked, continues
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Evaluations, Known
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.storage import AnyPath, for_each, is_url, path_of
@@ -169,24 +168,9 @@ class Run:
         self.set_aside()
         self.write(evaluations, questions)
 
-    def resume(
-        self,
-        evaluate: Evaluate,
-        batch: Sequence[Encoded],
-        *,
-        known: Known | None = None,
-        call_size: int | None = None,
-    ) -> Evaluations:
-        """Return the evaluations of a batch, with those of earlier starts; writes new ones.
-
-        `known` and `call_size` are as `Evaluations` takes them.
-        """
-        write = self.write_wave
-        return resumed(evaluate, batch, self.earlier, self.metrics, write, known, call_size)
-
-    def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
-        """Return the verdict [1] of each path of an unfinished question from earlier starts."""
-        return known_verdicts(self.earlier.get(encoded.question.id, ()), encoded)
+    def resume(self, evaluate: Evaluate, batch: Sequence[Encoded]) -> Evaluations:
+        """Return the evaluations of a batch, with those of earlier starts; writes new ones."""
+        return resumed(evaluate, batch, self.earlier, self.metrics, self.write_wave)
 
     def write_wave(self, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts) -> None:
         """Write the evaluations of paths [B, C, P] of unfinished questions."""

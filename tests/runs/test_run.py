@@ -14,7 +14,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import UNFINISHED, Run
-from cola_jax.runs.schema import PART, host_name, question_row
+from cola_jax.runs.schema import PART, host_name, known_verdicts, question_row
 from cola_jax.runs.stored import asked_here
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
@@ -193,21 +193,26 @@ def test_parts_of_another_run_are_refused(run, tmp_path):
         done(run)
 
 
+def known_of(run, encoded):
+    """The verdict of each path of an unfinished question that an earlier start wrote."""
+    return known_verdicts(run.earlier.get(encoded.question.id, ()), encoded)
+
+
 def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
     variant = [asking("a", "In short: ?"), asking("b", "In short: ?")]
     with reopened(run) as first:
         first.write_wave(BATCH, *wave(0.25, -0.5))
         first.write_wave(variant, *wave(2.0, 3.0))
-        assert first.known(BATCH[0]) == {}  # what this start wrote is in memory already
+        assert known_of(first, BATCH[0]) == {}  # what this start wrote is in memory already
     with reopened(run) as again:
         for encoded, margin in zip([*BATCH, *variant], (0.25, -0.5, 2.0, 3.0), strict=True):
-            known = again.known(encoded)
+            known = known_of(again, encoded)
             assert list(known) == [(0, 1), (1,)]
             for verdict in known.values():
                 assert verdict.margin.tolist() == [margin]
                 assert verdict.verdict.tolist() == [margin > 0]
-        assert again.known(asking("a", "another text")) == {}
-        assert again.known(asking("c")) == {}
+        assert known_of(again, asking("a", "another text")) == {}
+        assert known_of(again, asking("c")) == {}
     metrics, evaluated = Metrics(), []
     with reopened(run, metrics=metrics) as again:
         evaluations = again.resume(evaluated.append, BATCH)
