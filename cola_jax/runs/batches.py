@@ -115,16 +115,23 @@ class Work(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class PathRows:
-    """A function from a batch to the rows of the same paths on its questions."""
+class ScorerWork:
+    """Work with one scorer."""
 
     scorer: Scorer
-    paths: Sequence[Path]
-    padded: np.ndarray  # [C, P], the same
 
     @property
     def scorers(self) -> Sequence[Scorer]:
+        """The scorer alone."""
         return [self.scorer]
+
+
+@dataclasses.dataclass(frozen=True)
+class PathRows(ScorerWork):
+    """A function from a batch to the rows of the same paths on its questions."""
+
+    paths: Sequence[Path]
+    padded: np.ndarray  # [C, P], the same
 
     def __call__(self, worker: Worker, batch: Batch) -> Part:
         count = len(batch.encoded)
@@ -139,14 +146,8 @@ class PathRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class PathVerdicts:
+class PathVerdicts(ScorerWork):
     """A function from a batch with paths [B, C, P] to their verdicts [B, C]."""
-
-    scorer: Scorer
-
-    @property
-    def scorers(self) -> Sequence[Scorer]:
-        return [self.scorer]
 
     def __call__(self, worker: Worker, batch: Batch) -> Verdicts:
         with self.scorer.evaluator(worker, batch.encoded, batch.workload) as evaluate:
@@ -154,15 +155,10 @@ class PathVerdicts:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchFunction:
+class BatchFunction(ScorerWork):
     """A function from a batch to that of its `Evaluate` and the indices of its questions."""
 
-    scorer: Scorer
     function: Callable[[Evaluate, np.ndarray], Any]
-
-    @property
-    def scorers(self) -> Sequence[Scorer]:
-        return [self.scorer]
 
     def __call__(self, worker: Worker, batch: Batch) -> Any:
         with self.scorer.evaluator(worker, batch.encoded, batch.workload) as evaluate:
