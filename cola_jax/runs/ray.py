@@ -21,20 +21,18 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cola_jax.errors import InputError, first_line
-from cola_jax.execute.inputs import Paths, pad_paths
 from cola_jax.execute.memory import Memory, limits_of
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.params import INT8, Int8, Model
-from cola_jax.path import STOP
 from cola_jax.progress import metrics_bar
 from cola_jax.runs.actor import CALLS, Facts, ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, BatchFunction, MakeBatch, PathVerdicts, SetAside, Work
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.handle import ModelHandle
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluator import question_batches
-from cola_jax.scoring.scorer import Evaluate, most_options
+from cola_jax.scoring.evaluator import BatchEvaluator, question_batches
+from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 
 log = logging.getLogger(__name__)
@@ -327,7 +325,7 @@ class RayEngine:
         return worker.facts is None or worker.facts.node in alive
 
 
-class RayEvaluator:
+class RayEvaluator(BatchEvaluator):
     """A function from paths to verdicts of encoded questions, on the workers of an engine."""
 
     def __init__(
@@ -350,19 +348,15 @@ class RayEvaluator:
         self.num_layers, self.work = handle.config.num_layers, PathVerdicts(scorer)
         self.batch_size, self.metrics = batch_size, metrics or Metrics()
 
-    def __call__(self, paths: Paths) -> Verdicts:
-        """Evaluate paths [B, C, P], STOP-padded, or for each question a list of paths."""
-        padded = pad_paths(paths, len(self.encoded), self.num_layers)
-        out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
-        questions = np.flatnonzero((padded[:, :, 0] != STOP).any(axis=1)).tolist()
-        workload = Workload(*padded.shape[1:], same=bool((padded == padded[:1]).all()))
+    def evaluate_batches(
+        self, paths: np.ndarray, workload: Workload, questions: Sequence[int]
+    ) -> Iterator[tuple[np.ndarray, Verdicts]]:
+        """Evaluate the paths [B, C, P] of some questions; yield indices and verdicts."""
 
         def batch(indices: np.ndarray, workload: Workload) -> Batch:
-            return Batch([self.encoded[i] for i in indices], workload, paths=padded[indices])
+            return Batch([self.encoded[i] for i in indices], workload, paths=paths[indices])
 
-        for indices, verdicts in self.map(self.work, workload, batch, questions):
-            out.put((indices,), verdicts)
-        return out
+        return self.map(self.work, workload, batch, questions)
 
     def over_batches(
         self,

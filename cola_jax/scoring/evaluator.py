@@ -1,5 +1,6 @@
 """`evaluator`: a function from paths to verdicts; `evaluate`: the verdicts of given paths."""
 
+import abc
 import contextlib
 import dataclasses
 import weakref
@@ -150,7 +151,30 @@ def evaluate(
     return Evaluation(list(questions), padded, model(padded))
 
 
-class ModelEvaluator:
+class BatchEvaluator(abc.ABC):
+    """A function from paths to verdicts of encoded questions, which run in batches."""
+
+    encoded: Sequence[Encoded]
+    num_layers: int
+
+    def __call__(self, paths: Paths) -> Verdicts:
+        """Evaluate paths [B, C, P], STOP-padded, or for each question a list of paths."""
+        padded = pad_paths(paths, len(self.encoded), self.num_layers)
+        out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
+        questions = np.flatnonzero((padded[:, :, 0] != STOP).any(axis=1)).tolist()
+        workload = Workload(*padded.shape[1:], same=bool((padded == padded[:1]).all()))
+        for indices, verdicts in self.evaluate_batches(padded, workload, questions):
+            out.put((indices,), verdicts)
+        return out
+
+    @abc.abstractmethod
+    def evaluate_batches(
+        self, paths: np.ndarray, workload: Workload, questions: Sequence[int]
+    ) -> Iterator[tuple[np.ndarray, Verdicts]]:
+        """Evaluate the paths [B, C, P] of some questions; yield indices and verdicts."""
+
+
+class ModelEvaluator(BatchEvaluator):
     """A function from paths to verdicts of encoded questions, on all workers of a model.
 
     Up to `OPEN` batches keep their buffers from call to call, and with them the states of paths
@@ -189,19 +213,15 @@ class ModelEvaluator:
         self.workload = Workload(0, 0)  # that batches were opened for
         weakref.finalize(self, self.stack.close)  # gives the buffers back
 
-    def __call__(self, paths: Paths) -> Verdicts:
-        """Evaluate paths [B, C, P], STOP-padded, or for each question a list of paths."""
-        padded = pad_paths(paths, len(self.encoded), self.num_layers)
-        out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
-        questions = np.flatnonzero((padded[:, :, 0] != STOP).any(axis=1)).tolist()
-        workload = Workload(*padded.shape[1:], same=bool((padded == padded[:1]).all()))
+    def evaluate_batches(
+        self, paths: np.ndarray, workload: Workload, questions: Sequence[int]
+    ) -> Iterator[tuple[np.ndarray, Verdicts]]:
+        """Evaluate the paths [B, C, P] of some questions; yield indices and verdicts."""
 
         def run(evaluate: Evaluate, indices: np.ndarray) -> Verdicts:
-            return evaluate(padded[indices])
+            return evaluate(paths[indices])
 
-        for indices, verdicts in self.over_batches(run, workload, count_paths(padded), questions):
-            out.put((indices,), verdicts)
-        return out
+        return self.over_batches(run, workload, count_paths(paths), questions)
 
     def over_batches(
         self,
