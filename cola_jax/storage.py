@@ -68,6 +68,8 @@ def file_system(url: AnyPath) -> "Iterator[tuple[Any, str]]":
         raise FileNotFoundError(*missing) from error
     except (FileExistsError, InputError):
         raise
+    except (TypeError, AttributeError, LookupError):  # bugs
+        raise
     except Exception as error:  # botocore, aiohttp and google-auth raise many types
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of a download
             raise

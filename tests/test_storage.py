@@ -72,6 +72,8 @@ def test_storage_that_cannot_be_used_is_named(bucket):
     url = bucket.folder()
     with pytest.raises(InputError, match=r"there is no bucket .*nowhere: create it"):
         files.check_writable(f"{bucket.scheme}://nowhere/run")
+    with pytest.raises(TypeError), storage.file_system(url):  # a mistake of ours stays one
+        raise TypeError
     with bucket.answering(refused=403):
         for act in (files.check_writable, files.read_bytes, files.exists):
             with pytest.raises(InputError, match=rf"{bucket.scheme}://bucket cannot be used \("):
