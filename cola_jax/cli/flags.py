@@ -139,11 +139,11 @@ class RunFlags:
     """Questions per batch, which changes no result. Auto is 8 on a CPU, else 64."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
     engine: str = "local"
-    """What runs the batches: local, this machine; ray, the Ray cluster of RAY_ADDRESS or of this
-    machine; or ray://HOST:PORT."""
+    """Machines that run the batches: local, this one; ray, the Ray cluster of RAY_ADDRESS or of
+    this machine; or ray://HOST:PORT."""
     worker_resources: str | None = None
-    """What each worker of Ray takes, such as TPU=4; all TPUs of a machine by default, else --tensor
-    GPUs, else all CPUs of the smallest machine."""
+    """Resources of each worker of Ray, such as TPU=4; all TPUs of a machine by default, else
+    --tensor GPUs, else all CPUs of the smallest machine."""
     hosts: Annotated[OmitArgPrefixes[Hosts], group(SPEED)] = dataclasses.field(
         default_factory=Hosts
     )

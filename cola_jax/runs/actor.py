@@ -152,7 +152,7 @@ class RayWorker:
         return True
 
     def run(self, job: Sequence[ray.ObjectRef], batch: Batch) -> tuple[Any, dict[str, Any]]:
-        """Do the work on a batch; return its result, and what was counted since the last call."""
+        """Do the work on a batch; return its result, and the counts since the last call."""
         (reference,) = job  # in a list, or each call would unpack the work
         with self.lock:
             if self.job != reference.hex():
