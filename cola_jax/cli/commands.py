@@ -59,7 +59,6 @@ ALIASES = {
     "--out": "--output",
     "--output-dir": "--output",
     "--output-path": "--output",
-    "--prompts": "--prompt",
     "--shots": "--num-fewshot",
     "--tasks": "--task",
     "--tensor-parallel-size": "--tensor",

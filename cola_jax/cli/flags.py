@@ -224,16 +224,42 @@ class TaskFlags:
         """
         check_writable(self.out)
         check_task(self.task.task)
+        config, metadata = self.run.resolve(), self.metadata(command)
+        return open_session(self.model, self.task.prepare, config, metadata, decoys)
+
+    def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
+        """Prepare the session of each task, by directory; they share the weights.
+
+        A task of several prompts has a session and a directory for each.
+        """
+        sessions: dict[str, Session] = {}
+        for flags in self.each():
+            if (flags.task.prompts or 1) == 1:
+                sessions[flags.out] = flags.prepare(decoys, command)
+                continue
+            if decoys is not None:
+                raise InputError("--decoys are answers in one prompt: leave out --prompts.")
+            for number, session in enumerate(flags.prepare_prompts(command), start=1):
+                sessions[f"{flags.out}/prompt-{number}"] = session
+        (first, *_) = sessions.values()
+        return {out: dataclasses.replace(s, handle=first.handle) for out, s in sessions.items()}
+
+    def prepare_prompts(self, command: Any = None) -> "list[Session]":
+        """Open a session for each prompt in which a task is measured, without the weights."""
+        check_writable(self.out)
+        check_task(self.task.task)
+        checkpoint_of(self.model, self.run.dtype)
+        from cola_jax.runs.session import Session
+
+        metadata = self.metadata(command)
+        return Session.prepare_prompts(self.model, self.task, self.run.resolve(), metadata)
+
+    def metadata(self, command: Any) -> dict[str, Any]:
+        """Return what each start of a run records, with the flags of a command."""
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
         if command is not None:
             metadata["flags"] = values_of(dataclasses.replace(command, flags=self))
-        return open_session(self.model, self.task.prepare, self.run.resolve(), metadata, decoys)
-
-    def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
-        """Prepare the session of each task, by directory; they share the weights."""
-        sessions = {flags.out: flags.prepare(decoys, command) for flags in self.each()}
-        (first, *_) = sessions.values()
-        return {out: dataclasses.replace(s, handle=first.handle) for out, s in sessions.items()}
+        return metadata
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]

@@ -41,19 +41,23 @@ class ModelHandle:
         self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata), backend)
         self.loaded: Model | None = None
 
-    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
-        """Encode the questions of a task; InputError for tokens outside the vocabulary."""
-        prepared = prepare(
+    def prepare(self, prepare: Callable[..., list[Prepared]]) -> list[Prepared]:
+        """Encode the questions of a task, in one prompt or several.
+
+        Raises InputError for tokens outside the vocabulary.
+        """
+        every = prepare(
             checkpoint.load_tokenizer(self.directory),
             context=self.config.context,
             stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
         )
-        variants = (variant.encoded for variant in prepared.variants)
-        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):
-            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
-            if encoded.prompts.targets is not None:
-                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
-        return prepared
+        for prepared in every:
+            variants = (variant.encoded for variant in prepared.variants)
+            for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):
+                check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
+                if encoded.prompts.targets is not None:
+                    check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
+        return every
 
     def load(self, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
         """Load the weights, once; the metrics, or a bar, show the progress."""

@@ -50,7 +50,7 @@ from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
 from cola_jax.strategies.rules import Settings
-from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
+from cola_jax.tasks.task import Prepared, TaskConfig, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
 if TYPE_CHECKING:
@@ -107,24 +107,50 @@ class Session:
           metadata: recorded with each start.
           decoys: run of decoded answers, which become the decoys of open questions.
         """
-        engine = run_config.engine
-        if engine is None:
-            run_config.devices.check_backend()
-        handle = ModelHandle(str(model), run_config.devices, run_config.dtype, engine)
-        saved, shard = handle.metadata, run_config.shard
+        handle = open_handle(model, run_config)
         answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        prepared = handle.prepare(prepare)
+        (prepared,) = handle.prepare(lambda *args, **given: [prepare(*args, **given)])
+        session = cls.of(handle, prepared, run_config, metadata)
+        if answers is not None:
+            ours = asked_here(session.settings, prepared.encoded)
+            check_comparable(asked_by_run(answers.run), ours, (*ANY_SCORER, "options"))
+        return session
+
+    @classmethod
+    def prepare_prompts(
+        cls,
+        model: str,
+        task: TaskConfig,
+        run_config: RunConfig = RunConfig(),
+        metadata: dict[str, Any] | None = None,
+        handle: ModelHandle | None = None,
+    ) -> "list[Session]":
+        """Prepare a session for each prompt in which a task is measured; they share the weights.
+
+        `handle` is that of another session with the model.
+        """
+        handle = handle or open_handle(model, run_config)
+        every = handle.prepare(task.prepare_prompts)
+        return [cls.of(handle, prepared, run_config, metadata) for prepared in every]
+
+    @classmethod
+    def of(
+        cls,
+        handle: ModelHandle,
+        prepared: Prepared,
+        run_config: RunConfig,
+        metadata: dict[str, Any] | None = None,
+    ) -> "Session":
+        """Make the session of encoded questions; the arguments are as for `prepare`."""
+        engine, shard, saved = run_config.engine, run_config.shard, handle.metadata
         settings = {
             "model": checkpoint.model_digest(saved),
             "dtype": handle.dtype,
             "questions": len(prepared.encoded),
             **prepared.settings(),
         }
-        if answers is not None:
-            ours, allowed = asked_here(settings, prepared.encoded), (*ANY_SCORER, "options")
-            check_comparable(asked_by_run(answers.run), ours, allowed)
         indices = range(len(prepared.encoded))[shard.index :: shard.count]
         if not indices:
             raise InputError(
@@ -222,13 +248,17 @@ class Session:
         metrics: Metrics | None = None,
         command: str = "evaluate",
         held_out: bool = False,
+        **recorded: Any,
     ) -> Run:
-        """Evaluate paths on every question that the run directory does not have yet."""
+        """Evaluate paths on every question that the run directory does not have yet.
+
+        `recorded` are more settings, with which alone the run is resumed.
+        """
         if not held_out:
             refuse_variants(command, [variant.name for variant in self.variants])
         questions = self.held_out if held_out else self.encoded
         padded = pad_paths([list(paths)], 1, self.num_layers)[0]
-        recorded: dict[str, Any] = {"command": command, "paths": [list(p) for p in paths]}
+        recorded |= {"command": command, "paths": [list(p) for p in paths]}
         workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True)
         self.check_memory(workload.positions)
         with self.open(directory, recorded, metrics, held_out=held_out) as run:
@@ -398,3 +428,10 @@ class Session:
         config, memory = self.handle.config, self.handle.memory
         for asked in (self, *self.variants):
             asked.scorer.check_memory(config, memory, asked.encoded, positions)
+
+
+def open_handle(model: str, config: RunConfig) -> ModelHandle:
+    """Open a model without its weights."""
+    if config.engine is None:
+        config.devices.check_backend()
+    return ModelHandle(str(model), config.devices, config.dtype, config.engine)

@@ -12,6 +12,7 @@ from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.tasks import registry
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.harness import SEED
+from cola_jax.tasks.prompt_sets import PromptSet
 from cola_jax.tasks.readers import OWN, read_questions, read_rows
 from cola_jax.tasks.registry import Task, find_task, hub_rows
 
@@ -29,6 +30,7 @@ REPLIES = {  # the completion in which a rule finds an answer
 }
 NUMBERS = ("hashes", "number")  # rules that find a number, which may be written otherwise
 AROUND = "$. \n"  # ignored around an answer
+DRAWN_FROM = 100  # questions of arithmetic of which a prompt set shows some
 ALIKE = {registry.ARITHMETIC, *OWN}  # kinds whose questions may be shown before another
 
 
@@ -241,13 +243,15 @@ def load_shots(
     level: int | None = None,
     hub: str | None = None,
     seed: int = 0,
+    prompt_set: PromptSet | None = None,
 ) -> Shots:
     """Load `count` questions to show before each question of a task.
 
     They are the first of `shots_file`, or else of the task's own training split (of MMLU the first
     of the same subject in `dev`), or of the generator of the arithmetic task. Those of ARC are
     drawn for each of `questions`, the questions of each source in order, as lm-evaluation-harness
-    does. `level` and `seed` are of arithmetic, `hub` has the training split.
+    does. A prompt set shuffles them all. `level` and `seed` are of arithmetic, `hub` has the
+    training split.
 
     Raises:
       InputError: for a file of questions without a file of shots, and for a file with other fields
@@ -266,13 +270,16 @@ def load_shots(
     if shots_file is not None:
         candidates = shots_of_file(task, shots_file)
     elif task.name == registry.ARITHMETIC:
-        candidates = iter(arithmetic(level, count + 1, seed, purpose="shots"))
+        size = count + 1 if prompt_set is None else max(DRAWN_FROM, count + 1)
+        candidates = iter(arithmetic(level, size, seed, purpose="shots"))
     else:
         candidates = shots_of_split(task, hub)
     pool: dict[str | None, list[Question]] = {}
     if task.kind == "mmlu":
         for question in candidates:
             pool.setdefault(question.get("subject"), []).append(question)
+    elif prompt_set is not None:
+        pool[None] = list({content(question): question for question in candidates}.values())
     elif task.kind == "arc" and shots_file is None:
         pool[None] = list(candidates)
         drawn = draw(pool[None], count, questions)
@@ -281,6 +288,8 @@ def load_shots(
         while len(distinct) <= count and (question := next(candidates, None)) is not None:
             distinct.setdefault(content(question), question)
         pool[None] = list(distinct.values())
+    if prompt_set is not None:
+        pool = {subject: prompt_set.shuffle(questions) for subject, questions in pool.items()}
     return Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
 
 

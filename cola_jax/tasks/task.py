@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,12 +10,9 @@ from tyro.conf import arg
 
 from cola_jax import scoring
 from cola_jax.errors import InputError, shorten
-from cola_jax.question import Question, content, sha256, split
+from cola_jax.question import Question, content, sha256, split, stable_hash
 from cola_jax.scoring import ScorerName
-from cola_jax.scoring.answer import check_rule
-from cola_jax.tasks.formats import FORMATS, Shots, check_answerable, format_of, load_shots
-from cola_jax.tasks.harness import load_task
-from cola_jax.tasks.readers import OWN
+from cola_jax.tasks.formats import FORMATS, format_of
 from cola_jax.tasks.registry import (
     ARITHMETIC,
     TASKS,
@@ -26,15 +22,13 @@ from cola_jax.tasks.registry import (
     load_questions,
     read_limit,
 )
+from cola_jax.tasks.scorers import DEFAULTS, USUAL, ScorerMaker
 from cola_jax.tasks.variants import Variant, make_variant
 
 if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Encoded, Scorer
 
 Part = Literal["train", "held-out"]
-# the scorer and the format of multiple choice by default, and those of kinds with others
-USUAL = ("options", "plain")
-DEFAULTS = {"mmlu": ("letter", "harness")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +95,15 @@ class TaskConfig:
     shots_file: str | None = None
     """File of the examples, instead of the task's training split."""
     shots_seed: int = 0
-    """Random seed of the arithmetic task's examples."""
+    """Random seed of the arithmetic task's examples, and of the prompts that are drawn."""
+    choose_prompts: Annotated[int | None, arg(metavar="N")] = None
+    """Number of prompts (other solved examples, order of listed options, format) over which a
+    result is chosen: each question is asked in one of them. 4 for scan, static and menu where the
+    task has as many, else 1."""
+    prompts: Annotated[int | None, arg(metavar="N")] = None
+    """Number of other prompts, drawn at random, in which each question is asked to measure a
+    result: 8 for verify, and for static and menu where the task has as many, else 1, which is the
+    task's own."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
@@ -130,6 +132,31 @@ class TaskConfig:
         object.__setattr__(self, "task", task)
         object.__setattr__(self, "subject", subject or self.subject)
         object.__setattr__(self, "limit", read_limit(self.limit))
+        for name in ("prompts", "choose_prompts"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise InputError(f"{name} must be at least 1, it is {count}.")
+
+    def with_prompts(self, choose: int, measure: int) -> "TaskConfig":
+        """Return the task with these numbers of prompts where none are given.
+
+        They are 1 where the task has no shots and no listed options of which to draw.
+        """
+        usual = (choose, measure) if self.draws_prompts() else (1, 1)
+        given = self.choose_prompts, self.prompts
+        choose, measure = (
+            new if old is None else old for old, new in zip(given, usual, strict=True)
+        )
+        return dataclasses.replace(self, choose_prompts=choose, prompts=measure)
+
+    def draws_prompts(self) -> bool:
+        """Tell whether any number of prompts can be drawn."""
+        task = find_task(self.task)
+        if not task.choice:
+            default = 0 if task.of_library else format_of(task.kind, self.format).shots
+            return (default if self.shots is None else self.shots) > 0 and not task.of_library
+        scorer = self.scorer or DEFAULTS.get(task.kind, USUAL)[0]
+        lists_options = scoring.scorer_class(scorer).lists_options
+        return not task.of_library and (bool(self.shots) or lists_options)
 
     def load(self) -> tuple[list[list[Question]], list[Question], list[Question]]:
         """Load the questions of each source, in order: the task, and a file of held-out questions;
@@ -167,7 +194,7 @@ class TaskConfig:
         stop_tokens: Callable[[], Sequence[int]],
         decoy: Callable[[Question], str | None] | None = None,
     ) -> Prepared:
-        """Load and encode the questions.
+        """Load and encode the questions, each in one of `choose_prompts` prompts.
 
         Args:
           context: the longest prompt allowed, in tokens.
@@ -177,28 +204,25 @@ class TaskConfig:
         Raises:
           InputError: for an invalid task, row, prompt or setting.
         """
-        task, (sources, train, held) = find_task(self.task), self.load()
-        questions, others = (train, held) if self.part == "train" else (held, [])
-        if not questions:
-            raise InputError("no questions are held out: give held_out or held_out_from.")
-        common: dict[str, Any] = {"context": context}
+        maker, questions, others = self.maker(tokenizer, context, stop_tokens)
         if decoy is not None:
-            if task.choice:
+            if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
-        if not task.choice:
-            common["stop_tokens"] = stop_tokens()
-
-        def make(**changes: Any) -> "tuple[Scorer, dict[str, Any]]":
-            config = dataclasses.replace(self, variants=(), **changes)
-            settings = common | {"chat": config.chat}
-            return ScorerMaker(config, task, tokenizer, sources, settings).make()
-
-        scorer, record = make()
-        encoded = [scorer.encode(question) for question in questions]
+        prompts = maker.choosing_prompts(self.choose_prompts or 1)
+        scorer, record = prompts[0].scorer, prompts[0].record
+        if len(prompts) > 1:
+            record = record | {"choose_prompts": [prompt.record for prompt in prompts]}
+        encoded = [prompts[place_of(each, len(prompts))].encode(each) for each in questions]
         shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
+
+        def changed(**changes: Any) -> "Scorer":
+            config = dataclasses.replace(self, variants=(), **changes)
+            settings = maker.common | {"chat": config.chat}
+            return dataclasses.replace(maker, config=config, common=settings).make()[0]
+
         variants = [
-            make_variant(name, questions, encoded, lambda **changes: make(**changes)[0], shots)
+            make_variant(name, questions, encoded, changed, shots)
             for name in dict.fromkeys(self.variants)
         ]
         if decoy is not None:
@@ -206,110 +230,41 @@ class TaskConfig:
         held_out = [scorer.encode(question) for question in others]
         return Prepared(encoded, scorer, record, variants, held_out)
 
+    def prepare_prompts(
+        self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
+    ) -> list[Prepared]:
+        """Load the questions and encode all of them in each of `prompts` prompts.
 
-@dataclasses.dataclass(frozen=True)
-class ScorerMaker:
-    """Make the scorer of a task, and its record; InputError for settings that do not fit."""
-
-    config: TaskConfig
-    task: Task
-    tokenizer: Any
-    sources: Sequence[Sequence[Question]]  # the questions of each source, in order
-    common: dict[str, Any]  # settings of any scorer
-
-    def make(self) -> "tuple[Scorer, dict[str, Any]]":
-        make = self.of_choices if self.task.choice else self.of_open_questions
-        scorer, record = (self.of_library if self.task.of_library else make)()
-        chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
-        return scorer, {"scorer": scorer.name, "chat": chat} | record
-
-    def of_library(self) -> "tuple[Scorer, dict[str, Any]]":
-        """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""
-        config = self.config
-        if config.chat or config.format or config.shots_file or config.shots_seed:
-            raise InputError(
-                f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
-                "--format, --shots-file and --shots-seed."
+        A single one is the task's own, several are drawn. Raises InputError as `prepare`.
+        """
+        maker, questions, others = self.maker(tokenizer, context, stop_tokens)
+        return [
+            Prepared(
+                list(map(prompt.encode, questions)),
+                prompt.scorer,
+                prompt.record,
+                held_out=list(map(prompt.encode, others)),
             )
-        names = ("options", "options-norm") if self.task.choice else ("generation",)
-        scorer_class = self.choose(names[0], names)
-        prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
-        if self.task.choice:
-            return scorer_class(self.tokenizer, **self.common), {"prompt": prompt}
-        grader: Any = load_task(self.task.name, config.hub, config.rule)
-        options: dict[str, Any] = self.common | {"max_new_tokens": config.max_new_tokens}
-        scorer = scoring.FilteredGeneration(self.tokenizer, grader, **options)
-        prompt |= {"stop": list(scorer.stop.strings), "stop_tokens": list(scorer.stop.tokens)}
-        return scorer, {"prompt": prompt} | scorer.record()
+            for prompt in maker.measuring_prompts(self.prompts or 1)
+        ]
 
-    def of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
-        """Make the scorer of multiple choice."""
-        usual_scorer, usual_format = DEFAULTS.get(self.task.kind, USUAL)
-        scorer_class = self.choose(usual_scorer)
-        formats = scorer_class.formats
-        style = self.config.format or (usual_format if usual_format in formats else "plain")
-        if style not in formats:
-            raise InputError(
-                f"the scorer {scorer_class.name!r} has the formats {', '.join(formats)}, not "
-                f"{style!r}: use another scorer or format."
-            )
-        shots, record, options = self.shots(0), {}, dict[str, Any](self.common)
-        if style != "plain" or shots:
-            record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
-            options["shots"] = shots
-        if style != "plain":
-            options["harness"] = True
-        return scorer_class(self.tokenizer, **options), record
+    def maker(
+        self, tokenizer: Any, context: int, stop_tokens: Callable[[], Sequence[int]]
+    ) -> "tuple[ScorerMaker, list[Question], list[Question]]":
+        """Load the questions to run, the held-out ones, and what makes their scorers."""
+        task, (sources, train, held) = find_task(self.task), self.load()
+        questions, others = (train, held) if self.part == "train" else (held, [])
+        if not questions:
+            raise InputError("no questions are held out: give held_out or held_out_from.")
+        common: dict[str, Any] = {"context": context, "chat": self.chat}
+        if not task.choice:
+            common["stop_tokens"] = stop_tokens()
+        return ScorerMaker(self, task, tokenizer, sources, common), questions, others
 
-    def of_open_questions(self) -> "tuple[Scorer, dict[str, Any]]":
-        """Make the scorer of open questions."""
-        config, kind = self.config, self.task.kind
-        format = format_of(kind, config.format)
-        # `exact` is for formats that fix the whole answer
-        free = format.shows_work or kind in OWN
-        scorer_class: Any = self.choose("generation" if free else "exact")
-        if config.rule is not None:
-            format = dataclasses.replace(format, extract=check_rule(config.rule))
-        shots = self.shots(format.shots)
-        limit = {"max_new_tokens": config.max_new_tokens} if scorer_class.decodes else {}
-        scorer = scorer_class(self.tokenizer, format, shots=shots, **self.common, **limit)
-        if kind in OWN and scorer_class.decodes:
-            check_answerable(itertools.chain(*self.sources), scorer)
-        prompt = {
-            "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
-            **shots.record(self.sources[0][0]),
-            "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
-        }
-        return scorer, {"prompt": prompt} | scorer.record()
 
-    def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":
-        """Return the scorer that the user or the task names; `names` are those that fit."""
-        name = self.config.scorer or default
-        scorer_class = scoring.scorer_class(name)
-        names = names or scoring.scorer_names(open=not self.task.choice)
-        if name not in names:
-            asks = "is multiple choice" if self.task.choice else "asks open questions"
-            raise InputError(
-                f"{self.config.task} {asks}, which the scorer {name!r} is not for: use "
-                f"{', '.join(names)}."
-            )
-        for field in ("max_new_tokens", "rule"):
-            if getattr(self.config, field) is not None and not scorer_class.decodes:
-                raise InputError(f"{field} is a setting of the scorer `generation`: leave it out.")
-        return scorer_class
-
-    def shots(self, default: int) -> Shots:
-        """Load the questions shown before each."""
-        config = self.config
-        return load_shots(
-            config.task,
-            default if config.shots is None else config.shots,
-            shots_file=config.shots_file,
-            questions=self.sources,
-            level=config.level,
-            hub=None if self.task.shots_of else config.hub,
-            seed=config.shots_seed,
-        )
+def place_of(question: Question, prompts: int) -> int:
+    """Return which of several prompts a question is asked in, by a hash of its id."""
+    return stable_hash(f"prompt {question.id}") % prompts
 
 
 def hold_out(

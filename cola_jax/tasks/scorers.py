@@ -1,0 +1,200 @@
+"""The scorers of a task: that of its own prompt, and those of drawn ones."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cola_jax import scoring
+from cola_jax.errors import InputError
+from cola_jax.question import Question, digest
+from cola_jax.scoring.answer import check_rule
+from cola_jax.tasks.formats import Shots, check_answerable, format_of, load_shots
+from cola_jax.tasks.harness import load_task
+from cola_jax.tasks.prompt_sets import (
+    ATTEMPTS,
+    CHOOSE,
+    MEASURE,
+    RESERVED,
+    PromptSet,
+    too_few,
+)
+from cola_jax.tasks.readers import OWN
+from cola_jax.tasks.registry import Task
+
+if TYPE_CHECKING:
+    from cola_jax.scoring.scorer import Encoded, Scorer
+    from cola_jax.tasks.task import TaskConfig
+
+# the scorer and the format of multiple choice by default, and those of kinds with others
+USUAL = ("options", "plain")
+DEFAULTS = {"mmlu": ("letter", "harness")}
+
+
+class Prompt(NamedTuple):
+    """A way to ask the questions of a task: its scorer, and its record for a run's settings."""
+
+    scorer: "Scorer"
+    record: dict[str, Any]
+    prompt_set: PromptSet | None = None  # None for the task's own
+
+    def encode(self, question: Question) -> "Encoded":
+        """Encode a question, with its options in the order of the set."""
+        if self.prompt_set is not None and self.scorer.lists_options:
+            question = self.prompt_set.reorder(question)
+        return self.scorer.encode(question)
+
+    @property
+    def key(self) -> str:
+        """The digest of what tells this prompt from others."""
+        name = self.record.get("prompt_set") if self.scorer.lists_options else None
+        return digest(self.record.get("prompt"), name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScorerMaker:
+    """Make the scorer of a task, and its record; InputError for settings that do not fit."""
+
+    config: "TaskConfig"
+    task: Task
+    tokenizer: Any
+    sources: Sequence[Sequence[Question]]  # the questions of each source, in order
+    common: dict[str, Any]  # settings of any scorer
+    prompt_set: PromptSet | None = None  # the task's own prompt when None
+
+    def make(self) -> "tuple[Scorer, dict[str, Any]]":
+        make = self.of_choices if self.task.choice else self.of_open_questions
+        scorer, record = (self.of_library if self.task.of_library else make)()
+        chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
+        return scorer, {"scorer": scorer.name, "chat": chat} | record
+
+    def own_prompt(self) -> Prompt:
+        """Make the task's own prompt."""
+        return Prompt(*self.make())
+
+    def choosing_prompts(self, count: int) -> list[Prompt]:
+        """Make the task's own prompt and others, none of which measures a result."""
+        own = self.own_prompt()
+        if count == 1:
+            return [own]
+        reserved = self.draw(MEASURE, RESERVED, [own], at_least=0)
+        return [own, *self.draw(CHOOSE, count - 1, [own, *reserved])]
+
+    def measuring_prompts(self, count: int) -> list[Prompt]:
+        """Make the task's own prompt, or draw several others; InputError where it has too few."""
+        own = self.own_prompt()
+        return [own] if count == 1 else self.draw(MEASURE, count, [own])
+
+    def draw(
+        self, purpose: str, count: int, others: Sequence[Prompt], at_least: int | None = None
+    ) -> list[Prompt]:
+        """Draw distinct prompts; InputError where fewer than `at_least`, or `count`, are found."""
+        known, drawn = {prompt.key for prompt in others}, list[Prompt]()
+        for number in range(ATTEMPTS * count):
+            prompt_set = PromptSet(f"{purpose} {number}", self.config.shots_seed)
+            scorer, record = dataclasses.replace(self, prompt_set=prompt_set).make()
+            record["prompt_set"] = f"{prompt_set.name}, seed {prompt_set.seed}"
+            prompt = Prompt(scorer, record, prompt_set)
+            if prompt.key not in known:
+                known.add(prompt.key)
+                drawn.append(prompt)
+            if len(drawn) == count:
+                break
+        if len(drawn) < (count if at_least is None else at_least):
+            raise too_few(self.config.task, len(drawn), count)
+        return drawn
+
+    def of_library(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""
+        config = self.config
+        if self.prompt_set is not None:
+            raise too_few(config.task, 0, 1)
+        if config.chat or config.format or config.shots_file or config.shots_seed:
+            raise InputError(
+                f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
+                "--format, --shots-file and --shots-seed."
+            )
+        names = ("options", "options-norm") if self.task.choice else ("generation",)
+        scorer_class = self.choose(names[0], names)
+        prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
+        if self.task.choice:
+            return scorer_class(self.tokenizer, **self.common), {"prompt": prompt}
+        grader: Any = load_task(self.task.name, config.hub, config.rule)
+        options: dict[str, Any] = self.common | {"max_new_tokens": config.max_new_tokens}
+        scorer = scoring.FilteredGeneration(self.tokenizer, grader, **options)
+        prompt |= {"stop": list(scorer.stop.strings), "stop_tokens": list(scorer.stop.tokens)}
+        return scorer, {"prompt": prompt} | scorer.record()
+
+    def of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of multiple choice."""
+        usual_scorer, usual_format = DEFAULTS.get(self.task.kind, USUAL)
+        scorer_class = self.choose(usual_scorer)
+        formats = scorer_class.formats
+        style = self.config.format or (usual_format if usual_format in formats else "plain")
+        if self.prompt_set is not None and self.config.format is None:
+            # the plain prompt of letters shows no shots
+            with_shots = self.config.shots and scorer_class.lists_options
+            style = self.prompt_set.format(["harness"] if with_shots else formats)
+        if style not in formats:
+            raise InputError(
+                f"the scorer {scorer_class.name!r} has the formats {', '.join(formats)}, not "
+                f"{style!r}: use another scorer or format."
+            )
+        shots, record, options = self.shots(0), {}, dict[str, Any](self.common)
+        if style != "plain" or shots:
+            record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
+            options["shots"] = shots
+        if style != "plain":
+            options["harness"] = True
+        return scorer_class(self.tokenizer, **options), record
+
+    def of_open_questions(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of open questions."""
+        config, kind = self.config, self.task.kind
+        format = format_of(kind, config.format)
+        # `exact` is for formats that fix the whole answer
+        free = format.shows_work or kind in OWN
+        scorer_class: Any = self.choose("generation" if free else "exact")
+        if config.rule is not None:
+            format = dataclasses.replace(format, extract=check_rule(config.rule))
+        shots = self.shots(format.shots)
+        limit = {"max_new_tokens": config.max_new_tokens} if scorer_class.decodes else {}
+        scorer = scorer_class(self.tokenizer, format, shots=shots, **self.common, **limit)
+        if kind in OWN and scorer_class.decodes:
+            check_answerable(itertools.chain(*self.sources), scorer)
+        prompt = {
+            "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
+            **shots.record(self.sources[0][0]),
+            "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
+        }
+        return scorer, {"prompt": prompt} | scorer.record()
+
+    def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":
+        """Return the scorer that the user or the task names; `names` are those that fit."""
+        name = self.config.scorer or default
+        scorer_class = scoring.scorer_class(name)
+        names = names or scoring.scorer_names(open=not self.task.choice)
+        if name not in names:
+            asks = "is multiple choice" if self.task.choice else "asks open questions"
+            raise InputError(
+                f"{self.config.task} {asks}, which the scorer {name!r} is not for: use "
+                f"{', '.join(names)}."
+            )
+        for field in ("max_new_tokens", "rule"):
+            if getattr(self.config, field) is not None and not scorer_class.decodes:
+                raise InputError(f"{field} is a setting of the scorer `generation`: leave it out.")
+        return scorer_class
+
+    def shots(self, default: int) -> Shots:
+        """Load the questions shown before each."""
+        config = self.config
+        return load_shots(
+            config.task,
+            default if config.shots is None else config.shots,
+            shots_file=config.shots_file,
+            questions=self.sources,
+            level=config.level,
+            hub=None if self.task.shots_of else config.hub,
+            seed=config.shots_seed,
+            prompt_set=self.prompt_set,
+        )
