@@ -18,6 +18,7 @@ from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
 from cola_jax.cli.status import Status
+from cola_jax.cli.verify import Verify
 from cola_jax.errors import InputError, UsageError, did_you_mean, reading
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.strategies.rules import PRESETS, Rules
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "static": Static,
     "menu": Menu,
     "distill": Distill,
+    "verify": Verify,
     "export": Export,
     "lm-eval": LmEval,
     "report": Report,

@@ -70,9 +70,13 @@ class Static(Printing):
         from cola_jax.deploy.static import find_path
         from cola_jax.report.results import static_content, static_table
 
-        session, out = self.flags.prepare(command=self), self.flags.out
-        best = run_with_progress(lambda metrics: find_path(session, out, self.settings, metrics))
-        content = static_content(best, self.flags.task.task, origin_of(session))
+        flags = self.flags.over_prompts()
+        session, out = flags.prepare(command=self), flags.out
+        prompts = flags.measuring(session, self)
+        best = run_with_progress(
+            lambda metrics: find_path(session, out, self.settings, metrics, prompts)
+        )
+        content = static_content(best, flags.task.task, origin_of(session))
         write_result(f"{out}/{RESULT}", content, None if self.json else static_table(content))
 
 
@@ -95,20 +99,22 @@ class Menu(Printing):
         from cola_jax.deploy.rules import MENU, SELECTOR
         from cola_jax.report.results import menu_content, menu_table
 
-        session = screen = self.flags.prepare(command=self)
+        flags = self.flags.over_prompts()
+        session = screen = flags.prepare(command=self)
+        prompts = flags.measuring(session, self)
         if self.try_scorer is not None:
             task = dataclasses.replace(
-                self.flags.task, scorer=self.try_scorer, max_new_tokens=None, rule=None
+                flags.task, scorer=self.try_scorer, max_new_tokens=None, rule=None
             )
-            screen = dataclasses.replace(self.flags, task=task).prepare(command=self)
+            screen = dataclasses.replace(flags, task=task).prepare(command=self)
             screen = dataclasses.replace(screen, handle=session.handle)  # it shares the weights
-        out = self.flags.out
+        out, settings = flags.out, self.settings
         menu = run_with_progress(
-            lambda metrics: find_menu(session, screen, out, self.runs, self.settings, metrics)
+            lambda metrics: find_menu(session, screen, out, self.runs, settings, metrics, prompts)
         )
         write_whole(f"{out}/{SELECTOR}", menu.selector.content)
         write_whole(f"{out}/{CONFIG}", yaml_of(self).encode())
-        content = menu_content(menu, origin_of(session) | {"task": self.flags.task.task})
+        content = menu_content(menu, origin_of(session) | {"task": flags.task.task})
         write_result(f"{out}/{MENU}", content, None if self.json else menu_table(content))
 
 
@@ -161,13 +167,14 @@ class Distill(Printing):
         from cola_jax.deploy.distill import distill
         from cola_jax.report.results import router_lines
         from cola_jax.runs.run import Run
-        from cola_jax.runs.session import RunConfig
+        from cola_jax.runs.session import RunConfig, Session
 
         Run(self.source).manifest()  # or it is not a run
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)
         session = open_session(self.model, self.task.prepare, run_config)
+        prompts = Session.prepare_prompts(self.model, self.task, run_config, handle=session.handle)
         log_devices()
-        distilled = distill(session, self.source, self.out, self.settings)
+        distilled = distill(session, self.source, self.out, self.settings, prompts)
         write_whole(f"{self.out}/{CONFIG}", yaml_of(self).encode())
         if self.json:
             print_json(distilled.to_json())

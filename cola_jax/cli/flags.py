@@ -22,11 +22,13 @@ from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.runs.handle import ModelHandle
     from cola_jax.runs.ray import RayEngine
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
 SPEED = "Speed and devices"  # a help group
+CHOOSING, MEASURING = 4, 8  # prompts over which a result is chosen, and in which it is measured
 DTYPES = {name: name for name in ("float32", "bfloat16", "float16", "int8")}
 DTYPES |= {"auto": None, "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # for results; rich would take [/b] in a name for markup, and :b: for an emoji
@@ -244,7 +246,9 @@ class TaskFlags:
         (first, *_) = sessions.values()
         return {out: dataclasses.replace(s, handle=first.handle) for out, s in sessions.items()}
 
-    def prepare_prompts(self, command: Any = None) -> "list[Session]":
+    def prepare_prompts(
+        self, command: Any = None, handle: "ModelHandle | None" = None
+    ) -> "list[Session]":
         """Open a session for each prompt in which a task is measured, without the weights."""
         check_writable(self.out)
         check_task(self.task.task)
@@ -252,7 +256,23 @@ class TaskFlags:
         from cola_jax.runs.session import Session
 
         metadata = self.metadata(command)
-        return Session.prepare_prompts(self.model, self.task, self.run.resolve(), metadata)
+        return Session.prepare_prompts(self.model, self.task, self.run.resolve(), metadata, handle)
+
+    def over_prompts(self) -> "TaskFlags":
+        """Return the flags with several prompts to choose and to measure by, where none are given.
+
+        They stay one where the task has no others.
+        """
+        task = self.task.with_prompts(CHOOSING, MEASURING)
+        if task.prompts == 1:
+            log.info("one prompt: the result holds for this prompt alone (see --prompts)")
+        return dataclasses.replace(self, task=task)
+
+    def measuring(self, session: "Session", command: Any) -> "list[Session]":
+        """Return the sessions in which a result is measured: its own, or those of drawn prompts."""
+        if (self.task.prompts or 1) == 1:
+            return [session]
+        return self.prepare_prompts(command, session.handle)
 
     def metadata(self, command: Any) -> dict[str, Any]:
         """Return what each start of a run records, with the flags of a command."""

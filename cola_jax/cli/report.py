@@ -177,10 +177,13 @@ def print_json(value: Any) -> None:
     print(readable_json(value, default=str, allow_nan=False))
 
 
-def show_results(directories: Sequence[str], as_json: bool) -> None:
-    """Show the results of one run, or those of several tasks and one table over all of them."""
+def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) -> None:
+    """Show the results of one run, or those of several tasks and one table over all of them.
+
+    Of evaluations in several prompts, in directories one after the other, the tables over them.
+    """
     from cola_jax import report
-    from cola_jax.report.tables import terminal_table
+    from cola_jax.report.tables import terminal_report, terminal_table
     from cola_jax.runs.run import Run
 
     runs = [Run(directory) for directory in directories]
@@ -188,6 +191,10 @@ def show_results(directories: Sequence[str], as_json: bool) -> None:
         Report((directories[0],), json=as_json).show(runs[0])
     elif as_json:
         print_json([report.write_results(run) for run in runs])
+    elif prompts > 1:
+        for first in range(0, len(runs), prompts):
+            tables = report.prompts_report(runs[first : first + prompts])
+            console.print(terminal_report(tables, whole=True))
     else:
         every = [Report(()).show(run) for run in runs]
         console.print(terminal_table(report.tasks_table(every)))

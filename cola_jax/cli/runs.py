@@ -109,7 +109,7 @@ class Evaluate(Printing):
         sessions = self.flags.prepare_each(command=self)
         for directory, session in sessions.items():
             run_evaluation(session, directory, self.path_flags.collect(session.num_layers))
-        show_results([*sessions], self.json)
+        show_results([*sessions], self.json, self.flags.task.prompts or 1)
 
 
 def run_evaluation(
@@ -134,12 +134,13 @@ class Scan(Printing):
     def run(self) -> None:
         from cola_jax.report.scan import scan_paths
 
-        session = self.flags.prepare(command=self)
+        flags = self.flags.over_prompts()
+        session = flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
         paths = scan_paths(session.num_layers, self.longest_block, self.edits)
-        run_evaluation(session, self.flags.out, paths, "scan")
-        Report((self.flags.out,), json=self.json).run()
+        run_evaluation(session, flags.out, paths, "scan")
+        Report((flags.out,), json=self.json).run()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,10 +94,17 @@ class Distilled(NamedTuple):
         }
 
 
-def distill(session: Session, run: str, directory: str, settings: DistillSettings) -> Distilled:
+def distill(
+    session: Session,
+    run: str,
+    directory: str,
+    settings: DistillSettings,
+    prompts: Sequence[Session] = (),
+) -> Distilled:
     """Train a router on the correct paths of a run, and measure it on held-out questions.
 
-    The session has the model, the task and the questions of the run. `directory` is that of the
+    The session has the model, the task and the questions of the run, and `prompts` are sessions of
+    those in which the router is measured, the session's own by default. `directory` is that of the
     router, written when training has finished. Raises InputError where the run is of another model
     or asked other questions, or leaves nothing to train on, and where the directory has a router
     with other settings.
@@ -120,7 +127,7 @@ def distill(session: Session, run: str, directory: str, settings: DistillSetting
     record.check_free(directory)
     params, losses = train(read_states(session, examples, early_layers), examples, settings)
     router = Router(session.model, jax.device_put(params, replicated(session.model)), early_layers)
-    distilled = measure(session, router, examples, losses)
+    distilled = measure(prompts or [session], router, examples, losses)
     record.save(directory, params)
     content = json.dumps(distilled.to_json(), indent=2) + "\n"
     write_whole(absolute(directory) / "metrics.json", content.encode())
@@ -233,12 +240,20 @@ def segment_loss(
     return at_boundary.mean(axis=-1) + jnp.mean(at_start, axis=-1, where=starts)
 
 
-def measure(session: Session, router: Router, examples: Examples, losses: list[float]) -> Distilled:
-    """Evaluate the pretrained model and the paths that a router names on held-out questions."""
-    encoded, plain = [session.encoded[i] for i in examples.held_out], identity(session.num_layers)
-    prompts = Prompts.stack([each.prompts for each in encoded])
-    paths = [first for (first,) in router.paths(prompts)]
-    evaluate = session.evaluator(encoded, Metrics())
-    right = evaluate([[plain, path] for path in paths]).verdict
-    effect, layers = Effect.of(right[:, 1], right[:, 0]), float(np.mean(list(map(len, paths))))
-    return Distilled(router, examples, losses, effect, layers, Counter(paths))
+def measure(
+    sessions: Sequence[Session], router: Router, examples: Examples, losses: list[float]
+) -> Distilled:
+    """Evaluate the pretrained model and the paths that a router names on held-out questions.
+
+    They are asked in the prompt of each session.
+    """
+    plain, chosen, rows = identity(sessions[0].num_layers), list[Path](), []
+    for session in sessions:
+        encoded = [session.encoded[i] for i in examples.held_out]
+        paths = [first for (first,) in router.paths(Prompts.stack([e.prompts for e in encoded]))]
+        evaluate = session.evaluator(encoded, Metrics())
+        rows.append(evaluate([[plain, path] for path in paths]).verdict)
+        chosen += paths
+    right = np.stack(rows, axis=1)  # [n, K, 2]
+    effect, layers = Effect.of(right[..., 1], right[..., 0]), float(np.mean(list(map(len, chosen))))
+    return Distilled(router, examples, losses, effect, layers, Counter(chosen))

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -25,8 +25,9 @@ from cola_jax.deploy.static import evaluate_on
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity, unpad_path
-from cola_jax.question import Question, split
+from cola_jax.question import split
 from cola_jax.runs.run import Run
+from cola_jax.runs.session import prompt_folders
 from cola_jax.runs.stored import (
     ANY_SCORER,
     Labels,
@@ -43,10 +44,16 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 Path = tuple[int, ...]
-Features = Callable[[Sequence[Question]], np.ndarray]  # of the prompts of n questions [n, D]
 FOLDS = 5
 NO_FOLD = -1
 LEFT_OUT = (NO_FOLD, *range(FOLDS))  # the fold without which a menu is made
+
+
+class Questions(NamedTuple):
+    """Questions in one prompt, as a menu sees them."""
+
+    evaluations: Evaluations
+    features: Callable[[], np.ndarray]  # the states [n, D] of the prompts, for the selector
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +63,7 @@ class MenuChoice:
     rule: str
     sign: int | None  # of the log-probability, fitted on training questions
     trained: np.ndarray  # [m] bool, right on training questions, each by a fit without its fold
-    right: np.ndarray  # [n] bool, on held-out questions
+    right: np.ndarray  # [n, K] bool, on held-out questions in each of K prompts
     layers: float  # run for a prompt, mean
 
 
@@ -85,6 +92,7 @@ def find_menu(
     runs: Sequence[str],
     settings: MenuSettings,
     metrics: Metrics | None = None,
+    prompts: Sequence["Session"] = (),
 ) -> TaskMenu:
     """Choose a menu on the training questions of a session, and measure it on held-out ones.
 
@@ -93,6 +101,7 @@ def find_menu(
       screen: over the same training questions, with the scorer that candidates are tried with.
       out: directory of the runs `candidates`, `training` and `held-out`, which are resumed.
       runs: directories of searches or evaluations, of which the training questions are used.
+      prompts: sessions of the prompts in which the menu is measured, the session's own by default.
 
     Raises InputError for a session without held-out questions, runs of another checkpoint, and a
     scorer that does not tell which answer a path gave.
@@ -104,28 +113,28 @@ def find_menu(
             "a menu chooses: use `generation`."
         )
     labels = [label for run in runs for label in training_labels(run, session)]
-    prompts = {each.question.id: each.prompts for each in [*session.encoded, *session.held_out]}
+    prompts, held_out = prompts or [session], str(epath.Path(out) / "held-out")
 
-    def features(questions: Sequence[Question]) -> np.ndarray:
-        rows = [prompts[question.id] for question in questions]
-        return prompt_states(session.model, rows, settings.depth(session.num_layers))
-
-    def through_run(session: "Session", name: str) -> Evaluations:
+    def part(session: "Session", folder: str, *, held_out: bool = False) -> Questions:
         """Evaluate the same paths of all questions through a run, which is resumed."""
-        encoded = session.held_out if name == "held-out" else session.encoded
+        encoded = session.held_out if held_out else session.encoded
 
         def evaluate(wave: np.ndarray) -> Verdicts:
-            paths, folder = [unpad_path(path) for path in wave[0]], str(epath.Path(out) / name)
-            run = session.evaluate(folder, paths, metrics, held_out=name == "held-out")
+            paths = [unpad_path(path) for path in wave[0]]
+            run = session.evaluate(folder, paths, metrics, held_out=held_out)
             return stored_verdicts(run, encoded, len(paths))
 
-        return Evaluations(evaluate, [each.question for each in encoded])
+        def features() -> np.ndarray:
+            rows = [each.prompts for each in encoded]
+            return prompt_states(session.model, rows, settings.depth(session.num_layers))
 
+        return Questions(Evaluations(evaluate, [each.question for each in encoded]), features)
+
+    folders = zip(prompts, prompt_folders(held_out, len(prompts)), strict=True)
     return choose_menu(
-        through_run(screen, "candidates"),
-        through_run(session, "training"),
-        through_run(session, "held-out"),
-        features,
+        part(screen, str(epath.Path(out) / "candidates")).evaluations,
+        part(session, str(epath.Path(out) / "training")),
+        [part(each, folder, held_out=True) for each, folder in folders],
         labels,
         session.num_layers,
         settings,
@@ -134,9 +143,8 @@ def find_menu(
 
 def choose_menu(
     screen: Evaluations,
-    training: Evaluations,
-    held_out: Evaluations,
-    features: Features,
+    training: Questions,
+    held_out: Sequence[Questions],
     labels: Sequence[Labels],
     num_layers: int,
     settings: MenuSettings,
@@ -148,12 +156,12 @@ def choose_menu(
 
     Args:
       screen: evaluates all candidates on the training questions, `training` those of menus.
-      features: the states [n, D] of the prompts of n questions, which the selector reads.
+      held_out: the same questions in each prompt.
       labels: the paths that are known to be right for some training questions.
 
     Raises InputError for one training question, and where no path but the identity is right.
     """
-    ids = [question.id for question in training.questions]
+    ids = [question.id for question in training.evaluations.questions]
     if len(ids) < 2:
         raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
     folds = folds_of(ids)
@@ -176,10 +184,10 @@ def choose_menu(
         for fold, chosen in zip(LEFT_OUT, lists, strict=True)
     )
     used = list(dict.fromkeys(itertools.chain(menu, *menus)))
-    known = results_of(training, used, features)
+    known = results_of(training, used)
     trained = cross_fit(known, folds, [[used.index(path) for path in each] for each in menus])
     rules = fit_rules(known.take(folds != NO_FOLD, range(len(menu))))
-    measured = results_of(held_out, menu, features)
+    measured = [results_of(part, menu) for part in held_out]
     return measure(menu, rules, trained, measured, known.right[:, 0], num_layers, settings)
 
 
@@ -187,12 +195,12 @@ def measure(
     menu: Sequence[Path],
     rules: FittedRules,
     trained: Mapping[str, np.ndarray],
-    held_out: MenuResults,
+    held_out: Sequence[MenuResults],
     plain: np.ndarray,
     num_layers: int,
     settings: MenuSettings,
 ) -> TaskMenu:
-    """Measure the rules of a menu on held-out questions.
+    """Measure the rules of a menu on held-out questions in each prompt.
 
     `trained` has the results of cross-fitting, and `plain` [m] those of the pretrained model on the
     training questions.
@@ -200,9 +208,11 @@ def measure(
     depth, every = settings.depth(num_layers), prefix_layers(menu)
     state = tuple(range(depth))  # run by the selector before it chooses
     after = np.array([prefix_layers([state, path]) for path in menu])
-    layers = {"single": len(menu[rules.single])}
-    layers["selector"] = after[rules.choose(held_out)["selector"]].mean()
-    right = right_by_rule(rules, held_out)
+    selected = [after[rules.choose(part)["selector"]] for part in held_out]
+    layers = {"single": len(menu[rules.single]), "selector": np.mean(selected)}
+    every_prompt = [right_by_rule(rules, part) for part in held_out]
+    right = {rule: np.stack([part[rule] for part in every_prompt], 1) for rule in every_prompt[0]}
+    before = np.stack([part.right[:, 0] for part in held_out], axis=1)
     choices = {
         rule: MenuChoice(
             rule,
@@ -216,7 +226,7 @@ def measure(
     oracle = choices.pop(ORACLE)
     return TaskMenu(
         paths=tuple(menu),
-        plain=MenuChoice("", None, plain, held_out.right[:, 0], float(num_layers)),
+        plain=MenuChoice("", None, plain, before, float(num_layers)),
         choices=tuple(choices.values()),
         oracle=oracle,
         single=rules.single,
@@ -225,10 +235,10 @@ def measure(
     )
 
 
-def results_of(evaluations: Evaluations, paths: Sequence[Path], features: Features) -> MenuResults:
+def results_of(questions: Questions, paths: Sequence[Path]) -> MenuResults:
     """Evaluate paths on all questions."""
-    verdicts = evaluate_on(evaluations, paths)
-    return MenuResults(verdicts.verdict, signals(verdicts), features(evaluations.questions))
+    verdicts = evaluate_on(questions.evaluations, paths)
+    return MenuResults(verdicts.verdict, signals(verdicts), questions.features())
 
 
 def training_labels(directory: str, session: "Session") -> list[Labels]:

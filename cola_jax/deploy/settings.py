@@ -1,4 +1,4 @@
-"""Settings of `cola static`, `menu` and `distill`: a file that imports neither NumPy nor JAX."""
+"""Settings of `cola static`, `menu`, `distill` and `verify`; it imports no NumPy or JAX."""
 
 import dataclasses
 from typing import Any, Literal
@@ -6,6 +6,10 @@ from typing import Any, Literal
 from cola_jax.errors import InputError
 
 Fitness = Literal["accuracy", "margin", "likelihood"]
+Measure = Literal["accuracy", "likelihood"]
+Outcome = Literal[
+    "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,29 @@ class DistillSettings:
         if not self.learning_rate > 0:
             raise InputError(f"the learning rate must be positive, it is {self.learning_rate}.")
         return max(num_layers // 4, 1) if self.early_layers is None else self.early_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialSettings:
+    """Rules of a trial, fixed before its first outcome."""
+
+    measure: Measure = "accuracy"
+    """Primary measure: accuracy, or likelihood, the mean log-likelihood of the correct answer in
+    nats, for tasks on which the model answers at chance."""
+    margin: float = 3.0
+    """Largest loss that counts as none, of a path with fewer layers: in points of accuracy, or in
+    hundredths of a nat."""
+    seed: int = 0
+    """Random seed of the random paths."""
+
+    def __post_init__(self):
+        if not 0 < self.margin < 100:
+            raise InputError(
+                f"the margin must lie between 0 and 100 points, it is {self.margin}: a loss that "
+                "counts as none is never 0."
+            )
+        if self.seed < 0:
+            raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
 
 
 def check_least(settings: Any, **least: int) -> None:

@@ -18,7 +18,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
-from cola_jax.runs.stored import stored_verdicts
+from cola_jax.runs.session import evaluate_prompts
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -36,13 +36,13 @@ SKIP_BLOCK, REPEAT_BLOCK = 1, 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """A path, and whether it answered the questions of each part."""
+    """A path, and whether it answered the questions of each part; held-out ones in K prompts."""
 
     path: Path
     training: np.ndarray  # [n] bool
     validation: np.ndarray
     on_front: bool  # of accuracy and length on validation questions
-    held_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    held_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 1), bool))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,30 +75,37 @@ class TaskPath:
 
 
 def find_path(
-    session: "Session", out: str, settings: StaticSettings, metrics: Metrics | None = None
+    session: "Session",
+    out: str,
+    settings: StaticSettings,
+    metrics: Metrics | None = None,
+    prompts: Sequence["Session"] = (),
 ) -> TaskPath:
     """Search one path on the training questions of a session, and measure it on held-out ones.
 
-    `out` is the run directory, in which an interrupted search is resumed. Raises InputError for a
-    session without held-out questions, settings that allow no path, and a run of other settings.
+    `out` is the run directory, in which an interrupted search is resumed, and `prompts` are the
+    sessions of the prompts in which the path is measured, the session's own by default. Raises
+    InputError for a session without held-out questions, settings that allow no path, and a run of
+    other settings.
     """
-    held_out, metrics = session.held_out, Metrics() if metrics is None else metrics
+    prompts, metrics = prompts or [session], Metrics() if metrics is None else metrics
     training, validation = training_and_validation(
         [each.question.id for each in session.encoded], settings.validation
     )
     settings.lengths(session.num_layers)
     metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
-        len(validation) + len(held_out)
+        len(validation) + len(prompts) * len(prompts[0].held_out)
     )
     recorded = {"command": "static", **dataclasses.asdict(settings)}
     with session.recording(out, recorded, metrics) as evaluations:
         best = search_path(evaluations, session.num_layers, settings)
-    run = session.evaluate(str(epath.Path(out) / HELD_OUT), best.paths, metrics, held_out=True)
-    right = stored_verdicts(run, held_out, len(best.paths)).verdict
-    measured = zip(best.measured, right.T, strict=True)
+    folder = str(epath.Path(out) / HELD_OUT)
+    rows = evaluate_prompts(prompts, folder, best.paths, metrics, held_out=True)
+    right = np.stack([row.verdict for row in rows], axis=1)  # [n, K, C]
+    measured = zip(best.measured, np.moveaxis(right, 2, 0), strict=True)
     return dataclasses.replace(
         best,
-        measured=tuple(dataclasses.replace(path, held_out=column) for path, column in measured),
+        measured=tuple(dataclasses.replace(path, held_out=part) for path, part in measured),
     )
 
 

@@ -5,6 +5,7 @@ from cola_jax.report.controls import compare_runs as compare_runs
 from cola_jax.report.evaluation import evaluation_report as evaluation_report
 from cola_jax.report.page import write_page as write_page
 from cola_jax.report.page import write_search_page as write_search_page
+from cola_jax.report.prompts import prompts_report as prompts_report
 from cola_jax.report.results import tasks_table as tasks_table
 from cola_jax.report.results import write_results as write_results
 from cola_jax.report.search import changes_table as changes_table

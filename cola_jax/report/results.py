@@ -231,8 +231,8 @@ def static_table(content: Mapping[str, Any]) -> TerminalTable:
         f"{content['evaluated_paths']:,} paths were evaluated on all of "
         f"{content['training_questions']:,} training questions; the best on "
         f"{content['validation_questions']:,} for validation is chosen, and the Pareto front of "
-        "accuracy and layers there is shown. What counts is the difference on "
-        f"{content['effect']['n']:,} held-out questions, paired with the pretrained model."
+        "accuracy and layers there is shown. What counts is the difference "
+        f"{held_out_of(content['effect'])}, paired with the pretrained model."
     )
     columns = ("path", "layers", "training", "validation", "held out", "points more")
     return terminal_table(Table(rows, columns=columns), caption)
@@ -282,9 +282,9 @@ def menu_table(content: Mapping[str, Any]) -> TerminalTable:
         f"Menu: {'; '.join(content['paths'])}. Layers are run for a prompt, prefixes shared; all "
         "rules but single and the selector run every path. Chosen on "
         f"{content['training_questions']:,} training questions, each fifth answered by paths and "
-        "rules made from the other four; what counts is the difference on "
-        f"{content['effects'][0]['held_out']['n']:,} held-out ones, paired with the pretrained "
-        "model. The rule that is best in training is in bold."
+        "rules made from the other four; what counts is the difference "
+        f"{held_out_of(content['effects'][0]['held_out'])}, paired with the pretrained model. The "
+        "rule that is best in training is in bold."
     )
     columns = ("rule", "layers", "training", "held out", "points more")
     return terminal_table(Table(rows, columns=columns), caption)
@@ -308,6 +308,14 @@ def held_out_cells(effect: Mapping[str, Any], compared: bool) -> tuple[str, str]
     return format_percent(effect["after"]), change
 
 
+def held_out_of(effect: Mapping[str, Any]) -> str:
+    """Name the questions and prompts of an effect."""
+    text = f"on {effect['n']:,} held-out questions"
+    if effect["prompts"] == 1:
+        return f"{text}, for this prompt alone"
+    return f"{text} in {effect['prompts']} prompts, both counted as random"
+
+
 def router_lines(distilled: "Distilled") -> list[str]:
     """Format the examples of a router and its effect on held-out questions, a fact on each line."""
     examples, effect, paths = distilled.examples, distilled.effect, distilled.paths
@@ -316,7 +324,7 @@ def router_lines(distilled: "Distilled") -> list[str]:
     lines = [
         f"trained on {len(examples.targets)} paths; left out: {left_out or 'none'}",
         f"final loss {distilled.losses[-1]:.4f}",
-        f"accuracy on {paths.total()} held-out questions: {format_percent(effect.before.value)} of "
+        f"accuracy {held_out_of(effect.to_json())}: {format_percent(effect.before.value)} of "
         f"the pretrained model, {after} with the router; {points} points ({interval})",
         f"layers: {format_mean(distilled.layers)}, after {distilled.router.early_layers} over the "
         "prompt to name a path",

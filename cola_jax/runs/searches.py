@@ -13,9 +13,6 @@ import pyarrow.compute as pc
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, check_belongs
 from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.plan import Workload
-from cola_jax.execute.reference import block_influence
-from cola_jax.runs.batches import Batch, Influence
 from cola_jax.runs.devices import machine
 from cola_jax.runs.run import Path, Run
 from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, search_part
@@ -23,7 +20,7 @@ from cola_jax.runs.stored import deciding
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import most_options, prompts_of
+from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import most_asked
 from cola_jax.strategies.outcome import Outcomes
@@ -92,12 +89,7 @@ def ordered(
         # the run keeps its order; one of another strategy is refused later
         order = (before.get("preset") or {}).get("order", ())
     else:
-        engine, first = session.run_config.engine, session.first
-        if engine is None:
-            model = session.handle.load(session.mesh, metrics)
-            influence = block_influence(model, prompts_of(first))
-        else:
-            influence = engine.run(session.handle, Influence(), Batch(first, Workload(0, 0)))
+        influence = session.influence(metrics)
         order = np.argsort(influence, kind="stable").tolist()
     return dataclasses.replace(settings, preset=dataclasses.replace(rules, order=tuple(order)))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
@@ -15,12 +16,14 @@ from cola_jax.errors import InputError, count, shorten
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
+from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.params import Model
 from cola_jax.runs.batches import (
     WAVE,
     Batch,
     BatchSearch,
+    Influence,
     MakeBatch,
     PathRows,
     Rewording,
@@ -45,10 +48,13 @@ from cola_jax.runs.stored import (
     asked_by_run,
     asked_here,
     check_comparable,
+    stored_verdicts,
 )
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
+from cola_jax.scoring.scorer import prompts_of
+from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, TaskConfig, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
@@ -204,6 +210,15 @@ class Session:
     def model(self) -> Model:
         """The weights, loaded on first use."""
         return self.handle.load(self.mesh)
+
+    def influence(self, metrics: Metrics | None = None) -> np.ndarray:
+        """Return the influence [L] of each layer on the first questions' prompts."""
+        if self.run_config.engine is None:
+            model = self.handle.load(self.mesh, metrics)
+            return block_influence(model, prompts_of(self.first))
+        return self.run_config.engine.run(
+            self.handle, Influence(), Batch(self.first, Workload(0, 0))
+        )
 
     def search(
         self,
@@ -428,6 +443,36 @@ class Session:
         config, memory = self.handle.config, self.handle.memory
         for asked in (self, *self.variants):
             asked.scorer.check_memory(config, memory, asked.encoded, positions)
+
+
+def evaluate_prompts(
+    sessions: Sequence[Session],
+    directory: str,
+    paths: Sequence[tuple[int, ...]],
+    metrics: Metrics | None = None,
+    *,
+    held_out: bool = False,
+    **recorded: Any,
+) -> list[Verdicts]:
+    """Evaluate paths on the questions of sessions that differ in the prompt.
+
+    Returns the verdicts [n, C] in each prompt, from a run in `directory`, or from one for each of
+    several prompts there.
+    """
+    folders = prompt_folders(directory, len(sessions))
+    rows = []
+    for session, folder in zip(sessions, folders, strict=True):
+        run = session.evaluate(folder, paths, metrics, held_out=held_out, **recorded)
+        encoded = session.held_out if held_out else session.encoded
+        rows.append(stored_verdicts(run, encoded, len(paths)))
+    return rows
+
+
+def prompt_folders(directory: str, prompts: int) -> list[str]:
+    """Return the run directory of each prompt: of a single one the directory itself."""
+    if prompts == 1:
+        return [directory]
+    return [str(epath.Path(directory) / f"prompt-{number}") for number in range(1, prompts + 1)]
 
 
 def open_handle(model: str, config: RunConfig) -> ModelHandle:

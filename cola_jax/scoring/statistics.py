@@ -77,6 +77,11 @@ class Difference:
         discordant = self.first_only + self.second_only
         return float(binomtest(self.first_only, discordant).pvalue) if discordant else 1.0
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the difference, which is that in one prompt, as a number from 0 to 1."""
+        fields = {"difference": self.value, "interval": [*self.interval], "p": self.p}
+        return fields | {"n": self.n, "prompts": 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
@@ -84,24 +89,22 @@ class Effect:
 
     before: Share
     after: Share
-    difference: Difference
+    difference: "Difference | Crossed"  # Crossed over several prompts
 
     @classmethod
     def of(cls, after: np.ndarray, before: np.ndarray) -> "Effect":
-        """Compare right answers [n] with those of the pretrained model [n]."""
-        return cls(Share.of(before), Share.of(after), Difference.of(after, before))
+        """Compare right answers [n], or those in each of K prompts [n, K], with the model's."""
+        difference: Difference | Crossed
+        if after.ndim == 2 and after.shape[1] > 1:
+            difference = Crossed.of(after.astype(float) - before)
+        else:
+            difference = Difference.of(after.reshape(-1), before.reshape(-1))
+        return cls(Share.of(before), Share.of(after), difference)
 
     def to_json(self) -> dict[str, Any]:
         """Return shares and their difference as numbers from 0 to 1."""
-        low, high = self.difference.interval
-        return {
-            "before": self.before.value,
-            "after": self.after.value,
-            "difference": self.difference.value,
-            "interval": [low, high],
-            "p": self.difference.p,
-            "n": self.before.n,
-        }
+        shares = {"before": self.before.value, "after": self.after.value}
+        return shares | self.difference.to_json()
 
 
 class Mean(NamedTuple):

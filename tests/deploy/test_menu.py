@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cola_jax.deploy.menu import choose_menu, cover, folds_of, prefix_layers
+from cola_jax.deploy.menu import Questions, choose_menu, cover, folds_of, prefix_layers
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
@@ -23,6 +23,10 @@ def features(questions: Sequence[Question]) -> np.ndarray:
     """The fourth feature tells which path is right, and the first is constant."""
     drawn = [np.random.default_rng(int(q.text)).normal(size=WIDTH - 1) for q in questions]
     return np.insert(drawn, 0, 1.0, axis=1)
+
+
+def as_questions(evaluations: Evaluations) -> Questions:
+    return Questions(evaluations, lambda: features(evaluations.questions))
 
 
 def make_evaluations(first: int, count: int) -> Evaluations:
@@ -47,7 +51,8 @@ def make_labels(questions: Sequence[Question], paths: Sequence[Path]) -> list[La
 def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
     training, held_out = make_evaluations(0, 200), make_evaluations(200, 100)
     labels = make_labels(training.questions, [PLAIN, OTHER, NOISE, (0,) * 9])
-    menu = choose_menu(training, training, held_out, features, labels, LAYERS, SETTINGS)
+    parts = [as_questions(training), [as_questions(held_out)]]
+    menu = choose_menu(training, *parts, labels, LAYERS, SETTINGS)
     assert menu.paths == (PLAIN, OTHER)
     assert menu.chosen.rule == "selector"
     assert menu.chosen.right.mean() > 0.85
@@ -59,10 +64,16 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
         (1, "needs 2 or more"),
     ):
         few = make_evaluations(0, count)
+        labels = make_labels(few.questions, [PLAIN])
         with pytest.raises(ValueError, match=message):
-            choose_menu(
-                few, few, few, features, make_labels(few.questions, [PLAIN]), LAYERS, SETTINGS
-            )
+            choose_menu(few, as_questions(few), [as_questions(few)], labels, LAYERS, SETTINGS)
+
+
+def test_choose_menu_measures_each_held_out_question_in_every_prompt() -> None:
+    training, held_out = make_evaluations(0, 200), make_evaluations(200, 30)
+    parts = [as_questions(training), [as_questions(held_out)] * 3]
+    menu = choose_menu(training, *parts, make_labels(training.questions, [OTHER]), LAYERS, SETTINGS)
+    assert menu.plain.right.shape == menu.chosen.right.shape == (30, 3)
 
 
 def test_cover_begins_with_the_identity_and_leaves_out_useless_paths() -> None:

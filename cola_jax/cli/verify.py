@@ -1,0 +1,136 @@
+"""`cola verify`: claims about paths, tried on tasks, prompts and controls fixed beforehand."""
+
+import dataclasses
+import os
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from cola_jax.cli.flags import MEASURING, Flags, Printing, console, group, run_with_progress
+from cola_jax.cli.report import print_json
+from cola_jax.deploy.settings import Outcome, TrialSettings
+from cola_jax.errors import InputError, UsageError, shown
+from cola_jax.errors import count as count_of
+from cola_jax.files import readable_json, write_whole
+from cola_jax.progress import log
+from cola_jax.storage import path_of
+
+if TYPE_CHECKING:
+    from cola_jax.deploy.verify.claims import Claim
+    from cola_jax.runs.session import Session
+
+
+PLANNED = (4, 8, 16, 32)  # prompts of a plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify(Printing):
+    """Try claims: is a path better or worse than the model, or as good on fewer layers?
+
+    Several claims and tasks are corrected for their number. The protocol is written before any
+    outcome is known, and a trial that has begun goes on with the same protocol alone.
+    """
+
+    claims: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
+    """Paths such as 0-28; blocks of RYS such as (10,14); dropped:20,21; a recipe of mergekit, or
+    results of PoLar or Dr.LLM; a layer-edited Hugging Face model (see deploy/verify/README.md)."""
+    flags: Flags
+    settings: Annotated[OmitArgPrefixes[TrialSettings], group("Trial")] = dataclasses.field(
+        default_factory=TrialSettings
+    )
+    power: Annotated[float | None, arg(metavar="POINTS")] = None
+    """Only plan: print the questions that show a difference of this many points four times in
+    five, by the variances of an earlier trial in --output, or usual ones."""
+    fail_on: tuple[Outcome, ...] = ()
+    """Verdicts of any claim with which the command exits with status 1, such as worse."""
+
+    def run(self) -> None:
+        from cola_jax.deploy.verify.trial import run_trial, time_paths
+        from cola_jax.report import write_page
+        from cola_jax.report.tables import markdown_report, terminal_report
+        from cola_jax.report.verdicts import VERDICTS, trial_report, verdicts_json
+
+        if not self.claims:
+            raise UsageError("`cola verify` needs CLAIMS: give at least one, such as 0-28.")
+        if self.power is not None:
+            self.plan(self.power)
+            return
+        sessions = self.sessions()
+        claims = self.read(next(iter(sessions.values()))[0])
+        out, settings = self.flags.out, self.settings
+        trial = run_with_progress(
+            lambda metrics: run_trial(sessions, claims, out, settings, metrics)
+        )
+        content = verdicts_json(trial, time_paths(sessions, trial))
+        folder = path_of(out)
+        write_whole(folder / VERDICTS, readable_json(content).encode() + b"\n")
+        tables = trial_report(trial, content)
+        write_page(tables, folder / "report.html")
+        write_whole(folder / "report.md", markdown_report(tables, whole=True).encode())
+        if self.json:
+            print_json(content)
+        else:
+            console.print(terminal_report(tables, whole=True))
+        log.info("written to %s/%s", out, VERDICTS)
+        outcomes = {v.outcome for verdicts in trial.verdicts for v in verdicts}
+        if failed := sorted(outcomes & {*self.fail_on}):
+            log.error("a claim is called %s (--fail-on)", ", ".join(failed))
+            sys.exit(1)
+
+    def plan(self, points: float) -> None:
+        """Print how many questions a trial needs, in the prompts asked for and in others."""
+        from rich.table import Table
+
+        from cola_jax.deploy.verify.power import Components, plan
+        from cola_jax.report.verdicts import earlier_components
+
+        components = earlier_components(self.flags.out) or Components()
+        tests = len(self.flags.each()) * len(self.claims)
+        prompts = sorted({self.flags.task.prompts or MEASURING, *PLANNED})
+        plans = {count: plan(points / 100, count, components, tests) for count in prompts}
+        if self.json:
+            print_json({count: planned._asdict() for count, planned in plans.items()})
+            return
+        table = Table("prompts", "questions", box=None)
+        for count, planned in plans.items():
+            need = f"none suffices: take {planned.least_prompts} prompts or more"
+            table.add_row(str(count), str(planned.questions or need))
+        console.print(table)
+        console.print(
+            f"Each question asked in each prompt, to show {points:g} points four times in five in "
+            f"{count_of(tests, 'test')}, with {100 * components.prompt_sd:.1f} points between "
+            "prompts (standard deviation).",
+            soft_wrap=True,
+        )
+
+    def sessions(self) -> "dict[str, list[Session]]":
+        """Prepare a session for each prompt of each task, by its name; they share the weights."""
+        sessions: dict[str, list[Session]] = {}
+        handle = None
+        for flags in self.flags.each():
+            task = dataclasses.replace(flags.task, prompts=flags.task.prompts or MEASURING)
+            flags = dataclasses.replace(flags, task=task)
+            name = PurePath(task.task).stem if os.path.isfile(task.task) else task.task
+            sessions[name] = flags.prepare_prompts(self, handle)
+            handle = sessions[name][0].handle
+        return sessions
+
+    def read(self, session: "Session") -> "list[Claim]":
+        """Read the claims; InputError for two of the same path."""
+        from cola_jax.deploy.verify.claims import read_claim
+        from cola_jax.path import identity
+
+        handle = session.handle
+        claims = [read_claim(text, handle.directory, session.num_layers) for text in self.claims]
+        paths = [claim.path for claim in claims]
+        for i, claim in enumerate(claims):
+            if claim.path in paths[:i]:
+                other = self.claims[paths.index(claim.path)]
+                raise InputError(
+                    f"the claims {shown(other)} and {shown(claim.text)} are one path: give it once."
+                )
+            if claim.path == identity(session.num_layers):
+                raise InputError(f"the claim {shown(claim.text)} is the pretrained model itself.")
+        return claims

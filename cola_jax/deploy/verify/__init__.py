@@ -1,0 +1,1 @@
+"""Claims on trial: paths and their published effects, tested against controls."""

@@ -1,0 +1,115 @@
+"""The protocol of a trial: all that decides its verdicts, written before any outcome."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from cola_jax.deploy.verify.claims import Claim
+from cola_jax.errors import InputError, shown
+from cola_jax.files import exists, read_json, readable_json, write_whole
+from cola_jax.path import format_path
+from cola_jax.question import digest
+from cola_jax.runs.session import Session
+from cola_jax.runs.stored import differing
+
+PROTOCOL = "protocol.json"
+TESTS = (
+    "Differences to the identity path within question and prompt; questions and prompts crossed "
+    "and random, Satterthwaite's degrees of freedom; two-sided at 0.05, Holm over claims and "
+    "tasks; non-inferiority at the margin for paths of fewer layers, Holm over these; dependence "
+    "on the prompt by the F test of prompts over the residual, at 0.05."
+)
+Path = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparators:
+    """The paths that every claim is compared with."""
+
+    shortgpt: dict[int, Path]  # by the number of layers
+    random: dict[Path, list[Path]]  # by the path of the claim
+
+    def paths(self) -> list[Path]:
+        """Return all of them, each once."""
+        every = [*self.shortgpt.values(), *(path for row in self.random.values() for path in row)]
+        return list(dict.fromkeys(every))
+
+
+def make_protocol(
+    sessions: dict[str, list[Session]],
+    claims: Sequence[Claim],
+    comparators: Comparators,
+    **rules: Any,
+) -> dict[str, Any]:
+    """Return the protocol of claims on tasks, each with a session for every prompt.
+
+    `rules` are the primary measure, the margin and the seed.
+    """
+    (first, *_), *_ = sessions.values()
+    content = {
+        "model": first.settings["model"],
+        "dtype": first.settings["dtype"],
+        "num_layers": first.num_layers,
+        "claims": [
+            {"claim": c.text, "kind": c.kind, "path": format_path(c.path), "digest": c.digest}
+            for c in claims
+        ],
+        "tasks": {name: task_record(prompts) for name, prompts in sessions.items()},
+        "comparators": {
+            "identity": format_path(range(first.num_layers)),
+            "shortgpt": {str(n): format_path(path) for n, path in comparators.shortgpt.items()},
+            "random": {
+                format_path(path): list(map(format_path, row))
+                for path, row in comparators.random.items()
+            },
+        },
+        "tests": TESTS,
+        **rules,
+    }
+    content = json.loads(json.dumps(content))
+    return content | {"hash": digest(content)}
+
+
+def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
+    """Return the scorer, the questions and the prompts of a task."""
+    first = prompts[0]
+    names = ("scorer", "chat", "prompt", "prompt_set", "task", "max_new_tokens", "rule")
+    return {
+        "questions": len(first.encoded),
+        "ids": digest([each.question.id for each in first.encoded]),
+        "prompts": [
+            {name: each.settings[name] for name in names if each.settings.get(name) is not None}
+            for each in prompts
+        ],
+    }
+
+
+def lock_protocol(directory: str, protocol: dict[str, Any], begun: bool) -> None:
+    """Write the protocol; where a trial has begun, check that it is the one there.
+
+    Raises InputError for a protocol that differs from it, and for one that was edited.
+    """
+    file, before = epath.Path(directory) / PROTOCOL, read_protocol(directory)
+    if before is None or not begun:
+        write_whole(file, readable_json(protocol).encode() + b"\n")
+        return
+    if before.get("hash") != digest({n: v for n, v in before.items() if n != "hash"}):
+        raise InputError(f"{file} was edited after it was written: restore it, or begin anew.")
+    changes = differing(before, protocol)
+    changes.pop("hash", None)
+    if changes:
+        name, (was, now) = next(iter(changes.items()))
+        raise InputError(
+            f"the protocol in {file} was fixed before the first outcome, and this command differs "
+            f"from it in {', '.join(changes)} ({name}: {shown(was)} there, {shown(now)} here): "
+            "repeat its flags, or give another --output."
+        )
+
+
+def read_protocol(directory: str) -> dict[str, Any] | None:
+    """Read the protocol of a directory; None where there is none."""
+    file = epath.Path(directory) / PROTOCOL
+    return read_json(file) if exists(file) else None

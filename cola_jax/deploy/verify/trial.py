@@ -1,0 +1,203 @@
+"""A trial: claims and their comparators, run on the same questions in several prompts."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cola_jax.deploy.settings import Measure, TrialSettings
+from cola_jax.deploy.verify.claims import Claim
+from cola_jax.deploy.verify.comparators import least_influence, random_controls
+from cola_jax.deploy.verify.power import check_size
+from cola_jax.deploy.verify.protocol import (
+    Comparators,
+    lock_protocol,
+    make_protocol,
+    read_protocol,
+)
+from cola_jax.deploy.verify.verdict import Verdict, decide
+from cola_jax.execute.metrics import Metrics
+from cola_jax.path import identity, parse_path
+from cola_jax.runs.run import Run
+from cola_jax.runs.session import Session, evaluate_prompts, prompt_folders
+from cola_jax.scoring.statistics import Crossed
+from cola_jax.scoring.verdicts import Verdicts
+
+Path = tuple[int, ...]
+TIMED = 16  # questions on which a path is timed
+REPEATS = 3  # timings, of which the shortest counts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """A path on a task: fields [n, K] of n questions and K prompts, and the mean tokens."""
+
+    values: np.ndarray  # of the primary measure
+    right: np.ndarray  # bool
+    tokens: float  # decoded, NaN where nothing is
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskTrial:
+    """All paths of a trial on one task."""
+
+    task: str
+    measured: dict[Path, Measured]
+
+    def effect(self, path: Path, other: Path) -> Crossed:
+        """Return the difference between two paths within question and prompt."""
+        return Crossed.of(self.measured[path].values - self.measured[other].values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trial:
+    """The outcomes of a trial."""
+
+    protocol: dict[str, Any]
+    claims: Sequence[Claim]
+    comparators: Comparators
+    tasks: Sequence[TaskTrial]
+    verdicts: list[list[Verdict]]  # of each claim on each task
+
+
+def run_trial(
+    sessions: Mapping[str, list[Session]],
+    claims: Sequence[Claim],
+    directory: str,
+    settings: TrialSettings,
+    metrics: Metrics | None = None,
+) -> Trial:
+    """Try claims on tasks, each with a session for every prompt, and decide on them.
+
+    `directory` gets the protocol, before any outcome, and a run for each task and prompt, which
+    are resumed. Raises InputError for too few questions or prompts, and for a protocol that
+    differs from that of a trial that has begun.
+    """
+    (first, *_), *_ = sessions.values()
+    for prompts in sessions.values():
+        check_size(len(prompts[0].encoded), len(prompts))
+    metrics = metrics or Metrics()
+    folders = {task: str(epath.Path(directory) / task) for task in sessions}
+    begun = any(Run(prompt_folders(folders[t], len(p))[0]).exists() for t, p in sessions.items())
+    comparators = make_comparators(first, claims, directory, settings, metrics, begun)
+    rules = {"measure": settings.measure, "margin": settings.margin, "seed": settings.seed}
+    protocol = make_protocol(dict(sessions), claims, comparators, **rules)
+    lock_protocol(directory, protocol, begun)
+    paths = [identity(first.num_layers), *(c.path for c in claims), *comparators.paths()]
+    paths = list(dict.fromkeys(paths))
+    metrics.total = sum(len(p) * len(p[0].encoded) * len(paths) for p in sessions.values())
+    tasks = [
+        measure_task(task, prompts, paths, folders[task], protocol["hash"], settings, metrics)
+        for task, prompts in sessions.items()
+    ]
+    return decide_trial(protocol, claims, comparators, tasks, settings)
+
+
+def make_comparators(
+    session: Session,
+    claims: Sequence[Claim],
+    directory: str,
+    settings: TrialSettings,
+    metrics: Metrics,
+    begun: bool,
+) -> Comparators:
+    """Choose the paths that claims are compared with; those of ShortGPT as the protocol has them.
+
+    The influence of layers is measured on prompts alone, without answers.
+    """
+    layers, known = session.num_layers, [claim.path for claim in claims]
+    lengths = sorted({len(path) for path in known if len(path) < layers})
+    before = (read_protocol(directory) or {}) if begun else {}
+    stored = before.get("comparators", {}).get("shortgpt", {})
+    shortgpt = {n: parse_path(stored[str(n)], layers) for n in lengths if str(n) in stored}
+    if missing := [n for n in lengths if n not in shortgpt]:
+        influence = session.influence(metrics)
+        shortgpt |= {n: least_influence(influence, n) for n in missing}
+    random = {path: random_controls(path, layers, settings.seed, known) for path in known}
+    return Comparators(shortgpt, random)
+
+
+def measure_task(
+    task: str,
+    prompts: Sequence[Session],
+    paths: Sequence[Path],
+    directory: str,
+    protocol: str,
+    settings: TrialSettings,
+    metrics: Metrics,
+) -> TaskTrial:
+    """Evaluate all paths on a task in every prompt."""
+    rows = evaluate_prompts(prompts, directory, paths, metrics, protocol=protocol)
+    pairs = zip(rows, prompts, strict=True)
+    values = np.stack([measure_of(row, each, settings.measure) for row, each in pairs], axis=1)
+    right = np.stack([each.verdict for each in rows], axis=1)
+    measured = {
+        path: Measured(values[..., c], right[..., c], mean_tokens(rows, c))
+        for c, path in enumerate(paths)
+    }
+    return TaskTrial(task, measured)
+
+
+def measure_of(verdicts: Verdicts, session: Session, measure: Measure) -> np.ndarray:
+    """Return the primary measure [n, C] of verdicts [n, C]."""
+    if measure == "accuracy":
+        return verdicts.verdict.astype(float)
+    answers = [each.question.answer for each in session.encoded]
+    logprob = verdicts.scores[np.arange(len(answers)), :, answers].astype(float)
+    # a path that is not finite is as bad as the worst that is
+    return np.where(np.isfinite(logprob), logprob, logprob[np.isfinite(logprob)].min(initial=0))
+
+
+def mean_tokens(rows: Sequence[Verdicts], c: int) -> float:
+    """Return the mean number of decoded tokens of a path, NaN where nothing is decoded."""
+    each = [completion for row in rows for completion in row.completion[:, c] if completion]
+    return float(np.mean([len(completion.tokens) for completion in each])) if each else np.nan
+
+
+def time_paths(
+    sessions: Mapping[str, Sequence[Session]], trial: Trial
+) -> dict[str, dict[Path, float]]:
+    """Return the seconds a question that each compared path takes alone, by task.
+
+    Each is the shortest of several timings on one batch. Empty where other machines run the paths.
+    """
+    paths = [claim.path for claim in trial.claims]
+    paths = [identity(trial.protocol["num_layers"]), *paths]
+    if any(prompts[0].run_config.engine is not None for prompts in sessions.values()):
+        return {task: {} for task in sessions}
+    return {task: time_alone(prompts[0], paths) for task, prompts in sessions.items()}
+
+
+def time_alone(session: Session, paths: Sequence[Path]) -> dict[Path, float]:
+    """Return the seconds a question of paths that share nothing."""
+    encoded = session.encoded[:TIMED]
+    # one that kept the states of earlier calls would run nothing
+    evaluate = session.local_evaluator(encoded, Metrics(), keep_open=False)
+    seconds = dict.fromkeys(paths, np.inf)
+    for repeat in range(REPEATS + 1):  # the first compiles
+        for path in paths:
+            start = time.perf_counter()
+            evaluate([path])
+            spent = (time.perf_counter() - start) / len(encoded)
+            seconds[path] = min(seconds[path], spent if repeat else np.inf)
+    return seconds
+
+
+def decide_trial(
+    protocol: dict[str, Any],
+    claims: Sequence[Claim],
+    comparators: Comparators,
+    tasks: Sequence[TaskTrial],
+    settings: TrialSettings,
+) -> Trial:
+    """Compare each claim with the identity path on each task, and decide on all of them."""
+    plain = identity(protocol["num_layers"])
+    pairs = [(claim, task) for claim in claims for task in tasks]
+    effects = [task.effect(claim.path, plain) for claim, task in pairs]
+    shorter = [len(claim.path) < len(plain) for claim, _ in pairs]
+    verdicts = decide(effects, shorter, settings.margin / 100)
+    rows = [verdicts[i : i + len(tasks)] for i in range(0, len(verdicts), len(tasks))]
+    return Trial(protocol, claims, comparators, tasks, rows)

@@ -1,0 +1,72 @@
+"""The report of paths that were evaluated on the same questions in several prompts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cola_jax.errors import InputError
+from cola_jax.path import format_path, identity
+from cola_jax.report.scan import COLUMNS, read_map
+from cola_jax.report.tables import (
+    Row,
+    RunReport,
+    Table,
+    effect_cells,
+    format_p,
+    format_percent,
+    format_points,
+    run_settings,
+    run_title,
+)
+from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Crossed, Effect, holm
+
+
+def prompts_report(runs: Sequence[Run]) -> RunReport:
+    """Compare paths with the identity path on questions crossed with prompts, a run for each.
+
+    Raises InputError for runs of other paths or questions, and without the identity path.
+    """
+    manifest = runs[0].manifest()
+    paths = [tuple(path) for path in manifest["settings"]["paths"]]
+    plain = identity(manifest["starts"][-1]["num_layers"])
+    if plain not in paths:
+        raise InputError(f"the identity path was not evaluated: add --paths {format_path(plain)}.")
+    right = read_prompts(runs, len(paths))  # [n, K, C]
+    before = right[..., paths.index(plain)]
+    others = [c for c, path in enumerate(paths) if path != plain]
+    effects = [Effect.of(right[..., c], before) for c in others]
+    corrected = holm([effect.difference.p for effect in effects])
+    rows = [Row("the model", (str(len(plain)), format_percent(before.mean()), "", ""), bold=True)]
+    by_prompt = []
+    for c, effect, p in zip(others, effects, corrected, strict=True):
+        label, (correct, points, interval) = format_path(paths[c]), effect_cells(effect)
+        cells = str(len(paths[c])), correct, f"{points}\n{interval}", format_p(p)
+        rows.append(Row(label, cells))
+        assert isinstance(effect.difference, Crossed)
+        each = (format_points(estimate.value) for estimate in effect.difference.by_prompt)
+        by_prompt.append(Row(label, (*each, format_p(effect.difference.interaction_p))))
+    questions, prompts, _ = right.shape
+    numbers = tuple(map(str, range(1, prompts + 1)))
+    return RunReport(
+        run_title(manifest["starts"][-1]),
+        [],
+        Table(rows, columns=("path", "layers", "correct", "points more", "p")),
+        [Table(by_prompt, "Points more in each prompt", ("path", *numbers, "p"))],
+        f"{len(paths):,} paths on {questions:,} questions in {prompts:,} prompts.",
+        "Intervals: 95 %, with questions and prompts both random; p: two-sided, corrected (Holm). "
+        "In each prompt, p is of the test that the prompts do not differ.",
+        run_settings(manifest),
+    )
+
+
+def read_prompts(runs: Sequence[Run], paths: int) -> np.ndarray:
+    """Read verdicts [n, K, C] of runs of the same paths and questions; InputError for others."""
+    ids, columns = None, []
+    for run in runs:
+        found, right, _ = read_map(run.evaluations(COLUMNS), paths)
+        if found != (ids or found) or run.settings()["paths"] != runs[0].settings()["paths"]:
+            raise InputError(f"{run.directory} has other paths or questions than the first run.")
+        ids = found
+        columns.append(right)
+    return np.stack(columns, axis=1)

@@ -1,0 +1,221 @@
+"""The report of a trial: `verdicts.json`, and its tables for the terminal, Markdown and a page."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from cola_jax.deploy.verify.power import Components
+from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
+from cola_jax.errors import reading
+from cola_jax.files import exists, read_json
+from cola_jax.path import format_path, identity
+from cola_jax.report.tables import (
+    NO_VALUE,
+    Row,
+    RunReport,
+    Table,
+    format_interval,
+    format_p,
+    format_percent,
+    format_points,
+    title,
+)
+from cola_jax.scoring.statistics import number_or_none
+from cola_jax.storage import path_of
+
+VERDICTS = "verdicts.json"
+SETTINGS = ("hash", "model", "dtype", "measure", "margin", "seed", "tests")  # of the protocol
+COLUMNS = ("claim", "layers", "correct", "points more", "p", "verdict")
+
+
+def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> dict[str, Any]:
+    """Return the content of `verdicts.json`; shares and differences are 0 to 1.
+
+    `seconds` are those a question that paths take alone, by task.
+    """
+    protocol = trial.protocol
+    claims = []
+    for claim, verdicts in zip(trial.claims, trial.verdicts, strict=True):
+        tasks = {
+            task.task: claim_content(trial, claim.path, task, seconds[task.task])
+            | {
+                "outcome": verdict.outcome,
+                "p_holm": verdict.p,
+                "noninferior_p_holm": verdict.noninferior_p,
+                "sentence": verdict.sentence(claim.name, task_title(task.task)),
+            }
+            for task, verdict in zip(trial.tasks, verdicts, strict=True)
+        }
+        path = format_path(claim.path)
+        claims.append({"name": claim.name, "path": path, "layers": len(claim.path), "tasks": tasks})
+    return number_or_none(
+        {
+            "protocol": protocol["hash"],
+            **{name: protocol[name] for name in ("model", "num_layers", "measure", "margin")},
+            "claims": claims,
+        }
+    )
+
+
+def claim_content(
+    trial: Trial, path: Path, task: TaskTrial, seconds: Mapping[Path, float]
+) -> dict[str, Any]:
+    """Return a claim's figures on a task: against the identity path and every comparator."""
+    plain = identity(trial.protocol["num_layers"])
+    before, after, effect = task.measured[plain], task.measured[path], task.effect(path, plain)
+    controls = [task.effect(other, plain).value for other in trial.comparators.random[path]]
+    shortgpt = trial.comparators.shortgpt.get(len(path))
+    return {
+        "before": float(before.right.mean()),
+        "after": float(after.right.mean()),
+        **effect.to_json(),
+        "components": dataclasses.asdict(Components.of(effect)) if effect.prompts > 1 else None,
+        "layers": [len(plain), len(path)],
+        "tokens": [before.tokens, after.tokens],
+        "seconds": [seconds.get(plain, math.nan), seconds.get(path, math.nan)],
+        "random": placed(effect.value, controls),
+        "shortgpt": None
+        if shortgpt is None
+        else {"path": format_path(shortgpt), **task.effect(path, shortgpt).to_json()},
+    }
+
+
+def earlier_components(directory: str) -> Components | None:
+    """Read the largest components of variance of an earlier trial; None where there is none."""
+    file = path_of(directory) / VERDICTS
+    if not exists(file):
+        return None
+    with reading(file):
+        claims = read_json(file)["claims"]
+        tasks = [task for claim in claims for task in claim["tasks"].values()]
+        known = [task["components"] for task in tasks if task["components"]]
+        if not known:
+            return None
+        names = [field.name for field in dataclasses.fields(Components)]
+        return Components(*(max(float(each[name]) for each in known) for name in names))
+
+
+def placed(value: float, controls: Sequence[float]) -> dict[str, Any]:
+    """Return the place of a difference among those of random paths, 1 for the best."""
+    if not controls:
+        return {"paths": 0}
+    return {
+        "paths": len(controls),
+        "place": 1 + sum(other > value for other in controls),
+        "median": float(np.median(controls)),
+        "best": max(controls),
+    }
+
+
+def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
+    """Make the report of a trial from the content of `verdicts.json`."""
+    rows, by_prompt, others = [], [], []
+    several = len(trial.tasks) > 1
+    for task in trial.tasks:
+        suffix = f", {task_title(task.task)}" if several else ""
+        rows.append(identity_row(task, trial.protocol["num_layers"], suffix))
+        for claim in content["claims"]:
+            figures = claim["tasks"][task.task]
+            rows.append(claim_row(claim, figures, suffix))
+            by_prompt.append(prompt_row(claim, figures, suffix))
+            others.append(comparator_row(claim, figures, suffix))
+    prompts = len(content["claims"][0]["tasks"][trial.tasks[0].task]["by_prompt"])
+    numbers = tuple(map(str, range(1, prompts + 1)))
+    rest = [
+        Table(by_prompt, "Points more in each prompt", ("claim", *numbers, "p")),
+        Table(others, "Comparators", ("claim", "random paths", "place", "ShortGPT", "cost")),
+    ]
+    sentences = [
+        figures["sentence"] for claim in content["claims"] for figures in claim["tasks"].values()
+    ]
+    return RunReport(
+        f"{len(content['claims'])} claims on trial",
+        sentences,
+        Table(rows, columns=COLUMNS),
+        rest,
+        trial_lead(trial),
+        trial_note(trial),
+        [(name, str(trial.protocol[name])) for name in SETTINGS],
+    )
+
+
+def identity_row(task: TaskTrial, num_layers: int, suffix: str) -> Row:
+    """Make the row of the pretrained model."""
+    correct = format_percent(float(task.measured[identity(num_layers)].right.mean()))
+    return Row(f"the model{suffix}", (str(num_layers), correct, "", "", ""), bold=True)
+
+
+def claim_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Row:
+    """Make the row of a claim, the interval below its difference."""
+    interval = format_interval(tuple(figures["interval"]), signed=True)
+    change = f"{format_points(figures['difference'])}\n{interval}"
+    cells = (
+        str(claim["layers"]),
+        format_percent(figures["after"]),
+        change,
+        format_p(figures["p_holm"]),
+        figures["outcome"].replace(" on ", "\non ").replace(" the p", "\nthe p"),
+    )
+    return Row(claim["name"] + suffix, cells)
+
+
+def prompt_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Row:
+    """Make the row of a claim's difference in each prompt, and the test that they are one."""
+    p = figures["interaction_p"]
+    each = (format_points(estimate["value"]) for estimate in figures["by_prompt"])
+    return Row(claim["name"] + suffix, (*each, format_p(math.nan if p is None else p)))
+
+
+def comparator_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Row:
+    """Make the row of a claim beside random paths and ShortGPT's, and of its cost."""
+    random, shortgpt = figures["random"], figures["shortgpt"]
+    median = place = NO_VALUE
+    if random["paths"]:
+        median = f"median {format_points(random['median'])}\nbest {format_points(random['best'])}"
+        place = f"{random['place']} of {random['paths'] + 1}"
+    against = ""
+    if shortgpt is not None:
+        interval = format_interval(tuple(shortgpt["interval"]), signed=True)
+        against = f"{format_points(shortgpt['difference'])}\n{interval}"
+    return Row(claim["name"] + suffix, (median, place, against, cost(figures)))
+
+
+def cost(figures: dict[str, Any]) -> str:
+    """Format the layers, tokens and seconds of a claim as shares of the model's."""
+    parts = []
+    for name in ("layers", "tokens", "seconds"):
+        before, after = figures[name]
+        if before and after:
+            parts.append(f"{name} x{after / before:.2f}")
+    return "\n".join(parts)
+
+
+def trial_lead(trial: Trial) -> str:
+    """State the size of a trial."""
+    parts = []
+    for task in trial.tasks:
+        questions, prompts = next(iter(task.measured.values())).right.shape
+        parts.append(
+            f"{task_title(task.task)}: {len(task.measured):,} paths on {questions:,} questions in "
+            f"{prompts:,} prompts."
+        )
+    return " ".join([*parts, f"Protocol {trial.protocol['hash'][:12]}."])
+
+
+def trial_note(trial: Trial) -> str:
+    """Explain the tables."""
+    return (
+        "Intervals: 95 %, with questions and prompts both random. p: two-sided, corrected (Holm) "
+        "for all claims and tasks. Place: that of the claim among random paths with the same "
+        "edits, which is not a test. ShortGPT: the claim minus the path of as many layers of the "
+        f"largest influence. As good: a loss above {trial.protocol['margin']:g} points is excluded."
+    )
+
+
+def task_title(task: str) -> str:
+    """Return the name of a task, or of its file."""
+    return title(PurePath(task).name)

@@ -1,0 +1,82 @@
+"""Prompts that are drawn: distinct, the same for a seed, and none both to choose and to measure."""
+
+import dataclasses
+
+import pytest
+
+from cola_jax.errors import InputError
+from cola_jax.question import Question
+from cola_jax.tasks import TaskConfig
+from cola_jax.tasks.prompt_sets import PromptSet
+from tests import tiny
+
+SUMS = TaskConfig("arithmetic", limit=12, level=1)
+
+
+def prepare(config, several=False):
+    make = config.prepare_prompts if several else config.prepare
+    return make(tiny.tokenizer(), context=400, stop_tokens=lambda: (1, 7))
+
+
+def prompts_of(prepared):
+    return [each.prompts.ids.tolist() for each in prepared.encoded]
+
+
+def test_prompts_are_distinct_and_depend_on_the_seed_alone():
+    five = prepare(dataclasses.replace(SUMS, prompts=5), several=True)
+    assert len({str(prompts_of(each)) for each in five}) == 5
+    assert len({each.settings()["prompt"]["hash"] for each in five}) == 5
+    assert [prompts_of(each) for each in five[:3]] == [
+        prompts_of(each) for each in prepare(dataclasses.replace(SUMS, prompts=3), several=True)
+    ]
+    other = dataclasses.replace(SUMS, prompts=3, shots_seed=1)
+    assert not {str(prompts_of(each)) for each in five} & {
+        str(prompts_of(each)) for each in prepare(other, several=True)
+    }
+
+
+def test_one_prompt_is_the_task_s_own():
+    (alone,) = prepare(SUMS, several=True)
+    assert prompts_of(alone) == prompts_of(prepare(SUMS))
+
+
+def test_questions_are_chosen_over_prompts_that_measure_nothing():
+    chosen = prepare(dataclasses.replace(SUMS, choose_prompts=3))
+    asked = {tuple(shots["prompt"]["shots"]) for shots in chosen.settings()["choose_prompts"]}
+    measured = prepare(dataclasses.replace(SUMS, prompts=8), several=True)
+    assert len(asked) == 3
+    assert not asked & {tuple(each.record["prompt"]["shots"]) for each in measured}
+    more = prepare(dataclasses.replace(SUMS, choose_prompts=3, limit=15))
+    assert prompts_of(more)[:12] == prompts_of(chosen)  # a run of more questions goes on
+
+
+def test_prompt_set_reorders_options_and_keeps_the_answer():
+    question = Question("q", "Which?", ("a", "b", "c", "d"), 2)
+    orders = {PromptSet(f"measure {i}", 0).reorder(question).options for i in range(20)}
+    assert len(orders) > 5
+    for number in range(5):
+        assert PromptSet(f"measure {number}", 0).reorder(question).gold == "c"
+
+
+def test_letters_are_asked_in_other_orders_and_formats(write):
+    rows = [
+        {"id": str(i), "question": f"number {i}?", "options": list("wxyz"), "answer": "y"}
+        for i in range(4)
+    ]
+    config = TaskConfig(str(write(*rows)), scorer="letter", prompts=6)
+    every = prepare(config, several=True)
+    orders = {each.encoded[0].question.options for each in every}
+    assert len(orders) > 1
+    assert {each.encoded[0].question.gold for each in every} == {"y"}
+    assert {each.scorer.harness for each in every} == {True, False}
+
+
+def test_a_task_without_other_prompts_is_refused(write):
+    config = TaskConfig(str(write({"prompt": "1 + 1 =", "answer": "2"})), prompts=2)
+    with pytest.raises(InputError, match=r"0 other prompts .* but 2 .*--num-fewshot 1"):
+        prepare(config, several=True)
+    alone = config.with_prompts(4, 8)
+    assert (alone.choose_prompts, alone.prompts) == (1, 2)
+    assert SUMS.with_prompts(4, 8).prompts == 8
+    with pytest.raises(InputError, match="prompts must be at least 1"):
+        dataclasses.replace(config, prompts=0)
