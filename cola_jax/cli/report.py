@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Printing, console
-from cola_jax.errors import InputError, UsageError
-from cola_jax.files import check_file, readable_json, write_whole
+from cola_jax.errors import InputError, UsageError, count
+from cola_jax.files import check_file, check_writable, readable_json, write_whole
 from cola_jax.progress import log
 from cola_jax.storage import path_of
 
@@ -39,6 +39,9 @@ class Report(Printing):
     """Print all numbers, not only the verdict and the first ten rows."""
     polar: Path | None = None
     """File to write with the paths of each question, as PoLar's merged_mcts_samples.json."""
+    every_eval_ever: Annotated[str | None, arg(metavar="DIRECTORY")] = None
+    """Directory to write with a record of each path that was evaluated, and its answers, for Every
+    Eval Ever; of a search, the pretrained model's."""
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
@@ -51,13 +54,20 @@ class Report(Printing):
             raise UsageError("`cola report` needs RUN-DIRECTORIES: give at least one.")
         if self.page is not None:
             check_page(self.page)
-        if self.polar and len(self.run_directories) > 1:
-            raise InputError("--polar is for one run: give one run directory.")
+        for flag in ("polar", "every-eval-ever"):
+            if getattr(self, flag.replace("-", "_")) and len(self.run_directories) > 1:
+                raise InputError(f"--{flag} is for one run: give one run directory.")
         runs = [Run(directory) for directory in self.run_directories]
         if self.polar is not None:
             from cola_jax.runs.stored import write_polar
 
             console.print(write_polar(runs[0], self.polar), soft_wrap=True)
+        if self.every_eval_ever is not None:
+            from cola_jax.report.every_eval_ever import write_records
+
+            check_writable(self.every_eval_ever)
+            records = count(write_records(runs[0], self.every_eval_ever), "record")
+            log.info("Every Eval Ever: %s in %s", records, self.every_eval_ever)
         if len(runs) > 1:
             self.compare(runs)
         elif deployed := read_deployed(runs[0].directory):
