@@ -26,7 +26,7 @@ from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, flag_values, values_of
 from cola_jax.cli.runs import Generate
 from cola_jax.deploy.export import read_path
-from cola_jax.deploy.model_card import read_effect
+from cola_jax.deploy.model_card import read_effects
 from cola_jax.deploy.router import RECORD, Record
 from cola_jax.deploy.rules import MENU, SELECTOR, Selector, load_menu
 from cola_jax.errors import InputError
@@ -103,7 +103,7 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
             checkpoint.load_folder(words, "model"), "model", 10**6
         ),
         "flags.yaml": lambda: parse(["search", "--config", str(folder / "flags.yaml")]),
-        "static.json": lambda: read_effect(static, read_path(str(static), LAYERS), LAYERS),
+        "static.json": lambda: read_effects(static, read_path(str(static), LAYERS), LAYERS),
         "menu/": lambda: load_menu(menu, "digest", LAYERS),
         "router/": lambda: Record.read(folder / "router"),
         "template.txt": lambda: prepare(task="prompt.jsonl", variants=(f"{folder}/template.txt",)),

@@ -200,8 +200,9 @@ class Export(Command):
     """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
     checkpoint was converted from by default."""
     effect: Path | None = None
-    """File with the measured effect of the path, for the model card: static.json, or the
-    results.json of `cola evaluate`."""
+    """File with the measured effect of the path, for the model card and the Hub's evaluation
+    results: static.json, the results.json of `cola evaluate`, or the verdicts.json of `cola
+    verify`."""
 
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
@@ -236,14 +237,14 @@ class Export(Command):
     def write_hf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a Hugging Face checkpoint, with a model card."""
         from cola_jax.deploy.export import export
-        from cola_jax.deploy.model_card import read_effect
+        from cola_jax.deploy.model_card import read_effects
 
-        effect = None
+        effects = []
         if self.effect is not None:
             num_layers = metadata["config"]["num_layers"]
-            effect = read_effect(self.effect, path, num_layers, metadata["digest"])
+            effects = read_effects(self.effect, path, num_layers, metadata["digest"])
         with byte_bar(f"exporting {self.model}") as on_progress:
-            options = {"share": self.share, "effect": effect, "on_progress": on_progress}
+            options = {"share": self.share, "effects": effects, "on_progress": on_progress}
             export(directory, path, self.out, **options)
 
     def write_recipe(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from cola_jax import checkpoint, files
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.model_card import ReportedEffect, model_card
+from cola_jax.deploy.model_card import ReportedEffect, model_card, write_eval_results
 from cola_jax.errors import InputError, shown
 from cola_jax.files import check_apart, check_writable, exists, read_json
 from cola_jax.formats.families import read_config
@@ -70,7 +70,7 @@ def export(
     destination: AnyPath,
     *,
     share: bool = False,
-    effect: ReportedEffect | None = None,
+    effects: Sequence[ReportedEffect] = (),
     on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Write the model that a path makes of a checkpoint, in Hugging Face layout.
@@ -82,37 +82,52 @@ def export(
       share: write a PEFT adapter that repeats layers of a base model: the original on the Hub where
         the checkpoint came from there, else the layers that the path runs, each once, in the folder
         `base` of the adapter.
-      effect: the measured effect of the path, for the model card.
+      effects: the measured effects of the path, for the model card and `.eval_results`.
       on_progress: called with the bytes of weights written so far and the total.
 
     Raises InputError, before any work, if the destination has contents or is inside the checkpoint,
     or if the format cannot express the path.
     """
     metadata = checkpoint.read_metadata(directory)
-    config, origin = ModelConfig.from_json(metadata["config"]), metadata["origin"]
+    config = ModelConfig.from_json(metadata["config"])
     path = validate(path, config.num_layers)
     with exporting(destination, Path(directory)) as folder:
-        if not share:
-            selected = choose_layers(config, path, metadata["dtype"])
+        if share:
+            base = write_shared(directory, metadata, path, folder, on_progress)
+        else:
+            base, selected = None, choose_layers(config, path, metadata["dtype"])
             write_checkpoint(directory, metadata, selected, folder, on_progress)
-            model_card(metadata, path, effect=effect).save(folder / "README.md")
-            return
-        if len(set(path)) == len(path):
-            raise InputError(
-                f"path {format_path(path)} runs no layer twice, so there is nothing to share: "
-                "export without --share."
-            )
-        on_hub = origin["kind"] == "hub"
-        layers = tuple(range(config.num_layers)) if on_hub else tuple(sorted(set(path)))
-        base = choose_layers(config, layers, metadata["dtype"])
-        within = tuple(layers.index(layer) for layer in path)
-        check_replication(base.config, within, format_path(path))
-        if not on_hub:
-            write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
-        name = origin["name"] if on_hub else BASE
-        write_adapter(folder, within, base.config, name, origin.get("revision"))
-        place = name if on_hub else f"THIS_FOLDER/{BASE}"
-        model_card(metadata, path, base=place, effect=effect).save(folder / "README.md")
+        model_card(metadata, path, base=base, effects=effects).save(folder / "README.md")
+        write_eval_results(folder, path, effects)
+
+
+def write_shared(
+    directory: epath.PathLike,
+    metadata: dict[str, Any],
+    path: tuple[int, ...],
+    folder: Path,
+    on_progress: OnProgress,
+) -> str:
+    """Write a path as a PEFT adapter; return the Hub id of its base, or the folder, for the card.
+
+    Raises InputError as `export`.
+    """
+    if len(set(path)) == len(path):
+        raise InputError(
+            f"path {format_path(path)} runs no layer twice, so there is nothing to share: "
+            "export without --share."
+        )
+    config, origin = ModelConfig.from_json(metadata["config"]), metadata["origin"]
+    on_hub = origin["kind"] == "hub"
+    layers = tuple(range(config.num_layers)) if on_hub else tuple(sorted(set(path)))
+    base = choose_layers(config, layers, metadata["dtype"])
+    within = tuple(layers.index(layer) for layer in path)
+    check_replication(base.config, within, format_path(path))
+    if not on_hub:
+        write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
+    name = origin["name"] if on_hub else BASE
+    write_adapter(folder, within, base.config, name, origin.get("revision"))
+    return name if on_hub else f"THIS_FOLDER/{BASE}"
 
 
 def write_recipe(

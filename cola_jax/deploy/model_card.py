@@ -1,23 +1,27 @@
-"""The README.md of an exported model: its path, the measured effect of it, and its origin."""
+"""The README.md of an exported model, with its measured effects, and the Hub's file of these."""
 
 import itertools
 import json
+import logging
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from cola_jax.errors import InputError, check_belongs, reading
-from cola_jax.files import read_json
+from cola_jax.files import read_json, write_whole
 from cola_jax.path import format_path, parse_path_of
 from cola_jax.question import digest
+from cola_jax.tasks.registry import TASKS, canonical
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
+log = logging.getLogger(__name__)
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,26 +35,41 @@ class ReportedEffect(BaseModel):
 
     task: str  # with its split
     n: PositiveInt  # questions
+    prompts: PositiveInt = 1  # in which each was asked
     before: Share  # accuracy of the pretrained model
     after: Share  # accuracy along the path
     interval: tuple[Change, Change]  # of the difference, 95 %
+    outcome: str | None = None  # of a trial
 
-    def markdown(self) -> str:
-        """Return the effect as a section with a table."""
+    @property
+    def difference(self) -> str:
+        """The difference in points with its interval."""
         low, high = self.interval
-        return (
-            "## Measured effect\n\n"
-            "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
-            "|---|---|---|---|---|---|\n"
-            f"| {cell(self.task)} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
-            f"{100 * (self.after - self.before):+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |\n"
-        )
+        return f"{100 * (self.after - self.before):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+    def cells(self) -> list[str]:
+        """Return the cells of a row of `effects_section`."""
+        counts = [str(self.n), str(self.prompts)]
+        shares = [f"{self.before:.1%}", f"{self.after:.1%}", self.difference]
+        return [cell(self.task), *counts, *shares, cell(self.outcome or "")]
 
 
-def read_effect(
+def effects_section(effects: Sequence[ReportedEffect]) -> str:
+    """Write effects as a section with a table; none for no effects."""
+    if not effects:
+        return ""
+    names = ["task", "questions", "prompts", "accuracy before", "after"]
+    names += ["difference in points (95 %)", "outcome"]
+    width = len(names) - all(effect.outcome is None for effect in effects)
+    rows = [names, ["---"] * width, *(effect.cells() for effect in effects)]
+    lines = [f"| {' | '.join(row[:width])} |\n" for row in rows]
+    return f"## Measured effect\n\n{''.join(lines)}"
+
+
+def read_effects(
     file: Path, path: Sequence[int], num_layers: int, model: str | None = None
-) -> ReportedEffect:
-    """Read the effect of a path from static.json, results.json or a file of its fields.
+) -> list[ReportedEffect]:
+    """Read the effects of a path from static.json, results.json, verdicts.json or their fields.
 
     Raises InputError for missing or invalid fields, and for the effect of another path or model.
     """
@@ -58,13 +77,29 @@ def read_effect(
     with reading(file):
         if "cola_jax" in values:
             values = effect_of_results(file, values, name)
+        elif "claims" in values:
+            values = effects_of_verdicts(file, values, name, num_layers)
         measured = values.get("path")
         if isinstance(measured, str):
             measured = format_path(parse_path_of(file, measured, num_layers))
         recorded, ours = {"model": values.get("model"), "path": measured}, {"model": model}
         action = "measure this path on this model"
         check_belongs(str(file), recorded, "this export", ours | {"path": name}, action)
-        return ReportedEffect.model_validate_json(json.dumps(values.get("effect", values)))
+        effects = values.get("effects") or [values.get("effect", values)]
+        return [ReportedEffect.model_validate_json(json.dumps(effect)) for effect in effects]
+
+
+def effects_of_verdicts(
+    file: Path, verdicts: dict[str, Any], path: str, num_layers: int
+) -> dict[str, Any]:
+    """Return the effects of a path on each task in the verdicts of `cola verify`."""
+    claims = verdicts["claims"]
+    tried = [format_path(parse_path_of(file, claim["path"], num_layers)) for claim in claims]
+    if path not in tried:
+        raise InputError(f"{file} tries {', '.join(tried)}, not {path}: export one of these paths.")
+    tasks = claims[tried.index(path)]["tasks"]
+    effects = [{"task": task} | verdict for task, verdict in tasks.items()]
+    return {"model": verdicts["model"], "path": path, "effects": effects}
 
 
 def effect_of_results(file: Path, results: dict[str, Any], path: str) -> dict[str, Any]:
@@ -85,7 +120,7 @@ def model_card(
     path: tuple[int, ...],
     *,
     base: str | None = None,
-    effect: ReportedEffect | None = None,
+    effects: Sequence[ReportedEffect] = (),
 ) -> "ModelCard":
     """Make the model card of an export; it names local files without the folders above them.
 
@@ -125,7 +160,7 @@ The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""},
 | run more than once | {", ".join(repeated) or "none"} |
 | steps back to an earlier layer | {sum(b < a for a, b in itertools.pairwise(path))} |
 
-{"" if effect is None else effect.markdown()}
+{effects_section(effects)}
 ## Use
 
 ```python
@@ -141,6 +176,29 @@ cola export --model {model} --path '{text}'{"" if base is None else " --share"}
 The path as JSON: `{list(path)}`, its digest `{digest(path)}`, that of the model
 `{metadata["digest"]}`.
 """)
+
+
+def write_eval_results(
+    folder: Path, path: Sequence[int], effects: Sequence[ReportedEffect]
+) -> None:
+    """Write the accuracy along a path as the Hub reads it, a file in `.eval_results` a task.
+
+    Tasks without a data set on the Hub are logged instead.
+    """
+    for effect in effects:
+        name, subject = canonical(effect.task)
+        if name not in TASKS or not TASKS[name].hub:
+            log.info("no .eval_results of %s, which is not a data set of the Hub", effect.task)
+            continue
+        task = "_".join(filter(None, (name.replace("-", "_"), subject)))
+        entry = {
+            "dataset": {"id": TASKS[name].hub, "task_id": task},
+            "value": round(100 * effect.after, 4),  # percent, as the benchmarks of the Hub have it
+            "notes": f"path {format_path(path)}; questions {effect.n}, prompts {effect.prompts}; "
+            f"points more than the pretrained model: {effect.difference}",
+        }
+        file = folder / ".eval_results" / f"{task}.yaml"
+        write_whole(file, yaml.safe_dump([entry], sort_keys=False, width=100).encode())
 
 
 def usage(base: str | None, revision: str | None) -> str:

@@ -88,7 +88,7 @@ def export(model, path, out, *flags):
 
 
 def test_export_writes_a_card_with_the_effect(tiny_checkpoint, tmp_path, capsys):
-    effect = {"task": "sums", "n": 9, "before": 0.5, "after": 0.5, "interval": [-0.1, 0.1]}
+    effect = {"task": "arc-easy", "n": 9, "before": 0.5, "after": 0.5, "interval": [-0.1, 0.1]}
     values = {"path": "0-1,3-4", "effect": effect}
     file = tmp_path / "static.json"
     file.write_text(json.dumps(values))
@@ -96,7 +96,8 @@ def test_export_writes_a_card_with_the_effect(tiny_checkpoint, tmp_path, capsys)
     assert "path 0-1,3-4, 4 layers of 5, " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "cola export --model theirs --path '0-1,3-4'\n" in card
-    assert "| sums | 9 |" in card
+    assert "| arc-easy | 9 |" in card
+    assert (tmp_path / "out" / ".eval_results" / "arc_easy.yaml").exists()
     file.write_text(json.dumps(values | {"model": "xyz"}))
     export(tiny_checkpoint, file, tmp_path / "one.yaml", "--format", "mergekit")
     assert "static.json is of another checkpoint ('xyz', here it is" in capsys.readouterr().err
