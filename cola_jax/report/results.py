@@ -10,6 +10,7 @@ from rich.table import Table as TerminalTable
 from cola_jax.errors import InputError, check_belongs, one_line, reading
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
+from cola_jax.report.controls import AGAIN, ONCE, ROBUST
 from cola_jax.report.evaluation import path_results
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.tables import (
@@ -24,8 +25,8 @@ from cola_jax.report.tables import (
 )
 from cola_jax.runs.run import Run
 from cola_jax.runs.stored import deciding
-from cola_jax.scoring.preference import Preference
-from cola_jax.scoring.statistics import Effect, Share, number_or_none
+from cola_jax.scoring.preference import Net, Preference
+from cola_jax.scoring.statistics import Difference, Effect, Share, Z, number_or_none
 from cola_jax.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from cola_jax.deploy.static import TaskPath
 
 RESULTS = "results.json"
-BETTER = ("acc", "acc_norm", "exact_match", "net")  # when higher
+NETS = {ONCE: "net", AGAIN: "net_asked_again", ROBUST: "net_robust"}  # metrics of a search
+BETTER = ("acc", "acc_norm", "exact_match", "difference", *NETS.values())  # when higher
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
 
 
@@ -64,6 +66,7 @@ def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
             entry = metrics(label, {name: result.correct})
             results[label] = entry | {"layers,none": len(result.path)}
             if result.effect is not None:
+                results[label] |= estimate("difference", result.effect.difference)
                 effect = result.effect.to_json() | {"p_holm": result.p}
                 effects["paths"][format_path(result.path)] = effect
     shots = len((settings.get("prompt") or {}).get("shots") or ())
@@ -102,8 +105,21 @@ def search_metrics(task: str, name: str, summary: Summary) -> dict[str, Any]:
     }
     if summary.again is not None:
         shares["robust"] = summary.again.corrected
-    net = {} if math.isnan(summary.net.interval[0]) else {"net,none": summary.net.value}
-    return metrics(task, shares) | net
+    entry = metrics(task, shares)
+    for way, net in summary.nets.items():
+        entry |= estimate(NETS[way], net)
+    return entry
+
+
+def estimate(name: str, result: Net | Difference) -> dict[str, Any]:
+    """Return a value and its standard error, half the width of its interval as a normal's.
+
+    {} where there is no interval.
+    """
+    low, high = result.interval
+    if math.isnan(low):
+        return {}
+    return {f"{name},none": result.value, f"{name}_stderr,none": (high - low) / 2 / Z}
 
 
 def search_effects(summary: Summary) -> dict[str, Any]:
@@ -177,7 +193,7 @@ def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
             for name in entry:
                 metric = name.partition(",")[0]
                 error = entry.get(f"{metric}_stderr,none", "")
-                if error == "" and name != "net,none":
+                if error == "":
                     continue
                 questions = str(results["n-samples"][label]["effective"])
                 error = error if isinstance(error, str) else f"{error:.4f}"

@@ -14,7 +14,7 @@ from cola_jax.deploy.static import Measured, TaskPath
 from cola_jax.errors import InputError
 from cola_jax.report import results as documents
 from cola_jax.report.tables import terminal_table
-from tests.report.conftest import make_run, part, printed
+from tests.report.conftest import WHOLE, letters, make_run, part, printed
 
 
 def test_results_of_a_search(tmp_path):
@@ -39,6 +39,32 @@ def test_results_of_a_search(tmp_path):
     assert preference._asdict() == pytest.approx(effects["preference"])
     with pytest.raises(InputError, match="its model is one, here it is another"):
         documents.read_preference(run.directory / "results.json", {"model": "another"})
+
+
+def rows_of(results):
+    """Return the metrics of lm-evaluation-harness's table with their cells."""
+    lines = [[c.strip() for c in line.split("|")] for line in make_table(results).splitlines()[2:]]
+    return {line[5]: line[6:10] for line in lines}
+
+
+def test_harness_shows_the_net_effect_of_a_search(tmp_path):
+    scores = [[-2.0, -1.0, -2.0]]  # the model has no preference between gold and the control
+    names = [f"q{i}" for i in range(12)]
+    fields = {"best": (0, 2), "control": 2, "baseline_scores": scores}
+    rows = [(WHOLE, 1, False), ((0, 2), 0, True)]
+    run = make_run(tmp_path, *(letters(name, rows, **fields) for name in names), questions=12)
+    arrow, value, _, error = rows_of(documents.results_json(run))["net"]
+    assert (arrow, float(value)) == ("↑", 1)
+    low, high = documents.summarise(run).net.interval
+    assert float(error) == pytest.approx((high - low) / 2 / 1.96, abs=1e-4)
+
+
+def test_harness_shows_the_difference_of_a_path(evaluated):
+    rows = rows_of(documents.results_json(evaluated))
+    arrow, value, _, error = rows["difference"]
+    assert (arrow, float(value)) == ("↑", 0.5)
+    assert 0 < float(error) < 1
+    assert rows["layers"][1] == "2"
 
 
 def test_tasks_table_has_a_row_for_each_metric(tmp_path):
