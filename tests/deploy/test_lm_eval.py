@@ -1,10 +1,12 @@
 """The harness's model `cola` against its own model `hf`, on the same weights."""
 
 import contextlib
+import importlib.metadata
 import itertools
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,6 +160,14 @@ def test_bos_matches_hf(tiny_checkpoint, flag):
     assert mine.tok_encode("the", True) == wanted.tok_encode("the", True)
     assert mine.prefix_token_id == wanted.prefix_token_id
     assert mine.eot_token_id == wanted.eot_token_id
+
+
+def test_entry_point_is_the_model():
+    """Releases of the harness after 0.4.13 find models by it."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    ((name, value),) = project["entry-points"]["lm_eval.models"].items()
+    point = importlib.metadata.EntryPoint(name, value, "lm_eval.models")
+    assert (point.name, point.load()) == ("cola", ColaLM)
 
 
 def test_chat_template_matches_hf(ours, theirs, monkeypatch):
