@@ -91,3 +91,17 @@ def bucket(request: pytest.FixtureRequest) -> Iterator[Any]:
 
     with buckets.serve(request.param) as bucket:
         yield bucket
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A `hub_server.Hub` in place of the Hugging Face Hub, and a token for it."""
+    from huggingface_hub import constants
+
+    from tests.formats import hub_server
+
+    with hub_server.serve() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        yield hub

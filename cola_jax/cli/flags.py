@@ -341,6 +341,34 @@ class PathFlags:
 PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
 
 
+@dataclasses.dataclass(frozen=True)
+class HubFlags:
+    """An upload to the Hub."""
+
+    push_to_hub: Annotated[str | None, arg(metavar="OWNER/NAME")] = None
+    """Repository of the Hugging Face Hub to upload the directory to, as `hf auth login` or HF_TOKEN
+    allow. A new one is public, unless your organization's default is private."""
+    private: bool = False
+    """Make a new repository private."""
+
+    def check(self, folder: Any) -> None:
+        """Raise InputError where the directory cannot be uploaded, before any work."""
+        if self.push_to_hub is not None:
+            from cola_jax.formats.hub import check_push
+
+            check_push(folder, self.push_to_hub)
+
+    def push(self, folder: Any, kind: Literal["model", "dataset"]) -> None:
+        """Upload the directory where a repository is given."""
+        if self.push_to_hub is not None:
+            from cola_jax.formats.hub import push
+
+            log.info("uploaded: %s", push(folder, self.push_to_hub, kind, private=self.private))
+
+
+HubChoice = Annotated[OmitArgPrefixes[HubFlags], group("Hugging Face Hub")]
+
+
 @functools.cache
 def checkpoint_of(model: str, dtype: str | None = None) -> str:
     """Return the checkpoint directory of a model, which is converted on first use.

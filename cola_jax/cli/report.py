@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Printing, console
+from cola_jax.cli.flags import HubChoice, HubFlags, Printing, console
 from cola_jax.errors import InputError, UsageError, count
-from cola_jax.files import check_file, check_writable, readable_json, write_whole
+from cola_jax.files import (
+    check_file,
+    check_writable,
+    exists,
+    read_text,
+    readable_json,
+    write_whole,
+)
 from cola_jax.progress import log
 from cola_jax.storage import path_of
 
@@ -45,6 +52,7 @@ class Report(Printing):
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
+    hub: HubChoice = dataclasses.field(default_factory=HubFlags)
 
     def run(self) -> None:
         from cola_jax.report.results import read_deployed
@@ -54,10 +62,12 @@ class Report(Printing):
             raise UsageError("`cola report` needs RUN-DIRECTORIES: give at least one.")
         if self.page is not None:
             check_page(self.page)
-        for flag in ("polar", "every-eval-ever"):
-            if getattr(self, flag.replace("-", "_")) and len(self.run_directories) > 1:
+        flags = {"polar": self.polar, "every-eval-ever": self.every_eval_ever}
+        for flag, value in (flags | {"push-to-hub": self.hub.push_to_hub}).items():
+            if value and len(self.run_directories) > 1:
                 raise InputError(f"--{flag} is for one run: give one run directory.")
         runs = [Run(directory) for directory in self.run_directories]
+        self.hub.check(runs[0].directory)
         if self.polar is not None:
             from cola_jax.runs.stored import write_polar
 
@@ -74,11 +84,29 @@ class Report(Printing):
             self.show_deployed(*deployed)
         else:
             self.show(runs[0])
+            self.upload(runs[0])
+
+    def upload(self, run: "Run") -> None:
+        """Upload a run as a data set of two tables, if asked to; its card is the report."""
+        import yaml
+
+        from cola_jax.runs.run import TABLES
+
+        if self.hub.push_to_hub is None:
+            return
+        configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in TABLES]
+        fields = {"tags": ["chain-of-layers"], "configs": configs}
+        head = f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n\n"
+        report, card = self.page_in(run.directory).with_suffix(".md"), run.directory / "README.md"
+        if not exists(card) or read_text(card).startswith(head):  # one of the user's own is kept
+            write_whole(card, (head + read_text(report)).encode())
+        self.hub.push(run.directory, "dataset")
 
     def show_deployed(self, content: Any, table: Any) -> None:
         """Print the result of `cola static` or `menu`."""
-        if self.page is not None:
-            raise InputError("--page is for runs: leave it out.")
+        for flag, value in {"page": self.page, "push-to-hub": self.hub.push_to_hub}.items():
+            if value is not None:
+                raise InputError(f"--{flag} is for runs: leave it out.")
         if self.json:
             print_json(content)
         else:

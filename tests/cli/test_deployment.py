@@ -87,12 +87,15 @@ def export(model, path, out, *flags):
     main(["export", "--model", str(model), "--path", str(path), "--out", str(out), *flags])
 
 
-def test_export_writes_a_card_with_the_effect(tiny_checkpoint, tmp_path, capsys):
+def test_export_writes_a_card_with_the_effect_and_uploads(tiny_checkpoint, hub, tmp_path, capsys):
     effect = {"task": "arc-easy", "n": 9, "before": 0.5, "after": 0.5, "interval": [-0.1, 0.1]}
     values = {"path": "0-1,3-4", "effect": effect}
     file = tmp_path / "static.json"
     file.write_text(json.dumps(values))
-    export(tiny_checkpoint, file, tmp_path / "out", "--effect", str(file))
+    flags = "--effect", str(file), "--push-to-hub", "me/tiny"
+    export(tiny_checkpoint, file, tmp_path / "out", *flags)
+    files = {x.relative_to(tmp_path / "out") for x in (tmp_path / "out").rglob("*") if x.is_file()}
+    assert {*map(Path, hub.repositories["models/me/tiny"])} == files
     assert "path 0-1,3-4, 4 layers of 5, " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "cola export --model theirs --path '0-1,3-4'\n" in card
@@ -122,6 +125,7 @@ def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused
     command = ["export", "--model", tiny_checkpoint, "--path", "0-4", "--out", tmp_path / "out"]
     for flags, message in (
         (["--share"], "path 0-4 runs no layer twice"),
+        (["--push-to-hub", "me/x", "--format", "gguf"], "--push-to-hub is for --format hf, not"),
         (["--source", "x"], "--source is for --format mergekit or gguf, not hf"),
         (["--format", "mergekit", "--out", tiny_checkpoint / "new"], "is inside the source"),
     ):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from cola_jax.cli.main import main
@@ -32,6 +33,24 @@ def test_report_of_one_run(runs, tmp_path, capsys, refused):
     file.write_text("{}")
     error = refused("report", runs[1], "--preference", file)
     assert "has no preference: give the results.json of a search" in error
+
+
+def test_report_uploads_a_run_as_a_data_set(runs, hub, tmp_path, capsys):
+    main(["report", runs[0], "--push-to-hub", "me/run"])
+    assert capsys.readouterr().err.endswith("/datasets/me/run\n")
+    for name, content in hub.repositories["datasets/me/run"].items():
+        file = tmp_path / "copy" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    for name, rows in (("questions", 5), ("evaluations", 13)):
+        cache = str(tmp_path / "cache")
+        table = datasets.load_dataset(str(tmp_path / "copy"), name, split="train", cache_dir=cache)
+        assert len(table) == rows
+    card = tmp_path / "copy" / "README.md"
+    assert "# someone/model on unknown task" in card.read_text()
+    (Path(runs[0]) / "README.md").write_text("mine")
+    main(["report", runs[0], "--push-to-hub", "me/run"])
+    assert hub.repositories["datasets/me/run"]["README.md"] == b"mine"
 
 
 def test_report_of_several_runs(runs, tmp_path, monkeypatch, capsys):
@@ -65,6 +84,8 @@ def test_report_refuses_bad_input_before_any_work(runs, tmp_path, refused):
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
         ([*runs, "--polar", "x.json"], "for one run"),
+        ([*runs, "--every-eval-ever", "x"], "for one run"),
+        ([*runs, "--push-to-hub", "me/run"], "for one run"),
         ([*runs, other], "its model is one, here it is another"),
         ([runs[0], "--page", tmp_path / "notes.md"], "ends in .html"),
         ([runs[0], "--page", tmp_path], "is a directory"),
