@@ -198,7 +198,7 @@ def write_eval_results(
             f"points more than the pretrained model: {effect.difference}",
         }
         file = folder / ".eval_results" / f"{task}.yaml"
-        write_whole(file, yaml.safe_dump([entry], sort_keys=False, width=100).encode())
+        write_whole(file, yaml.safe_dump([entry], sort_keys=False, width=1000).encode())
 
 
 def usage(base: str | None, revision: str | None) -> str:
