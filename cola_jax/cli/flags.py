@@ -263,10 +263,7 @@ class TaskFlags:
 
         They stay one where the task has no others.
         """
-        task = self.task.with_prompts(CHOOSING, MEASURING)
-        if task.prompts == 1:
-            log.info("one prompt: the result holds for this prompt alone (see --prompts)")
-        return dataclasses.replace(self, task=task)
+        return dataclasses.replace(self, task=self.task.with_prompts(CHOOSING, MEASURING))
 
     def measuring(self, session: "Session", command: Any) -> "list[Session]":
         """Return the sessions in which a result is measured: its own, or those of drawn prompts."""

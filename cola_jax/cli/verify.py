@@ -57,6 +57,7 @@ class Verify(Printing):
         if self.power is not None:
             self.plan(self.power)
             return
+        self.settings.check()
         sessions = self.sessions()
         claims = self.read(next(iter(sessions.values()))[0])
         out, settings = self.flags.out, self.settings

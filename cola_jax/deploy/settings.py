@@ -133,14 +133,14 @@ class TrialSettings:
     seed: int = 0
     """Random seed of the random paths."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise InputError for invalid settings."""
+        check_least(self, seed=0)
         if not 0 < self.margin < 100:
             raise InputError(
                 f"the margin must lie between 0 and 100 points, it is {self.margin}: a loss that "
                 "counts as none is never 0."
             )
-        if self.seed < 0:
-            raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
 
 
 def check_least(settings: Any, **least: int) -> None:

@@ -1,0 +1,84 @@
+"""`cola verify`: a trial from claims to verdicts, resumed, and refused."""
+
+import json
+
+import pytest
+
+from cola_jax.cli.main import main
+from cola_jax.execute.run_paths import PathEvaluator
+
+
+@pytest.fixture
+def common(tiny_checkpoint, tmp_path):
+    flags = ["--model", str(tiny_checkpoint), "--task", "arithmetic", "--level", "1"]
+    return [*flags, "--limit", "20", "--prompts", "3", "--output", str(tmp_path / "trial")]
+
+
+def test_verify_decides_on_claims_and_resumes(common, tmp_path, capsys, monkeypatch, refused):
+    out = tmp_path / "trial"
+    main(["verify", "0-3", "0-2,2,3-4", *common, "--json"])
+    verdicts = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "verdicts.json").read_text()) == verdicts
+    skip, repeat = verdicts["claims"]
+    assert (skip["path"], skip["layers"], repeat["layers"]) == ("0-3", 4, 6)
+    figures = skip["tasks"]["arithmetic"]
+    assert (figures["n"], figures["prompts"], len(figures["by_prompt"])) == (20, 3, 3)
+    assert figures["random"]["paths"] == 4  # all other single skips of five layers
+    assert repeat["tasks"]["arithmetic"]["shortgpt"] is None
+    protocol = json.loads((out / "protocol.json").read_text())
+    assert protocol["hash"] == verdicts["protocol"]
+    prompts = protocol["tasks"]["arithmetic"]["prompts"]
+    assert len({prompt["prompt"]["hash"] for prompt in prompts}) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
+        patch.setattr("cola_jax.deploy.verify.trial.time_alone", lambda *_: {})
+        main(["verify", "0-3", "0-2,2,3-4", *common])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Points more in each prompt" in text
+    assert "in 3 prompts" in text
+    for flags, message in (
+        (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
+        (["--shots-seed", "1"], "differs from it in tasks.arithmetic.prompts"),
+    ):
+        assert_match(message, refused("verify", "0-3", "0-2,2,3-4", *common, *flags))
+    content = (out / "protocol.json").read_text()
+    (out / "protocol.json").write_text(content.replace('"margin": 3.0', '"margin": 9.0'))
+    edited = refused("verify", "0-3", "0-2,2,3-4", *common, "--margin", "9")
+    assert "was edited after it was written" in edited
+
+
+def assert_match(pattern, text):
+    import re
+
+    assert re.search(pattern, text), text
+
+
+def test_verify_exits_as_a_test_does(common, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "0-3", *common, "--fail-on", "nothing shown", "--quiet"])
+    assert end.value.code == 1
+    assert "called nothing shown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("claims", "flags", "message"),
+    [
+        (["0-9"], [], "names layer 9, but the model has layers 0..4"),
+        (["0-4"], [], "identity path"),
+        (["0-3", "dropped:4"], [], "are one path"),
+        (["0-3"], ["--margin", "0"], "margin must lie between 0 and 100"),
+        (["0-3"], ["--limit", "19"], "19 questions are fewer than a test needs: .* 20"),
+        (["0-3"], ["--prompts", "2"], "2 prompts are fewer than a test needs: .* 3"),
+        (["0-3"], ["--num-fewshot", "0"], "0 other prompts"),
+    ],
+)
+def test_verify_refuses_before_it_evaluates(common, claims, flags, message, refused, tmp_path):
+    assert_match(message, refused("verify", *claims, *common, *flags))
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_verify_plans_questions_for_a_difference(common, capsys):
+    main(["verify", "0-3", *common, "--power", "10", "--json"])
+    plans = json.loads(capsys.readouterr().out)
+    assert plans["8"]["questions"] > 20
+    assert plans["32"]["questions"] < plans["8"]["questions"]

@@ -1,0 +1,48 @@
+"""Comparators: random paths with a claim's edits, and ShortGPT's."""
+
+import numpy as np
+import pytest
+
+from cola_jax.deploy.verify.comparators import Jump, jumps, least_influence, random_controls
+from cola_jax.path import REPEAT, SKIP, identity, parse_path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0-11", []),
+        ("0-10", [Jump(SKIP, 1)]),
+        ("2-11", [Jump(SKIP, 2)]),
+        ("0-5,7,7,8-11", [Jump(SKIP, 1), Jump(REPEAT, 1)]),
+        ("0-5,(4-7)x2,8-11", [Jump(REPEAT, 2), Jump(REPEAT, 4)]),
+        ("0-2,4-5,3,6-11", [Jump(SKIP, 1), Jump(SKIP, 2), Jump(REPEAT, 3)]),  # a moved layer
+    ],
+)
+def test_jumps_are_the_edits_of_a_path(text, expected):
+    path = parse_path(text, 12)
+    assert jumps(path, 12) == expected
+    added = sum(size if kind == REPEAT else -size for kind, size in expected)
+    assert len(path) == 12 + added
+
+
+@pytest.mark.parametrize("text", ["0-3,6-11", "0-5,5,6-11", "0-5,7,7,8-11", "0-2,4-5,3,6-11"])
+def test_random_controls_have_the_same_edits_and_cost(text):
+    path = parse_path(text, 12)
+    controls = random_controls(path, 12, seed=0, count=6)
+    assert len({*controls, path, identity(12)}) == 8
+    assert {len(other) for other in controls} == {len(path)}
+    assert random_controls(path, 12, seed=0, count=6) == controls
+    assert random_controls(path, 12, seed=1, count=6) != controls
+    if len(jumps(path, 12)) == 1:
+        assert all(jumps(other, 12) == jumps(path, 12) for other in controls)
+
+
+def test_random_controls_are_all_there_are_and_shared_by_claims():
+    claims = [parse_path("0-10", 12), parse_path("1-11", 12)]
+    first, second = (random_controls(path, 12, 0, claims) for path in claims)
+    assert first == second
+    assert len(first) == 10  # twelve layers to skip, less the two claims
+
+
+def test_least_influence_keeps_the_layers_of_most_influence_in_order():
+    assert least_influence(np.array([0.5, 0.1, 0.4, 0.1, 0.9]), 3) == (0, 2, 4)
