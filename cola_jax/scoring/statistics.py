@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, norm, t
+from scipy.special import nctdtrinc
+from scipy.stats import binom, binomtest, f, norm, t
 
 LEVEL = 0.95
 Z = float(norm.ppf((1 + LEVEL) / 2))
@@ -123,6 +124,156 @@ class Mean(NamedTuple):
         return cls(middle, (middle - float(reach), middle + float(reach)))
 
 
+class MeanSquares(NamedTuple):
+    """Mean squares of values [n, K] over questions, prompts, and their interaction."""
+
+    questions: float
+    prompts: float
+    residual: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "MeanSquares":
+        """Split the squares; all are NaN for one question, the last two for one prompt."""
+        (n, prompts), nan = values.shape, math.nan
+        if n < 2:
+            return cls(nan, nan, nan)
+        rows, columns = values.mean(1, keepdims=True), values.mean(0)
+        squares = [prompts * rows.var(ddof=1), nan, nan]
+        if prompts > 1:
+            rest = ((values - rows - columns + values.mean()) ** 2).sum()
+            squares[1:] = n * columns.var(ddof=1), rest / ((n - 1) * (prompts - 1))
+        # 15 decimals: an F of two rounding errors is noise
+        return cls(*(round(float(square), 15) for square in squares))
+
+    def error(self, n: int, prompts: int, least: float = 0.0) -> tuple[float, float]:
+        """Return the standard error of the mean, or `least`, and its degrees of freedom."""
+        if prompts == 1:
+            error, df = math.sqrt(self.questions / n), n - 1.0
+        else:
+            # A negative component of prompts counts as 0, and their mean square as the residual's
+            # in the degrees of freedom too. Falling back on those of questions alone makes
+            # intervals too narrow where a few prompts agree by chance: with 3 prompts, 5 points
+            # apart, it calls 7.4 % of claims without effect better or worse, and this 4.3 %.
+            prompt = max(self.prompts, self.residual)
+            variance = self.questions + prompt - self.residual
+            spread = self.questions**2 / (n - 1) + prompt**2 / (prompts - 1)
+            spread += self.residual**2 / ((n - 1) * (prompts - 1))
+            error = math.sqrt(variance / (n * prompts))
+            df = variance**2 / spread if spread else n - 1.0
+        return (least, n - 1.0) if error < least else (error, df)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossed:
+    """The mean difference over n questions, each asked with the same K prompts, both drawn.
+
+    A difference is the mean plus random effects of question and prompt, and a residual: balanced,
+    without replication. The error is that of Clark (1973), "The language-as-fixed-effect fallacy",
+    with the degrees of freedom of Satterthwaite (1946). With one prompt, questions alone are drawn,
+    and everything holds for this prompt alone. Errors are NaN for fewer than two questions.
+
+    Rare changes of verdicts are not seen on few questions: where all differences are of verdicts
+    (-1, 0, 1), the error is at least `added`, that of the two questions, changed in opposite
+    directions, which Bonett and Price (2012) add to their counts.
+    """
+
+    value: float
+    n: int
+    prompts: int
+    squares: MeanSquares
+    added: float
+    alone: tuple["Crossed", ...] = ()  # of each of several prompts
+
+    @classmethod
+    def of(cls, differences: np.ndarray) -> "Crossed":
+        """Estimate the mean of differences [n, K] of n questions with K prompts."""
+        values = np.asarray(differences, float)
+        n, prompts = values.shape
+        added = math.sqrt(2) / (n + 2) if np.isin(values, (-1, 0, 1)).all() else 0.0
+        squares = MeanSquares.of(values)
+        columns = range(prompts) if prompts > 1 else ()
+        alone = tuple(cls.of(values[:, k : k + 1]) for k in columns)
+        return cls(mean(values), n, prompts, squares, added, alone)
+
+    @property
+    def by_prompt(self) -> tuple[Mean, ...]:
+        """The mean with each prompt, and its interval for this prompt alone."""
+        return tuple(Mean(prompt.value, prompt.interval) for prompt in self.alone or (self,))
+
+    @functools.cached_property
+    def error(self) -> tuple[float, float]:
+        """The standard error and its degrees of freedom."""
+        if self.n < 2:
+            return math.nan, math.nan
+        return self.squares.error(self.n, self.prompts, self.added)
+
+    @property
+    def se(self) -> float:
+        return self.error[0]
+
+    @property
+    def df(self) -> float:
+        return self.error[1]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval, within -1 and 1 for verdicts."""
+        reach = float(t.ppf((1 + LEVEL) / 2, self.df)) * self.se
+        limit = 1.0 if self.added else math.inf
+        low, high = np.clip((self.value - reach, self.value + reach), -limit, limit)
+        return float(low), float(high)
+
+    @property
+    def p(self) -> float:
+        """The two-sided p-value of a mean of 0."""
+        return float(2 * t.sf(abs(quotient(self.value, self.se)), self.df))
+
+    @property
+    def interaction_p(self) -> float:
+        """The p-value of the F test of equal means with all prompts, NaN for one prompt."""
+        ratio = quotient(self.squares.prompts, self.squares.residual)
+        return float(f.sf(ratio, self.prompts - 1, (self.n - 1) * (self.prompts - 1)))
+
+    @property
+    def prompt_sd(self) -> float:
+        """The standard deviation of the mean between prompts, NaN for one prompt."""
+        return self._sd(self.squares.prompts, self.n)
+
+    @property
+    def question_sd(self) -> float:
+        """The standard deviation of the mean between questions, NaN for one prompt."""
+        return self._sd(self.squares.questions, self.prompts)
+
+    def _sd(self, square: float, count: int) -> float:
+        return math.sqrt(np.maximum(square - self.squares.residual, 0) / count)
+
+    def noninferior_p(self, margin: float) -> float:
+        """Return the one-sided p-value of a mean of at most -margin.
+
+        Rare changes are skewed, and `se` alone would call a loss of the margin "as good" in up to
+        14 % of trials. For verdicts, the variance of the two added questions is therefore added
+        to it, and p is at least that of a loss of the margin with every prompt (binomial): at most
+        6 % err, and the cost is power where n is below 200.
+        """
+        p = float(t.sf(quotient(self.value + margin, math.hypot(self.se, self.added)), self.df))
+        if not self.added or math.isnan(p):
+            return p
+        lost = math.ceil(max(0.0, -self.value) * self.n - 1e-9)
+        return max(p, float(binom.cdf(lost, self.n, margin)))
+
+    def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float:
+        """Return the smallest true mean that is shown with this power at a two-sided `alpha`."""
+        critical = t.isf(alpha / 2, self.df)
+        return float(nctdtrinc(self.df, 1 - power, critical)) * self.se
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the estimate, its tests and that of each prompt, with None for NaN."""
+        names = ("value", "interval", "p", "n", "prompts", "se", "df", "interaction_p", "prompt_sd")
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
+        fields["by_prompt"] = [estimate._asdict() for estimate in self.by_prompt]
+        return number_or_none(fields | {"detectable": self.detectable()})
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Correct the p-values of one table for their number; NaN stays and does not count."""
     known = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
@@ -136,6 +287,13 @@ def holm(values: Sequence[float]) -> list[float]:
 def mean(values: np.ndarray) -> float:
     """Return the mean, NaN for no values."""
     return float(np.mean(values)) if values.size else math.nan
+
+
+def quotient(effect: float, error: float) -> float:
+    """Divide an effect by its error, which is 0 where all values are equal."""
+    if error:
+        return effect / error
+    return math.copysign(math.inf, effect) if effect else 0.0
 
 
 def number_or_none(value: Any) -> Any:
