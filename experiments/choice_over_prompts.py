@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from cola_jax.path import identity
 from cola_jax.report.prompts import read_prompts
-from cola_jax.report.tables import markdown_table
 from cola_jax.runs.run import Run
-from cola_jax.scoring.statistics import Crossed, Mean
 
 HEAD = ("prompts", "gain where chosen", "gain on new prompts", "95 %", "holds, %", "better, %")
 

@@ -268,8 +268,9 @@ class Crossed:
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate, its tests and that of each prompt, with None for NaN."""
-        names = ("value", "interval", "p", "n", "prompts", "se", "df", "interaction_p", "prompt_sd")
-        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
+        names = ("interval", "p", "n", "prompts", "se", "df", "interaction_p", "prompt_sd")
+        fields: dict[str, Any] = {"difference": self.value}
+        fields |= {name: getattr(self, name) for name in names}
         fields["by_prompt"] = [estimate._asdict() for estimate in self.by_prompt]
         return number_or_none(fields | {"detectable": self.detectable()})
 

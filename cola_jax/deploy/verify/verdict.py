@@ -3,15 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-from cola_jax.errors import InputError
+from cola_jax.deploy.settings import Outcome
 from cola_jax.scoring.statistics import Crossed, holm
 
 ALPHA = 0.05
-Outcome = Literal[
-    "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown"
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +71,6 @@ def decide(effects: Sequence[Crossed], shorter: Sequence[bool], margin: float) -
     share above 0) over those with fewer layers. Whether an effect depends on the prompt is not
     corrected: it limits what is claimed.
     """
-    if not 0 < margin < 1:
-        raise InputError(
-            f"margin {100 * margin:g} points: it must be above 0 and below 100; pass the largest "
-            "loss that you would accept for fewer layers, such as 3."
-        )
     ps = holm([effect.p for effect in effects])
     noninferior = holm(
         [
