@@ -17,6 +17,7 @@ HARMLESS = {
     *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "tokenizer_class"),
     *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed", "cache_implementation"),
     *("output_router_logits", "router_aux_loss_coef"),  # for training
+    "rys_relayer",  # the path of a model that RYS exported
 }
 # These would change the forward pass at any other value.
 REQUIRED = {

@@ -7,7 +7,7 @@ arcee-ai/mergekit a6e4028 (`mergekit/config.py`); peers.md lists the differences
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ PAIR = r"[0-9]+,[0-9]+"
 BLOCK = rf"(?:\({PAIR}\)|{PAIR})"
 BLOCKS = re.compile(rf"(?:blocks:)?{BLOCK}(?:;+{BLOCK})*;*")
 RYS_LINE = re.compile(rf"blocks:.*|\({PAIR}\)|.*;.*")
+MERGE_RULE = "A path is a passthrough merge that stacks layers of one model."
 VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
 COLUMNS = ("best_path", "good_paths", "mcts_correct")  # of Dr.LLM, a list each
 
@@ -83,34 +84,50 @@ def parse_without_nulls(text: str) -> Any:
 
 def json_paths(content: Any, num_layers: int, limit: int) -> list[tuple[int, ...]]:
     """Return the paths of JSON, of searched questions those found right first."""
+    samples = read_samples(content, num_layers)
+    if samples is not None:
+        right = [path for sample in samples for path in sample.valid]
+        return right + [path for sample in samples for path in sample.invalid]
+    if isinstance(content, dict):
+        raise InputError(
+            "its format is unknown. Known are lines of paths such as 0-5,7,7,8-29 or of blocks "
+            "such as (30,34) of RYS, a JSON list of both, a mergekit configuration, PoLar's "
+            "samples and Dr.LLM's results."
+        )
+    return [
+        with_blocks([path], num_layers, limit) if len(path) == 2 else path
+        for path in PATHS.validate_python(content)
+    ]
+
+
+def read_samples(content: Any, num_layers: int) -> list[Sample] | None:
+    """Read the searched questions of PoLar's samples or Dr.LLM's results; None for other JSON.
+
+    Raises InputError for paths of other than the model, with the question.
+    """
     values = content if isinstance(content, dict) else {}
     samples = values.get("samples", content)
     entries = list(samples.values()) if isinstance(samples, dict) else samples
-    if {"best_path", "good_paths"} <= values.keys():
+    if is_drllm(content):
         entries = list(drllm_samples(values))
     elif not ("samples" in values or any(isinstance(x, dict) and VALID in x for x in entries)):
-        if values:
-            raise InputError(
-                "its format is unknown. Known are lines of paths such as 0-5,7,7,8-29 or of blocks "
-                "such as (30,34) of RYS, a JSON list of both, a mergekit configuration, PoLar's "
-                "samples and Dr.LLM's results."
-            )
-        return [
-            with_blocks([path], num_layers, limit) if len(path) == 2 else path
-            for path in PATHS.validate_python(content)
-        ]
+        return None
     if values.get("num_layers", num_layers) != num_layers:
         raise InputError(
             f"its paths are of a model of {shown(values['num_layers'])} layers, but the model has "
             f"{num_layers}."
         )
-    samples = SAMPLES.validate_python(entries)
-    for number, sample in enumerate(samples, start=1):
+    read = SAMPLES.validate_python(entries)
+    for number, sample in enumerate(read, start=1):
         with reading(f"question {number}"):
             for path in sample.valid + sample.invalid:
                 validate(path, num_layers)
-    right = [path for sample in samples for path in sample.valid]
-    return right + [path for sample in samples for path in sample.invalid]
+    return read
+
+
+def is_drllm(content: Any) -> bool:
+    """Return whether JSON is a result file of Dr.LLM."""
+    return isinstance(content, dict) and {"best_path", "good_paths"} <= content.keys()
 
 
 def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -133,22 +150,30 @@ def line_paths(
     A range is written 0-5, or 0..5 as `layer_path.py` of alainnothere/llm-circuit-finder does.
     """
     bodies = ["".join(line.partition("#")[0].lower().split()) for line in lines]
-    filled = [body for body in bodies if body]
-    is_rys = any(RYS_LINE.fullmatch(body) for body in filled)
-    if filled and not is_rys and all(re.fullmatch(PAIR, body) for body in filled):
-        first, last = filled[0].split(",")
-        raise InputError(
-            f"it has only pairs such as {filled[0]!r}, a path of two layers here but a block "
-            f"that runs twice in RYS: write ({first},{last}) for the block, or "
-            f"{first}-{first},{last} for the path."
-        )
+    read = reader_of([body for body in bodies if body])
     paths = []
     for number, body in enumerate(bodies, start=1):
         if body:
             with reading(f"{file}:{number}"):
-                read = rys_path if is_rys else parse_path
                 paths.append(read(body.replace("..", "-"), num_layers, limit))
     return paths
+
+
+def reader_of(bodies: Sequence[str]) -> Callable[[str, int, int], tuple[int, ...]]:
+    """Return the function that reads lines without spaces: `rys_path` where any is only RYS's.
+
+    Raises InputError for nothing but pairs, which both read.
+    """
+    if any(RYS_LINE.fullmatch(body) for body in bodies):
+        return rys_path
+    if bodies and all(re.fullmatch(PAIR, body) for body in bodies):
+        first, last = bodies[0].split(",")
+        raise InputError(
+            f"it has only pairs such as {bodies[0]!r}, a path of two layers here but a block "
+            f"that runs twice in RYS: write ({first},{last}) for the block, or "
+            f"{first}-{first},{last} for the path."
+        )
+    return parse_path
 
 
 def rys_path(text: str, num_layers: int, limit: int) -> tuple[int, ...]:
@@ -219,19 +244,9 @@ class Merge(BaseModel, extra="forbid"):
 
 def merge_path(content: Any, num_layers: int) -> tuple[int, ...]:
     """Return the path of a passthrough merge of one model; InputError for other merges."""
-    with reading("the merge", "A path is a passthrough merge that stacks layers of one model."):
-        merge = Merge.model_validate(content)
-        parts = [module["slices"] for module in (merge.modules or {}).values()]
-        parts += [] if merge.slices is None else [merge.slices]
-        if len(parts) != 1:
-            raise InputError("it must have slices, or one module with slices")
-        sources = [part.sources[0] for part in parts[0]]
-        bases = [part.base_model for part in (merge, *parts[0]) if part.base_model is not None]
-        models = bases + [source.model for source in sources]
-        if any(model != models[0] for model in models):
-            raise InputError(f"it has several models, {shown(models)}")
+    with reading("the merge", MERGE_RULE):
         path: list[int] = []
-        for start, end in (source.layer_range for source in sources):
+        for start, end in (source.layer_range for source in merge_sources(content)):
             if not start < end <= num_layers:
                 raise InputError(
                     f"layer_range [{start}, {end}] must have start < end <= {num_layers}, the "
@@ -239,6 +254,21 @@ def merge_path(content: Any, num_layers: int) -> tuple[int, ...]:
                 )
             path += range(start, end)
         return tuple(path)
+
+
+def merge_sources(content: Any) -> list[MergeSource]:
+    """Return the slices of a passthrough merge, all of one model; errors as `merge_path`."""
+    merge = Merge.model_validate(content)
+    parts = [module["slices"] for module in (merge.modules or {}).values()]
+    parts += [] if merge.slices is None else [merge.slices]
+    if len(parts) != 1:
+        raise InputError("it must have slices, or one module with slices")
+    sources = [part.sources[0] for part in parts[0]]
+    bases = [part.base_model for part in (merge, *parts[0]) if part.base_model is not None]
+    models = bases + [source.model for source in sources]
+    if any(model != models[0] for model in models):
+        raise InputError(f"it has several models, {shown(models)}")
+    return sources
 
 
 def mergekit_config(path: Ids, model_name: str) -> str:

@@ -1,0 +1,256 @@
+"""Read a claim: a path, or a file or model that others publish for one."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cola_jax.deploy.verify.edited_model import find_path
+from cola_jax.errors import InputError, printed, reading, shorten, shown
+from cola_jax.files import is_file, parse_yaml, read_bytes, read_text
+from cola_jax.formats.conversion import HUB_ID, similar_name
+from cola_jax.formats.huggingface import CONFIG
+from cola_jax.formats.peers import (
+    MERGE,
+    Sample,
+    is_drllm,
+    merge_sources,
+    parse_without_nulls,
+    read_paths,
+    read_samples,
+    reader_of,
+    rys_path,
+)
+from cola_jax.path import format_path, identity, parse_path, validate
+from cola_jax.question import digest
+
+DROPPED, LAYERS = "dropped:", "layers:"  # prefixes of lists of layers
+PATH_TEXT = re.compile(r"[0-9(][0-9\s,;.()x-]*|blocks:.*", re.IGNORECASE)
+EVOPRESS = {"none", "attn", "mlp", "attn+mlp"}  # what a layer loses, one a line
+SEARCHES = {"polar": "PoLar", "drllm": "Dr.LLM"}
+FORMS = (
+    "A claim is a path such as 0-5,7,7,8-29, a block of RYS such as (30,34) or "
+    "blocks:31,34;43,45, a path of llm-circuit-finder such as 0..14,12..39, dropped layers such as "
+    "dropped:21-28, a file of one of these or of mergekit, PoLar, Dr.LLM or EvoPress, a directory "
+    "of results of PoLar or Dr.LLM, or a model with layers of the base model: a Hub id such as "
+    "owner/name, or a directory in Hugging Face layout."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A path that somebody says does better."""
+
+    name: str  # short, for tables
+    text: str  # as the user gave it
+    kind: str  # path, rys, circuit-finder, mergekit, dropped layers, polar, drllm or model
+    path: tuple[int, ...]
+    digest: str | None = None  # SHA-256 of the file, or of the weights of the model
+    note: str = ""  # a sentence on how the path was derived
+
+
+def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
+    """Read a claim on a model of `num_layers` layers, whose checkpoint is a directory.
+
+    The form is recognised in this order:
+
+    1. `dropped:` with layers to skip, such as 21-28 or the list of ShortGPT [27, 26, 25], or with a
+       file that has them; `layers:` likewise with the layers to run, as RYS writes a path.
+    2. Digits and punctuation: a path, pairs of RYS, or a path of llm-circuit-finder.
+    3. A directory with a config.json, or a .gguf file: a model whose layers are the base model's.
+    4. Another directory: the JSON files of PoLar or Dr.LLM in it.
+    5. A file, by its content: see `from_file`.
+    6. A Hub id with its owner, also as ID@REVISION: a model as in 3.
+
+    Only a model's weights are read, and those of the checkpoint to compare them. Raises InputError
+    for other texts, layers that the model lacks, and the identity path.
+    """
+    claim = recognise(text, checkpoint, num_layers)
+    with reading(f"the claim {printed(text)}"):
+        path = validate(claim.path, num_layers, 2 * num_layers)
+        if path == identity(num_layers):
+            raise InputError("it is the identity path, so there is nothing to try.")
+    return claim
+
+
+def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
+    """Read a claim by its form; see `read_claim`."""
+    place = Path(text).expanduser()
+    if text.lower().startswith((DROPPED, LAYERS)):
+        return from_list(text, num_layers)
+    if PATH_TEXT.fullmatch(text):
+        return from_text(text, num_layers)
+    is_model = os.path.isfile(place / CONFIG) or (place.suffix == ".gguf" and is_file(place))
+    if not (is_model or os.path.exists(place)):
+        is_model = "/" in text and HUB_ID.fullmatch(text.partition("@")[0]) is not None
+        if not is_model:
+            raise InputError(f"{shown(text)} is not a claim{similar_name(place)}. {FORMS}")
+    if is_model:
+        path, model_digest = find_path(text, checkpoint)
+        note = "Each layer of the model is equal to the layer of the base model on the path."
+        return Claim(place.name, text, "model", path, model_digest, note)
+    if place.is_dir():
+        return from_directory(text, num_layers)
+    return from_file(text, num_layers)
+
+
+def from_text(text: str, num_layers: int) -> Claim:
+    """Read a path, pairs of RYS, or a path of llm-circuit-finder."""
+    body = "".join(text.lower().split())
+    with reading(f"the claim {printed(text)}"):
+        read = reader_of([body])
+        path = read(body.replace("..", "-"), num_layers, 2 * num_layers)
+    if read is rys_path:
+        note = "Each block (i, j) runs layers i to j-1 twice."
+        return Claim(f"RYS {body.removeprefix('blocks:')}", text, "rys", path, note=note)
+    if ".." in body:
+        note = "A layer path of llm-circuit-finder, whose ranges include both ends."
+        return Claim(format_path(path), text, "circuit-finder", path, note=note)
+    return Claim(format_path(path), text, "path", path)
+
+
+def from_list(text: str, num_layers: int) -> Claim:
+    """Read a list of layers to drop or to run, after its prefix; it may be in a file."""
+    drops, rest = text.lower().startswith(DROPPED), text.partition(":")[2]
+    file = Path(rest).expanduser()
+    in_file = os.path.isfile(file)
+    if not in_file and not re.fullmatch(r"[0-9,\s()x[\]-]+", rest):
+        raise InputError(
+            f"the claim {printed(text)} has neither layers such as 21-28 nor a file after its "
+            f"prefix{similar_name(file)}."
+        )
+    content = read_text(file) if in_file else rest
+    file_digest = digest_of(file) if in_file else None
+    with reading(file if in_file else f"the claim {printed(text)}"):
+        words = content.replace(",", " ").strip("[] \n").split()
+        if drops and words and set(words) <= EVOPRESS:
+            layers = whole_layers(words, num_layers)
+        else:
+            layers = parse_path(",".join(words), num_layers)
+        ids = format_path(sorted(set(layers)))
+        if drops:
+            path = validate([i for i in range(num_layers) if i not in layers], num_layers)
+            name, note = f"dropped {ids}", f"Layers {ids} are dropped."
+            return Claim(name, text, "dropped layers", path, file_digest, note)
+    return Claim(format_path(layers), text, "path", layers, file_digest)
+
+
+def whole_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]:
+    """Return the layers that EvoPress drops; InputError for halves of a layer."""
+    if len(words) != num_layers:
+        raise InputError(
+            f"its {len(words)} lines are of a model of as many layers, but the model has "
+            f"{num_layers}."
+        )
+    halves = [f"{word} of layer {i}" for i, word in enumerate(words) if word in ("attn", "mlp")]
+    if halves:
+        raise InputError(
+            f"it drops halves of layers ({shorten(halves)}), and a path runs or skips whole "
+            "layers: give a configuration that drops attn+mlp alone, as EvoPress writes with "
+            "--drop_entire_block."
+        )
+    return tuple(i for i, word in enumerate(words) if word == "attn+mlp")
+
+
+def from_file(text: str, num_layers: int) -> Claim:
+    """Read a file: JSON, EvoPress's lines, a passthrough merge of mergekit, or a line as a claim.
+
+    Raises InputError for several paths.
+    """
+    file = Path(text).expanduser()
+    content = read_text(file)
+    lines = list(filter(None, (x.partition("#")[0].strip() for x in content.splitlines())))
+    with reading(file):
+        if content.lstrip()[:1] in ("[", "{"):
+            claim = from_json(text, content, num_layers)
+        elif lines and set(lines) <= EVOPRESS:
+            claim = from_list(f"{DROPPED}{text}", num_layers)
+        elif len(lines) == 1:
+            claim = from_text(lines[0], num_layers)
+        else:
+            claim = Claim(file.name, text, "path", only_path(file, num_layers))
+            if MERGE.search(content):
+                model = merge_sources(parse_yaml(content, file))[0].model
+                note = f"A passthrough merge of layers of {printed(str(model))}."
+                claim = dataclasses.replace(claim, kind="mergekit", note=note)
+    return dataclasses.replace(claim, text=text, digest=digest_of(file))
+
+
+def from_json(text: str, content: str, num_layers: int) -> Claim:
+    """Read JSON of PoLar or Dr.LLM, of `cola static`, or with one path in a list.
+
+    Raises InputError for a list of layers, which may be those to run or to drop.
+    """
+    file, value = Path(text).expanduser(), parse_without_nulls(content)
+    if (samples := read_samples(value, num_layers)) is not None:
+        return most_often_right(file.name, text, kind_of(value), samples, num_layers)
+    if isinstance(value, list) and any(isinstance(layer, int) for layer in value):
+        raise InputError(
+            f"a list of layers may be a path, or layers that are dropped: give {LAYERS}{text} or "
+            f"{DROPPED}{text}"
+        )
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        return Claim(file.name, text, "path", parse_path(value["path"], num_layers))
+    return Claim(file.name, text, "path", only_path(file, num_layers))
+
+
+def only_path(file: Path, num_layers: int) -> tuple[int, ...]:
+    """Return the one path of a file; InputError for several."""
+    paths = read_paths(file, num_layers)
+    if len(paths) > 1:
+        raise InputError(
+            f"it has {len(paths)} paths, such as {format_path(paths[0])} and "
+            f"{format_path(paths[1])}: give each as a claim of its own"
+        )
+    return paths[0]
+
+
+def from_directory(text: str, num_layers: int) -> Claim:
+    """Read the results of PoLar or Dr.LLM in a directory; InputError for other JSON files."""
+    folder = Path(text).expanduser()
+    files, samples, kinds = sorted(folder.rglob("*.json")), [], []
+    if not files:
+        raise InputError(f"{text} has neither a {CONFIG}, as a model has, nor results. {FORMS}")
+    for file in files:
+        with reading(file):
+            value = parse_without_nulls(read_text(file))
+            read = read_samples(value, num_layers)
+            if read is None:
+                raise InputError("it is not a result of PoLar or Dr.LLM: move it elsewhere.")
+        samples, kinds = samples + read, [*kinds, kind_of(value)]
+    file_digest = digest(*((str(file.relative_to(folder)), digest_of(file)) for file in files))
+    claim = most_often_right(folder.name, text, kinds[0], samples, num_layers)
+    return dataclasses.replace(claim, digest=file_digest)
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a claim whose questions were searched."""
+    return "drllm" if is_drllm(value) else "polar"
+
+
+def most_often_right(
+    name: str, text: str, kind: str, samples: Sequence[Sample], num_layers: int
+) -> Claim:
+    """Return the path but the identity that is right on most questions, the shortest of equals.
+
+    Raises InputError where no other path is right.
+    """
+    right = Counter(path for sample in samples for path in set(sample.valid))
+    right.pop(identity(num_layers), None)
+    if not right:
+        raise InputError(f"{text} has no right path besides the identity path.")
+    path = min(right, key=lambda path: (-right[path], len(path), path))
+    note = (
+        f"Right on {right[path]} of {len(samples)} questions in the search of {SEARCHES[kind]}, "
+        "the most of all paths but the identity path."
+    )
+    return Claim(name, text, kind, path, note=note)
+
+
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(read_bytes(file)).hexdigest()

@@ -1,0 +1,151 @@
+"""Find the path that a layer-edited model is of its base model, by the digests of its layers."""
+
+import dataclasses
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_jax.checkpoint import read_metadata, restore_weights
+from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError, check_belongs, count, shorten
+from cola_jax.formats.conversion import locate
+from cola_jax.formats.table import Row, Source, expected, read_floats
+from cola_jax.progress import log
+from cola_jax.question import digest
+
+# fields of a config that a path changes, or that change no result
+FREE = ("num_layers", "windows", "layer_ropes", "context")
+Digests = dict[str, list[str]]  # of each weight and layer attribute: one a layer, or one in all
+
+
+def find_path(model: str, directory: str | os.PathLike[str]) -> tuple[tuple[int, ...], str]:
+    """Return the path whose layers are those of an edited model, and the digest of that model.
+
+    `model` is a Hub id, a directory in Hugging Face layout or a .gguf file, `directory` the
+    checkpoint of its base. Reads one tensor of the model at a time, and compares in the dtype of
+    the checkpoint. Of equal layers of the base, the path takes the one after its previous layer
+    where there is one. Raises InputError for a model that is not made of layers of the base, with
+    the layers and tensors that differ.
+    """
+    metadata = read_metadata(directory)
+    if metadata.get("scales"):
+        raise InputError(
+            f"{directory} has layers of int8, which no model can be compared with: give --model "
+            "in another --dtype."
+        )
+    log.info("comparing the layers of %s with those of the base model", model)
+    base, source = ModelConfig.from_json(metadata["config"]), locate(model).open()
+    action = "give as --model the one whose layers were edited"
+    check_belongs(model, fixed_fields(source.config), str(directory), fixed_fields(base), action)
+    dtype = np.dtype(metadata["dtype"])
+    if not np.can_cast(dtype, source.dtype):
+        action += f", converted with `cola convert --dtype {source.dtype}` as these were rounded"
+    theirs = layer_attributes(source.config) | source_digests(model, source, dtype)
+    ours = layer_attributes(base) | stored_digests(directory, metadata, source.rows)
+    shared = {row.ours: row.theirs for row in source.rows if not of_layers(row)}
+    if other := [shared[name] for name in shared if theirs[name] != ours[name]]:
+        raise InputError(f"{model} differs from {directory} in {shorten(other)}: {action}.")
+    names = {row.ours: tensor_name(row) for row in source.rows if of_layers(row)}
+    names |= {name: name for name in layer_attributes(base)}
+    path, foreign = match_layers(names, theirs, ours)
+    if foreign:
+        raise InputError(
+            f"{model} has {count(len(foreign), 'layer')} that {directory} lacks: "
+            f"{'; '.join(foreign[:4])}{'; ...' * (len(foreign) > 4)}: {action}."
+        )
+    return path, digest(source.config.to_json(), theirs)
+
+
+def fixed_fields(config: ModelConfig) -> dict[str, str]:
+    """Return the fields of a config that any path of the model shares, as texts."""
+    fields = dataclasses.asdict(config)
+    return {name: str(value) for name, value in fields.items() if name not in FREE}
+
+
+def layer_attributes(config: ModelConfig) -> Digests:
+    """Return the attributes that layers have in the config."""
+    windows, ropes = map(str, config.windows), map(str, config.layer_ropes)
+    return {"attention window": list(windows), "rotary embedding": list(ropes)}
+
+
+def of_layers(row: Row) -> bool:
+    """Return whether each layer has a weight of a row."""
+    return "{i}" in row.theirs
+
+
+def tensor_name(row: Row) -> str:
+    """Return the name of a weight within its layer."""
+    return row.theirs.partition("{i}.")[2].replace("{e}", "*")
+
+
+def source_digests(model: str, source: Source, dtype: np.dtype) -> Digests:
+    """Return the digests of a source's weights in our layout and a dtype, tensor by tensor."""
+    digests = {}
+    for row in source.rows:
+        hashes = defaultdict(hashlib.sha256)
+        for index, name, _ in expected(row, source.config):  # the experts of a layer in order
+            values = exact(model, name, read_floats(source, row, name), dtype)
+            hashes[index[0] if of_layers(row) else 0].update(values.tobytes())
+        digests[row.ours] = [done.hexdigest() for done in hashes.values()]
+    return digests
+
+
+def exact(model: str, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Cast a tensor to the dtype of the checkpoint; InputError where that rounds a value."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(dtype, copy=False)
+        if not np.can_cast(values.dtype, dtype) and not np.array_equal(
+            cast.astype(values.dtype), values
+        ):
+            raise InputError(
+                f"{model} is stored as {values.dtype}, and the base model as {dtype}, which cannot "
+                f"hold {name} exactly: run `cola convert BASE DESTINATION --dtype {values.dtype}`, "
+                "and give DESTINATION as --model."
+            )
+    return cast
+
+
+def stored_digests(
+    directory: str | os.PathLike[str], metadata: dict[str, Any], rows: Sequence[Row]
+) -> Digests:
+    """Return the digests of a checkpoint's weights, one stacked weight at a time."""
+    layered = {row.ours: of_layers(row) for row in rows}
+    digests = {}
+    for name, weight in restore_weights(directory, metadata):
+        layers = np.asarray(weight) if layered[name] else np.asarray(weight)[None]
+        digests[name] = [hashlib.sha256(layer.tobytes()).hexdigest() for layer in layers]
+    return digests
+
+
+def match_layers(
+    names: dict[str, str], theirs: Digests, ours: Digests
+) -> tuple[tuple[int, ...], list[str]]:
+    """Return the base's layer of each layer of a model, and descriptions of those without one."""
+    edited, base = (list(zip(*(side[n] for n in names), strict=True)) for side in (theirs, ours))
+    ids = defaultdict(list)
+    for i, layer in enumerate(base):
+        ids[layer].append(i)
+    path, foreign = [], []
+    for place, layer in enumerate(edited):
+        following = path[-1] + 1 if path else 0
+        if layer not in ids:
+            foreign.append(f"layer {place} differs from {nearest_layer(place, layer, base, names)}")
+        else:
+            path.append(following if following in ids[layer] else ids[layer][0])
+    return tuple(path), foreign
+
+
+def nearest_layer(
+    place: int, layer: tuple[str, ...], base: list[tuple[str, ...]], names: dict[str, str]
+) -> str:
+    """Describe the base's layer that has most in common with one at a place, and differences."""
+    differing = [
+        [name for name, a, b in zip(names.values(), layer, other, strict=True) if a != b]
+        for other in base
+    ]
+    nearest = min(range(len(base)), key=lambda i: (len(differing[i]), abs(i - place)))
+    return f"layer {nearest} in {shorten(differing[nearest], 3)}"
