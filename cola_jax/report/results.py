@@ -26,7 +26,7 @@ from cola_jax.report.tables import (
 from cola_jax.runs.run import Run
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring.preference import Net, Preference
-from cola_jax.scoring.statistics import Difference, Effect, Share, Z, number_or_none
+from cola_jax.scoring.statistics import Crossed, Difference, Effect, Share, Z, number_or_none
 from cola_jax.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def search_metrics(task: str, name: str, summary: Summary) -> dict[str, Any]:
     return entry
 
 
-def estimate(name: str, result: Net | Difference) -> dict[str, Any]:
+def estimate(name: str, result: Net | Difference | Crossed) -> dict[str, Any]:
     """Return a value and its standard error, half the width of its interval as a normal's.
 
     {} where there is no interval.
