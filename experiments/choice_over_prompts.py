@@ -1,60 +1,100 @@
 """Does a path that is chosen over several prompts hold on new ones more often?
 
-`python -m experiments.choice_over_prompts --choose RUN RUN ... --measure RUN RUN ...` takes
-evaluations of the same paths, a run for each prompt: those of `--choose` (`cola evaluate --prompts
-6`) and, of other questions in other prompts, those of `--measure` (`cola verify` of one of them,
-whose random paths are the others). It chooses the path of the highest accuracy on questions drawn
-from the first runs, each asked in one of 1, 2 or 4 prompts, so that all choices cost as much, and
-looks the chosen path up in the second. A choice holds where the path is not below the model there.
+`python -m experiments.choice_over_prompts RUN RUN ...` takes evaluations of the same paths and
+questions, a run for each of eight prompts or so: those of a `cola verify`, whose random paths are
+the single skips and repeats. Again and again, half of the questions and of the prompts choose the
+most accurate path, each question asked in one of 1, 2 or 4 prompts, so that all choices cost as
+much, and the other half measures it. Intervals: the jackknife over prompts.
 """
 
+import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
+from scipy.stats import t
+from tyro.conf import Positional
 
 from cola_jax.path import identity
 from cola_jax.report.prompts import read_prompts
 from cola_jax.runs.run import Run
+from experiments.paper.results import show
 
-HEAD = ("prompts", "gain where chosen", "gain on new prompts", "95 %", "holds, %", "better, %")
+COUNTS = (1, 2, 4)  # prompts over which a path is chosen
+HEAD = (
+    "prompts", "gain where chosen", "gain on new prompts", "low", "high", "holds, %", "low", "high",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
     """Choose paths over few and over several prompts, many times."""
 
-    choose: tuple[str, ...]
-    """Runs to choose on, one for each prompt."""
-    measure: tuple[str, ...]
-    """Runs to measure on."""
-    prompts: tuple[int, ...] = (1, 2, 4)
-    """Numbers of prompts over which a path is chosen."""
-    questions: int = 50
-    """Questions of a choice."""
-    draws: int = 2000
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")]
+    """Runs of the same paths and questions, one for each prompt."""
+    draws: int = 1000
     """Choices for each number of prompts."""
-    kind: str = "all"
-    """Paths to choose from: shorter than the model, longer, or all."""
-    out: Path | None = None
-    """CSV file of the table."""
+    output: Path | None = None
+    """CSV file to write."""
 
 
-def differences(directories: Sequence[str]) -> tuple[list[tuple[int, ...]], np.ndarray]:
-    """Read the paths besides the identity, and their differences to it, [n, K, C]."""
+def differences(directories: Sequence[str]) -> np.ndarray:
+    """Read the differences [n, K, C] of all paths to the identity path."""
     runs = [Run(directory) for directory in directories]
     paths = [tuple(path) for path in runs[0].settings()["paths"]]
     plain = paths.index(identity(runs[0].manifest()["starts"][-1]["num_layers"]))
     right = read_prompts(runs, len(paths)).astype(float)
-    others = [c for c in range(len(paths)) if c != plain]
-    return [paths[c] for c in others], right[..., others] - right[..., [plain]]
+    return np.delete(right - right[..., [plain]], plain, axis=2)
 
 
-def choose(values: np.ndarray, prompts: int, questions: int, random: np.random.Generator) -> int:
-    """Choose a path [C] on questions each asked in one of several prompts; equals at random."""
-    rows = random.permutation(len(values))[:questions]
-    columns = random.permutation(values.shape[1])[:prompts]
-    means = values[rows, np.resize(columns, questions)].mean(axis=0)
-    best = np.flatnonzero(means == means.max())
-    return int(random.choice(best))
+def choose(values: np.ndarray, count: int, random: np.random.Generator) -> tuple[float, float]:
+    """Choose on one half of [n, K, C] over `count` prompts; return its gain there, and elsewhere.
+
+    Of equally accurate paths one is drawn.
+    """
+    questions, prompts, _ = values.shape
+    rows, columns = random.permutation(questions), random.permutation(prompts)
+    chosen = np.resize(columns[: min(count, prompts // 2)], questions // 2)
+    means = values[rows[: questions // 2], chosen].mean(axis=0)
+    best = random.choice(np.flatnonzero(means == means.max()))
+    others = values[rows[questions // 2 :]][:, columns[prompts // 2 :], best]
+    return float(means[best]), float(others.mean())
+
+
+def estimate(values: np.ndarray, draws: int) -> np.ndarray:
+    """Return for each count the two gains, and the share that holds elsewhere, [counts, 3]."""
+    rows = []
+    for count in COUNTS:
+        random = np.random.default_rng(0)  # the same halves for all counts
+        gains = np.array([choose(values, count, random) for _ in range(draws)])
+        rows.append([*gains.mean(axis=0), (gains[:, 1] >= 0).mean()])
+    return np.array(rows)
+
+
+def main(settings: Choices) -> None:
+    values = differences(settings.runs)
+    prompts = values.shape[1]
+    whole = estimate(values, settings.draws)
+    parts = [estimate(np.delete(values, k, axis=1), settings.draws) for k in range(prompts)]
+    spread = np.array([[*part.flat, part[-1, 1] - part[0, 1]] for part in parts])
+    error = np.sqrt((prompts - 1) / prompts * ((spread - spread.mean(axis=0)) ** 2).sum(axis=0))
+    reach = 100 * t.ppf(0.975, prompts - 1) * error
+    table = []
+    for i, (count, (before, after, holds)) in enumerate(zip(COUNTS, 100 * whole, strict=True)):
+        gain, share = reach[3 * i + 1], reach[3 * i + 2]
+        cells = before, after, after - gain, after + gain, holds, holds - share, holds + share
+        table.append((count, *(f"{cell:.1f}" for cell in cells)))
+    show(HEAD, table)
+    change = 100 * (whole[-1, 1] - whole[0, 1])
+    low, high = change - reach[-1], change + reach[-1]
+    print(f"four prompts minus one: {change:+.1f} points ({low:+.1f} to {high:+.1f})")
+    if settings.output is not None:
+        with settings.output.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([HEAD, *table])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Choices, description=__doc__))
