@@ -165,6 +165,8 @@ class Readings(struct.PyTreeNode):
     token: Int[Array | np.ndarray, "*B Q"]  # the token with the highest logit
     rival: Float[Array | np.ndarray, "*B Q"]  # log-probability of the best other token
     finite: Bool[Array | np.ndarray, "*B"]  # whether every logit of the path was finite
+    # of the next token's distribution from the identity path's, where a scorer asks for it
+    divergence: Float[Array | np.ndarray, "*B Q"] | None = None
 
 
 def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Readings:
@@ -177,3 +179,9 @@ def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Rea
         rival=jnp.max(jnp.where(is_target, -jnp.inf, logprobs), axis=-1),
         finite=jnp.all(jnp.isfinite(logits), axis=(-2, -1)),
     )
+
+
+def kl_divergence(p: Float[Array, "*B V"], q: Float[Array, "*B V"]) -> Float[Array, "*B"]:
+    """Return KL(p || q) in nats of the distributions that logits give."""
+    p, q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
+    return jnp.sum(jnp.exp(p) * (p - q), axis=-1)

@@ -78,7 +78,8 @@ class Static(Printing):
         best = run_with_progress(
             lambda metrics: find_path(session, out, self.settings, metrics, prompts)
         )
-        content = static_content(best, flags.task.task, origin_of(session))
+        metadata = origin_of(session) | {"fitness": self.settings.fitness}
+        content = static_content(best, flags.task.task, metadata)
         write_result(f"{out}/{RESULT}", content, None if self.json else static_table(content))
 
 

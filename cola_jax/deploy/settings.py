@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cola_jax.errors import InputError
 
-Fitness = Literal["accuracy", "margin", "likelihood"]
+Fitness = Literal["accuracy", "margin", "likelihood", "kl"]
 Measure = Literal["accuracy", "likelihood"]
 Outcome = Literal[
     "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown"
@@ -25,8 +25,10 @@ class StaticSettings:
     last all."""
     fitness: Fitness = "accuracy"
     """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
-    the logistic function of the correct answer's score minus its best rival's; or likelihood, the
-    mean log-likelihood of the correct answer."""
+    the logistic function of the correct answer's score minus its best rival's; likelihood, the
+    mean log-likelihood of the correct answer; or kl, which reads no answers: closeness to the
+    model's own next-token distributions on the prompts. It needs --max-layers below the model's,
+    whose own path is closest."""
     max_layers: int | None = None
     """Most layers that a path runs; those of the model by default."""
     min_layers: int | None = None
@@ -47,6 +49,11 @@ class StaticSettings:
             raise InputError(
                 f"paths of {shortest} to {longest} layers cannot be searched: give a minimum of 1 "
                 f"to {num_layers} (the model's) and no maximum below it or above {2 * num_layers}."
+            )
+        if self.fitness == "kl" and longest >= num_layers:
+            raise InputError(
+                f"the fitness kl of the model's own {num_layers} layers is the best there is: give "
+                f"--max-layers of at most {num_layers - 1}."
             )
         return range(shortest, longest + 1)
 

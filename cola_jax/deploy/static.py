@@ -19,7 +19,9 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts
+from cola_jax.scoring.divergence import Divergence, common_tokens, divergences
 from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import FIRST
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -36,10 +38,13 @@ SKIP_BLOCK, REPEAT_BLOCK = 1, 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """A path, and whether it answered the questions of each part; held-out ones in K prompts."""
+    """A path, and whether it answered the questions of each part; held-out ones in K prompts.
+
+    With the fitness kl, training and validation have divergences in nats instead.
+    """
 
     path: Path
-    training: np.ndarray  # [n] bool
+    training: np.ndarray  # [n] bool or float
     validation: np.ndarray
     on_front: bool  # of accuracy and length on validation questions
     held_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 1), bool))
@@ -97,7 +102,8 @@ def find_path(
         len(validation) + len(prompts) * len(prompts[0].held_out)
     )
     recorded = {"command": "static", **dataclasses.asdict(settings)}
-    with session.recording(out, recorded, metrics) as evaluations:
+    searched = without_answers(session) if settings.fitness == "kl" else session
+    with searched.recording(out, recorded, metrics) as evaluations:
         best = search_path(evaluations, session.num_layers, settings)
     folder = str(epath.Path(out) / HELD_OUT)
     rows = evaluate_prompts(prompts, folder, best.paths, metrics, held_out=True)
@@ -106,6 +112,16 @@ def find_path(
     return dataclasses.replace(
         best,
         measured=tuple(dataclasses.replace(path, held_out=part) for path, part in measured),
+    )
+
+
+def without_answers(session: "Session") -> "Session":
+    """Return a session of the same prompts that scores their divergence from the model's own."""
+    scorer = Divergence(session.scorer, common_tokens(session.encoded))
+    encoded = [scorer.without_answer(each) for each in session.encoded]
+    settings = session.settings | {"scorer": scorer.name}
+    return dataclasses.replace(
+        session, scorer=scorer, encoded=encoded, first=encoded[:FIRST], settings=settings
     )
 
 
@@ -125,9 +141,10 @@ def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSetti
     allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
     front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}
+    values = divergences(verdicts) if settings.fitness == "kl" else verdicts.verdict
     measured = tuple(
-        Measured(path, right[training], right[validation], i in on_front)
-        for i, (path, right) in enumerate(zip(paths, verdicts.verdict.T, strict=True))
+        Measured(path, column[training], column[validation], i in on_front)
+        for i, (path, column) in enumerate(zip(paths, values.T, strict=True))
     )
     chosen = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
     return TaskPath(measured, chosen, len(candidates))
@@ -166,6 +183,8 @@ def evaluate_on(
 
 def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -> list[Score]:
     """Return the fitness of each of C paths from verdicts [n, C] of these questions."""
+    if fitness == "kl":
+        return [(x,) for x in (-divergences(verdicts)).mean(axis=0).tolist()]
     margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0).tolist()
     if fitness == "margin":
         return [(m,) for m in margin]

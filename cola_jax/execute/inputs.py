@@ -248,7 +248,7 @@ def next_tokens(prompts: Prompts) -> Prompts:
     return prompts.replace(read=np.where(inside, read, NO_READ), targets=targets)
 
 
-def no_readings(paths: np.ndarray, reads: int) -> Readings:
+def no_readings(paths: np.ndarray, reads: int, divergence: bool = False) -> Readings:
     """Return Readings [B, C, Q] of no evaluation: log-probabilities of -inf, and not finite."""
     shape = (*paths.shape[:2], reads)
     return Readings(
@@ -256,4 +256,5 @@ def no_readings(paths: np.ndarray, reads: int) -> Readings:
         token=np.full(shape, -1, np.int32),
         rival=np.full(shape, -np.inf, np.float32),
         finite=np.zeros(shape[:2], bool),
+        divergence=np.full(shape, np.inf, np.float32) if divergence else None,
     )

@@ -15,7 +15,7 @@ from cola_jax.execute.plan import pad_rows
 from cola_jax.kernels.attention import get
 from cola_jax.model import unembed
 from cola_jax.params import Model
-from cola_jax.prompts import NO_READ, Prompts, Readings
+from cola_jax.prompts import NO_READ, Prompts, Readings, kl_divergence
 
 PART, LEAST_PART = 512, 16  # logits of which a CPU takes the maximum in one go
 
@@ -25,6 +25,7 @@ class Queries(NamedTuple):
 
     rows: Int[np.ndarray, "N U"]  # of O W
     targets: Int[np.ndarray, "N U M"]
+    identity_rows: Int[np.ndarray, "N U"]  # of B W: the same positions on the identity path
 
 
 class Readouts(NamedTuple):
@@ -34,6 +35,7 @@ class Readouts(NamedTuple):
     rival: Float[Array | np.ndarray, "U M"]
     token: Int[Array | np.ndarray, " U"]
     finite: Bool[Array | np.ndarray, " U"]
+    divergence: Float[Array | np.ndarray, " U"] | None = None
 
 
 class ReadPositions:
@@ -74,24 +76,30 @@ class ReadPositions:
         position = np.arange(counts.sum()) - np.repeat(begin, counts)
         output = np.repeat(np.arange(len(question)), counts)
         parts = -(-len(output) // unembedded)
-        rows = pad_rows((output * width + position).astype(np.int32), parts * unembedded)
-        targets = pad_rows(self.targets[question[output], position], parts * unembedded)
-        shape = parts, unembedded
-        return Queries(rows.reshape(shape), targets.reshape(*shape, -1))
+        asked = question[output]
+        columns = output * width + position, self.targets[asked, position], asked * width + position
+
+        def cut(column: np.ndarray) -> np.ndarray:
+            padded = pad_rows(column.astype(np.int32), parts * unembedded)
+            return padded.reshape(parts, unembedded, *column.shape[1:])
+
+        return Queries(*map(cut, columns))
 
     def collect(
         self, parts: Sequence[Readouts], question: np.ndarray, candidate: np.ndarray, out: Readings
     ) -> None:
         """Write the readouts of outputs of these questions to their candidates in `out`."""
-        readouts = Readouts(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        readouts = jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
         counts = self.count[question]
         begin = np.cumsum(counts) - counts
         place = begin[:, None] + self.position[question]
         nth, valid = self.nth[question], self.valid[question]
-        logprob, rival, token, finite = readouts
+        logprob, rival, token, finite, divergence = readouts
         out.logprob[question, candidate] = np.where(valid, logprob[place, nth], -np.inf)
         out.rival[question, candidate] = np.where(valid, rival[place, nth], -np.inf)
         out.token[question, candidate] = np.where(valid, token[place], -1)
+        if out.divergence is not None:
+            out.divergence[question, candidate] = np.where(valid, divergence[place], np.inf)
         path = np.repeat(np.arange(len(question)), counts)
         broken = np.bincount(path, weights=~finite[: len(path)], minlength=len(question))
         out.finite[question, candidate] = broken == 0
@@ -103,10 +111,33 @@ def unembed_queries(
     outputs: Shaped[Array, "O Q D"],
     rows: Int[Array, " U"],
     targets: Int[Array, "U M"],
+    identity: tuple[Shaped[Array, "B Q D"], Int[Array, " U"]] | None = None,
 ) -> Readouts:
-    """Unembed U positions and read their logits, each for all of its targets."""
+    """Unembed U positions and read their logits, each for all of its targets.
+
+    With the outputs of the identity path and rows of them, the divergence from it is read as well.
+    """
+    logits = unembed_rows(model, outputs, rows)
+    readouts = read_logits(logits, targets)
+    if identity is None:
+        return readouts
+    return readouts._replace(divergence=kl_divergence(unembed_rows(model, *identity), logits))
+
+
+def unembed_rows(
+    model: Model, outputs: Shaped[Array, "O Q D"], rows: Int[Array, " U"]
+) -> Float[Array, "U V"]:
+    """Return the logits of U positions of all O Q."""
     flat = outputs.reshape(-1, outputs.shape[-1])
-    return read_logits(unembed(model, get(flat, rows)[:, None])[:, 0], targets)
+    return unembed(model, get(flat, rows)[:, None])[:, 0]
+
+
+@functools.partial(jax.jit, donate_argnames="kept")
+def keep_outputs(
+    kept: Shaped[Array, "B Q D"], outputs: Shaped[Array, "O Q D"], question: Int[Array, " O"]
+) -> Shaped[Array, "B Q D"]:
+    """Write each output to the row of its question; those of no question are dropped."""
+    return kept.at[question].set(outputs, mode="drop")
 
 
 def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Readouts:

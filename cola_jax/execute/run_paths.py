@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from cola_jax.execute.plan import (
     slot_sizes,
     take,
 )
-from cola_jax.execute.readouts import Readouts, ReadPositions, unembed_queries
+from cola_jax.execute.readouts import Readouts, ReadPositions, keep_outputs, unembed_queries
 from cola_jax.execute.schedule import Trie
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, PromptsLike, Readings
+
+Result = TypeVar("Result")
 
 
 class PathEvaluator:
@@ -34,10 +36,15 @@ class PathEvaluator:
     wave computed are kept for later waves as long as slots allow.
     """
 
-    def __init__(self, worker: Worker, prompts: Prompts, workload: Workload):
-        """Take the prompts of a batch."""
+    def __init__(
+        self, worker: Worker, prompts: Prompts, workload: Workload, *, divergence: bool = False
+    ):
+        """Take the prompts of a batch; `divergence` reads that from the identity path as well."""
         self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
         count, config = round_questions(len(prompts.ids)), worker.config
+        if divergence:
+            longest = max(workload.positions, config.num_layers)
+            workload = workload._replace(positions=longest)
 
         def choose(prefix: int, memory: Memory) -> tuple[Layout, Sizes]:
             states = count * min(workload.wave, memory.limits.states_kept) * config.num_layers
@@ -60,44 +67,81 @@ class PathEvaluator:
         # padding rows write to the output after the last one
         shape = (self.sizes.outputs + 1, width, config.width)
         self.outputs = worker.take_buffer(shape, worker.dtype, split=2)
+        self.identity = None  # the outputs of the identity path
+        if divergence:
+            self.identity = worker.take_buffer((count, *shape[1:]), worker.dtype, split=2)
+            self.has_identity = np.zeros(count, bool)
+            # two distributions in place of one
+            self.sizes = self.sizes._replace(unembedded=self.sizes.unembedded // 2)
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Run a wave [B, C, P]; return Readings [B, C, Q] as numpy."""
-        out = no_readings(paths, self.reads)
+        out = no_readings(paths, self.reads, self.identity is not None)
         question, candidate = np.nonzero(paths[:, :, 0] != STOP)
         rows = np.concatenate([question[:, None], paths[question, candidate]], axis=1)
         if not len(rows):
             return out
+        if self.identity is not None:
+            self.run_identity(np.unique(question))
         prefix = self.driver.prefix
         groups = [np.arange(len(rows))] if prefix is None else prefix.groups(rows[:, 1:])
         for group in groups:
-            for numbers, pending in self.dispatch(rows[group]):
+            for numbers, pending in self.dispatch(rows[group], self.program):
                 numbers = group[numbers]
                 places = question[numbers], candidate[numbers]
                 self.read_positions.collect(self.worker.wait(pending), *places, out)
                 self.worker.metrics.add(evaluations=len(numbers))
         return out
 
-    def dispatch(self, rows: np.ndarray) -> list[tuple[np.ndarray, list[Readouts]]]:
-        """Dispatch paths [n, 1 + P]; return the numbers of those of each chunk, and readouts."""
+    def run_identity(self, questions: np.ndarray) -> None:
+        """Run the identity path of questions for which it has not run, and keep its outputs."""
+        new = questions[~self.has_identity[questions]]
+        if len(new):
+            path = np.arange(self.worker.config.num_layers)
+            rows = np.concatenate([new[:, None], np.tile(path, (len(new), 1))], axis=1)
+            self.dispatch(rows, self.identity_program)
+            self.has_identity[new] = True
+
+    def dispatch(
+        self, rows: np.ndarray, make: Callable[[Chunk, np.ndarray], Callable[[], Result]]
+    ) -> list[tuple[np.ndarray, Result]]:
+        """Dispatch paths [n, 1 + P]; return the numbers of those of each chunk, and its result.
+
+        `make` makes the function that dispatches a chunk of paths of these questions.
+        """
         with self.driver.on_paths(rows[:, 1:]) as blocks:
             chunks, cost = self.trie.plan(rows, blocks)
             self.worker.metrics.add(cost=cost)
-            programs = [self.program(chunk, rows[chunk.paths, 0]) for chunk in chunks]
+            programs = [make(chunk, rows[chunk.paths, 0]) for chunk in chunks]
             pending = [self.worker.dispatch(program) for program in programs]
         return [(chunk.paths, each) for chunk, each in zip(chunks, pending, strict=True)]
 
     def program(self, chunk: Chunk, question: np.ndarray) -> Callable[[], list[Readouts]]:
-        """Make the function that dispatches a chunk of paths of these questions."""
+        """Make the function that reads the outputs of a chunk of paths of these questions."""
         queries = self.read_positions.queries(question, self.sizes.unembedded)
         worker = self.worker
 
         def run() -> list[Readouts]:
             self.outputs, _ = self.driver.run(chunk, self.outputs)
-            return [
-                unembed_queries(worker.model, self.outputs, *worker.put(part))
-                for part in zip(*queries, strict=True)
-            ]
+            readouts = []
+            for rows, targets, identity_rows in zip(*queries, strict=True):
+                identity = self.identity
+                if identity is not None:
+                    identity = identity, worker.put(identity_rows)
+                asked = worker.put((rows, targets))
+                readouts.append(unembed_queries(worker.model, self.outputs, *asked, identity))
+            return readouts
+
+        return run
+
+    def identity_program(self, chunk: Chunk, question: np.ndarray) -> Callable[[], None]:
+        """Make the function that keeps the outputs of a chunk of the identity path."""
+        rows = np.full(self.sizes.outputs + 1, len(self.has_identity))  # of no question
+        rows[: len(question)] = question
+
+        def run() -> None:
+            self.outputs, _ = self.driver.run(chunk, self.outputs)
+            self.identity = keep_outputs(self.identity, self.outputs, self.worker.put(rows))
 
         return run
 
@@ -105,6 +149,8 @@ class PathEvaluator:
         """Give the buffers back to the worker."""
         self.driver.close()
         self.worker.give_back(self.outputs)
+        if self.identity is not None:
+            self.worker.give_back(self.identity)
 
 
 def choose_path_sizes(

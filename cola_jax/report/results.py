@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 RESULTS = "results.json"
 NETS = {ONCE: "net", AGAIN: "net_asked_again", ROBUST: "net_robust"}  # metrics of a search
 BETTER = ("acc", "acc_norm", "exact_match", "difference", *NETS.values())  # when higher
+KL_NOTE = (
+    "Training and validation are the divergence (KL, nats) from the model's own next token on the "
+    "prompts, which reads no answers. "
+)
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
 
 
@@ -216,8 +220,8 @@ def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -
             "path": format_path(measured.path),
             "layers": len(measured.path),
             "chosen": measured is chosen,
-            "training": Share.of(measured.training).value,
-            "validation": Share.of(measured.validation).value,
+            "training": float(measured.training.mean()),
+            "validation": float(measured.validation.mean()),
             "held_out": Effect.of(measured.held_out, plain.held_out).to_json(),
         }
         for measured in (plain, *others)
@@ -237,9 +241,10 @@ def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -
 
 def static_table(content: Mapping[str, Any]) -> TerminalTable:
     """Format the content of `static.json`."""
-    rows = []
+    rows, kl = [], content.get("fitness") == "kl"
     for place, entry in enumerate(content["front"]):
-        shares = (format_percent(entry[name]) for name in ("training", "validation"))
+        values = entry["training"], entry["validation"]
+        shares = (format_mean(x, decimals=3) if kl else format_percent(x) for x in values)
         cells = (str(entry["layers"]), *shares, *held_out_cells(entry["held_out"], bool(place)))
         chosen = entry["chosen"]
         rows.append(Row(entry["path"] + " (chosen)" * chosen, cells, bold=chosen))
@@ -247,8 +252,9 @@ def static_table(content: Mapping[str, Any]) -> TerminalTable:
         f"{content['evaluated_paths']:,} paths were evaluated on all of "
         f"{content['training_questions']:,} training questions; the best on "
         f"{content['validation_questions']:,} for validation is chosen, and the Pareto front of "
-        "accuracy and layers there is shown. What counts is the difference "
-        f"{held_out_of(content['effect'])}, paired with the pretrained model."
+        f"{'closeness to the model' if kl else 'accuracy'} and layers there is shown. "
+        f"{KL_NOTE if kl else ''}What counts is the difference {held_out_of(content['effect'])}, "
+        "paired with the pretrained model."
     )
     columns = ("path", "layers", "training", "validation", "held out", "points more")
     return terminal_table(Table(rows, columns=columns), caption)

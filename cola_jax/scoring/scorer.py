@@ -59,6 +59,7 @@ class Scorer(abc.ABC):
     formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
     lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
     call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
+    divergence: ClassVar[bool] = False  # readings have the divergence from the identity path
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Take the model's tokenizer.
@@ -92,7 +93,8 @@ class Scorer(abc.ABC):
 
         Returns a context manager of a function from paths [B, C, P] to Verdicts [B, C].
         """
-        with contextlib.closing(PathEvaluator(worker, prompts_of(batch), workload)) as run:
+        run = PathEvaluator(worker, prompts_of(batch), workload, divergence=self.divergence)
+        with contextlib.closing(run):
             yield lambda paths: score_readings(self, batch, run(paths), paths)
 
     def confirm(
@@ -160,12 +162,13 @@ def score_readings(
     out = Verdicts.empty(paths.shape[:2], most_options(batch))
     for b, encoded in enumerate(batch):
         present = np.flatnonzero(paths[b, :, 0] != STOP)
-        reads = len(encoded.option)
+        at = b, present, slice(len(encoded.option))
         row = Readings(
-            logprob=readings.logprob[b, present, :reads],
-            token=readings.token[b, present, :reads],
-            rival=readings.rival[b, present, :reads],
+            logprob=readings.logprob[at],
+            token=readings.token[at],
+            rival=readings.rival[at],
             finite=readings.finite[b, present],
+            divergence=None if readings.divergence is None else readings.divergence[at],
         )
         out.put((b, present), scorer.verdicts(row, encoded))
     return out

@@ -30,12 +30,14 @@ def answer(question, position, target):
 
 def read(positions, queries, question):
     """Answers queries about outputs of these questions, without a model."""
-    rows, targets = (x.reshape(-1, *x.shape[2:]) for x in queries)
+    rows, targets, identity_rows = (x.reshape(-1, *x.shape[2:]) for x in queries)
     output, column = np.divmod(rows, positions.read.shape[1])
     asked = question[output]
     position = positions.read[asked, column]
+    divergence = answer(*np.divmod(identity_rows, positions.read.shape[1]), 0).astype(np.float32)
     logprob = answer(asked[..., None], position[..., None], targets).astype(np.float32)
-    whole = Readouts(logprob, logprob + 1, answer(asked, position, -1), position % 7 != 3)
+    token, finite = answer(asked, position, -1), position % 7 != 3
+    whole = Readouts(logprob, logprob + 1, token, finite, divergence)
     parts = len(queries.rows)
     return [Readouts(*part) for part in zip(*(np.split(x, parts) for x in whole), strict=True)]
 
@@ -58,14 +60,17 @@ def test_read_positions_ask_once_and_collect_all(reads, question, times):
     assume(count)
 
     candidate = np.arange(len(question))
-    out = no_readings(np.full((len(reads), len(question), 1), STOP), reads.shape[1])
+    out = no_readings(np.full((len(reads), len(question), 1), STOP), reads.shape[1], True)
     positions.collect(read(positions, queries, question), question, candidate, out)
     for b, c in zip(question, candidate, strict=True):
         for q, position in enumerate(reads[b]):
             got = out.logprob[b, c, q], out.rival[b, c, q], out.token[b, c, q]
             if position == NO_READ:
                 assert got == (-np.inf, -np.inf, -1)
+                assert out.divergence[b, c, q] == np.inf
             else:
+                place = sorted(set(reads[b]) - {NO_READ}).index(position)
+                assert out.divergence[b, c, q] == answer(b, place, 0)
                 expected = answer(b, position, targets[b, q])
                 assert got == (expected, expected + 1, answer(b, position, -1))
         assert out.finite[b, c] == all(p % 7 != 3 for p in reads[b] if p != NO_READ)

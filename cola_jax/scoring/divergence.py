@@ -1,0 +1,79 @@
+"""`Divergence`: how far a path's predictions on prompts are from the pretrained model's."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_jax.execute.plan import common_with_first
+from cola_jax.prompts import PROMPT, Prompts, Readings
+from cola_jax.question import Question
+from cola_jax.scoring.scorer import Encoded, Scorer, hash_of
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+
+READS = 64  # positions of a prompt at most, evenly spaced: each costs two products with the head
+NOT_FINITE = 1e4  # nats, more than any path that is finite
+
+
+class Divergence(Scorer):
+    """Scores closeness to the pretrained model on prompts alone, without answers.
+
+    The score is minus KL(identity path || path) of the next token in nats, the mean over the read
+    positions of a prompt: the fitness of EvoPress (arXiv 2410.14649). No path is right or wrong.
+    """
+
+    name = "kl"
+    divergence = True
+
+    def __init__(self, scorer: Scorer, skipped: int = 0):
+        """Take the scorer that writes the prompts, and the tokens at their start not to read."""
+        super().__init__(scorer.tokenizer, chat=scorer.chat, context=scorer.context)
+        self.scorer, self.skipped = scorer, skipped
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode a question's prompt; InputError as the scorer that writes it."""
+        return self.without_answer(self.scorer.encode(question))
+
+    def without_answer(self, encoded: Encoded) -> Encoded:
+        """Read the prompt of an encoded question at up to `READS` positions up to its last token.
+
+        Options and gold are left out.
+        """
+        row = prompt_of(encoded)
+        last = len(row.ids) - 1
+        first = min(self.skipped, last)
+        read = np.unique(first + np.arange(READS) * (last - first) // (READS - 1)).astype(np.int32)
+        return Encoded(
+            dataclasses.replace(encoded.question, options=(), answer=0),
+            row.replace(read=read, targets=np.zeros_like(read)),
+            np.zeros_like(read),
+            hash_of(f"{encoded.prompt_hash} read at {read.tolist()}"),
+        )
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Score the mean divergence; the margin is the same."""
+        score = -np.asarray(readings.divergence).mean(axis=1)
+        finite = np.asarray(readings.finite) & np.isfinite(score)
+        answer = np.full(len(score), NO_ANSWER)
+        return Verdicts.of_scores(score[:, None], 0, finite, answer=answer, outside=np.nan)
+
+    def record(self) -> dict[str, Any]:
+        return self.scorer.record() | {"skipped": self.skipped}
+
+
+def prompt_of(encoded: Encoded) -> Prompts:
+    """Return the prompt of an encoded question [T], without answers and reads."""
+    columns = encoded.prompts.ids, encoded.prompts.positions, encoded.prompts.branch
+    of_prompt = np.asarray(encoded.prompts.branch) == PROMPT
+    return Prompts(*(np.asarray(column)[of_prompt] for column in columns))
+
+
+def common_tokens(encoded: Sequence[Encoded]) -> int:
+    """Count the tokens with which all prompts begin, such as those of shots, but the last ones."""
+    return int(common_with_first(Prompts.stack([prompt_of(each) for each in encoded])).min())
+
+
+def divergences(verdicts: Verdicts) -> np.ndarray:
+    """Return the divergences in nats of the evaluations that `Divergence` scored."""
+    return np.where(verdicts.finite, -verdicts.margin, NOT_FINITE)

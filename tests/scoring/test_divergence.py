@@ -1,0 +1,77 @@
+"""The divergence from the pretrained model's predictions, against transformers' own logits."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import cola_jax
+from cola_jax.execute.decoder import Stop
+from cola_jax.path import pad_lists, random_paths
+from cola_jax.scoring import Completions, Options, divergence
+from cola_jax.scoring.divergence import NOT_FINITE, Divergence, common_tokens, divergences
+from tests import oracle, tiny
+
+PATHS = random_paths(tiny.LAYERS, 5, seed=2)
+QUESTIONS = tiny.questions(6)
+PROMPT = "Question: {}\nAnswer:"
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny_checkpoint):
+    """The tiny model in transformers."""
+    folder = tiny_checkpoint.parent / "theirs"
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def expected(theirs, ids, path, start, most):
+    """Compute KL(identity || path) of a text, the mean over evenly spaced positions."""
+    p, q = (
+        torch.from_numpy(oracle.logits(theirs, [ids], layers)[0]).log_softmax(-1)
+        for layers in (range(tiny.LAYERS), path)
+    )
+    each = (p.exp() * (p - q)).sum(-1)[start:]
+    spaced = {i * (len(each) - 1) // (most - 1) for i in range(most)}
+    return each[sorted(spaced)].mean()
+
+
+@pytest.mark.parametrize(("asks", "most"), [("options", 64), ("options", 3), ("completions", 64)])
+def test_divergence_is_that_of_transformers(model, words, theirs, monkeypatch, asks, most):
+    monkeypatch.setattr(divergence, "READS", most)
+    if asks == "options":
+        inner, texts = Options(words), [PROMPT.format(q.text) for q in QUESTIONS]
+    else:  # the prompts of a scorer that decodes are read, not continued
+        stop = Stop((), (), tokenizer=words)
+        inner, texts = Completions(words, stop=stop, max_new_tokens=4), [q.text for q in QUESTIONS]
+    ids = [words(text).input_ids for text in texts]
+    start = common_tokens([inner.encode(question) for question in QUESTIONS])
+    assert start > 3
+    assert all(row[:start] == ids[0][:start] for row in ids)
+    assert len({row[start] for row in ids}) > 1
+    evaluate = cola_jax.evaluator(model, QUESTIONS, Divergence(inner, start))
+    few = pad_lists([[PATHS[0]], *[[]] * 5], 12)
+    assert divergences(evaluate(few))[0, 0] > 0.01  # the identity path of one question has run
+    got = divergences(evaluate([*PATHS, range(tiny.LAYERS)]))
+    for c, path in enumerate(PATHS):
+        want = [expected(theirs, row, path, start, most) for row in ids]
+        np.testing.assert_allclose(got[:, c], want, rtol=1e-3, atol=1e-5)
+    assert np.abs(got[:, -1]).max() < 1e-5  # the model's own path
+
+
+def test_divergence_knows_no_answers(words):
+    """Of questions that differ in options and gold alone, all that is run and stored is equal."""
+    scorer, (question, *_) = Divergence(Options(words)), QUESTIONS
+    other = cola_jax.Question(question.id, question.text, ("rock", "leaf bird"), 1)
+    first, second = scorer.encode(question), scorer.encode(other)
+    assert first.question == second.question
+    assert first.prompt_hash == second.prompt_hash
+    assert first.prompts.ids.tolist() == second.prompts.ids.tolist()
+    # rows of other positions are another measurement
+    assert Divergence(Options(words), 5).encode(question).prompt_hash != first.prompt_hash
+
+
+def test_divergence_from_a_model_that_is_not_finite_is_the_worst(model, words):
+    layers = model.layers.replace(down=model.layers.down.at[3].set(np.nan))
+    scorer, broken = Divergence(Options(words)), model.replace(layers=layers)
+    verdicts = cola_jax.evaluate(broken, QUESTIONS[:2], [(0, 1), (0, 3)], scorer=scorer).verdicts
+    assert (divergences(verdicts) == NOT_FINITE).all()
