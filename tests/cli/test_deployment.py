@@ -54,6 +54,33 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
 
 
+def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, refused):
+    settings = ["--generations", "3", "--offspring", "6", "--first", "3", "--fitness", "kl"]
+    task, other = Path(common[3]), tmp_path / "other.jsonl"
+    rows = [json.loads(line) for line in task.read_text().splitlines()]
+    for i, row in enumerate(rows):  # other options, and other correct ones
+        row["choices"] = {"text": tiny.WORDS[i % 5 : i % 5 + 3], "label": ["A", "B", "C"]}
+        row["answerKey"] = "ABC"[-i % 3]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = []
+    for file in (task, other):
+        out, common[3] = tmp_path / file.stem, str(file)
+        main(["static", *common, *settings, "--max-layers", "4", "--out", str(out)])
+        results.append(json.loads((out / "static.json").read_text()))
+    assert "the divergence (KL, nats)" in " ".join(capsys.readouterr().out.split())
+    first, second = ([{**p, "held_out": 0} for p in result["front"]] for result in results)
+    assert first == second  # paths and their divergences; accuracy differs
+    plain, *rest = first
+    assert abs(plain["validation"]) < 1e-5
+    chosen = min(rest, key=lambda entry: entry["validation"])
+    assert chosen["chosen"]
+    assert chosen["validation"] > 0
+    assert results[0]["effect"]["n"] == 8
+    assert "give --max-layers of at most 4" in refused(
+        "static", *common, *settings, "--out", tmp_path / "no-limit"
+    )
+
+
 def test_menu_of_a_search(common, tmp_path, capsys, monkeypatch, refused):
     run, out = tmp_path / "run", tmp_path / "menu"
     search = ["search", *common, "--simulations", "6", "--leaves", "6", "--control", "none"]
