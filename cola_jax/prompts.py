@@ -184,4 +184,4 @@ def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Rea
 def kl_divergence(p: Float[Array, "*B V"], q: Float[Array, "*B V"]) -> Float[Array, "*B"]:
     """Return KL(p || q) in nats of the distributions that logits give."""
     p, q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
-    return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+    return jnp.maximum(jnp.sum(jnp.exp(p) * (p - q), axis=-1), 0)  # rounding may leave less
