@@ -29,7 +29,7 @@ from cola_jax.storage import path_of
 
 VERDICTS = "verdicts.json"
 SETTINGS = ("hash", "model", "dtype", "measure", "margin", "seed", "tests")  # of the protocol
-COLUMNS = ("claim", "layers", "correct", "points more", "p", "verdict")
+SHORT = {"accuracy": "points", "likelihood": "nats/100"}  # units of differences
 
 
 def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> dict[str, Any]:
@@ -124,9 +124,9 @@ def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
             by_prompt.append(prompt_row(claim, figures, suffix))
             others.append(comparator_row(claim, figures, suffix))
     prompts = len(content["claims"][0]["tasks"][trial.tasks[0].task]["by_prompt"])
-    numbers = tuple(map(str, range(1, prompts + 1)))
+    numbers, unit = tuple(map(str, range(1, prompts + 1))), SHORT[trial.protocol["measure"]]
     rest = [
-        Table(by_prompt, "Points more in each prompt", ("claim", *numbers, "p")),
+        Table(by_prompt, f"{unit.capitalize()} more in each prompt", ("claim", *numbers, "p")),
         Table(others, "Comparators", ("claim", "random paths", "place", "ShortGPT", "cost")),
     ]
     sentences = [
@@ -135,7 +135,7 @@ def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
     return RunReport(
         f"{len(content['claims'])} claims on trial",
         sentences,
-        Table(rows, columns=COLUMNS),
+        Table(rows, columns=("claim", "layers", "correct", f"{unit} more", "p", "verdict")),
         rest,
         trial_lead(trial),
         trial_note(trial),
@@ -208,11 +208,12 @@ def trial_lead(trial: Trial) -> str:
 
 def trial_note(trial: Trial) -> str:
     """Explain the tables."""
+    unit = SHORT[trial.protocol["measure"]]
     return (
         "Intervals: 95 %, with questions and prompts both random. p: two-sided, corrected (Holm) "
         "for all claims and tasks. Place: that of the claim among random paths with the same "
         "edits, which is not a test. ShortGPT: the claim minus the path of as many layers of the "
-        f"largest influence. As good: a loss above {trial.protocol['margin']:g} points is excluded."
+        f"largest influence. As good: a loss above {trial.protocol['margin']:g} {unit} is excluded."
     )
 
 

@@ -23,11 +23,13 @@ class Verdict:
     noninferior_p: float
     margin: float
     tests: int
+    unit: str = "points"  # a hundredth of the measure
 
     def sentence(self, name: str, task: str) -> str:
-        """Say the outcome of the claim `name` on `task`, in percentage points."""
+        """Say the outcome of the claim `name` on `task`."""
         low, high = map(points, self.effect.interval)
-        effect = f"{points(self.effect.value)} points ({low} to {high}, {p_value(self.p)})"
+        size = f"{points(self.effect.value)} {self.unit}"
+        effect = f"{size} ({low} to {high}, {p_value(self.p)})"
         alone = ", for this prompt alone" if self.effect.prompts == 1 else ""
         start = {
             "better": f"{name} is better on {task}",
@@ -40,7 +42,7 @@ class Verdict:
 
     def _loss(self) -> str:
         """Compare a loss with the margin."""
-        margin = f"{100 * self.margin:g} points"
+        margin = f"{100 * self.margin:g} {self.unit}"
         if self.outcome == "as good on fewer layers":
             return f"; a loss of {margin} is excluded ({p_value(self.noninferior_p)})"
         if self.outcome == "worse" and self.noninferior_p <= ALPHA:
@@ -61,10 +63,12 @@ class Verdict:
         if self.outcome != "nothing shown":
             return ""
         size = 100 * self.effect.detectable(alpha=ALPHA / self.tests)
-        return f"; a difference of {size:.1f} points would have been shown four times in five"
+        return f"; a difference of {size:.1f} {self.unit} would have been shown four times in five"
 
 
-def decide(effects: Sequence[Crossed], shorter: Sequence[bool], margin: float) -> list[Verdict]:
+def decide(
+    effects: Sequence[Crossed], shorter: Sequence[bool], margin: float, unit: str = "points"
+) -> list[Verdict]:
     """Decide all claims and tasks of a trial, each an effect and whether its path has fewer layers.
 
     Corrects by Holm over all of them, and separately the tests of non-inferiority at `margin` (a
@@ -79,7 +83,7 @@ def decide(effects: Sequence[Crossed], shorter: Sequence[bool], margin: float) -
         ]
     )
     return [
-        Verdict(outcome_of(effect, p, as_good), effect, p, as_good, margin, len(ps))
+        Verdict(outcome_of(effect, p, as_good), effect, p, as_good, margin, len(ps), unit)
         for effect, p, as_good in zip(effects, ps, noninferior, strict=True)
     ]
 
@@ -94,7 +98,7 @@ def outcome_of(effect: Crossed, p: float, noninferior_p: float) -> Outcome:
 
 
 def points(share: float) -> str:
-    """Format a difference of shares in percentage points, with its sign."""
+    """Format a difference in hundredths, with its sign."""
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
