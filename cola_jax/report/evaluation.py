@@ -20,6 +20,7 @@ from cola_jax.report.tables import (
     format_mean,
     format_p,
     format_percent,
+    in_prompts,
     is_shown,
     run_settings,
     run_title,
@@ -155,14 +156,15 @@ def path_row(result: PathResult, decodes: bool) -> Row:
 
 def evaluation_lead(run: Run, results: list[PathResult]) -> str:
     """State the size of an evaluation, and what limits its results."""
-    done, planned = run.questions(["question"]).num_rows, run.settings()["questions"]
+    done, settings = run.questions(["question"]).num_rows, run.settings()
     evaluations = sum(result.not_finite.n for result in results)
     ungraded = evaluations - sum(result.correct.n for result in results)
     not_finite = sum(result.not_finite.hits for result in results)
     decoded = sum(result.truncated.n for result in results)
     has_identity = any(result.is_identity for result in results)
     others = len(results) - has_identity
-    parts = [f"{evaluations:,} evaluations on {done:,} of {planned:,} questions."]
+    asked = f"{done:,} of {settings['questions']:,} questions, {in_prompts(settings)}"
+    parts = [f"{evaluations:,} evaluations on {asked}."]
     if ungraded:
         parts.append(f"{ungraded:,} evaluations ungraded, counted neither as correct nor as wrong.")
     if not_finite:

@@ -25,6 +25,7 @@ from cola_jax.report.tables import (
     format_percent,
     format_points,
     format_signed,
+    in_prompts,
     is_shown,
     run_settings,
     run_title,
@@ -259,8 +260,8 @@ def scan_report(run: Run, summary: ScanSummary) -> RunReport:
         [scan_verdict(summary)],
         Table(scan_rows(summary), columns=columns),
         [],
-        f"{len(summary.cells):,} blocks on {summary.questions:,} questions, "
-        f"{summary.num_layers} layers.",
+        f"{len(summary.cells):,} blocks of {summary.num_layers} layers on {summary.questions:,} "
+        f"questions, {in_prompts(manifest['settings'])}.",
         scan_note(summary),
         run_settings(manifest),
     )
@@ -326,7 +327,8 @@ def scan_note(summary: ScanSummary) -> str:
         "change of all blocks, up or down, would reach this if none had an effect. A block chosen "
         "on one half of the "
         f"questions ({chosen}), measured on the other: {format_points(summary.elsewhere.value)} "
-        f"points ({interval}); by margin, {signed_mean(summary.elsewhere_margin, ', ')}."
+        f"points ({interval}); by margin, {signed_mean(summary.elsewhere_margin, ', ')}. `cola "
+        "verify` tries a block in other prompts."
     )
 
 

@@ -17,6 +17,7 @@ from cola_jax.report.tables import (
     format_p,
     format_points,
     format_signed,
+    in_prompts,
     is_shown,
     run_settings,
     run_title,
@@ -40,7 +41,7 @@ def search_report(run: Run, summary: Summary) -> RunReport:
     unfinished = "" if summary.done == summary.planned else " (unfinished)"
     lead = (
         f"{summary.evaluations:,} evaluations on {summary.done:,} of {summary.planned:,} questions"
-        f"{unfinished}, {summary.num_layers} layers."
+        f"{unfinished}, {in_prompts(manifest['settings'])}; {summary.num_layers} layers."
     )
     tables = [
         Table(answer_rows(summary), "Answers"),

@@ -214,6 +214,14 @@ def cut_middle(text: str, limit: int) -> str:
     return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"
 
 
+def in_prompts(settings: Mapping[str, Any]) -> str:
+    """Return the prompts in which a run asked its questions, for a sentence."""
+    prompts = len(settings.get("choose_prompts") or ())
+    if prompts:
+        return f"each in one of {prompts} prompts"
+    return "in variants of the prompt" if settings.get("variants") else "for this prompt alone"
+
+
 def run_settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List the recorded settings of a run and of its last start, to judge or repeat it."""
     settings, starts = manifest["settings"], manifest["starts"]

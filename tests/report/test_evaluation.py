@@ -29,7 +29,7 @@ def test_report_lists_paths(evaluated: Run):
     assert [result.path for result in path_results(evaluated)] == [PATHS[i] for i in (2, 1, 0)]
     assert text.startswith("Nothing shown: no path differs from the model beyond chance")
     text = " ".join(text.split())
-    assert "6 evaluations on 2 of 2 questions. " in text
+    assert "6 evaluations on 2 of 2 questions, for this prompt alone. " in text
     assert "1 evaluations not finite" in text
     assert "two-sided, corrected (Holm) for 2 paths" in text
     assert "selected on these same questions" in text
