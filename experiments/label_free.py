@@ -24,7 +24,7 @@ from cola_jax.files import read_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.tables import format_interval, format_percent, format_points, markdown_table
 from cola_jax.runs.run import Run
-from cola_jax.scoring.statistics import Crossed
+from cola_jax.scoring.statistics import Effect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compare(settings: LabelFree, flags: Sequence[str]) -> Iterator[dict[str, Any
             row |= {"paths evaluated": found["evaluated_paths"], "questions": len(right)}
             row |= {"prompts": right.shape[1], "model": plain.mean(), "correct": right.mean()}
             for name, other in (("model", plain), (settings.fitness[0], first)):
-                difference = Crossed.of(right * 1.0 - other)
+                difference = Effect.of(right, other).difference
                 row[f"minus {name}"] = difference.value
                 row[f"minus {name}, low"], row[f"minus {name}, high"] = difference.interval
             yield row

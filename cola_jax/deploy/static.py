@@ -6,6 +6,7 @@ which are compared on few questions, the better of them on more, and the last wi
 
 import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts
-from cola_jax.scoring.divergence import Divergence, common_tokens, divergences
+from cola_jax.scoring.divergence import Divergence, divergences, without_answers
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.tasks.task import place_of
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -102,7 +104,7 @@ def find_path(
         len(validation) + len(prompts) * len(prompts[0].held_out)
     )
     recorded = {"command": "static", **dataclasses.asdict(settings)}
-    searched = without_answers(session) if settings.fitness == "kl" else session
+    searched = label_free(session) if settings.fitness == "kl" else session
     with searched.recording(out, recorded, metrics) as evaluations:
         best = search_path(evaluations, session.num_layers, settings)
     folder = str(epath.Path(out) / HELD_OUT)
@@ -115,10 +117,15 @@ def find_path(
     )
 
 
-def without_answers(session: "Session") -> "Session":
+def label_free(session: "Session") -> "Session":
     """Return a session of the same prompts that scores their divergence from the model's own."""
-    scorer = Divergence(session.scorer, common_tokens(session.encoded))
-    encoded = [scorer.without_answer(each) for each in session.encoded]
+    prompts = len(session.settings.get("choose_prompts", "1"))
+    asked = defaultdict(list)  # the questions of each prompt
+    for each in session.encoded:
+        asked[place_of(each.question, prompts)].append(each)
+    rows = {row.question.id: row for part in asked.values() for row in without_answers(part)}
+    encoded = [rows[each.question.id] for each in session.encoded]
+    scorer = Divergence(session.scorer)
     settings = session.settings | {"scorer": scorer.name}
     return dataclasses.replace(
         session, scorer=scorer, encoded=encoded, first=encoded[:FIRST], settings=settings

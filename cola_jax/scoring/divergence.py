@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,30 +25,14 @@ class Divergence(Scorer):
     name = "kl"
     divergence = True
 
-    def __init__(self, scorer: Scorer, skipped: int = 0):
-        """Take the scorer that writes the prompts, and the tokens at their start not to read."""
+    def __init__(self, scorer: Scorer):
+        """Take the scorer that writes the prompts."""
         super().__init__(scorer.tokenizer, chat=scorer.chat, context=scorer.context)
-        self.scorer, self.skipped = scorer, skipped
+        self.scorer = scorer
 
     def encode(self, question: Question) -> Encoded:
-        """Encode a question's prompt; InputError as the scorer that writes it."""
-        return self.without_answer(self.scorer.encode(question))
-
-    def without_answer(self, encoded: Encoded) -> Encoded:
-        """Read the prompt of an encoded question at up to `READS` positions up to its last token.
-
-        Options and gold are left out.
-        """
-        row = prompt_of(encoded)
-        last = len(row.ids) - 1
-        first = min(self.skipped, last)
-        read = np.unique(first + np.arange(READS) * (last - first) // (READS - 1)).astype(np.int32)
-        return Encoded(
-            dataclasses.replace(encoded.question, options=(), answer=0),
-            row.replace(read=read, targets=np.zeros_like(read)),
-            np.zeros_like(read),
-            hash_of(f"{encoded.prompt_hash} read at {read.tolist()}"),
-        )
+        """Encode a question's prompt, read from its first token on; InputError as the scorer."""
+        return read_prompt(self.scorer.encode(question), 0)
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Score the mean divergence; the margin is the same."""
@@ -58,8 +41,27 @@ class Divergence(Scorer):
         answer = np.full(len(score), NO_ANSWER)
         return Verdicts.of_scores(score[:, None], 0, finite, answer=answer, outside=np.nan)
 
-    def record(self) -> dict[str, Any]:
-        return self.scorer.record() | {"skipped": self.skipped}
+
+def without_answers(encoded: Sequence[Encoded]) -> list[Encoded]:
+    """Read prompts alone, after the tokens with which all begin, such as those of shots."""
+    shared = common_with_first(Prompts.stack([prompt_of(each) for each in encoded]))
+    return [read_prompt(each, int(shared.min())) for each in encoded]
+
+
+def read_prompt(encoded: Encoded, first: int) -> Encoded:
+    """Read a prompt at up to `READS` positions, from `first` to its last token.
+
+    Leaves out options and gold, so that nothing that is run or stored depends on them.
+    """
+    row = prompt_of(encoded)
+    steps = np.arange(READS) * (len(row.ids) - 1 - first) // (READS - 1)
+    read = np.unique(first + steps).astype(np.int32)
+    return Encoded(
+        dataclasses.replace(encoded.question, options=(), answer=0),
+        row.replace(read=read, targets=np.zeros_like(read)),
+        np.zeros_like(read),
+        hash_of(f"{encoded.prompt_hash} read at {read.tolist()}"),
+    )
 
 
 def prompt_of(encoded: Encoded) -> Prompts:
@@ -67,11 +69,6 @@ def prompt_of(encoded: Encoded) -> Prompts:
     columns = encoded.prompts.ids, encoded.prompts.positions, encoded.prompts.branch
     of_prompt = np.asarray(encoded.prompts.branch) == PROMPT
     return Prompts(*(np.asarray(column)[of_prompt] for column in columns))
-
-
-def common_tokens(encoded: Sequence[Encoded]) -> int:
-    """Count the tokens with which all prompts begin, such as those of shots, but the last ones."""
-    return int(common_with_first(Prompts.stack([prompt_of(each) for each in encoded])).min())
 
 
 def divergences(verdicts: Verdicts) -> np.ndarray:

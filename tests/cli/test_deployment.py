@@ -54,7 +54,7 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
 
 
-def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, refused):
+def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, monkeypatch, refused):
     settings = ["--generations", "3", "--offspring", "6", "--first", "3", "--fitness", "kl"]
     task, other = Path(common[3]), tmp_path / "other.jsonl"
     rows = [json.loads(line) for line in task.read_text().splitlines()]
@@ -76,6 +76,9 @@ def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, refused):
     assert chosen["chosen"]
     assert chosen["validation"] > 0
     assert results[0]["effect"]["n"] == 8
+    monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
+    main(["static", "--config", str(tmp_path / "other" / "config.yaml"), "--json"])
+    assert json.loads(capsys.readouterr().out) == results[1]
     assert "give --max-layers of at most 4" in refused(
         "static", *common, *settings, "--out", tmp_path / "no-limit"
     )

@@ -1,5 +1,6 @@
 """The search for one path on made-up questions whose best path is known."""
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -9,8 +10,10 @@ from cola_jax.deploy import static
 from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.path import STOP, FittingEdits, edit_table
 from cola_jax.question import Question
+from cola_jax.runs.session import Session
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.tasks.task import TaskConfig
 
 LAYERS, COUNT = 8, 80
 IDENTITY = tuple(range(LAYERS))
@@ -125,6 +128,22 @@ def test_settings_that_allow_no_path_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             StaticSettings(**settings).lengths(LAYERS)
+
+
+def test_label_free_reads_after_the_shots_of_each_prompt(tiny_checkpoint: Path) -> None:
+    task = TaskConfig("arithmetic", limit=16, choose_prompts=2)
+    session = Session.prepare(str(tiny_checkpoint), task.prepare)
+    free = static.label_free(session)
+    words, before, read = session.scorer.tokenizer, set(), []
+    for each in free.encoded:
+        ids, first = each.prompts.ids.tolist(), int(each.prompts.read[0])
+        before.add(words.decode(ids[:first]))
+        read.append(words.decode(ids[first:]))
+        assert int(each.prompts.read[-1]) == len(ids) - 1
+        assert not each.question.options
+    shots = [text.count("=") for text in before]
+    assert shots == [2, 2]
+    assert max(map(len, read)) < 30
 
 
 def test_training_and_validation_are_disjoint_and_complete() -> None:

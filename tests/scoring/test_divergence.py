@@ -9,7 +9,8 @@ import cola_jax
 from cola_jax.execute.decoder import Stop
 from cola_jax.path import pad_lists, random_paths
 from cola_jax.scoring import Completions, Options, divergence
-from cola_jax.scoring.divergence import NOT_FINITE, Divergence, common_tokens, divergences
+from cola_jax.scoring.divergence import NOT_FINITE, Divergence, divergences, without_answers
+from cola_jax.scoring.evaluator import ModelEvaluator
 from tests import oracle, tiny
 
 PATHS = random_paths(tiny.LAYERS, 5, seed=2)
@@ -44,11 +45,12 @@ def test_divergence_is_that_of_transformers(model, words, theirs, monkeypatch, a
         stop = Stop((), (), tokenizer=words)
         inner, texts = Completions(words, stop=stop, max_new_tokens=4), [q.text for q in QUESTIONS]
     ids = [words(text).input_ids for text in texts]
-    start = common_tokens([inner.encode(question) for question in QUESTIONS])
+    encoded = without_answers([inner.encode(question) for question in QUESTIONS])
+    start = int(encoded[0].prompts.read[0])
     assert start > 3
     assert all(row[:start] == ids[0][:start] for row in ids)
     assert len({row[start] for row in ids}) > 1
-    evaluate = cola_jax.evaluator(model, QUESTIONS, Divergence(inner, start))
+    evaluate = ModelEvaluator(model, encoded, Divergence(inner))
     few = pad_lists([[PATHS[0]], *[[]] * 5], 12)
     assert divergences(evaluate(few))[0, 0] > 0.01  # the identity path of one question has run
     got = divergences(evaluate([*PATHS, range(tiny.LAYERS)]))
@@ -66,8 +68,8 @@ def test_divergence_knows_no_answers(words):
     assert first.question == second.question
     assert first.prompt_hash == second.prompt_hash
     assert first.prompts.ids.tolist() == second.prompts.ids.tolist()
-    # rows of other positions are another measurement
-    assert Divergence(Options(words), 5).encode(question).prompt_hash != first.prompt_hash
+    after_shots, _ = without_answers([first, second])  # other positions: another measurement
+    assert after_shots.prompt_hash != first.prompt_hash
 
 
 def test_divergence_from_a_model_that_is_not_finite_is_the_worst(model, words):
