@@ -206,7 +206,7 @@ class Export(Command):
     """File with the measured effect of the path, for the model card and the Hub's evaluation
     results: static.json, the results.json of `cola evaluate`, or the verdicts.json of `cola
     verify`."""
-    hub: HubChoice = dataclasses.field(default_factory=HubFlags)
+    repository: HubChoice = dataclasses.field(default_factory=HubFlags)
 
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
@@ -219,9 +219,9 @@ class Export(Command):
             if getattr(self, flag) and self.format not in formats:
                 fitting = " or ".join(formats)
                 raise InputError(f"--{flag} is for --format {fitting}, not {self.format}.")
-        if self.hub.push_to_hub and self.format != "hf":
+        if self.repository.push_to_hub and self.format != "hf":
             raise InputError(f"--push-to-hub is for --format hf, not {self.format}.")
-        self.hub.check(self.out)
+        self.repository.check(self.out)
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
         num_layers, digest = metadata["config"]["num_layers"], metadata["digest"]
@@ -240,7 +240,7 @@ class Export(Command):
             f"{size:,.1f} MB",
             soft_wrap=True,
         )
-        self.hub.push(self.out, "model")
+        self.repository.push(self.out, "model")
 
     def write_hf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a Hugging Face checkpoint, with a model card."""

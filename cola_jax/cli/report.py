@@ -52,7 +52,7 @@ class Report(Printing):
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
-    hub: HubChoice = dataclasses.field(default_factory=HubFlags)
+    repository: HubChoice = dataclasses.field(default_factory=HubFlags)
 
     def run(self) -> None:
         from cola_jax.report.results import read_deployed
@@ -63,11 +63,11 @@ class Report(Printing):
         if self.page is not None:
             check_page(self.page)
         flags = {"polar": self.polar, "every-eval-ever": self.every_eval_ever}
-        for flag, value in (flags | {"push-to-hub": self.hub.push_to_hub}).items():
+        for flag, value in (flags | {"push-to-hub": self.repository.push_to_hub}).items():
             if value and len(self.run_directories) > 1:
                 raise InputError(f"--{flag} is for one run: give one run directory.")
         runs = [Run(directory) for directory in self.run_directories]
-        self.hub.check(runs[0].directory)
+        self.repository.check(runs[0].directory)
         if self.polar is not None:
             from cola_jax.runs.stored import write_polar
 
@@ -92,7 +92,7 @@ class Report(Printing):
 
         from cola_jax.runs.run import TABLES
 
-        if self.hub.push_to_hub is None:
+        if self.repository.push_to_hub is None:
             return
         configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in TABLES]
         fields = {"tags": ["chain-of-layers"], "configs": configs}
@@ -100,11 +100,11 @@ class Report(Printing):
         report, card = self.page_in(run.directory).with_suffix(".md"), run.directory / "README.md"
         if not exists(card) or read_text(card).startswith(head):  # one of the user's own is kept
             write_whole(card, (head + read_text(report)).encode())
-        self.hub.push(run.directory, "dataset")
+        self.repository.push(run.directory, "dataset")
 
     def show_deployed(self, content: Any, table: Any) -> None:
         """Print the result of `cola static` or `menu`."""
-        for flag, value in {"page": self.page, "push-to-hub": self.hub.push_to_hub}.items():
+        for flag, value in {"page": self.page, "push-to-hub": self.repository.push_to_hub}.items():
             if value is not None:
                 raise InputError(f"--{flag} is for runs: leave it out.")
         if self.json:

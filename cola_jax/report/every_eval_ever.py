@@ -108,7 +108,7 @@ def make_record(manifest: Fields, path: Sequence[int], metrics: Sequence[Metric]
     settings, start = manifest["settings"], manifest["starts"][-1]
     library = {"name": LIBRARY, "version": start["versions"][LIBRARY]}
     model, task, facts = model_info(manifest, path), task_of(manifest), deciding(settings)
-    limits = {"temperature": 0, "max_tokens": facts["max_new_tokens"]}
+    limits = {"temperature": settings.get("temperature", 0), "max_tokens": facts["max_new_tokens"]}
     facts |= {"prompt_hash": (settings.get("prompt") or {}).get("hash")}
     generation: dict[str, Any] = {"additional_details": texts(facts)}
     if scorer_flag(manifest, "decodes"):
