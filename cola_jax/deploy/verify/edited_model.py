@@ -98,14 +98,13 @@ def exact(model: str, name: str, values: np.ndarray, dtype: np.dtype) -> np.ndar
     """Cast a tensor to the dtype of the checkpoint; InputError where that rounds a value."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(dtype, copy=False)
-        if not np.can_cast(values.dtype, dtype) and not np.array_equal(
-            cast.astype(values.dtype), values
-        ):
-            raise InputError(
-                f"{model} is stored as {values.dtype}, and the base model as {dtype}, which cannot "
-                f"hold {name} exactly: run `cola convert BASE DESTINATION --dtype {values.dtype}`, "
-                "and give DESTINATION as --model."
-            )
+        restored = cast.astype(values.dtype, copy=False)
+    if not np.array_equal(restored, values):
+        raise InputError(
+            f"{model} is stored as {values.dtype}, and the base model as {dtype}, which cannot "
+            f"hold {name} exactly: run `cola convert BASE DESTINATION --dtype {values.dtype}`, "
+            "and give DESTINATION as --model."
+        )
     return cast
 
 
