@@ -121,7 +121,6 @@ class Verify(Printing):
     def read(self, session: "Session") -> "list[Claim]":
         """Read the claims; InputError for two of the same path."""
         from cola_jax.deploy.verify.claims import read_claim
-        from cola_jax.path import identity
 
         handle = session.handle
         claims = [read_claim(text, handle.directory, session.num_layers) for text in self.claims]
@@ -132,6 +131,4 @@ class Verify(Printing):
                 raise InputError(
                     f"the claims {shown(other)} and {shown(claim.text)} are one path: give it once."
                 )
-            if claim.path == identity(session.num_layers):
-                raise InputError(f"the claim {shown(claim.text)} is the pretrained model itself.")
         return claims
