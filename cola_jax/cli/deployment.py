@@ -47,7 +47,8 @@ from cola_jax.progress import byte_bar, log
 from cola_jax.question import digest, question_digest
 from cola_jax.runs.devices import Devices
 from cola_jax.storage import is_url
-from cola_jax.tasks.task import ScorerName
+from cola_jax.tasks.scorers import DECODING
+from cola_jax.tasks.task import ScorerName, TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -106,9 +107,8 @@ class Menu(Printing):
         session = screen = flags.prepare(command=self)
         prompts = flags.measuring(session, self)
         if self.try_scorer is not None:
-            task = dataclasses.replace(
-                flags.task, scorer=self.try_scorer, max_new_tokens=None, rule=None
-            )
+            usual = {name: getattr(TaskConfig, name) for name in DECODING}
+            task = dataclasses.replace(flags.task, scorer=self.try_scorer, **usual)
             screen = dataclasses.replace(flags, task=task).prepare(command=self)
             screen = dataclasses.replace(screen, handle=session.handle)  # it shares the weights
         out, settings = flags.out, self.settings

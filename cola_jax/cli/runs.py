@@ -145,7 +145,7 @@ class Scan(Printing):
 
 @dataclasses.dataclass(frozen=True)
 class Generate(Printing):
-    """Complete prompts along paths, greedily; to grade answers, use `cola evaluate`."""
+    """Complete prompts along paths; to grade answers, use `cola evaluate`."""
 
     model: Model
     prompt: tuple[str, ...] = ()
@@ -157,6 +157,10 @@ class Generate(Printing):
     """Run directory, created or resumed; completions are printed either way."""
     max_new_tokens: int = 64
     """Most tokens decoded after each prompt."""
+    temperature: float = 0.0
+    """Temperature at which tokens are drawn; 0 decodes greedily."""
+    sample_seed: int = 0
+    """Random seed of drawn tokens, combined with the prompt's id and the path."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion, besides the model's own stop tokens."""
     chat: bool = False
@@ -190,8 +194,16 @@ class Generate(Printing):
         from cola_jax.scoring import Completions
 
         stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
-        limit, chat = self.max_new_tokens, self.chat
-        scorer = Completions(tokenizer, stop=stop, max_new_tokens=limit, chat=chat, context=context)
+        chat = self.chat
+        scorer = Completions(
+            tokenizer,
+            stop=stop,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.sample_seed,
+            chat=chat,
+            context=context,
+        )
         encoded = [scorer.encode(q) for q in read_prompts(self.prompt, self.prompts_file)]
         return Prepared(encoded, scorer, {"scorer": scorer.name, "chat": chat, **scorer.record()})
 

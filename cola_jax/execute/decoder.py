@@ -1,6 +1,7 @@
 """A decoder: rows of a batch on one worker, decoded step by step until all have ended."""
 
 import dataclasses
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,13 +31,15 @@ from cola_jax.execute.plan import (
     layout_of,
     slot_sizes,
 )
-from cola_jax.execute.readouts import Top, greedy_sample
+from cola_jax.execute.readouts import Top, greedy_sample, random_sample
 from cola_jax.execute.worker import Launches, Worker
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
+from cola_jax.question import digest
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
 STOPPED, TRUNCATED, NOT_FINITE = "stop", "length", "not finite"  # why a row ended
+COLDEST, HOTTEST = 0.001, 1000.0  # temperatures at which float32 can draw
 MARGIN = 8  # tokens decoded ahead of where a stop string may begin, for their neighbours' sake
 
 Dispatched = tuple[list[DecodeRow], list[Top]]  # rows, and the tokens that they choose
@@ -94,6 +97,38 @@ class Stop:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The choice of a token: the likeliest at temperature 0, else one drawn with a seed.
+
+    Draws are from softmax(logits / temperature) over the whole vocabulary.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.temperature and not COLDEST <= self.temperature <= HOTTEST:
+            raise InputError(
+                f"the temperature is {self.temperature}: give 0, which decodes greedily, or a "
+                f"number from {COLDEST} to {HOTTEST}."
+            )
+
+    def key(self, name: str, path: Sequence[int]) -> np.ndarray:
+        """Return the key [2] of a prompt's draws on a path, the same in any batch and machine."""
+        key = digest("sample", self.seed, name, list(path))
+        return np.frombuffer(bytes.fromhex(key[:16]), "<u4").astype(np.uint32)
+
+    def record(self) -> dict[str, Any]:
+        """Describe draws in JSON values; empty at temperature 0."""
+        if not self.temperature:
+            return {}
+        return {"temperature": float(self.temperature), "sample_seed": self.seed}
+
+
+GREEDY = Sampling()
+
+
 class Decoder:
     """Decodes rows of the prompts it was made for; its buffers serve any number of rows."""
 
@@ -105,8 +140,13 @@ class Decoder:
         *,
         max_new_tokens: int,
         stop: Stop,
+        sampling: Sampling = GREEDY,
+        names: Sequence[str] = (),
     ):
-        """Take plain prompts, padded to the bucket of the longest; `workload` bounds the paths."""
+        """Take plain prompts, padded to the bucket of the longest; `workload` bounds the paths.
+
+        `names` identify the prompts where tokens are drawn.
+        """
 
         def choose(prefix: int, memory: Memory) -> tuple[Layout, int, DecodeSizes]:
             layout = layout_of(drop_prefix(prompts, prefix), memory.limits)
@@ -144,6 +184,11 @@ class Decoder:
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
         self.step_layout = Layout.of_shape(TileShape(sizes.rows, 1))
         self.planned: tuple[bytes, Launches] | None = None  # the last step's
+        self.sampling, self.names, self.choose_tokens = sampling, names, greedy_sample
+        if sampling.temperature:
+            self.keys = np.zeros((sizes.decode_slots + 1, 2), np.uint32)
+            temperature = worker.put(np.float32(sampling.temperature))
+            self.choose_tokens = functools.partial(random_sample, temperature=temperature)
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
@@ -185,13 +230,17 @@ class Decoder:
             chunks, cost = self.allocator.admit(
                 rows, self.lengths, self.sizes.slots, self.layout, blocks
             )
-            slots = self.count_dispatched(rows)
+            if self.sampling.temperature:
+                for row in rows:
+                    name, path = self.names[row.question], row.path.tolist()
+                    self.keys[row.slot] = self.sampling.key(name, path)
+            chosen = self.count_dispatched(rows)
             self.worker.metrics.add(cost=cost)
 
             def program() -> list[Top]:
                 for chunk in chunks:
                     self.states, self.prompt = self.driver.run(chunk, self.states, self.prompt)
-                return self.sample(slots)
+                return self.sample(chosen)
 
             return rows, self.worker.dispatch(program)
 
@@ -206,7 +255,7 @@ class Decoder:
             min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept),
         )
         lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
-        launches, slots = self.plan(active), self.count_dispatched(rows)
+        launches, chosen = self.plan(active), self.count_dispatched(rows)
 
         def program() -> list[Top]:
             self.states, views = embed_tokens(
@@ -216,7 +265,7 @@ class Decoder:
                 views, self.prompt, *lengths, reach=reach, kernel=worker.decode_kernel
             )
             self.states, self.decoded = worker.run(launches, self.states, mode, self.decoded)
-            return self.sample(slots)
+            return self.sample(chosen)
 
         return rows, worker.dispatch(program)
 
@@ -232,20 +281,26 @@ class Decoder:
             self.planned = (key, self.worker.load(tiles, self.step_layout))
         return self.planned[1]
 
-    def count_dispatched(self, rows: Sequence[DecodeRow]) -> np.ndarray:
-        """Note that rows choose a token; return their slots, U at a time [N, U]."""
+    def count_dispatched(self, rows: Sequence[DecodeRow]) -> list[tuple[np.ndarray, ...]]:
+        """Note that rows choose a token; return the arguments of the choice, U rows at a time.
+
+        These are slots [U], and where tokens are drawn keys [U, 2] and the tokens' indices [U].
+        """
         size, slots = self.sizes.unembedded, [row.slot for row in rows]
         for row in rows:
             row.dispatched += 1
         table = np.full(round_up(len(slots), size), self.allocator.padding_slot, np.int32)
         table[: len(slots)] = slots
-        return table.reshape(-1, size)
+        parts = table.reshape(-1, size)
+        if not self.sampling.temperature:
+            return [(part,) for part in parts]
+        return [(part, self.keys[part], self.allocator.decoded[part]) for part in parts]
 
-    def sample(self, slots: np.ndarray) -> list[Top]:
-        """Dispatch the choice of a token for each of these slots."""
-        samples = []
-        for part in self.worker.put(list(slots)):
-            self.tokens, sample = greedy_sample(self.worker.model, self.states, self.tokens, part)
+    def sample(self, chosen: list[tuple[np.ndarray, ...]]) -> list[Top]:
+        """Dispatch the choice of a token for rows, with the arguments of `count_dispatched`."""
+        samples, model = [], self.worker.model
+        for part in self.worker.put(chosen):
+            self.tokens, sample = self.choose_tokens(model, self.states, self.tokens, *part)
             samples.append(sample)
         return samples
 

@@ -1,4 +1,4 @@
-"""`generate`: greedy decoding, where every row follows its own path."""
+"""`generate`: decoding, where every row follows its own path."""
 
 import contextlib
 from typing import Any, NamedTuple, Unpack
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.decoder import Decoder, Stop, check_decode_memory
+from cola_jax.execute.decoder import Decoder, Sampling, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
     Paths,
     check_prompts,
@@ -68,9 +68,11 @@ def generate(
     *,
     max_new_tokens: int = 64,
     stop: Stop = Stop(),  # noqa: B008 - frozen
+    temperature: float = 0.0,
+    seed: int = 0,
     **options: Unpack[WorkerOptions],
 ) -> Generated:
-    """Decode greedily after each prompt, along each of its candidate paths.
+    """Decode after each prompt, along each of its candidate paths.
 
     Keys and values are cached for each position of a path, so that a layer that runs twice attends
     to its own: the tokens are those of `run_path` on the whole text.
@@ -83,11 +85,17 @@ def generate(
       paths: [B, C, P] padded with STOP, for each prompt a list of paths, or one path or list of
         paths for all; the whole model where None.
       max_new_tokens: N, the most tokens that a row decodes; `stop` ends it before that.
+      temperature: 0 decodes greedily; else each token is drawn from softmax(logits / temperature).
+        The log-probabilities are those of the model, at temperature 1, in either case.
+      seed: of the draws. Each depends on the seed, the prompt's row, the path and the token's index
+        alone: a path that is given twice draws the same tokens, and a prompt in two rows others.
       options: dtype, memory_budget, tile_tokens, metrics; see `WorkerOptions`.
 
     Raises:
-      InputError: as `run_paths`, and where a prompt and the new tokens exceed the context.
+      InputError: as `run_paths`, where a prompt and the new tokens exceed the context, and for a
+        temperature that is negative or not finite.
     """
+    sampling = Sampling(temperature, seed)
     prompts = check_plain(model, prompts, max_new_tokens, stop)
     if paths is None:
         paths = range(model.config.num_layers)
@@ -102,7 +110,15 @@ def generate(
 
     def run(worker: Worker, questions: np.ndarray, workload: Workload) -> Generated:
         part = take(prompts, questions)
-        decoder = Decoder(worker, part, workload, max_new_tokens=max_new_tokens, stop=stop)
+        decoder = Decoder(
+            worker,
+            part,
+            workload,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            sampling=sampling,
+            names=[str(b) for b in questions],
+        )
         with contextlib.closing(decoder):
             return collect(decoder(padded[questions]), padded[questions], max_new_tokens)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import pad_rows
@@ -169,7 +169,7 @@ def best_two(logits: Float[Array, "U V"]) -> Top:
     return jax.lax.platform_dependent(logits, cpu=on_cpu, default=best_two_at_once)
 
 
-def part_size(logits: Float[Array, "U V"]) -> int:
+def part_size(logits: Float[Array, "*U V"]) -> int:
     """Return the logits of a part: the largest power of two up to 512 that divides all."""
     return math.gcd(logits.shape[-1], PART)
 
@@ -232,3 +232,43 @@ def greedy_sample(
     """Unembed U decode slots; each takes its likeliest token."""
     sample = best_two(unembed(model, states[slots])[:, 0])
     return tokens.at[slots].set(sample.token), sample
+
+
+@functools.partial(jax.jit, donate_argnames="tokens")
+def random_sample(
+    model: Model,
+    states: Float[Array, "W 1 D"],
+    tokens: Int[Array, " W"],
+    slots: Int[Array, " U"],
+    keys: UInt32[Array, "U 2"],
+    index: Int[Array, " U"],
+    temperature: Float[Array, ""],
+) -> tuple[Int[Array, " W"], Top]:
+    """Unembed U decode slots; each draws a token, whose index in its text is `index`.
+
+    The log-probabilities are those of the model, without the temperature; `second` is that of the
+    likeliest other token.
+    """
+    logits = unembed(model, states[slots])[:, 0]
+    drawn = jax.vmap(draw_token, in_axes=(0, 0, 0, None))(logits, keys, index, temperature)
+    logprob, rival, _, finite = read_logits(logits, drawn[:, None])
+    return tokens.at[slots].set(drawn), Top(drawn, logprob[:, 0], rival[:, 0], finite)
+
+
+def draw_token(
+    logits: Float[Array, " V"],
+    key: UInt32[Array, " 2"],
+    index: Int[Array, ""],
+    temperature: Float[Array, ""],
+) -> Int[Array, ""]:
+    """Draw from softmax(logits / temperature), by a Threefry key and the token's index alone.
+
+    Gumbel noise chooses a part of the logits, and a token of it: noise for every logit would take a
+    CPU longer than the rest of a step where a vocabulary is large.
+    """
+    parts = (logits / temperature).reshape(-1, part_size(logits))
+    count, size = parts.shape
+    random_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), index)
+    noise = jax.random.gumbel(random_key, (count + size,))
+    n = jnp.argmax(jax.nn.logsumexp(parts, axis=1) + noise[:count])
+    return (n * size + jnp.argmax(parts[n] + noise[count:])).astype(jnp.int32)

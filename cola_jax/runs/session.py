@@ -234,6 +234,7 @@ class Session:
           reuse: run directories, whose evaluations of the same questions are used.
           robust: a path is right where it is right in all variants.
         """
+        self.scorer.check_confirmable()
         if robust:
             check_robust(self, reuse)
         self.check_memory(settings.positions(self.num_layers))

@@ -44,7 +44,10 @@ FLAGS = {
     "grader": "the version of math-verify",
 }
 # settings that decide a verdict, and with PROMPT the prompts
-DECIDING = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens", "chat")
+DECIDING = (
+    *("model", "dtype", "scorer", "rule", "grader", "max_new_tokens"),
+    *("temperature", "sample_seed", "chat"),
+)
 PROMPT = ("format", "shots")
 # may differ where the paths of a run are only tried again
 ANY_SCORER = (*DECIDING[1:], *PROMPT, "prompts")

@@ -10,7 +10,14 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Stop, check_decode_memory
+from cola_jax.execute.decoder import (
+    NOT_FINITE,
+    TRUNCATED,
+    Decoder,
+    Sampling,
+    Stop,
+    check_decode_memory,
+)
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.plan import Workload
@@ -67,6 +74,14 @@ class DecodingScorer(Scorer):
     stop: Stop
     max_new_tokens: int
 
+    def __init__(self, tokenizer: Any, *, temperature: float = 0.0, seed: int = 0, **options: Any):
+        """Take the arguments of `Scorer`, and those of `generate` that draw tokens.
+
+        A draw depends on the seed, the question's id, the path and the token's index alone.
+        """
+        super().__init__(tokenizer, **options)
+        self.sampling = Sampling(temperature, seed)
+
     def prompt(self, question: Question) -> str:
         """Write a question's prompt, by default its text."""
         return render_chat(self.tokenizer, question.text) if self.chat else question.text
@@ -117,10 +132,24 @@ class DecodingScorer(Scorer):
             out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
             return out
 
-        limit, stop = self.max_new_tokens, self.stop
-        decoder = Decoder(worker, prompts_of(batch), workload, max_new_tokens=limit, stop=stop)
+        decoder = Decoder(
+            worker,
+            prompts_of(batch),
+            workload,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            sampling=self.sampling,
+            names=[encoded.question.id for encoded in batch],
+        )
         with contextlib.closing(decoder):
             yield evaluate
+
+    def check_confirmable(self) -> None:
+        if self.sampling.temperature:
+            raise InputError(
+                "a search confirms the answers that it finds, which greedy decoding alone gives "
+                "again: leave out the temperature."
+            )
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
         """Put the decoded tokens after their prompt, and read at each of them."""
@@ -140,7 +169,7 @@ class DecodingScorer(Scorer):
         check_decode_memory(config, prompts_of(batch), memory, positions, self.max_new_tokens)
 
     def record(self) -> dict[str, Any]:
-        return super().record() | {"max_new_tokens": self.max_new_tokens}
+        return super().record() | {"max_new_tokens": self.max_new_tokens} | self.sampling.record()
 
 
 class Completions(DecodingScorer):
@@ -149,7 +178,7 @@ class Completions(DecodingScorer):
     name = "completions"
 
     def __init__(self, tokenizer: Any, *, stop: Stop, max_new_tokens: int, **options: Any):
-        """Take the arguments of `Scorer`, and the end of completions."""
+        """Take the arguments of `DecodingScorer`, and the end of completions."""
         super().__init__(tokenizer, **options)
         self.stop, self.max_new_tokens = stop, max_new_tokens
 
@@ -206,7 +235,7 @@ class Generation(OpenScorer, DecodingScorer):
         max_new_tokens: int | None = None,
         **options: Any,
     ):
-        """Take the arguments of `OpenScorer`, and the format's limit by default.
+        """Take the arguments of `OpenScorer` and `DecodingScorer`; the format's limit by default.
 
         Raises InputError where math-verify is not installed.
         """
@@ -280,7 +309,7 @@ class FilteredGeneration(DecodingScorer):
         max_new_tokens: int | None = None,
         **options: Any,
     ):
-        """Take the arguments of `Scorer`, the task's grader, and its limit by default."""
+        """Take the arguments of `DecodingScorer`, the task's grader, and its limit by default."""
         super().__init__(tokenizer, **options)
         until, usual = grader.settings
         self.max_new_tokens = usual if max_new_tokens is None else max_new_tokens
@@ -344,7 +373,7 @@ def completion_verdicts(
     """Score the completions of R rows; `decoys` [R] marks those that give the decoy.
 
     The score of the option that was answered is the least lead of a chosen token over its rival,
-    that of the others the same with a minus sign.
+    that of the others the same with a minus sign. A drawn token may trail its rival: as a tie.
     """
     right = np.array([each.grade is Grade.RIGHT for each in completions], bool)
     finite = np.array([each.finish != NOT_FINITE for each in completions], bool)

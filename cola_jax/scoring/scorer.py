@@ -114,6 +114,7 @@ class Scorer(abc.ABC):
         Returns:
           Whether each path is right; None without a path.
         """
+        self.check_confirmable()
         present = [b for b, path in enumerate(paths) if path is not None]
         if not present:
             return [None] * len(paths)
@@ -132,6 +133,9 @@ class Scorer(abc.ABC):
                 right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
         held = dict(zip(chosen, right, strict=True))
         return [None if path is None else held[b] for b, path in enumerate(paths)]
+
+    def check_confirmable(self) -> None:  # noqa: B027 - most verdicts are
+        """Raise InputError where a verdict cannot be confirmed by running its path once more."""
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
         """Make the prompt that confirms a verdict, by default the same."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # the scorer and the format of multiple choice by default, and those of kinds with others
 USUAL = ("options", "plain")
 DEFAULTS = {"mmlu": ("letter", "harness")}
+DECODING = ("max_new_tokens", "rule", "temperature", "sample_seed")  # of scorers that decode
 
 
 class Prompt(NamedTuple):
@@ -120,8 +121,7 @@ class ScorerMaker:
         if self.task.choice:
             return scorer_class(self.tokenizer, **self.common), {"prompt": prompt}
         grader: Any = load_task(self.task.name, config.hub, config.rule)
-        options: dict[str, Any] = self.common | {"max_new_tokens": config.max_new_tokens}
-        scorer = scoring.FilteredGeneration(self.tokenizer, grader, **options)
+        scorer = scoring.FilteredGeneration(self.tokenizer, grader, **self.decoding())
         prompt |= {"stop": list(scorer.stop.strings), "stop_tokens": list(scorer.stop.tokens)}
         return scorer, {"prompt": prompt} | scorer.record()
 
@@ -158,8 +158,8 @@ class ScorerMaker:
         if config.rule is not None:
             format = dataclasses.replace(format, extract=check_rule(config.rule))
         shots = self.shots(format.shots)
-        limit = {"max_new_tokens": config.max_new_tokens} if scorer_class.decodes else {}
-        scorer = scorer_class(self.tokenizer, format, shots=shots, **self.common, **limit)
+        options = self.decoding() if scorer_class.decodes else self.common
+        scorer = scorer_class(self.tokenizer, format, shots=shots, **options)
         if kind in OWN and scorer_class.decodes:
             check_answerable(itertools.chain(*self.sources), scorer)
         prompt = {
@@ -168,6 +168,12 @@ class ScorerMaker:
             "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
         }
         return scorer, {"prompt": prompt} | scorer.record()
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the settings of a scorer that decodes."""
+        config = self.config
+        draws = {"temperature": config.temperature, "seed": config.sample_seed}
+        return self.common | {"max_new_tokens": config.max_new_tokens} | draws
 
     def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":
         """Return the scorer that the user or the task names; `names` are those that fit."""
@@ -180,8 +186,9 @@ class ScorerMaker:
                 f"{self.config.task} {asks}, which the scorer {name!r} is not for: use "
                 f"{', '.join(names)}."
             )
-        for field in ("max_new_tokens", "rule"):
-            if getattr(self.config, field) is not None and not scorer_class.decodes:
+        for field in DECODING:
+            changed = getattr(self.config, field) != getattr(type(self.config), field)
+            if changed and not scorer_class.decodes:
                 raise InputError(f"{field} is a setting of the scorer `generation`: leave it out.")
         return scorer_class
 

@@ -108,6 +108,10 @@ class TaskConfig:
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
     """Most tokens that `generation` decodes; the format's limit by default."""
+    temperature: float = 0.0
+    """Temperature at which `generation` draws tokens; 0 decodes greedily."""
+    sample_seed: int = 0
+    """Random seed of drawn tokens, combined with the question's id and the path."""
     variants: tuple[str, ...] = ()
     """Other ways to ask each question, in which the paths that a search finds are asked again:
     plain, chat, instruction, shots, order (of the options, for letters), or a text file that says

@@ -60,6 +60,28 @@ def test_generate_writes_what_the_function_decodes(
     assert "stop: [] there, ['x'] here" in refused(*command, "--stop", "x")
 
 
+def test_generate_draws_what_the_function_draws(command, tiny_checkpoint, tmp_path, refused):
+    text, out = " ".join(tiny.WORDS[:3]), str(tmp_path / "run")
+    command += ["--prompt", text, "--paths", *PATHS, "--out", out]
+    command += ["--temperature", "2", "--sample-seed", "3"]
+    main(command)
+    ids = cola_jax.load_tokenizer(tiny_checkpoint)(text, return_tensors="np").input_ids
+    drawn = cola_jax.generate(
+        cola_jax.load(tiny_checkpoint),
+        ids,
+        [[cola_jax.parse_path(path, 5) for path in PATHS]],
+        max_new_tokens=5,
+        stop=cola_jax.Stop(stop_tokens(tiny_checkpoint)),
+        temperature=2.0,
+        seed=3,
+    )
+    rows = Run(out).evaluations().to_pylist()
+    tokens = [row[row != -1].tolist() for row in drawn.tokens[0]]
+    assert [row["tokens"] for row in rows] == tokens
+    assert "--sample-seed: 3 there, 4 here" in refused(*command, "--sample-seed", "4")
+    assert "the temperature is nan" in refused(*command, "--temperature", "nan")
+
+
 def test_generate_prints_without_a_directory(command, capsys, tmp_path, monkeypatch, refused):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert "there are no prompts" in refused(*command)

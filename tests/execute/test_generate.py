@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 import cola_jax
 from cola_jax.execute import driver, plan
@@ -203,9 +205,61 @@ def test_generate_in_bfloat16(model, prompts, free):
     assert np.abs(out.logprob[:, :, 0] - free.logprob[:, :, 0])[same].max() < 0.3
 
 
+TEMPERATURE = 2.0  # of few layers, so that most tokens are drawn
+
+
+def test_generate_draws_from_softmax_of_transformers(pair, model, prompts):
+    draw = functools.partial(cola_jax.generate, model, prompts, pad([PATHS] * 3))
+    outs = [
+        draw(max_new_tokens=NEW, temperature=TEMPERATURE, seed=seed)._asdict() for seed in range(8)
+    ]
+    tokens, ours, rival = (
+        np.stack([out[name] for out in outs]) for name in ("tokens", "logprob", "rival")
+    )
+    counts = np.bincount(tokens.ravel(), minlength=oracle.VOCAB)
+    expected = {temperature: np.zeros(oracle.VOCAB) for temperature in (TEMPERATURE, 1.0)}
+    for b, c in np.ndindex(len(LENGTHS), EACH):
+        prompt = np.tile(np.asarray(prompts.ids)[b, : LENGTHS[b]], (len(outs), 1))
+        texts = np.concatenate([prompt, tokens[:, b, c]], axis=1)
+        logits = oracle.logits(pair("qwen2-window").theirs, texts, PATHS[c])
+        logits = logits[:, LENGTHS[b] - 1 : -1].astype(np.float64)
+        for temperature, sums in expected.items():
+            sums += scipy.special.softmax(logits / temperature, axis=-1).sum(axis=(0, 1))
+        logprob = scipy.special.log_softmax(logits, axis=-1)  # without the temperature
+        places = tokens[:, b, c, :, None]
+        theirs = np.take_along_axis(logprob, places, axis=-1)[..., 0]
+        np.testing.assert_allclose(ours[:, b, c], theirs, atol=1e-4)
+        np.put_along_axis(logprob, places, -np.inf, axis=-1)
+        np.testing.assert_allclose(rival[:, b, c], logprob.max(axis=-1), atol=1e-4)
+    for temperature, sums in expected.items():
+        fits = scipy.stats.chisquare(counts, sums).pvalue > 1e-3
+        assert fits == (temperature == TEMPERATURE)
+
+
+def test_draws_depend_on_seed_row_path_and_place_alone(model, prompts, free):
+    every = functools.partial(cola_jax.generate, model, max_new_tokens=NEW)
+    draw, paths = functools.partial(every, temperature=TEMPERATURE), pad([PATHS] * 3)
+    whole = draw(prompts, paths)
+    few = functools.partial(draw, prompts, paths[:, ::-1])  # in another order, a few at a time
+    again = few(memory_budget=4 * batches.least_budget(few))
+    np.testing.assert_array_equal(again.tokens[:, ::-1], whole.tokens)
+    assert (draw(prompts, paths, seed=1).tokens != whole.tokens).mean() > 0.5
+    twins = draw(jax.tree.map(lambda x: np.asarray(x)[[0, 0, 2]], prompts), paths)
+    np.testing.assert_array_equal(twins.tokens[[0, 2]], whole.tokens[[0, 2]])
+    assert (twins.tokens[1] != whole.tokens[0]).mean() > 0.5
+    cold = every(prompts, paths, temperature=0.001)
+    np.testing.assert_array_equal(cold.tokens, free.tokens)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"temperature": -1.0},
+            "the temperature is -1.0: give 0, which decodes greedily",
+        ),
+        ({"temperature": np.nan}, "the temperature is nan"),
+        ({"temperature": np.inf}, "the temperature is inf"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_new_tokens": 120}, "12 tokens and 120 new ones exceed the model's context of 128"),
         ({"stop": cola_jax.Stop(tokens=(97,))}, r"stop tokens are \[97\], but the model's vocab"),

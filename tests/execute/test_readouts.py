@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from cola_jax.execute.readouts import (
     ReadPositions,
     best_two_at_once,
     best_two_by_parts,
+    draw_token,
     read_logits,
 )
 from cola_jax.path import STOP
@@ -114,3 +116,21 @@ def test_best_two_of_many(find, vocabulary):
     logprobs = np.sort(jax.nn.log_softmax(values[4:]), axis=1)
     np.testing.assert_allclose(top.first[4:], logprobs[:, -1], rtol=1e-5)
     np.testing.assert_allclose(top.second[4:], logprobs[:, -2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [33, 96])  # a logit in each part, and 32
+def test_draw_token_draws_from_softmax(vocabulary):
+    logits = 2 * jax.random.normal(jax.random.key(1), (vocabulary,))
+    key, every = jnp.array([3, 4], jnp.uint32), jnp.arange(20_000)
+    drawn = jax.jit(jax.vmap(draw_token, in_axes=(None, None, 0, None)))(logits, key, every, 0.7)
+    counts = np.bincount(drawn, minlength=vocabulary)
+    for temperature, fits in ((0.7, True), (0.8, False)):
+        expected = np.asarray(jax.nn.softmax(logits / temperature), np.float64)
+        expected *= len(every) / expected.sum()
+        kept = expected > 5
+        assert (scipy.stats.chisquare(*lumped(counts, expected, kept)).pvalue > 1e-3) == fits
+
+
+def lumped(counts, expected, kept):
+    """Add up what is expected too seldom for the test."""
+    return [np.append(x[kept], x[~kept].sum()) for x in (counts, expected)]

@@ -34,6 +34,7 @@ MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
         ({"preset": {"max_times": 4}}, "--rules.max-times: 1 there, 4 here"),
         ({"prompt": {"format": "direct", "hash": "a"}}, "--format: 'plain' there, 'direct' here"),
         ({"max_new_tokens": 4}, "--max-new-tokens: None there, 4 here"),
+        ({"temperature": 0.5}, "--temperature: None there, 0.5 here"),
         ({"task": "b"}, "--task: 'a' there, 'b' here"),
         (MORE | {"variants": {"order": "b"}}, "--variants: 'a' there, None here"),
         ({"paths": [[0, 1]]}, r"--paths: \[\[0, 1\], \[1\]\] there, \[\[0, 1\]\] here"),

@@ -213,6 +213,27 @@ def test_completions_grade_nothing(words):
     assert scorer.record() == {"max_new_tokens": 2, "stop": ["\n"], "stop_tokens": [EOS]}
 
 
+def test_draws_are_those_of_a_question_in_any_batch(model, letters, decoded):
+    """Which is why an interrupted run, or one on other machines, draws the same."""
+    stop = cola_jax.Stop(tokenizer=letters)
+    settings = {"stop": stop, "max_new_tokens": 6, "temperature": 1.0}
+    scorer = Completions(letters, **settings)
+    drawn = cola_jax.evaluator(model, decoded.questions, scorer)(decoded.paths).completion
+    back = slice(None, None, -1)
+    questions = decoded.questions[back]
+    again = cola_jax.evaluator(model, questions, scorer, batch_size=3)(decoded.paths[back, back])
+    for one, other in zip(drawn.flat, again.completion[back, back].flat, strict=True):
+        assert (one and one.tokens) == (other and other.tokens)
+    seeded = Completions(letters, seed=1, **settings)
+    others = cola_jax.evaluator(model, decoded.questions, seeded)(decoded.paths).completion
+    pairs = [(a.tokens, b.tokens) for a, b in zip(drawn.flat, others.flat, strict=True) if a]
+    assert np.mean([a == b for a, b in pairs]) < 0.5
+    record = seeded.record()
+    assert (record["temperature"], record["sample_seed"]) == (1.0, 1)
+    with pytest.raises(ValueError, match="leave out the temperature"):
+        seeded.confirm(*[None] * 5)
+
+
 def test_completion_verdicts_score_decoy_like_gold():
     grades = [Grade.RIGHT, Grade.WRONG, Grade.UNGRADED, Grade.RIGHT]
     made = [Completion("x", "x", STOPPED, False, grade, (1,), -1.0) for grade in grades]

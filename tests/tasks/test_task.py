@@ -80,6 +80,8 @@ def test_prepare_records_prompts(prepare):
     assert not set(prompt["shots"]) & {e.question.id for e in prepared.encoded}
     changes = [{"shots": 1}, {"task_seed": 1}, {"shots_seed": 1}, {"level": 1}, {"limit": 4}]
     changes += [{"chat": True}, {"format": "direct", "shots": 2}, {"stop_tokens": lambda: (1,)}]
+    drawn = prepare("arithmetic", limit=5, scorer="generation", temperature=2.0, sample_seed=3)
+    assert (drawn.record["temperature"], drawn.record["sample_seed"]) == (2.0, 3)
     hashes, digests = {prompt["hash"]}, {task_digest(prepared.encoded, prepared.scorer)}
     for change in changes:
         settings = {"limit": 5, "scorer": "generation", "level": 2, "max_new_tokens": 3} | change
@@ -120,6 +122,8 @@ def test_prepare_needs_no_stop_token_for_choice(prepare):
         ("arc", {"scorer": "exact"}, "the scorer 'exact' is not for: use options, options-norm, l"),
         ("arc", {"format": "harness"}, "'options' has the formats plain, not 'harness'"),
         ("arc", {"max_new_tokens": 5}, "max_new_tokens is a setting of the scorer `generation`"),
+        ("arithmetic", {"temperature": 0.5}, "temperature is a setting of the scorer `generation`"),
+        ("arithmetic", {"scorer": "generation", "temperature": -1.0}, "the temperature is -1"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"scorer": "generation", "rule": "last"}, "one of boxed, hashes, number"),
         ("arithmetic", {"scorer": "letter"}, "scorer 'letter' is not for: use exact, generation"),

@@ -14,6 +14,7 @@ from cola_jax.path import format_path
 from cola_jax.question import digest
 from cola_jax.runs.session import Session
 from cola_jax.runs.stored import differing
+from cola_jax.tasks.scorers import DECODING
 
 PROTOCOL = "protocol.json"
 TESTS = (
@@ -76,7 +77,7 @@ def make_protocol(
 def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     """Return the scorer, the questions and the prompts of a task."""
     first = prompts[0]
-    names = ("scorer", "chat", "prompt", "prompt_set", "task", "max_new_tokens", "rule")
+    names = ("scorer", "chat", "prompt", "prompt_set", "task", *DECODING)
     return {
         "questions": len(first.encoded),
         "ids": digest([each.question.id for each in first.encoded]),
