@@ -116,7 +116,7 @@ class Sampling:
 
     def key(self, name: str, path: Sequence[int]) -> np.ndarray:
         """Return the key [2] of a prompt's draws on a path, the same in any batch and machine."""
-        key = digest("sample", self.seed, name, list(path))
+        key = digest("sample", int(self.seed), name, list(path))
         return np.frombuffer(bytes.fromhex(key[:16]), "<u4").astype(np.uint32)
 
     def record(self) -> dict[str, Any]:
