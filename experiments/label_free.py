@@ -73,15 +73,16 @@ def compare(settings: LabelFree, flags: Sequence[str]) -> Iterator[dict[str, Any
             found = read_json(folder / "static.json")
             right = right_answers(folder, found["path"])
             plain = right_answers(folder, format_path(identity(num_layers)))
-            first = right if first is None else first
             row = {"task": settings.task, "max layers": num_layers - dropped, "fitness": fitness}
             row |= {"path": found["path"], "layers": found["layers"]}
             row |= {"paths evaluated": found["evaluated_paths"], "questions": len(right)}
             row |= {"prompts": right.shape[1], "model": plain.mean(), "correct": right.mean()}
-            for name, other in (("model", plain), (settings.fitness[0], first)):
+            others = {"model": plain} | ({} if first is None else {settings.fitness[0]: first})
+            for name, other in others.items():
                 difference = Effect.of(right, other).difference
                 row[f"minus {name}"] = difference.value
                 row[f"minus {name}, low"], row[f"minus {name}, high"] = difference.interval
+            first = right if first is None else first
             yield row
 
 
@@ -92,6 +93,9 @@ def cells(row: dict[str, Any], others: Sequence[str]) -> tuple[str, ...]:
     """
     shown = [str(row["max layers"]), row["fitness"], row["path"], format_percent(row["correct"])]
     for name in others:
+        if name not in row:  # of the first fitness
+            shown.append("")
+            continue
         interval = format_interval((row[f"{name}, low"], row[f"{name}, high"]), signed=True)
         shown.append(f"{format_points(row[name])} ({interval})")
     return tuple(shown)
@@ -100,7 +104,7 @@ def cells(row: dict[str, Any], others: Sequence[str]) -> tuple[str, ...]:
 def main(settings: LabelFree, flags: Sequence[str]) -> None:
     rows = list(compare(settings, flags))
     with (settings.out / "label_free.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)
     others = "minus model", f"minus {settings.fitness[0]}"
