@@ -344,7 +344,8 @@ class HubFlags:
 
     push_to_hub: Annotated[str | None, arg(metavar="OWNER/NAME")] = None
     """Repository of the Hugging Face Hub to upload the directory to, as `hf auth login` or HF_TOKEN
-    allow. A new one is public, unless your organization's default is private."""
+    allow. A new one is public, unless your organization's default is private. Runs hold the
+    command lines that made them."""
     private: bool = False
     """Make a new repository private."""
 

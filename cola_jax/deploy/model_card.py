@@ -35,7 +35,7 @@ class ReportedEffect(BaseModel):
 
     task: str  # with its split
     n: PositiveInt  # questions
-    prompts: PositiveInt = 1  # in which each was asked
+    prompts: PositiveInt = 1  # in which they were asked
     before: Share  # accuracy of the pretrained model
     after: Share  # accuracy along the path
     interval: tuple[Change, Change]  # of the difference, 95 %

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from cola_jax.cli.main import main
-from tests.report.conftest import PARTS, make_run
+from tests.report.conftest import PARTS, START, make_run
 
 
 @pytest.fixture
@@ -33,6 +33,14 @@ def test_report_of_one_run(runs, tmp_path, capsys, refused):
     file.write_text("{}")
     error = refused("report", runs[1], "--preference", file)
     assert "has no preference: give the results.json of a search" in error
+
+
+def test_report_writes_records_for_every_eval_ever(tmp_path, capsys):
+    start = START | {"versions": {"cola-jax": "1"}, "date": "2026-11-29"}
+    run = make_run(tmp_path, *PARTS, start=start, scorer="letter")
+    main(["report", str(run.directory), "--every-eval-ever", str(tmp_path / "out")])
+    assert f"Every Eval Ever: 1 record in {tmp_path / 'out'}\n" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("data/*/someone/model/*"))) == 2
 
 
 def test_report_uploads_a_run_as_a_data_set(runs, hub, tmp_path, capsys):
