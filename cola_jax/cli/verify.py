@@ -18,6 +18,7 @@ from cola_jax.progress import log
 from cola_jax.storage import path_of
 
 if TYPE_CHECKING:
+    from cola_jax.cli.flags import TaskFlags
     from cola_jax.deploy.verify.claims import Claim
     from cola_jax.runs.session import Session
 
@@ -60,9 +61,10 @@ class Verify(Printing):
         self.settings.check()
         sessions = self.sessions()
         claims = self.read(next(iter(sessions.values()))[0])
+        samplers = self.samplers(sessions, claims)
         out, settings = self.flags.out, self.settings
         trial = run_with_progress(
-            lambda metrics: run_trial(sessions, claims, out, settings, metrics)
+            lambda metrics: run_trial(sessions, claims, out, settings, metrics, samplers)
         )
         content = verdicts_json(trial, time_paths(sessions, trial))
         folder = path_of(out)
@@ -106,17 +108,42 @@ class Verify(Printing):
             soft_wrap=True,
         )
 
+    def each(self) -> "dict[str, TaskFlags]":
+        """Return the flags of each task in several prompts, by the task's name."""
+        named = {}
+        for flags in self.flags.each():
+            task = dataclasses.replace(flags.task, prompts=flags.task.prompts or MEASURING)
+            name = PurePath(task.task).stem if os.path.isfile(task.task) else task.task
+            named[name] = dataclasses.replace(flags, task=task)
+        return named
+
     def sessions(self) -> "dict[str, list[Session]]":
         """Prepare a session for each prompt of each task, by its name; they share the weights."""
         sessions: dict[str, list[Session]] = {}
         handle = None
-        for flags in self.flags.each():
-            task = dataclasses.replace(flags.task, prompts=flags.task.prompts or MEASURING)
-            flags = dataclasses.replace(flags, task=task)
-            name = PurePath(task.task).stem if os.path.isfile(task.task) else task.task
+        for name, flags in self.each().items():
             sessions[name] = flags.prepare_prompts(self, handle)
             handle = sessions[name][0].handle
         return sessions
+
+    def samplers(
+        self, sessions: "dict[str, list[Session]]", claims: "list[Claim]"
+    ) -> "dict[str, list[list[Session]]]":
+        """Prepare sessions that draw answers, where a task decodes and a claim can pay for two."""
+        from cola_jax.deploy.verify.comparators import TEMPERATURE, affordable_samples
+
+        samplers: dict[str, list[list[Session]]] = {}
+        for name, flags in self.each().items():
+            first = sessions[name][0]
+            count = max(affordable_samples(claim.path, first.num_layers) for claim in claims)
+            if count > 1 and first.scorer.decodes:
+                tasks = [
+                    dataclasses.replace(flags.task, temperature=TEMPERATURE, sample_seed=seed)
+                    for seed in range(count)
+                ]
+                each = [dataclasses.replace(flags, task=task) for task in tasks]
+                samplers[name] = [part.prepare_prompts(self, first.handle) for part in each]
+        return samplers
 
     def read(self, session: "Session") -> "list[Claim]":
         """Read the claims; InputError for two of the same path."""

@@ -251,8 +251,9 @@ def random_sample(
     """
     logits = unembed(model, states[slots])[:, 0]
     drawn = jax.vmap(draw_token, in_axes=(0, 0, 0, None))(logits, keys, index, temperature)
-    logprob, rival, _, finite = read_logits(logits, drawn[:, None])
-    return tokens.at[slots].set(drawn), Top(drawn, logprob[:, 0], rival[:, 0], finite)
+    read = read_logits(logits, drawn[:, None])
+    top = Top(drawn, read.logprob[:, 0], read.rival[:, 0], read.finite)
+    return tokens.at[slots].set(drawn), top
 
 
 def draw_token(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.deploy.verify.comparators import affordable_samples
 from cola_jax.deploy.verify.power import Components
 from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
 from cola_jax.errors import reading
@@ -78,6 +79,7 @@ def claim_content(
         "tokens": [before.tokens, after.tokens],
         "seconds": [seconds.get(plain, math.nan), seconds.get(path, math.nan)],
         "random": placed(effect.value, controls),
+        "self_consistency": voted(task, path, len(plain)),
         "shortgpt": None
         if shortgpt is None
         else {"path": format_path(shortgpt), **task.effect(path, shortgpt).to_json()},
@@ -97,6 +99,14 @@ def earlier_components(directory: str) -> Components | None:
             return None
         names = [field.name for field in dataclasses.fields(Components)]
         return Components(*(max(float(each[name]) for each in known) for name in names))
+
+
+def voted(task: TaskTrial, path: Path, num_layers: int) -> dict[str, Any] | None:
+    """Return a path's accuracy minus that of a vote at its cost; None where it pays for one."""
+    count = affordable_samples(path, num_layers)
+    if count < 2 or not task.samples:
+        return None
+    return {"samples": count, **task.against_vote(path, count).to_json()}
 
 
 def placed(value: float, controls: Sequence[float]) -> dict[str, Any]:
@@ -127,7 +137,7 @@ def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
     numbers, unit = tuple(map(str, range(1, prompts + 1))), SHORT[trial.protocol["measure"]]
     rest = [
         Table(by_prompt, f"{unit.capitalize()} more in each prompt", ("claim", *numbers, "p")),
-        Table(others, "Comparators", ("claim", "random paths", "place", "ShortGPT", "cost")),
+        Table(others, "Comparators", ("claim", "random", "place", "ShortGPT", "vote", "cost")),
     ]
     sentences = [
         figures["sentence"] for claim in content["claims"] for figures in claim["tasks"].values()
@@ -172,16 +182,18 @@ def prompt_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> R
 
 def comparator_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Row:
     """Make the row of a claim beside random paths and ShortGPT's, and of its cost."""
-    random, shortgpt = figures["random"], figures["shortgpt"]
+    random = figures["random"]
     median = place = NO_VALUE
     if random["paths"]:
         median = f"median {format_points(random['median'])}\nbest {format_points(random['best'])}"
         place = f"{random['place']} of {random['paths'] + 1}"
-    against = ""
-    if shortgpt is not None:
-        interval = format_interval(tuple(shortgpt["interval"]), signed=True)
-        against = f"{format_points(shortgpt['difference'])}\n{interval}"
-    return Row(claim["name"] + suffix, (median, place, against, cost(figures)))
+    against = []
+    for other in (figures["shortgpt"], figures["self_consistency"]):
+        against.append("")
+        if other is not None:
+            interval = format_interval(tuple(other["interval"]), signed=True)
+            against[-1] = f"{format_points(other['difference'])}\n{interval}"
+    return Row(claim["name"] + suffix, (median, place, *against, cost(figures)))
 
 
 def cost(figures: dict[str, Any]) -> str:
@@ -213,7 +225,8 @@ def trial_note(trial: Trial) -> str:
         "Intervals: 95 %, with questions and prompts both random. p: two-sided, corrected (Holm) "
         "for all claims and tasks. Place: that of the claim among random paths with the same "
         "edits, which is not a test. ShortGPT: the claim minus the path of as many layers of the "
-        f"largest influence. As good: a loss above {trial.protocol['margin']:g} {unit} is excluded."
+        "largest influence; vote: minus the majority of samples of the model at the cost of the "
+        f"claim. As good: a loss above {trial.protocol['margin']:g} {unit} is excluded."
     )
 
 

@@ -60,6 +60,16 @@ def test_verify_exits_as_a_test_does(common, capsys, monkeypatch):
     assert "called nothing shown" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # decodes
+def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
+    flags = ["--scorer", "generation", "--max-new-tokens", "2", "--json", "--quiet"]
+    main(["verify", "(0-4)x2", *common, *flags])
+    (claim,) = json.loads(capsys.readouterr().out)["claims"]
+    figures = claim["tasks"]["arithmetic"]
+    assert figures["self_consistency"]["samples"] == 2
+    assert figures["tokens"][0] > 0
+
+
 @pytest.mark.parametrize(
     ("claims", "flags", "message"),
     [

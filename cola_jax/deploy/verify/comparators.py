@@ -1,15 +1,18 @@
-"""Comparators of a claim: random paths with the same edits, and ShortGPT's path of its length."""
+"""Comparators of a claim at its cost: random paths, ShortGPT's path, and self-consistency."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from cola_jax.deploy.rules import signals, vote
 from cola_jax.path import REPEAT, SKIP, ascending_ranges, edited, identity
 from cola_jax.question import random_of
+from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
 RANDOM = 39  # paths beside each claim, so that its place is one of 40
+TEMPERATURE = 0.7  # of samples for self-consistency
 ATTEMPTS = 200  # draws, which may give a known path, for each random path
 
 
@@ -68,3 +71,19 @@ def least_influence(influence: np.ndarray, length: int) -> Path:
     """Return ShortGPT's path of `length` layers: those of the most influence [L], in order."""
     kept: Sequence[int] = np.argsort(-influence, kind="stable")[:length].tolist()
     return tuple(sorted(kept))
+
+
+def affordable_samples(path: Path, num_layers: int) -> int:
+    """Return the answers that all L layers give for no more layers than a path runs, at least 1."""
+    return max(1, len(path) // num_layers)
+
+
+def majority_vote(samples: Sequence[Verdicts]) -> np.ndarray:
+    """Return whether the answer given most often is right [n], of one path's samples [n, 1] each.
+
+    Self-consistency (Wang et al., arXiv 2203.11171); of answers given equally often the earliest,
+    with its verdict there. A truncated answer is none.
+    """
+    answers = np.concatenate([signals(each).answer for each in samples], axis=1)
+    right = np.concatenate([each.verdict for each in samples], axis=1)
+    return right[np.arange(len(right)), vote(answers)]

@@ -10,7 +10,12 @@ from etils import epath
 
 from cola_jax.deploy.settings import Measure, TrialSettings
 from cola_jax.deploy.verify.claims import Claim
-from cola_jax.deploy.verify.comparators import least_influence, random_controls
+from cola_jax.deploy.verify.comparators import (
+    TEMPERATURE,
+    least_influence,
+    majority_vote,
+    random_controls,
+)
 from cola_jax.deploy.verify.power import check_size
 from cola_jax.deploy.verify.protocol import (
     Comparators,
@@ -47,10 +52,16 @@ class TaskTrial:
 
     task: str
     measured: dict[Path, Measured]
+    samples: list[list[Verdicts]]  # of the identity path [n, 1], m in each prompt
 
     def effect(self, path: Path, other: Path) -> Crossed:
         """Return the difference between two paths within question and prompt."""
         return Crossed.of(self.measured[path].values - self.measured[other].values)
+
+    def against_vote(self, path: Path, count: int) -> Crossed:
+        """Return the accuracy of a path minus that of the majority of `count` samples."""
+        voted = np.stack([majority_vote(prompt[:count]) for prompt in self.samples], axis=1)
+        return Crossed.of(self.measured[path].right.astype(float) - voted)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,12 +81,14 @@ def run_trial(
     directory: str,
     settings: TrialSettings,
     metrics: Metrics | None = None,
+    samplers: Mapping[str, list[list[Session]]] | None = None,
 ) -> Trial:
     """Try claims on tasks, each with a session for every prompt, and decide on them.
 
     `directory` gets the protocol, before any outcome, and a run for each task and prompt, which
-    are resumed. Raises InputError for too few questions or prompts, and for a protocol that
-    differs from that of a trial that has begun.
+    are resumed. `samplers` are, by task, sessions in every prompt for each sample of answers.
+    Raises InputError for too few questions or prompts, and for a protocol that differs from that
+    of a trial that has begun.
     """
     (first, *_), *_ = sessions.values()
     for prompts in sessions.values():
@@ -85,13 +98,20 @@ def run_trial(
     begun = any(Run(prompt_folders(folders[t], len(p))[0]).exists() for t, p in sessions.items())
     comparators = make_comparators(first, claims, directory, settings, metrics, begun)
     rules = {"measure": settings.measure, "margin": settings.margin, "seed": settings.seed}
+    samplers = samplers or {}
+    if samplers:
+        counts = {task: len(each) for task, each in samplers.items()}
+        rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
     lock_protocol(directory, protocol, begun)
     paths = [identity(first.num_layers), *(c.path for c in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
     metrics.total = sum(len(p) * len(p[0].encoded) * len(paths) for p in sessions.values())
     tasks = [
-        measure_task(task, prompts, paths, folders[task], protocol["hash"], settings, metrics)
+        measure_task(
+            *(task, prompts, samplers.get(task, []), paths, folders[task], protocol["hash"]),
+            *(settings, metrics),
+        )
         for task, prompts in sessions.items()
     ]
     return decide_trial(protocol, claims, comparators, tasks, settings)
@@ -124,13 +144,19 @@ def make_comparators(
 def measure_task(
     task: str,
     prompts: Sequence[Session],
+    samplers: Sequence[Sequence[Session]],
     paths: Sequence[Path],
     directory: str,
     protocol: str,
     settings: TrialSettings,
     metrics: Metrics,
 ) -> TaskTrial:
-    """Evaluate all paths on a task in every prompt."""
+    """Evaluate all paths on a task in every prompt, and the identity path by every sampler."""
+    plain = [identity(prompts[0].num_layers)]
+    samples = [
+        evaluate_prompts(each, f"{directory}/sample-{j}", plain, metrics, protocol=protocol)
+        for j, each in enumerate(samplers, start=1)
+    ]
     rows = evaluate_prompts(prompts, directory, paths, metrics, protocol=protocol)
     pairs = zip(rows, prompts, strict=True)
     values = np.stack([measure_of(row, each, settings.measure) for row, each in pairs], axis=1)
@@ -139,7 +165,7 @@ def measure_task(
         path: Measured(values[..., c], right[..., c], mean_tokens(rows, c))
         for c, path in enumerate(paths)
     }
-    return TaskTrial(task, measured)
+    return TaskTrial(task, measured, [list(each) for each in zip(*samples, strict=True)])
 
 
 def measure_of(verdicts: Verdicts, session: Session, measure: Measure) -> np.ndarray:

@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from cola_jax.deploy.verify.comparators import Jump, jumps, least_influence, random_controls
+from cola_jax.deploy.verify.comparators import (
+    Jump,
+    affordable_samples,
+    jumps,
+    least_influence,
+    majority_vote,
+    random_controls,
+)
 from cola_jax.path import REPEAT, SKIP, identity, parse_path
+from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.verdicts import Completion, Verdicts
 
 
 @pytest.mark.parametrize(
@@ -46,3 +55,25 @@ def test_random_controls_are_all_there_are_and_shared_by_claims():
 
 def test_least_influence_keeps_the_layers_of_most_influence_in_order():
     assert least_influence(np.array([0.5, 0.1, 0.4, 0.1, 0.9]), 3) == (0, 2, 4)
+
+
+def answers(texts, gold="x"):
+    """Make the verdicts of a sample, a letter for each question; ? is truncated."""
+    verdicts = Verdicts.of_scores(
+        np.array([[[1.0, -1.0] if t == gold else [-1.0, 1.0]] for t in texts]), 0
+    )
+    for i, text in enumerate(texts):
+        grade = Grade.RIGHT if text == gold else Grade.WRONG
+        verdicts.completion[i, 0] = Completion(text, text, "stop", text == "?", grade, (1,), -1.0)
+    return verdicts
+
+
+def test_majority_vote_takes_the_earliest_of_equals_with_its_verdict():
+    samples = [answers(row) for row in ("xyy?", "xyx?", "yzx?")]
+    assert majority_vote(samples).tolist() == [True, False, True, False]
+    assert majority_vote(samples[:2]).tolist() == [True, False, False, False]
+
+
+def test_affordable_samples_run_no_more_layers_than_the_path():
+    counts = [affordable_samples((0,) * layers, 30) for layers in (12, 30, 59, 60, 75)]
+    assert counts == [1, 1, 1, 2, 2]
