@@ -17,7 +17,7 @@ from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests.cli.conftest import GIVEN
 
 PAGE = Path(sys.modules["cola_jax.cli"].__file__ or "").with_name("README.md")
-POSITIONAL = {"source", "destination", "run-directories", "run-directory", "arguments"}
+POSITIONAL = {"claims", "source", "destination", "run-directories", "run-directory", "arguments"}
 NEEDED = {  # by the commands, beside those of `GIVEN`
     **{"convert": ["a", "b"], "report": ["r"], "cache": [], "tasks": [], "demo": []},
     **{"status": ["r"]},
