@@ -31,7 +31,7 @@ class Verify(Printing):
     """Try claims: is a path better or worse than the model, or as good on fewer layers?
 
     Several claims and tasks are corrected for their number. The protocol is written before any
-    outcome is known, and a trial that has begun goes on with the same protocol alone.
+    outcome is known, and cannot change once a trial has begun.
     """
 
     claims: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
