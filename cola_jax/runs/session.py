@@ -352,8 +352,9 @@ class Session:
         """Write the rows of the questions that a run lacks, at most `most` evaluations of each."""
         metrics, missing = run.metrics, run.missing(questions)
         run.count_earlier(self.num_layers)
-        # a command may fill several runs under the same metrics
-        metrics.total = metrics.earlier + metrics.evaluations + most * len(missing)
+        # a command may fill several runs under the same metrics, and know how many
+        expected = metrics.earlier + metrics.evaluations + most * len(missing)
+        metrics.total = max(metrics.total, expected)
         if not missing:
             return
 
