@@ -3,8 +3,8 @@
 `python -m experiments.deployed --model CHECKPOINT --out FOLDER --task.task arithmetic --task.limit
 300 --task.held-out 500 --final generation` scans the training questions, searches one path for them
 at full length and at 10 and 20 % fewer layers, drops layers as ShortGPT does, searches each
-question, and makes menus and routers of the results. The table is of the held-out questions,
-with the scorer `--final`. Run it again to resume.
+question, and makes menus and routers of the results. The table is of the held-out questions in
+`--task.prompts` prompts, with the scorer `--final`. Run it again to resume.
 """
 
 import dataclasses
@@ -25,8 +25,7 @@ from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.scan import scan_paths, summarise_scan
 from cola_jax.report.tables import effect_cells, format_mean, markdown_table
-from cola_jax.runs.session import Session
-from cola_jax.runs.stored import stored_verdicts
+from cola_jax.runs.session import Session, evaluate_prompts
 from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
 from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -72,7 +71,7 @@ class Way:
     path: str
     layers: float  # of the path that answers, mean
     run: float  # layers run for a prompt, mean
-    right: np.ndarray  # [n] bool
+    right: np.ndarray  # [n, K] bool, in each of K prompts
 
 
 def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
@@ -97,22 +96,25 @@ def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
     return paths_of
 
 
-def single_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
+def single_ways(settings: Deployed, session: Session, final: list[Session]) -> Iterator[Way]:
     """Measure single paths on held-out questions."""
     single = single_paths(settings, session)
     paths = list(dict.fromkeys(single.values()))
-    run = final.evaluate(str(epath.Path(settings.out) / "held-out"), paths, held_out=True)
-    right = stored_verdicts(run, final.held_out, len(paths)).verdict
+    folder = str(epath.Path(settings.out) / "held-out")
+    rows = evaluate_prompts(final, folder, paths, held_out=True)
+    right = np.stack([row.verdict for row in rows], axis=1)
     for name, path in single.items():
-        yield Way(name, format_path(path), len(path), len(path), right[:, paths.index(path)])
+        yield Way(name, format_path(path), len(path), len(path), right[..., paths.index(path)])
 
 
-def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
+def menu_ways(settings: Deployed, session: Session, final: list[Session]) -> Iterator[Way]:
     """Search the training questions, and measure a menu of the paths found."""
     out = epath.Path(settings.out)
     search = Settings(PRESETS["best"], settings.simulations, leaves=16, seed=0, control="none")
     run = session.search(str(out / "search"), search)
-    menu = find_menu(final, session, str(out / "menu"), [str(run.directory)], settings.menu)
+    training = dataclasses.replace(settings.session(settings.final), handle=session.handle)
+    runs = [str(run.directory)]
+    menu = find_menu(training, session, str(out / "menu"), runs, settings.menu, prompts=final)
     lengths = np.array([len(path) for path in menu.paths])
     for choice in menu.choices:
         name = f"menu of {len(menu.paths)}, {choice.rule}"
@@ -121,15 +123,18 @@ def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[
     yield Way(name, "", np.nan, np.nan, menu.oracle.right)
 
 
-def router_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
+def router_ways(settings: Deployed, session: Session, final: list[Session]) -> Iterator[Way]:
     """Train a router on the same search, and measure the paths that it names."""
-    out, held_out = epath.Path(settings.out), final.held_out
+    out, paths, right = epath.Path(settings.out), list[tuple[int, ...]](), []
     router = distill(session, str(out / "search"), str(out / "router"), settings.distill).router
-    paths = router.paths(Prompts.stack([each.prompts for each in held_out]))
-    right = ModelEvaluator(final.model, held_out, final.scorer)(paths).verdict[:, 0]
-    layers = float(np.mean([len(first) for (first,) in paths]))
-    label = f"router, {len({first for (first,) in paths})} paths"
-    yield Way(label, "", layers, layers + router.early_layers, right)
+    for each in final:
+        named = router.paths(Prompts.stack([encoded.prompts for encoded in each.held_out]))
+        evaluate = ModelEvaluator(each.model, each.held_out, each.scorer)
+        right.append(evaluate(named).verdict[:, 0])
+        paths += [first for (first,) in named]
+    layers = float(np.mean([len(path) for path in paths]))
+    label = f"router, {len(set(paths))} paths"
+    yield Way(label, "", layers, layers + router.early_layers, np.stack(right, axis=1))
 
 
 def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
@@ -142,9 +147,8 @@ def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
 
 def main(settings: Deployed) -> None:
     session: Any = settings.session()
-    final = session
-    if settings.final is not None:
-        final = dataclasses.replace(settings.session(settings.final), handle=session.handle)
+    task = dataclasses.replace(settings.task, scorer=settings.final or settings.task.scorer)
+    final = Session.prepare_prompts(settings.model, task, session.run_config, handle=session.handle)
     parts = (single_ways, menu_ways, router_ways)
     ways = [way for part in parts for way in part(settings, session, final)]
     before = ways[0].right
