@@ -93,7 +93,11 @@ def effects_of_verdicts(
     file: Path, verdicts: dict[str, Any], path: str, num_layers: int
 ) -> dict[str, Any]:
     """Return the effects of a path on each task in the verdicts of `cola verify`."""
-    claims = verdicts["claims"]
+    claims, measure = verdicts["claims"], verdicts.get("measure", "accuracy")
+    if measure != "accuracy":
+        raise InputError(
+            f"{file} measures {measure}, but a model card states accuracy: verify the path by it."
+        )
     tried = [format_path(parse_path_of(file, claim["path"], num_layers)) for claim in claims]
     if path not in tried:
         raise InputError(f"{file} tries {', '.join(tried)}, not {path}: export one of these paths.")

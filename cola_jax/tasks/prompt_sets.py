@@ -6,9 +6,10 @@ lost 3.5 after another. A set serves all questions of a task.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.question import Question, random_of
@@ -26,7 +27,7 @@ class PromptSet:
     name: str  # its purpose and number
     seed: int
 
-    def random(self, *key: str) -> np.random.Generator:
+    def random(self, *key: str) -> "np.random.Generator":
         """Return the generator of one part of the set."""
         return random_of(self.seed, self.name, *key)
 

@@ -127,6 +127,10 @@ def test_read_effects_reads_each_task_of_a_verdict(write, tmp_path):
     assert "| arithmetic | 300 | 8 |" in text
     with pytest.raises(InputError, match="its model is ours, here it is another"):
         read_effects(file, PATH, 6, "another")
+    other = write(model="ours", num_layers=6, claims=claims, measure="likelihood")
+    with pytest.raises(InputError, match="measures likelihood, but a model card states accuracy"):
+        read_effects(other, PATH, 6, "ours")
+    write(model="ours", num_layers=6, claims=claims, measure="accuracy")
     with pytest.raises(InputError, match="tries 0-5, 0,1,1,2,4,3, not 0-1"):
         read_effects(file, (0, 1), 6, "ours")
 
