@@ -212,8 +212,8 @@ def trial_lead(trial: Trial) -> str:
     for task in trial.tasks:
         questions, prompts = next(iter(task.measured.values())).right.shape
         parts.append(
-            f"{task_title(task.task)}: {len(task.measured):,} paths on {questions:,} questions in "
-            f"{prompts:,} prompts."
+            f"{task_title(task.task)}: {len(task.measured):,} paths on {questions:,} questions "
+            f"{'for this prompt alone' if prompts == 1 else f'in {prompts:,} prompts'}."
         )
     return " ".join([*parts, f"Protocol {trial.protocol['hash'][:12]}."])
 
@@ -221,9 +221,11 @@ def trial_lead(trial: Trial) -> str:
 def trial_note(trial: Trial) -> str:
     """Explain the tables."""
     unit = SHORT[trial.protocol["measure"]]
+    (shape, *_) = (measured.right.shape for measured in trial.tasks[0].measured.values())
+    random = "questions" if shape[1] == 1 else "questions and prompts both"
     return (
-        "Intervals: 95 %, with questions and prompts both random. p: two-sided, corrected (Holm) "
-        "for all claims and tasks. Place: that of the claim among random paths with the same "
+        f"Intervals: 95 %, with {random} random. p: two-sided, corrected (Holm) for all claims and "
+        "tasks. Place: that of the claim among random paths with the same "
         "edits, which is not a test. ShortGPT: the claim minus the path of as many layers of the "
         "largest influence; vote: minus the majority of samples of the model at the cost of the "
         f"claim. As good: a loss above {trial.protocol['margin']:g} {unit} is excluded."
