@@ -25,9 +25,9 @@ from cola_jax.deploy.verify.protocol import (
 )
 from cola_jax.deploy.verify.verdict import Verdict, decide
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import exists
 from cola_jax.path import identity, parse_path
-from cola_jax.runs.run import Run
-from cola_jax.runs.session import Session, evaluate_prompts, prompt_folders
+from cola_jax.runs.session import Session, evaluate_prompts
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -95,7 +95,7 @@ def run_trial(
         check_size(len(prompts[0].encoded), len(prompts))
     metrics = metrics or Metrics()
     folders = {task: str(epath.Path(directory) / task) for task in sessions}
-    begun = any(Run(prompt_folders(folders[t], len(p))[0]).exists() for t, p in sessions.items())
+    begun = any(map(exists, folders.values()))
     comparators = make_comparators(first, claims, directory, settings, metrics, begun)
     rules = {"measure": settings.measure, "margin": settings.margin, "seed": settings.seed}
     samplers = samplers or {}
