@@ -225,8 +225,9 @@ class TaskConfig:
             settings = maker.common | {"chat": config.chat}
             return dataclasses.replace(maker, config=config, common=settings).make()[0]
 
+        asked = [each.question for each in encoded]  # with its options in the order of its prompt
         variants = [
-            make_variant(name, questions, encoded, changed, shots)
+            make_variant(name, asked, encoded, changed, shots)
             for name in dict.fromkeys(self.variants)
         ]
         if decoy is not None:

@@ -71,6 +71,22 @@ def test_letters_are_asked_in_other_orders_and_formats(write):
     assert {each.scorer.harness for each in every} == {True, False}
 
 
+def test_variants_keep_the_options_of_each_prompt(write):
+    rows = [
+        {"id": str(i), "question": f"number {i}?", "options": list("wxyz"), "answer": "y"}
+        for i in range(12)
+    ]
+    config = TaskConfig(str(write(*rows)), scorer="letter", choose_prompts=3, variants=("order",))
+    prepared = prepare(config)
+    (variant,) = prepared.variants
+    assert len({each.question.options for each in prepared.encoded}) > 1
+    for ours, theirs, places in zip(
+        prepared.encoded, variant.encoded, variant.places, strict=True
+    ):
+        options = ours.question.options
+        assert [theirs.question.options[place] for place in places] == list(options)
+
+
 def test_a_task_without_other_prompts_is_refused(write):
     config = TaskConfig(str(write({"prompt": "1 + 1 =", "answer": "2"})), prompts=2)
     with pytest.raises(InputError, match=r"0 other prompts .* but 2 .*--num-fewshot 1"):
