@@ -249,7 +249,7 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     """
     run = Run(directory)
     ours = asked_here(session.settings, session.encoded)
-    allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
+    allowed = (*ANY_SCORER, "options")  # other decoys, or another order in a prompt
     check_comparable(asked_by_run(run), ours, allowed)
     ids = {encoded.question.id for encoded in session.encoded}
     return [label for label in read_labels(run) if label.question in ids]

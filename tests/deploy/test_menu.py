@@ -1,17 +1,30 @@
 """Menus on made-up questions: candidates, the greedy cover, folds, and the chosen rule."""
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
 
-from cola_jax.deploy.menu import Questions, choose_menu, cover, folds_of, prefix_layers
+from cola_jax.deploy.menu import (
+    Questions,
+    choose_menu,
+    cover,
+    folds_of,
+    prefix_layers,
+    training_labels,
+)
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
+from cola_jax.runs.schema import question_row
+from cola_jax.runs.session import Session
 from cola_jax.runs.stored import Labels
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.tasks.task import TaskConfig
+from tests import tiny
 
 Path = tuple[int, ...]
 LAYERS, WIDTH = 4, 6
@@ -74,6 +87,19 @@ def test_choose_menu_measures_each_held_out_question_in_every_prompt() -> None:
     parts = [as_questions(training), [as_questions(held_out)] * 3]
     menu = choose_menu(training, *parts, make_labels(training.questions, [OTHER]), LAYERS, SETTINGS)
     assert menu.plain.right.shape == menu.chosen.right.shape == (30, 3)
+
+
+def test_labels_may_have_options_in_another_order(
+    tiny_checkpoint: FilePath, tmp_path: FilePath
+) -> None:
+    task = TaskConfig(str(tiny.write_questions(tmp_path / "task.jsonl", 12)), scorer="letter")
+    searched, session = (
+        Session.prepare(str(tiny_checkpoint), dataclasses.replace(task, choose_prompts=n).prepare)
+        for n in (1, 4)
+    )
+    with searched.open(str(tmp_path / "run"), {"command": "search"}, None) as run:
+        run.write([], [question_row(each, 0) for each in searched.encoded])
+    assert len(training_labels(str(tmp_path / "run"), session)) == 12
 
 
 def test_cover_begins_with_the_identity_and_leaves_out_useless_paths() -> None:
