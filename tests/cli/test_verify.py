@@ -1,6 +1,7 @@
 """`cola verify`: a trial from claims to verdicts, resumed, and refused."""
 
 import json
+import re
 
 import pytest
 
@@ -14,7 +15,9 @@ def common(tiny_checkpoint, tmp_path):
     return [*flags, "--limit", "20", "--prompts", "3", "--output", str(tmp_path / "trial")]
 
 
-def test_verify_decides_on_claims_and_resumes(common, tmp_path, capsys, monkeypatch, refused):
+def test_verify_decides_on_claims_and_resumes_as_a_test_does(
+    common, tmp_path, capsys, monkeypatch, refused
+):
     out = tmp_path / "trial"
     main(["verify", "0-3", "0-2,2,3-4", *common, "--json"])
     verdicts = json.loads(capsys.readouterr().out)
@@ -29,16 +32,18 @@ def test_verify_decides_on_claims_and_resumes(common, tmp_path, capsys, monkeypa
     assert protocol["hash"] == verdicts["protocol"]
     prompts = protocol["tasks"]["arithmetic"]["prompts"]
     assert len({prompt["prompt"]["hash"] for prompt in prompts}) == 3
-    with monkeypatch.context() as patch:
-        patch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
-        patch.setattr("cola_jax.deploy.verify.trial.time_alone", lambda *_: {})
-        main(["verify", "0-3", "0-2,2,3-4", *common])
-    text = " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
+    monkeypatch.setattr("cola_jax.deploy.verify.trial.time_alone", lambda *_: {})
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "0-3", "0-2,2,3-4", *common, "--fail-on", figures["outcome"]])
+    assert end.value.code == 1
+    text, error = (" ".join(stream.split()) for stream in capsys.readouterr())
+    assert f"called {figures['outcome']} (--fail-on)" in error
     assert "Points more in each prompt" in text
     assert "in 3 prompts" in text
     for flags, message in (
         (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
-        (["--shots-seed", "1"], "differs from it in tasks.arithmetic.prompts"),
+        (["--prompts", "1"], "differs from it in tasks.arithmetic.prompts"),
     ):
         assert_match(message, refused("verify", "0-3", "0-2,2,3-4", *common, *flags))
     content = (out / "protocol.json").read_text()
@@ -48,16 +53,7 @@ def test_verify_decides_on_claims_and_resumes(common, tmp_path, capsys, monkeypa
 
 
 def assert_match(pattern, text):
-    import re
-
     assert re.search(pattern, text), text
-
-
-def test_verify_exits_as_a_test_does(common, capsys, monkeypatch):
-    with pytest.raises(SystemExit) as end:
-        main(["verify", "0-3", *common, "--fail-on", "nothing shown", "--quiet"])
-    assert end.value.code == 1
-    assert "called nothing shown" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # decodes
@@ -85,6 +81,12 @@ def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
 def test_verify_refuses_before_it_evaluates(common, claims, flags, message, refused, tmp_path):
     assert_match(message, refused("verify", *claims, *common, *flags))
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_verify_refuses_the_directory_of_another_command(common, tmp_path, refused):
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "run.json").write_text("{}")
+    assert "not empty and has no protocol.json" in refused("verify", "0-2,2,3-4", *common)
 
 
 def test_verify_plans_questions_for_a_difference(common, capsys):

@@ -80,9 +80,7 @@ def test_variants_keep_the_options_of_each_prompt(write):
     prepared = prepare(config)
     (variant,) = prepared.variants
     assert len({each.question.options for each in prepared.encoded}) > 1
-    for ours, theirs, places in zip(
-        prepared.encoded, variant.encoded, variant.places, strict=True
-    ):
+    for ours, theirs, places in zip(prepared.encoded, variant.encoded, variant.places, strict=True):
         options = ours.question.options
         assert [theirs.question.options[place] for place in places] == list(options)
 

@@ -5,15 +5,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
-
 from cola_jax.deploy.verify.claims import Claim
-from cola_jax.errors import InputError, shown
-from cola_jax.files import exists, read_json, readable_json, write_whole
+from cola_jax.errors import InputError, reading, shown
+from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
 from cola_jax.question import digest
 from cola_jax.runs.session import Session
 from cola_jax.runs.stored import differing
+from cola_jax.storage import path_of
 from cola_jax.tasks.scorers import DECODING
 
 PROTOCOL = "protocol.json"
@@ -88,17 +87,15 @@ def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     }
 
 
-def lock_protocol(directory: str, protocol: dict[str, Any], begun: bool) -> None:
-    """Write the protocol; where a trial has begun, check that it is the one there.
+def lock_protocol(directory: str, protocol: dict[str, Any], before: dict[str, Any] | None) -> None:
+    """Write the protocol, or check that it is that of a trial that has begun.
 
-    Raises InputError for a protocol that differs from it, and for one that was edited.
+    Raises InputError for a protocol that differs from it.
     """
-    file, before = epath.Path(directory) / PROTOCOL, read_protocol(directory)
-    if before is None or not begun:
+    file = path_of(directory) / PROTOCOL
+    if before is None:
         write_whole(file, readable_json(protocol).encode() + b"\n")
         return
-    if before.get("hash") != digest({n: v for n, v in before.items() if n != "hash"}):
-        raise InputError(f"{file} was edited after it was written: restore it, or begin anew.")
     changes = differing(before, protocol)
     changes.pop("hash", None)
     if changes:
@@ -111,6 +108,19 @@ def lock_protocol(directory: str, protocol: dict[str, Any], begun: bool) -> None
 
 
 def read_protocol(directory: str) -> dict[str, Any] | None:
-    """Read the protocol of a directory; None where there is none."""
-    file = epath.Path(directory) / PROTOCOL
-    return read_json(file) if exists(file) else None
+    """Read the protocol of a trial that has begun: its directory has more than the protocol.
+
+    Returns None for one that has not. Raises InputError for a directory of other files, and for a
+    protocol that was edited.
+    """
+    file = path_of(directory) / PROTOCOL
+    names = {other.name for other in matching(file.parent, "*")}
+    if names <= {PROTOCOL}:
+        return None
+    if PROTOCOL not in names:
+        raise InputError(f"{directory} is not empty and has no {PROTOCOL}: choose another.")
+    protocol = read_json(file)
+    with reading(file):
+        if protocol["hash"] != digest({n: v for n, v in protocol.items() if n != "hash"}):
+            raise InputError("it was edited after it was written: restore it, or begin anew.")
+    return protocol

@@ -25,7 +25,6 @@ from cola_jax.deploy.verify.protocol import (
 )
 from cola_jax.deploy.verify.verdict import Verdict, decide
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import exists
 from cola_jax.path import identity, parse_path
 from cola_jax.runs.session import Session, evaluate_prompts
 from cola_jax.scoring.statistics import Crossed
@@ -95,15 +94,15 @@ def run_trial(
         check_size(len(prompts[0].encoded), len(prompts))
     metrics = metrics or Metrics()
     folders = {task: str(epath.Path(directory) / task) for task in sessions}
-    begun = any(map(exists, folders.values()))
-    comparators = make_comparators(first, claims, directory, settings, metrics, begun)
+    before = read_protocol(directory)
+    comparators = make_comparators(first, claims, before, settings, metrics)
     rules = {"measure": settings.measure, "margin": settings.margin, "seed": settings.seed}
     samplers = samplers or {}
     if samplers:
         counts = {task: len(each) for task, each in samplers.items()}
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
-    lock_protocol(directory, protocol, begun)
+    lock_protocol(directory, protocol, before)
     paths = [identity(first.num_layers), *(c.path for c in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
     metrics.total = sum(len(p) * len(p[0].encoded) * len(paths) for p in sessions.values())
@@ -120,19 +119,18 @@ def run_trial(
 def make_comparators(
     session: Session,
     claims: Sequence[Claim],
-    directory: str,
+    before: Mapping[str, Any] | None,
     settings: TrialSettings,
     metrics: Metrics,
-    begun: bool,
 ) -> Comparators:
     """Choose the paths that claims are compared with; those of ShortGPT as the protocol has them.
 
-    The influence of layers is measured on prompts alone, without answers.
+    `before` is the protocol of a trial that has begun. The influence of layers is measured on
+    prompts alone, without answers.
     """
     layers, known = session.num_layers, [claim.path for claim in claims]
     lengths = sorted({len(path) for path in known if len(path) < layers})
-    before = (read_protocol(directory) or {}) if begun else {}
-    stored = before.get("comparators", {}).get("shortgpt", {})
+    stored = before["comparators"]["shortgpt"] if before else {}
     shortgpt = {n: parse_path(stored[str(n)], layers) for n in lengths if str(n) in stored}
     if missing := [n for n in lengths if n not in shortgpt]:
         influence = session.influence(metrics)
