@@ -202,6 +202,12 @@ class TaskFlags:
     """Run directory: created, or resumed."""
     run: RunChoice = dataclasses.field(default_factory=RunFlags)
 
+    @property
+    def name(self) -> str:
+        """The name of the task or of its file, with the subject."""
+        name, subject = self.task.task, self.task.subject
+        return Path(name).stem if subject is None else f"{name}-{subject}"
+
     def each(self) -> "list[TaskFlags]":
         """Return the flags of each task, each of several with a directory of its own.
 
@@ -212,11 +218,10 @@ class TaskFlags:
             return [self]
         each: dict[str, TaskFlags] = {}
         for name in names:
-            task = dataclasses.replace(self.task, task=name)
-            folder = Path(task.task).stem if task.subject is None else f"{task.task}-{task.subject}"
-            if folder in each:
-                raise InputError(f"the task {name} is given twice: give each once.")
-            each[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
+            flags = dataclasses.replace(self, task=dataclasses.replace(self.task, task=name))
+            if flags.name in each:
+                raise InputError(f"two tasks are named {flags.name}: give each once.")
+            each[flags.name] = dataclasses.replace(flags, out=f"{self.out}/{flags.name}")
         return list(each.values())
 
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":

@@ -1,9 +1,7 @@
 """`cola verify`: claims about paths, tried on tasks, prompts and controls fixed beforehand."""
 
 import dataclasses
-import os
 import sys
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -118,8 +116,7 @@ class Verify(Printing):
         named = {}
         for flags in self.flags.each():
             task = dataclasses.replace(flags.task, prompts=flags.task.prompts or MEASURING)
-            name = PurePath(task.task).stem if os.path.isfile(task.task) else task.task
-            named[name] = dataclasses.replace(flags, task=task)
+            named[flags.name] = dataclasses.replace(flags, task=task)
         return named
 
     def sessions(self) -> "dict[str, list[Session]]":

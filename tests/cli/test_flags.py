@@ -69,8 +69,11 @@ def test_each_task_has_a_directory():
         "o/arc-easy",
         "o/mmlu-anatomy",
     ]
-    with pytest.raises(ValueError, match="is given twice"):
+    with pytest.raises(ValueError, match="two tasks are named arc-easy"):
         each("arc_easy,arc-easy")
+    subjects = ["--task", "mmlu_anatomy,mmlu_astronomy"]
+    trial = parse(["verify", "0-1", "--model", "m", *subjects, "-o", "o"])
+    assert [*trial.each()] == ["mmlu-anatomy", "mmlu-astronomy"]
 
 
 def test_an_unknown_task_is_found_before_the_model_is_looked_for():
