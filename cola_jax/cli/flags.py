@@ -255,6 +255,11 @@ class TaskFlags:
         self, command: Any = None, handle: "ModelHandle | None" = None
     ) -> "list[Session]":
         """Open a session for each prompt in which a task is measured, without the weights."""
+        if self.run.hosts.distributed:
+            raise InputError(
+                "results over prompts are put together by one process: leave out --distributed, or "
+                "use --engine ray instead."
+            )
         check_writable(self.out)
         check_task(self.task.task)
         checkpoint_of(self.model, self.run.dtype)

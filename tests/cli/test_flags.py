@@ -76,6 +76,13 @@ def test_each_task_has_a_directory():
     assert [*trial.each()] == ["mmlu-anatomy", "mmlu-astronomy"]
 
 
+def test_prompts_are_measured_by_one_process():
+    hosts = ["--distributed", "--coordinator", "a:1", "--num-hosts", "2", "--host", "0"]
+    trial = parse(["verify", "0-1", "--model", "m", "--task", "arithmetic", "-o", "o", *hosts])
+    with pytest.raises(ValueError, match="leave out --distributed"):
+        trial.run()
+
+
 def test_an_unknown_task_is_found_before_the_model_is_looked_for():
     for command in (["evaluate"], ["search"], ["scan"], ["static"], ["menu", "--runs", "run"]):
         given = [*command, "--model", "no/such-model", "--task", "arc_easi", "-o", "out"]
