@@ -98,12 +98,12 @@ class TaskConfig:
     """Random seed of the arithmetic task's examples, and of the prompts that are drawn."""
     choose_prompts: Annotated[int | None, arg(metavar="N")] = None
     """Number of prompts (other solved examples, order of listed options, format) over which a
-    result is chosen: each question is asked in one of them. 4 for scan, static and menu where the
-    task has as many, else 1."""
+    result is chosen: each question is asked in one of them. 4 for scan, static and menu where
+    prompts show examples or list options, else 1."""
     prompts: Annotated[int | None, arg(metavar="N")] = None
     """Number of other prompts, drawn at random, in which each question is asked to measure a
-    result: 8 for verify, and for static and menu where the task has as many, else 1, which is the
-    task's own."""
+    result: 8 for verify, and for static and menu where prompts show examples or list options, else
+    1, which is the task's own."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
@@ -242,6 +242,8 @@ class TaskConfig:
 
         A single one is the task's own, several are drawn. Raises InputError as `prepare`.
         """
+        if self.variants and (self.prompts or 1) > 1:
+            raise InputError("drawn prompts have no variants: leave out --variants or --prompts.")
         maker, questions, others = self.maker(tokenizer, context, stop_tokens)
         return [
             Prepared(

@@ -92,5 +92,7 @@ def test_a_task_without_other_prompts_is_refused(write):
     alone = config.with_prompts(4, 8)
     assert (alone.choose_prompts, alone.prompts) == (1, 2)
     assert SUMS.with_prompts(4, 8).prompts == 8
+    with pytest.raises(InputError, match="leave out --variants or --prompts"):
+        prepare(dataclasses.replace(SUMS, prompts=2, variants=("shots",)), several=True)
     with pytest.raises(InputError, match="prompts must be at least 1"):
         dataclasses.replace(config, prompts=0)
