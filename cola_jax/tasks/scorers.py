@@ -109,7 +109,10 @@ class ScorerMaker:
         """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""
         config = self.config
         if self.prompt_set is not None:
-            raise too_few(config.task, 0, 1)
+            raise InputError(
+                f"the prompts of {config.task} are lm-evaluation-harness's own: give --prompts 1, "
+                "and leave out --choose-prompts."
+            )
         if config.chat or config.format or config.shots_file or config.shots_seed:
             raise InputError(
                 f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
