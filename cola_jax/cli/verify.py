@@ -101,7 +101,9 @@ class Verify(Printing):
             return
         table = Table("prompts", "questions", box=None)
         for count, planned in plans.items():
-            need = f"none suffices: take {planned.least_prompts} prompts or more"
+            need = "none suffices"
+            if planned.least_prompts is not None:
+                need += f": take {planned.least_prompts} prompts or more"
             table.add_row(str(count), str(planned.questions or need))
         console.print(table)
         console.print(

@@ -94,3 +94,5 @@ def test_verify_plans_questions_for_a_difference(common, capsys):
     plans = json.loads(capsys.readouterr().out)
     assert plans["8"]["questions"] > 20
     assert plans["32"]["questions"] < plans["8"]["questions"]
+    main(["verify", "0-3", *common, "--power", "0.01"])
+    assert "None" not in capsys.readouterr().out
