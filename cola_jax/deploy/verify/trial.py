@@ -24,6 +24,7 @@ from cola_jax.deploy.verify.protocol import (
     read_protocol,
 )
 from cola_jax.deploy.verify.verdict import Verdict, decide
+from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity, parse_path
 from cola_jax.runs.session import Session, evaluate_prompts
@@ -86,12 +87,17 @@ def run_trial(
 
     `directory` gets the protocol, before any outcome, and a run for each task and prompt, which
     are resumed. `samplers` are, by task, sessions in every prompt for each sample of answers.
-    Raises InputError for too few questions or prompts, and for a protocol that differs from that
-    of a trial that has begun.
+    Raises InputError for too few questions or prompts, a measure that a task lacks, and a protocol
+    that differs from that of a trial that has begun.
     """
     (first, *_), *_ = sessions.values()
-    for prompts in sessions.values():
+    for task, prompts in sessions.items():
         check_size(len(prompts[0].encoded), len(prompts))
+        if settings.measure == "likelihood" and prompts[0].scorer.open:
+            raise InputError(
+                f"the likelihood of answers is measured where options are scored, and {task} asks "
+                "open questions: give --measure accuracy."
+            )
     metrics = metrics or Metrics()
     folders = {task: str(epath.Path(directory) / task) for task in sessions}
     before = read_protocol(directory)
