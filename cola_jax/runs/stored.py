@@ -41,6 +41,7 @@ FLAGS = {
     "prompt": "--format",
     "prompt.shots": "--num-fewshot",
     "prompt.hash": "--task",
+    "prompt_set": "--shots-seed",
     "grader": "the version of math-verify",
 }
 # settings that decide a verdict, and with PROMPT the prompts
@@ -281,10 +282,18 @@ def polar_samples(run: "Run") -> dict[str, Any]:
 
 
 def stored_verdicts(run: "Run", encoded: Sequence[Encoded], paths: int) -> Verdicts:
-    """Read the verdicts [n, C] of a run of C paths, in the order of `encoded`."""
+    """Read the verdicts [n, C] of a run of C paths, in the order of `encoded`.
+
+    Raises InputError for questions that an engine has set aside, which would count as wrong.
+    """
     place = {each.question.id: i for i, each in enumerate(encoded)}
-    out = Verdicts.empty((len(encoded), paths), most_options(encoded))
-    for row in run.evaluations().to_pylist():
+    out, rows = Verdicts.empty((len(encoded), paths), most_options(encoded)), run.evaluations()
+    if lacking := len(encoded) - rows.num_rows // paths:
+        raise InputError(
+            f"{run.directory} lacks {count(lacking, 'question')}: run the command again with a "
+            "smaller --batch-size, or workers with more memory."
+        )
+    for row in rows.to_pylist():
         i, node = place[row["question"]], row["node"]
         out.put((i, slice(node, node + 1)), stored_verdict(row, encoded[i]))
     return out

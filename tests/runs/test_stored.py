@@ -185,6 +185,8 @@ def test_stored_verdicts_are_in_the_order_of_questions(run):
     verdicts = stored.stored_verdicts(run, [asking("b"), asking("a")], len(PATHS))
     np.testing.assert_array_equal(verdicts.scores, np.stack([SCORES - 1, SCORES]))
     np.testing.assert_array_equal(verdicts.verdict, [[True, False, True]] * 2)
+    with pytest.raises(InputError, match="lacks 1 question: run the command again"):
+        stored.stored_verdicts(run, [asking("b"), asking("a"), asking("c")], len(PATHS))
 
 
 PLAIN, OTHERS = (0, 1, 2), [(0, 1), (1, 2), (0, 2), (2, 1), (2,), (0, 0)]
