@@ -33,11 +33,6 @@ class Components:
     @classmethod
     def of(cls, trial: Crossed) -> "Components":
         """Estimate them from an earlier trial with at least two questions and prompts."""
-        if trial.n < 2 or trial.prompts < 2:
-            raise InputError(
-                f"{trial.n} questions with {trial.prompts} prompts do not tell questions from "
-                "prompts: plan from a trial with at least two of each."
-            )
         residual = math.sqrt(trial.squares.residual)
         return cls(trial.prompt_sd, trial.question_sd, residual)
 

@@ -61,5 +61,3 @@ def test_bad_input_says_how_much_a_test_needs():
         plan(0.05, 2)
     with pytest.raises(InputError, match="a difference of 0 points"):
         plan(0.0, 8)
-    with pytest.raises(InputError, match="at least two of each"):
-        Components.of(Crossed.of(np.zeros((50, 1))))
