@@ -11,7 +11,7 @@ import numpy as np
 from cola_jax.deploy.verify.comparators import affordable_samples
 from cola_jax.deploy.verify.power import Components
 from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
-from cola_jax.errors import reading
+from cola_jax.errors import count, reading
 from cola_jax.files import exists, read_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.tables import (
@@ -103,10 +103,10 @@ def earlier_components(directory: str) -> Components | None:
 
 def voted(task: TaskTrial, path: Path, num_layers: int) -> dict[str, Any] | None:
     """Return a path's accuracy minus that of a vote at its cost; None where it pays for one."""
-    count = affordable_samples(path, num_layers)
-    if count < 2 or not task.samples:
+    samples = affordable_samples(path, num_layers)
+    if samples < 2 or not task.samples:
         return None
-    return {"samples": count, **task.against_vote(path, count).to_json()}
+    return {"samples": samples, **task.against_vote(path, samples).to_json()}
 
 
 def placed(value: float, controls: Sequence[float]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
         figures["sentence"] for claim in content["claims"] for figures in claim["tasks"].values()
     ]
     return RunReport(
-        f"{len(content['claims'])} claims on trial",
+        f"{count(len(content['claims']), 'claim')} on trial",
         sentences,
         Table(rows, columns=("claim", "layers", "correct", f"{unit} more", "p", "verdict")),
         rest,
