@@ -68,8 +68,9 @@ def estimate(values: np.ndarray, draws: int) -> np.ndarray:
     """Return for each count the two gains, and the share that holds elsewhere, [counts, 3]."""
     rows = []
     for count in COUNTS:
-        random = np.random.default_rng(0)  # the same halves for all counts
-        gains = np.array([choose(values, count, random) for _ in range(draws)])
+        # a generator for each draw: the same halves for all counts
+        draw = (np.random.default_rng([0, i]) for i in range(draws))
+        gains = np.array([choose(values, count, random) for random in draw])
         rows.append([*gains.mean(axis=0), (gains[:, 1] >= 0).mean()])
     return np.array(rows)
 
