@@ -106,10 +106,19 @@ class Evaluate(Printing):
     path_flags: PathChoice = dataclasses.field(default_factory=PathFlags)
 
     def run(self) -> None:
-        sessions = self.flags.prepare_each(command=self)
+        from cola_jax.path import format_path, identity
+
+        sessions, prompts = self.flags.prepare_each(command=self), self.flags.task.prompts or 1
+        (first, *_) = sessions.values()
+        paths, plain = self.path_flags.collect(first.num_layers), identity(first.num_layers)
+        if prompts > 1 and plain not in paths:
+            raise InputError(
+                "paths are compared with the identity path in each prompt: add --paths "
+                f"{format_path(plain)}."
+            )
         for directory, session in sessions.items():
-            run_evaluation(session, directory, self.path_flags.collect(session.num_layers))
-        show_results([*sessions], self.json, self.flags.task.prompts or 1)
+            run_evaluation(session, directory, paths)
+        show_results([*sessions], self.json, prompts)
 
 
 def run_evaluation(

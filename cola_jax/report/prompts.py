@@ -25,13 +25,11 @@ from cola_jax.scoring.statistics import Crossed, Effect, holm
 def prompts_report(runs: Sequence[Run]) -> RunReport:
     """Compare paths with the identity path on questions crossed with prompts, a run for each.
 
-    Raises InputError for runs of other paths or questions, and without the identity path.
+    The identity path is one of them. Raises InputError for runs of other paths or questions.
     """
     manifest = runs[0].manifest()
     paths = [tuple(path) for path in manifest["settings"]["paths"]]
     plain = identity(manifest["starts"][-1]["num_layers"])
-    if plain not in paths:
-        raise InputError(f"the identity path was not evaluated: add --paths {format_path(plain)}.")
     right = read_prompts(runs, len(paths))  # [n, K, C]
     before = right[..., paths.index(plain)]
     others = [c for c, path in enumerate(paths) if path != plain]

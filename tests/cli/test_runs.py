@@ -82,6 +82,17 @@ def test_generate_draws_what_the_function_draws(command, tiny_checkpoint, tmp_pa
     assert "the temperature is nan" in refused(*command, "--temperature", "nan")
 
 
+def test_evaluate_compares_paths_over_prompts(tiny_checkpoint, tmp_path, capsys, refused):
+    command = ["evaluate", "--model", tiny_checkpoint, "--task", "arithmetic", "--level", "1"]
+    command += ["--limit", "4", "--prompts", "2", "--output", tmp_path / "run", "--paths", "0-3"]
+    assert "identity path in each prompt: add --paths 0-4" in refused(*command)
+    assert not (tmp_path / "run").exists()
+    main([*map(str, command), "0-4"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 paths on 4 questions in 2 prompts." in text
+    assert "Points more in each prompt path 1 2 p" in text
+
+
 def test_generate_prints_without_a_directory(command, capsys, tmp_path, monkeypatch, refused):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert "there are no prompts" in refused(*command)
