@@ -257,8 +257,8 @@ class TaskFlags:
         """Open a session for each prompt in which a task is measured, without the weights."""
         if self.run.hosts.distributed:
             raise InputError(
-                "results over prompts are put together by one process: leave out --distributed, or "
-                "use --engine ray instead."
+                "a result over prompts needs the answers to all questions: leave out "
+                "--distributed, and give --engine ray to use several machines."
             )
         check_writable(self.out)
         check_task(self.task.task)

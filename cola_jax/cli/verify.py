@@ -57,11 +57,6 @@ class Verify(Printing):
             self.plan(self.power)
             return
         self.settings.check()
-        if self.flags.run.hosts.distributed:
-            raise InputError(
-                "a trial needs the answers to all questions: leave out --distributed, and give "
-                "--engine ray to use several machines."
-            )
         sessions = self.sessions()
         claims = self.read(next(iter(sessions.values()))[0])
         samplers = self.samplers(sessions, claims)
