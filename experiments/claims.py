@@ -37,12 +37,13 @@ class Claims:
 
 def claim_rows(verdicts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield a row for each claim and task of a trial."""
+    unit = "" if verdicts["measure"] == "accuracy" else ", in hundredths of a nat"
     for claim in verdicts["claims"]:
         for task, figures in claim["tasks"].items():
             each = [estimate["value"] for estimate in figures["by_prompt"]]
             place = figures["random"].get("place", "")
             yield (
-                f"{claim['name']}, {task}",
+                f"{claim['name']}, {task}{unit}",
                 str(claim["layers"]),
                 f"{format_percent(figures['before'])} → {format_percent(figures['after'])}",
                 *effect(figures, figures["p_holm"]),
