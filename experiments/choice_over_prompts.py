@@ -57,10 +57,10 @@ def choose(values: np.ndarray, count: int, random: np.random.Generator) -> tuple
     """
     questions, prompts, _ = values.shape
     rows, columns = random.permutation(questions), random.permutation(prompts)
-    chosen = np.resize(columns[: min(count, prompts // 2)], questions // 2)
-    means = values[rows[: questions // 2], chosen].mean(axis=0)
+    half, some = questions // 2, (prompts + 1) // 2  # as many of seven prompts as of eight
+    means = values[rows[:half], np.resize(columns[: min(count, some)], half)].mean(axis=0)
     best = random.choice(np.flatnonzero(means == means.max()))
-    others = values[rows[questions // 2 :]][:, columns[prompts // 2 :], best]
+    others = values[rows[half:]][:, columns[some:], best]
     return float(means[best]), float(others.mean())
 
 
