@@ -87,7 +87,7 @@ def main(settings: Choices) -> None:
     for i, (count, (before, after, holds)) in enumerate(zip(COUNTS, 100 * whole, strict=True)):
         gain, share = reach[3 * i + 1], reach[3 * i + 2]
         cells = before, after, after - gain, after + gain, holds, holds - share, holds + share
-        table.append((count, *(f"{cell:.1f}" for cell in cells)))
+        table.append((str(count), *(f"{cell:.1f}" for cell in cells)))
     show(HEAD, table)
     change = 100 * (whole[-1, 1] - whole[0, 1])
     low, high = change - reach[-1], change + reach[-1]
