@@ -21,6 +21,8 @@ from cola_jax.report.tables import (
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Crossed, Effect, holm
 
+ON_A_LINE = 4  # differences of a row
+
 
 def prompts_report(runs: Sequence[Run]) -> RunReport:
     """Compare paths with the identity path on questions crossed with prompts, a run for each.
@@ -42,20 +44,26 @@ def prompts_report(runs: Sequence[Run]) -> RunReport:
         cells = str(len(paths[c])), correct, f"{points}\n{interval}", format_p(p)
         rows.append(Row(label, cells))
         assert isinstance(effect.difference, Crossed)
-        each = (format_points(estimate.value) for estimate in effect.difference.by_prompt)
-        by_prompt.append(Row(label, (*each, format_p(effect.difference.interaction_p))))
+        each = [estimate.value for estimate in effect.difference.by_prompt]
+        by_prompt.append(Row(label, prompt_cells(each, effect.difference.interaction_p)))
     questions, prompts, _ = right.shape
-    numbers = tuple(map(str, range(1, prompts + 1)))
     return RunReport(
         run_title(manifest["starts"][-1]),
         [],
         Table(rows, columns=("path", "layers", "correct", "points more", "p")),
-        [Table(by_prompt, "Points more in each prompt", ("path", *numbers, "p"))],
+        [Table(by_prompt, columns=("path", "points more in each prompt", "p"))],
         f"{len(paths):,} paths on {questions:,} questions in {prompts:,} prompts.",
         "Intervals: 95 %, with questions and prompts both random; p: two-sided, corrected (Holm). "
         "In each prompt, p is of the test that the prompts do not differ.",
         run_settings(manifest),
     )
+
+
+def prompt_cells(values: Sequence[float], p: float) -> tuple[str, str]:
+    """Format differences in each prompt, some on a line, and the p-value that they are equal."""
+    each = [format_points(value) for value in values]
+    lines = (each[first : first + ON_A_LINE] for first in range(0, len(each), ON_A_LINE))
+    return "\n".join(map("  ".join, lines)), format_p(p)
 
 
 def read_prompts(runs: Sequence[Run], paths: int) -> np.ndarray:

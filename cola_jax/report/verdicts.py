@@ -14,6 +14,7 @@ from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
 from cola_jax.errors import count, reading
 from cola_jax.files import exists, read_json
 from cola_jax.path import format_path, identity
+from cola_jax.report.prompts import prompt_cells
 from cola_jax.report.tables import (
     NO_VALUE,
     Row,
@@ -133,11 +134,10 @@ def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
             rows.append(claim_row(claim, figures, suffix))
             by_prompt.append(prompt_row(claim, figures, suffix))
             others.append(comparator_row(claim, figures, suffix))
-    prompts = len(content["claims"][0]["tasks"][trial.tasks[0].task]["by_prompt"])
-    numbers, unit = tuple(map(str, range(1, prompts + 1))), SHORT[trial.protocol["measure"]]
+    unit = SHORT[trial.protocol["measure"]]
     rest = [
-        Table(by_prompt, f"{unit.capitalize()} more in each prompt", ("claim", *numbers, "p")),
-        Table(others, "Comparators", ("claim", "random", "place", "ShortGPT", "vote", "cost")),
+        Table(by_prompt, columns=("claim", f"{unit} more in each prompt", "p")),
+        Table(others, columns=("claim", "random", "place", "ShortGPT", "vote", "cost")),
     ]
     sentences = [
         figures["sentence"] for claim in content["claims"] for figures in claim["tasks"].values()
@@ -168,7 +168,7 @@ def claim_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Ro
         format_percent(figures["after"]),
         change,
         format_p(figures["p_holm"]),
-        figures["outcome"].replace(" on ", "\non ").replace(" the p", "\nthe p"),
+        figures["outcome"].replace(" on fewer", "\non fewer").replace(" the p", "\nthe p"),
     )
     return Row(claim["name"] + suffix, cells)
 
@@ -176,8 +176,8 @@ def claim_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Ro
 def prompt_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Row:
     """Make the row of a claim's difference in each prompt, and the test that they are one."""
     p = figures["interaction_p"]
-    each = (format_points(estimate["value"]) for estimate in figures["by_prompt"])
-    return Row(claim["name"] + suffix, (*each, format_p(math.nan if p is None else p)))
+    values = [estimate["value"] for estimate in figures["by_prompt"]]
+    return Row(claim["name"] + suffix, prompt_cells(values, math.nan if p is None else p))
 
 
 def comparator_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Row:

@@ -129,7 +129,7 @@ def test_scan_maps_every_block(tiny_checkpoint, tmp_path, capsys, refused):
     task, out = tiny.write_questions(tmp_path / "task.jsonl", 4), tmp_path / "run"
     command = ["scan", "--model", str(tiny_checkpoint), "--task", str(task), "--out", str(out)]
     main([*command, "--longest-block", "2"])
-    assert "18 blocks on 4 questions" in " ".join(capsys.readouterr().out.split())
+    assert "18 blocks of 5 layers on 4 questions" in " ".join(capsys.readouterr().out.split())
     assert len((out / "report.csv").read_text().splitlines()) == 1 + 18
     page = (out / "report.html").read_text()
     assert page.count("<figure id=") == 1

@@ -39,7 +39,7 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     assert end.value.code == 1
     text, error = (" ".join(stream.split()) for stream in capsys.readouterr())
     assert f"called {figures['outcome']} (--fail-on)" in error
-    assert "Points more in each prompt" in text
+    assert "points more in each prompt" in text
     assert "in 3 prompts" in text
     for flags, message in (
         (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
