@@ -90,7 +90,7 @@ def test_evaluate_compares_paths_over_prompts(tiny_checkpoint, tmp_path, capsys,
     main([*map(str, command), "0-4"])
     text = " ".join(capsys.readouterr().out.split())
     assert "2 paths on 4 questions in 2 prompts." in text
-    assert "Points more in each prompt path 1 2 p" in text
+    assert "path points more in each prompt p" in text
 
 
 def test_generate_prints_without_a_directory(command, capsys, tmp_path, monkeypatch, refused):
