@@ -58,7 +58,9 @@ def rule_rows(name: str, content: Mapping[str, Any]) -> Iterator[tuple[str, ...]
     if "effects" in content:
         ways = [(way["rule"], way["layers"], way["held_out"]) for way in content["effects"][1:]]
     elif "front" in content:
-        ways = [(content["path"], content["layers"], content["effect"])]
+        front = [way for place, way in enumerate(content["front"]) if place or way["chosen"]]
+        names = (f"{way['path']}{', chosen' * way['chosen']}" for way in front)
+        ways = [(n, w["layers"], w["held_out"]) for n, w in zip(names, front, strict=True)]
     else:
         ways = [("router", content["layers"], content["held_out"])]
     for label, layers, figures in ways:
