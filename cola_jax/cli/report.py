@@ -215,6 +215,16 @@ def print_json(value: Any) -> None:
     print(readable_json(value, default=str, allow_nan=False))
 
 
+def prompts_json(runs: "Sequence[Run]") -> dict[str, Any]:
+    """Return the effects of paths over several prompts, and the results in each prompt."""
+    from cola_jax import report
+    from cola_jax.path import format_path
+    from cola_jax.report.prompts import prompt_effects
+
+    effects = {format_path(path): each.to_json() for path, each in prompt_effects(runs).items()}
+    return {"effects": effects, "prompts": [report.write_results(run) for run in runs]}
+
+
 def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) -> None:
     """Show the results of one run, or those of several tasks and one table over all of them.
 
@@ -227,12 +237,14 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
     runs = [Run(directory) for directory in directories]
     if len(runs) == 1:
         Report((directories[0],), json=as_json).show(runs[0])
+    elif prompts > 1:
+        tasks = [runs[first : first + prompts] for first in range(0, len(runs), prompts)]
+        if as_json:
+            print_json([prompts_json(each) for each in tasks])
+        for each in () if as_json else tasks:
+            console.print(terminal_report(report.prompts_report(each), whole=True))
     elif as_json:
         print_json([report.write_results(run) for run in runs])
-    elif prompts > 1:
-        for first in range(0, len(runs), prompts):
-            tables = report.prompts_report(runs[first : first + prompts])
-            console.print(terminal_report(tables, whole=True))
     else:
         every = [Report(()).show(run) for run in runs]
         console.print(terminal_table(report.tasks_table(every)))

@@ -29,34 +29,42 @@ def prompts_report(runs: Sequence[Run]) -> RunReport:
 
     The identity path is one of them. Raises InputError for runs of other paths or questions.
     """
-    manifest = runs[0].manifest()
-    paths = [tuple(path) for path in manifest["settings"]["paths"]]
+    manifest, effects = runs[0].manifest(), prompt_effects(runs)
     plain = identity(manifest["starts"][-1]["num_layers"])
-    right = read_prompts(runs, len(paths))  # [n, K, C]
-    before = right[..., paths.index(plain)]
-    others = [c for c, path in enumerate(paths) if path != plain]
-    effects = [Effect.of(right[..., c], before) for c in others]
-    corrected = holm([effect.difference.p for effect in effects])
-    rows = [Row("the model", (str(len(plain)), format_percent(before.mean()), "", ""), bold=True)]
+    model = effects.pop(plain)
+    corrected = holm([effect.difference.p for effect in effects.values()])
+    correct = format_percent(model.before.value)
+    rows = [Row("the model", (str(len(plain)), correct, "", ""), bold=True)]
     by_prompt = []
-    for c, effect, p in zip(others, effects, corrected, strict=True):
-        label, (correct, points, interval) = format_path(paths[c]), effect_cells(effect)
-        cells = str(len(paths[c])), correct, f"{points}\n{interval}", format_p(p)
+    for (path, effect), p in zip(effects.items(), corrected, strict=True):
+        label, (correct, points, interval) = format_path(path), effect_cells(effect)
+        cells = str(len(path)), correct, f"{points}\n{interval}", format_p(p)
         rows.append(Row(label, cells))
         assert isinstance(effect.difference, Crossed)
         each = [estimate.value for estimate in effect.difference.by_prompt]
         by_prompt.append(Row(label, prompt_cells(each, effect.difference.interaction_p)))
-    questions, prompts, _ = right.shape
     return RunReport(
         run_title(manifest["starts"][-1]),
         [],
         Table(rows, columns=("path", "layers", "correct", "points more", "p")),
         [Table(by_prompt, columns=("path", "points more in each prompt", "p"))],
-        f"{len(paths):,} paths on {questions:,} questions in {prompts:,} prompts.",
+        f"{len(rows):,} paths on {model.difference.n:,} questions in {len(runs):,} prompts.",
         "Intervals: 95 %, with questions and prompts both random; p: two-sided, corrected (Holm). "
         "In each prompt, p is of the test that the prompts do not differ.",
         run_settings(manifest),
     )
+
+
+def prompt_effects(runs: Sequence[Run]) -> dict[tuple[int, ...], Effect]:
+    """Compare each path with the identity path, one of them, over a run for each prompt.
+
+    Raises InputError for runs of other paths or questions.
+    """
+    manifest = runs[0].manifest()
+    paths = [tuple(path) for path in manifest["settings"]["paths"]]
+    plain = paths.index(identity(manifest["starts"][-1]["num_layers"]))
+    right = read_prompts(runs, len(paths))  # [n, K, C]
+    return {path: Effect.of(right[..., c], right[..., plain]) for c, path in enumerate(paths)}
 
 
 def prompt_cells(values: Sequence[float], p: float) -> tuple[str, str]:

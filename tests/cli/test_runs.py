@@ -91,6 +91,9 @@ def test_evaluate_compares_paths_over_prompts(tiny_checkpoint, tmp_path, capsys,
     text = " ".join(capsys.readouterr().out.split())
     assert "2 paths on 4 questions in 2 prompts." in text
     assert "path points more in each prompt p" in text
+    main([*map(str, command), "0-4", "--json"])
+    (task,) = json.loads(capsys.readouterr().out)
+    assert (task["effects"]["0-3"]["prompts"], len(task["prompts"])) == (2, 2)
 
 
 def test_generate_prints_without_a_directory(command, capsys, tmp_path, monkeypatch, refused):
