@@ -132,8 +132,8 @@ class TrialSettings:
     """Rules of a trial, fixed before its first outcome."""
 
     measure: Measure = "accuracy"
-    """Primary measure: accuracy, or likelihood, the mean log-likelihood of the correct answer in
-    nats, for tasks on which the model answers at chance."""
+    """Primary measure: accuracy, or likelihood, the mean log-probability of the correct answer
+    among the options in nats, for tasks on which the model answers at chance."""
     margin: float = 3.0
     """Largest loss that counts as none, of a path with fewer layers: in points of accuracy, or in
     hundredths of a nat."""

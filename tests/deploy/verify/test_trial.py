@@ -1,0 +1,24 @@
+"""Measures of a trial."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from cola_jax.deploy.verify.trial import measure_of
+from cola_jax.question import Question
+from cola_jax.scoring.verdicts import Verdicts
+
+
+def test_likelihood_is_among_the_options():
+    questions = [Question("a", "?", ("x", "y"), 0), Question("b", "?", ("x", "y", "z"), 2)]
+    session: Any = SimpleNamespace(encoded=[SimpleNamespace(question=q) for q in questions])
+    scores = np.full((2, 3, 3), np.nan)
+    scores[0, :, :2] = [[-1, -1], [-9, -9], [-1, -9]]  # all options alike, at any height
+    scores[1] = [[0, 0, 0], [0, 0, 50], [np.nan, np.nan, np.nan]]
+    verdicts = Verdicts.of_scores(scores, np.array([[0], [2]]), np.isfinite(scores[..., 0]))
+    measured = measure_of(verdicts, session, "likelihood")
+    worst = np.log(1 / 3)  # of all that are finite, for a path that is not
+    expected = [[np.log(1 / 2), np.log(1 / 2), -np.log1p(np.exp(-8))], [np.log(1 / 3), 0, worst]]
+    np.testing.assert_allclose(measured, expected, atol=1e-6)
+    assert measure_of(verdicts, session, "accuracy")[1].tolist() == [0, 1, 0]
