@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import log_softmax
 
 from cola_jax.deploy.router import prompt_states
 from cola_jax.errors import InputError, check_belongs, reading
@@ -49,13 +48,10 @@ def signals(verdicts: Verdicts) -> Signals:
     """
     if any(verdicts.completion.flat):
         return of_completions(verdicts)
-    known = ~np.isnan(verdicts.scores)
-    finite = verdicts.finite & known.any(axis=-1)
-    scores = np.where(known, verdicts.scores.astype(np.float64), -np.inf)
-    logprob = log_softmax(np.where(finite[..., None], scores, 0.0), axis=-1).max(axis=-1)
+    logprob = verdicts.logprobs.max(axis=-1)
     answer = verdicts.answer.astype(object)
     answer[verdicts.answer == NO_ANSWER] = None
-    return Signals(answer, np.where(finite, logprob, -np.inf))
+    return Signals(answer, np.where(np.isnan(logprob), -np.inf, logprob))
 
 
 def of_completions(verdicts: Verdicts) -> Signals:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
+from scipy.special import log_softmax
 
 from cola_jax.scoring.grader import Grade
 
@@ -43,6 +44,17 @@ class Verdicts(NamedTuple):
         """False where the grader failed, so that the answer may be right or wrong."""
         known = [each is None or each.grade in GRADED for each in self.completion.flat]
         return np.array(known, bool).reshape(self.completion.shape)
+
+    @property
+    def logprobs(self) -> np.ndarray:
+        """The log-probability of each option among the options, [..., J] float64.
+
+        -inf for options that are not there; NaN where a path is not finite or nothing is scored.
+        """
+        known = ~np.isnan(self.scores)
+        scored = (self.finite & known.any(axis=-1))[..., None]
+        scores = np.where(known, self.scores.astype(np.float64), -np.inf)
+        return np.where(scored, log_softmax(np.where(scored, scores, 0.0), axis=-1), np.nan)
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], options: int) -> "Verdicts":

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from scipy.special import log_softmax
 
 from cola_jax.deploy.settings import Measure, TrialSettings
 from cola_jax.deploy.verify.claims import Claim
@@ -179,12 +178,9 @@ def measure_of(verdicts: Verdicts, session: Session, measure: Measure) -> np.nda
         return verdicts.verdict.astype(float)
     answers = [each.question.answer for each in session.encoded]
     # among the options: a path that likes all of them better, such as letters, knows no more
-    scores = np.where(np.isnan(verdicts.scores), -np.inf, verdicts.scores.astype(float))
-    finite = verdicts.finite & np.isfinite(scores).any(axis=-1)
-    logprob = log_softmax(np.where(finite[..., None], scores, 0.0), axis=-1)
-    logprob = logprob[np.arange(len(answers)), :, answers]
+    logprob = verdicts.logprobs[np.arange(len(answers)), :, answers]
     # a path that is not finite is as bad as the worst that is
-    return np.where(finite, logprob, logprob[finite].min(initial=0))
+    return np.where(np.isnan(logprob), np.nanmin(logprob, initial=0), logprob)
 
 
 def mean_tokens(rows: Sequence[Verdicts], c: int) -> float:
