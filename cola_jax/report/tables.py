@@ -14,11 +14,10 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
-from cola_jax.scoring.statistics import Effect, Share
+from cola_jax.scoring.statistics import ALPHA, Effect, Share
 from cola_jax.strategies.rules import PRESETS
 
 NO_VALUE = "–"
-ALPHA = 0.05
 MAX_NAME, MAX_VALUE = 120, 1000  # characters of a title and of a setting
 PATH = re.compile(r"[\d,()x-]+( \(identity\))?$")
 COLUMNS = ("", "value", "95 % interval", "n")

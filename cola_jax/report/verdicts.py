@@ -11,9 +11,10 @@ import numpy as np
 from cola_jax.deploy.verify.comparators import affordable_samples
 from cola_jax.deploy.verify.power import Components
 from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
+from cola_jax.deploy.verify.verdict import Verdict
 from cola_jax.errors import count, reading
 from cola_jax.files import exists, read_json
-from cola_jax.path import format_path, identity
+from cola_jax.path import format_path, identity, parse_path
 from cola_jax.report.prompts import prompt_cells
 from cola_jax.report.tables import (
     NO_VALUE,
@@ -26,12 +27,20 @@ from cola_jax.report.tables import (
     format_points,
     title,
 )
-from cola_jax.scoring.statistics import number_or_none
+from cola_jax.scoring.statistics import ALPHA, number_or_none
 from cola_jax.storage import path_of
 
 VERDICTS = "verdicts.json"
 SETTINGS = ("hash", "model", "dtype", "measure", "margin", "seed", "tests")  # of the protocol
-SHORT = {"accuracy": "points", "likelihood": "nats/100"}  # units of differences
+UNITS = {"accuracy": "points", "likelihood": "hundredths of a nat"}  # of differences
+SHORT = UNITS | {"likelihood": "nats/100"}
+STATED = {
+    "better": "{claim} is better on {task}",
+    "worse": "{claim} is worse on {task}",
+    "as good on fewer layers": "{claim} is as good on {task} on fewer layers",
+    "depends on the prompt": "The effect of {claim} on {task} depends on the prompt",
+    "nothing shown": "Nothing shown for {claim} on {task}",
+}
 
 
 def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> dict[str, Any]:
@@ -39,8 +48,7 @@ def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> 
 
     `seconds` are those a question that paths take alone, by task.
     """
-    protocol = trial.protocol
-    claims = []
+    protocol, unit, claims = trial.protocol, UNITS[trial.protocol["measure"]], []
     for claim, verdicts in zip(trial.claims, trial.verdicts, strict=True):
         tasks = {
             task.task: claim_content(trial, claim.path, task, seconds[task.task])
@@ -48,7 +56,7 @@ def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> 
                 "outcome": verdict.outcome,
                 "p_holm": verdict.p,
                 "noninferior_p_holm": verdict.noninferior_p,
-                "sentence": verdict.sentence(claim.name, task_title(task.task)),
+                "sentence": sentence(verdict, claim.name, task_title(task.task), unit),
             }
             for task, verdict in zip(trial.tasks, verdicts, strict=True)
         }
@@ -61,6 +69,53 @@ def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> 
             "claims": claims,
         }
     )
+
+
+def sentence(verdict: Verdict, claim: str, task: str, unit: str = "points") -> str:
+    """State a verdict, whose effect is in hundredths of the unit's whole."""
+    effect = verdict.effect
+    low, high = map(format_points, effect.interval)
+    alone = ", for this prompt alone" if effect.prompts == 1 else ""
+    return (
+        f"{STATED[verdict.outcome].format(claim=claim, task=task)}{alone}: "
+        f"{format_points(effect.value)} {unit} ({low} to {high}, {p_value(verdict.p)})"
+        f"{stated_loss(verdict, unit)}{stated_prompts(verdict)}{stated_power(verdict, unit)}."
+    )
+
+
+def stated_loss(verdict: Verdict, unit: str) -> str:
+    """Compare a loss with the margin, if it decided."""
+    margin = f"{100 * verdict.margin:g} {unit}"
+    if verdict.outcome == "as good on fewer layers":
+        return f"; a loss of {margin} is excluded ({p_value(verdict.noninferior_p)})"
+    if verdict.outcome == "worse" and verdict.noninferior_p <= ALPHA:
+        return f"; the loss lies within the margin of {margin}"
+    return ""
+
+
+def stated_prompts(verdict: Verdict) -> str:
+    """State how far prompts differ, if they do."""
+    effect = verdict.effect
+    if not effect.interaction_p <= ALPHA:
+        return ""
+    values = [estimate.value for estimate in effect.by_prompt]
+    size = "" if verdict.outcome == "depends on the prompt" else "the size depends on the prompt, "
+    spread = f"{format_points(min(values))} to {format_points(max(values))}"
+    p = p_value(effect.interaction_p)
+    return f"; {size}{spread} over {len(values)} prompts (interaction {p})"
+
+
+def stated_power(verdict: Verdict, unit: str) -> str:
+    """State the difference that a trial which shows nothing would have shown."""
+    if verdict.outcome != "nothing shown":
+        return ""
+    size = 100 * verdict.effect.detectable(alpha=ALPHA / verdict.tests)
+    return f"; a difference of {size:.1f} {unit} would have been shown four times in five"
+
+
+def p_value(p: float) -> str:
+    """Format a p-value in a sentence."""
+    return "p < 0.001" if p < 0.001 else f"p = {format_p(p)}"
 
 
 def claim_content(
@@ -87,19 +142,46 @@ def claim_content(
     }
 
 
-def earlier_components(directory: str) -> Components | None:
-    """Read the largest components of variance of an earlier trial; None where there is none."""
+def earlier_figures(directory: str, protocol: str | None = None) -> list[dict[str, Any]]:
+    """Read the figures of all claims and tasks of an earlier trial; [] where there is none.
+
+    `protocol` is the hash of the trial's, any by default.
+    """
     file = path_of(directory) / VERDICTS
     if not exists(file):
-        return None
+        return []
     with reading(file):
-        claims = read_json(file)["claims"]
-        tasks = [task for claim in claims for task in claim["tasks"].values()]
-        known = [task["components"] for task in tasks if task["components"]]
-        if not known:
+        content = read_json(file)
+        if protocol not in (None, content["protocol"]):
+            return []
+        return [
+            {"path": claim["path"], "task": task, **figures}
+            for claim in content["claims"]
+            for task, figures in claim["tasks"].items()
+        ]
+
+
+def earlier_components(directory: str) -> Components | None:
+    """Read the largest components of variance of an earlier trial; None where there is none."""
+    every = [figures["components"] for figures in earlier_figures(directory)]
+    if not (known := [components for components in every if components]):
+        return None
+    names = [field.name for field in dataclasses.fields(Components)]
+    return Components(*(max(float(each[name]) for each in known) for name in names))
+
+
+def earlier_seconds(directory: str, trial: Trial) -> dict[str, dict[Path, float]] | None:
+    """Read the timings of the same trial, by task, if it was shown before; otherwise None."""
+    layers, seconds = trial.protocol["num_layers"], {task.task: {} for task in trial.tasks}
+    for figures in earlier_figures(directory, trial.protocol["hash"]):
+        before, after = figures["seconds"]
+        if before is None:
             return None
-        names = [field.name for field in dataclasses.fields(Components)]
-        return Components(*(max(float(each[name]) for each in known) for name in names))
+        seconds[figures["task"]] |= {
+            identity(layers): before,
+            parse_path(figures["path"], layers): after,
+        }
+    return seconds if all(seconds.values()) else None
 
 
 def voted(task: TaskTrial, path: Path, num_layers: int) -> dict[str, Any] | None:

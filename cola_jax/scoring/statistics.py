@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import nctdtrinc
 from scipy.stats import binom, binomtest, f, norm, t
 
-LEVEL = 0.95
+LEVEL, ALPHA = 0.95, 0.05  # of intervals and of tests
 Z = float(norm.ppf((1 + LEVEL) / 2))
 
 
@@ -261,7 +261,7 @@ class Crossed:
         lost = math.ceil(max(0.0, -self.value) * self.n - 1e-9)
         return max(p, float(binom.cdf(lost, self.n, margin)))
 
-    def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float:
+    def detectable(self, power: float = 0.8, alpha: float = ALPHA) -> float:
         """Return the smallest true mean that is shown with this power at a two-sided `alpha`."""
         critical = t.isf(alpha / 2, self.df)
         return float(nctdtrinc(self.df, 1 - power, critical)) * self.se

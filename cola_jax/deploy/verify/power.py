@@ -9,9 +9,9 @@ from typing import NamedTuple
 from scipy.stats import nct, t
 
 from cola_jax.errors import InputError
-from cola_jax.scoring.statistics import Crossed, MeanSquares
+from cola_jax.scoring.statistics import ALPHA, Crossed, MeanSquares
 
-POWER, ALPHA = 0.8, 0.05
+POWER = 0.8
 # With fewer questions, the test for one prompt errs in up to 8.5 % of trials; with two prompts it
 # needs 12.7 standard errors.
 LEAST_QUESTIONS, LEAST_PROMPTS = 20, 3

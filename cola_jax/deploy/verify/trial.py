@@ -32,7 +32,6 @@ from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
-UNITS: dict[Measure, str] = {"accuracy": "points", "likelihood": "hundredths of a nat"}
 TIMED = 16  # questions on which a path is timed
 REPEATS = 3  # timings, of which the shortest counts
 
@@ -230,7 +229,6 @@ def decide_trial(
     pairs = [(claim, task) for claim in claims for task in tasks]
     effects = [task.effect(claim.path, plain) for claim, task in pairs]
     shorter = [len(claim.path) < len(plain) for claim, _ in pairs]
-    unit = UNITS[settings.measure]
-    verdicts = decide(effects, shorter, settings.margin / 100, unit)
+    verdicts = decide(effects, shorter, settings.margin / 100)
     rows = [verdicts[i : i + len(tasks)] for i in range(0, len(verdicts), len(tasks))]
     return Trial(protocol, claims, comparators, tasks, rows)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cola_jax.deploy.verify.verdict import decide
+from cola_jax.report.verdicts import sentence as stated
 from cola_jax.scoring.statistics import Crossed
 
 
@@ -52,7 +53,7 @@ def changed(n: int, *by_prompt: int) -> Crossed:
 def test_decide_says_each_outcome(effect, shorter, outcome, sentence):
     (verdict,) = decide([effect], [shorter], 0.03)
     assert verdict.outcome == outcome
-    assert verdict.sentence("0-28", "arc") == sentence
+    assert stated(verdict, "0-28", "arc") == sentence
 
 
 def test_decide_corrects_over_all_claims_and_tasks():
@@ -62,7 +63,7 @@ def test_decide_corrects_over_all_claims_and_tasks():
     assert {v.outcome for v in many} == {"nothing shown"}
     assert many[0].p == pytest.approx(5 * effect.p)
     # the size that would have been shown is that of the corrected test
-    assert f"{100 * effect.detectable(alpha=0.01):.1f} points" in many[0].sentence("a", "b")
+    assert f"{100 * effect.detectable(alpha=0.01):.1f} points" in stated(many[0], "a", "b")
 
 
 def test_decide_corrects_noninferiority_over_shorter_paths_only():
