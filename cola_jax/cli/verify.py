@@ -49,7 +49,12 @@ class Verify(Printing):
         from cola_jax.deploy.verify.trial import run_trial, time_paths
         from cola_jax.report import write_page
         from cola_jax.report.tables import markdown_report, terminal_report
-        from cola_jax.report.verdicts import VERDICTS, trial_report, verdicts_json
+        from cola_jax.report.verdicts import (
+            VERDICTS,
+            earlier_seconds,
+            trial_report,
+            verdicts_json,
+        )
 
         if not self.claims:
             raise UsageError("`cola verify` needs CLAIMS: give at least one, such as 0-28.")
@@ -64,7 +69,8 @@ class Verify(Printing):
         trial = run_with_progress(
             lambda metrics: run_trial(sessions, claims, out, settings, metrics, samplers)
         )
-        content = verdicts_json(trial, time_paths(sessions, trial))
+        seconds = earlier_seconds(out, trial) or time_paths(sessions, trial)
+        content = verdicts_json(trial, seconds)
         folder = path_of(out)
         write_whole(folder / VERDICTS, readable_json(content).encode() + b"\n")
         tables = trial_report(trial, content)

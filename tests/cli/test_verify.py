@@ -33,10 +33,10 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     prompts = protocol["tasks"]["arithmetic"]["prompts"]
     assert len({prompt["prompt"]["hash"] for prompt in prompts}) == 3
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
-    monkeypatch.setattr("cola_jax.deploy.verify.trial.time_alone", lambda *_: {})
     with pytest.raises(SystemExit) as end:
         main(["verify", "0-3", "0-2,2,3-4", *common, "--fail-on", figures["outcome"]])
     assert end.value.code == 1
+    assert json.loads((out / "verdicts.json").read_text()) == verdicts  # with its timings
     text, error = (" ".join(stream.split()) for stream in capsys.readouterr())
     assert f"called {figures['outcome']} (--fail-on)" in error
     assert "points more in each prompt" in text
