@@ -19,7 +19,7 @@ from scipy.stats import t
 from tyro.conf import Positional
 
 from cola_jax.path import identity
-from cola_jax.report.prompts import read_prompts
+from cola_jax.report.prompts import read_verdicts
 from cola_jax.runs.run import Run
 from experiments.paper.results import show
 
@@ -46,7 +46,7 @@ def differences(directories: Sequence[str]) -> np.ndarray:
     runs = [Run(directory) for directory in directories]
     paths = [tuple(path) for path in runs[0].settings()["paths"]]
     plain = paths.index(identity(runs[0].manifest()["starts"][-1]["num_layers"]))
-    right = read_prompts(runs, len(paths)).astype(float)
+    right = read_verdicts(runs, len(paths)).astype(float)
     return np.delete(right - right[..., [plain]], plain, axis=2)
 
 

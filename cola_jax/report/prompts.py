@@ -63,7 +63,7 @@ def prompt_effects(runs: Sequence[Run]) -> dict[tuple[int, ...], Effect]:
     manifest = runs[0].manifest()
     paths = [tuple(path) for path in manifest["settings"]["paths"]]
     plain = paths.index(identity(manifest["starts"][-1]["num_layers"]))
-    right = read_prompts(runs, len(paths))  # [n, K, C]
+    right = read_verdicts(runs, len(paths))  # [n, K, C]
     return {path: Effect.of(right[..., c], right[..., plain]) for c, path in enumerate(paths)}
 
 
@@ -74,7 +74,7 @@ def prompt_cells(values: Sequence[float], p: float) -> tuple[str, str]:
     return "\n".join(map("  ".join, lines)), format_p(p)
 
 
-def read_prompts(runs: Sequence[Run], paths: int) -> np.ndarray:
+def read_verdicts(runs: Sequence[Run], paths: int) -> np.ndarray:
     """Read verdicts [n, K, C] of runs of the same paths and questions; InputError for others."""
     ids, columns = None, []
     for run in runs:

@@ -292,7 +292,7 @@ def trial_lead(trial: Trial) -> str:
     """State the size of a trial."""
     parts = []
     for task in trial.tasks:
-        questions, prompts = next(iter(task.measured.values())).right.shape
+        questions, prompts = task.size
         parts.append(
             f"{task_title(task.task)}: {len(task.measured):,} paths on {questions:,} questions "
             f"{'for this prompt alone' if prompts == 1 else f'in {prompts:,} prompts'}."
@@ -303,8 +303,8 @@ def trial_lead(trial: Trial) -> str:
 def trial_note(trial: Trial) -> str:
     """Explain the tables."""
     unit = SHORT[trial.protocol["measure"]]
-    (shape, *_) = (measured.right.shape for measured in trial.tasks[0].measured.values())
-    random = "questions" if shape[1] == 1 else "questions and prompts both"
+    _, prompts = trial.tasks[0].size
+    random = "questions" if prompts == 1 else "questions and prompts both"
     return (
         f"Intervals: 95 %, with {random} random. p: two-sided, corrected (Holm) for all claims and "
         "tasks. Place: that of the claim among random paths with the same "

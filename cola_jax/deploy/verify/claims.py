@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cola_jax.deploy.verify.edited_model import find_path
+from cola_jax.deploy.verify.edited_model import path_of_model
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, parse_yaml, read_bytes, read_text
 from cola_jax.formats.conversion import HUB_ID, similar_name
@@ -30,7 +30,7 @@ from cola_jax.question import digest
 
 DROPPED, LAYERS = "dropped:", "layers:"  # prefixes of lists of layers
 PATH_TEXT = re.compile(r"[0-9(][0-9\s,;.()x-]*|blocks:.*", re.IGNORECASE)
-EVOPRESS = {"none", "attn", "mlp", "attn+mlp"}  # what a layer loses, one a line
+EVOPRESS = {"none", "attn", "mlp", "attn+mlp"}  # lost parts of a layer, one a line
 SEARCHES = {"polar": "PoLar", "drllm": "Dr.LLM"}
 FORMS = (
     "A claim is a path such as 0-5,7,7,8-29, a block of RYS such as (30,34) or "
@@ -90,7 +90,7 @@ def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
         if not is_model:
             raise InputError(f"{shown(text)} is not a claim{similar_name(place)}. {FORMS}")
     if is_model:
-        path, model_digest = find_path(text, checkpoint)
+        path, model_digest = path_of_model(text, checkpoint)
         note = "Each layer of the model is equal to the layer of the base model on the path."
         return Claim(place.name, text, "model", path, model_digest, note)
     if place.is_dir():
@@ -187,7 +187,7 @@ def from_json(text: str, content: str, num_layers: int) -> Claim:
     """
     file, value = Path(text).expanduser(), parse_without_nulls(content)
     if (samples := read_samples(value, num_layers)) is not None:
-        return most_often_right(file.name, text, kind_of(value), samples, num_layers)
+        return most_often_right(file.name, text, search_kind(value), samples, num_layers)
     if isinstance(value, list) and any(isinstance(layer, int) for layer in value):
         raise InputError(
             f"a list of layers may be a path, or layers that are dropped: give {LAYERS}{text} or "
@@ -221,13 +221,13 @@ def from_directory(text: str, num_layers: int) -> Claim:
             read = read_samples(value, num_layers)
             if read is None:
                 raise InputError("it is not a result of PoLar or Dr.LLM: move it elsewhere.")
-        samples, kinds = samples + read, [*kinds, kind_of(value)]
+        samples, kinds = samples + read, [*kinds, search_kind(value)]
     file_digest = digest(*((str(file.relative_to(folder)), digest_of(file)) for file in files))
     claim = most_often_right(folder.name, text, kinds[0], samples, num_layers)
     return dataclasses.replace(claim, digest=file_digest)
 
 
-def kind_of(value: Any) -> str:
+def search_kind(value: Any) -> str:
     """Return the kind of a claim whose questions were searched."""
     return "drllm" if is_drllm(value) else "polar"
 

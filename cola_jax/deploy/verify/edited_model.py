@@ -22,7 +22,7 @@ FREE = ("num_layers", "windows", "layer_ropes", "context")
 Digests = dict[str, list[str]]  # of each weight and layer attribute: one a layer, or one in all
 
 
-def find_path(model: str, directory: str | os.PathLike[str]) -> tuple[tuple[int, ...], str]:
+def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[tuple[int, ...], str]:
     """Return the path whose layers are those of an edited model, and the digest of that model.
 
     `model` is a Hub id, a directory in Hugging Face layout or a .gguf file, `directory` the

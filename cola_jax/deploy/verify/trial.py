@@ -1,6 +1,7 @@
 """A trial: claims and their comparators, run on the same questions in several prompts."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,7 +38,7 @@ REPEATS = 3  # timings, of which the shortest counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Measured:
+class PathScores:
     """A path on a task: fields [n, K] of n questions and K prompts, and the mean tokens."""
 
     values: np.ndarray  # of the primary measure
@@ -50,8 +51,13 @@ class TaskTrial:
     """All paths of a trial on one task."""
 
     task: str
-    measured: dict[Path, Measured]
+    measured: dict[Path, PathScores]
     samples: list[list[Verdicts]]  # of the identity path [n, 1], m in each prompt
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The numbers of questions and prompts, n and K."""
+        return next(iter(self.measured.values())).right.shape
 
     def effect(self, path: Path, other: Path) -> Crossed:
         """Return the difference between two paths within question and prompt."""
@@ -98,7 +104,6 @@ def run_trial(
                 "open questions: give --measure accuracy."
             )
     metrics = metrics or Metrics()
-    folders = {task: str(epath.Path(directory) / task) for task in sessions}
     before = read_protocol(directory)
     comparators = make_comparators(first, claims, before, settings, metrics)
     rules = {"measure": settings.measure, "margin": settings.margin, "seed": settings.seed}
@@ -111,13 +116,16 @@ def run_trial(
     paths = [identity(first.num_layers), *(c.path for c in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
     metrics.total = sum(len(p) * len(p[0].encoded) * len(paths) for p in sessions.values())
-    tasks = [
-        measure_task(
-            *(task, prompts, samplers.get(task, []), paths, folders[task], protocol["hash"]),
-            *(settings, metrics),
-        )
-        for task, prompts in sessions.items()
-    ]
+    evaluate = functools.partial(evaluate_prompts, metrics=metrics, protocol=protocol["hash"])
+    tasks = []
+    for task, prompts in sessions.items():
+        folder, plain = str(epath.Path(directory) / task), paths[:1]
+        samples = [
+            evaluate(each, f"{folder}/sample-{number}", plain)
+            for number, each in enumerate(samplers.get(task, []), start=1)
+        ]
+        rows = evaluate(prompts, folder, paths)
+        tasks.append(task_trial(task, prompts, paths, rows, samples, settings.measure))
     return decide_trial(protocol, claims, comparators, tasks, settings)
 
 
@@ -144,28 +152,20 @@ def make_comparators(
     return Comparators(shortgpt, random)
 
 
-def measure_task(
+def task_trial(
     task: str,
     prompts: Sequence[Session],
-    samplers: Sequence[Sequence[Session]],
     paths: Sequence[Path],
-    directory: str,
-    protocol: str,
-    settings: TrialSettings,
-    metrics: Metrics,
+    rows: Sequence[Verdicts],
+    samples: Sequence[Sequence[Verdicts]],
+    measure: Measure,
 ) -> TaskTrial:
-    """Evaluate all paths on a task in every prompt, and the identity path by every sampler."""
-    plain = [identity(prompts[0].num_layers)]
-    samples = [
-        evaluate_prompts(each, f"{directory}/sample-{j}", plain, metrics, protocol=protocol)
-        for j, each in enumerate(samplers, start=1)
-    ]
-    rows = evaluate_prompts(prompts, directory, paths, metrics, protocol=protocol)
+    """Arrange the verdicts of C paths in each prompt [n, C], and of each sample and prompt."""
     pairs = zip(rows, prompts, strict=True)
-    values = np.stack([measure_of(row, each, settings.measure) for row, each in pairs], axis=1)
+    values = np.stack([measure_of(row, each, measure) for row, each in pairs], axis=1)
     right = np.stack([each.verdict for each in rows], axis=1)
     measured = {
-        path: Measured(values[..., c], right[..., c], mean_tokens(rows, c))
+        path: PathScores(values[..., c], right[..., c], mean_tokens(rows, c))
         for c, path in enumerate(paths)
     }
     return TaskTrial(task, measured, [list(each) for each in zip(*samples, strict=True)])

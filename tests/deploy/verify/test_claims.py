@@ -82,7 +82,7 @@ def edited(pair, tmp_path):
 
 
 def test_read_claim_takes_models_of_the_hub(monkeypatch):
-    monkeypatch.setattr(claims, "find_path", lambda model, directory: ((0, 1, 1), model))
+    monkeypatch.setattr(claims, "path_of_model", lambda model, directory: ((0, 1, 1), model))
     claim = read_claim("owner/name@main", NOWHERE, 2)
     assert (claim.kind, claim.path, claim.digest) == ("model", (0, 1, 1), "owner/name@main")
 
