@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -20,6 +20,8 @@ from cola_jax.tasks.task import Prepared
 
 if TYPE_CHECKING:
     from cola_jax.runs.ray import RayEngine
+
+Result = TypeVar("Result")
 
 
 class ModelHandle:
@@ -41,23 +43,21 @@ class ModelHandle:
         self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata), backend)
         self.loaded: Model | None = None
 
-    def prepare(self, prepare: Callable[..., list[Prepared]]) -> list[Prepared]:
-        """Encode the questions of a task, in one prompt or several.
-
-        Raises InputError for tokens outside the vocabulary.
-        """
-        every = prepare(
+    def prepare(self, prepare: Callable[..., Result]) -> Result:
+        """Call a function that encodes questions with the tokenizer, as `TaskConfig.prepare`."""
+        return prepare(
             checkpoint.load_tokenizer(self.directory),
             context=self.config.context,
             stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
         )
-        for prepared in every:
-            variants = (variant.encoded for variant in prepared.variants)
-            for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):
-                check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
-                if encoded.prompts.targets is not None:
-                    check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
-        return every
+
+    def check(self, prepared: Prepared) -> None:
+        """Raise InputError for tokens outside the vocabulary."""
+        variants = (variant.encoded for variant in prepared.variants)
+        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):
+            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
+            if encoded.prompts.targets is not None:
+                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
 
     def load(self, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
         """Load the weights, once; the metrics, or a bar, show the progress."""

@@ -117,7 +117,7 @@ class Session:
         answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        (prepared,) = handle.prepare(lambda *args, **given: [prepare(*args, **given)])
+        prepared = handle.prepare(prepare)
         session = cls.of(handle, prepared, run_config, metadata)
         if answers is not None:
             ours = asked_here(session.settings, prepared.encoded)
@@ -150,6 +150,7 @@ class Session:
         metadata: dict[str, Any] | None = None,
     ) -> "Session":
         """Make the session of encoded questions; the arguments are as for `prepare`."""
+        handle.check(prepared)
         engine, shard, saved = run_config.engine, run_config.shard, handle.metadata
         settings = {
             "model": checkpoint.model_digest(saved),
