@@ -24,7 +24,7 @@ from cola_jax.scoring.divergence import Divergence, divergences, without_answers
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.tasks.task import place_of
+from cola_jax.tasks.prompt_sets import place_of
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -119,7 +119,7 @@ def find_path(
 
 def label_free(session: "Session") -> "Session":
     """Return a session of the same prompts that scores their divergence from the model's own."""
-    prompts = len(session.settings.get("choose_prompts", "1"))
+    prompts = len(session.settings.get("choose_prompts", ())) or 1
     asked = defaultdict(list)  # the questions of each prompt
     for each in session.encoded:
         asked[place_of(each.question, prompts)].append(each)

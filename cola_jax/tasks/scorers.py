@@ -1,55 +1,28 @@
-"""The scorers of a task: that of its own prompt, and those of drawn ones."""
+"""`ScorerMaker`: makes the scorer of a task, with its own prompt or a drawn one."""
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cola_jax import scoring
 from cola_jax.errors import InputError
-from cola_jax.question import Question, digest
+from cola_jax.question import Question
 from cola_jax.scoring.answer import check_rule
 from cola_jax.tasks.formats import Shots, check_answerable, format_of, load_shots
 from cola_jax.tasks.harness import load_task
-from cola_jax.tasks.prompt_sets import (
-    ATTEMPTS,
-    CHOOSE,
-    MEASURE,
-    RESERVED,
-    PromptSet,
-    too_few,
-)
+from cola_jax.tasks.prompt_sets import PromptSet
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import Task
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.scorer import Encoded, Scorer
+    from cola_jax.scoring.scorer import Scorer
     from cola_jax.tasks.task import TaskConfig
 
 # the scorer and the format of multiple choice by default, and those of kinds with others
 USUAL = ("options", "plain")
 DEFAULTS = {"mmlu": ("letter", "harness")}
 DECODING = ("max_new_tokens", "rule", "temperature", "sample_seed")  # of scorers that decode
-
-
-class Prompt(NamedTuple):
-    """A way to ask the questions of a task: its scorer, and its record for a run's settings."""
-
-    scorer: "Scorer"
-    record: dict[str, Any]
-    prompt_set: PromptSet | None = None  # None for the task's own
-
-    def encode(self, question: Question) -> "Encoded":
-        """Encode a question, with its options in the order of the set."""
-        if self.prompt_set is not None and self.scorer.lists_options:
-            question = self.prompt_set.reorder(question)
-        return self.scorer.encode(question)
-
-    @property
-    def key(self) -> str:
-        """The digest of what tells this prompt from others."""
-        name = self.record.get("prompt_set") if self.scorer.lists_options else None
-        return digest(self.record.get("prompt"), name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,42 +41,6 @@ class ScorerMaker:
         scorer, record = (self.of_library if self.task.of_library else make)()
         chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
         return scorer, {"scorer": scorer.name, "chat": chat} | record
-
-    def own_prompt(self) -> Prompt:
-        """Make the task's own prompt."""
-        return Prompt(*self.make())
-
-    def choosing_prompts(self, count: int) -> list[Prompt]:
-        """Make the task's own prompt and others, none of which measures a result."""
-        own = self.own_prompt()
-        if count == 1:
-            return [own]
-        reserved = self.draw(MEASURE, RESERVED, [own], at_least=0)
-        return [own, *self.draw(CHOOSE, count - 1, [own, *reserved])]
-
-    def measuring_prompts(self, count: int) -> list[Prompt]:
-        """Make the task's own prompt, or draw several others; InputError where it has too few."""
-        own = self.own_prompt()
-        return [own] if count == 1 else self.draw(MEASURE, count, [own])
-
-    def draw(
-        self, purpose: str, count: int, others: Sequence[Prompt], at_least: int | None = None
-    ) -> list[Prompt]:
-        """Draw distinct prompts; InputError where fewer than `at_least`, or `count`, are found."""
-        known, drawn = {prompt.key for prompt in others}, list[Prompt]()
-        for number in range(ATTEMPTS * count):
-            prompt_set = PromptSet(f"{purpose} {number}", self.config.shots_seed)
-            scorer, record = dataclasses.replace(self, prompt_set=prompt_set).make()
-            record["prompt_set"] = f"{prompt_set.name}, seed {prompt_set.seed}"
-            prompt = Prompt(scorer, record, prompt_set)
-            if prompt.key not in known:
-                known.add(prompt.key)
-                drawn.append(prompt)
-            if len(drawn) == count:
-                break
-        if len(drawn) < (count if at_least is None else at_least):
-            raise too_few(self.config.task, len(drawn), count)
-        return drawn
 
     def of_library(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""

@@ -10,9 +10,10 @@ from tyro.conf import arg
 
 from cola_jax import scoring
 from cola_jax.errors import InputError, shorten
-from cola_jax.question import Question, content, sha256, split, stable_hash
+from cola_jax.question import Question, content, sha256, split
 from cola_jax.scoring import ScorerName
 from cola_jax.tasks.formats import FORMATS, format_of
+from cola_jax.tasks.prompt_sets import choosing_prompts, measuring_prompts, place_of
 from cola_jax.tasks.registry import (
     ARITHMETIC,
     TASKS,
@@ -213,7 +214,7 @@ class TaskConfig:
             if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
-        prompts = maker.choosing_prompts(self.choose_prompts or 1)
+        prompts = choosing_prompts(maker, self.choose_prompts or 1)
         scorer, record = prompts[0].scorer, prompts[0].record
         if len(prompts) > 1:
             record = record | {"choose_prompts": [prompt.record for prompt in prompts]}
@@ -252,13 +253,13 @@ class TaskConfig:
                 prompt.record,
                 held_out=list(map(prompt.encode, others)),
             )
-            for prompt in maker.measuring_prompts(self.prompts or 1)
+            for prompt in measuring_prompts(maker, self.prompts or 1)
         ]
 
     def maker(
         self, tokenizer: Any, context: int, stop_tokens: Callable[[], Sequence[int]]
     ) -> "tuple[ScorerMaker, list[Question], list[Question]]":
-        """Load the questions to run, the held-out ones, and what makes their scorers."""
+        """Return a maker of scorers, the questions to run, and those held out."""
         task, (sources, train, held) = find_task(self.task), self.load()
         questions, others = (train, held) if self.part == "train" else (held, [])
         if not questions:
@@ -267,11 +268,6 @@ class TaskConfig:
         if not task.choice:
             common["stop_tokens"] = stop_tokens()
         return ScorerMaker(self, task, tokenizer, sources, common), questions, others
-
-
-def place_of(question: Question, prompts: int) -> int:
-    """Return which of several prompts a question is asked in, by a hash of its id."""
-    return stable_hash(f"prompt {question.id}") % prompts
 
 
 def hold_out(
