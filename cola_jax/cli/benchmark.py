@@ -67,6 +67,8 @@ class Benchmark(Printing):
         from cola_jax.runs.session import RunConfig
 
         config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
+        if self.task.measures_in_several:
+            raise InputError("a benchmark asks each question in one prompt: leave out --prompts.")
         session = open_session(self.model, self.task.prepare, config)
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
         rounds = []

@@ -175,7 +175,9 @@ class Distill(Printing):
         Run(self.source).manifest()  # or it is not a run
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)
         session = open_session(self.model, self.task.prepare, run_config)
-        prompts = Session.prepare_prompts(self.model, self.task, run_config, handle=session.handle)
+        prompts, task = [session], self.task
+        if task.measures_in_several:
+            prompts = Session.prepare_prompts(self.model, task, run_config, handle=session.handle)
         log_devices()
         distilled = distill(session, self.source, self.out, self.settings, prompts)
         write_whole(f"{self.out}/{CONFIG}", yaml_of(self).encode())

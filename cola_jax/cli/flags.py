@@ -241,11 +241,16 @@ class TaskFlags:
         """
         sessions: dict[str, Session] = {}
         for flags in self.each():
-            if (flags.task.prompts or 1) == 1:
+            if not flags.task.measures_in_several:
                 sessions[flags.out] = flags.prepare(decoys, command)
                 continue
             if decoys is not None:
                 raise InputError("--decoys are answers in one prompt: leave out --prompts.")
+            if flags.task.chooses_over_several:
+                raise InputError(
+                    "--choose-prompts asks each question in one of several prompts, and --prompts "
+                    "in all of them: give one of the two."
+                )
             for number, session in enumerate(flags.prepare_prompts(command), start=1):
                 sessions[f"{flags.out}/prompt-{number}"] = session
         (first, *_) = sessions.values()
@@ -277,9 +282,9 @@ class TaskFlags:
 
     def measuring(self, session: "Session", command: Any) -> "list[Session]":
         """Return the sessions in which a result is measured: its own, or those of drawn prompts."""
-        if (self.task.prompts or 1) == 1:
-            return [session]
-        return self.prepare_prompts(command, session.handle)
+        if self.task.measures_in_several:
+            return self.prepare_prompts(command, session.handle)
+        return [session]
 
     def metadata(self, command: Any) -> dict[str, Any]:
         """Return what each start of a run records, with the flags of a command."""

@@ -143,6 +143,11 @@ class Scan(Printing):
     def run(self) -> None:
         from cola_jax.report.scan import scan_paths
 
+        if self.flags.task.measures_in_several:
+            raise InputError(
+                "a scan measures blocks where it chooses them: leave out --prompts, and try the "
+                "best with `cola verify`, in other prompts."
+            )
         flags = self.flags.over_prompts()
         session = flags.prepare(command=self)
         if session.settings["questions"] < 2:

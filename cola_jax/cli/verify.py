@@ -62,6 +62,8 @@ class Verify(Printing):
             self.plan(self.power)
             return
         self.settings.check()
+        if self.flags.task.chooses_over_several:
+            raise InputError("a trial chooses nothing: leave out --choose-prompts.")
         sessions = self.sessions()
         claims = self.read(next(iter(sessions.values()))[0])
         samplers = self.samplers(sessions, claims)

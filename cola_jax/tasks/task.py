@@ -141,6 +141,16 @@ class TaskConfig:
             if (count := getattr(self, name)) is not None and count < 1:
                 raise InputError(f"{name} must be at least 1, it is {count}.")
 
+    @property
+    def chooses_over_several(self) -> bool:
+        """Whether a result is chosen over several prompts."""
+        return (self.choose_prompts or 1) > 1
+
+    @property
+    def measures_in_several(self) -> bool:
+        """Whether a result is measured in several prompts."""
+        return (self.prompts or 1) > 1
+
     def with_prompts(self, choose: int, measure: int) -> "TaskConfig":
         """Return the task with these numbers of prompts where none are given.
 
@@ -243,7 +253,7 @@ class TaskConfig:
 
         A single one is the task's own, several are drawn. Raises InputError as `prepare`.
         """
-        if self.variants and (self.prompts or 1) > 1:
+        if self.variants and self.measures_in_several:
             raise InputError("drawn prompts have no variants: leave out --variants or --prompts.")
         maker, questions, others = self.maker(tokenizer, context, stop_tokens)
         return [

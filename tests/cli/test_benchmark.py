@@ -18,4 +18,5 @@ def test_benchmark_writes_what_its_table_shows(tiny_checkpoint, tmp_path, capsys
     assert f"questions of up to {results['tokens']} tokens" in shown
     assert f"prefix sharing {chr(0x2502)} {results['rounds'][1]['prefix_sharing']:.2f}x" in shown
     assert "rounds must be at least 1" in refused(*command, "--rounds", "0")
+    assert "in one prompt: leave out --prompts" in refused(*command, "--prompts", "2")
     assert ". is a directory: give a file." in refused(*command, "--output", ".")

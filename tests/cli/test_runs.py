@@ -87,6 +87,8 @@ def test_evaluate_compares_paths_over_prompts(tiny_checkpoint, tmp_path, capsys,
     command += ["--limit", "4", "--prompts", "2", "--output", tmp_path / "run", "--paths", "0-3"]
     assert "identity path in each prompt: add --paths 0-4" in refused(*command)
     assert not (tmp_path / "run").exists()
+    both = refused(*command, "0-4", "--choose-prompts", "2")
+    assert "--prompts in all of them: give one of the two" in both
     main([*map(str, command), "0-4"])
     text = " ".join(capsys.readouterr().out.split())
     assert "2 paths on 4 questions in 2 prompts." in text
@@ -141,6 +143,7 @@ def test_scan_maps_every_block(tiny_checkpoint, tmp_path, capsys, refused):
     assert len((out / "report.csv").read_text().splitlines()) > 1 + 18
     for flags, message in (
         (["--longest-block", "6"], "give 1 to 5"),
+        (["--prompts", "2"], "leave out --prompts, and try the best with `cola verify`"),
         (["--limit", "1"], "a map needs 2 or more questions, there is 1"),
     ):
         assert message in refused(*command, *flags)
