@@ -287,7 +287,7 @@ class TaskFlags:
         return [session]
 
     def metadata(self, command: Any) -> dict[str, Any]:
-        """Return what each start of a run records, with the flags of a command."""
+        """Return the record of a start of a run, with the flags of a command."""
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
         if command is not None:
             metadata["flags"] = values_of(dataclasses.replace(command, flags=self))

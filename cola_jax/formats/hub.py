@@ -6,7 +6,7 @@ from typing import Literal
 from cola_jax.errors import InputError, first_line
 from cola_jax.storage import AnyPath, is_url
 
-# hidden files at the top, such as locks, and what an interrupted run has left
+# hidden files at the top, such as locks, and leftovers of an interrupted run
 SKIPPED = (".*.lock", "unfinished/*", "failed/*")
 # deleted from the repository where the folder lacks them, as an earlier upload is read with this
 STALE = ("*.parquet", "*.safetensors", "*.safetensors.index.json")

@@ -132,5 +132,5 @@ def test_draw_token_draws_from_softmax(vocabulary):
 
 
 def lumped(counts, expected, kept):
-    """Add up what is expected too seldom for the test."""
+    """Add up the classes that are too rare for the test."""
     return [np.append(x[kept], x[~kept].sum()) for x in (counts, expected)]

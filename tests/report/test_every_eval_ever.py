@@ -1,4 +1,4 @@
-"""Records of Every Eval Ever, and what its validator, which needs Python 3.12, says of them."""
+"""Records of Every Eval Ever, which pass its validator where it is installed (Python 3.12)."""
 
 import contextlib
 import hashlib

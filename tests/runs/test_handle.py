@@ -1,4 +1,4 @@
-"""`ModelHandle`: what it refuses before weights load."""
+"""`ModelHandle`: refusals before weights load."""
 
 import dataclasses
 
