@@ -54,6 +54,7 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
 
 
+@pytest.mark.slow  # searches twice
 def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, monkeypatch, refused):
     settings = ["--generations", "3", "--offspring", "6", "--first", "3", "--fitness", "kl"]
     task, other = Path(common[3]), tmp_path / "other.jsonl"
