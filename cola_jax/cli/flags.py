@@ -366,6 +366,8 @@ class HubFlags:
 
     def check(self, folder: Any) -> None:
         """Raise InputError where the directory cannot be uploaded, before any work."""
+        if self.private and self.push_to_hub is None:
+            raise InputError("--private is for uploads: give --push-to-hub as well.")
         if self.push_to_hub is not None:
             from cola_jax.formats.hub import check_push
 

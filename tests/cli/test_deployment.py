@@ -157,6 +157,7 @@ def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused
     for flags, message in (
         (["--share"], "path 0-4 runs no layer twice"),
         (["--push-to-hub", "me/x", "--format", "gguf"], "--push-to-hub is for --format hf, not"),
+        (["--private"], "--private is for uploads: give --push-to-hub"),
         (["--source", "x"], "--source is for --format mergekit or gguf, not hf"),
         (["--format", "mergekit", "--out", tiny_checkpoint / "new"], "is inside the source"),
     ):
