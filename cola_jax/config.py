@@ -123,11 +123,27 @@ class ModelConfig:
         return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, of types that JSON has."""
-        return dataclasses.asdict(self)
+        """Return the fields by name, of types that JSON has.
+
+        Fields that came later are left out at their default: digests of models are made of these.
+        """
+        fields = written(self)
+        return fields | {"ropes": [written(rope) for rope in self.ropes]}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
         """Rebuild a config from the fields that `to_json` wrote; InputError for other fields."""
         with reading("the model config"):
             return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))
+
+
+# The first fields of each class, which are written at any value.
+FIRST_FIELDS = {Rope: 4, ModelConfig: 29}
+
+
+def written(config: Rope | ModelConfig) -> dict[str, Any]:
+    """Return the fields that are written as JSON, by name."""
+    first, fields = FIRST_FIELDS[type(config)], dataclasses.fields(config)
+    values = {field.name: getattr(config, field.name) for field in fields}
+    names = [x.name for i, x in enumerate(fields) if i < first or values[x.name] != x.default]
+    return {name: values[name] for name in names}
