@@ -1,5 +1,6 @@
 """The conversion table: a row for each weight, the source that it reads, and the conversion."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,13 +28,36 @@ Q8_BLOCK = 32  # values of GGUF's Q8_0 with a scale, along the last axis
 COUNTERS = {"i": "L", "e": "E"}  # placeholders in names, and our axis of layers or experts
 
 
+class Part(NamedTuple):
+    """The place of a weight in a tensor that joins several along one of its axes."""
+
+    sizes: tuple[str, ...]  # of all that are joined, in axis letters: ("N H", "K H", "K H")
+    index: int
+    axis: int = 0
+    interleaved: bool = False  # one entry of each in turn, instead of one after the other
+
+    def within(self, sizes: Mapping[str, int]) -> tuple[slice, ...]:
+        """Return the slices of the joined tensor that hold the weight."""
+        if self.interleaved:
+            piece = slice(self.index, None, len(self.sizes))
+        else:
+            ends = [0, *itertools.accumulate(self.lengths(sizes))]
+            piece = slice(ends[self.index], ends[self.index + 1])
+        return (*(slice(None),) * self.axis, piece)
+
+    def lengths(self, sizes: Mapping[str, int]) -> list[int]:
+        """Return the length of each weight along the axis."""
+        return [math.prod(sizes[name] for name in letters.split()) for letters in self.sizes]
+
+
 class Row(NamedTuple):
     """A weight: our field, their name, and both layouts as an einops pattern, theirs first."""
 
     ours: str
     theirs: str
-    pattern: str
+    pattern: str  # of the part, where the tensor joins several weights
     offset: float = 0.0  # added to their values
+    part: Part | None = None
 
 
 Table = Mapping[str, Row]  # by our field
@@ -59,7 +83,7 @@ class Tensors(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> np.ndarray:
-        """Read one tensor; each name is read once, in any order."""
+        """Read one tensor, in any order; one that joins several weights is read for each."""
         ...
 
 
@@ -113,10 +137,12 @@ def expected(
 ) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
     """Yield each tensor of a row: its index in our array, and its name and shape in theirs."""
     sizes = axis_sizes(config)
-    shape = tuple(math.prod(sizes[name] for name in axis) for axis in parse_theirs(row).composition)
+    shape = [math.prod(sizes[name] for name in axis) for axis in parse_theirs(row).composition]
+    if row.part is not None:
+        shape[row.part.axis] = sum(row.part.lengths(sizes))
     counters = [counter for counter in COUNTERS if f"{{{counter}}}" in row.theirs]
     for index in np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters)):
-        yield index, row.theirs.format(**dict(zip(counters, index, strict=True))), shape
+        yield index, row.theirs.format(**dict(zip(counters, index, strict=True))), tuple(shape)
 
 
 def parse_theirs(row: Row) -> Any:
@@ -176,7 +202,8 @@ def has_blocks(source: Source, row: Row) -> bool:
 
 def read_floats(source: Source, row: Row, name: str) -> np.ndarray:
     """Read a tensor in our layout."""
-    values = rearrange(source.tensors.read(name), row.pattern, **row_sizes(source, row))
+    values = take_part(row, source.tensors.read(name), source.config)
+    values = rearrange(values, row.pattern, **row_sizes(source, row))
     return values + row.offset if row.offset else values
 
 
@@ -186,8 +213,16 @@ def read_int8(source: Source, row: Row, name: str, in_blocks: bool) -> Int8:
         return quantize(read_floats(source, row, name), INPUTS[row.ours])
     sizes, innermost = row_sizes(source, row), parse_theirs(row).composition[-1][-1]
     weight, of_scale = source.q8[name](), sizes | {innermost: sizes[innermost] // Q8_BLOCK}
-    scale = rearrange(weight.scale, row.pattern, **of_scale)
-    return Int8(rearrange(weight.values, row.pattern, **sizes), scale)
+    values, scale = (
+        take_part(row, array, source.config) for array in (weight.values, weight.scale)
+    )
+    scale = rearrange(scale, row.pattern, **of_scale)
+    return Int8(rearrange(values, row.pattern, **sizes), scale)
+
+
+def take_part(row: Row, tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Return the part of a tensor that is the row's, a view; all of it where it joins no others."""
+    return tensor if row.part is None else tensor[row.part.within(axis_sizes(config))]
 
 
 def row_sizes(source: Source, row: Row) -> dict[str, int]:
@@ -206,14 +241,38 @@ def unstack(
 
     `weights` are ours, by field name, stacked over the layers of the original; `rows` and `config`
     are those of the model to write, whose layer i is layer `path[i]` of the original. The inverse
-    of `stack`, in the dtype of `weights`.
+    of `stack`, in the dtype of `weights`. Tensors that join several weights are held until all of
+    these have come.
     """
-    table = {row.ours: row for row in rows}
+    table, joined = {row.ours: row for row in rows}, Joined(config)
     for field, array in weights:
         row = table[field]
         theirs, ours = row.pattern.split(" -> ")
         of_layers = "{i}" in row.theirs
-        for index, name, _ in expected(row, config):
+        for index, name, shape in expected(row, config):
             values = array[(path[index[0]], *index[1:])] if of_layers else array
             values = rearrange(values, f"{ours} -> {theirs}")
-            yield name, np.ascontiguousarray(values - row.offset if row.offset else values)
+            values = np.ascontiguousarray(values - row.offset if row.offset else values)
+            if row.part is not None:
+                values = joined.add(row.part, name, shape, values)
+            if values is not None:
+                yield name, values
+
+
+class Joined:
+    """The tensors that join several weights and lack some of them."""
+
+    def __init__(self, config: ModelConfig):
+        self.sizes = axis_sizes(config)
+        self.tensors: dict[str, np.ndarray] = {}
+        self.missing: dict[str, set[int]] = {}
+
+    def add(
+        self, part: Part, name: str, shape: tuple[int, ...], values: np.ndarray
+    ) -> np.ndarray | None:
+        """Put a weight into its tensor; return the tensor once it is complete."""
+        tensor = self.tensors.setdefault(name, np.empty(shape, values.dtype))
+        missing = self.missing.setdefault(name, {*range(len(part.sizes))})
+        tensor[part.within(self.sizes)] = values
+        missing.remove(part.index)
+        return None if missing else self.tensors.pop(name)
