@@ -31,30 +31,74 @@ class Rope:
     linear_factor: Positive = 1.0  # positions are divided by it
     # factor, low, high, original context
     llama3: tuple[Positive, Positive, Positive, Size] | None = None
-    divisors: tuple[Positive, ...] | None = None  # one a frequency, as GGUF files store them
+    # factor, beta_fast, beta_slow, original context, whether bounds are rounded
+    yarn: tuple[Positive, Positive, Positive, Size, bool] | None = None
+    divisors: tuple[Positive, ...] | None = None  # one a frequency: longrope's, or a GGUF file's
+    scale: Positive = 1.0  # of cosines and sines, as yarn and longrope have it
+    pairs: Size | None = None  # of channels that rotate, the first ones; None: all of a head
 
     def __post_init__(self):
         if self.llama3 is not None and not self.llama3[1] < self.llama3[2]:
             raise InputError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
+        if self.yarn is not None and self.theta <= 1:
+            raise InputError(f"yarn needs a theta above 1, got {shown(self.theta)}.")
 
-    def frequencies(self, head_dim: int) -> np.ndarray:
-        """Return the inverse frequencies [head_dim / 2] in float32, radians per position.
+    def frequencies(self, rotary_dim: int) -> np.ndarray:
+        """Return the inverse frequencies [rotary_dim / 2] in float32, radians per position.
 
-        The bands of Llama 3.1 follow `_compute_llama3_parameters` in transformers: wavelengths
-        beyond the original context / low are divided by the factor, those below the original
-        context / high are kept, and those between are blended.
+        Those beyond `pairs` are 0: their channels stay as they are.
         """
-        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        width = rotary_dim if self.pairs is None else 2 * self.pairs
+        exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
         frequencies = (1.0 / np.float32(self.theta) ** exponents).astype(np.float32)
         frequencies = frequencies / np.float32(self.linear_factor)
         if self.divisors is not None:
             frequencies = frequencies / np.asarray(self.divisors, np.float32)
-        if self.llama3 is None:
-            return frequencies
-        factor, low, high, original = self.llama3
-        wavelengths = 2 * math.pi / frequencies
-        blend = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
-        return ((1 - blend) * frequencies / factor + blend * frequencies).astype(np.float32)
+        if self.llama3 is not None:
+            frequencies = blend_bands(frequencies, *self.llama3)
+        if self.yarn is not None:
+            frequencies = blend_ramp(frequencies, self.theta, *self.yarn)
+        return np.pad(frequencies, (0, (rotary_dim - width) // 2))
+
+
+def blend_bands(
+    frequencies: np.ndarray, factor: float, low: float, high: float, original: int
+) -> np.ndarray:
+    """Stretch long wavelengths, as `_compute_llama3_parameters` in transformers.
+
+    Those beyond the original context / low are divided by the factor, those below the original
+    context / high are kept, and those between are blended.
+    """
+    wavelengths = 2 * math.pi / frequencies
+    blend = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
+    return ((1 - blend) * frequencies / factor + blend * frequencies).astype(np.float32)
+
+
+def blend_ramp(
+    frequencies: np.ndarray,
+    theta: float,
+    factor: float,
+    beta_fast: float,
+    beta_slow: float,
+    original: int,
+    rounded: bool,
+) -> np.ndarray:
+    """Stretch long wavelengths, as `_compute_yarn_parameters` in transformers.
+
+    Frequencies that turn more than beta_fast times within the original context are kept, those
+    that turn less than beta_slow times are divided by the factor, and those between are blended by
+    their place in the row.
+    """
+    width = 2 * len(frequencies)
+    low, high = (
+        width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (beta_fast, beta_slow)
+    )
+    low, high = (math.floor(low), math.ceil(high)) if rounded else (low, high)
+    low, high = max(low, 0), min(high, width - 1)
+    span = high - low if high != low else 0.001
+    blend = np.clip((np.arange(len(frequencies), dtype=np.float32) - low) / span, 0, 1)
+    return (frequencies / factor * blend + frequencies * (1 - blend)).astype(np.float32)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -71,9 +115,11 @@ class ModelConfig:
     context: Size  # the longest prompt the model was made for, in tokens
     norm_eps: Annotated[float, Field(ge=SMALLEST, le=1.0)]
     ropes: tuple[Rope, ...]  # the distinct rope tables
-    layer_ropes: tuple[int, ...]  # per layer, an index into `ropes`
+    layer_ropes: tuple[int | None, ...]  # per layer, an index into `ropes`; None: no rotation
     windows: tuple[Size | None, ...]  # per layer, the positions a token sees back; None sees all
     tied: bool  # the head is the embedding
+    model_type: str | None = None  # of the config.json that it was read from
+    rotary_dim: Size | None = None  # channels of a head that rotate, the first ones; None: all
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
@@ -85,6 +131,10 @@ class ModelConfig:
     norm_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
     embedding_scale: Positive = 1.0  # of embeddings, rounded as the weights are
     query_scale: Positive = 1.0  # of queries, besides 1 / sqrt(head_dim)
+    # beta, context: queries grow by 1 + beta log(1 + position // context), as in Llama 4
+    query_growth: tuple[Positive, Size] | None = None
+    residual_scale: Positive = 1.0  # of what attention and MLP add to states
+    logit_scale: Positive = 1.0
     clip_qkv: Positive | None = None  # bound of queries, keys and values
     activation: Literal["silu", "gelu_tanh"] = "silu"
     experts: Count = 0
@@ -102,20 +152,30 @@ class ModelConfig:
         heads, kv_heads, layers = self.num_heads, self.num_kv_heads, self.num_layers
         yield heads % kv_heads > 0, f"{heads} query heads cannot share {kv_heads} key/value heads"
         yield self.head_dim % 2 > 0, f"head_dim must be even, got {self.head_dim}"
+        rotary, whole = self.rotary_width, self.head_dim
+        broken = rotary % 2 > 0 or rotary > whole
+        yield broken, f"rotary_dim must be even and at most {whole}, got {rotary}"
         for name in ("layer_ropes", "windows"):
             entries = len(getattr(self, name))
             yield entries != layers, f"{name} has {entries} entries for {layers} layers"
         known = range(len(self.ropes))
-        yield not {*self.layer_ropes} <= {*known}, f"layer_ropes must be 0 to {len(known) - 1}"
+        broken = not {*self.layer_ropes} <= {*known, None}
+        yield broken, f"layer_ropes must be 0 to {len(known) - 1}"
         for rope in self.ropes:
-            n = self.head_dim // 2 if rope.divisors is None else len(rope.divisors)
-            broken = n != self.head_dim // 2
-            yield broken, f"a rope has {n} divisors for heads of {self.head_dim}"
+            pairs = rotary // 2 if rope.pairs is None else rope.pairs
+            yield pairs > rotary // 2, f"a rope rotates {pairs} pairs of {rotary} channels"
+            n = pairs if rope.divisors is None else len(rope.divisors)
+            yield n != pairs, f"a rope has {n} divisors for {2 * pairs} channels of a head"
         used, experts, width = self.experts_per_token, self.experts, self.expert_width
         yield not (experts or self.mlp_width), "a layer must have an MLP or experts"
         yield self.mlp_bias and not self.mlp_width, "mlp_bias needs an MLP"
         yield experts > 0 and not (used and width), "experts need experts_per_token and a width"
         yield used > experts, f"a token cannot use {used} of {experts} experts"
+
+    @property
+    def rotary_width(self) -> int:
+        """The channels of a head that rotate."""
+        return self.rotary_dim or self.head_dim
 
     @property
     def shared_expert(self) -> bool:

@@ -20,21 +20,29 @@ class View(struct.PyTreeNode):
 
     positions: Int[Array, "*B T"]
     branch: Int[Array, "*B T"]
-    cos: Float[Array, "G *B T h"]  # G rope tables, h = H / 2
+    cos: Float[Array, "G *B T h"]  # G rope tables, h = H / 2 or less
     sin: Float[Array, "G *B T h"]
 
 
 def view(config: ModelConfig, prompts: Prompts) -> View:
-    """Compute the rope tables of all layers in float32, and keep the inputs of the mask."""
+    """Compute the rope tables of all layers in float32, and keep the inputs of the mask.
+
+    Where a layer has no rope, the last table has angles of 0.
+    """
     positions = jnp.asarray(prompts.positions)
-    frequencies = np.stack([rope.frequencies(config.head_dim) for rope in config.ropes])
+    frequencies = [rope.frequencies(config.rotary_width) for rope in config.ropes]
+    scales = [rope.scale for rope in config.ropes]
+    if None in config.layer_ropes:
+        frequencies.append(np.zeros_like(frequencies[0]))
+        scales.append(1.0)
     # a product of elements: as an einsum, matrix units would round positions to a few bits
-    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[:, None, None]
+    angles = positions.astype(jnp.float32)[:, :, None] * np.stack(frequencies)[:, None, None]
+    scale = np.array(scales, np.float32)[:, None, None, None]
     return View(
         positions=positions,
         branch=jnp.asarray(prompts.branch),
-        cos=jnp.cos(angles),
-        sin=jnp.sin(angles),
+        cos=scale * jnp.cos(angles),
+        sin=scale * jnp.sin(angles),
     )
 
 
@@ -77,10 +85,14 @@ def keys_values(
 def queries(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
 ) -> Float[Array, "B T N H"]:
-    """Return the queries of the state of each row, rotated."""
+    """Return the queries of the state of each row, rotated and scaled."""
     x = norm(config, h, layer.attention_norm)
     q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
     q = rotate(q, view.cos[layer.rope], view.sin[layer.rope]) if rotated else q
+    if config.query_growth is not None:
+        beta, context = config.query_growth
+        growth = 1 + beta * jnp.log1p((view.positions // context).astype(jnp.float32))
+        q = q * growth[:, :, None, None].astype(q.dtype)
     return config.query_scale * q
 
 
@@ -109,9 +121,9 @@ def add_attended(
     weight = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), layer.o)
     rows = attended.reshape(*h.shape[:2], -1)
     mixed = project("btf,fd->btd", rows, weight, layer.o_bias)
-    h = h + norm(config, mixed, layer.attention_post_norm)
+    h = h + config.residual_scale * norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
-    return h + norm(config, mixed, layer.mlp_post_norm)
+    return h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
 
 
 def attend(
@@ -151,9 +163,9 @@ def view_at_positions(view: View, read: Int[Array, "B Q"] | None) -> View:
 def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
     """Apply the final norm and the head; return float32 logits."""
     h = norm(model.config, h, model.norm)
-    if model.head is None:
-        return jnp.einsum("btd,vd->btv", h, model.embedding, preferred_element_type=jnp.float32)
-    return jnp.einsum("btd,dv->btv", h, model.head, preferred_element_type=jnp.float32)
+    weight, axes = (model.embedding, "vd") if model.head is None else (model.head, "dv")
+    logits = jnp.einsum(f"btd,{axes}->btv", h, weight, preferred_element_type=jnp.float32)
+    return model.config.logit_scale * logits
 
 
 def norm(
@@ -201,12 +213,16 @@ def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Arr
 def rotate(
     x: Float[Array, "B T N H"], cos: Float[Array, "B T h"], sin: Float[Array, "B T h"]
 ) -> Float[Array, "B T N H"]:
-    """Rotate each head's halves by their angles: the rotate-half layout of Hugging Face files."""
+    """Rotate each head's halves by their angles: the rotate-half layout of Hugging Face files.
+
+    With fewer angles, the halves of its first channels; the others stay as they are.
+    """
+    half = cos.shape[-1]
     # in float32: a CPU rounds each operation on bfloat16 by several of its own
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    parts = first * cos - second * sin, second * cos + first * sin, rest
+    return jnp.concatenate(parts, axis=-1).astype(x.dtype)
 
 
 def feed_forward(

@@ -206,8 +206,10 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     copied.
     """
     windows = [FULL if width is None else width for width in config.windows]
+    still = len(config.ropes)  # the last table of `model.view`
+    ropes = [still if index is None else index for index in config.layer_ropes]
     attributes = {
-        "rope": jnp.asarray(config.layer_ropes, jnp.int32)[i],
+        "rope": jnp.asarray(ropes, jnp.int32)[i],
         "window": jnp.asarray(windows, jnp.int32)[i],
     }
     has_experts = layers.router is not None

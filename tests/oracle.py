@@ -35,6 +35,7 @@ SIZES = {
     "max_position_embeddings": 128,
     "rms_norm_eps": 0.02,  # large, so that another one would show
     "tie_word_embeddings": False,
+    "pad_token_id": None,  # a family's own may be beyond the vocabulary
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
 LLAMA3 = {  # of a head's four frequencies one is kept, one blended and two are divided
@@ -45,9 +46,24 @@ LLAMA3 = {  # of a head's four frequencies one is kept, one blended and two are 
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {  # of a head's four frequencies one is kept, one blended and two are divided
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 1.4,
+    "beta_slow": 0.3,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "short_factor": [1.0, 1.5, 3.0],
+    "long_factor": [2.0, 4.0, 8.0],
+}
+PLAIN = {"rope_type": "default", "rope_theta": 50.0}
 BY_KIND = {
     "full_attention": LINEAR,
-    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    "sliding_attention": PLAIN,
 }
 KINDS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": KINDS}
@@ -55,6 +71,12 @@ EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 QWEN_EXPERTS = {**EXPERTS, "moe_intermediate_size": 24}
 SHARED_EXPERT = {"shared_expert_intermediate_size": 40}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.7,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 49.0,  # 1 / (1 / 49) is not 49
+}
 
 # family and what differs from SIZES
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -89,6 +111,59 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3-moe": ("qwen3_moe", {**QWEN_EXPERTS, "head_dim": 12, "norm_topk_prob": True}),
     "qwen3-moe-window": ("qwen3_moe", {**QWEN_EXPERTS, **WINDOW, "attention_bias": True}),
+    "llama-yarn-rope": ("llama", {"rope_parameters": {**YARN, "truncate": False}}),
+    "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1, 1, 0, 1, 1], "rope_parameters": PLAIN}),
+    "smollm3-window": ("smollm3", {**WINDOW, "attention_bias": True, "mlp_bias": True}),
+    "granite": ("granite", {**MULTIPLIERS, "attention_bias": True, "mlp_bias": True}),
+    "phi3": ("phi3", {"sliding_window": 5}),
+    "phi3-longrope": (
+        "phi3",
+        {
+            **{"rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.75}},
+            **{"original_max_position_embeddings": 32, "tie_word_embeddings": True},
+        },
+    ),
+    "olmo3": (
+        "olmo3",
+        {
+            **{"sliding_window": 5, "layer_types": KINDS},
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
+    "ministral": ("ministral", {"sliding_window": 5, "layer_types": KINDS, "head_dim": 12}),
+    "ministral3": (
+        "ministral3",
+        {
+            **{"head_dim": 8, "sliding_window": None},
+            "rope_parameters": {
+                **{**YARN, "original_max_position_embeddings": 4, "beta_slow": 0.1},
+                **{"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3},
+            },
+        },
+    ),
+    "mixtral": ("mixtral", {"num_local_experts": 6, "num_experts_per_tok": 3}),
+    "mixtral-window": ("mixtral", {"num_local_experts": 6, "sliding_window": 5}),
+    "gemma": ("gemma", {"head_dim": 12, "tie_word_embeddings": True}),
+    "gemma-biases": ("gemma", {"head_dim": 12, "attention_bias": True}),
+    "seed-oss": ("seed_oss", {"head_dim": 12, "mlp_bias": True}),
+    "exaone4": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 6}),
+    "exaone4-window": ("exaone4", {"sliding_window": 5, "layer_types": KINDS}),
+    "ernie4-5": ("ernie4_5", {"head_dim": 12, "rope_parameters": LLAMA3}),
+    "ernie4-5-biases": ("ernie4_5", {"use_bias": True, "tie_word_embeddings": True}),
+    "helium": ("helium", {"head_dim": 8, "attention_bias": True, "mlp_bias": True}),
+    "cwm": ("cwm", {"head_dim": 12, "sliding_window": 5, "rope_parameters": LLAMA3}),
+    "glm": ("glm", {"head_dim": 12, "rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}),
+    "glm4": (
+        "glm4",
+        {
+            "head_dim": 8,
+            "attention_bias": False,
+            "rope_parameters": {**PLAIN, "partial_rotary_factor": 0.25},
+        },
+    ),
 }
 
 # One path of each kind through six layers; all fit in ten positions.

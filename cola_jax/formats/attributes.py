@@ -1,7 +1,9 @@
 """Read a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
 
 import copy
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cola_jax.config import MOST_LAYERS, Rope
@@ -16,7 +18,9 @@ HARMLESS = {
     *("id2label", "label2id", "problem_type", "task_specific_params", "finetuning_task"),
     *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "tokenizer_class"),
     *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed", "cache_implementation"),
-    *("output_router_logits", "router_aux_loss_coef"),  # for training
+    # for training
+    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+    *("resid_pdrop", "embd_pdrop", "residual_dropout"),
     "rys_relayer",  # the path of a model that RYS exported
 }
 # These would change the forward pass at any other value.
@@ -24,6 +28,7 @@ REQUIRED = {
     "hidden_act": "silu",
     "rope_interleaved": False,
     "partial_rotary_factor": 1.0,
+    "attention_bias": False,
     "is_encoder_decoder": False,
     "add_cross_attention": False,
     "tie_encoder_decoder": False,
@@ -50,7 +55,16 @@ ROPES = {
         *("factor", "low_freq_factor", "high_freq_factor"),
         "original_max_position_embeddings",
     ),
+    "yarn": (
+        *("factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"),
+        *("attention_factor", "mscale", "mscale_all_dim"),
+    ),
+    "longrope": (
+        *("factor", "short_factor", "long_factor", "original_max_position_embeddings"),
+        "attention_factor",
+    ),
 }
+YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}  # what transformers sets
 
 
 class Attributes:
@@ -107,19 +121,46 @@ def read_windows(attributes: Attributes) -> tuple[int | None, ...]:
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
-def read_rope(parameters: Mapping[str, Any]) -> Rope:
-    """Read a rotary embedding from `rope_parameters`."""
+def read_rope(parameters: Mapping[str, Any], handled: Collection[str] = ()) -> Rope:
+    """Read a rotary embedding from `rope_parameters`; `handled` are attributes that others read."""
     kind, theta = parameters["rope_type"], parameters["rope_theta"]
     if not isinstance(kind, str) or kind not in ROPES:
         raise InputError(
             f"rope type {shown(kind)} is not supported. Supported: {', '.join(ROPES)}."
         )
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+    partial = "partial_rotary_factor"
+    if partial not in handled and parameters.get(partial, 1.0) != 1.0:
         raise InputError("a partial rotary embedding is not supported.")
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *ROPES[kind]}
+    known = {"rope_type", "type", "rope_theta", partial, *ROPES[kind], *handled}
     if unknown := {name: value for name, value in parameters.items() if name not in known}:
         raise InputError(f"rope type {kind!r} has unknown attributes: {shown(unknown)}.")
+    if kind in ("yarn", "longrope"):
+        return read_yarn(parameters) if kind == "yarn" else read_longrope(parameters)
     numbers = tuple(parameters[name] for name in ROPES[kind])
     if kind == "linear":
         return Rope(theta=theta, linear_factor=numbers[0])
     return Rope(theta=theta, llama3=numbers or None)
+
+
+def read_yarn(parameters: Mapping[str, Any]) -> Rope:
+    """Read a rope of type yarn; the scale of cosines and sines follows from the factor."""
+    given = {**YARN, **{name: x for name, x in parameters.items() if x is not None}}
+    rope = Rope(theta=given["rope_theta"], yarn=tuple(given[name] for name in ROPES["yarn"][:5]))
+    scale = given.get("attention_factor")
+    if scale is None:
+        growth = 0.1 * math.log(max(1.0, given["factor"]))
+        one, all_dim = given.get("mscale"), given.get("mscale_all_dim")
+        scale = 1 + growth
+        if one and all_dim:
+            scale = (1 + one * growth) / (1 + all_dim * growth)
+    return dataclasses.replace(rope, scale=scale)
+
+
+def read_longrope(parameters: Mapping[str, Any]) -> Rope:
+    """Read a rope of type longrope as it is up to the original context, with the short factors."""
+    factor, original = parameters["factor"], parameters["original_max_position_embeddings"]
+    rope = Rope(theta=parameters["rope_theta"], divisors=tuple(parameters["short_factor"]))
+    scale = parameters.get("attention_factor")
+    if scale is None:
+        scale = math.sqrt(1 + max(0.0, math.log(factor)) / math.log(original))
+    return dataclasses.replace(rope, scale=scale)

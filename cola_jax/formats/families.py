@@ -1,12 +1,13 @@
 """The supported families: how the config of each is read, and its table of weights."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cola_jax.config import ModelConfig, Rope
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_rope, read_windows
-from cola_jax.formats.table import Row, Table, make_table, rows_of
+from cola_jax.formats.table import Part, Row, Table, make_table, rows_of
 
 # also weights that Llama lacks, by the names that are the same in the other families
 LLAMA = make_table(
@@ -56,6 +57,50 @@ OLMO = make_table(
     Row("k_norm", "model.layers.{i}.self_attn.k_norm.weight", "(K H) -> K H"),
     base=LLAMA,
 )
+MIXTRAL = make_table(
+    Row("router", "model.layers.{i}.block_sparse_moe.gate.weight", "E D -> D E"),
+    Row("expert_gate", "model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight", "X D -> D X"),
+    Row("expert_up", "model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight", "X D -> D X"),
+    Row("expert_down", "model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight", "D X -> X D"),
+    base=LLAMA,
+)
+EXAONE4 = make_table(
+    Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
+    Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
+    base=LLAMA,
+)
+QKV, HALVES = ("N H", "K H", "K H"), ("F", "F")
+JOINED_MLP = make_table(
+    Row("gate", "model.layers.{i}.mlp.gate_up_proj.weight", "F D -> D F", 0.0, Part(HALVES, 0)),
+    Row("up", "model.layers.{i}.mlp.gate_up_proj.weight", "F D -> D F", 0.0, Part(HALVES, 1)),
+    base=LLAMA,
+)
+PHI3 = make_table(
+    *(
+        Row(ours, "model.layers.{i}.self_attn.qkv_proj.weight", pattern, 0.0, Part(QKV, index))
+        for index, (ours, pattern) in enumerate(
+            {
+                "q": "(N H) D -> D N H",
+                "k": "(K H) D -> D K H",
+                "v": "(K H) D -> D K H",
+            }.items()
+        )
+    ),
+    base=JOINED_MLP,
+)
+# neighbours rotate together in their layout, halves of a head in ours
+PAIRS = make_table(
+    Row("q", "model.layers.{i}.self_attn.q_proj.weight", "(N h two) D -> D N (two h)"),
+    Row("k", "model.layers.{i}.self_attn.k_proj.weight", "(K h two) D -> D K (two h)"),
+    Row("q_bias", "model.layers.{i}.self_attn.q_proj.bias", "(N h two) -> N (two h)"),
+    Row("k_bias", "model.layers.{i}.self_attn.k_proj.bias", "(K h two) -> K (two h)"),
+)
+GLM = {**JOINED_MLP, **PAIRS}
+GLM4 = make_table(
+    Row("attention_post_norm", "model.layers.{i}.post_self_attn_layernorm.weight", "D -> D"),
+    Row("mlp_post_norm", "model.layers.{i}.post_mlp_layernorm.weight", "D -> D"),
+    base=GLM,
+)
 
 
 def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
@@ -77,6 +122,14 @@ def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) 
         "windows": (None,) * layers,
         "tied": get("tie_word_embeddings"),
     }
+
+
+def read_ropes(attributes: Attributes) -> tuple[Rope, ...]:
+    """Read the ropes of layers without and with a window."""
+    ropes, kinds = attributes.get("rope_parameters"), ("full_attention", "sliding_attention")
+    if unknown := set(ropes) - set(kinds):
+        raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
+    return tuple(read_rope(ropes[kind]) for kind in kinds)
 
 
 def read_bias(attributes: Attributes) -> dict[str, Any]:
@@ -160,10 +213,7 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
     if attributes.get("use_bidirectional_attention"):
         raise InputError("use_bidirectional_attention is not supported.")
     attributes.get("rope_local_base_freq")  # an older name of the theta of the second rope
-    ropes, kinds = attributes.get("rope_parameters"), ("full_attention", "sliding_attention")
-    if unknown := set(ropes) - set(kinds):
-        raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
-    fields = read_decoder(attributes, tuple(read_rope(ropes[kind]) for kind in kinds))
+    fields = read_decoder(attributes, read_ropes(attributes))
     windows = read_windows(attributes)
     fields |= read_bias(attributes) | {
         "windows": windows,
@@ -185,9 +235,9 @@ def read_gemma3(attributes: Attributes) -> ModelConfig:
     return read_attributes("gemma3_text", text)
 
 
-def read_olmo(attributes: Attributes) -> dict[str, Any]:
-    """Read the fields of OLMo 2 and OLMoE."""
-    fields = read_decoder(attributes) | read_bias(attributes)
+def read_olmo(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
+    """Read the fields of OLMo 2, OLMo 3 and OLMoE."""
+    fields = read_decoder(attributes, ropes) | read_bias(attributes)
     return fields | {"projection_norms": True}
 
 
@@ -202,6 +252,152 @@ def read_olmoe(attributes: Attributes) -> ModelConfig:
     fields = read_olmo(attributes) | read_experts(attributes)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}
     return ModelConfig(**fields, clip_qkv=attributes.get("clip_qkv"))
+
+
+def read_olmo3(attributes: Attributes) -> ModelConfig:
+    """Read OLMo 3: OLMo 2 with windows, whose layers have a rope of their own."""
+    fields = read_olmo(attributes, read_ropes(attributes))
+    windows = read_windows(attributes)
+    fields |= {"windows": windows, "layer_ropes": tuple(int(x is not None) for x in windows)}
+    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+
+
+def read_smollm3(attributes: Attributes) -> ModelConfig:
+    """Read SmolLM3: Llama, some of whose layers do not rotate."""
+    fields = read_decoder(attributes) | read_bias(attributes)
+    attributes.get("no_rope_layer_interval")  # from which transformers makes the list
+    rotated = attributes.get("no_rope_layers")[: fields["num_layers"]]
+    fields["layer_ropes"] = tuple(0 if rotates else None for rotates in rotated)
+    fields["windows"] = read_windows(attributes)
+    return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
+
+
+def read_granite(attributes: Attributes) -> ModelConfig:
+    """Read Granite 3: Llama with four multipliers."""
+    get, fields = attributes.get, read_decoder(attributes) | read_bias(attributes)
+    return ModelConfig(
+        **fields,
+        mlp_bias=get("mlp_bias"),
+        embedding_scale=get("embedding_multiplier"),
+        query_scale=get("attention_multiplier") * fields["head_dim"] ** 0.5,
+        residual_scale=get("residual_multiplier"),
+        logit_scale=1 / get("logits_scaling"),
+    )
+
+
+def read_phi3(attributes: Attributes) -> ModelConfig:
+    """Read Phi-3, Phi-3.5, Phi-4 or Phi-4-mini.
+
+    With longrope, the context is the original one: longer prompts have other frequencies.
+    """
+    get, parameters = attributes.get, dict(attributes.get("rope_parameters"))
+    get("auto_map")  # the code in these repositories is older than transformers' own
+    original, partial = get("original_max_position_embeddings"), "partial_rotary_factor"
+    get(partial)
+    is_long = parameters["rope_type"] == "longrope"
+    if is_long:
+        parameters.setdefault("factor", get("max_position_embeddings") / original)
+    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
+    width = fields["head_dim"]
+    rotary = int(width * parameters[partial])
+    fields |= {"rotary_dim": rotary if rotary < width else None}
+    fields |= {"context": original} if is_long else {}
+    fields["windows"] = (get("sliding_window"),) * fields["num_layers"]
+    return ModelConfig(**fields)
+
+
+def read_ministral(attributes: Attributes) -> ModelConfig:
+    """Read Ministral 8B, Mistral whose layers may differ in their window."""
+    fields = read_decoder(attributes)
+    return ModelConfig(**fields | {"windows": read_windows(attributes)})
+
+
+def read_ministral3(attributes: Attributes) -> ModelConfig:
+    """Read Ministral 3 or Devstral 2: Mistral, whose queries grow with their position."""
+    parameters, beta = attributes.get("rope_parameters"), "llama_4_scaling_beta"
+    rope = read_rope(parameters, (beta, "max_position_embeddings"))
+    fields = read_decoder(attributes, (rope,))
+    fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
+    if parameters.get(beta):
+        context = parameters["original_max_position_embeddings"]
+        fields["query_growth"] = parameters[beta], context
+    return ModelConfig(**fields)
+
+
+def read_mixtral(attributes: Attributes) -> ModelConfig:
+    """Read Mixtral, whose `intermediate_size` is an expert's width."""
+    fields = read_decoder(attributes) | read_experts(attributes)
+    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
+    fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
+    return ModelConfig(**fields)
+
+
+def read_gemma1(attributes: Attributes) -> ModelConfig:
+    """Read Gemma 1: Llama with other norms and activation, and scaled embeddings."""
+    names = "hidden_act", "hidden_activation"  # the second prevails in older versions
+    activations = {attributes.get(names[0]), attributes.values.get(names[1])} - {None}
+    attributes.get(names[1])
+    if activations != {"gelu_pytorch_tanh"}:
+        raise InputError(f"{' and '.join(names)} must be gelu_pytorch_tanh.")
+    if attributes.get("use_bidirectional_attention"):
+        raise InputError("use_bidirectional_attention is not supported.")
+    fields = read_decoder(attributes) | read_bias(attributes)
+    fields["embedding_scale"] = fields["width"] ** 0.5
+    return ModelConfig(**fields, norm_offset=1.0, activation="gelu_tanh")
+
+
+def read_seed_oss(attributes: Attributes) -> ModelConfig:
+    """Read Seed-OSS: Llama with other biases."""
+    return ModelConfig(
+        **read_decoder(attributes),
+        qkv_bias=attributes.get("attention_bias"),
+        output_bias=attributes.get("attention_out_bias"),
+        mlp_bias=attributes.get("mlp_bias"),
+    )
+
+
+def read_exaone4(attributes: Attributes) -> ModelConfig:
+    """Read EXAONE 4: if some layers have a window, those without one do not rotate."""
+    fields = read_decoder(attributes)
+    windows = read_windows(attributes)
+    if attributes.get("sliding_window") is not None:
+        fields["layer_ropes"] = tuple(None if window is None else 0 for window in windows)
+    fields["windows"] = windows
+    return ModelConfig(**fields, head_norms=True, pre_norms=False, post_norms=True)
+
+
+def read_ernie4_5(attributes: Attributes) -> ModelConfig:
+    """Read a dense ERNIE 4.5."""
+    attributes.get("auto_map")  # the code in these repositories is older than transformers' own
+    biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), attributes.get("use_bias"))
+    return ModelConfig(**read_decoder(attributes), **biases)
+
+
+def read_helium(attributes: Attributes) -> ModelConfig:
+    """Read Helium: Llama without a bias of outputs, whose norms apply in float32."""
+    biases = {"qkv_bias": attributes.get("attention_bias"), "mlp_bias": attributes.get("mlp_bias")}
+    return ModelConfig(**read_decoder(attributes), **biases, norm_offset=0.0)
+
+
+def read_cwm(attributes: Attributes) -> ModelConfig:
+    """Read CWM: Llama, some of whose layers have a window."""
+    fields = read_decoder(attributes) | {"windows": read_windows(attributes)}
+    return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
+
+
+def read_glm(attributes: Attributes) -> ModelConfig:
+    """Read GLM-4 of 2024, which rotates the first half of a head."""
+    partial, parameters = "partial_rotary_factor", attributes.get("rope_parameters")
+    attributes.get(partial)
+    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
+    pairs = int(fields["head_dim"] * parameters[partial]) // 2
+    fields["ropes"] = (dataclasses.replace(*fields["ropes"], pairs=pairs),)
+    return ModelConfig(**fields, qkv_bias=attributes.get("attention_bias"))
+
+
+def read_glm4(attributes: Attributes) -> ModelConfig:
+    """Read GLM-4-0414: GLM with norms of outputs."""
+    return dataclasses.replace(read_glm(attributes), post_norms=True)
 
 
 class Family(NamedTuple):
@@ -230,6 +426,21 @@ FAMILIES = {
     ),
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
     "olmoe": Family("Olmoe", read_olmoe, OLMO),
+    "olmo3": Family("Olmo3", read_olmo3, OLMO),
+    "smollm3": Family("SmolLM3", read_smollm3, LLAMA),
+    "granite": Family("Granite", read_granite, LLAMA),
+    "phi3": Family("Phi3", read_phi3, PHI3),
+    "ministral": Family("Ministral", read_ministral, LLAMA),
+    "ministral3": Family("Ministral3", read_ministral3, LLAMA),
+    "mixtral": Family("Mixtral", read_mixtral, MIXTRAL),
+    "gemma": Family("Gemma", read_gemma1, LLAMA),
+    "seed_oss": Family("SeedOss", read_seed_oss, LLAMA),
+    "exaone4": Family("Exaone4", read_exaone4, EXAONE4),
+    "ernie4_5": Family("Ernie4_5", read_ernie4_5, {**LLAMA, **PAIRS}),
+    "helium": Family("Helium", read_helium, {**LLAMA, **PAIRS}),
+    "cwm": Family("Cwm", read_cwm, LLAMA),
+    "glm": Family("Glm", read_glm, GLM),
+    "glm4": Family("Glm4", read_glm4, GLM4),
 }
 
 
@@ -253,4 +464,4 @@ def read_attributes(kind: str, values: Mapping[str, Any]) -> ModelConfig:
     attributes = Attributes(kind, values)
     config = FAMILIES[kind].read(attributes)
     attributes.refuse_unknown()
-    return config
+    return dataclasses.replace(config, model_type=config.model_type or kind)

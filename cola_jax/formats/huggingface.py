@@ -180,10 +180,12 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     The names are those of files on the Hub, which all versions of transformers read. Raises
     InputError where the attributes would not read back as this very config.
     """
-    ropes = tuple(with_llama3(rope, config.head_dim) for rope in config.ropes)
-    config = dataclasses.replace(config, ropes=ropes)
     model_type = model_type_of(config)
     known = config_fields(model_type)
+    ropes = config.ropes
+    if "original_max_position_embeddings" not in known:  # of longrope
+        ropes = tuple(with_llama3(rope, config.head_dim) for rope in ropes)
+    config = dataclasses.replace(config, ropes=ropes, model_type=model_type)
     values = {
         "architectures": [f"{FAMILIES[model_type].name}ForCausalLM"],
         "model_type": model_type,
@@ -191,8 +193,14 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         **{name: write(config) for name, write in COMMON.items()},
         **{name: write(config) for name, write in SPECIFIC.items() if name in known},
     }
-    if len(config.ropes) > 1:
+    if model_type == "gemma3_text":
         values["rope_local_base_freq"] = config.ropes[1].theta
+    if model_type == "ministral3":
+        beta = 0.0 if config.query_growth is None else config.query_growth[0]
+        values["rope_scaling"] |= {"llama_4_scaling_beta": beta}
+    if model_type in ("phi3", "glm", "glm4"):
+        rotated = 2 * (config.ropes[0].pairs or config.rotary_width // 2)
+        values["partial_rotary_factor"] = rotated / config.head_dim
     read, _ = read_config(values)
     if read != config:
         wanted, stored = dataclasses.asdict(config), dataclasses.asdict(read)
@@ -212,7 +220,9 @@ def config_fields(model_type: str) -> set[str]:
 
 
 def model_type_of(config: ModelConfig) -> str:
-    """Return the model_type whose blocks the config describes."""
+    """Return the model_type that the config was read from, or whose blocks it describes."""
+    if config.model_type is not None:
+        return config.model_type
     if config.norm_offset == 1.0:
         return "gemma3_text"
     if config.projection_norms:
@@ -230,6 +240,12 @@ def rope_scaling(rope: Rope) -> dict[str, Any] | None:
     """Return the `rope_scaling` of a rotary embedding, None for a plain one."""
     if rope.llama3 is not None:
         return {"rope_type": "llama3", **dict(zip(ROPES["llama3"], rope.llama3, strict=True))}
+    if rope.yarn is not None:
+        named = dict(zip(ROPES["yarn"], rope.yarn, strict=False))
+        return {"rope_type": "yarn", **named, "attention_factor": rope.scale}
+    if rope.divisors is not None:  # longrope, of which the checkpoint has no long factors
+        factors = {name: list(rope.divisors) for name in ("short_factor", "long_factor")}
+        return {"rope_type": "longrope", **factors, "attention_factor": rope.scale}
     if rope.linear_factor != 1.0:
         return {"rope_type": "linear", "factor": rope.linear_factor}
     return None
@@ -269,6 +285,11 @@ def query_scalar(config: ModelConfig) -> float:
     return round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar
 
 
+def rounded(quotient: float) -> float:
+    """Return the decimal number that a quotient was before it was divided."""
+    return float(f"{quotient:.12g}")
+
+
 COMMON: dict[str, Callable[[ModelConfig], Any]] = {
     "vocab_size": lambda c: c.vocab_size,
     "num_hidden_layers": lambda c: c.num_layers,
@@ -285,18 +306,22 @@ COMMON: dict[str, Callable[[ModelConfig], Any]] = {
 }
 # where the family's config in transformers has them
 SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
-    "attention_bias": lambda c: c.output_bias,
+    "attention_bias": lambda c: c.qkv_bias,
+    **dict.fromkeys(("attention_out_bias", "use_bias"), lambda c: c.output_bias),
     "qkv_bias": lambda c: c.qkv_bias,
     "mlp_bias": lambda c: c.mlp_bias,
     "clip_qkv": lambda c: c.clip_qkv,
     "use_sliding_window": lambda c: window_of(c) is not None,
-    # Gemma 3 needs a number, even where no layer has a window
-    "sliding_window": lambda c: window_of(c) or (c.context if c.norm_offset else None),
+    # Gemma 3 and EXAONE 4 need a number, even where no layer has a window
+    "sliding_window": lambda c: (
+        window_of(c) or (c.context if c.norm_offset or None in c.layer_ropes else None)
+    ),
     "max_window_layers": first_window,
     "layer_types": lambda c: [
         "full_attention" if window is None else "sliding_attention" for window in c.windows
     ],
-    "num_experts": lambda c: c.experts,
+    "no_rope_layers": lambda c: [int(rope is not None) for rope in c.layer_ropes],
+    **dict.fromkeys(("num_experts", "num_local_experts"), lambda c: c.experts),
     "num_experts_per_tok": lambda c: c.experts_per_token,
     "norm_topk_prob": lambda c: c.normalised_routing,
     "moe_intermediate_size": lambda c: c.expert_width,
@@ -305,4 +330,9 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "mlp_only_layers": lambda c: [],
     "hidden_activation": lambda c: "gelu_pytorch_tanh",
     "query_pre_attn_scalar": query_scalar,
+    "embedding_multiplier": lambda c: c.embedding_scale,
+    "attention_multiplier": lambda c: rounded(c.query_scale / c.head_dim**0.5),
+    "residual_multiplier": lambda c: c.residual_scale,
+    "logits_scaling": lambda c: rounded(1 / c.logit_scale),
+    "original_max_position_embeddings": lambda c: c.context,
 }

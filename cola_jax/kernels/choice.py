@@ -103,12 +103,14 @@ def run_prompts(
     kernel: PromptAttention, device: Any, config: ModelConfig, dtype: Any, split: int
 ) -> np.ndarray:
     """Attend over a prompt of random tokens, with one device's part of the heads."""
+    if config.rotary_dim is not None and isinstance(kernel, TpuPromptAttention):
+        raise InputError("it rotates whole heads")
     tokens, width, normal = 128, config.head_dim, random_arrays(device, dtype)
     q, *kv = (
         normal(1, tokens, heads // split, width)
         for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
     )
-    angles = normal(1, tokens, width // 2).astype(jnp.float32)
+    angles = normal(1, tokens, config.rotary_width // 2).astype(jnp.float32)
     rotation = jnp.cos(angles), jnp.sin(angles)
     mask = jax.device_put(np.tril(np.ones((1, tokens, tokens), bool)), device)
     run = jax.jit(lambda *args: kernel.over(*args, keep=False)[0].astype(jnp.float32))

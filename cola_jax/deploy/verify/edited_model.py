@@ -18,7 +18,7 @@ from cola_jax.progress import log
 from cola_jax.question import digest
 
 # fields of a config that a path changes, or that change no result
-FREE = ("num_layers", "windows", "layer_ropes", "context")
+FREE = ("num_layers", "windows", "layer_ropes", "context", "model_type")
 Digests = dict[str, list[str]]  # of each weight and layer attribute: one a layer, or one in all
 
 
