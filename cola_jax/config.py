@@ -136,6 +136,9 @@ class ModelConfig:
     residual_scale: Positive = 1.0  # of what attention and MLP add to states
     logit_scale: Positive = 1.0
     clip_qkv: Positive | None = None  # bound of queries, keys and values
+    attention_softcap: Positive | None = None  # of scores, which tanh bends into it
+    logit_softcap: Positive | None = None
+    sinks: bool = False  # a score of each head that takes a share of attention for nothing
     activation: Literal["silu", "gelu_tanh"] = "silu"
     experts: Count = 0
     experts_per_token: Count = 0

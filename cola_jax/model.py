@@ -1,5 +1,7 @@
 """The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -13,6 +15,10 @@ from cola_jax.config import ModelConfig
 from cola_jax.moe import gated, mixture, product
 from cola_jax.params import Int8, Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+
+KeysValues = tuple[Array, Array]
 
 
 class View(struct.PyTreeNode):
@@ -69,7 +75,8 @@ def block(
     mask = take_positions(visible(config, view, layer.window), read)
     h = take_positions(h, read)
     q = queries(config, layer, h, view_at_positions(view, read))
-    return add_attended(config, layer, h, attend(q, k, v, mask))
+    attended = attend(q, k, v, mask, softcap=config.attention_softcap, sinks=layer.sinks)
+    return add_attended(config, layer, h, attended)
 
 
 def keys_values(
@@ -132,12 +139,70 @@ def attend(
     v: Float[Array, "B S K H"],
     mask: Bool[Array, "B T S"],
     kernel: Literal["cudnn"] | None = None,
+    softcap: float | None = None,
+    sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attend in groups of queries that share a key; softmax in float32.
+    """Attend in groups of queries that share a key; softmax in float32, as `masked_softmax`.
 
     Without a kernel it is a product, a softmax and a product.
     """
+    if softcap is not None or sinks is not None:
+        heads_first = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+        return attend_to_parts(q, [heads_first], [mask], softcap, sinks)
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=kernel)
+
+
+def attend_to_parts(
+    q: Float[Array, "R T N H"],
+    parts: Sequence[KeysValues],
+    masks: Sequence[Bool[Array, "R T _"]],
+    softcap: float | None = None,
+    sinks: Float[Array, " N"] | None = None,
+) -> Float[Array, "R T N H"]:
+    """Attend to parts [R, K, X, H] of the keys and values, as `attend` to all of them.
+
+    The parts stay where they are: joining them would copy all keys and values.
+    """
+    rows, tokens, heads, width = q.shape
+    grouped = q.reshape(rows, tokens, parts[0][0].shape[1], -1, width)
+    scores = [
+        jnp.einsum("rtkgh,rkxh->rkgtx", grouped, k, preferred_element_type=jnp.float32)
+        for k, _ in parts
+    ]
+    joined = jnp.concatenate(scores, axis=-1) * width**-0.5
+    shares = masked_softmax(joined, jnp.concatenate(masks, axis=-1), softcap, sinks)
+    ends = list(itertools.accumulate(k.shape[2] for k, _ in parts[:-1]))
+    mixed = [
+        jnp.einsum("rkgtx,rkxh->rtkgh", share, v)
+        for share, (_, v) in zip(
+            jnp.split(shares.astype(q.dtype), ends, axis=-1), parts, strict=True
+        )
+    ]
+    return jnp.asarray(sum(mixed)).reshape(rows, tokens, heads, width)
+
+
+def masked_softmax(
+    scores: Float[Array, "R K G T S"],
+    mask: Bool[Array, "R T S"],
+    softcap: float | None,
+    sinks: Float[Array, " N"] | None,
+) -> Float[Array, "R K G T S"]:
+    """Turn scores in float32 into shares of the tokens that are seen.
+
+    A softcap bends scores before the mask. Each head's sink is one more score, as if of a token
+    with a value of zero.
+    """
+    scores = jnp.where(mask[:, None, None], bend(scores, softcap), MASKED)
+    if sinks is None:
+        return jax.nn.softmax(scores, axis=-1)
+    column = sinks.astype(scores.dtype).reshape(*scores.shape[1:3], 1, 1)
+    column = jnp.broadcast_to(column, (*scores.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+
+
+def bend(x: Float[Array, "*X"], softcap: float | None) -> Float[Array, "*X"]:
+    """Bend values into -softcap..softcap where there is one, as Gemma 2 does."""
+    return x if softcap is None else softcap * jnp.tanh(x / softcap)
 
 
 def take_positions(
@@ -165,7 +230,7 @@ def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
     h = norm(model.config, h, model.norm)
     weight, axes = (model.embedding, "vd") if model.head is None else (model.head, "dv")
     logits = jnp.einsum(f"btd,{axes}->btv", h, weight, preferred_element_type=jnp.float32)
-    return model.config.logit_scale * logits
+    return bend(model.config.logit_scale * logits, model.config.logit_softcap)
 
 
 def norm(

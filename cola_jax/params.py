@@ -63,6 +63,7 @@ class Layer(struct.PyTreeNode):
     o_bias: Float[Array, "*L D"] | None = stacked(None)
     q_norm: Float[Array, "*L H"] | Float[Array, "*L N H"] | None = stacked(None)
     k_norm: Float[Array, "*L H"] | Float[Array, "*L K H"] | None = stacked(None)
+    sinks: Float[Array, "*L N"] | None = stacked("tensor")
     attention_post_norm: Float[Array, "*L D"] | None = stacked(None)
     mlp_norm: Float[Array, "*L D"] | None = stacked(None)
     gate: Float[Array, "*L D F"] | None = stacked(None, "tensor")
@@ -94,6 +95,7 @@ OPTIONAL = {
     "projection_norms": {"q_norm": "L N H", "k_norm": "L K H"},
     "qkv_bias": {"q_bias": "L N H", "k_bias": "L K H", "v_bias": "L K H"},
     "output_bias": {"o_bias": "L D"},
+    "sinks": {"sinks": "L N"},
     "mlp_width": {"gate": "L D F", "up": "L D F", "down": "L F D"},
     "mlp_bias": {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"},
     "experts": {

@@ -67,6 +67,7 @@ BY_KIND = {
 }
 KINDS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": KINDS}
+SOFTCAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0}  # both bend
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 QWEN_EXPERTS = {**EXPERTS, "moe_intermediate_size": 24}
 SHARED_EXPERT = {"shared_expert_intermediate_size": 40}
@@ -97,6 +98,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-biases": ("qwen3", {"head_dim": 12, "attention_bias": True}),
     "gemma3": ("gemma3_text", {**GEMMA, "tie_word_embeddings": True, "rope_parameters": BY_KIND}),
     "gemma3-biases": ("gemma3_text", {**GEMMA, "attention_bias": True, "num_key_value_heads": 4}),
+    "gemma2": ("gemma2", {**GEMMA, **SOFTCAPS, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {}),
     "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
     "olmoe": ("olmoe", {**EXPERTS, "norm_topk_prob": False}),

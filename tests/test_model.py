@@ -21,7 +21,7 @@ from tests import oracle
 from tests.execute import batches
 
 POSITIONS = 10  # one padded length and one batch wherever possible: each compiles a model once
-WINDOWED = ["mistral-window", "qwen2-window", "qwen3-window", "gemma3"]
+WINDOWED = ["mistral-window", "qwen2-window", "qwen3-window", "gemma2", "gemma3"]
 
 
 @pytest.mark.parametrize("variant", oracle.VARIANTS)
@@ -41,6 +41,7 @@ CHANGES = [  # parity only proves what changes the logits of these models
     *(("gemma3", {"norm_offset": 0.0}), ("gemma3", {"embedding_scale": 1.0})),
     *(("gemma3", {"query_scale": 1.0}), ("gemma3", {"activation": "silu"})),
     *(("gemma3", {"ropes": (Rope(theta=theta),) * 2}) for theta in (10000.0, 50.0)),
+    *(("gemma2", {cap: None}) for cap in ("attention_softcap", "logit_softcap")),
     *(("olmoe-clip", {"clip_qkv": None}), ("olmoe-clip", {"normalised_routing": False})),
     *(("qwen2-moe", {"normalised_routing": True}), ("qwen3-moe", {"experts_per_token": 2})),
     *(("gemma3", name) for name in ("q_norm", "attention_post_norm", "mlp_post_norm")),

@@ -15,8 +15,16 @@ from jaxtyping import Array, Float, Int
 from cola_jax.config import ModelConfig
 from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_block
 from cola_jax.execute.plan import Columns, TileShape
-from cola_jax.kernels.attention import DecodeAttention, KeysValues, PromptAttention, Rotated, Rows
-from cola_jax.model import View, keys_values, queries, take_positions, view_at_positions, visible
+from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
+from cola_jax.model import (
+    KeysValues,
+    View,
+    keys_values,
+    queries,
+    take_positions,
+    view_at_positions,
+    visible,
+)
 from cola_jax.params import Layer
 
 Heads = Float[Array, "R _ N H"]
@@ -74,7 +82,7 @@ class OverPrompts(struct.PyTreeNode):
         k, v = keys_values(config, layer, h, tile.view, rotated=False)
         q = queries(config, layer, take_positions(h, tile.read), read_view, rotated=False)
         angles = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (read_view, tile.view))
-        tokens = Rotated(q, k, v, *angles)
+        tokens = Rotated(q, k, v, *angles, layer.sinks)
         mask = take_positions(visible(config, tile.view, layer.window), tile.read)
         mixed, kept = self.attend(layer, tile, tokens, mask, isinstance(cache, KVBlocks))
         return mixed, cache.write(kept, tile.columns.block)
@@ -127,7 +135,8 @@ class ToCache(struct.PyTreeNode):
         assert isinstance(cache, KVBlocks)
         columns = tile.columns
         nth, length = self.decoded[columns.question] - 1, self.length[columns.question]
-        rows = Rows(columns.prompt_block, columns.block, length, nth, layer.window[None])
+        blocks = columns.prompt_block, columns.block
+        rows = Rows(*blocks, length, nth, layer.window[None], layer.sinks)
         q, token = queries(config, layer, h, tile.view), keys_values(config, layer, h, tile.view)
         mixed, own = self.kernel(rows, q, token, self.prompt, cache, self.reach)
         return mixed, KVBlocks(*own)

@@ -206,23 +206,34 @@ def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
     return ModelConfig(**fields, head_norms=True)
 
 
-def read_gemma3_text(attributes: Attributes) -> ModelConfig:
-    """Read Gemma 3: four norms per layer; layers with a window have a rope of their own."""
+def read_gemma(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
+    """Read the fields of Gemma 2 and 3: windows by layer, and four norms per layer."""
     if attributes.get("hidden_activation") != "gelu_pytorch_tanh":
         raise InputError("hidden_activation must be gelu_pytorch_tanh.")
     if attributes.get("use_bidirectional_attention"):
         raise InputError("use_bidirectional_attention is not supported.")
-    attributes.get("rope_local_base_freq")  # an older name of the theta of the second rope
-    fields = read_decoder(attributes, read_ropes(attributes))
-    windows = read_windows(attributes)
-    fields |= read_bias(attributes) | {
-        "windows": windows,
-        "layer_ropes": tuple(int(window is not None) for window in windows),
+    fields = read_decoder(attributes, ropes) | read_bias(attributes)
+    fields |= {
+        "windows": read_windows(attributes),
         "embedding_scale": fields["width"] ** 0.5,
         "query_scale": (fields["head_dim"] / attributes.get("query_pre_attn_scalar")) ** 0.5,
     }
-    norms = {"head_norms": True, "post_norms": True, "norm_offset": 1.0}
-    return ModelConfig(**fields, **norms, activation="gelu_tanh")
+    return fields | {"post_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh"}
+
+
+def read_gemma2(attributes: Attributes) -> ModelConfig:
+    """Read Gemma 2, which caps attention's scores and logits."""
+    caps = map(attributes.get, ("attn_logit_softcapping", "final_logit_softcapping"))
+    names = "attention_softcap", "logit_softcap"
+    return ModelConfig(**read_gemma(attributes), **dict(zip(names, caps, strict=True)))
+
+
+def read_gemma3_text(attributes: Attributes) -> ModelConfig:
+    """Read Gemma 3: layers with a window have a rope of their own."""
+    attributes.get("rope_local_base_freq")  # an older name of the theta of the second rope
+    fields = read_gemma(attributes, read_ropes(attributes))
+    fields["layer_ropes"] = tuple(int(window is not None) for window in fields["windows"])
+    return ModelConfig(**fields, head_norms=True)
 
 
 def read_gemma3(attributes: Attributes) -> ModelConfig:
@@ -416,6 +427,7 @@ FAMILIES = {
     "qwen3": Family("Qwen3", read_qwen3, LLAMA),
     "qwen2_moe": Family("Qwen2Moe", read_qwen2_moe, QWEN_EXPERTS),
     "qwen3_moe": Family("Qwen3Moe", read_qwen3_moe, LLAMA),
+    "gemma2": Family("Gemma2", read_gemma2, GEMMA),
     "gemma3_text": Family("Gemma3", read_gemma3_text, GEMMA),
     # read only: its text part is written as gemma3_text
     "gemma3": Family(

@@ -335,4 +335,6 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "residual_multiplier": lambda c: c.residual_scale,
     "logits_scaling": lambda c: rounded(1 / c.logit_scale),
     "original_max_position_embeddings": lambda c: c.context,
+    "attn_logit_softcapping": lambda c: c.attention_softcap,
+    "final_logit_softcapping": lambda c: c.logit_softcap,
 }

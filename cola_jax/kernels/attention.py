@@ -5,7 +5,6 @@ The buffers of states and of the cache are updated in place; `get` and `put` rea
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,16 +13,14 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.model import attend, rotate
+from cola_jax.model import KeysValues, attend, attend_to_parts, rotate
 from cola_jax.params import Layer
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
 LANES = 128  # of a TPU, in the last axis of an array
 FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
 Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
-KeysValues = tuple[Array, Array]
 
 
 class Rotated(NamedTuple):
@@ -34,16 +31,18 @@ class Rotated(NamedTuple):
     v: Float[Array, "R T K H"]
     of_queries: Rotation
     of_keys: Rotation
+    sinks: Float[Array, " N"] | None = None  # of the layer
 
 
 class Rows(NamedTuple):
-    """The scalars of each row that attends to a cache."""
+    """The scalars of each row that attends to a cache, and the layer's sinks."""
 
     prompt_block: Int[Array, " R"]
     block: Int[Array, " R"]
     length: Int[Array, " R"]  # tokens of its prompt
     nth: Int[Array, " R"]  # decoded tokens before this one
     window: Int[Array, " 1"]  # of the layer
+    sinks: Float[Array, " N"] | None = None  # of the layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +50,7 @@ class PromptAttention:
     """Attention of the tokens of prompts to each other; softmax in float32."""
 
     implementation: Literal["cudnn"] | None = None
+    softcap: float | None = None
 
     def on(self, mesh: Mesh) -> "PromptAttention":
         """Return the kernel for several devices, which split the heads."""
@@ -65,7 +65,8 @@ class PromptAttention:
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
         """Attend to the tokens that the mask shows; with `keep`, return rotated keys and values."""
         q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
-        return attend(q, k, tokens.v, mask, self.implementation), (k, tokens.v)
+        bounds = self.softcap, tokens.sinks
+        return attend(q, k, tokens.v, mask, self.implementation, *bounds), (k, tokens.v)
 
     def after(
         self,
@@ -82,7 +83,8 @@ class PromptAttention:
             masks = jnp.concatenate([seen, mask], axis=2)
             return attend(q, *kept, masks, self.implementation), kept
         own = k.transpose(0, 2, 1, 3), tokens.v.transpose(0, 2, 1, 3)
-        return attend_to_parts(q, (before, own), (seen, mask)), kept
+        bounds = self.softcap, tokens.sinks
+        return attend_to_parts(q, (before, own), (seen, mask), *bounds), kept
 
 
 def followed_by(before: KeysValues, own: KeysValues) -> KeysValues:
@@ -94,40 +96,14 @@ def followed_by(before: KeysValues, own: KeysValues) -> KeysValues:
     return k, v
 
 
-def attend_to_parts(
-    q: Float[Array, "R T N H"],
-    parts: Sequence[KeysValues],
-    masks: Sequence[Bool[Array, "R T _"]],
-) -> Float[Array, "R T N H"]:
-    """Attend to two parts [R, K, X, H] of the keys and values, as `model.attend` to all of them.
-
-    The parts stay where they are: joining them would copy all keys and values.
-    """
-    rows, tokens, heads, width = q.shape
-    grouped = q.reshape(rows, tokens, parts[0][0].shape[1], -1, width)
-    scores = [
-        jnp.einsum("rtkgh,rkxh->rkgtx", grouped, k, preferred_element_type=jnp.float32)
-        for k, _ in parts
-    ]
-    masked = [
-        jnp.where(mask[:, None, None], score * width**-0.5, MASKED)
-        for score, mask in zip(scores, masks, strict=True)
-    ]
-    shares = jax.nn.softmax(jnp.concatenate(masked, axis=-1), axis=-1).astype(q.dtype)
-    shares = jnp.split(shares, [parts[0][0].shape[2]], axis=-1)
-    mixed = [
-        jnp.einsum("rkgtx,rkxh->rtkgh", share, v)
-        for share, (_, v) in zip(shares, parts, strict=True)
-    ]
-    return jnp.asarray(sum(mixed)).reshape(rows, tokens, heads, width)
-
-
 @dataclasses.dataclass(frozen=True)
 class DecodeAttention:
     """Attention of a token of each row to its prompt and to the tokens decoded before it.
 
     It gathers the blocks that a tile's rows read.
     """
+
+    softcap: float | None = None
 
     def on(self, mesh: Mesh) -> "DecodeAttention":
         """Return the kernel for several devices, which split the heads."""
@@ -161,7 +137,8 @@ class DecodeAttention:
             keys, values = (get(buffer, block, slice(None), slice(count)) for buffer in buffers)
             # stale values that are not seen may hold NaN, and 0 * NaN is NaN
             parts.append((keys, jnp.where(mask[:, None, :, None], values, 0)))
-        return attend_to_parts(q, parts, [mask[:, None] for mask in masks]), (k, v)
+        masks = [mask[:, None] for mask in masks]
+        return attend_to_parts(q, parts, masks, self.softcap, rows.sinks), (k, v)
 
 
 def put_tokens(

@@ -28,7 +28,8 @@ def choose_prompt_attention(
     A kernel is tried on the device, one of `split` that run a layer together, before it is used;
     where that fails, a warning names the reason. `dtype` is that of the activations.
     """
-    plain, facts = PromptAttention(), (device, config, dtype, split)
+    plain = PromptAttention(softcap=config.attention_softcap)
+    facts = device, config, dtype, split
     if device.platform == "tpu" and dtype.name == "bfloat16":  # it multiplies float32 in bfloat16
         return verified_kernel(
             TpuPromptAttention(),
@@ -55,11 +56,12 @@ def choose_decode_attention(
     device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
 ) -> DecodeAttention:
     """Choose how decode steps attend, as `choose_prompt_attention`: by our kernel on a TPU."""
+    plain = DecodeAttention(config.attention_softcap)
     if device.platform != "tpu":
-        return DecodeAttention()
+        return plain
     return verified_kernel(
         TpuDecodeAttention(),
-        DecodeAttention(),
+        plain,
         run_decoding,
         (device, config, dtype, split),
         "decode steps gather keys and values on %s (%s): those that a row attends to are copied "
@@ -81,6 +83,8 @@ def verified_kernel(
     """
     device, config, _, split = facts
     try:
+        if config.attention_softcap is not None or config.sinks:
+            raise InputError("no kernel has softcaps or sinks")
         if config.num_kv_heads % split:
             raise InputError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
         if device.platform == "tpu" and config.head_dim % LANES:

@@ -18,8 +18,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
-from cola_jax.kernels.attention import MASKED, DecodeAttention, KeysValues, Rows
+from cola_jax.kernels.attention import DecodeAttention, Rows
+from cola_jax.model import MASKED, KeysValues
 
+SCALARS = 5  # fields of Rows, without sinks
 WRITTEN = 16  # decoded tokens that are written together
 SPAN_BYTES = 2**19  # of keys that are on the chip at a time, and as many of values
 
@@ -82,7 +84,7 @@ def decode_attention(
     groups = own[0].shape[1]
     q = q.reshape(count, groups, heads // groups, width)
     run = tpu_call(q, prompt, own, reach, interpret)
-    out, k, v = run(*rows, q, *(x[:, :, None] for x in token), *prompt, *own)
+    out, k, v = run(*rows[:SCALARS], q, *(x[:, :, None] for x in token), *prompt, *own)
     return out.reshape(count, heads, width), k, v
 
 
@@ -121,7 +123,7 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret:
     return pl.pallas_call(
         functools.partial(tpu_kernel, spans=spans, scale=width**-0.5),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=len(Rows._fields),
+            num_scalar_prefetch=SCALARS,
             grid=(count, steps),
             in_specs=[a_row, a_token, a_token, of_prompt, of_prompt, of_own, of_own],
             out_specs=[a_row, written, written],
@@ -161,8 +163,8 @@ def seen_spans(seen: tuple[Any, Any], size: int) -> tuple[Any, Any]:
 
 def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
     """Attend to one span of the prompt and one of the decoded tokens of a row."""
-    rows = Rows(*refs[:5])
-    q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[5:]
+    rows = Rows(*refs[:SCALARS])
+    q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[SCALARS:]
     r, i = pl.program_id(0), pl.program_id(1)
     top, total, mixed = state
 

@@ -16,14 +16,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.kernels.attention import (
-    MASKED,
-    KeysValues,
-    PromptAttention,
-    Rotated,
-    Rotation,
-    followed_by,
-)
+from cola_jax.kernels.attention import PromptAttention, Rotated, Rotation, followed_by
+from cola_jax.model import MASKED, KeysValues
 from cola_jax.params import Layer
 
 SUBLANES = 16  # of a TPU's tiles: tokens are a multiple of it

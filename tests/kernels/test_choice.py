@@ -1,5 +1,6 @@
 """Which kernel of attention is chosen, and what is said where it cannot be used."""
 
+import dataclasses
 import logging
 from typing import NamedTuple
 
@@ -94,6 +95,18 @@ def test_attention_is_plain_where_a_kernel_does_not_run(
     assert "\n" not in message
     if device is TPU or "multiple" not in reason:  # cuDNN takes heads of any width
         assert (reason or ("cudnn" if device is GPU else "interpret")) in message.lower()
+
+
+@pytest.mark.parametrize(("choose", "trial", "plain", "device", "kernel"), KERNELS)
+@pytest.mark.parametrize("change", [{"attention_softcap": 30.0}, {"sinks": True}])
+def test_attention_with_softcaps_or_sinks_is_plain(
+    choose, trial, plain, device, kernel, change, monkeypatch, caplog
+):
+    monkeypatch.setattr(choice, trial, lambda *_: np.zeros(3))
+    config = dataclasses.replace(CONFIG, **change)
+    expected = dataclasses.replace(plain, softcap=config.attention_softcap)
+    assert choose(device, config, BFLOAT16, 1) == expected
+    assert "(no kernel has softcaps or sinks)" in caplog.text
 
 
 @pytest.mark.parametrize(
