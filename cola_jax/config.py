@@ -139,10 +139,12 @@ class ModelConfig:
     attention_softcap: Positive | None = None  # of scores, which tanh bends into it
     logit_softcap: Positive | None = None
     sinks: bool = False  # a score of each head that takes a share of attention for nothing
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "quick_gelu"] = "silu"
+    swiglu_limit: Positive | None = None  # bound of gate and up, to which 1 is added then
     experts: Count = 0
     experts_per_token: Count = 0
     expert_width: Count = 0
+    expert_bias: bool = False  # of the router and of experts
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
     def __post_init__(self):

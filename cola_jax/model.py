@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.moe import gated, mixture, product
+from cola_jax.moe import gated, mixture, project
 from cola_jax.params import Int8, Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
@@ -309,10 +309,3 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
     hidden = gated(config, gate, up)
     return project("btf,fd->btd", hidden, layer.down, layer.down_bias)
-
-
-def project(axes: str, x: Array, weight: Array | Int8 | None, bias: Array | None) -> Array:
-    """Multiply by a weight in the activations' dtype, and add the bias if there is one."""
-    assert weight is not None, "a layer of this config has the weight"
-    y = product(axes, x, weight)
-    return y if bias is None else y + bias.astype(x.dtype)

@@ -15,14 +15,22 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
-from cola_jax.params import Int8, Layer, int8_product
+from cola_jax.params import EXPERTS, Int8, Layer, int8_product
 
 MOST_ROWS = 128  # of a block: more would only add padding
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
+
+
+def project(axes: str, x: Array, weight: Array | Int8 | None, bias: Array | None) -> Array:
+    """Multiply by a weight in the activations' dtype, and add the bias if there is one."""
+    assert weight is not None, "a layer of this config has the weight"
+    y = product(axes, x, weight)
+    return y if bias is None else y + bias.astype(x.dtype)
 
 
 def product(axes: str, x: Array, weight: Array | Int8) -> Array:
@@ -42,10 +50,15 @@ def product(axes: str, x: Array, weight: Array | Int8) -> Array:
 
 
 def gated(config: ModelConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"]) -> Array:
-    """Apply the activation of the family to the gate, and multiply by it; in float32."""
+    """Apply the activation of the family to the gate, and multiply by it; in float32.
+
+    With a limit both are bounded, and up gets 1 more, as in `GptOssExperts` of transformers.
+    """
     # a CPU rounds each operation on bfloat16 by several of its own
-    hidden = ACTIVATIONS[config.activation](gate.astype(jnp.float32)) * up.astype(jnp.float32)
-    return hidden.astype(gate.dtype)
+    wide, factor, limit = gate.astype(jnp.float32), up.astype(jnp.float32), config.swiglu_limit
+    if limit is not None:
+        wide, factor = jnp.minimum(wide, limit), 1 + jnp.clip(factor, -limit, limit)
+    return (ACTIVATIONS[config.activation](wide) * factor).astype(gate.dtype)
 
 
 class Blocks(NamedTuple):
@@ -76,6 +89,8 @@ def route(
     # scores that lose bits choose other experts, and there are few of them to compute
     exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     scores = jnp.einsum("td,de->te", x, router, **exact)
+    if layer.router_bias is not None:
+        scores = scores + layer.router_bias.astype(scores.dtype)
     weights, chosen = jax.lax.top_k(jax.nn.softmax(scores), config.experts_per_token)
     if config.normalised_routing:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
@@ -117,7 +132,7 @@ def run_experts(
     config: ModelConfig, layer: Layer, x: Float[Array, "T D"], blocks: Blocks
 ) -> Float[Array, "MR D"]:
     """Run each block's rows through its expert; blocks that are not used give zeros."""
-    experts = (layer.expert_gate, layer.expert_up, layer.expert_down)
+    experts = tuple(getattr(layer, name) for name in EXPERTS)
     assert layer.first_expert is not None
     numbers = layer.first_expert + blocks.expert
 
@@ -125,9 +140,13 @@ def run_experts(
     @jax.checkpoint
     def compute(x, experts, source, expert):
         rows = x[source]
-        gate, up, down = jax.tree.map(lambda weights: weights[expert], experts)
-        hidden = gated(config, product("rd,df->rf", rows, gate), product("rd,df->rf", rows, up))
-        return product("rf,fd->rd", hidden, down)
+        gate, up, down, *biases = jax.tree.map(lambda weights: weights[expert], experts)
+        hidden = gated(
+            config,
+            project("rd,df->rf", rows, gate, biases[0]),
+            project("rd,df->rf", rows, up, biases[1]),
+        )
+        return project("rf,fd->rd", hidden, down, biases[2])
 
     def step(i, block):
         out = jax.lax.cond(

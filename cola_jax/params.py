@@ -22,7 +22,8 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
-EXPERTS = ("expert_gate", "expert_up", "expert_down")
+EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
+EXPERTS = ("expert_gate", "expert_up", "expert_down", *EXPERT_BIASES)
 REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole on every device
 
 INT8 = "int8"
@@ -73,9 +74,13 @@ class Layer(struct.PyTreeNode):
     up_bias: Float[Array, "*L F"] | None = stacked("tensor")
     down_bias: Float[Array, "*L D"] | None = stacked(None)
     router: Float[Array, "*L D E"] | None = stacked(None, None)
+    router_bias: Float[Array, "*L E"] | None = stacked(None)
     expert_gate: Float[Array, "*L E D X"] | None = stacked(None, None, "tensor")
     expert_up: Float[Array, "*L E D X"] | None = stacked(None, None, "tensor")
     expert_down: Float[Array, "*L E X D"] | None = stacked(None, "tensor", None)
+    expert_gate_bias: Float[Array, "*L E X"] | None = stacked(None, "tensor")
+    expert_up_bias: Float[Array, "*L E X"] | None = stacked(None, "tensor")
+    expert_down_bias: Float[Array, "*L E D"] | None = stacked(None, None)
     shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
     rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
@@ -101,6 +106,10 @@ OPTIONAL = {
     "experts": {
         **{"router": "L D E", "expert_gate": "L E D X"},
         **{"expert_up": "L E D X", "expert_down": "L E X D"},
+    },
+    "expert_bias": {
+        **{"router_bias": "L E", "expert_gate_bias": "L E X"},
+        **{"expert_up_bias": "L E X", "expert_down_bias": "L E D"},
     },
     "shared_expert": {"shared_gate": "L D"},
 }

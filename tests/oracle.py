@@ -71,6 +71,11 @@ SOFTCAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0}  # bo
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 QWEN_EXPERTS = {**EXPERTS, "moe_intermediate_size": 24}
 SHARED_EXPERT = {"shared_expert_intermediate_size": 40}
+GPT_OSS = {  # a limit that clamps most of what reaches it
+    **{"num_local_experts": 6, "num_experts_per_tok": 3, "swiglu_limit": 0.7, "head_dim": 12},
+    **{"sliding_window": 5, "layer_types": KINDS, "attention_bias": True},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
 MULTIPLIERS = {
     "embedding_multiplier": 3.0,
@@ -101,6 +106,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", {**GEMMA, **SOFTCAPS, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {}),
     "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
+    "gpt-oss": ("gpt_oss", GPT_OSS),
     "olmoe": ("olmoe", {**EXPERTS, "norm_topk_prob": False}),
     "olmoe-clip": ("olmoe", {**EXPERTS, "norm_topk_prob": True, "clip_qkv": 0.7}),
     "qwen2-moe": ("qwen2_moe", {**QWEN_EXPERTS, **SHARED_EXPERT}),

@@ -101,6 +101,19 @@ GLM4 = make_table(
     Row("mlp_post_norm", "model.layers.{i}.post_mlp_layernorm.weight", "D -> D"),
     base=GLM,
 )
+GATES, GATE_UP = ("X", "X"), "model.layers.{i}.mlp.experts.gate_up_proj"
+GPT_OSS = make_table(
+    Row("sinks", "model.layers.{i}.self_attn.sinks", "N -> N"),
+    Row("router", "model.layers.{i}.mlp.router.weight", "E D -> D E"),
+    Row("router_bias", "model.layers.{i}.mlp.router.bias", "E -> E"),
+    Row("expert_gate", GATE_UP, "E D X -> E D X", part=Part(GATES, 0, 2, True)),
+    Row("expert_up", GATE_UP, "E D X -> E D X", part=Part(GATES, 1, 2, True)),
+    Row("expert_gate_bias", GATE_UP + "_bias", "E X -> E X", part=Part(GATES, 0, 1, True)),
+    Row("expert_up_bias", GATE_UP + "_bias", "E X -> E X", part=Part(GATES, 1, 1, True)),
+    Row("expert_down", "model.layers.{i}.mlp.experts.down_proj", "E X D -> E X D"),
+    Row("expert_down_bias", "model.layers.{i}.mlp.experts.down_proj_bias", "E D -> E D"),
+    base=LLAMA,
+)
 
 
 def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
@@ -411,6 +424,22 @@ def read_glm4(attributes: Attributes) -> ModelConfig:
     return dataclasses.replace(read_glm(attributes), post_norms=True)
 
 
+def read_gpt_oss(attributes: Attributes) -> ModelConfig:
+    """Read gpt-oss, with sinks in attention, and biases and bounds in its experts."""
+    for name in ("experts_per_token", "initial_context_length"):  # repeat other attributes
+        attributes.get(name)
+    stored = attributes.values.get("quantization_config")
+    if isinstance(stored, dict) and stored.get("quant_method") == "mxfp4":
+        attributes.get("quantization_config")  # tensors in it are widened when they are read
+    if attributes.get("swiglu_alpha") != 1.702:
+        raise InputError("swiglu_alpha must be 1.702.")
+    fields = read_decoder(attributes) | read_bias(attributes) | read_experts(attributes)
+    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
+    fields |= {"windows": read_windows(attributes), "swiglu_limit": attributes.get("swiglu_limit")}
+    habits = {"sinks": True, "expert_bias": True, "norm_offset": 0.0, "activation": "quick_gelu"}
+    return ModelConfig(**fields, **habits)
+
+
 class Family(NamedTuple):
     """A model_type: how its config is read, and its table of weights."""
 
@@ -437,6 +466,7 @@ FAMILIES = {
         ("vision_tower.", "multi_modal_projector."),
     ),
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
+    "gpt_oss": Family("GptOss", read_gpt_oss, GPT_OSS),
     "olmoe": Family("Olmoe", read_olmoe, OLMO),
     "olmo3": Family("Olmo3", read_olmo3, OLMO),
     "smollm3": Family("SmolLM3", read_smollm3, LLAMA),

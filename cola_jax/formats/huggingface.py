@@ -322,6 +322,7 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     ],
     "no_rope_layers": lambda c: [int(rope is not None) for rope in c.layer_ropes],
     **dict.fromkeys(("num_experts", "num_local_experts"), lambda c: c.experts),
+    "swiglu_limit": lambda c: c.swiglu_limit,
     "num_experts_per_tok": lambda c: c.experts_per_token,
     "norm_topk_prob": lambda c: c.normalised_routing,
     "moe_intermediate_size": lambda c: c.expert_width,
