@@ -46,6 +46,8 @@ CHANGES = [  # parity only proves what changes the logits of these models
     *(("qwen2-moe", {"normalised_routing": True}), ("qwen3-moe", {"experts_per_token": 2})),
     *(("gemma3", name) for name in ("q_norm", "attention_post_norm", "mlp_post_norm")),
     *(("olmo2", name) for name in ("q_norm", "k_norm", "attention_post_norm")),
+    ("gpt-oss", {"swiglu_limit": None}),
+    *(("gpt-oss", name) for name in ("sinks", "router_bias", "expert_up_bias", "expert_down_bias")),
     *(("qwen2-moe", name) for name in ("shared_gate", "down", "expert_down", "router")),
 ]
 

@@ -24,6 +24,10 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# of MXFP4: what four bits mean, the highest is the sign; values that share a scale; its bias
+FP4 = np.array([sign * x for sign in (1, -1) for x in (0, 0.5, 1, 1.5, 2, 3, 4, 6)], np.float32)
+MXFP4_BLOCK, EXPONENT_BIAS = 32, 127
+BLOCKS, SCALES = "_blocks", "_scales"  # ends of the names of its two tensors
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -108,7 +112,10 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 
 class SafetensorsFiles:
-    """The tensors of one or more safetensors files, by name."""
+    """The tensors of one or more safetensors files, by name.
+
+    The two of a weight in MXFP4 are one tensor, of the weight's name without an end.
+    """
 
     def __init__(self, folder: Path):
         self.place = folder
@@ -120,6 +127,21 @@ class SafetensorsFiles:
         slices = {name: opened.get_slice(name) for name, opened in self.files.items()}
         self.shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
         self.stored = {name: piece.get_dtype() for name, piece in slices.items()}
+        for name in slices:
+            if name.endswith(BLOCKS):
+                self.join_mxfp4(name.removesuffix(BLOCKS))
+
+    def join_mxfp4(self, name: str) -> None:
+        """List the two tensors of a weight in MXFP4 as one; leave others of such names alone."""
+        ends = name + BLOCKS, name + SCALES
+        blocks, scales = (self.shapes.get(end, ()) for end in ends)
+        in_bytes = name not in self.files and {self.stored.get(end) for end in ends} == {"U8"}
+        if in_bytes and len(scales) == 3 and blocks == (*scales, MXFP4_BLOCK // 2):
+            experts, rows, count = scales
+            self.shapes[name] = experts, count * MXFP4_BLOCK, rows
+            self.stored[name] = "BF16"  # which holds the values exactly
+            for end in ends:
+                del self.shapes[end]
 
     def dtype(self, name: str) -> np.dtype:
         """Return a tensor's dtype; raise InputError for integers and quantised formats."""
@@ -134,7 +156,25 @@ class SafetensorsFiles:
     def read(self, name: str) -> np.ndarray:
         """Read one tensor."""
         self.dtype(name)
+        if name not in self.files:
+            ends = name + BLOCKS, name + SCALES
+            return widen_mxfp4(*(self.files[end].get_tensor(end) for end in ends))
         return self.files[name].get_tensor(name)
+
+
+def widen_mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Widen bytes [E, R, G, 16] of a weight in MXFP4 to bfloat16 [E, 32 G, R].
+
+    A byte holds two values, the first in its lower half. The 32 values of 16 bytes share a power of
+    two, whose biased exponents are `scales` [E, R, G].
+    """
+    experts, rows, count = scales.shape
+    wide = np.empty((experts, count * MXFP4_BLOCK, rows), DTYPES["BF16"])
+    for target, block, scale in zip(wide, blocks, scales, strict=True):
+        values = FP4[np.stack([block & 15, block >> 4], axis=-1)].reshape(rows, count, -1)
+        values = np.ldexp(values, scale[:, :, None].astype(np.int32) - EXPONENT_BIAS)
+        target[...] = values.reshape(rows, -1).T
+    return wide
 
 
 def weight_files(folder: Path) -> list[Path]:

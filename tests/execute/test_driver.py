@@ -54,7 +54,10 @@ def run(model, batch, waves, **options):
     return on_worker(model, each, **options)
 
 
-@pytest.mark.parametrize(("variant", "blocks"), [("gemma3", 16), ("gemma2", None), ("olmoe", None)])
+@pytest.mark.parametrize(
+    ("variant", "blocks"),
+    [("gemma3", 16), *((name, None) for name in ("gemma2", "gpt-oss", "olmoe"))],
+)
 def test_shared_prefix_matches_reference(pair, monkeypatch, variant, blocks):
     """With few blocks the paths run in several groups; a second wave finds states of the first."""
     if blocks is not None:

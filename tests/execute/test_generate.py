@@ -82,6 +82,7 @@ def free(model, prompts):
         ("qwen2-window", 1, 1),
         ("gemma3", 1, 1),
         ("gemma2", 1, 1),  # softcaps
+        ("gpt-oss", 1, 1),  # sinks
         ("qwen2-moe-window", 1, 1),
         ("qwen2-window", 1, 2),  # KV heads split over devices, windows out of the whole stack
         # several workers of several devices, several rope tables
@@ -114,7 +115,7 @@ def test_generate_takes_prompts_of_any_lengths(pair):
     assert_greedy(found.ours, prompts, paths, out)
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa", "qwen3-window", "gemma2"])
+@pytest.mark.parametrize("variant", ["llama-gqa", "qwen3-window", "gemma2", "gpt-oss"])
 def test_generate_matches_transformers(pair, variant):
     """Where the cache of transformers has an entry for each position of the path."""
     found = pair(variant)

@@ -34,6 +34,7 @@ CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
     ("gemma3", 48, "least", 1, 1),  # two rope tables
     ("gemma3", 72, "40kB", 2, 2),
     ("olmoe", 400, None, 1, 1),  # experts, in tiles wider than what waits
+    ("gpt-oss", 72, "40kB", 1, 2),  # sinks and biases of experts, split
     ("qwen2-moe-window", 72, "40kB", 1, 1),  # beside a shared one
     ("qwen2-moe-window", 48, None, 2, 4),  # all devices
 ]

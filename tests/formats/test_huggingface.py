@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import cola_jax
 from cola_jax.config import Rope
@@ -84,6 +85,31 @@ def test_convert_reads_the_text_part_of_multimodal_gemma(tmp_path):
     assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
     edit_tensors(tmp_path, {"audio.weight": torch.ones(1)})
     with pytest.raises(ValueError, match=r"unmapped audio\.weight"):
+        open_directory(tmp_path)
+
+
+def test_convert_widens_mxfp4_as_transformers_does(tmp_path):
+    """On random bytes, with scales that keep the values of weights as large as usual."""
+    theirs = oracle.random_model("gpt_oss", **{**oracle.GPT_OSS, "intermediate_size": 64})
+    generator, changes = torch.Generator().manual_seed(0), {}
+    for i, layer in enumerate(theirs.model.layers):
+        for name in ("gate_up_proj", "down_proj"):
+            weight, place = getattr(layer.mlp.experts, name), f"model.layers.{i}.mlp.experts.{name}"
+            experts, inputs, outputs = weight.shape
+            shape, options = (experts, outputs, inputs // 32), {"dtype": torch.uint8}
+            blocks = torch.randint(256, (*shape, 16), generator=generator, **options)
+            scales = torch.randint(120, 125, shape, generator=generator, **options)
+            weight.data = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+            changes |= {place: ..., f"{place}_blocks": blocks, f"{place}_scales": scales}
+    theirs.save_pretrained(tmp_path)
+    edit_tensors(tmp_path, changes)
+    edit_config(tmp_path, quantization_config={"quant_method": "mxfp4"})
+    ids = oracle.random_ids(2)
+    ours = cola_jax.run_path(oracle.convert_in_memory(tmp_path), ids, range(oracle.LAYERS))
+    logits = oracle.logits(theirs, ids, range(oracle.LAYERS))
+    assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
+    edit_tensors(tmp_path, {"model.layers.0.mlp.experts.down_proj_scales": torch.ones(6, 32, 2)})
+    with pytest.raises(ValueError, match=r"missing model\.layers\.0\.mlp\.experts\.down_proj;"):
         open_directory(tmp_path)
 
 
