@@ -74,7 +74,7 @@ SHARED_EXPERT = {"shared_expert_intermediate_size": 40}
 GPT_OSS = {  # a limit that clamps most of what reaches it
     **{"num_local_experts": 6, "num_experts_per_tok": 3, "swiglu_limit": 0.7, "head_dim": 12},
     **{"sliding_window": 5, "layer_types": KINDS, "attention_bias": True},
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    "rope_parameters": {**YARN, "truncate": False},
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
 MULTIPLIERS = {
