@@ -166,9 +166,11 @@ def quieten_orbax() -> None:
 def model_digest(metadata: dict[str, Any]) -> str:
     """Return the digest of a model: its weights in order, its config, and its tokenizer.
 
-    The same weights with another rope, window or vocabulary are another model.
+    The same weights with another rope, window or vocabulary are another model; under another name
+    they are the same.
     """
     config = ModelConfig.from_json(metadata["config"]).to_json()
+    config.pop("model_type", None)
     facts = [metadata["dtype"], metadata["sums"], config, metadata["tokenizer"]]
     return digest(*facts, *([scales] if (scales := metadata.get("scales")) else []))
 

@@ -202,13 +202,16 @@ class ModelConfig:
             return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))
 
 
-# The first fields of each class, which are written at any value.
-FIRST_FIELDS = {Rope: 4, ModelConfig: 29}
+# Fields that came later, and are written only where they differ from their default: the digests of
+# models that were converted earlier stay as they are.
+LATER = {
+    *("yarn", "scale", "pairs", "model_type", "rotary_dim", "query_growth", "residual_scale"),
+    *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
+}
 
 
 def written(config: Rope | ModelConfig) -> dict[str, Any]:
     """Return the fields that are written as JSON, by name."""
-    first, fields = FIRST_FIELDS[type(config)], dataclasses.fields(config)
-    values = {field.name: getattr(config, field.name) for field in fields}
-    names = [x.name for i, x in enumerate(fields) if i < first or values[x.name] != x.default]
-    return {name: values[name] for name in names}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    values = {name: getattr(config, name) for name in defaults}
+    return {n: x for n, x in values.items() if n not in LATER or x != defaults[n]}
