@@ -183,6 +183,11 @@ class ModelConfig:
         return self.rotary_dim or self.head_dim
 
     @property
+    def layer_kinds(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What layers differ in besides their weights: each one's window and rope."""
+        return tuple(zip(self.windows, self.layer_ropes, strict=True))
+
+    @property
     def shared_expert(self) -> bool:
         """Whether an MLP that every token uses stands beside the experts."""
         return bool(self.experts and self.mlp_width)

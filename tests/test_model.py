@@ -49,6 +49,12 @@ CHANGES = [  # parity only proves what changes the logits of these models
     ("gpt-oss", {"swiglu_limit": None}),
     *(("gpt-oss", name) for name in ("sinks", "router_bias", "expert_up_bias", "expert_down_bias")),
     *(("qwen2-moe", name) for name in ("shared_gate", "down", "expert_down", "router")),
+    *(("granite", {name: 1.0}) for name in ("residual_scale", "logit_scale", "query_scale")),
+    *(("smollm3", {"layer_ropes": (0,) * 6}), ("exaone4-window", {"layer_ropes": (0,) * 6})),
+    ("phi3-longrope", {"rotary_dim": None, "ropes": (Rope(theta=100.0),)}),
+    *(("ministral3", {"query_growth": None}), ("ministral3", {"ropes": (Rope(theta=100.0),)})),
+    *(("olmo3", {"layer_ropes": (index,) * 6}) for index in (0, 1)),
+    *(("glm", {"ropes": (Rope(theta=50.0),)}), ("helium", {"ropes": (Rope(theta=9.0),)})),
 ]
 
 

@@ -18,7 +18,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.deploy.model_card import ReportedEffect, model_card, write_eval_results
 from cola_jax.errors import InputError, shown
 from cola_jax.files import check_apart, check_writable, exists, read_json
-from cola_jax.formats.families import read_config
+from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.huggingface import (
     GENERATION,
     INDEX,
@@ -35,7 +35,6 @@ from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.storage import AnyPath, is_url
 
 BASE = "base"  # folder of the layers that an adapter runs
-MODULE = "q_proj"  # of the first layer, which an adapter changes by nothing: PEFT wants one
 SHARD_BYTES = 2**30
 
 
@@ -141,7 +140,7 @@ def write_recipe(
     so the windows would stay where they were while the layers move.
     """
     with exporting(destination, folder=False) as file:
-        if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
+        if len({*config.layer_kinds}) > 1:
             raise InputError(
                 f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of "
                 "this model differ in window or rotary embedding, which mergekit does not move "
@@ -267,24 +266,23 @@ def special_tokens(directory: epath.PathLike, metadata: dict[str, Any]) -> dict[
 def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> None:
     """Raise InputError where PEFT cannot run a path through the layers of a base model.
 
-    `text` is the path through the original, whose other layers a base may lack. The families whose
-    config has `layer_types` look up a layer's kind of attention by its place in that list, which
-    PEFT neither reorders nor extends.
+    `text` is the path through the original, whose other layers a base may lack. Where layers differ
+    in kind, or the family's config has `layer_types`, transformers looks a layer's kind up by its
+    place in a list of the config, which PEFT neither reorders nor extends.
     """
-    model_type = model_type_of(config)
-    if "layer_types" not in config_fields(model_type):
+    model_type, kinds = model_type_of(config), config.layer_kinds
+    if "layer_types" not in config_fields(model_type) and len({*kinds}) == 1:
         return
-    kinds = list(zip(config.windows, config.layer_ropes, strict=True))
     if len(path) > config.num_layers:
-        reason = f"the path has {len(path)} layers and the list {config.num_layers}"
+        reason = f"the path has {len(path)} layers and the config {config.num_layers}"
     elif wrong := [place for place, layer in enumerate(path) if kinds[layer] != kinds[place]]:
         reason = f"the layer at place {wrong[0]} of the path is of another kind than that place"
     else:
         return
     raise InputError(
         f"path {text} cannot be shared by PEFT's layer_replication: models of type "
-        f"{model_type} look up a layer's kind of attention by its place in config.layer_types, "
-        f"which PEFT leaves as it is, and {reason}. Export without --share."
+        f"{model_type} look up a layer's kind of attention by its place in lists of their config, "
+        f"which PEFT leaves as they are, and {reason}. Export without --share."
     )
 
 
@@ -294,9 +292,13 @@ def write_adapter(
     """Write a PEFT adapter that runs a path of the base model's layers, without their weights.
 
     `layer_replication` of `LoraConfig` rebuilds the layers of the base model from ranges of them,
-    which share weights. The adapter itself does nothing: its only matrix, of rank 1, is zero.
-    `config` is that of the base model, `base` its Hub id or its folder, seen from the adapter's.
+    which share weights. The adapter itself does nothing: its only matrix, of rank 1, is zero, and
+    belongs to the queries of the first layer, as PEFT wants one. `config` is that of the base
+    model, `base` its Hub id or its folder, seen from the adapter's.
     """
+    queries = FAMILIES[model_type_of(config)].table["q"]
+    _, name, (outputs, width) = next(expected(queries, config))
+    name = name.removesuffix(".weight")
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -304,14 +306,13 @@ def write_adapter(
         "revision": revision,
         "inference_mode": True,
         "r": 1,
-        "target_modules": [MODULE],
+        "target_modules": [name.rpartition(".")[2]],
         "layers_to_transform": [0],
         "layer_replication": [[run.start, run.stop] for run in ascending_ranges(path)],
     }
     write_json(folder / "adapter_config.json", settings)
-    name = f"base_model.model.model.layers.0.self_attn.{MODULE}"
     zeros = {
-        f"{name}.lora_A.weight": np.zeros((1, config.width), np.float32),
-        f"{name}.lora_B.weight": np.zeros((config.num_heads * config.head_dim, 1), np.float32),
+        f"base_model.model.{name}.lora_A.weight": np.zeros((1, width), np.float32),
+        f"base_model.model.{name}.lora_B.weight": np.zeros((outputs, 1), np.float32),
     }
     save_tensors(folder / "adapter_model.safetensors", zeros)

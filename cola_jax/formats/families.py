@@ -9,6 +9,7 @@ from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_rope, read_windows
 from cola_jax.formats.table import Part, Row, Table, make_table, rows_of
 
+KINDS = "full_attention", "sliding_attention"  # of layers, in the order of their ropes
 # also weights that Llama lacks, by the names that are the same in the other families
 LLAMA = make_table(
     Row("embedding", "model.embed_tokens.weight", "V D -> V D"),
@@ -139,10 +140,10 @@ def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) 
 
 def read_ropes(attributes: Attributes) -> tuple[Rope, ...]:
     """Read the ropes of layers without and with a window."""
-    ropes, kinds = attributes.get("rope_parameters"), ("full_attention", "sliding_attention")
-    if unknown := set(ropes) - set(kinds):
+    ropes = attributes.get("rope_parameters")
+    if unknown := set(ropes) - set(KINDS):
         raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
-    return tuple(read_rope(ropes[kind]) for kind in kinds)
+    return tuple(read_rope(ropes[kind]) for kind in KINDS)
 
 
 def read_bias(attributes: Attributes) -> dict[str, Any]:

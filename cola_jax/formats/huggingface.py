@@ -16,7 +16,7 @@ from cola_jax.config import Count, ModelConfig, Rope
 from cola_jax.errors import InputError, printed, reading, shorten
 from cola_jax.files import is_file, read_json
 from cola_jax.formats.attributes import ROPES
-from cola_jax.formats.families import FAMILIES, read_config
+from cola_jax.formats.families import FAMILIES, KINDS, read_config
 from cola_jax.formats.table import Source, check, origin_of
 
 DTYPES = {
@@ -232,15 +232,8 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         **{name: write(config) for name, write in COMMON.items()},
         **{name: write(config) for name, write in SPECIFIC.items() if name in known},
+        **rope_values(model_type, config),
     }
-    if model_type == "gemma3_text":
-        values["rope_local_base_freq"] = config.ropes[1].theta
-    if model_type == "ministral3":
-        beta = 0.0 if config.query_growth is None else config.query_growth[0]
-        values["rope_scaling"] |= {"llama_4_scaling_beta": beta}
-    if model_type in ("phi3", "glm", "glm4"):
-        rotated = 2 * (config.ropes[0].pairs or config.rotary_width // 2)
-        values["partial_rotary_factor"] = rotated / config.head_dim
     read, _ = read_config(values)
     if read != config:
         wanted, stored = dataclasses.asdict(config), dataclasses.asdict(read)
@@ -274,6 +267,26 @@ def model_type_of(config: ModelConfig) -> str:
     if config.qkv_bias and not config.output_bias:
         return "qwen2"
     return "llama" if window_of(config) is None else "mistral"
+
+
+def rope_values(model_type: str, config: ModelConfig) -> dict[str, Any]:
+    """Return what some families have of ropes besides a theta and `rope_scaling`."""
+    first = config.ropes[0]
+    parameters = [
+        {"rope_theta": rope.theta, **(rope_scaling(rope) or {"rope_type": "default"})}
+        for rope in config.ropes
+    ]
+    if model_type == "gemma3_text":
+        return {"rope_local_base_freq": config.ropes[1].theta}
+    if model_type == "olmo3":  # the other names give a window's rope the default theta
+        return {"rope_parameters": dict(zip(KINDS, parameters, strict=True))}
+    if model_type == "ministral3":
+        beta = 0.0 if config.query_growth is None else config.query_growth[0]
+        return {"rope_scaling": parameters[0] | {"llama_4_scaling_beta": beta}}
+    if model_type in ("phi3", "glm", "glm4"):
+        rotated = config.rotary_width if first.pairs is None else 2 * first.pairs
+        return {"partial_rotary_factor": rotated / config.head_dim}
+    return {}
 
 
 def rope_scaling(rope: Rope) -> dict[str, Any] | None:

@@ -203,7 +203,7 @@ def has_blocks(source: Source, row: Row) -> bool:
 def read_floats(source: Source, row: Row, name: str) -> np.ndarray:
     """Read a tensor in our layout."""
     values = take_part(row, source.tensors.read(name), source.config)
-    values = rearrange(values, row.pattern, **row_sizes(source, row))
+    values = rearrange(values, row.pattern, **row_sizes(row, source.config))
     return values + row.offset if row.offset else values
 
 
@@ -211,7 +211,7 @@ def read_int8(source: Source, row: Row, name: str, in_blocks: bool) -> Int8:
     """Read a tensor in our layout, in its blocks or else rounded by output channel."""
     if not in_blocks:
         return quantize(read_floats(source, row, name), INPUTS[row.ours])
-    sizes, innermost = row_sizes(source, row), parse_theirs(row).composition[-1][-1]
+    sizes, innermost = row_sizes(row, source.config), parse_theirs(row).composition[-1][-1]
     weight, of_scale = source.q8[name](), sizes | {innermost: sizes[innermost] // Q8_BLOCK}
     values, scale = (
         take_part(row, array, source.config) for array in (weight.values, weight.scale)
@@ -225,9 +225,9 @@ def take_part(row: Row, tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
     return tensor if row.part is None else tensor[row.part.within(axis_sizes(config))]
 
 
-def row_sizes(source: Source, row: Row) -> dict[str, int]:
+def row_sizes(row: Row, config: ModelConfig) -> dict[str, int]:
     """Return the size of every axis letter in a row's pattern."""
-    sizes = axis_sizes(source.config)
+    sizes = axis_sizes(config)
     return {name: sizes[name] for name in parse_theirs(row).identifiers}
 
 
@@ -251,7 +251,7 @@ def unstack(
         of_layers = "{i}" in row.theirs
         for index, name, shape in expected(row, config):
             values = array[(path[index[0]], *index[1:])] if of_layers else array
-            values = rearrange(values, f"{ours} -> {theirs}")
+            values = rearrange(values, f"{ours} -> {theirs}", **row_sizes(row, config))
             values = np.ascontiguousarray(values - row.offset if row.offset else values)
             if row.part is not None:
                 values = joined.add(row.part, name, shape, values)

@@ -1,5 +1,6 @@
 """Exported Hugging Face checkpoints: transformers and our own converter read what was meant."""
 
+import dataclasses
 import json
 
 import jax
@@ -53,7 +54,7 @@ def write(model, path, folder, dtype="float32"):
     """Exports a model that is in memory."""
     folder.mkdir()
     selected = choose_layers(model.config, path, dtype)
-    write_model(folder, selected, stacked(model), {}, ignore_progress)
+    write_model(folder, selected, stacked(model), {"pad_token_id": None}, ignore_progress)
     return folder
 
 
@@ -230,20 +231,27 @@ def test_export_records_the_license_of_the_source(source, tmp_path):
 
 def test_check_replication_allows_what_peft_can_run(pair, tmp_path):
     """Kinds stay in place for these; and the error is not an excess of caution."""
-    gemma, ids = pair("gemma3"), oracle.random_ids(2).astype(np.int64)
+    gemma, phi, ids = pair("gemma3"), pair("phi3"), oracle.random_ids(2).astype(np.int64)
 
-    def error(path):
-        write_adapter(tmp_path, path, gemma.ours.config, "base", None)
-        logits = their_logits(read_by_peft(gemma.folder, tmp_path), ids)
-        return oracle.relative_error(logits, oracle.logits(gemma.theirs, ids, path))
+    def error(models, path):
+        write_adapter(tmp_path, path, models.ours.config, "base", None)
+        logits = their_logits(read_by_peft(models.folder, tmp_path), ids)
+        return oracle.relative_error(logits, oracle.logits(models.theirs, ids, path))
 
-    check_replication(gemma.ours.config, (0, 0, 2, 4, 3), "")
-    assert error((0, 0, 2, 4, 3)) < oracle.TOLERANCE
-    assert error((0, 2, 1, 1)) > 0.01
-    check_replication(pair("mistral-window").ours.config, (0, 1, 1, 2, 3, 4, 5), "")
-    for variant, path, message in (
-        ("qwen3", (0, 1, 2, 3, 4, 5, 5), "the path has 7 layers and the list 6"),
-        ("gemma3", (0, 2, 1, 1), "the layer at place 1 of the path is of another"),
+    for models, path in ((gemma, (0, 0, 2, 4, 3)), (phi, (0, 1, 1, 2, 3, 4, 5))):
+        check_replication(models.ours.config, path, "")
+        assert error(models, path) < oracle.TOLERANCE
+    assert error(gemma, (0, 2, 1, 1)) > 0.01
+    # a family that looks kinds up by another key than layer_types
+    kinds = dataclasses.replace(phi.ours.config, windows=(5, None) * 3)
+    for config, path, message in (
+        (
+            pair("qwen3").ours.config,
+            (0, 1, 2, 3, 4, 5, 5),
+            "the path has 7 layers and the config 6",
+        ),
+        (gemma.ours.config, (0, 2, 1, 1), "the layer at place 1 of the path is of another"),
+        (kinds, (0, 0), "the layer at place 1 of the path is of another"),
     ):
         with pytest.raises(ValueError, match=f"path 0-9 cannot be shared .* {message}"):
-            check_replication(pair(variant).ours.config, path, "0-9")
+            check_replication(config, path, "0-9")

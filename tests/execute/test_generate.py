@@ -115,7 +115,18 @@ def test_generate_takes_prompts_of_any_lengths(pair):
     assert_greedy(found.ours, prompts, paths, out)
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa", "qwen3-window", "gemma2", "gpt-oss"])
+FAMILIES = [
+    "llama-gqa",
+    "qwen3-window",
+    "gemma2",
+    "gpt-oss",
+    "smollm3",
+    "phi3-longrope",
+    "ministral3",
+]
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_generate_matches_transformers(pair, variant):
     """Where the cache of transformers has an entry for each position of the path."""
     found = pair(variant)
