@@ -145,6 +145,7 @@ class ModelConfig:
     experts_per_token: Count = 0
     expert_width: Count = 0
     expert_bias: bool = False  # of the router and of experts
+    sigmoid_routing: bool = False  # instead of a softmax; a bias then chooses, and does not weigh
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
     def __post_init__(self):

@@ -83,15 +83,22 @@ def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Floa
 def route(
     config: ModelConfig, layer: Layer, x: Float[Array, "T D"]
 ) -> tuple[Int[Array, "T A"], Float[Array, "T A"]]:
-    """Pick each token's experts and their weights: a softmax over all experts, in float32."""
+    """Pick each token's experts and their weights: a softmax over all experts, in float32.
+
+    Or the sigmoid of each expert, where a bias takes part in the choice, and not in the weight.
+    """
     assert layer.router is not None
     router = layer.router.astype(x.dtype)
     # scores that lose bits choose other experts, and there are few of them to compute
     exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     scores = jnp.einsum("td,de->te", x, router, **exact)
-    if layer.router_bias is not None:
-        scores = scores + layer.router_bias.astype(scores.dtype)
-    weights, chosen = jax.lax.top_k(jax.nn.softmax(scores), config.experts_per_token)
+    bias = 0.0 if layer.router_bias is None else layer.router_bias.astype(scores.dtype)
+    if config.sigmoid_routing:
+        shares = jax.nn.sigmoid(scores)
+        _, chosen = jax.lax.top_k(shares + bias, config.experts_per_token)
+        weights = jnp.take_along_axis(shares, chosen, axis=-1)
+    else:
+        weights, chosen = jax.lax.top_k(jax.nn.softmax(scores + bias), config.experts_per_token)
     if config.normalised_routing:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     return chosen, weights.astype(x.dtype)

@@ -69,10 +69,11 @@ KINDS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": KINDS}
 SOFTCAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0}  # both bend
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
+LOCAL_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 3}
 QWEN_EXPERTS = {**EXPERTS, "moe_intermediate_size": 24}
 SHARED_EXPERT = {"shared_expert_intermediate_size": 40}
 GPT_OSS = {  # a limit that clamps most of what reaches it
-    **{"num_local_experts": 6, "num_experts_per_tok": 3, "swiglu_limit": 0.7, "head_dim": 12},
+    **{**LOCAL_EXPERTS, "swiglu_limit": 0.7, "head_dim": 12},
     **{"sliding_window": 5, "layer_types": KINDS, "attention_bias": True},
     "rope_parameters": {**YARN, "truncate": False},
 }
@@ -106,6 +107,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", {**GEMMA, **SOFTCAPS, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {}),
     "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
+    "flex-olmo": ("flex_olmo", EXPERTS),
+    "granitemoe": ("granitemoe", {**MULTIPLIERS, **LOCAL_EXPERTS}),
+    "minimax-m2": ("minimax_m2", {**LOCAL_EXPERTS, "head_dim": 12, "rotary_dim": 8}),
     "gpt-oss": ("gpt_oss", GPT_OSS),
     "olmoe": ("olmoe", {**EXPERTS, "norm_topk_prob": False}),
     "olmoe-clip": ("olmoe", {**EXPERTS, "norm_topk_prob": True, "clip_qkv": 0.7}),
@@ -223,6 +227,9 @@ def randomise(model: nn.Module, seed: int) -> None:
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input
                 values = 1.2 * values / parameter.shape[-1] ** 0.5
             parameter.copy_(values)
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,6 +115,19 @@ GPT_OSS = make_table(
     Row("expert_down_bias", "model.layers.{i}.mlp.experts.down_proj_bias", "E D -> E D"),
     base=LLAMA,
 )
+HALF = "model.layers.{i}.block_sparse_moe.input_linear.weight"
+GRANITE_MOE = make_table(
+    Row("router", "model.layers.{i}.block_sparse_moe.router.layer.weight", "E D -> D E"),
+    Row("expert_gate", HALF, "E X D -> E D X", part=Part(GATES, 0, 1)),
+    Row("expert_up", HALF, "E X D -> E D X", part=Part(GATES, 1, 1)),
+    Row("expert_down", "model.layers.{i}.block_sparse_moe.output_linear.weight", "E D X -> E X D"),
+    base=LLAMA,
+)
+MINIMAX_M2 = make_table(
+    *(OLMO[name] for name in ("q_norm", "k_norm")),
+    Row("router_bias", "model.layers.{i}.block_sparse_moe.e_score_correction_bias", "E -> E"),
+    base=MIXTRAL,
+)
 
 
 def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
@@ -153,8 +166,9 @@ def read_bias(attributes: Attributes) -> dict[str, Any]:
 
 def read_experts(attributes: Attributes) -> dict[str, Any]:
     """Read the fields that all families with experts have."""
+    names = "num_experts", "num_local_experts"  # the second is not an older name in all families
     return {
-        "experts": attributes.get("num_experts"),
+        "experts": next(filter(None, map(attributes.get, names)), 0),
         "experts_per_token": attributes.get("num_experts_per_tok"),
         "normalised_routing": attributes.get("norm_topk_prob"),
     }
@@ -302,7 +316,7 @@ def read_granite(attributes: Attributes) -> ModelConfig:
     get, fields = attributes.get, read_decoder(attributes) | read_bias(attributes)
     return ModelConfig(
         **fields,
-        mlp_bias=get("mlp_bias"),
+        mlp_bias=bool(get("mlp_bias")),  # Granite with experts has no such attribute
         embedding_scale=get("embedding_multiplier"),
         query_scale=get("attention_multiplier") * fields["head_dim"] ** 0.5,
         residual_scale=get("residual_multiplier"),
@@ -425,6 +439,30 @@ def read_glm4(attributes: Attributes) -> ModelConfig:
     return dataclasses.replace(read_glm(attributes), post_norms=True)
 
 
+def read_flex_olmo(attributes: Attributes) -> ModelConfig:
+    """Read FlexOlmo: OLMoE with the norms of OLMo 2."""
+    norms = {"pre_norms": False, "post_norms": True, "norm_offset": 0.0}
+    return dataclasses.replace(read_olmoe(attributes), **norms)
+
+
+def read_granitemoe(attributes: Attributes) -> ModelConfig:
+    """Read a Granite 3 with experts, whose `intermediate_size` is an expert's width."""
+    config, experts = read_granite(attributes), read_experts(attributes)
+    experts |= {"expert_width": config.mlp_width, "mlp_width": 0, "normalised_routing": True}
+    return dataclasses.replace(config, **experts)
+
+
+def read_minimax_m2(attributes: Attributes) -> ModelConfig:
+    """Read MiniMax-M2, which rotates the first channels of a head."""
+    partial, parameters = "partial_rotary_factor", attributes.get("rope_parameters")
+    attributes.get("rotary_dim")  # from which transformers makes the factor
+    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
+    fields |= read_experts(attributes) | {"normalised_routing": True, "sigmoid_routing": True}
+    rotary = int(fields["head_dim"] * parameters.get(partial, 1.0))
+    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "rotary_dim": rotary}
+    return ModelConfig(**fields, projection_norms=True)
+
+
 def read_gpt_oss(attributes: Attributes) -> ModelConfig:
     """Read gpt-oss, with sinks in attention, and biases and bounds in its experts."""
     for name in ("experts_per_token", "initial_context_length"):  # repeat other attributes
@@ -467,6 +505,9 @@ FAMILIES = {
         ("vision_tower.", "multi_modal_projector."),
     ),
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
+    "flex_olmo": Family("FlexOlmo", read_flex_olmo, OLMO),
+    "granitemoe": Family("GraniteMoe", read_granitemoe, GRANITE_MOE),
+    "minimax_m2": Family("MiniMaxM2", read_minimax_m2, MINIMAX_M2),
     "gpt_oss": Family("GptOss", read_gpt_oss, GPT_OSS),
     "olmoe": Family("Olmoe", read_olmoe, OLMO),
     "olmo3": Family("Olmo3", read_olmo3, OLMO),
