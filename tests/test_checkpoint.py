@@ -182,7 +182,7 @@ def test_load_refuses_the_weights_of_another_model(pair, copy, tmp_path):
         ({"num_kv_heads": 3}, "4 query heads cannot share 3"),
         ({"head_dim": 7}, "head_dim must be even"),
         ({"ropes": []}, "layer_ropes must be 0 to -1"),
-        ({"ropes": [{"theta": 1e4, "divisors": [1.0]}]}, "1 divisors for heads of 8"),
+        ({"ropes": [{"theta": 1e4, "divisors": [1.0]}]}, "1 divisors for 8 channels"),
         ({"ropes": [{"theta": 1e4, "llama3": [8, 4, 1, 64]}]}, "must have low < high"),
         ({"mlp_width": 0}, "a layer must have an MLP or experts"),
         ({"experts": 6}, "experts need experts_per_token"),

@@ -173,7 +173,9 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
     eps = fields.get("attention.layer_norm_rms_epsilon", 1e-5)
     values["rms_norm_eps"] = float(f"{eps:.7g}") if isinstance(eps, float) else eps
     scaling = fields.get("rope.scaling.type", "none")
-    if scaling != "none":
+    if scaling not in ("none", "linear"):
+        raise InputError(f"rope type {shown(scaling)} is not supported in GGUF files.")
+    if scaling == "linear":
         factor = fields.get("rope.scaling.factor", 1.0)
         values["rope_scaling"] = {"rope_type": scaling, "factor": factor}
     config = architecture.finish(read_config(values)[0])

@@ -153,7 +153,7 @@ def factors(count):
         ("llama", {"attention.value_length": 16}, {}, r"of another width than its heads \(8\)"),
         ("llama", {"block_count": 4}, {}, r"missing blk\.3\.attn_k\.weight"),
         ("llama", {}, {"kind": "Q5_1"}, r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"),
-        ("llama", {}, factors(7), "a rope has 7 divisors for heads of 8"),
+        ("llama", {}, factors(7), "a rope has 7 divisors for 8 channels"),
         ("gemma3", {"attention.sliding_window": None}, {}, "sliding_attention, but .* no window"),
         ("gemma3", {"final_logit_softcapping": 30.0}, {}, r"not handled: .*\.final_logit_softcapp"),
         ("gemma3", {}, factors(6), r"unmapped rope_freqs\.weight"),
