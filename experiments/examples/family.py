@@ -1,29 +1,34 @@
-"""Add a family of models: Seed-OSS, whose blocks are Llama's with other biases.
+"""Add a family of models: HyperCLOVA X, whose blocks are Granite's with norms of their outputs.
 
 python experiments/examples/family.py MODEL
 """
 
+import dataclasses
 import sys
 
 import cola_jax
 from cola_jax.config import ModelConfig
 from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.families import FAMILIES, LLAMA, Family, read_decoder
+from cola_jax.formats.families import FAMILIES, LLAMA, Family, read_granite
+from cola_jax.formats.table import Row, make_table
 
 
-def read_seed_oss(attributes: Attributes) -> ModelConfig:
-    """Read a config of model_type `seed_oss`."""
-    attributes.get("residual_dropout")  # for training: read, so that it is not refused
-    return ModelConfig(
-        **read_decoder(attributes),
-        qkv_bias=attributes.get("attention_bias"),
-        output_bias=attributes.get("attention_out_bias"),
-        mlp_bias=attributes.get("mlp_bias"),
+def read_hyperclovax(attributes: Attributes) -> ModelConfig:
+    """Read a config of model_type `hyperclovax`, which multiplies logits where Granite divides."""
+    return dataclasses.replace(
+        read_granite(attributes),
+        post_norms=attributes.get("use_post_norm"),
+        logit_scale=attributes.get("logits_scaling"),
     )
 
 
-# the table of weights is Llama's, which has a row for each bias
-FAMILIES["seed_oss"] = Family("SeedOss", read_seed_oss, LLAMA)
+# Llama's table of weights, and a row for each weight that Llama lacks
+TABLE = make_table(
+    Row("attention_post_norm", "model.layers.{i}.post_norm1.weight", "D -> D"),
+    Row("mlp_post_norm", "model.layers.{i}.post_norm2.weight", "D -> D"),
+    base=LLAMA,
+)
+FAMILIES["hyperclovax"] = Family("HyperCLOVAX", read_hyperclovax, TABLE)
 
 model = cola_jax.load(sys.argv[1])
 print(model)

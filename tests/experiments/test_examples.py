@@ -98,7 +98,7 @@ def test_strategy_scorer_and_task_extend_the_tables(run, tmp_path):
 
 
 def test_family_computes_what_transformers_does(run, tmp_path):
-    theirs = oracle.random_model("seed_oss", attention_bias=True, head_dim=12)
+    theirs = oracle.random_model("hyperclovax", residual_multiplier=0.3, logits_scaling=2.0)
     theirs.save_pretrained(tmp_path)
     model = run("family.py", model=tmp_path)["model"]
     ids, path = oracle.random_ids(2), oracle.PATHS["reordered"]
