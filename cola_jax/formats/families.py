@@ -363,6 +363,20 @@ def read_ministral3(attributes: Attributes) -> ModelConfig:
     return ModelConfig(**fields)
 
 
+def read_mistral3(attributes: Attributes) -> ModelConfig:
+    """Read the text part of a multimodal Ministral 3 or Mistral Small; images are not supported."""
+    projector = "projector_hidden_act", "multimodal_projector_bias", "spatial_merge_size"
+    for name in ("vision_config", "vision_feature_layer", "image_token_index", *projector):
+        attributes.get(name)
+    text, tied = attributes.get("text_config").model_type, "tie_word_embeddings"
+    if text not in ("mistral", "ministral3"):
+        raise InputError(f"model_type {shown(text)} of text_config is not supported.")
+    values = attributes.values.get("text_config", {})
+    if attributes.get(tied) is not None and tied in attributes.values:
+        values = values | {tied: attributes.values[tied]}
+    return read_attributes(text, values)
+
+
 def read_mixtral(attributes: Attributes) -> ModelConfig:
     """Read Mixtral, whose `intermediate_size` is an expert's width."""
     fields = read_decoder(attributes) | read_experts(attributes)
@@ -488,6 +502,12 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
 
 
+def add_prefix(table: Table) -> Table:
+    """Return the table of the text part of a multimodal model."""
+    return {n: row._replace(theirs=f"language_model.{row.theirs}") for n, row in table.items()}
+
+
+VISION = "vision_tower.", "multi_modal_projector."
 FAMILIES = {
     "llama": Family("Llama", read_llama, LLAMA),
     "mistral": Family("Mistral", read_mistral, LLAMA),
@@ -501,9 +521,10 @@ FAMILIES = {
     "gemma3": Family(
         "",
         read_gemma3,
-        {n: row._replace(theirs=f"language_model.{row.theirs}") for n, row in GEMMA.items()},
-        ("vision_tower.", "multi_modal_projector."),
+        add_prefix(GEMMA),
+        VISION,
     ),
+    "mistral3": Family("", read_mistral3, add_prefix(LLAMA), VISION),  # as gemma3
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
     "flex_olmo": Family("FlexOlmo", read_flex_olmo, OLMO),
     "granitemoe": Family("GraniteMoe", read_granitemoe, GRANITE_MOE),

@@ -64,15 +64,21 @@ def test_open_directory_ignores_what_changes_nothing(source):
     assert open_directory(source).config.num_layers == 6
 
 
-def test_convert_reads_the_text_part_of_multimodal_gemma(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "variant", "vision_kind"),
+    [("gemma3", "gemma3", "siglip_vision_model"), ("mistral3", "ministral3", "pixtral")],
+)
+def test_convert_reads_the_text_part_of_multimodal_models(tmp_path, kind, variant, vision_kind):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     vision = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    text = {**oracle.SIZES, **oracle.GEMMA, "tie_word_embeddings": True}
-    config = transformers.Gemma3Config(
-        text_config={**text, "model_type": "gemma3_text"},
-        vision_config={**vision, "model_type": "siglip_vision_model"},
+    family, fields = oracle.VARIANTS[variant]
+    config = transformers.AutoConfig.for_model(
+        kind,
+        text_config={**oracle.SIZES, **fields, "model_type": family},
+        vision_config={**vision, "model_type": vision_kind},
     )
-    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    auto = transformers.AutoModelForImageTextToText
+    theirs = auto.from_config(config, attn_implementation="eager")
     oracle.randomise(theirs.float().eval(), 0)
     theirs.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / WEIGHTS)
