@@ -213,6 +213,7 @@ class ModelConfig:
 LATER = {
     *("yarn", "scale", "pairs", "model_type", "rotary_dim", "query_growth", "residual_scale"),
     *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
+    "sigmoid_routing",
 }
 
 
