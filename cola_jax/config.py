@@ -139,7 +139,8 @@ class ModelConfig:
     attention_softcap: Positive | None = None  # of scores, which tanh bends into it
     logit_softcap: Positive | None = None
     sinks: bool = False  # a score of each head that takes a share of attention for nothing
-    activation: Literal["silu", "gelu_tanh", "quick_gelu"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "quick_gelu", "relu"] = "silu"
+    gated_mlp: bool = True  # else the MLP's first projection is its own gate: relu(x) * x
     swiglu_limit: Positive | None = None  # bound of gate and up, to which 1 is added then
     experts: Count = 0
     experts_per_token: Count = 0
@@ -213,7 +214,7 @@ class ModelConfig:
 LATER = {
     *("yarn", "scale", "pairs", "model_type", "rotary_dim", "query_growth", "residual_scale"),
     *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
-    "sigmoid_routing",
+    *("sigmoid_routing", "gated_mlp"),
 }
 
 

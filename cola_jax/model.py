@@ -304,8 +304,10 @@ def feed_forward(
 
 
 def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Apply the gated MLP."""
-    gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
+    """Apply the MLP, gated by another projection or by itself."""
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
+    gate = up
+    if config.gated_mlp:
+        gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
     hidden = gated(config, gate, up)
     return project("btf,fd->btd", hidden, layer.down, layer.down_bias)

@@ -114,6 +114,7 @@ OPTIONAL = {
     },
     "shared_expert": {"shared_gate": "L D"},
 }
+GATES = "gate", "gate_bias"  # of the MLP
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,6 +185,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes
+    if not config.gated_mlp:
+        letters = {name: axes for name, axes in letters.items() if name not in GATES}
     if not config.tied:
         letters["head"] = "D V"
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}

@@ -21,6 +21,7 @@ HARMLESS = {
     # for training
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
     *("resid_pdrop", "embd_pdrop", "residual_dropout"),
+    "time_step_limit",  # of Mamba
     "rys_relayer",  # the path of a model that RYS exported
 }
 # These would change the forward pass at any other value.

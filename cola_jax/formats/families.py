@@ -76,6 +76,14 @@ JOINED_MLP = make_table(
     Row("up", "model.layers.{i}.mlp.gate_up_proj.weight", "F D -> D F", 0.0, Part(HALVES, 1)),
     base=LLAMA,
 )
+GRANITE_HYBRID = make_table(
+    *(
+        Row(ours, "model.layers.{i}.shared_mlp.input_linear.weight", "F D -> D F", part=part)
+        for ours, part in (("gate", Part(HALVES, 0)), ("up", Part(HALVES, 1)))
+    ),
+    Row("down", "model.layers.{i}.shared_mlp.output_linear.weight", "D F -> F D"),
+    base=LLAMA,
+)
 PHI3 = make_table(
     *(
         Row(ours, "model.layers.{i}.self_attn.qkv_proj.weight", pattern, 0.0, Part(QKV, index))
@@ -324,6 +332,26 @@ def read_granite(attributes: Attributes) -> ModelConfig:
     )
 
 
+def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
+    """Read a dense Granite 4 without layers of Mamba; its layers rotate, or none does."""
+    get = attributes.get
+    of_mamba = [name for name in attributes.values if name.startswith("mamba_")]
+    for name in (*of_mamba, "intermediate_size", "num_experts_per_tok"):
+        get(name)
+    if {*get("layer_types")} != {"full_attention"} or get("num_local_experts"):
+        raise InputError("some layers have Mamba or experts, which is not supported.")
+    config, width = read_granite(attributes), get("shared_intermediate_size")
+    rope = 0 if get("position_embedding_type") == "rope" else None
+    return dataclasses.replace(config, mlp_width=width, layer_ropes=(rope,) * config.num_layers)
+
+
+def read_arcee(attributes: Attributes) -> ModelConfig:
+    """Read Arcee's AFM: Llama, whose MLP has a squared relu and no gate."""
+    if attributes.get("hidden_act") != "relu2":
+        raise InputError("hidden_act must be relu2.")
+    return dataclasses.replace(read_llama(attributes), activation="relu", gated_mlp=False)
+
+
 def read_phi3(attributes: Attributes) -> ModelConfig:
     """Read Phi-3, Phi-3.5, Phi-4 or Phi-4-mini.
 
@@ -527,6 +555,8 @@ FAMILIES = {
     "mistral3": Family("", read_mistral3, add_prefix(LLAMA), VISION),  # as gemma3
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
     "flex_olmo": Family("FlexOlmo", read_flex_olmo, OLMO),
+    "granitemoehybrid": Family("GraniteMoeHybrid", read_granitemoehybrid, GRANITE_HYBRID),
+    "arcee": Family("Arcee", read_arcee, LLAMA),
     "granitemoe": Family("GraniteMoe", read_granitemoe, GRANITE_MOE),
     "minimax_m2": Family("MiniMaxM2", read_minimax_m2, MINIMAX_M2),
     "gpt_oss": Family("GptOss", read_gpt_oss, GPT_OSS),

@@ -389,6 +389,9 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "residual_multiplier": lambda c: c.residual_scale,
     "logits_scaling": lambda c: rounded(1 / c.logit_scale),
     "original_max_position_embeddings": lambda c: c.context,
+    "shared_intermediate_size": lambda c: c.mlp_width,
+    "position_embedding_type": lambda c: "nope" if None in c.layer_ropes else "rope",
+    "mamba_n_heads": lambda c: 1,  # of no layer; the default may not divide the width
     "attn_logit_softcapping": lambda c: c.attention_softcap,
     "final_logit_softcapping": lambda c: c.logit_softcap,
 }
