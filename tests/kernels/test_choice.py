@@ -123,3 +123,9 @@ def test_trials_of_kernels_meet_plain_attention(run, kernel, plain, shape):
     assert mixed.shape == (*shape, CONFIG.num_heads // 4, CONFIG.head_dim)
     np.testing.assert_allclose(mixed, expected, atol=1e-5)
     assert np.abs(expected).max() > 0.5
+
+
+def test_heads_that_rotate_in_part_are_rotated_by_xla(caplog):
+    config = dataclasses.replace(CONFIG, rotary_dim=96)
+    assert choose_prompt_attention(TPU, config, BFLOAT16, 1) == PromptAttention()
+    assert "(it rotates whole heads)" in caplog.text
