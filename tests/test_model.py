@@ -48,6 +48,8 @@ CHANGES = [  # parity only proves what changes the logits of these models
     *(("olmo2", name) for name in ("q_norm", "k_norm", "attention_post_norm")),
     ("gpt-oss", {"swiglu_limit": None}),
     *(("gpt-oss", name) for name in ("sinks", "router_bias", "expert_up_bias", "expert_down_bias")),
+    *(("minimax-m2", name) for name in ("router_bias", "q_norm")),
+    ("minimax-m2", {"sigmoid_routing": False}),
     *(("qwen2-moe", name) for name in ("shared_gate", "down", "expert_down", "router")),
     *(("granite", {name: 1.0}) for name in ("residual_scale", "logit_scale", "query_scale")),
     *(("smollm3", {"layer_ropes": (0,) * 6}), ("exaone4-window", {"layer_ropes": (0,) * 6})),

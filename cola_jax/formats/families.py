@@ -131,6 +131,10 @@ GRANITE_MOE = make_table(
     Row("expert_down", "model.layers.{i}.block_sparse_moe.output_linear.weight", "E D X -> E X D"),
     base=LLAMA,
 )
+MINIMAX = {  # what transformers computes; their own code has other values as well
+    **{"scoring_func": "sigmoid", "use_routing_bias": True, "shared_intermediate_size": 0},
+    **{"use_qk_norm": True, "qk_norm_type": "per_layer"},
+}
 MINIMAX_M2 = make_table(
     *(OLMO[name] for name in ("q_norm", "k_norm")),
     Row("router_bias", "model.layers.{i}.block_sparse_moe.e_score_correction_bias", "E -> E"),
@@ -497,12 +501,21 @@ def read_granitemoe(attributes: Attributes) -> ModelConfig:
 def read_minimax_m2(attributes: Attributes) -> ModelConfig:
     """Read MiniMax-M2, which rotates the first channels of a head."""
     partial, parameters = "partial_rotary_factor", attributes.get("rope_parameters")
-    attributes.get("rotary_dim")  # from which transformers makes the factor
+    for name in (partial, "rotary_dim"):  # from which transformers makes the parameters
+        attributes.get(name)
+    of_mtp = "use_mtp", "num_mtp_modules", "mtp_transformer_layers"  # not run by transformers
+    for name in ("auto_map", *of_mtp):
+        attributes.get(name)
+    layers = attributes.get("num_hidden_layers")
+    for name, value in {**MINIMAX, "attn_type_list": [1] * layers}.items():
+        if attributes.values.get(name) == value:
+            attributes.get(name)
     fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
     fields |= read_experts(attributes) | {"normalised_routing": True, "sigmoid_routing": True}
     rotary = int(fields["head_dim"] * parameters.get(partial, 1.0))
-    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "rotary_dim": rotary}
-    return ModelConfig(**fields, projection_norms=True)
+    fields |= {"rotary_dim": rotary if rotary < fields["head_dim"] else None}
+    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "projection_norms": True}
+    return ModelConfig(**fields)
 
 
 def read_gpt_oss(attributes: Attributes) -> ModelConfig:
