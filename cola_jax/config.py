@@ -1,6 +1,7 @@
 """The configuration of a pretrained model: one frozen dataclass for every family."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -102,6 +103,27 @@ def blend_ramp(
 
 
 @dataclass(frozen=True, config=STRICT)
+class LayerKind:
+    """What layers of another kind have in place of the model's own; None is as the model.
+
+    With a convolution, layers are Gated DeltaNets (arXiv 2412.06464) in place of attention:
+    `num_kv_heads` key heads of `head_dim`, and `num_heads` value heads of `value_dim`.
+    """
+
+    num_heads: Size | None = None
+    num_kv_heads: Size | None = None
+    head_dim: Size | None = None
+    value_dim: Size | None = None
+    convolution: Count | None = None
+    mlp_width: Count | None = None
+    experts: Count | None = None
+    head_norms: bool | None = None
+    qkv_bias: bool | None = None
+    output_bias: bool | None = None
+    output_gate: bool | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The shape of a decoder and the attributes of its layers; hashable, so static under jit."""
 
@@ -148,6 +170,11 @@ class ModelConfig:
     expert_bias: bool = False  # of the router and of experts
     sigmoid_routing: bool = False  # instead of a softmax; a bias then chooses, and does not weigh
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
+    output_gate: bool = False  # attended values are gated by a sigmoid before their projection
+    value_dim: Count = 0  # of the value heads of a Gated DeltaNet
+    convolution: Count = 0  # tokens that a Gated DeltaNet's convolution reads; 0 for attention
+    kinds: tuple[LayerKind, ...] = ()  # of layers, beside the model's own
+    layer_kinds: tuple[Count, ...] = ()  # per layer: 0, the model's own, or 1 + its place in kinds
 
     def __post_init__(self):
         for broken, message in self.requirements():
@@ -165,6 +192,11 @@ class ModelConfig:
         for name in ("layer_ropes", "windows"):
             entries = len(getattr(self, name))
             yield entries != layers, f"{name} has {entries} entries for {layers} layers"
+        if self.layer_kinds:
+            wrong = len(self.layer_kinds) != layers
+            yield wrong, f"layer_kinds has {len(self.layer_kinds)} entries for {layers} layers"
+            most = len(self.kinds)
+            yield max(self.layer_kinds) > most, f"layer_kinds must be 0 to {most}"
         known = range(len(self.ropes))
         broken = not {*self.layer_ropes} <= {*known, None}
         yield broken, f"layer_ropes must be 0 to {len(known) - 1}"
@@ -185,9 +217,29 @@ class ModelConfig:
         return self.rotary_dim or self.head_dim
 
     @property
-    def layer_kinds(self) -> tuple[tuple[int | None, int | None], ...]:
-        """What layers differ in besides their weights: each one's window and rope."""
-        return tuple(zip(self.windows, self.layer_ropes, strict=True))
+    def layer_attributes(self) -> tuple[tuple[int | None, ...], ...]:
+        """What layers differ in besides their weights: each one's window, rope and kind."""
+        kinds = map(self.kind_of, range(self.num_layers))
+        return tuple(zip(self.windows, self.layer_ropes, kinds, strict=True))
+
+    @property
+    def each_kind(self) -> tuple["ModelConfig", ...]:
+        """The config of each kind of layer, whose fields are those of its layers."""
+        return (self, *(replace_fields(self, kind) for kind in self.kinds))
+
+    def kind_of(self, layer: int) -> int:
+        """Return the kind of a layer, an index into `each_kind`."""
+        return self.layer_kinds[layer] if self.layer_kinds else 0
+
+    def layers_of(self, kind: int) -> tuple[int, ...]:
+        """Return the layers of a kind, in the order of its stack."""
+        return tuple(i for i in range(self.num_layers) if self.kind_of(i) == kind)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The place of each layer in the stack of its kind."""
+        kinds = [self.kind_of(i) for i in range(self.num_layers)]
+        return tuple(kinds[:i].count(kind) for i, kind in enumerate(kinds))
 
     @property
     def shared_expert(self) -> bool:
@@ -199,8 +251,10 @@ class ModelConfig:
 
         Fields that came later are left out at their default: digests of models are made of these.
         """
-        fields = written(self)
-        return fields | {"ropes": [written(rope) for rope in self.ropes]}
+        fields = written(self) | {"ropes": [written(rope) for rope in self.ropes]}
+        if self.kinds:
+            fields["kinds"] = [dataclasses.asdict(kind) for kind in self.kinds]
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
@@ -215,6 +269,7 @@ LATER = {
     *("yarn", "scale", "pairs", "model_type", "rotary_dim", "query_growth", "residual_scale"),
     *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
     *("sigmoid_routing", "gated_mlp"),
+    *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
 }
 
 
@@ -223,3 +278,10 @@ def written(config: Rope | ModelConfig) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     values = {name: getattr(config, name) for name in defaults}
     return {n: x for n, x in values.items() if n not in LATER or x != defaults[n]}
+
+
+@functools.cache
+def replace_fields(config: ModelConfig, kind: LayerKind) -> ModelConfig:
+    """Return the config of layers of a kind, cached: it is looked up for every call of a tile."""
+    fields = dataclasses.asdict(kind).items()
+    return dataclasses.replace(config, **{name: x for name, x in fields if x is not None})

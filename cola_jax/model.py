@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.delta import Places, Recurrent, Tokens, convolve, gated_delta_rule, unit, zeros
 from cola_jax.moe import gated, mixture, project
-from cola_jax.params import Int8, Layer, Model
+from cola_jax.params import Int8, Layer, Model, layer_at
 from cola_jax.prompts import PROMPT, Prompts
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
@@ -59,6 +60,21 @@ def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
     return h * jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
 
 
+def run_layer(
+    model: Model, i: Int[Array, ""], h: Float[Array, "B T D"], view: View
+) -> Float[Array, "B T D"]:
+    """Apply layer i of a model, of whatever kind, inside a compiled loop."""
+
+    def of_kind(config: ModelConfig, layers: Layer) -> Any:
+        return lambda h: block(config, layer_at(config, layers, i), h, view)
+
+    config = model.config
+    run = [of_kind(*each) for each in zip(config.each_kind, model.layers, strict=True)]
+    if len(run) == 1:
+        return run[0](h)
+    return jax.lax.switch(jnp.asarray(config.layer_kinds, jnp.int32)[i], run, h)
+
+
 def block(
     config: ModelConfig,
     layer: Layer,
@@ -71,6 +87,9 @@ def block(
     With `read`, only those positions of the result are computed, [B, Q, D]: the last layer of a
     path needs keys and values everywhere, but queries and the MLP only where the model is read.
     """
+    if config.convolution:
+        mixed, _ = recur(config, layer, h, view.branch)
+        return add_attended(config, layer, take_positions(h, read), take_positions(mixed, read))
     k, v = keys_values(config, layer, h, view)
     mask = take_positions(visible(config, view, layer.window), read)
     h = take_positions(h, read)
@@ -103,6 +122,47 @@ def queries(
     return config.query_scale * q
 
 
+def recurrent_shapes(config: ModelConfig) -> Recurrent:
+    """Return the shapes of what a Gated DeltaNet carries for a row."""
+    keys = config.num_kv_heads, config.convolution - 1, config.head_dim
+    values = config.num_heads, config.convolution - 1, config.value_dim
+    return Recurrent(keys, keys, values, (config.num_heads, config.head_dim, config.value_dim))
+
+
+def recur(
+    config: ModelConfig,
+    layer: Layer,
+    h: Float[Array, "B T D"],
+    branch: Int[Array, "B T"],
+    before: Recurrent | None = None,
+) -> tuple[Float[Array, "B T N U"], Recurrent]:
+    """Mix the tokens of rows by a Gated DeltaNet, from the states before them.
+
+    Returns what each token reads of its state, and what is carried at the ends of prompts.
+    """
+    x = norm(config, h, layer.attention_norm)
+    before = zeros(len(h), recurrent_shapes(config)) if before is None else before
+    places, carried, mixed = Places.of(branch, config.convolution), [], []
+    for name in ("q", "k", "v"):
+        heads = project_heads(config, x, getattr(layer, name), None)
+        taps, window = getattr(layer, f"{name}_taps"), getattr(before, name)
+        out, window = convolve(heads, taps, window, places)
+        mixed.append(out.astype(h.dtype).astype(jnp.float32))
+        carried.append(window)
+    write, forget = (
+        project("btd,dn->btn", x, weight, None).astype(jnp.float32)
+        for weight in (layer.write, layer.forget)
+    )
+    assert layer.forget_bias is not None
+    assert layer.forget_rate is not None
+    step = jax.nn.softplus(forget + layer.forget_bias.astype(jnp.float32))
+    decay = -jnp.exp(layer.forget_rate.astype(jnp.float32)) * step
+    q, k, v = mixed
+    tokens = Tokens(unit(q), unit(k), v, decay, jax.nn.sigmoid(write))
+    read, state = gated_delta_rule(tokens, branch, before.state)
+    return read.astype(h.dtype), Recurrent(*carried, state)
+
+
 def project_heads(
     config: ModelConfig, x: Float[Array, "B T D"], weight: Array | Int8 | None, bias: Array | None
 ) -> Float[Array, "B T _ H"]:
@@ -124,6 +184,7 @@ def add_attended(
 
     Inputs and outputs of attention and MLP are normalised where the family has the norm.
     """
+    attended = gate_attended(config, layer, h, attended)
     # as matrices: of heads, a CPU would copy the weight to another order
     weight = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), layer.o)
     rows = attended.reshape(*h.shape[:2], -1)
@@ -131,6 +192,21 @@ def add_attended(
     h = h + config.residual_scale * norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
     return h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
+
+
+def gate_attended(
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
+) -> Float[Array, "B T N H"]:
+    """Gate attended values where the family does; those of a Gated DeltaNet are normalised too."""
+    if layer.output_gate is None:
+        return attended
+    x = norm(config, h, layer.attention_norm)
+    gate = project_heads(config, x, layer.output_gate, None)
+    if not config.convolution:
+        return attended * jax.nn.sigmoid(gate)
+    assert layer.value_norm is not None
+    gate = jax.nn.silu(gate.astype(jnp.float32))
+    return (rms_norm(attended, layer.value_norm, config.norm_eps) * gate).astype(attended.dtype)
 
 
 def attend(

@@ -30,7 +30,7 @@ INT8 = "int8"
 LARGEST_INT8 = 127  # -128 is not used
 # the axes that a product sums over, which share a scale, counted from the last
 INPUTS: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("q", "k", "v"), (-3,)),
+    **dict.fromkeys(("q", "k", "v", "output_gate"), (-3,)),
     "o": (-3, -2),
     **dict.fromkeys(("gate", "up", "down", "expert_gate", "expert_up", "expert_down"), (-2,)),
 }
@@ -65,6 +65,16 @@ class Layer(struct.PyTreeNode):
     q_norm: Float[Array, "*L H"] | Float[Array, "*L N H"] | None = stacked(None)
     k_norm: Float[Array, "*L H"] | Float[Array, "*L K H"] | None = stacked(None)
     sinks: Float[Array, "*L N"] | None = stacked("tensor")
+    output_gate: Float[Array, "*L D N H"] | None = stacked(None, "tensor", None)
+    # of a Gated DeltaNet, whose q and k have K heads of H, and v, o and the gate N heads of U
+    q_taps: Float[Array, "*L K H W"] | None = stacked("tensor", None, None)  # of convolutions
+    k_taps: Float[Array, "*L K H W"] | None = stacked("tensor", None, None)
+    v_taps: Float[Array, "*L N U W"] | None = stacked("tensor", None, None)
+    write: Float[Array, "*L D N"] | None = stacked(None, "tensor")  # how much a token overwrites
+    forget: Float[Array, "*L D N"] | None = stacked(None, "tensor")  # how much it forgets
+    forget_bias: Float[Array, "*L N"] | None = stacked("tensor")
+    forget_rate: Float[Array, "*L N"] | None = stacked("tensor")  # its logarithm
+    value_norm: Float[Array, "*L U"] | None = stacked(None)
     attention_post_norm: Float[Array, "*L D"] | None = stacked(None)
     mlp_norm: Float[Array, "*L D"] | None = stacked(None)
     gate: Float[Array, "*L D F"] | None = stacked(None, "tensor")
@@ -88,10 +98,13 @@ class Layer(struct.PyTreeNode):
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
 
 
-# The axes of the weights that every family has, and of those that go with a fact of the config.
-ALWAYS = {
-    **{"embedding": "V D", "norm": "D"},
-    **{"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"},
+# The axes of the weights of layers that attend and of Gated DeltaNets, and of those that go with a
+# fact of the config.
+ATTENTION = {"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"}
+DELTA = {
+    **{"q": "L D K H", "k": "L D K H", "v": "L D N U", "o": "L N U D", "output_gate": "L D N U"},
+    **{"q_taps": "L K H W", "k_taps": "L K H W", "v_taps": "L N U W", "value_norm": "L U"},
+    **{"write": "L D N", "forget": "L D N", "forget_bias": "L N", "forget_rate": "L N"},
 }
 OPTIONAL = {
     "pre_norms": {"attention_norm": "L D", "mlp_norm": "L D"},
@@ -101,6 +114,7 @@ OPTIONAL = {
     "qkv_bias": {"q_bias": "L N H", "k_bias": "L K H", "v_bias": "L K H"},
     "output_bias": {"o_bias": "L D"},
     "sinks": {"sinks": "L N"},
+    "output_gate": {"output_gate": "L D N H"},
     "mlp_width": {"gate": "L D F", "up": "L D F", "down": "L F D"},
     "mlp_bias": {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"},
     "experts": {
@@ -137,7 +151,7 @@ class Model(struct.PyTreeNode):
     """A pretrained decoder: embedding, stacked layers, final norm and head (None when tied)."""
 
     config: ModelConfig = struct.field(pytree_node=False)
-    layers: Layer
+    layers: tuple[Layer, ...]  # a stack of each kind; most models have one
     embedding: Float[Array, "V D"] = single("tensor", None)
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
@@ -176,20 +190,50 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "F": config.mlp_width,
         "E": config.experts,
         "X": config.expert_width,
+        "U": config.value_dim,
+        "W": config.convolution,
     }
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight that a model of this config has, stacked, by field name."""
-    sizes, letters = axis_sizes(config), dict(ALWAYS)
+    """Return the shape of every weight that a model of this config has, stacked, by its name.
+
+    Names are those of fields, with ".1" and so on for layers of further kinds.
+    """
+    sizes, head = axis_sizes(config), {} if config.tied else {"head": "D V"}
+
+    def stacked(axes: dict[str, str], sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(sizes[x] for x in letters.split()) for name, letters in axes.items()}
+
+    out = stacked({"embedding": "V D", "norm": "D"}, sizes)
+    for kind, each in enumerate(config.each_kind):
+        names = {name_of(field, kind): axes for field, axes in layer_axes(each).items()}
+        out |= stacked(names, axis_sizes(each) | {"L": len(config.layers_of(kind))})
+    return out | stacked(head, sizes)
+
+
+def layer_axes(config: ModelConfig) -> dict[str, str]:
+    """Return the axes of each field that layers of a kind have, whose config this is."""
+    letters = dict(DELTA if config.convolution else ATTENTION)
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes
-    if not config.gated_mlp:
-        letters = {name: axes for name, axes in letters.items() if name not in GATES}
-    if not config.tied:
-        letters["head"] = "D V"
-    return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
+    return {n: axes for n, axes in letters.items() if config.gated_mlp or n not in GATES}
+
+
+def name_of(field: str, kind: int) -> str:
+    """Return the name of a weight of layers of a kind."""
+    return f"{field}.{kind}" if kind else field
+
+
+def field_of(name: str) -> str:
+    """Return the field of a weight."""
+    return name.partition(".")[0]
+
+
+def kind_of(name: str) -> int:
+    """Return the kind of layers that a weight is of."""
+    return int(name.partition(".")[2] or 0)
 
 
 def assemble(
@@ -199,11 +243,15 @@ def assemble(
     checkpoint: str | None = None,
 ) -> Model:
     """Build a Model from its weights by field name."""
-    names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
-    layers: dict[str, Any] = {name: weights.get(name) for name in names}
+    fields = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
+
+    def stack_of(kind: int) -> Layer:
+        stack: dict[str, Any] = {field: weights.get(name_of(field, kind)) for field in fields}
+        return Layer(**stack)
+
     return Model(
         embedding=weights["embedding"],
-        layers=Layer(**layers),
+        layers=tuple(stack_of(kind) for kind in range(1 + len(config.kinds))),
         norm=weights["norm"],
         head=weights.get("head"),
         config=config,
@@ -213,7 +261,7 @@ def assemble(
 
 
 def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
-    """Take layer i of a stack with its attributes, inside a compiled loop.
+    """Take layer i from the stack of its kind with its attributes, inside a compiled loop.
 
     A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
     stay in a stack of several, one after the other, and `first_expert` says which are the
@@ -231,8 +279,11 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     if layers.q.shape[0] == 1:
         layer, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)
     else:
-        layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
-        first = i * config.experts
+        place = jnp.asarray(config.places, jnp.int32)[i] if config.kinds else i
+        layer = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, 0, False), layers
+        )
+        first = place * config.experts
         if has_experts:
             stacks = {name: getattr(layers, name) for name in EXPERTS}
             layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))
@@ -265,9 +316,11 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
         )
     ways = mesh.shape.get("tensor", 1)
     axes = []
-    for size, axis in itertools.zip_longest(shape, SPECS[name]):  # axes beyond the spec are whole
+    for size, axis in itertools.zip_longest(
+        shape, SPECS[field_of(name)]
+    ):  # axes beyond the spec are whole
         splits = axis == "tensor" and ways > 1 and size > 1  # 1: a scale that all inputs share
-        if splits and size % ways and name not in REPLICABLE:
+        if splits and size % ways and field_of(name) not in REPLICABLE:
             raise InputError(
                 f"weight {name} of shape {shape} cannot be split over {ways} devices: choose a "
                 f"'tensor' axis that divides {size}."
@@ -333,7 +386,7 @@ def quantize(weight: Any, inputs: tuple[int, ...]) -> Int8:
 
 def cast(name: str, weight: Any, dtype: DTypeLike, mesh: Mesh | None = None) -> Any:
     """Convert a weight of this field to the dtype of a model."""
-    if jnp.dtype(dtype) == INT8 and name in INPUTS:
+    if jnp.dtype(dtype) == INT8 and field_of(name) in INPUTS:
         return weight if isinstance(weight, Int8) else quantize_on(name, weight, mesh)
     if isinstance(weight, Int8):
         return jax.jit(Int8.widen, static_argnums=1)(weight, dtype)
@@ -342,7 +395,7 @@ def cast(name: str, weight: Any, dtype: DTypeLike, mesh: Mesh | None = None) -> 
 
 def quantize_on(name: str, weight: jax.Array, mesh: Mesh | None) -> Int8:
     """Round a weight on the devices that hold it, the largest values of a channel shared."""
-    run = functools.partial(quantize, inputs=INPUTS[name])
+    run = functools.partial(quantize, inputs=INPUTS[field_of(name)])
     scale = jax.eval_shape(run, weight).scale.shape
     places = Int8(sharding(name, weight.shape, mesh), sharding(name, scale, mesh))
     return jax.jit(run, out_shardings=places)(weight)
@@ -359,6 +412,6 @@ def weight_bytes(config: ModelConfig, dtype: DTypeLike, wide: DTypeLike) -> int:
     """Return the bytes of a model's weights, without scales; `wide` is the dtype beside int8."""
     is_int8, size = jnp.dtype(dtype) == INT8, jnp.dtype(wide).itemsize
     return sum(
-        math.prod(shape) * (1 if is_int8 and name in INPUTS else size)
+        math.prod(shape) * (1 if is_int8 and field_of(name) in INPUTS else size)
         for name, shape in shapes(config).items()
     )

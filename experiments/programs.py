@@ -128,7 +128,7 @@ class Abstract:
 
     def layers(self) -> Layer:
         """Make the weights of a call, as a worker gives them: on a GPU, of one layer."""
-        layers = self.model().layers
+        (layers,) = self.model().layers
         return layers if self.platform == "tpu" else jax.tree.map(one_layer, layers)
 
     def view(self, rows: int, tokens: int) -> View:
@@ -229,7 +229,7 @@ def lower_vmap(make: Abstract, sizes: Sizes, paths: int) -> Program:
         return jax.vmap(lambda path: path_readings(model, prompts, path))(padded)
 
     lowered = jax.jit(run).lower(model, prompts, make.array(paths, config.num_layers))
-    return Program(lowered, model.layers, paths * layer_flops(config, tokens), paths * tokens)
+    return Program(lowered, model.layers[0], paths * layer_flops(config, tokens), paths * tokens)
 
 
 PROGRAMS = {

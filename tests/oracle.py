@@ -85,6 +85,14 @@ MULTIPLIERS = {
     "logits_scaling": 49.0,  # 1 / (1 / 49) is not 49
 }
 
+HYBRID = {
+    "head_dim": 12,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 10, "linear_conv_kernel_dim": 3},
+}
+
 # family and what differs from SIZES
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
@@ -121,6 +129,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             **{"norm_topk_prob": True, "qkv_bias": False},
         },
     ),
+    "qwen3.5": ("qwen3_5_text", HYBRID),
     "qwen3-moe": ("qwen3_moe", {**QWEN_EXPERTS, "head_dim": 12, "norm_topk_prob": True}),
     "qwen3-moe-window": ("qwen3_moe", {**QWEN_EXPERTS, **WINDOW, "attention_bias": True}),
     "llama-yarn-rope": ("llama", {"rope_parameters": {**YARN, "truncate": False}}),
@@ -237,7 +246,8 @@ def randomise(model: nn.Module, seed: int) -> None:
             elif name.endswith("bias"):
                 values = 0.5 * values
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input
-                values = 1.2 * values / parameter.shape[-1] ** 0.5
+                scale = 0.5 if "linear_attn.out_proj" in name else 1.2  # a norm, no average
+                values = scale * values / parameter.shape[-1] ** 0.5
             parameter.copy_(values)
         for name, buffer in model.named_buffers():
             if name.endswith("correction_bias"):

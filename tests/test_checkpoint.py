@@ -104,7 +104,7 @@ def test_load_places_weights_by_their_specs(pair, variant):
         weight = getattr(model.layers, name)
         spec = ["tensor" if i == axis else None for i in range(weight.ndim)]
         assert weight.sharding.spec == PartitionSpec(*spec), name
-    assert model.layers.q.addressable_shards[0].data.shape == (6, 32, 2, 8)
+    assert model.layers[0].q.addressable_shards[0].data.shape == (6, 32, 2, 8)
     # 97 tokens cannot be split evenly, so the vocabulary is replicated
     assert model.embedding.sharding.spec == PartitionSpec(None, None)
     assert model.head.sharding.spec == PartitionSpec(None, None)
@@ -117,8 +117,8 @@ def test_load_with_a_mesh_keeps_the_logits(pair, variant, tensor):
     models, ids = pair(variant), oracle.random_ids(2)
     model = cola_jax.load(models.checkpoint, mesh=batches.mesh(2, tensor))
     kv_spec = "tensor" if tensor == 2 else None  # two key/value heads do not split four ways
-    assert model.layers.k.sharding.spec == PartitionSpec(None, None, kv_spec, None)
-    assert len(model.layers.q.sharding.device_set) == 2 * tensor
+    assert model.layers[0].k.sharding.spec == PartitionSpec(None, None, kv_spec, None)
+    assert len(model.layers[0].q.sharding.device_set) == 2 * tensor
     theirs = oracle.logits(models.theirs, ids, oracle.PATHS["repeat"])
     ours = cola_jax.run_path(model, ids, oracle.PATHS["repeat"])
     assert oracle.relative_error(ours, theirs) < oracle.TOLERANCE
@@ -161,7 +161,7 @@ def test_load_refuses_weights_that_are_missing_cut_or_changed(copy):
 
 def test_load_refuses_the_weights_of_another_model(pair, copy, tmp_path):
     model = cola_jax.load(copy)  # of the same sizes, but for the order of layers
-    exchanged = np.asarray(model.layers.q)[np.array([0, 2, 1, 3, 4])]
+    exchanged = np.asarray(model.layers[0].q)[np.array([0, 2, 1, 3, 4])]
     checkpoint.save(tmp_path / "other", model.config, [("q", exchanged)], {"kind": "test"})
     shutil.rmtree(copy / "weights" / "q")
     shutil.copytree(tmp_path / "other" / "weights" / "q", copy / "weights" / "q")

@@ -23,10 +23,10 @@ NAMES = [field.name for field in dataclasses.fields(Layer)]
 
 def map_weights(model, function):
     """Apply a function of name and weight to the weights of layers."""
-    weights = {n: x for n in NAMES if (x := getattr(model.layers, n)) is not None}
-    return model.replace(
-        layers=model.layers.replace(**{n: function(n, x) for n, x in weights.items()})
-    )
+    (stack,) = model.layers
+    weights = {n: x for n in NAMES if (x := getattr(stack, n)) is not None}
+    changed = stack.replace(**{n: function(n, x) for n, x in weights.items()})
+    return model.replace(layers=(changed,))
 
 
 def widened(model):
@@ -98,7 +98,7 @@ def test_load_restores_eight_bits(pair, converted):
     metadata = checkpoint.read_metadata(converted)
     assert checkpoint.stored_dtype(metadata) == "int8"
     loaded = cola_jax.load(converted)
-    assert loaded.layers.q.values.dtype == np.int8
+    assert loaded.layers[0].q.values.dtype == np.int8
     assert loaded.embedding.dtype == np.float32
     assert "float32 and int8" in repr(loaded)
     assert_same(loaded, cola_jax.load(pair("llama-gqa").checkpoint, dtype="int8"))
@@ -110,7 +110,8 @@ def test_load_splits_scales_over_a_mesh(pair, converted):
     expected = cola_jax.run_path(cola_jax.load(converted), ids, path)
     for source in (converted, pair("llama-gqa").checkpoint):
         model = cola_jax.load(source, dtype="int8", mesh=batches.mesh(1, 2))
-        assert model.layers.q.scale.sharding.shard_shape(model.layers.q.scale.shape)[2] == 2
+        scale = model.layers[0].q.scale
+        assert scale.sharding.shard_shape(scale.shape)[2] == 2
         assert oracle.relative_error(cola_jax.run_path(model, ids, path), expected) < 1e-5
     readings = cola_jax.run_paths(model, ids, [path])
     alone = cola_jax.run_paths(cola_jax.load(converted), ids, [path])
@@ -121,7 +122,7 @@ def test_by_rows_views_scales_as_values(pair):
     for round_weight in (by_channel, in_blocks):
         model = map_weights(pair("llama-gqa").ours, round_weight)
         view = TpuPromptAttention().view_layers
-        ours, exact = view(model.layers), view(widened(model).layers)
+        ours, exact = view(model.layers[0]), view(widened(model).layers[0])
         for name in "qkvo":
             values = getattr(ours, name).widen("float32")
             np.testing.assert_array_equal(values, getattr(exact, name))

@@ -64,8 +64,9 @@ CHANGES = [  # parity only proves what changes the logits of these models
 def test_run_path_depends_on_configs_and_weights(pair, variant, change):
     ours, ids = pair(variant).ours, oracle.random_ids(3)
     if isinstance(change, str):
-        weight = getattr(ours.layers, change)[::-1]
-        changed = ours.replace(layers=ours.layers.replace(**{change: weight}))
+        (stack,) = ours.layers
+        layers = (stack.replace(**{change: getattr(stack, change)[::-1]}),)
+        changed = ours.replace(layers=layers)
     else:
         changed = ours.replace(config=dataclasses.replace(ours.config, **change))
     path = pad_path(oracle.PATHS["identity"], POSITIONS)
@@ -77,7 +78,7 @@ def row_of(ids):
     return Prompts(ids=ids, positions=np.arange(len(ids)), branch=np.zeros(len(ids), np.int32))
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa", *WINDOWED])
+@pytest.mark.parametrize("variant", ["llama-gqa", *WINDOWED, "qwen3.5"])
 def test_run_path_keeps_padding_and_continuations_apart(pair, variant):
     """Each packed continuation, and each row of a batch, gets the logits that it has alone."""
     models, path = pair(variant), oracle.PATHS["repeat"]

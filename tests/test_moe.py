@@ -16,7 +16,7 @@ run_mixture = jax.jit(mixture, static_argnums=0)
 
 
 def layer_of(model, i):
-    alone = jax.tree.map(lambda leaf: np.asarray(leaf)[i : i + 1], model.layers)
+    alone = jax.tree.map(lambda leaf: np.asarray(leaf)[i : i + 1], model.layers[0])
     return layer_at(model.config, alone, i)
 
 
@@ -56,9 +56,9 @@ def test_layer_at_leaves_experts_in_the_stack(pair):
     x = normal((1, 9, model.config.width))
     take = jax.jit(layer_at, static_argnums=0)
     for i in (0, 4):
-        here = take(model.config, model.layers, i)
+        here = take(model.config, model.layers[0], i)
         assert here.expert_up.shape == (36, 32, 48)
-        np.testing.assert_array_equal(here.router, model.layers.router[i])
+        np.testing.assert_array_equal(here.router, model.layers[0].router[i])
         expected = run_mixture(model.config, layer_of(model, i), x)
         assert oracle.relative_error(run_mixture(model.config, here, x), expected) < 1e-6
 

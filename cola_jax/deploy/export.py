@@ -41,7 +41,7 @@ SHARD_BYTES = 2**30
 class Selected(NamedTuple):
     """The layers of a checkpoint that are written, in order, and the model that they make."""
 
-    layers: tuple[int, ...]
+    places: tuple[int, ...]  # of layers in the stacks of their kinds
     config: ModelConfig  # of the model that is written
     values: dict[str, Any]  # of its config.json
     rows: tuple[Row, ...]
@@ -140,7 +140,7 @@ def write_recipe(
     so the windows would stay where they were while the layers move.
     """
     with exporting(destination, folder=False) as file:
-        if len({*config.layer_kinds}) > 1:
+        if len({*config.layer_attributes}) > 1:
             raise InputError(
                 f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of "
                 "this model differ in window or rotary embedding, which mergekit does not move "
@@ -173,7 +173,8 @@ def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> S
     """Choose the layers to write; InputError where config.json cannot describe them."""
     values = write_config(select_layers(config, layers), dtype)
     written, rows = read_config(values)
-    return Selected(layers, written, values, rows)
+    places = tuple(config.places[layer] for layer in layers)
+    return Selected(places, written, values, rows)
 
 
 def write_checkpoint(
@@ -213,7 +214,7 @@ def write_model(
     total, done = plan.metadata["total_size"], 0
     shards: dict[str, dict[str, np.ndarray]] = {name: {} for name in plan.filename_to_tensors}
     arrays = ((name, np.asarray(weight)) for name, weight in weights)
-    for name, array in unstack(arrays, selected.rows, selected.config, selected.layers):
+    for name, array in unstack(arrays, selected.rows, selected.config, selected.places):
         file = plan.tensor_to_filename[name]
         shards[file][name] = array
         if len(shards[file]) == len(plan.filename_to_tensors[file]):
@@ -270,7 +271,7 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     in kind, or the family's config has `layer_types`, transformers looks a layer's kind up by its
     place in a list of the config, which PEFT neither reorders nor extends.
     """
-    model_type, kinds = model_type_of(config), config.layer_kinds
+    model_type, kinds = model_type_of(config), config.layer_attributes
     if "layer_types" not in config_fields(model_type) and len({*kinds}) == 1:
         return
     if len(path) > config.num_layers:

@@ -29,8 +29,8 @@ from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import take
 from cola_jax.execute.reference import replicated
 from cola_jax.files import exists, read_bytes, read_json, write_whole
-from cola_jax.model import block, embed, view
-from cola_jax.params import Model, layer_at
+from cola_jax.model import embed, run_layer, view
+from cola_jax.params import Model
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 from cola_jax.runs.stored import check_same
 
@@ -170,7 +170,7 @@ def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B
     mask_view = view(model.config, prompts)
 
     def step(h, i):
-        return block(model.config, layer_at(model.config, model.layers, i), h, mask_view), None
+        return run_layer(model, i, h, mask_view), None
 
     h, _ = jax.lax.scan(step, embed(model, jnp.asarray(prompts.ids)), jnp.arange(layers))
     h = h.astype(jnp.float32)

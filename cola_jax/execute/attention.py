@@ -159,7 +159,7 @@ class Kind(NamedTuple):
     block: Callable[[ModelConfig, int, DTypeLike], Any]
 
 
-KINDS = {Layer: Kind(over_prompts, ToCache, kv_block)}  # by the class of a stack
+ATTENTION = Kind(over_prompts, ToCache, kv_block)
 
 
 def of_questions(views: View, question: Int[Array, " R"], tokens: int) -> View:

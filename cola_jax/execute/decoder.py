@@ -261,10 +261,8 @@ class Decoder:
             self.states, views = embed_tokens(
                 worker.model, self.states, self.tokens, *lengths, dtype=worker.dtype
             )
-            mode = worker.kind.to_cache(
-                views, self.prompt, *lengths, reach=reach, kernel=worker.decode_kernel
-            )
-            self.states, self.decoded = worker.run(launches, self.states, mode, self.decoded)
+            modes = worker.modes_to_cache(views, self.prompt, lengths, reach)
+            self.states, self.decoded = worker.run(launches, self.states, modes, self.decoded)
             return self.sample(chosen)
 
         return rows, worker.dispatch(program)

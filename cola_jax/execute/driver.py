@@ -17,8 +17,8 @@ import numpy as np
 from cola_jax.errors import InputError
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import embed_prompts, view_of
-from cola_jax.execute.kv_cache import NO_CACHE, Kept
-from cola_jax.execute.memory import Memory, ceil_power, floor_power, tile_rows
+from cola_jax.execute.kv_cache import Kept
+from cola_jax.execute.memory import Memory, block_bytes, ceil_power, floor_power, tile_rows
 from cola_jax.execute.plan import Chunk, Columns, Cost, Layout, TileShape, Workload
 from cola_jax.execute.schedule import PrefixBlocks, Trie, as_rows, count_token_rows, plan_chunks
 from cola_jax.execute.worker import Worker
@@ -60,15 +60,15 @@ class Driver:
         return contextlib.nullcontext() if self.prefix is None else self.prefix.on_paths(paths)
 
     def run(
-        self, chunk: Chunk, outputs: jax.Array, cache: Kept = NO_CACHE
+        self, chunk: Chunk, outputs: jax.Array, caches: Sequence[Kept] = ()
     ) -> tuple[jax.Array, Any]:
-        """Dispatch a chunk; return the outputs of the last layers, and the cache."""
-        cache = self.fill(chunk, cache)
+        """Dispatch a chunk; return the outputs of the last layers, and the caches of each kind."""
+        caches = self.fill(chunk, caches)
         last = self.worker.load(chunk.last, self.layout)
-        return self.worker.run(last, outputs, self.mode(self.read), cache, source=self.slots)
+        return self.worker.run(last, outputs, self.modes(self.read), caches, source=self.slots)
 
-    def fill(self, chunk: Chunk, cache: Kept) -> Any:
-        """Dispatch a chunk but for the last layers, which fills slots; return the cache."""
+    def fill(self, chunk: Chunk, caches: Sequence[Kept]) -> Any:
+        """Dispatch a chunk but for the last layers, which fills slots; return the caches."""
         worker = self.worker
         if len(chunk.embedded):
             pairs = np.full((len(self.ids), 2), [0, self.padding_slot], np.int32)
@@ -77,13 +77,13 @@ class Driver:
                 worker.model, self.slots, self.ids, worker.put(pairs), dtype=worker.dtype
             )
         launches = worker.load(chunk.tiles, self.layout)
-        self.slots, cache = worker.run(launches, self.slots, self.mode(), cache)
-        return cache
+        self.slots, caches = worker.run(launches, self.slots, self.modes(), caches)
+        return caches
 
-    def mode(self, read: jax.Array | None = None) -> Mode:
-        """Return the mode of tiles."""
-        prefix = None if self.prefix is None else self.prefix.cache
-        return self.worker.kind.over_prompts(self.views, prefix, read, self.worker.kernel)
+    def modes(self, read: jax.Array | None = None) -> list[Mode]:
+        """Return the mode of tiles of each kind of layer."""
+        prefix = None if self.prefix is None else self.prefix.caches
+        return self.worker.modes_over_prompts(self.views, prefix, read)
 
     def close(self) -> None:
         """Give the slots back to the worker, and leave the prefix to its next batch."""
@@ -136,7 +136,7 @@ class SharedPrefix:
         """Take the tokens [T], and M."""
         self.worker, self.key, self.blocks = worker, (ids.tobytes(), blocks), blocks
         self.users, self.lock = 0, threading.Lock()
-        self.cache = worker.take_blocks(blocks, len(ids))
+        self.caches = worker.take_blocks(blocks, len(ids))
         self.layout = Layout.of_shape(
             TileShape(tile_rows(worker.memory.limits, len(ids)), len(ids))
         )
@@ -166,7 +166,7 @@ class SharedPrefix:
     def fill(self, chunks: Sequence[Chunk]) -> None:
         """Dispatch the embedded prefix and tiles."""
         for chunk in chunks:
-            self.cache = self.driver.fill(chunk, self.cache)
+            self.caches = self.driver.fill(chunk, self.caches)
 
     def groups(self, paths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the numbers of paths [n, P] in groups whose states fit together."""
@@ -233,8 +233,9 @@ def open_prefix(
 def count_blocks(worker: Worker, workload: Workload) -> int:
     """Return the states of a prefix that a quarter of a batch's budget holds, or all needed."""
     config, memory = worker.config, worker.memory
-    width = config.width + 2 * config.num_kv_heads * config.head_dim
-    most = memory.budget // memory.sharing // 4 // (workload.prefix * width * memory.itemsize) - 1
+    tokens, itemsize = workload.prefix, memory.itemsize
+    block = tokens * config.width * itemsize + block_bytes(config, tokens, itemsize)
+    most = memory.budget // memory.sharing // 4 // block - 1
     needed = 1 + workload.wave * workload.positions  # one is the embedded prefix
     if not workload.same:
         needed = memory.limits.prefix_states

@@ -60,7 +60,7 @@ class KVBlocks(NamedTuple):
 class NoCache(NamedTuple):
     """Stands for the cache where keys and values are not kept."""
 
-    def write(self, kept: KeysValues, block: jax.Array) -> "NoCache":
+    def write(self, kept: Any, block: jax.Array) -> "NoCache":
         """Keep nothing."""
         return self
 

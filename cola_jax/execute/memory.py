@@ -1,5 +1,6 @@
 """The memory budget, and the sizes of the buffers of a batch."""
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.kernels.tpu_decode import WRITTEN
+from cola_jax.model import recurrent_shapes
 
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
@@ -173,7 +175,7 @@ def choose_decode_sizes(
     prefill_rows = tile_rows(limits, limits.multiple)  # at most
     state = (tokens - prefix) * config.width * itemsize
     kept = round_up(max_new_tokens, limits.decode_multiple)
-    block = 2 * config.num_kv_heads * config.head_dim * (tokens + kept) * itemsize
+    block = block_bytes(config, tokens, itemsize) + block_bytes(config, kept, itemsize)
     logits = LOGITS * 4 * config.vocab_size
     slot = positions * block + state + logits
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
@@ -191,6 +193,20 @@ def choose_decode_sizes(
         unembedded=min(limits.decode_positions, floor_power(decode_slots)),
         kept=kept,
     )
+
+
+def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    """Return the bytes that a position of a path keeps after `tokens` tokens, for every kind.
+
+    Layers that attend keep keys and values, and Gated DeltaNets what they carry, in float32.
+    """
+    total = 0
+    for each in config.each_kind:
+        if each.convolution:
+            total += 4 * sum(map(math.prod, recurrent_shapes(each)))
+        else:
+            total += 2 * each.num_kv_heads * each.head_dim * tokens * itemsize
+    return total
 
 
 def tile_rows(limits: Limits, tokens: int) -> int:

@@ -111,14 +111,15 @@ class StackPart:
         return self.capsule
 
 
-def layers_of(layers: Layer) -> Iterator[Layer]:
-    """Yield each layer of a stack as a stack of one, on the same devices.
+def layers_of(model: Model) -> Iterator[Layer]:
+    """Yield each layer of a model as a stack of one, on the same devices.
 
     All but small arrays share the stack's memory, so that no second copy of the weights is made; a
     device that does not have them in order gets copies.
     """
-    for index in range(layers.q.shape[0]):
-        yield jax.tree.map(lambda leaf, index=index: layer_part(leaf, index), layers)
+    for i, place in enumerate(model.config.places):
+        stack = model.layers[model.config.kind_of(i)]
+        yield jax.tree.map(lambda leaf, index=place: layer_part(leaf, index), stack)
 
 
 def layer_part(leaf: jax.Array, index: int) -> jax.Array:

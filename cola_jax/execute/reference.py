@@ -22,8 +22,8 @@ from cola_jax.execute.inputs import (
     path_ids,
     prompts_for,
 )
-from cola_jax.model import block, embed, unembed, view
-from cola_jax.params import Model, layer_at
+from cola_jax.model import embed, run_layer, unembed, view
+from cola_jax.params import Model
 from cola_jax.path import STOP, validate
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike, Readings, readings
 
@@ -137,8 +137,7 @@ def logits(
     def step(h, i) -> Any:
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
-            layer = layer_at(model.config, model.layers, jnp.maximum(i, 0))
-            return block(model.config, layer, h, tokens)
+            return run_layer(model, jnp.maximum(i, 0), h, tokens)
 
         # a branch skips the work of padding; under vmap it becomes a select
         h = jax.lax.cond(i == STOP, lambda h: h, run, h)
@@ -190,7 +189,7 @@ def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Ar
     of_prompt = tokens.branch == PROMPT
 
     def step(h, i):
-        after = block(model.config, layer_at(model.config, model.layers, i), h, tokens)
+        after = run_layer(model, i, h, tokens)
         return after, jnp.sum(1 - cosine(h, after), where=of_prompt)
 
     _, influence = jax.lax.scan(step, h, jnp.arange(model.config.num_layers))

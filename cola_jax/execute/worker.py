@@ -3,7 +3,7 @@
 import copy
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from cola_jax.errors import InputError
 from cola_jax.execute import placement
-from cola_jax.execute.attention import KINDS, Mode
+from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
 from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
@@ -22,8 +22,10 @@ from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
+from cola_jax.execute.recurrence import kind_of
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
+from cola_jax.model import View
 from cola_jax.params import Model
 from cola_jax.progress import metrics_bar
 from cola_jax.prompts import Prompts
@@ -65,12 +67,16 @@ class Worker:
         model = jax.tree.map(lambda leaf: placement.local_shards(leaf, devices), model)
         platform, split = self.device.platform, devices.size
         if platform == "tpu":
-            model = model.replace(layers=placement.in_tpu_order(model.layers))
+            model = model.replace(layers=tuple(map(placement.in_tpu_order, model.layers)))
         self.model, self.config = model, model.config
-        self.kind = KINDS[type(model.layers)]
+        self.configs = model.config.each_kind
+        self.kinds = [kind_of(config) for config in self.configs]
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
-        self.layers = None if whole else list(layers_of(model.layers))
+        self.layers = None if whole else list(layers_of(model))
+        # layers that one call may run: those of a kind, or a layer alone
+        ids = np.arange(self.config.num_layers)
+        self.group = np.array([self.config.kind_of(i) for i in ids]) if whole else ids
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
         self.kernel, self.decode_kernel = kernel, decode_kernel
         if split > 1:
@@ -108,7 +114,7 @@ class Worker:
         """Copy tiles to the devices."""
         parts = list(tiles.parts(CALL))
         tables = [self.put(pad_rows(part.table, CALL)) for part in parts]
-        calls = [list(part.runs(same_layer=self.layers is not None)) for part in parts]
+        calls = [list(part.runs(self.group)) for part in parts]
         return Launches(layout, tables, calls)
 
     def in_float32(self) -> "Worker":
@@ -126,27 +132,51 @@ class Worker:
         self,
         launches: Launches,
         states: States,
-        mode: Mode,
-        cache: Kept = NO_CACHE,
+        modes: Sequence[Mode],
+        caches: Sequence[Kept] = (),
         source: Sources | None = None,
-    ) -> tuple[States, Kept]:
-        """Dispatch tiles; return the states and the cache that they have written."""
-        config = self.config
+    ) -> tuple[States, tuple[Kept, ...]]:
+        """Dispatch tiles; return the states and the caches that they have written.
+
+        There is a mode and a cache for each kind of layer; without caches, nothing is kept.
+        """
+        kept = list(caches or [NO_CACHE] * len(modes))
         for table, calls in zip(launches.tables, launches.calls, strict=True):
             for layer, number, first, end in calls:
-                shape = launches.layout.shapes[number]
+                shape, kind = launches.layout.shapes[number], self.config.kind_of(layer)
+                facts, mode = (self.configs[kind], shape), modes[kind]
                 if self.layers is None:
-                    ends = self.index[first], self.index[end]
-                    states, cache = forward_tiles(
-                        config, shape, self.model.layers, table, *ends, states, cache, mode, source
+                    stack, ends = self.model.layers[kind], (self.index[first], self.index[end])
+                    states, kept[kind] = forward_tiles(
+                        *facts, stack, table, *ends, states, kept[kind], mode, source
                     )
                     continue
                 weights = self.layers[layer]
                 for i in range(first, end):
-                    states, cache = forward_tile(
-                        config, shape, weights, table, self.index[i], states, cache, mode, source
+                    states, kept[kind] = forward_tile(
+                        *facts, weights, table, self.index[i], states, kept[kind], mode, source
                     )
-        return states, cache
+        return states, tuple(kept)
+
+    def modes_over_prompts(
+        self, views: View, prefix: Sequence[Kept] | None, read: jax.Array | None
+    ) -> list[Mode]:
+        """Return the mode of each kind of layer over prompts, or prompts that continue a prefix."""
+        caches = [None] * len(self.kinds) if prefix is None else prefix
+        pairs = zip(self.kinds, caches, strict=True)
+        return [kind.over_prompts(views, cache, read, self.kernel) for kind, cache in pairs]
+
+    def modes_to_cache(
+        self,
+        views: View,
+        prompts: Sequence[Kept],
+        lengths: tuple[jax.Array, jax.Array],
+        reach: tuple[int, int],
+    ) -> list[Mode]:
+        """Return the mode of each kind of layer for tokens that continue prompts."""
+        options = {"reach": reach, "kernel": self.decode_kernel}
+        pairs = zip(self.kinds, prompts, strict=True)
+        return [kind.to_cache(views, cache, *lengths, **options) for kind, cache in pairs]
 
     def take_buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
         """Take a buffer of any content, a spare one where the shape is the same.
@@ -164,10 +194,11 @@ class Worker:
         return jnp.zeros(shape, dtype, device=placed)
 
     def take_blocks(self, count: int, tokens: int) -> Any:
-        """Take a buffer of KV blocks of `tokens` tokens, and of one more for padding."""
-        block = self.kind.block(self.config, tokens, self.dtype)
+        """Take buffers of each kind of layer: blocks of `tokens` tokens, and one for padding."""
+        kinds = zip(self.kinds, self.configs, strict=True)
+        blocks = tuple(kind.block(config, tokens, self.dtype) for kind, config in kinds)
         return jax.tree.map(
-            lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), block
+            lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), blocks
         )
 
     def give_back(self, *buffers: jax.Array) -> None:

@@ -46,7 +46,12 @@ REQUIRED = {
 # Older names of attributes, by the name that transformers turns them into.
 OLDER = {
     "rope_parameters": ("rope_theta", "rope_scaling"),
-    "layer_types": ("use_sliding_window", "max_window_layers", "sliding_window_pattern"),
+    "layer_types": (
+        "full_attention_interval",
+        "use_sliding_window",
+        "max_window_layers",
+        "sliding_window_pattern",
+    ),
     "num_experts": ("num_local_experts",),
     "hidden_activation": ("hidden_act",),  # in releases of Gemma 2, without effect
     "sliding_window": ("sliding_window_size",),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cola_jax.config import ModelConfig, Rope
+from cola_jax.config import LayerKind, ModelConfig, Rope
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_rope, read_windows
 from cola_jax.formats.table import Part, Row, Table, make_table, rows_of
@@ -142,6 +142,50 @@ MINIMAX_M2 = make_table(
 )
 
 
+# each head's gate follows its query; layers of kind 1 are Gated DeltaNets
+Q_AND_GATE, DELTA_NET = ("H", "H"), "model.layers.{i}.linear_attn"
+QWEN_HYBRID = make_table(
+    *(
+        Row(
+            ours,
+            "model.layers.{i}.self_attn.q_proj.weight",
+            "(N H) D -> D N H",
+            part=Part(Q_AND_GATE, index, groups="N"),
+        )
+        for index, ours in enumerate(("q", "output_gate"))
+    ),
+    Row("output_gate.1", f"{DELTA_NET}.in_proj_z.weight", "(N U) D -> D N U"),
+    Row("o.1", f"{DELTA_NET}.out_proj.weight", "D (N U) -> N U D"),
+    Row("write.1", f"{DELTA_NET}.in_proj_b.weight", "N D -> D N"),
+    Row("forget.1", f"{DELTA_NET}.in_proj_a.weight", "N D -> D N"),
+    Row("forget_bias.1", f"{DELTA_NET}.dt_bias", "N -> N"),
+    Row("forget_rate.1", f"{DELTA_NET}.A_log", "N -> N"),
+    Row("value_norm.1", f"{DELTA_NET}.norm.weight", "U -> U"),
+    *(
+        Row(
+            f"{ours}_taps.1",
+            f"{DELTA_NET}.conv1d.weight",
+            f"({axes}) 1 W -> {axes} W",
+            part=Part(("K H", "K H", "N U"), index),
+        )
+        for index, (ours, axes) in enumerate((("q", "K H"), ("k", "K H"), ("v", "N U")))
+    ),
+    base=LLAMA,
+)
+QWEN3_5 = make_table(
+    *(
+        Row(
+            f"{ours}.1",
+            f"{DELTA_NET}.in_proj_qkv.weight",
+            f"({axes}) D -> D {axes}",
+            part=Part(("K H", "K H", "N U"), index),
+        )
+        for index, (ours, axes) in enumerate((("q", "K H"), ("k", "K H"), ("v", "N U")))
+    ),
+    base=QWEN_HYBRID,
+)
+
+
 def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
     """Read the fields that all families have; `ropes` are given by families with several."""
     get = attributes.get
@@ -244,6 +288,41 @@ def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
     attributes.get("layer_types")  # released configs have max_window_layers, without effect
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
     return ModelConfig(**fields, head_norms=True)
+
+
+def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
+    """Read the fields of Qwen's hybrids: gated attention, and Gated DeltaNets as kind 1."""
+    types, get = attributes.get("layer_types"), attributes.get
+    if unknown := {*types} - {"full_attention", "linear_attention"}:
+        raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
+    delta = LayerKind(
+        num_heads=get("linear_num_value_heads"),
+        num_kv_heads=get("linear_num_key_heads"),
+        head_dim=get("linear_key_head_dim"),
+        value_dim=get("linear_value_head_dim"),
+        convolution=get("linear_conv_kernel_dim"),
+        head_norms=False,
+        qkv_bias=False,
+        output_bias=False,
+        output_gate=False,
+    )
+    get("partial_rotary_factor")
+    rope = dict(get("rope_parameters"))
+    for name in ("mrope_section", "mrope_interleaved"):  # positions in three parts, equal for text
+        rope.pop(name, None)
+    partial = "partial_rotary_factor"
+    fields = read_decoder(attributes, (read_rope(rope, (partial,)),)) | read_bias(attributes)
+    return fields | {
+        "rotary_dim": int(fields["head_dim"] * rope[partial]),
+        "kinds": (delta,),
+        "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
+        **{"head_norms": True, "output_gate": True, "norm_offset": 1.0},
+    }
+
+
+def read_qwen3_5_text(attributes: Attributes) -> ModelConfig:
+    """Read the text part of a dense Qwen3.5 or 3.6."""
+    return ModelConfig(**read_qwen_hybrid(attributes))
 
 
 def read_gemma(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
@@ -557,6 +636,7 @@ FAMILIES = {
     "qwen2_moe": Family("Qwen2Moe", read_qwen2_moe, QWEN_EXPERTS),
     "qwen3_moe": Family("Qwen3Moe", read_qwen3_moe, LLAMA),
     "gemma2": Family("Gemma2", read_gemma2, GEMMA),
+    "qwen3_5_text": Family("Qwen3_5", read_qwen3_5_text, QWEN3_5, ("mtp.",)),
     "gemma3_text": Family("Gemma3", read_gemma3_text, GEMMA),
     # read only: its text part is written as gemma3_text
     "gemma3": Family(

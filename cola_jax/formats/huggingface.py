@@ -211,6 +211,7 @@ def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
         num_layers=len(path),
         windows=tuple(config.windows[layer] for layer in path),
         layer_ropes=tuple(config.layer_ropes[layer] for layer in path),
+        layer_kinds=tuple(config.layer_kinds[layer] for layer in path if config.kinds),
     )
 
 
@@ -283,7 +284,7 @@ def rope_values(model_type: str, config: ModelConfig) -> dict[str, Any]:
     if model_type == "ministral3":
         beta = 0.0 if config.query_growth is None else config.query_growth[0]
         return {"rope_scaling": parameters[0] | {"llama_4_scaling_beta": beta}}
-    if model_type in ("phi3", "glm", "glm4", "minimax_m2"):
+    if model_type in ("phi3", "glm", "glm4", "minimax_m2", "qwen3_5_text"):
         rotated = config.rotary_width if first.pairs is None else 2 * first.pairs
         return {"partial_rotary_factor": rotated / config.head_dim}
     return {}
@@ -343,6 +344,14 @@ def rounded(quotient: float) -> float:
     return float(f"{quotient:.12g}")
 
 
+def layer_types(config: ModelConfig) -> list[str]:
+    """Return the kind of attention of each layer, as most families name it."""
+    kinds = [
+        "full_attention" if window is None else "sliding_attention" for window in config.windows
+    ]
+    return ["linear_attention" if config.kind_of(i) else kind for i, kind in enumerate(kinds)]
+
+
 COMMON: dict[str, Callable[[ModelConfig], Any]] = {
     "vocab_size": lambda c: c.vocab_size,
     "num_hidden_layers": lambda c: c.num_layers,
@@ -370,9 +379,12 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
         window_of(c) or (c.context if c.norm_offset or None in c.layer_ropes else None)
     ),
     "max_window_layers": first_window,
-    "layer_types": lambda c: [
-        "full_attention" if window is None else "sliding_attention" for window in c.windows
-    ],
+    "layer_types": layer_types,
+    "linear_num_value_heads": lambda c: c.each_kind[1].num_heads,
+    "linear_num_key_heads": lambda c: c.each_kind[1].num_kv_heads,
+    "linear_key_head_dim": lambda c: c.each_kind[1].head_dim,
+    "linear_value_head_dim": lambda c: c.each_kind[1].value_dim,
+    "linear_conv_kernel_dim": lambda c: c.each_kind[1].convolution,
     "no_rope_layers": lambda c: [int(rope is not None) for rope in c.layer_ropes],
     **dict.fromkeys(("num_experts", "num_local_experts"), lambda c: c.experts),
     "swiglu_limit": lambda c: c.swiglu_limit,

@@ -18,6 +18,8 @@ from cola_jax.params import (
     INT8,
     Int8,
     axis_sizes,
+    field_of,
+    kind_of,
     quantize,
     shapes,
     weight_bytes,
@@ -25,7 +27,7 @@ from cola_jax.params import (
 from cola_jax.progress import OnProgress, ignore_progress
 
 Q8_BLOCK = 32  # values of GGUF's Q8_0 with a scale, along the last axis
-COUNTERS = {"i": "L", "e": "E"}  # placeholders in names, and our axis of layers or experts
+COUNTERS = ("i", "e")  # placeholders in names, of the layer and the expert
 
 
 class Part(NamedTuple):
@@ -35,15 +37,24 @@ class Part(NamedTuple):
     index: int
     axis: int = 0
     interleaved: bool = False  # one entry of each in turn, instead of one after the other
+    groups: str = ""  # an axis letter: all are joined in each of so many groups, on the first axis
 
-    def within(self, sizes: Mapping[str, int]) -> tuple[slice, ...]:
-        """Return the slices of the joined tensor that hold the weight."""
+    def view(self, tensor: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+        """View the weight in the joined tensor; groups have an axis of their own, before its."""
+        axis = self.axis
+        if self.groups:
+            tensor = tensor.reshape(sizes[self.groups], -1, *tensor.shape[1:])
+            axis = 1
         if self.interleaved:
             piece = slice(self.index, None, len(self.sizes))
         else:
             ends = [0, *itertools.accumulate(self.lengths(sizes))]
             piece = slice(ends[self.index], ends[self.index + 1])
-        return (*(slice(None),) * self.axis, piece)
+        return tensor[(*(slice(None),) * axis, piece)]
+
+    def length(self, sizes: Mapping[str, int]) -> int:
+        """Return the length of the joined axis."""
+        return sum(self.lengths(sizes)) * (sizes[self.groups] if self.groups else 1)
 
     def lengths(self, sizes: Mapping[str, int]) -> list[int]:
         """Return the length of each weight along the axis."""
@@ -70,7 +81,12 @@ def make_table(*rows: Row, base: Table = MappingProxyType({})) -> Table:
 
 def rows_of(table: Table, config: ModelConfig) -> tuple[Row, ...]:
     """Return the rows of the weights that a model of this config has."""
-    return tuple(table[name] for name in shapes(config))
+
+    def row_of(name: str) -> Row:
+        # layers of another kind have a weight under the same name, unless the table says otherwise
+        return table[name] if name in table else table[field_of(name)]._replace(ours=name)
+
+    return tuple(map(row_of, shapes(config)))
 
 
 class Tensors(Protocol):
@@ -136,13 +152,18 @@ def expected(
     row: Row, config: ModelConfig
 ) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
     """Yield each tensor of a row: its index in our array, and its name and shape in theirs."""
-    sizes = axis_sizes(config)
+    kind = kind_of(row.ours)
+    sizes, layers = axis_sizes(config.each_kind[kind]), config.layers_of(kind)
     shape = [math.prod(sizes[name] for name in axis) for axis in parse_theirs(row).composition]
     if row.part is not None:
-        shape[row.part.axis] = sum(row.part.lengths(sizes))
+        shape[row.part.axis] = row.part.length(sizes)
     counters = [counter for counter in COUNTERS if f"{{{counter}}}" in row.theirs]
-    for index in np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters)):
-        yield index, row.theirs.format(**dict(zip(counters, index, strict=True))), tuple(shape)
+    counts = {"i": len(layers), "e": sizes["E"]}
+    for index in np.ndindex(*(counts[counter] for counter in counters)):
+        numbers = dict(zip(counters, index, strict=True))
+        if counters[:1] == ["i"]:
+            numbers["i"] = layers[index[0]]
+        yield index, row.theirs.format(**numbers), tuple(shape)
 
 
 def parse_theirs(row: Row) -> Any:
@@ -167,7 +188,7 @@ def stack(
     config, dtype = source.config, source.dtype if dtype is None else dtype
     total, done = weight_bytes(config, INT8 if int8 else dtype, dtype), 0
     for row in source.rows:
-        shape, to_int8, scales = shapes(config)[row.ours], int8 and row.ours in INPUTS, []
+        shape, to_int8, scales = shapes(config)[row.ours], int8 and field_of(row.ours) in INPUTS, []
         array = np.empty(shape, np.int8 if to_int8 else dtype)
         in_blocks = to_int8 and has_blocks(source, row)
         for index, name, _ in expected(row, config):
@@ -195,7 +216,7 @@ def stack(
 
 def has_blocks(source: Source, row: Row) -> bool:
     """Return whether all tensors of a row are in Q8_0, each block within one of our axes."""
-    innermost = axis_sizes(source.config)[parse_theirs(row).composition[-1][-1]]
+    innermost = sizes_of(row, source.config)[parse_theirs(row).composition[-1][-1]]
     names = (name for _, name, _ in expected(row, source.config))
     return innermost % Q8_BLOCK == 0 and all(name in source.q8 for name in names)
 
@@ -210,7 +231,7 @@ def read_floats(source: Source, row: Row, name: str) -> np.ndarray:
 def read_int8(source: Source, row: Row, name: str, in_blocks: bool) -> Int8:
     """Read a tensor in our layout, in its blocks or else rounded by output channel."""
     if not in_blocks:
-        return quantize(read_floats(source, row, name), INPUTS[row.ours])
+        return quantize(read_floats(source, row, name), INPUTS[field_of(row.ours)])
     sizes, innermost = row_sizes(row, source.config), parse_theirs(row).composition[-1][-1]
     weight, of_scale = source.q8[name](), sizes | {innermost: sizes[innermost] // Q8_BLOCK}
     values, scale = (
@@ -221,26 +242,34 @@ def read_int8(source: Source, row: Row, name: str, in_blocks: bool) -> Int8:
 
 
 def take_part(row: Row, tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Return the part of a tensor that is the row's, a view; all of it where it joins no others."""
-    return tensor if row.part is None else tensor[row.part.within(axis_sizes(config))]
+    """Return the part of a tensor that is the row's; all of it where it joins no others."""
+    if row.part is None:
+        return tensor
+    view = row.part.view(tensor, sizes_of(row, config))
+    return view.reshape(-1, *view.shape[2:]) if row.part.groups else view
 
 
 def row_sizes(row: Row, config: ModelConfig) -> dict[str, int]:
     """Return the size of every axis letter in a row's pattern."""
-    sizes = axis_sizes(config)
+    sizes = sizes_of(row, config)
     return {name: sizes[name] for name in parse_theirs(row).identifiers}
+
+
+def sizes_of(row: Row, config: ModelConfig) -> dict[str, int]:
+    """Return the size of every axis letter for the kind of layers of a row."""
+    return axis_sizes(config.each_kind[kind_of(row.ours)])
 
 
 def unstack(
     weights: Iterable[tuple[str, np.ndarray]],
     rows: tuple[Row, ...],
     config: ModelConfig,
-    path: Sequence[int],
+    places: Sequence[int],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the tensors of a checkpoint by their names there, one by one.
 
     `weights` are ours, by field name, stacked over the layers of the original; `rows` and `config`
-    are those of the model to write, whose layer i is layer `path[i]` of the original. The inverse
+    are those of the model to write, whose layer i is at `places[i]` of its stack. The inverse
     of `stack`, in the dtype of `weights`. Tensors that join several weights are held until all of
     these have come.
     """
@@ -248,13 +277,13 @@ def unstack(
     for field, array in weights:
         row = table[field]
         theirs, ours = row.pattern.split(" -> ")
-        of_layers = "{i}" in row.theirs
+        of_layers, layers = "{i}" in row.theirs, config.layers_of(kind_of(field))
         for index, name, shape in expected(row, config):
-            values = array[(path[index[0]], *index[1:])] if of_layers else array
+            values = array[(places[layers[index[0]]], *index[1:])] if of_layers else array
             values = rearrange(values, f"{ours} -> {theirs}", **row_sizes(row, config))
             values = np.ascontiguousarray(values - row.offset if row.offset else values)
             if row.part is not None:
-                values = joined.add(row.part, name, shape, values)
+                values = joined.add(row, name, shape, values)
             if values is not None:
                 yield name, values
 
@@ -263,16 +292,18 @@ class Joined:
     """The tensors that join several weights and lack some of them."""
 
     def __init__(self, config: ModelConfig):
-        self.sizes = axis_sizes(config)
+        self.config = config
         self.tensors: dict[str, np.ndarray] = {}
         self.missing: dict[str, set[int]] = {}
 
     def add(
-        self, part: Part, name: str, shape: tuple[int, ...], values: np.ndarray
+        self, row: Row, name: str, shape: tuple[int, ...], values: np.ndarray
     ) -> np.ndarray | None:
         """Put a weight into its tensor; return the tensor once it is complete."""
+        assert row.part is not None
         tensor = self.tensors.setdefault(name, np.empty(shape, values.dtype))
-        missing = self.missing.setdefault(name, {*range(len(part.sizes))})
-        tensor[part.within(self.sizes)] = values
-        missing.remove(part.index)
+        missing = self.missing.setdefault(name, {*range(len(row.part.sizes))})
+        view = row.part.view(tensor, sizes_of(row, self.config))
+        view[...] = values.reshape(view.shape)
+        missing.remove(row.part.index)
         return None if missing else self.tensors.pop(name)

@@ -26,7 +26,7 @@ from cola_jax.files import written_bytes
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.huggingface import select_layers
 from cola_jax.formats.peers import mergekit_config
-from cola_jax.params import shapes
+from cola_jax.params import field_of, kind_of, shapes
 from cola_jax.path import pad_path
 from cola_jax.progress import ignore_progress
 from tests import oracle
@@ -47,7 +47,8 @@ def full_precision():
 def stacked(model):
     """Yields a model's weights by field name, as `checkpoint.restore_weights` does."""
     for name in shapes(model.config):
-        yield name, getattr(model if hasattr(model, name) else model.layers, name)
+        stack = model.layers[kind_of(name)]
+        yield name, getattr(model if hasattr(model, name) else stack, field_of(name))
 
 
 def write(model, path, folder, dtype="float32"):
@@ -79,8 +80,11 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     assert oracle.relative_error(their_logits(theirs, ids), expected) < oracle.TOLERANCE
     again = oracle.convert_in_memory(folder)
     assert again.config == select_layers(ours.config, MIXED)
-    layers = jax.tree.map(lambda x: x[np.array(MIXED)], ours.layers)
-    along = ours.replace(config=again.config, layers=layers)
+    config, stacks = ours.config, []
+    for kind, stack in enumerate(ours.layers):
+        places = np.array([config.places[i] for i in MIXED if config.kind_of(i) == kind])
+        stacks.append(jax.tree.map(lambda x, places=places: x[places], stack))
+    along = ours.replace(config=again.config, layers=tuple(stacks))
     jax.tree.map(np.testing.assert_array_equal, again, along)
 
 

@@ -56,7 +56,7 @@ def run(model, batch, waves, **options):
 
 @pytest.mark.parametrize(
     ("variant", "blocks"),
-    [("gemma3", 16), *((name, None) for name in ("gemma2", "gpt-oss", "olmoe"))],
+    [("gemma3", 16), *((name, None) for name in ("gemma2", "gpt-oss", "qwen3.5"))],
 )
 def test_shared_prefix_matches_reference(pair, monkeypatch, variant, blocks):
     """With few blocks the paths run in several groups; a second wave finds states of the first."""

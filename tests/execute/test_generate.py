@@ -84,11 +84,13 @@ def free(model, prompts):
         ("gemma2", 1, 1),  # softcaps
         ("gpt-oss", 1, 1),  # sinks
         ("qwen2-moe-window", 1, 1),
+        ("qwen3.5", 1, 1),
         ("qwen2-window", 1, 2),  # KV heads split over devices, windows out of the whole stack
         # several workers of several devices, several rope tables
         pytest.param("gemma3", 2, 2, marks=pytest.mark.slow),
         # KV heads replicated, experts of all layers in one stack
         pytest.param("qwen2-moe-window", 1, 4, marks=pytest.mark.slow),
+        pytest.param("qwen3.5", 2, 2, marks=pytest.mark.slow),
     ],
 )
 def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
@@ -140,6 +142,7 @@ def test_generate_matches_transformers(pair, variant):
 @pytest.mark.parametrize(
     ("variant", "devices", "states"),
     [
+        ("qwen3.5", (1, 1), None),
         ("gemma3", (1, 1), 16),  # few blocks: rows are admitted in several groups
         pytest.param("qwen2-moe-window", (2, 4), None, marks=pytest.mark.slow),
     ],
@@ -201,7 +204,8 @@ def test_generate_ends_rows_at_stop_tokens(model, prompts, free):
 
 def test_generate_keeps_infinities_to_their_row(model, prompts):
     """Though the next row takes its slot and its KV blocks."""
-    broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.inf)))
+    (stack,) = model.layers
+    broken = model.replace(layers=(stack.replace(up=stack.up.at[4].set(jnp.inf)),))
     paths = pad([[(0, 1), (0, 4, 1), (2, 3), (4,), (0, 1, 2)]] * 3)
     run = functools.partial(cola_jax.generate, broken, prompts, paths, max_new_tokens=NEW)
     out = run(memory_budget=batches.least_budget(run))  # one slot, which all use in turn

@@ -149,7 +149,8 @@ def test_executors_skip_entries_of_stop_alone(model, questions, run):
 
 
 def test_executors_flag_paths_that_are_not_finite(model, questions, run):
-    broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.nan)))
+    (stack,) = model.layers
+    broken = model.replace(layers=(stack.replace(up=stack.up.at[4].set(jnp.nan)),))
     out = run(broken, questions, wave([[PATH, (0, 4, 5)]] * 3))
     assert out.finite.tolist() == [[True, False, False]] * 3
     infinite = model.replace(norm=model.norm * 3e38)
@@ -158,7 +159,8 @@ def test_executors_flag_paths_that_are_not_finite(model, questions, run):
 
 def test_run_paths_keeps_what_is_not_finite_to_its_path(model, questions):
     """Though other paths take its slots, in shorter and in longer tiles."""
-    broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.nan)))
+    (stack,) = model.layers
+    broken = model.replace(layers=(stack.replace(up=stack.up.at[4].set(jnp.nan)),))
     paths = wave([[(4, 4, 4), PATH, (4, 1)], [PATH, (0, 4, 5), (0, 2)], [(4, 0), (1, 2), PATH]])
     run = functools.partial(cola_jax.run_paths, broken, questions, paths)
     out = run(memory_budget=batches.least_budget(run))

@@ -37,6 +37,8 @@ CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
     ("gpt-oss", 72, "40kB", 1, 2),  # sinks and biases of experts, split
     ("qwen2-moe-window", 72, "40kB", 1, 1),  # beside a shared one
     ("qwen2-moe-window", 48, None, 2, 4),  # all devices
+    ("qwen3.5", 72, "40kB", 1, 1),  # two kinds of layers
+    ("qwen3.5", 48, None, 2, 2),
 ]
 
 

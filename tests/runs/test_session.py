@@ -57,8 +57,8 @@ class Case(NamedTuple):
 def with_nan(session, layer):
     """The same session with a layer whose output is not finite."""
     handle, model = copy.copy(session.handle), session.model
-    layers = model.layers.replace(down=model.layers.down.at[layer].set(np.nan))
-    handle.loaded = model.replace(layers=layers)
+    (stack,) = model.layers
+    handle.loaded = model.replace(layers=(stack.replace(down=stack.down.at[layer].set(np.nan)),))
     return dataclasses.replace(session, handle=handle)
 
 

@@ -73,7 +73,8 @@ def test_divergence_knows_no_answers(words):
 
 
 def test_divergence_from_a_model_that_is_not_finite_is_the_worst(model, words):
-    layers = model.layers.replace(down=model.layers.down.at[3].set(np.nan))
+    (stack,) = model.layers
+    layers = (stack.replace(down=stack.down.at[3].set(np.nan)),)
     scorer, broken = Divergence(Options(words)), model.replace(layers=layers)
     verdicts = cola_jax.evaluate(broken, QUESTIONS[:2], [(0, 1), (0, 3)], scorer=scorer).verdicts
     assert (divergences(verdicts) == NOT_FINITE).all()

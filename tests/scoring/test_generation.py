@@ -145,7 +145,8 @@ def test_row_verdicts_grade_complete_answers_however_written(words):
 
 
 def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present):
-    broken = model.layers.replace(up=model.layers.up.at[4].set(jnp.inf))
+    (stack,) = model.layers
+    broken = (stack.replace(up=stack.up.at[4].set(jnp.inf)),)
     bad = (decoded.paths == 4).any(axis=-1)
     assert bad[present].any()
     for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters)):

@@ -1,0 +1,110 @@
+"""Gated DeltaNets in the engine: what they carry from token to token, in blocks, and their modes.
+
+Blocks hold the states at the ends of prompts, prefixes and decoded texts, one for each position of
+a path, as those of the KV cache hold keys and values.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Shaped
+
+from cola_jax.config import ModelConfig
+from cola_jax.delta import Recurrent
+from cola_jax.execute.attention import ATTENTION, Kind, Tile, of_questions
+from cola_jax.execute.kv_cache import Kept
+from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.kernels.attention import get, put
+from cola_jax.model import View, recur, recurrent_shapes, take_positions
+from cola_jax.params import Layer
+
+Heads = Float[Array, "R _ N U"]
+
+
+class RecurrentBlocks(NamedTuple):
+    """The fields of `Recurrent` in each of M blocks; the block after the last is for padding."""
+
+    q: Shaped[Array, "M K w H"]
+    k: Shaped[Array, "M K w H"]
+    v: Shaped[Array, "M N w U"]
+    state: Shaped[Array, "M N H U"]
+
+    def write(self, kept: Recurrent, block: Int[Array, " R"]) -> "RecurrentBlocks":
+        """Write what rows carry to blocks."""
+        pairs = zip(self, kept, strict=True)
+        return RecurrentBlocks(*(put(x, new.astype(jnp.float32), block) for x, new in pairs))
+
+    def take(self, block: Int[Array, " R"]) -> Recurrent:
+        """Take blocks."""
+        return Recurrent(*(get(x, block) for x in self))
+
+
+class DeltaOverPrompts(struct.PyTreeNode):
+    """Rows are prompts, after a prefix or not."""
+
+    views: View  # [B, T]
+    prefix: RecurrentBlocks | None = None
+    read: Int[Array, "B Q"] | None = None
+
+    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+        """Take the view of the rows of a tile."""
+        view = of_questions(self.views, columns.question, shape.tokens)
+        read = None if self.read is None else self.read[columns.question, : shape.reads]
+        return Tile(columns, view, read)
+
+    def view_layers(self, layers: Layer) -> Layer:
+        """Leave the layers as they are."""
+        return layers
+
+    def __call__(
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Kept
+    ) -> tuple[Heads, Kept]:
+        """Mix the tokens of rows, and write what they carry at the ends of prompts to the cache."""
+        before = None if self.prefix is None else self.prefix.take(tile.columns.prompt_block)
+        mixed, carried = recur(config, layer, h, tile.view.branch, before)
+        return take_positions(mixed, tile.read), cache.write(carried, tile.columns.block)
+
+
+class DeltaToCache(DeltaOverPrompts):
+    """Rows are single tokens; the first continues its prompt, later ones their own block."""
+
+    decoded: Int[Array, " W"] = struct.field(kw_only=True)  # tokens decoded so far
+
+    def __call__(
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Kept
+    ) -> tuple[Heads, Kept]:
+        """Mix the token with what its row carries, and write this to the row's own block."""
+        assert isinstance(cache, RecurrentBlocks)
+        assert self.prefix is not None
+        columns = tile.columns
+        first = self.decoded[columns.question] == 1
+
+        def pick(x: Array, y: Array) -> Array:
+            return jnp.where(first.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+        states = self.prefix.take(columns.prompt_block), cache.take(columns.block)
+        mixed, carried = recur(config, layer, h, tile.view.branch, jax.tree.map(pick, *states))
+        return mixed, cache.write(carried, columns.block)
+
+
+def recurrent_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> RecurrentBlocks:
+    """Return the shapes of what is carried, after any number of tokens; in float32."""
+    shapes: Any = recurrent_shapes(config)
+    return RecurrentBlocks(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+
+
+DELTA = Kind(
+    over_prompts=lambda views, prefix, read, kernel: DeltaOverPrompts(views, prefix, read),
+    to_cache=lambda views, prompt, length, decoded, **_: DeltaToCache(
+        views, prompt, decoded=decoded
+    ),
+    block=recurrent_block,
+)
+
+
+def kind_of(config: ModelConfig) -> Kind:
+    """Return how layers of this config run."""
+    return DELTA if config.convolution else ATTENTION
