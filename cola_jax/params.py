@@ -190,6 +190,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "F": config.mlp_width,
         "E": config.experts,
         "X": config.expert_width,
+        "G": config.num_heads // config.num_kv_heads,
         "U": config.value_dim,
         "W": config.convolution,
     }

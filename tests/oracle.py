@@ -130,6 +130,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3.5": ("qwen3_5_text", HYBRID),
+    "qwen3.5-moe": (
+        "qwen3_5_moe_text",
+        {**HYBRID, **QWEN_EXPERTS, **SHARED_EXPERT, "tie_word_embeddings": True},
+    ),
+    "qwen3-next": ("qwen3_next", {**HYBRID, **QWEN_EXPERTS, **SHARED_EXPERT}),
     "qwen3-moe": ("qwen3_moe", {**QWEN_EXPERTS, "head_dim": 12, "norm_topk_prob": True}),
     "qwen3-moe-window": ("qwen3_moe", {**QWEN_EXPERTS, **WINDOW, "attention_bias": True}),
     "llama-yarn-rope": ("llama", {"rope_parameters": {**YARN, "truncate": False}}),
@@ -246,7 +251,7 @@ def randomise(model: nn.Module, seed: int) -> None:
             elif name.endswith("bias"):
                 values = 0.5 * values
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input
-                scale = 0.5 if "linear_attn.out_proj" in name else 1.2  # a norm, no average
+                scale = 0.3 if "linear_attn.out_proj" in name else 1.2  # of values near 1
                 values = scale * values / parameter.shape[-1] ** 0.5
             parameter.copy_(values)
         for name, buffer in model.named_buffers():

@@ -1,7 +1,8 @@
 """The supported families: how the config of each is read, and its table of weights."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cola_jax.config import LayerKind, ModelConfig, Rope
@@ -38,12 +39,11 @@ LLAMA = make_table(
     Row("expert_up", "model.layers.{i}.mlp.experts.{e}.up_proj.weight", "X D -> D X"),
     Row("expert_down", "model.layers.{i}.mlp.experts.{e}.down_proj.weight", "D X -> X D"),
 )
-QWEN_EXPERTS = make_table(
+SHARED_EXPERT = make_table(
     Row("gate", "model.layers.{i}.mlp.shared_expert.gate_proj.weight", "F D -> D F"),
     Row("up", "model.layers.{i}.mlp.shared_expert.up_proj.weight", "F D -> D F"),
     Row("down", "model.layers.{i}.mlp.shared_expert.down_proj.weight", "D F -> F D"),
     Row("shared_gate", "model.layers.{i}.mlp.shared_expert_gate.weight", "1 D -> D"),
-    base=LLAMA,
 )
 GEMMA = make_table(
     Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
@@ -142,47 +142,63 @@ MINIMAX_M2 = make_table(
 )
 
 
-# each head's gate follows its query; layers of kind 1 are Gated DeltaNets
-Q_AND_GATE, DELTA_NET = ("H", "H"), "model.layers.{i}.linear_attn"
+def joined(
+    theirs: str, sizes: tuple[str, ...], patterns: Mapping[str, str], groups: str = ""
+) -> Iterator[Row]:
+    """Yield the rows of weights that a tensor joins along its first axis, in their order."""
+    for index, (ours, pattern) in enumerate(patterns.items()):
+        yield Row(ours, theirs, pattern, part=Part(sizes, index, groups=groups))
+
+
+# the gate of each head follows its query; layers of kind 1 are Gated DeltaNets
+DELTA_NET, DELTA_QKV = "model.layers.{i}.linear_attn", ("K H", "K H", "N U")
 QWEN_HYBRID = make_table(
-    *(
-        Row(
-            ours,
-            "model.layers.{i}.self_attn.q_proj.weight",
-            "(N H) D -> D N H",
-            part=Part(Q_AND_GATE, index, groups="N"),
-        )
-        for index, ours in enumerate(("q", "output_gate"))
+    *joined(
+        "model.layers.{i}.self_attn.q_proj.weight",
+        ("H", "H"),
+        dict.fromkeys(("q", "output_gate"), "(N H) D -> D N H"),
+        groups="N",
     ),
-    Row("output_gate.1", f"{DELTA_NET}.in_proj_z.weight", "(N U) D -> D N U"),
+    *joined(
+        f"{DELTA_NET}.conv1d.weight",
+        DELTA_QKV,
+        {f"{name}_taps.1": f"({n}) 1 W -> {n} W" for name, n in zip("qkv", DELTA_QKV, strict=True)},
+    ),
     Row("o.1", f"{DELTA_NET}.out_proj.weight", "D (N U) -> N U D"),
-    Row("write.1", f"{DELTA_NET}.in_proj_b.weight", "N D -> D N"),
-    Row("forget.1", f"{DELTA_NET}.in_proj_a.weight", "N D -> D N"),
     Row("forget_bias.1", f"{DELTA_NET}.dt_bias", "N -> N"),
     Row("forget_rate.1", f"{DELTA_NET}.A_log", "N -> N"),
     Row("value_norm.1", f"{DELTA_NET}.norm.weight", "U -> U"),
-    *(
-        Row(
-            f"{ours}_taps.1",
-            f"{DELTA_NET}.conv1d.weight",
-            f"({axes}) 1 W -> {axes} W",
-            part=Part(("K H", "K H", "N U"), index),
-        )
-        for index, (ours, axes) in enumerate((("q", "K H"), ("k", "K H"), ("v", "N U")))
-    ),
     base=LLAMA,
 )
 QWEN3_5 = make_table(
-    *(
-        Row(
-            f"{ours}.1",
-            f"{DELTA_NET}.in_proj_qkv.weight",
-            f"({axes}) D -> D {axes}",
-            part=Part(("K H", "K H", "N U"), index),
-        )
-        for index, (ours, axes) in enumerate((("q", "K H"), ("k", "K H"), ("v", "N U")))
+    *joined(
+        f"{DELTA_NET}.in_proj_qkv.weight",
+        DELTA_QKV,
+        {f"{name}.1": f"({n}) D -> D {n}" for name, n in zip("qkv", DELTA_QKV, strict=True)},
     ),
+    Row("output_gate.1", f"{DELTA_NET}.in_proj_z.weight", "(N U) D -> D N U"),
+    Row("write.1", f"{DELTA_NET}.in_proj_b.weight", "N D -> D N"),
+    Row("forget.1", f"{DELTA_NET}.in_proj_a.weight", "N D -> D N"),
     base=QWEN_HYBRID,
+)
+# each key head has its G value heads beside it
+QWEN3_NEXT = make_table(
+    *joined(
+        f"{DELTA_NET}.in_proj_qkvz.weight",
+        ("H", "H", "G U", "G U"),
+        {
+            **dict.fromkeys(("q.1", "k.1"), "(K H) D -> D K H"),
+            **dict.fromkeys(("v.1", "output_gate.1"), "(N U) D -> D N U"),
+        },
+        groups="K",
+    ),
+    *joined(
+        f"{DELTA_NET}.in_proj_ba.weight",
+        ("G", "G"),
+        dict.fromkeys(("write.1", "forget.1"), "N D -> D N"),
+        groups="K",
+    ),
+    base={**QWEN_HYBRID, **SHARED_EXPERT},
 )
 
 
@@ -258,7 +274,7 @@ def read_qwen3(attributes: Attributes) -> ModelConfig:
 
 
 def read_qwen_experts(attributes: Attributes) -> dict[str, Any]:
-    """Read the fields of Qwen's families with experts.
+    """Read the fields of experts in Qwen's families.
 
     Raises InputError for models that have experts in some of their layers only.
     """
@@ -269,13 +285,12 @@ def read_qwen_experts(attributes: Attributes) -> dict[str, Any]:
             f"{shown(dense)}, so some layers have experts and others do not. Only models whose "
             "layers are all of one kind can be converted."
         )
-    fields = read_decoder(attributes) | read_experts(attributes)
-    return fields | {"expert_width": attributes.get("moe_intermediate_size")}
+    return read_experts(attributes) | {"expert_width": attributes.get("moe_intermediate_size")}
 
 
 def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
     """Read Qwen1.5-MoE or Qwen2-MoE, with a shared expert."""
-    fields = read_qwen_experts(attributes)
+    fields = read_decoder(attributes) | read_qwen_experts(attributes)
     fields["mlp_width"] = attributes.get("shared_expert_intermediate_size")
     fields["windows"] = read_windows(attributes)
     return ModelConfig(**fields, qkv_bias=attributes.get("qkv_bias"))
@@ -283,7 +298,7 @@ def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
 
 def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
     """Read Qwen3-MoE: all layers have the same window, or none."""
-    fields = read_qwen_experts(attributes) | read_bias(attributes)
+    fields = read_decoder(attributes) | read_qwen_experts(attributes) | read_bias(attributes)
     fields["mlp_width"] = 0
     attributes.get("layer_types")  # released configs have max_window_layers, without effect
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
@@ -323,6 +338,31 @@ def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
 def read_qwen3_5_text(attributes: Attributes) -> ModelConfig:
     """Read the text part of a dense Qwen3.5 or 3.6."""
     return ModelConfig(**read_qwen_hybrid(attributes))
+
+
+def read_qwen3_5_moe_text(attributes: Attributes) -> ModelConfig:
+    """Read the text part of a Qwen3.5 or 3.6 with experts, one of them shared."""
+    fields = read_qwen_hybrid(attributes) | read_experts(attributes)
+    width, shared = "moe_intermediate_size", "shared_expert_intermediate_size"
+    fields |= {"expert_width": attributes.get(width), "mlp_width": attributes.get(shared)}
+    return ModelConfig(**fields | {"normalised_routing": True})
+
+
+def read_qwen3_next(attributes: Attributes) -> ModelConfig:
+    """Read Qwen3-Next, all of whose layers have experts."""
+    fields = read_qwen_hybrid(attributes) | read_qwen_experts(attributes)
+    fields["mlp_width"] = attributes.get("shared_expert_intermediate_size")
+    return ModelConfig(**fields)
+
+
+def read_text_part(attributes: Attributes) -> ModelConfig:
+    """Read the text part of a multimodal Qwen3.5; pictures are not supported."""
+    parts = ("text_config", "vision_config", "image_token_id", "video_token_id")
+    for name in (*parts, "vision_start_token_id", "vision_end_token_id"):
+        attributes.get(name)
+    tied = attributes.get("tie_word_embeddings")
+    text = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
+    return read_attributes(f"{attributes.theirs.model_type}_text", text)
 
 
 def read_gemma(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
@@ -622,6 +662,14 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
 
 
+def within(table: Table) -> Table:
+    """Return the table of a text model for files that hold a vision model beside it."""
+    return {
+        name: row._replace(theirs=re.sub(r"^model\.", "model.language_model.", row.theirs))
+        for name, row in table.items()
+    }
+
+
 def add_prefix(table: Table) -> Table:
     """Return the table of the text part of a multimodal model."""
     return {n: row._replace(theirs=f"language_model.{row.theirs}") for n, row in table.items()}
@@ -633,10 +681,18 @@ FAMILIES = {
     "mistral": Family("Mistral", read_mistral, LLAMA),
     "qwen2": Family("Qwen2", read_qwen2, LLAMA),
     "qwen3": Family("Qwen3", read_qwen3, LLAMA),
-    "qwen2_moe": Family("Qwen2Moe", read_qwen2_moe, QWEN_EXPERTS),
+    "qwen2_moe": Family("Qwen2Moe", read_qwen2_moe, {**LLAMA, **SHARED_EXPERT}),
     "qwen3_moe": Family("Qwen3Moe", read_qwen3_moe, LLAMA),
     "gemma2": Family("Gemma2", read_gemma2, GEMMA),
     "qwen3_5_text": Family("Qwen3_5", read_qwen3_5_text, QWEN3_5, ("mtp.",)),
+    "qwen3_5_moe_text": Family(
+        "Qwen3_5Moe", read_qwen3_5_moe_text, {**QWEN3_5, **SHARED_EXPERT}, ("mtp.",)
+    ),
+    "qwen3_5": Family("", read_text_part, within(QWEN3_5), ("model.visual.", "mtp.")),
+    "qwen3_5_moe": Family(
+        "", read_text_part, within({**QWEN3_5, **SHARED_EXPERT}), ("model.visual.", "mtp.")
+    ),
+    "qwen3_next": Family("Qwen3Next", read_qwen3_next, QWEN3_NEXT, ("mtp.",)),
     "gemma3_text": Family("Gemma3", read_gemma3_text, GEMMA),
     # read only: its text part is written as gemma3_text
     "gemma3": Family(

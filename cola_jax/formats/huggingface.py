@@ -284,7 +284,7 @@ def rope_values(model_type: str, config: ModelConfig) -> dict[str, Any]:
     if model_type == "ministral3":
         beta = 0.0 if config.query_growth is None else config.query_growth[0]
         return {"rope_scaling": parameters[0] | {"llama_4_scaling_beta": beta}}
-    if model_type in ("phi3", "glm", "glm4", "minimax_m2", "qwen3_5_text"):
+    if model_type in ("phi3", "glm", "glm4", "minimax_m2") or config.kinds:
         rotated = config.rotary_width if first.pairs is None else 2 * first.pairs
         return {"partial_rotary_factor": rotated / config.head_dim}
     return {}

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, check_belongs, count, shorten
 from cola_jax.formats.conversion import locate
 from cola_jax.formats.table import Row, Source, expected, read_floats
+from cola_jax.params import kind_of
 from cola_jax.progress import log
 from cola_jax.question import digest
 
 # fields of a config that a path changes, or that change no result
-FREE = ("num_layers", "windows", "layer_ropes", "context", "model_type")
+FREE = ("num_layers", "windows", "layer_ropes", "layer_kinds", "context", "model_type")
 Digests = dict[str, list[str]]  # of each weight and layer attribute: one a layer, or one in all
 
 
@@ -51,7 +52,8 @@ def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[tuple[
         raise InputError(f"{model} differs from {directory} in {shorten(other)}: {action}.")
     names = {row.ours: tensor_name(row) for row in source.rows if of_layers(row)}
     names |= {name: name for name in layer_attributes(base)}
-    path, foreign = match_layers(names, theirs, ours)
+    edited = digests_by_layer(source.config, names, theirs)
+    path, foreign = match_layers(names, edited, digests_by_layer(base, names, ours))
     if foreign:
         raise InputError(
             f"{model} has {count(len(foreign), 'layer')} that {directory} lacks: "
@@ -68,8 +70,9 @@ def fixed_fields(config: ModelConfig) -> dict[str, str]:
 
 def layer_attributes(config: ModelConfig) -> Digests:
     """Return the attributes that layers have in the config."""
-    windows, ropes = map(str, config.windows), map(str, config.layer_ropes)
-    return {"attention window": list(windows), "rotary embedding": list(ropes)}
+    columns = zip(*config.layer_attributes, strict=True)
+    named = zip(("attention window", "rotary embedding", "kind of layer"), columns, strict=True)
+    return {name: list(map(str, column)) for name, column in named}
 
 
 def of_layers(row: Row) -> bool:
@@ -120,11 +123,25 @@ def stored_digests(
     return digests
 
 
+def digests_by_layer(
+    config: ModelConfig, names: Iterable[str], digests: Digests
+) -> list[tuple[str, ...]]:
+    """Return the digests of each layer, in the order of names; "" where its kind lacks a weight."""
+
+    def of_layer(layer: int, name: str) -> str:
+        if name in layer_attributes(config):
+            return digests[name][layer]
+        of_kind = kind_of(name) == config.kind_of(layer)
+        return digests[name][config.places[layer]] if of_kind else ""
+
+    names = list(names)
+    return [tuple(of_layer(i, n) for n in names) for i in range(config.num_layers)]
+
+
 def match_layers(
-    names: dict[str, str], theirs: Digests, ours: Digests
+    names: dict[str, str], edited: list[tuple[str, ...]], base: list[tuple[str, ...]]
 ) -> tuple[tuple[int, ...], list[str]]:
     """Return the base's layer of each layer of a model, and descriptions of those without one."""
-    edited, base = (list(zip(*(side[n] for n in names), strict=True)) for side in (theirs, ours))
     ids = defaultdict(list)
     for i, layer in enumerate(base):
         ids[layer].append(i)

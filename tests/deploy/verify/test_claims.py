@@ -99,7 +99,7 @@ def change_config(folder, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3", "qwen3-moe"])
+@pytest.mark.parametrize("variant", ["llama-gqa-tied", "gemma3", "qwen3-moe", "qwen3.5"])
 def test_read_claim_finds_the_path_of_an_edited_model(edited, variant):
     folder, base = edited(variant)
     change_config(folder, rys_relayer={"layer_indices": PATH})  # RYS leaves it in its exports
