@@ -227,6 +227,13 @@ class ModelConfig:
         """The config of each kind of layer, whose fields are those of its layers."""
         return (self, *(replace_fields(self, kind) for kind in self.kinds))
 
+    @property
+    def period(self) -> int:
+        """The least number of layers after which their attributes come again in the same order."""
+        each = self.layer_attributes
+        periods = (p for p in range(1, self.num_layers) if each[p:] == each[:-p])
+        return next(periods, self.num_layers)
+
     def kind_of(self, layer: int) -> int:
         """Return the kind of a layer, an index into `each_kind`."""
         return self.layer_kinds[layer] if self.layer_kinds else 0

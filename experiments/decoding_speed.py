@@ -18,7 +18,7 @@ import cola_jax
 from cola_jax.path import identity, random_paths
 from experiments.random_speed import Program, time_in_turns
 from experiments.shapes import SHAPES, random_model
-from experiments.torch_baselines import random_llama
+from experiments.torch_baselines import random_theirs
 from tests.oracle import generate_exactly, permuted
 
 Path = tuple[int, ...]
@@ -47,7 +47,7 @@ class DecodingSpeed:
 def programs(settings: DecodingSpeed, paths: Sequence[Path]) -> Mapping[str, Program]:
     """Make the timed programs, with the number of rows of each."""
     config = SHAPES[settings.model]
-    model, theirs = random_model(config, "float32"), random_llama(config, "float32")
+    model, theirs = random_model(config, "float32"), random_theirs(config, "float32")
     new, alone = settings.new_tokens, min(settings.alone, settings.rows)
     ids = np.random.default_rng(0).integers(3, config.vocab_size, (settings.rows, settings.tokens))
     ids = ids.astype(np.int32)

@@ -1,13 +1,14 @@
 """Shapes of known models, and models of these shapes with random weights."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cola_jax.config import ModelConfig, Rope
-from cola_jax.params import Int8, Model, assemble, cast, float_dtype, shapes, sharding
+from cola_jax.config import LayerKind, ModelConfig, Rope
+from cola_jax.params import Int8, Model, assemble, cast, field_of, float_dtype, shapes, sharding
 
 
 def llama(
@@ -32,8 +33,23 @@ def llama(
     )
 
 
+def hybrid(every: int, layers: int, width: int, *of: int) -> ModelConfig:
+    """Return the config of a Qwen3.5 of that shape, which attends in each `every`-th layer."""
+    delta = LayerKind(
+        **{"num_heads": width // 64, "num_kv_heads": width // 64, "head_dim": 64, "value_dim": 64},
+        **{"convolution": 4, "head_norms": False, "output_gate": False},
+        **{"qkv_bias": False, "output_bias": False},
+    )
+    config = llama(layers, width, *of, rotary_dim=16, head_norms=True, norm_offset=1.0)
+    kinds = tuple(int((i + 1) % every > 0) for i in range(layers))
+    return dataclasses.replace(
+        config, kinds=(delta,), layer_kinds=kinds, output_gate=True, model_type="qwen3_5_text"
+    )
+
+
 SHAPES = {
     "smollm2-135m": llama(30, 576, 9, 3, 1536, 49152),
+    "hybrid-135m": hybrid(4, 28, 576, 9, 3, 1536, 49152),
     "llama-3.2-1b": llama(16, 2048, 32, 8, 8192, 128256),
     "llama-3.2-3b": llama(28, 3072, 24, 8, 8192, 128256, head_dim=128),
     "llama-3-8b": llama(32, 4096, 32, 8, 14336, 128256, tied=False),
@@ -48,7 +64,7 @@ def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> M
 
     def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array | Int8:
         place = sharding(name, shape, mesh)
-        if name.endswith("norm"):
+        if field_of(name).endswith("norm"):
             return jnp.ones(shape, wide, device=place)
         make = jax.jit(
             lambda key: (0.02 * jax.random.normal(key, shape)).astype(wide), out_shardings=place

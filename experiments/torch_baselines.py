@@ -11,6 +11,7 @@ import transformers
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.export import export
 from cola_jax.formats import cache
+from cola_jax.formats.huggingface import write_config
 from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.runs.session import Session
@@ -20,21 +21,12 @@ from tests.oracle import rebuilt
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def random_llama(config: ModelConfig, dtype: str) -> Any:
-    """Make a random Llama of the same shape, on the GPU if there is one."""
-    theirs = transformers.LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.context,
-        tie_word_embeddings=config.tied,
-    )
+def random_theirs(config: ModelConfig, dtype: str) -> Any:
+    """Make a random model of transformers with this config, on the GPU if there is one."""
+    values = write_config(config, dtype)
+    theirs = transformers.AutoConfig.for_model(**values)
     with torch.device(DEVICE):
-        model = transformers.LlamaForCausalLM._from_config(theirs, dtype=getattr(torch, dtype))
+        model = transformers.AutoModelForCausalLM.from_config(theirs, dtype=getattr(torch, dtype))
     return model.eval()
 
 

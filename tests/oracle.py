@@ -356,8 +356,10 @@ def with_cache(block: nn.Module, position: int) -> nn.Module:
     """Copy a block of transformers, sharing its weights, to use the KV cache of a position."""
     block = copy.copy(block)
     block._modules = dict(block._modules)
-    block.self_attn = copy.copy(block.self_attn)
-    block.self_attn.layer_idx = position
+    name = "self_attn" if hasattr(block, "self_attn") else "linear_attn"
+    mixer = copy.copy(getattr(block, name))
+    mixer.layer_idx = position
+    setattr(block, name, mixer)
     return block
 
 

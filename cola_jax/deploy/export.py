@@ -143,8 +143,8 @@ def write_recipe(
         if len({*config.layer_attributes}) > 1:
             raise InputError(
                 f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of "
-                "this model differ in window or rotary embedding, which mergekit does not move "
-                "with them. Export with --format hf."
+                "this model differ in kind, window or rotary embedding, which mergekit does not "
+                "move with them. Export with --format hf."
             )
         file.write_text(mergekit_config(path, model), encoding="utf-8")
 
@@ -294,7 +294,7 @@ def write_adapter(
 
     `layer_replication` of `LoraConfig` rebuilds the layers of the base model from ranges of them,
     which share weights. The adapter itself does nothing: its only matrix, of rank 1, is zero, and
-    belongs to the queries of the first layer, as PEFT wants one. `config` is that of the base
+    belongs to the queries of the first layer that has any, as PEFT wants one. `config` is that of the base
     model, `base` its Hub id or its folder, seen from the adapter's.
     """
     queries = FAMILIES[model_type_of(config)].table["q"]
@@ -308,7 +308,7 @@ def write_adapter(
         "inference_mode": True,
         "r": 1,
         "target_modules": [name.rpartition(".")[2]],
-        "layers_to_transform": [0],
+        "layers_to_transform": [config.layers_of(0)[0]],
         "layer_replication": [[run.start, run.stop] for run in ascending_ranges(path)],
     }
     write_json(folder / "adapter_config.json", settings)

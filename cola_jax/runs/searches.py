@@ -76,11 +76,17 @@ def recorded_search(settings: Settings) -> dict[str, Any]:
     return name | dataclasses.asdict(settings)
 
 
-def ordered(
+def fitted(
     session: "Session", directory: str, settings: Settings, metrics: Metrics | None
 ) -> Settings:
-    """Order layers by their influence on the first questions, for rules that need it."""
+    """Fit rules to the model: the period of its kinds of layers, and their order by influence.
+
+    Influence is that on the first questions.
+    """
     rules = settings.preset
+    if not rules.block_multiple:
+        rules = dataclasses.replace(rules, block_multiple=session.handle.config.period)
+        settings = dataclasses.replace(settings, preset=rules)
     if not isinstance(rules, InfluenceRules) or rules.order:
         return settings
     run = Run(directory)

@@ -38,8 +38,8 @@ from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.runs.searches import (
     Reuse,
     check_robust,
+    fitted,
     most_per_question,
-    ordered,
     recorded_search,
 )
 from cola_jax.runs.stored import (
@@ -239,7 +239,7 @@ class Session:
         if robust:
             check_robust(self, reuse)
         self.check_memory(settings.positions(self.num_layers))
-        settings = ordered(self, directory, settings, metrics)
+        settings = fitted(self, directory, settings, metrics)
         stored = Reuse([Run(each) for each in reuse], self.settings, self.encoded)
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         scorers = [self.scorer, *(variant.scorer for variant in self.variants)]

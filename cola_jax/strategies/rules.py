@@ -17,6 +17,7 @@ LONGEST = 100  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
 RANGES = {  # the least and the largest value of each field of rules and settings
+    "block_multiple": (0, ANY),
     **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "exits", "seed"), (0, ANY)),
     **dict.fromkeys(("max_move_block", "deep_block", "max_runs", "simulations"), (1, ANY)),
     **dict.fromkeys(("min_length", "max_length"), (0, LONGEST)),
@@ -52,6 +53,9 @@ class Rules:
     max_times: int = 4  # extra runs of a repeated block
     max_move: int = 0  # places a block may move either way; 0 turns moves off
     max_move_block: int = 1  # layers in the largest block moved
+    # of the layers of edited blocks and the places of moves; 0: the period of the model's kinds of
+    # layers, so that each place of a path keeps its kind
+    block_multiple: int = 1
     min_length: float = 0.25  # layers of the shortest path, in multiples of L, the model's
     max_length: float = 2.0  # layers of the longest path, in multiples of L
 
@@ -59,6 +63,11 @@ class Rules:
         check_ranges(self)
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
+        if self.block_multiple > max(self.max_skip, self.max_repeat, self.max_move):
+            raise InputError(
+                f"blocks of a multiple of {self.block_multiple} layers need max_skip or max_repeat "
+                f"of at least {self.block_multiple}, or moves as far."
+            )
         if not self.min_length <= self.max_length or not self.max_length:
             raise InputError(
                 "max_length must be above 0 and at least min_length (both in "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from cola_jax.path import SKIP, Edit, edit_table, edited, edits_fit
+from cola_jax.path import MOVE, SKIP, Edit, edit_table, edited, edits_fit
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf
 from cola_jax.strategies.rules import Rules, TreeRules
@@ -210,4 +210,8 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
 def table_of(rules: Rules, positions: int) -> Edit:
     """List the edits of a search, as `edit_table`."""
     sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
-    return edit_table(positions, *sizes)
+    table = edit_table(positions, *sizes)
+    whole = (table.k % rules.block_multiple == 0) & (
+        (table.kind != MOVE) | (table.amount % rules.block_multiple == 0)
+    )
+    return Edit(*(column[whole] for column in table))

@@ -167,7 +167,7 @@ def test_read_path_reads_what_static_writes(tmp_path):
 def test_write_recipe_refuses_layers_that_differ_and_files_that_exist(pair, tmp_path):
     file, path = tmp_path / "path.yaml", (0, 2, 3, 4, 5)
     for variant in ("gemma3", "qwen2-window"):
-        with pytest.raises(ValueError, match=r"path 0,2-5 cannot be .* differ in window or rotary"):
+        with pytest.raises(ValueError, match=r"path 0,2-5 cannot be .* differ in kind, window or"):
             write_recipe(path, pair(variant).ours.config, "m", file)
     assert not list(tmp_path.iterdir())
     same = pair("mistral-window").ours.config
@@ -242,7 +242,12 @@ def test_check_replication_allows_what_peft_can_run(pair, tmp_path):
         logits = their_logits(read_by_peft(models.folder, tmp_path), ids)
         return oracle.relative_error(logits, oracle.logits(models.theirs, ids, path))
 
-    for models, path in ((gemma, (0, 0, 2, 4, 3)), (phi, (0, 1, 1, 2, 3, 4, 5))):
+    hybrid = pair("qwen3.5")
+    for models, path in (
+        (gemma, (0, 0, 2, 4, 3)),
+        (phi, (0, 1, 1, 2, 3, 4, 5)),
+        (hybrid, (0, 0, 5, 1, 3, 2)),
+    ):
         check_replication(models.ours.config, path, "")
         assert error(models, path) < oracle.TOLERANCE
     assert error(gemma, (0, 2, 1, 1)) > 0.01

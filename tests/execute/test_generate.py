@@ -124,7 +124,7 @@ FAMILIES = [
     "gpt-oss",
     "smollm3",
     "phi3-longrope",
-    "ministral3",
+    *("ministral3", "qwen3.5"),
 ]
 
 

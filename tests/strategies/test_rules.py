@@ -3,10 +3,11 @@
 import dataclasses
 import typing
 
+import numpy as np
 import pytest
 
 from cola_jax.execute.plan import Workload
-from cola_jax.path import KINDS
+from cola_jax.path import KINDS, edited, identity
 from cola_jax.strategies.rules import PRESETS, RANGES, Rules, Settings, Space, TreeRules
 from cola_jax.strategies.tree import table_of
 
@@ -59,3 +60,15 @@ def test_within_keeps_the_sizes_of_its_rules():
     assert rules.within("skip") == TreeRules(max_skip=2, max_repeat=0)
     with pytest.raises(ValueError, match=r"space repeat needs max_repeat above 0"):
         TreeRules(max_repeat=0).within("repeat")
+
+
+def test_edits_of_a_multiple_of_the_period_keep_the_kind_at_each_place():
+    kinds = "ddda" * 3
+    rules = TreeRules(max_move=4, max_move_block=4, block_multiple=4)
+    table = np.stack(table_of(rules, 12), axis=1)
+    paths = [edited(identity(12), edit) for edit in table if edit[1] + edit[2] <= 8]
+    assert {len(path) for path in paths} > {8, 12, 16}
+    for path in paths:
+        assert "".join(kinds[layer] for layer in path) == ("ddda" * 7)[: len(path)]
+    with pytest.raises(ValueError, match="multiple of 6 layers need max_skip or max_repeat of at"):
+        TreeRules(block_multiple=6)
