@@ -117,6 +117,8 @@ class LayerKind:
     convolution: Count | None = None
     mlp_width: Count | None = None
     experts: Count | None = None
+    experts_per_token: Count | None = None
+    choice_bias: bool | None = None
     head_norms: bool | None = None
     qkv_bias: bool | None = None
     output_bias: bool | None = None
@@ -168,8 +170,11 @@ class ModelConfig:
     experts_per_token: Count = 0
     expert_width: Count = 0
     expert_bias: bool = False  # of the router and of experts
-    sigmoid_routing: bool = False  # instead of a softmax; a bias then chooses, and does not weigh
+    sigmoid_routing: bool = False  # instead of a softmax
+    choice_bias: bool = False  # a bias takes part in the choice of experts, not in their weights
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
+    routed_scale: Positive = 1.0  # of these weights
+    shared_gate: bool = True  # weighs the MLP beside the experts
     output_gate: bool = False  # attended values are gated by a sigmoid before their projection
     value_dim: Count = 0  # of the value heads of a Gated DeltaNet
     convolution: Count = 0  # tokens that a Gated DeltaNet's convolution reads; 0 for attention
@@ -249,9 +254,9 @@ class ModelConfig:
         return tuple(kinds[:i].count(kind) for i, kind in enumerate(kinds))
 
     @property
-    def shared_expert(self) -> bool:
-        """Whether an MLP that every token uses stands beside the experts."""
-        return bool(self.experts and self.mlp_width)
+    def gated_shared_expert(self) -> bool:
+        """Whether the MLP beside the experts, which every token uses, has a gate."""
+        return bool(self.experts and self.mlp_width and self.shared_gate)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name, of types that JSON has.
@@ -275,7 +280,7 @@ class ModelConfig:
 LATER = {
     *("yarn", "scale", "pairs", "model_type", "rotary_dim", "query_growth", "residual_scale"),
     *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
-    *("sigmoid_routing", "gated_mlp"),
+    *("sigmoid_routing", "gated_mlp", "choice_bias", "routed_scale", "shared_gate"),
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
 }
 

@@ -69,10 +69,12 @@ def run_layer(
         return lambda h: block(config, layer_at(config, layers, i), h, view)
 
     config = model.config
-    run = [of_kind(*each) for each in zip(config.each_kind, model.layers, strict=True)]
+    kinds = [config.kind_of(layer) for layer in range(config.num_layers)]
+    used = sorted({*kinds})  # the stack of another kind is empty
+    run = [of_kind(config.each_kind[kind], model.layers[kind]) for kind in used]
     if len(run) == 1:
         return run[0](h)
-    return jax.lax.switch(jnp.asarray(config.layer_kinds, jnp.int32)[i], run, h)
+    return jax.lax.switch(jnp.asarray([used.index(kind) for kind in kinds])[i], run, h)
 
 
 def block(
@@ -369,12 +371,14 @@ def rotate(
 def feed_forward(
     config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T D"]:
-    """Apply the MLP, the experts, or both: a shared expert is an MLP that is weighed by a gate."""
+    """Apply the MLP, the experts, or both: a shared expert is an MLP, which a gate may weigh."""
     if layer.router is None:
         return mlp(config, layer, x)
     mixed = mixture(config, layer, x)
-    if layer.shared_gate is None:
+    if layer.up is None:
         return mixed
+    if layer.shared_gate is None:
+        return mixed + mlp(config, layer, x)
     weight = jax.nn.sigmoid(project("btd,d->bt", x, layer.shared_gate, None))
     return mixed + weight[..., None] * mlp(config, layer, x)
 

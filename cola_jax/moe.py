@@ -84,9 +84,9 @@ def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Floa
 def route(
     config: ModelConfig, layer: Layer, x: Float[Array, "T D"]
 ) -> tuple[Int[Array, "T A"], Float[Array, "T A"]]:
-    """Pick each token's experts and their weights: a softmax over all experts, in float32.
+    """Pick each token's experts and their weights in float32, from a softmax over all experts.
 
-    Or the sigmoid of each expert, where a bias takes part in the choice, and not in the weight.
+    Or from the sigmoid of each; a bias may take part in the choice alone.
     """
     assert layer.router is not None
     router = layer.router.astype(x.dtype)
@@ -94,15 +94,15 @@ def route(
     exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     scores = jnp.einsum("td,de->te", x, router, **exact)
     bias = 0.0 if layer.router_bias is None else layer.router_bias.astype(scores.dtype)
-    if config.sigmoid_routing:
-        shares = jax.nn.sigmoid(scores)
-        _, chosen = jax.lax.top_k(shares + bias, config.experts_per_token)
+    scores = scores if config.choice_bias else scores + bias
+    shares = jax.nn.sigmoid(scores) if config.sigmoid_routing else jax.nn.softmax(scores)
+    choice = shares + bias if config.choice_bias else shares
+    weights, chosen = jax.lax.top_k(choice, config.experts_per_token)
+    if config.choice_bias:
         weights = jnp.take_along_axis(shares, chosen, axis=-1)
-    else:
-        weights, chosen = jax.lax.top_k(jax.nn.softmax(scores + bias), config.experts_per_token)
     if config.normalised_routing:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-    return chosen, weights.astype(x.dtype)
+    return chosen, (config.routed_scale * weights).astype(x.dtype)
 
 
 def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:

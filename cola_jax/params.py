@@ -121,12 +121,12 @@ OPTIONAL = {
         **{"router": "L D E", "expert_gate": "L E D X"},
         **{"expert_up": "L E D X", "expert_down": "L E X D"},
     },
-    "sigmoid_routing": {"router_bias": "L E"},
+    "choice_bias": {"router_bias": "L E"},
     "expert_bias": {
         **{"router_bias": "L E", "expert_gate_bias": "L E X"},
         **{"expert_up_bias": "L E X", "expert_down_bias": "L E D"},
     },
-    "shared_expert": {"shared_gate": "L D"},
+    "gated_shared_expert": {"shared_gate": "L D"},
 }
 GATES = "gate", "gate_bias"  # of the MLP
 

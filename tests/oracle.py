@@ -119,6 +119,21 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoe": ("granitemoe", {**MULTIPLIERS, **LOCAL_EXPERTS}),
     "minimax-m2": ("minimax_m2", {**LOCAL_EXPERTS, "head_dim": 12, "rotary_dim": 8}),
     "gpt-oss": ("gpt_oss", GPT_OSS),
+    "glm4-moe": (
+        "glm4_moe",
+        {
+            **{"n_routed_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24},
+            **{"first_k_dense_replace": 1, "n_shared_experts": 2, "routed_scaling_factor": 1.7},
+            **{"use_qk_norm": True, "attention_bias": True, "head_dim": 8},
+        },
+    ),
+    "ernie4-5-moe": (
+        "ernie4_5_moe",
+        {
+            **{"moe_num_experts": 6, "moe_k": 3, "moe_intermediate_size": 24},
+            **{"moe_num_shared_experts": 2, "moe_layer_start_index": 1},
+        },
+    ),
     "olmoe": ("olmoe", {**EXPERTS, "norm_topk_prob": False}),
     "olmoe-clip": ("olmoe", {**EXPERTS, "norm_topk_prob": True, "clip_qkv": 0.7}),
     "qwen2-moe": ("qwen2_moe", {**QWEN_EXPERTS, **SHARED_EXPERT}),

@@ -50,6 +50,8 @@ CHANGES = [  # parity only proves what changes the logits of these models
     *(("gpt-oss", name) for name in ("sinks", "router_bias", "expert_up_bias", "expert_down_bias")),
     *(("minimax-m2", name) for name in ("router_bias", "q_norm")),
     ("minimax-m2", {"sigmoid_routing": False}),
+    ("glm4-moe", {"routed_scale": 1.0}),
+    *(("ernie4-5-moe", name) for name in ("router_bias", "down")),
     *(("qwen2-moe", name) for name in ("shared_gate", "down", "expert_down", "router")),
     *(("granite", {name: 1.0}) for name in ("residual_scale", "logit_scale", "query_scale")),
     *(("smollm3", {"layer_ropes": (0,) * 6}), ("exaone4-window", {"layer_ropes": (0,) * 6})),
@@ -64,8 +66,8 @@ CHANGES = [  # parity only proves what changes the logits of these models
 def test_run_path_depends_on_configs_and_weights(pair, variant, change):
     ours, ids = pair(variant).ours, oracle.random_ids(3)
     if isinstance(change, str):
-        (stack,) = ours.layers
-        layers = (stack.replace(**{change: getattr(stack, change)[::-1]}),)
+        stack, *others = ours.layers
+        layers = (stack.replace(**{change: getattr(stack, change)[::-1]}), *others)
         changed = ours.replace(layers=layers)
     else:
         changed = ours.replace(config=dataclasses.replace(ours.config, **change))

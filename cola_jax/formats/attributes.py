@@ -29,7 +29,8 @@ REQUIRED = {
     "hidden_act": "silu",
     "rope_interleaved": False,
     "partial_rotary_factor": 1.0,
-    **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias"), False),
+    **dict.fromkeys(("attention_bias", "mlp_bias", "use_bias", "lm_head_bias"), False),
+    "moe_norm_min": 1e-12,
     **dict.fromkeys(("full_attn_mod", "interpolate_factor"), 1),  # of Phi-4-mini, without effect
     "is_encoder_decoder": False,
     "add_cross_attention": False,

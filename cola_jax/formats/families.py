@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cola_jax.config import LayerKind, ModelConfig, Rope
@@ -139,6 +139,25 @@ MINIMAX_M2 = make_table(
     *(OLMO[name] for name in ("q_norm", "k_norm")),
     Row("router_bias", "model.layers.{i}.block_sparse_moe.e_score_correction_bias", "E -> E"),
     base=MIXTRAL,
+)
+
+MLP = "gate", "up", "down"
+DENSE_FIRST = make_table(  # layers of kind 1 have no experts
+    *(LLAMA[name]._replace(ours=f"{name}.1") for name in MLP),
+    *(
+        Row(name, row.theirs.replace(".mlp.", ".mlp.shared_experts."), row.pattern)
+        for name, row in LLAMA.items()
+        if name in MLP
+    ),
+    base=LLAMA,
+)
+GLM4_MOE = make_table(
+    Row("router_bias", "model.layers.{i}.mlp.gate.e_score_correction_bias", "E -> E"),
+    base=DENSE_FIRST,
+)
+ERNIE_MOE = make_table(
+    Row("router_bias", "model.layers.{i}.mlp.moe_statics.e_score_correction_bias", "1 E -> E"),
+    base={**DENSE_FIRST, **PAIRS},
 )
 
 
@@ -617,11 +636,18 @@ def read_granitemoe(attributes: Attributes) -> ModelConfig:
     return dataclasses.replace(config, **experts)
 
 
-def read_minimax_m2(attributes: Attributes) -> ModelConfig:
-    """Read MiniMax-M2, which rotates the first channels of a head."""
+def read_partly_rotated(attributes: Attributes) -> dict[str, Any]:
+    """Read the fields of a decoder that rotates the first channels of a head."""
     partial, parameters = "partial_rotary_factor", attributes.get("rope_parameters")
-    for name in (partial, "rotary_dim"):  # from which transformers makes the parameters
-        attributes.get(name)
+    attributes.get(partial)
+    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
+    rotary = int(fields["head_dim"] * parameters.get(partial, 1.0))
+    return fields | {"rotary_dim": rotary if rotary < fields["head_dim"] else None}
+
+
+def read_minimax_m2(attributes: Attributes) -> ModelConfig:
+    """Read MiniMax-M2, which routes by sigmoids."""
+    attributes.get("rotary_dim")  # from which transformers makes the factor
     of_mtp = "use_mtp", "num_mtp_modules", "mtp_transformer_layers"  # not run by transformers
     for name in ("auto_map", *of_mtp):
         attributes.get(name)
@@ -629,12 +655,63 @@ def read_minimax_m2(attributes: Attributes) -> ModelConfig:
     for name, value in {**MINIMAX, "attn_type_list": [1] * layers}.items():
         if attributes.values.get(name) == value:
             attributes.get(name)
-    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
-    fields |= read_experts(attributes) | {"normalised_routing": True, "sigmoid_routing": True}
-    rotary = int(fields["head_dim"] * parameters.get(partial, 1.0))
-    fields |= {"rotary_dim": rotary if rotary < fields["head_dim"] else None}
+    fields = read_partly_rotated(attributes) | read_experts(attributes)
+    fields |= dict.fromkeys(("normalised_routing", "sigmoid_routing", "choice_bias"), True)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "projection_norms": True}
     return ModelConfig(**fields)
+
+
+def with_dense_layers(
+    fields: dict[str, Any], width: int, shared: int | None, dense: Iterable[bool]
+) -> ModelConfig:
+    """Return the config of a model whose layers have an MLP, or experts of `width`.
+
+    The MLP is that of `fields`. Beside the experts is another, as wide as `shared` of them.
+    """
+    mlp = LayerKind(
+        mlp_width=fields["mlp_width"], experts=0, experts_per_token=0, choice_bias=False
+    )
+    fields |= {"expert_width": width, "mlp_width": width * (shared or 0), "shared_gate": False}
+    return ModelConfig(**fields, choice_bias=True, kinds=(mlp,), layer_kinds=tuple(map(int, dense)))
+
+
+def read_glm4_moe(attributes: Attributes) -> ModelConfig:
+    """Read GLM-4.5 to 4.7, whose first layers have no experts."""
+    get = attributes.get
+    get("num_nextn_predict_layers")  # not run by transformers
+    if (get("n_group"), get("topk_group")) != (1, 1):
+        raise InputError("n_group and topk_group must be 1: groups of experts are not supported.")
+    fields = read_partly_rotated(attributes) | {
+        "qkv_bias": get("attention_bias"),
+        "head_norms": get("use_qk_norm"),
+        "experts": get("n_routed_experts"),
+        "experts_per_token": get("num_experts_per_tok"),
+        "normalised_routing": get("norm_topk_prob"),
+        "routed_scale": get("routed_scaling_factor"),
+        "sigmoid_routing": True,
+    }
+    first = get("first_k_dense_replace")
+    dense = (i < first for i in range(fields["num_layers"]))
+    return with_dense_layers(fields, get("moe_intermediate_size"), get("n_shared_experts"), dense)
+
+
+def read_ernie4_5_moe(attributes: Attributes) -> ModelConfig:
+    """Read ERNIE 4.5 with experts, some of whose layers have none."""
+    get = attributes.get
+    others = "moe_capacity", "moe_gate", "moe_use_aux_free", "num_nextn_predict_layers"
+    for name in ("auto_map", "use_rmsnorm", *others):  # read by their own code alone
+        get(name)
+    fields = read_decoder(attributes) | {
+        "experts": get("moe_num_experts"),
+        "experts_per_token": get("moe_k"),
+        "normalised_routing": True,
+    }
+    ends = get("moe_layer_start_index"), get("moe_layer_end_index")
+    interval, width = get("moe_layer_interval"), get("moe_intermediate_size")
+    dense = (
+        not ends[0] <= i <= ends[1] or (i + 1) % interval > 0 for i in range(fields["num_layers"])
+    )
+    return with_dense_layers(fields, width, get("moe_num_shared_experts"), dense)
 
 
 def read_gpt_oss(attributes: Attributes) -> ModelConfig:
@@ -725,6 +802,8 @@ FAMILIES = {
     "cwm": Family("Cwm", read_cwm, LLAMA),
     "glm": Family("Glm", read_glm, GLM),
     "glm4": Family("Glm4", read_glm4, GLM4),
+    "glm4_moe": Family("Glm4Moe", read_glm4_moe, GLM4_MOE, ("model.layers.{L}.",)),
+    "ernie4_5_moe": Family("Ernie4_5_Moe", read_ernie4_5_moe, ERNIE_MOE, ("model.mtp_",)),
 }
 
 

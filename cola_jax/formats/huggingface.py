@@ -56,9 +56,11 @@ def open_directory(folder: Path) -> Source:
             "of them is wrong."
         )
 
+    outside = tuple(prefix.format(L=config.num_layers) for prefix in family.ignored)
+
     def ignored(name: str) -> bool:
         is_buffer = BUFFERS.fullmatch(name) is not None
-        return is_buffer or name.startswith(family.ignored) or (tied_head and name == head)
+        return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
     check(tensors, rows, config, ignored)
     return Source(
@@ -344,6 +346,11 @@ def rounded(quotient: float) -> float:
     return float(f"{quotient:.12g}")
 
 
+def first_with_experts(config: ModelConfig) -> int:
+    """Return the first layer with experts, where some have an MLP of another kind alone."""
+    return next(iter(config.layers_of(0)), config.num_layers)
+
+
 def layer_types(config: ModelConfig) -> list[str]:
     """Return the kind of attention of each layer, as most families name it."""
     kinds = [
@@ -356,7 +363,7 @@ COMMON: dict[str, Callable[[ModelConfig], Any]] = {
     "vocab_size": lambda c: c.vocab_size,
     "num_hidden_layers": lambda c: c.num_layers,
     "hidden_size": lambda c: c.width,
-    "intermediate_size": lambda c: c.mlp_width or c.expert_width,
+    "intermediate_size": lambda c: c.each_kind[-1].mlp_width or c.expert_width,
     "num_attention_heads": lambda c: c.num_heads,
     "num_key_value_heads": lambda c: c.num_kv_heads,
     "head_dim": lambda c: c.head_dim,
@@ -387,6 +394,15 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "linear_conv_kernel_dim": lambda c: c.each_kind[1].convolution,
     "no_rope_layers": lambda c: [int(rope is not None) for rope in c.layer_ropes],
     **dict.fromkeys(("num_experts", "num_local_experts"), lambda c: c.experts),
+    **dict.fromkeys(("n_routed_experts", "moe_num_experts"), lambda c: c.experts),
+    **dict.fromkeys(
+        ("n_shared_experts", "moe_num_shared_experts"), lambda c: c.mlp_width // c.expert_width
+    ),
+    **dict.fromkeys(("first_k_dense_replace", "moe_layer_start_index"), first_with_experts),
+    "moe_layer_end_index": lambda c: max(c.layers_of(0), default=-1),
+    "moe_k": lambda c: c.experts_per_token,
+    "routed_scaling_factor": lambda c: c.routed_scale,
+    "use_qk_norm": lambda c: c.head_norms,
     "swiglu_limit": lambda c: c.swiglu_limit,
     "num_experts_per_tok": lambda c: c.experts_per_token,
     "norm_topk_prob": lambda c: c.normalised_routing,

@@ -88,6 +88,16 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     jax.tree.map(np.testing.assert_array_equal, again, along)
 
 
+def test_write_model_without_layers_of_a_kind(pair, tmp_path):
+    """Their stack is empty; and the first layers alone may have no experts."""
+    models, ids = pair("glm4-moe"), oracle.random_ids(2)
+    ours = oracle.convert_in_memory(write(models.ours, (1, 2), tmp_path / "out"))
+    expected = oracle.logits(models.theirs, ids, (1, 2))
+    assert oracle.relative_error(cola_jax.run_path(ours, ids, (0, 1)), expected) < oracle.TOLERANCE
+    with pytest.raises(ValueError, match=r"glm4_moe cannot hold \{'layer_kinds': \(0, 1\)\}"):
+        choose_layers(models.ours.config, (1, 0), "float32")
+
+
 @pytest.mark.parametrize("variant", ["llama-gqa", "gemma3"])
 def test_write_model_has_the_logits_of_run_path(pair, variant, tmp_path):
     ours, ids = pair(variant).ours, oracle.random_ids(2)

@@ -83,6 +83,7 @@ def free(model, prompts):
         ("gemma3", 1, 1),
         ("gemma2", 1, 1),  # softcaps
         ("gpt-oss", 1, 1),  # sinks
+        ("glm4-moe", 1, 1),  # two kinds of layers that attend
         ("qwen2-moe-window", 1, 1),
         ("qwen3.5", 1, 1),
         ("qwen2-window", 1, 2),  # KV heads split over devices, windows out of the whole stack
