@@ -1,11 +1,11 @@
-"""`cola benchmark`: the speed of a search on this machine."""
+"""`cola benchmark`: the speed of a search, and the time of each layer, on this machine."""
 
 import dataclasses
 import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 from tyro.conf import arg
@@ -24,22 +24,30 @@ from cola_jax.cli.flags import (
 from cola_jax.cli.report import print_json
 from cola_jax.errors import InputError
 from cola_jax.files import check_file, write_whole
+from cola_jax.progress import log
 from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 
+if TYPE_CHECKING:
+    from cola_jax.runs.session import Session
+
 LEAVES = 16  # of a wave, the default of `cola search`
+TIMED = 32  # questions on which layers are timed
+COSTS = "layer_costs.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(Printing):
-    """Measure the speed of a search on this machine."""
+    """Measure the speed of a search, or the time of each layer, on this machine."""
 
     model: Model
     task: TaskChoice
     out: Annotated[Path | None, arg(name="output", aliases=["-o"])] = None
-    """JSON file for all measurements."""
+    """JSON file for all measurements; layer_costs.json by default with --layers."""
+    layers: bool = False
+    """Time each layer on the task's prompts instead, for --layer-costs of other commands."""
     rounds: int = 5
-    """Number of searches that are timed, after one that compiles."""
+    """Number of searches, or runs of each layer, that are timed, after one that compiles."""
     simulations: int = 32
     """Evaluations per question, beyond the baseline, and again for each control."""
     dtype: Dtype = None
@@ -50,26 +58,60 @@ class Benchmark(Printing):
         for name in ("rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
-        if self.out is not None:
-            check_file(self.out)
+        out = Path(COSTS) if self.layers and self.out is None else self.out
+        if out is not None:
+            check_file(out)
         log_devices()
-        results = {"command": values_of(self), **self.measure(), "machine": machine()}
-        if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.out, f"{json.dumps(results, indent=1)}\n".encode())
+        measure = self.time_layers if self.layers else self.measure
+        results = {"command": values_of(self), **measure(), "machine": machine()}
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(out, f"{json.dumps(results, indent=1)}\n".encode())
+            log.info("written to %s", out)
         if self.json:
             print_json(results)
         else:
-            console.print(table_of(results))
+            console.print(layer_table(results) if self.layers else table_of(results))
 
-    def measure(self) -> dict[str, Any]:
-        """Search the task several times."""
+    def open(self) -> "Session":
+        """Open the session of the task."""
         from cola_jax.runs.session import RunConfig
 
         config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
         if self.task.measures_in_several:
             raise InputError("a benchmark asks each question in one prompt: leave out --prompts.")
-        session = open_session(self.model, self.task.prepare, config)
+        return open_session(self.model, self.task.prepare, config)
+
+    def time_layers(self) -> dict[str, Any]:
+        """Time the layers on the first questions, in milliseconds a question."""
+        import numpy as np
+
+        from cola_jax.execute.layer_times import time_layers
+        from cola_jax.scoring.scorer import prompts_of
+
+        session = self.open()
+        encoded = session.encoded[:TIMED]
+        times = time_layers(
+            session.model,
+            prompts_of(encoded),
+            self.rounds,
+            memory_budget=self.devices.budget,
+            tile_tokens=self.devices.tile_tokens,
+            progress=False,
+        )
+        unit = 1000 / len(encoded)
+        return {
+            "milliseconds": (unit * np.median(times.layers, axis=0)).tolist(),
+            "path_milliseconds": unit * float(np.median(times.path)),
+            "questions": len(encoded),
+            "tokens": max(each.num_tokens for each in encoded),
+            "dtype": session.handle.dtype,
+            "model": session.settings["model"],
+        }
+
+    def measure(self) -> dict[str, Any]:
+        """Search the task several times."""
+        session = self.open()
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
         rounds = []
         with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
@@ -97,4 +139,16 @@ def table_of(results: dict[str, Any]) -> Table:
     spread = f"({results['least']:,.1f} to {results['most']:,.1f})"
     table.add_row("evaluations/s", f"{speed:,.1f}  {spread}")
     table.add_row("prefix sharing", f"{metrics['prefix_sharing'] or 1:.2f}x")
+    return table
+
+
+def layer_table(results: dict[str, Any]) -> Table:
+    """Show the time of each layer, and their sum beside that of a whole path."""
+    device, date = results["machine"]["device"], results["machine"]["date"][:10]
+    times = {f"layer {i}": time for i, time in enumerate(results["milliseconds"])}
+    times |= {"sum of layers": sum(times.values()), "whole path": results["path_milliseconds"]}
+    table = Table(title=f"{device}, {results['dtype']}, {date}", show_header=False)
+    table.add_row(f"questions of up to {results['tokens']} tokens", f"{results['questions']}")
+    for name, time in times.items():
+        table.add_row(name, f"{time:.3g} ms a question")
     return table

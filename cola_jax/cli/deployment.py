@@ -68,6 +68,9 @@ class Static(Printing):
     settings: Annotated[OmitArgPrefixes[StaticSettings], group("Search")] = dataclasses.field(
         default_factory=StaticSettings
     )
+    layer_costs: Path | None = None
+    """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer: the cost of a
+    path, in place of its number of layers, for --max-cost and between paths as good."""
 
     def run(self) -> None:
         from cola_jax.deploy.static import find_path
@@ -75,9 +78,10 @@ class Static(Printing):
 
         flags = self.flags.over_prompts()
         session, out = flags.prepare(command=self), flags.out
+        costs = session.layer_costs(self.layer_costs)
         prompts = flags.measuring(session, self)
         best = run_with_progress(
-            lambda metrics: find_path(session, out, self.settings, metrics, prompts)
+            lambda metrics: find_path(session, out, self.settings, metrics, prompts, costs)
         )
         metadata = origin_of(session) | {"fitness": self.settings.fitness}
         content = static_content(best, flags.task.task, metadata)

@@ -74,6 +74,9 @@ class Search(Printing):
     paths found in one."""
     reuse: tuple[str, ...] = ()
     """Run directories with the same checkpoint, prompts and scorer, whose evaluations are used."""
+    layer_costs: Path | None = None
+    """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, which trees weigh
+    in place of the number of layers."""
 
     def run(self) -> None:
         sessions = self.flags.prepare_each(self.decoys, self)
@@ -86,7 +89,9 @@ class Search(Printing):
         from cola_jax.strategies.controls import without_control
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
-        settings = Settings(rules, self.simulations, self.leaves, self.seed, control=self.control)
+        costs = session.layer_costs(self.layer_costs).milliseconds
+        budget = self.simulations, self.leaves, self.seed
+        settings = Settings(rules, *budget, control=self.control, layer_costs=costs)
         questions = [encoded.question for encoded in session.encoded]
         if lacking := without_control(questions, self.control):
             log.warning(

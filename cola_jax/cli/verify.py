@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -44,6 +45,9 @@ class Verify(Printing):
     five, by the variances of an earlier trial in --output, or usual ones."""
     fail_on: tuple[Outcome, ...] = ()
     """Verdicts of any claim with which the command exits with status 1, such as worse."""
+    layer_costs: Path | None = None
+    """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, to show the cost
+    of paths."""
 
     def run(self) -> None:
         from cola_jax.deploy.verify.trial import run_trial, time_paths
@@ -65,14 +69,16 @@ class Verify(Printing):
         if self.flags.task.chooses_over_several:
             raise InputError("a trial chooses nothing: leave out --choose-prompts.")
         sessions = self.sessions()
-        claims = self.read(next(iter(sessions.values()))[0])
+        (first, *_), *_ = sessions.values()
+        claims = self.read(first)
+        costs = first.layer_costs(self.layer_costs)
         samplers = self.samplers(sessions, claims)
         out, settings = self.flags.out, self.settings
         trial = run_with_progress(
             lambda metrics: run_trial(sessions, claims, out, settings, metrics, samplers)
         )
         seconds = earlier_seconds(out, trial) or time_paths(sessions, trial)
-        content = verdicts_json(trial, seconds)
+        content = verdicts_json(trial, seconds, costs)
         folder = path_of(out)
         write_whole(folder / VERDICTS, readable_json(content).encode() + b"\n")
         tables = trial_report(trial, content)

@@ -1,15 +1,20 @@
 """Settings of `cola static`, `menu`, `distill` and `verify`; it imports no NumPy or JAX."""
 
 import dataclasses
+import math
+import re
 from typing import Any, Literal
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
+from cola_jax.layer_costs import LayerCosts
 
 Fitness = Literal["accuracy", "margin", "likelihood", "kl"]
 Measure = Literal["accuracy", "likelihood"]
 Outcome = Literal[
     "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown"
 ]
+COST = re.compile(r"(\d{1,15}\.?\d{0,15}|\.\d{1,15}) ?(%|ms)")
+ROUNDING = 1e-9  # of a cost, relative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +32,13 @@ class StaticSettings:
     """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
     the logistic function of the correct answer's score minus its best rival's; likelihood, the
     mean log-likelihood of the correct answer; or kl, which reads no answers: closeness to the
-    model's own next-token distributions on the prompts. It needs --max-layers below the model's,
-    whose own path is closest."""
+    model's own next-token distributions on the prompts. It needs --max-layers or --max-cost
+    below the model's, whose own path is closest."""
     max_layers: int | None = None
     """Most layers that a path runs; those of the model by default."""
+    max_cost: str | None = None
+    """Highest cost of a path: a share of the model's, such as 80%, or a time such as 12.5ms, by
+    --layer-costs."""
     min_layers: int | None = None
     """Fewest layers that a path runs; half of the most by default."""
     validation: float = 1 / 3
@@ -40,20 +48,43 @@ class StaticSettings:
     seed: int = 0
     """Random seed."""
 
-    def lengths(self, num_layers: int) -> range:
+    def highest_cost(self, costs: LayerCosts) -> float:
+        """Return the highest cost allowed, infinity by default; InputError for invalid text."""
+        if self.max_cost is None:
+            return math.inf
+        match = COST.fullmatch(self.max_cost.strip())
+        if match is None:
+            raise InputError(
+                f"the highest cost {shown(self.max_cost)} is neither a share such as 80% nor a "
+                "time such as 12.5ms."
+            )
+        if match[2] == "ms" and costs.milliseconds is None:
+            raise InputError(f"--max-cost {self.max_cost} is a time: give --layer-costs as well.")
+        unit = 1 if match[2] == "ms" else costs.total / 100
+        return float(match[1]) * unit * (1 + ROUNDING)
+
+    def lengths(self, costs: LayerCosts) -> range:
         """Return the allowed numbers of layers of a path; InputError for invalid settings."""
         check_least(self, generations=1, offspring=1, first=1, finalists=1, seed=0)
+        num_layers, highest = costs.num_layers, self.highest_cost(costs)
         longest = num_layers if self.max_layers is None else self.max_layers
-        shortest = max(1, longest // 2) if self.min_layers is None else self.min_layers
+        most = int(min(longest, highest / costs.total * num_layers))  # of average cost
+        shortest = max(1, most // 2) if self.min_layers is None else self.min_layers
         if not 1 <= shortest <= min(longest, num_layers) or longest > 2 * num_layers:
             raise InputError(
                 f"paths of {shortest} to {longest} layers cannot be searched: give a minimum of 1 "
                 f"to {num_layers} (the model's) and no maximum below it or above {2 * num_layers}."
             )
-        if self.fitness == "kl" and longest >= num_layers:
+        cheapest = shortest * min(costs.of_layer)
+        if highest < cheapest:
+            raise InputError(
+                f"--max-cost {self.max_cost} is below the cheapest path of {shortest} layers, "
+                f"{100 * cheapest / costs.total:.3g}% of the model: raise it."
+            )
+        if self.fitness == "kl" and longest >= num_layers and highest >= costs.total:
             raise InputError(
                 f"the fitness kl of the model's own {num_layers} layers is the best there is: give "
-                f"--max-layers of at most {num_layers - 1}."
+                f"--max-layers of at most {num_layers - 1}, or --max-cost below 100%."
             )
         return range(shortest, longest + 1)
 

@@ -17,6 +17,7 @@ from scipy.special import expit
 from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts
@@ -48,7 +49,7 @@ class Measured:
     path: Path
     training: np.ndarray  # [n] bool or float
     validation: np.ndarray
-    on_front: bool  # of accuracy and length on validation questions
+    on_front: bool  # of accuracy and cost on validation questions
     held_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 1), bool))
 
 
@@ -59,6 +60,7 @@ class TaskPath:
     measured: tuple[Measured, ...]  # the pretrained model's first
     best: int  # index of the chosen one
     evaluated: int  # paths, on all training questions
+    costs: LayerCosts
 
     @property
     def plain(self) -> Measured:
@@ -87,26 +89,29 @@ def find_path(
     settings: StaticSettings,
     metrics: Metrics | None = None,
     prompts: Sequence["Session"] = (),
+    costs: LayerCosts | None = None,
 ) -> TaskPath:
     """Search one path on the training questions of a session, and measure it on held-out ones.
 
     `out` is the run directory, in which an interrupted search is resumed, and `prompts` are the
-    sessions of the prompts in which the path is measured, the session's own by default. Raises
-    InputError for a session without held-out questions, settings that allow no path, and a run of
-    other settings.
+    sessions of the prompts in which the path is measured, the session's own by default. Layers
+    cost the same without `costs`. Raises InputError for a session without held-out questions,
+    settings that allow no path, and a run of other settings.
     """
     prompts, metrics = prompts or [session], Metrics() if metrics is None else metrics
     training, validation = training_and_validation(
         [each.question.id for each in session.encoded], settings.validation
     )
-    settings.lengths(session.num_layers)
+    costs = costs or LayerCosts(session.num_layers)
+    settings.lengths(costs)  # raises before anything runs
     metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
         len(validation) + len(prompts) * len(prompts[0].held_out)
     )
     recorded = {"command": "static", **dataclasses.asdict(settings)}
+    recorded["layer_costs"] = costs.milliseconds
     searched = label_free(session) if settings.fitness == "kl" else session
     with searched.recording(out, recorded, metrics) as evaluations:
-        best = search_path(evaluations, session.num_layers, settings)
+        best = search_path(evaluations, costs, settings)
     folder = str(epath.Path(out) / HELD_OUT)
     rows = evaluate_prompts(prompts, folder, best.paths, metrics, held_out=True)
     right = np.stack([row.verdict for row in rows], axis=1)  # [n, K, C]
@@ -132,29 +137,30 @@ def label_free(session: "Session") -> "Session":
     )
 
 
-def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSettings) -> TaskPath:
+def search_path(evaluations: Evaluations, costs: LayerCosts, settings: StaticSettings) -> TaskPath:
     """Search one path for all questions, and choose it on those that the search did not see.
 
     Raises InputError for settings that allow no path, and for too few questions.
     """
-    questions, plain = evaluations.questions, identity(num_layers)
+    questions, plain = evaluations.questions, identity(costs.num_layers)
     training, validation = training_and_validation([q.id for q in questions], settings.validation)
-    candidates = evolve(evaluations, training, num_layers, settings)
-    best = finalists(list(candidates), settings.finalists)
-    paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(num_layers)[-1]
-    verdicts = evaluate_on(evaluations, paths, positions=max(longest, num_layers))
+    candidates = evolve(evaluations, training, costs, settings)
+    best = finalists(list(candidates), costs, settings.finalists)
+    paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(costs)[-1]
+    highest, cost = settings.highest_cost(costs), [costs.of(path) for path in paths]
+    verdicts = evaluate_on(evaluations, paths, positions=max(longest, len(plain)))
     unseen = [questions[i] for i in validation]
     fitness = score(verdicts.take(validation), unseen, settings.fitness)
-    allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
-    front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
+    allowed = [i for i, p in enumerate(paths) if len(p) <= longest and cost[i] <= highest]
+    front = pareto_front([cost[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}
     values = divergences(verdicts) if settings.fitness == "kl" else verdicts.verdict
     measured = tuple(
         Measured(path, column[training], column[validation], i in on_front)
         for i, (path, column) in enumerate(zip(paths, values.T, strict=True))
     )
-    chosen = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
-    return TaskPath(measured, chosen, len(candidates))
+    chosen = max(allowed, key=lambda i: (fitness[i], -cost[i]))
+    return TaskPath(measured, chosen, len(candidates), costs)
 
 
 def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -203,36 +209,35 @@ def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -
 
 
 def evolve(
-    evaluations: Evaluations, indices: np.ndarray, num_layers: int, settings: StaticSettings
+    evaluations: Evaluations, indices: np.ndarray, costs: LayerCosts, settings: StaticSettings
 ) -> dict[Path, Score]:
     """Search one path for the questions of these indices [n].
 
-    The identity path is the first parent where its length is allowed. Ends early where a generation
-    finds no new path. Returns the fitness of each path that was evaluated on all of the questions,
-    best first.
+    The identity path is the first parent, and a candidate where it is allowed. Ends early where a
+    generation finds no new path. Returns the fitness of each path that was evaluated on all of the
+    questions, best first.
     """
-    lengths, questions = settings.lengths(num_layers), evaluations.questions
-    positions = max(lengths[-1], num_layers)
+    lengths, highest = settings.lengths(costs), settings.highest_cost(costs)
+    questions, parent = evaluations.questions, identity(costs.num_layers)
+    positions = max(lengths[-1], len(parent))
     table = edit_table(positions, SKIP_BLOCK, REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, lengths[0], lengths[-1])
     random = np.random.default_rng(settings.seed)
     fitness: dict[Path, Score] = {}
-    known: set[Path] = set()
+    known = {parent}
 
     def measure(paths: Sequence[Path], part: np.ndarray) -> list[Score]:
         verdicts = evaluate_on(evaluations, paths, part, positions)
         return score(verdicts, [questions[i] for i in part], settings.fitness)
 
-    def rank(path: Path) -> tuple[Score, int]:
-        return fitness[path], -len(path)  # of equally fit paths the shorter is better
+    def rank(path: Path) -> tuple[Score, float]:
+        return fitness[path], -costs.of(path)  # of equally fit paths the cheaper is better
 
-    parent = identity(num_layers)
-    if num_layers in lengths:
+    if len(parent) in lengths and costs.total <= highest:
         fitness[parent] = measure([parent], indices)[0]
-        known.add(parent)
     for _ in range(settings.generations):
         parent = max(fitness, key=rank, default=parent)
-        mutants = (mutate(parent, num_layers, fitting, random) for _ in itertools.count())
+        mutants = (mutate(parent, costs, highest, fitting, random) for _ in itertools.count())
         paths = offspring(mutants, settings.offspring, known)
         if not paths:
             break  # nor would another generation find a new one
@@ -274,20 +279,31 @@ def offspring(mutants: Iterator[Path], count: int, known: set[Path]) -> list[Pat
     return list(new)
 
 
-def mutate(path: Path, num_layers: int, fitting: FittingEdits, random: np.random.Generator) -> Path:
+def mutate(
+    parent: Path,
+    costs: LayerCosts,
+    highest: float,
+    fitting: FittingEdits,
+    random: np.random.Generator,
+) -> Path:
     """Apply one to three random edits, few likelier than many; a third of them restore a layer.
 
-    A path that is then too long skips layers.
+    A path that is then too long or costs too much skips layers; the parent is returned where the
+    shortest allowed still costs too much.
     """
+    path = parent
 
     def edit(path: Path) -> Path:
         drawn = fitting.draw(len(path), random)
         return path if drawn is None else edited(path, drawn)
 
     for restores in random.random(min(int(random.geometric(0.5)), MOST_EDITS)) < 1 / 3:
-        path = restore(path, num_layers, random) if restores else edit(path)
-    while len(path) > fitting.longest:
-        path = edit(path)
+        path = restore(path, costs.num_layers, random) if restores else edit(path)
+    while len(path) > fitting.longest or costs.of(path) > highest:
+        if len(path) <= fitting.shortest:
+            return parent
+        skipped = int(random.integers(len(path)))
+        path = (*path[:skipped], *path[skipped + 1 :])
     return path
 
 
@@ -301,16 +317,19 @@ def restore(path: Path, num_layers: int, random: np.random.Generator) -> Path:
     return (*path[:start], layer, *path[start:])
 
 
-def finalists(paths: Sequence[Path], most: int) -> list[Path]:
-    """Return the first path of each length and then the others, up to `most`, of paths in order."""
-    lengths = [len(path) for path in paths]
+def finalists(paths: Sequence[Path], costs: LayerCosts, most: int) -> list[Path]:
+    """Return the first path of each length and then the others, up to `most`, of paths in order.
+
+    A length is the cost in average layers, rounded.
+    """
+    lengths = [round(costs.of(path) / costs.total * costs.num_layers) for path in paths]
     first = [path for i, path in enumerate(paths) if lengths[i] not in lengths[:i]]
     return [*first, *(path for path in paths if path not in first)][:most]
 
 
-def pareto_front(paths: Sequence[Path], fitness: Sequence[Score]) -> list[int]:
-    """Return the indices of paths that are better than all that are no longer, shortest first."""
-    order = sorted(range(len(paths)), key=lambda i: (len(paths[i]), tuple(-x for x in fitness[i])))
+def pareto_front(costs: Sequence[float], fitness: Sequence[Score]) -> list[int]:
+    """Return the indices of paths that are better than all that cost no more, cheapest first."""
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], tuple(-x for x in fitness[i])))
     front: list[int] = []
     for i in order:
         if not front or fitness[i] > fitness[front[-1]]:

@@ -16,6 +16,7 @@ from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.tables import (
     Row,
     Table,
+    cost_texts,
     effect_cells,
     format_interval,
     format_mean,
@@ -210,15 +211,16 @@ def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -
     """Return the content of `static.json`: the chosen path, its effect on a task, and the front.
 
     `cola export` reads `path` and, for a model card, `effect`. The front begins with the pretrained
-    model; others follow by length.
+    model; others follow by cost.
     """
-    plain, chosen = static.plain, static.chosen
+    plain, chosen, costs = static.plain, static.chosen, static.costs
     others = [path for path in static.finalists if path.on_front or path is chosen]
-    others.sort(key=lambda measured: len(measured.path))
+    others.sort(key=lambda measured: costs.of(measured.path))
     front = [
         {
             "path": format_path(measured.path),
             "layers": len(measured.path),
+            "milliseconds": costs.milliseconds and costs.of(measured.path),
             "chosen": measured is chosen,
             "training": float(measured.training.mean()),
             "validation": float(measured.validation.mean()),
@@ -242,19 +244,21 @@ def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -
 def static_table(content: Mapping[str, Any]) -> TerminalTable:
     """Format the content of `static.json`."""
     rows, kl = [], content.get("fitness") == "kl"
+    total = content["front"][0].get("milliseconds")
     for place, entry in enumerate(content["front"]):
         values = entry["training"], entry["validation"]
         shares = (format_mean(x, decimals=3) if kl else format_percent(x) for x in values)
-        cells = (str(entry["layers"]), *shares, *held_out_cells(entry["held_out"], bool(place)))
+        layers = str(entry["layers"]), *cost_texts(entry.get("milliseconds"), total)
+        cells = ("\n".join(layers), *shares, *held_out_cells(entry["held_out"], bool(place)))
         chosen = entry["chosen"]
         rows.append(Row(entry["path"] + " (chosen)" * chosen, cells, bold=chosen))
     caption = (
         f"{content['evaluated_paths']:,} paths were evaluated on all of "
         f"{content['training_questions']:,} training questions; the best on "
         f"{content['validation_questions']:,} for validation is chosen, and the Pareto front of "
-        f"{'closeness to the model' if kl else 'accuracy'} and layers there is shown. "
-        f"{KL_NOTE if kl else ''}What counts is the difference {held_out_of(content['effect'])}, "
-        "paired with the pretrained model."
+        f"{'closeness to the model' if kl else 'accuracy'} and {'cost' if total else 'layers'} "
+        f"there is shown. {KL_NOTE if kl else ''}What counts is the difference "
+        f"{held_out_of(content['effect'])}, paired with the pretrained model."
     )
     columns = ("path", "layers", "training", "validation", "held out", "points more")
     return terminal_table(Table(rows, columns=columns), caption)

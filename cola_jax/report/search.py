@@ -12,6 +12,7 @@ from cola_jax.report.tables import (
     Row,
     RunReport,
     Table,
+    cost_texts,
     format_interval,
     format_mean,
     format_p,
@@ -97,6 +98,8 @@ def main_rows(summary: Summary) -> list[Row]:
     """List the at most ten rows that a reader looks for first."""
     p, corrected = summary.p_values[summary.counted]
     uncorrected = "" if math.isnan(p) else f"uncorrected {format_p(p)}"
+    cost = ", ".join(cost_texts(summary.cost, summary.model_cost))
+    positions = format_mean(summary.length), cost, ""
     rows = [
         value_row("correct before (pretrained model)", summary.before),
         value_row("correct after, on some path", summary.after),
@@ -105,7 +108,7 @@ def main_rows(summary: Summary) -> list[Row]:
         net_row(LABELS[summary.counted], summary.net),
         Row("p, corrected for all tests", (format_p(corrected), uncorrected, "")),
         value_row("correct on a shorter path too (C→C)", summary.shortened),
-        value_row(f"mean positions (model: {summary.num_layers})", summary.length),
+        Row(f"mean positions (model: {summary.num_layers})", positions),
         value_row("evaluations per question", summary.evaluations / summary.done),
     ]
     if summary.dtype != "float32":  # nothing else was computed

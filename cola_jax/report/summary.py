@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax.errors import InputError
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.report.controls import COLUMNS as CONTROL_COLUMNS
 from cola_jax.report.controls import (
     ONCE,
@@ -73,6 +74,8 @@ class Summary:
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
     again: AskedAgain | None  # None where no other variant was asked
     length: float  # of the shortest correct path, L where there is none
+    cost: float | None  # of the same paths, mean milliseconds; None where layers have no costs
+    model_cost: float  # of the identity path
 
     evaluations: int  # of the searches for gold
     control_evaluations: int  # beyond those, of the control searches
@@ -127,7 +130,8 @@ def summarise(run: Run, preference: Preference | None = None) -> Summary:
     rows = read_evaluations(run, columns)
     gold = rows.filter(pa.array(~is_true(rows["control"])))
     _, controls = control_searches(questions)
-    fields = summarise_questions(questions, num_layers)
+    costs = LayerCosts(num_layers, manifest["settings"].get("layer_costs"))
+    fields = summarise_questions(questions, num_layers) | summarise_cost(questions, costs)
     fields |= compare_controls(Ways.of(run, questions), num_layers, preference)
     return Summary(
         directory=str(run.directory),
@@ -183,6 +187,15 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
         "length": mean(lengths[graded]),
     }
+
+
+def summarise_cost(questions: pa.Table, costs: LayerCosts) -> dict[str, Any]:
+    """Compute the mean cost of the paths of `length`, and that of the model."""
+    if costs.milliseconds is None:
+        return {"cost": None, "model_cost": costs.total}
+    graded = questions.filter(pc.field("baseline").is_valid())
+    each = [costs.of(path or range(costs.num_layers)) for path in graded["best"].to_pylist()]
+    return {"cost": mean(np.array(each)), "model_cost": costs.total}
 
 
 def summarise_evaluations(questions: pa.Table, rows: pa.Table) -> dict[str, Any]:

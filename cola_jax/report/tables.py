@@ -155,6 +155,14 @@ def format_mean(value: float, decimals: int = 1) -> str:
     return NO_VALUE if math.isnan(value) else f"{value:.{decimals}f}"
 
 
+def cost_texts(cost: float | None, total: float | None) -> list[str]:
+    """Format milliseconds of layers, and their share of the model's `total`; [] where unknown."""
+    if cost is None or not total:
+        return []
+    time = f"{cost:,.1f}" if cost >= 100 else f"{cost:.3g}"
+    return [f"{time} ms", f"{100 * cost / total:.1f} %"]
+
+
 def format_p(p: float) -> str:
     """Format a p-value."""
     return NO_VALUE if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

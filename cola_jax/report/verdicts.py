@@ -14,6 +14,7 @@ from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
 from cola_jax.deploy.verify.verdict import Verdict
 from cola_jax.errors import count, reading
 from cola_jax.files import exists, read_json
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import format_path, identity, parse_path
 from cola_jax.report.prompts import prompt_cells
 from cola_jax.report.tables import (
@@ -21,6 +22,7 @@ from cola_jax.report.tables import (
     Row,
     RunReport,
     Table,
+    cost_texts,
     format_interval,
     format_p,
     format_percent,
@@ -43,10 +45,13 @@ STATED = {
 }
 
 
-def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> dict[str, Any]:
+def verdicts_json(
+    trial: Trial, seconds: Mapping[str, Mapping[Path, float]], costs: LayerCosts
+) -> dict[str, Any]:
     """Return the content of `verdicts.json`; shares and differences are 0 to 1.
 
-    `seconds` are those a question that paths take alone, by task.
+    `seconds` are those a question that paths take alone, by task; the milliseconds of a claim are
+    the costs of the model's layers and of its own.
     """
     protocol, unit, claims = trial.protocol, UNITS[trial.protocol["measure"]], []
     for claim, verdicts in zip(trial.claims, trial.verdicts, strict=True):
@@ -60,8 +65,10 @@ def verdicts_json(trial: Trial, seconds: Mapping[str, Mapping[Path, float]]) -> 
             }
             for task, verdict in zip(trial.tasks, verdicts, strict=True)
         }
-        path = format_path(claim.path)
-        claims.append({"name": claim.name, "path": path, "layers": len(claim.path), "tasks": tasks})
+        path, layers = format_path(claim.path), len(claim.path)
+        times = [costs.total, costs.of(claim.path)] if costs.milliseconds else [None, None]
+        entry = {"name": claim.name, "path": path, "layers": layers, "milliseconds": times}
+        claims.append(entry | {"tasks": tasks})
     return number_or_none(
         {
             "protocol": protocol["hash"],
@@ -245,8 +252,9 @@ def claim_row(claim: dict[str, Any], figures: dict[str, Any], suffix: str) -> Ro
     """Make the row of a claim, the interval below its difference."""
     interval = format_interval(tuple(figures["interval"]), signed=True)
     change = f"{format_points(figures['difference'])}\n{interval}"
+    total, cost = claim["milliseconds"]
     cells = (
-        str(claim["layers"]),
+        "\n".join([str(claim["layers"]), *cost_texts(cost, total)]),
         format_percent(figures["after"]),
         change,
         format_p(figures["p_holm"]),

@@ -18,6 +18,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
+from cola_jax.layer_costs import LayerCosts, read_layer_costs
 from cola_jax.params import Model
 from cola_jax.runs.batches import (
     WAVE,
@@ -55,6 +56,7 @@ from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
 from cola_jax.scoring.scorer import prompts_of
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.storage import AnyPath
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, TaskConfig, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
@@ -211,6 +213,10 @@ class Session:
     def model(self) -> Model:
         """The weights, loaded on first use."""
         return self.handle.load(self.mesh)
+
+    def layer_costs(self, file: AnyPath | None) -> LayerCosts:
+        """Read the costs of the model's layers, 1 each without a file."""
+        return read_layer_costs(file, self.num_layers, self.settings["model"])
 
     def influence(self, metrics: Metrics | None = None) -> np.ndarray:
         """Return the influence [L] of each layer on the first questions' prompts."""

@@ -33,6 +33,7 @@ def search(
     early_stop: bool = False,
     control: Control = "all",
     num_layers: int | None = None,
+    layer_costs: Sequence[float] | None = None,
 ) -> Outcomes:
     """Search paths for every question.
 
@@ -53,16 +54,19 @@ def search(
         tell skill from luck: `all` that are not its answer, `one` of them, both with a search for
         its own answer, or `none`.
       num_layers: L; needed where `evaluate` is a function of your own.
+      layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
 
     Raises:
       InputError: for no questions, other questions than the evaluator's, and invalid settings.
     """
-    settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control)
+    costs = None if layer_costs is None else tuple(layer_costs)
+    settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
     if not questions:
         raise InputError("there are no questions to search.")
     if list(questions) != getattr(evaluate, "questions", list(questions)):
         raise InputError("the questions are not those that the evaluator was made for.")
     layers = layers_in(evaluate, num_layers)
+    settings.costs(layers)  # raises before anything runs
 
     def work(evaluate: Evaluate, indices: np.ndarray) -> list[Outcome]:
         evaluations = Evaluations(evaluate, [questions[i] for i in indices])

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cola_jax.errors import InputError
+from cola_jax.layer_costs import LayerCosts
 
 if TYPE_CHECKING:
     from cola_jax.execute.plan import Workload
@@ -101,7 +102,8 @@ class TreeRules(Rules):
     """Monte Carlo tree search.
 
     A node P is worth Q(P)/v(P) + exploration * sqrt(ln V / v(P)) - length_weight * |P|/L, where v
-    are the node's visits and V those of the whole tree (CoLa, section 3), or of its parent.
+    are the node's visits and V those of the whole tree (CoLa, section 3), or of its parent. |P|/L
+    is the path's cost as a share of the model's, where layers have costs.
     """
 
     name = "tree"
@@ -190,9 +192,14 @@ class Settings:
     seed: int
     early_stop: bool = False
     control: Control = "all"
+    layer_costs: tuple[float, ...] | None = None  # milliseconds, [L]; 1 each where None
 
     def __post_init__(self):
         check_ranges(self)
+
+    def costs(self, num_layers: int) -> LayerCosts:
+        """Return the costs of layers, by which trees weigh paths."""
+        return LayerCosts(num_layers, self.layer_costs)
 
     def searches(self, options: int) -> int:
         """Return the most searches of a question with that many options, controls included."""

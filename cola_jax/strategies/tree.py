@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import MOVE, SKIP, Edit, edit_table, edited, edits_fit
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf
+from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf, as_text
 from cola_jax.strategies.rules import Rules, TreeRules
 
 DRAWS = 16  # edits drawn in a row whose paths are not new, before all are looked at
@@ -24,11 +25,13 @@ class Tree:
     one call. Paths are strings, as in `Leaf`.
     """
 
-    def __init__(self, path: str, rules: TreeRules, num_layers: int, random: np.random.Generator):
+    def __init__(self, path: str, rules: TreeRules, costs: LayerCosts, random: np.random.Generator):
         """Plant the root, pending its verdict; `random` is the question's own."""
-        self.rules, self.random, self.num_layers = rules, random, num_layers
-        self.layer_cost = rules.length_weight / num_layers
+        self.rules, self.random, self.total_cost = rules, random, costs.total
+        self.cost_weight = rules.length_weight / costs.total
+        self.layer_costs = dict(zip(as_text(range(costs.num_layers)), costs.of_layer, strict=True))
         self.paths: list[str] = []
+        self.costs: list[float] = []  # of the paths: their lengths, where layers cost the same
         self.known: set[str] = set()  # the paths
         self.parents: list[int] = []
         self.starts: list[int] = []  # where the edits from the parents begin
@@ -50,6 +53,7 @@ class Tree:
         """Add a pending node and count its visit on the way up; return its slot."""
         node = len(self.paths)
         self.paths.append(path)
+        self.costs.append(math.fsum(map(self.layer_costs.__getitem__, path)))
         self.known.add(path)
         self.parents.append(parent)
         self.starts.append(start)
@@ -69,7 +73,7 @@ class Tree:
         while node != NO_PARENT:
             self.visits[node] = count = self.visits[node] + visits
             self.value[node] = value = self.value[node] + reward
-            self.means[node] = value / count - self.layer_cost * len(self.paths[node])
+            self.means[node] = value / count - self.cost_weight * self.costs[node]
             self.rates[node] = exploration / math.sqrt(count)
             node = self.parents[node]
 
@@ -124,7 +128,7 @@ class Tree:
         of_margin, first = self.rules.reward == "margin", len(self.paths) - len(verdicts.verdict)
         rewards = (expit(verdicts.margin) if of_margin else verdicts.verdict).tolist()
         for node, reward in enumerate(rewards, first):
-            penalty = self.rules.length_penalty * len(self.paths[node]) / self.num_layers
+            penalty = self.rules.length_penalty * self.costs[node] / self.total_cost
             self.back_up(node, reward - penalty)
 
 

@@ -137,10 +137,10 @@ def searches(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], S
     rules, positions = settings.preset, settings.positions(num_layers)
     root = as_text(identity(num_layers))
     if isinstance(rules, TreeRules):
-        draws = EditDraws(rules, positions, num_layers)
+        draws, costs = EditDraws(rules, positions, num_layers), settings.costs(num_layers)
 
         def start(id: str, verdict: Verdicts) -> Search:
-            tree = Tree(root, rules, num_layers, random_of(settings.seed, id))
+            tree = Tree(root, rules, costs, random_of(settings.seed, id))
             return grow(tree, draws, verdict, settings)
 
         return start
