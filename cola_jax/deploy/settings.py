@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any, Literal
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, count, shown
 from cola_jax.layer_costs import LayerCosts
 
 Fitness = Literal["accuracy", "margin", "likelihood", "kl"]
@@ -77,9 +77,10 @@ class StaticSettings:
             )
         cheapest = shortest * min(costs.of_layer)
         if highest < cheapest:
+            share = 100 * cheapest / costs.total
             raise InputError(
-                f"--max-cost {self.max_cost} is below the cheapest path of {shortest} layers, "
-                f"{100 * cheapest / costs.total:.3g}% of the model: raise it."
+                f"--max-cost {self.max_cost} is below the cheapest path of "
+                f"{count(shortest, 'layer')}, {share:.3g}% of the model: raise it."
             )
         if self.fitness == "kl" and longest >= num_layers and highest >= costs.total:
             raise InputError(

@@ -2,7 +2,9 @@
 
 import json
 
+from cola_jax.checkpoint import model_digest, read_metadata
 from cola_jax.cli.main import main
+from cola_jax.layer_costs import read_layer_costs
 from tests import tiny
 
 
@@ -17,6 +19,16 @@ def test_benchmark_writes_what_its_table_shows(tiny_checkpoint, tmp_path, capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert f"questions of up to {results['tokens']} tokens" in shown
     assert f"prefix sharing {chr(0x2502)} {results['rounds'][1]['prefix_sharing']:.2f}x" in shown
+    main([*command, "--layers", "--rounds", "1", "--output", str(file)])
+    costs = json.loads(file.read_text())
+    assert len(costs["milliseconds"]) == tiny.LAYERS
+    assert min(*costs["milliseconds"], costs["path_milliseconds"]) > 0
+    assert costs["dtype"] == "float32"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"layer 4 {chr(0x2502)} {costs['milliseconds'][4]:.3g} ms a question" in shown
+    digest = model_digest(read_metadata(tiny_checkpoint))
+    read = read_layer_costs(file, tiny.LAYERS, digest)
+    assert read.milliseconds == tuple(costs["milliseconds"])
     assert "rounds must be at least 1" in refused(*command, "--rounds", "0")
     assert "in one prompt: leave out --prompts" in refused(*command, "--prompts", "2")
     assert ". is a directory: give a file." in refused(*command, "--output", ".")

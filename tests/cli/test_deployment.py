@@ -54,6 +54,23 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
 
 
+def test_static_bounds_and_shows_the_cost_of_paths(common, tmp_path, capsys, refused):
+    out, costs = tmp_path / "out", tmp_path / "costs.json"
+    costs.write_text("[2, 1, 5, 1, 1]")
+    command = ["static", *common, "--layer-costs", str(costs), "--max-cost", "50%"]
+    command += ["--generations", "1", "--offspring", "4", "--first", "3", "--finalists", "2"]
+    main([*command, "--out", str(out)])
+    assert all(words in capsys.readouterr().out for words in ("10 ms", "100.0 %", "and cost"))
+    plain, *others = json.loads((out / "static.json").read_text())["front"]
+    assert plain["milliseconds"] == 10
+    assert others
+    assert max(entry["milliseconds"] for entry in others) <= 5
+    costs.write_text("[2, 1, 5, 1, 2]")
+    changed = refused(*command, "--out", out)
+    assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in changed
+    assert "--max-cost 1ms is below" in refused(*command, "--max-cost", "1ms", "--out", out)
+
+
 @pytest.mark.slow  # searches twice
 def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, monkeypatch, refused):
     settings = ["--generations", "3", "--offspring", "6", "--first", "3", "--fitness", "kl"]

@@ -1,6 +1,7 @@
-"""`cola generate` and `cola scan`: completions along paths, and the map of blocks."""
+"""`cola generate`, `search` and `scan`: completions, layer costs, and the map of blocks."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,21 @@ def test_generate_draws_what_the_function_draws(command, tiny_checkpoint, tmp_pa
     assert [row["tokens"] for row in rows] == tokens
     assert "--sample-seed: 3 there, 4 here" in refused(*command, "--sample-seed", "4")
     assert "the temperature is nan" in refused(*command, "--temperature", "nan")
+
+
+def test_search_records_and_shows_layer_costs(tiny_checkpoint, tmp_path, capsys, refused):
+    costs = tmp_path / "costs.json"
+    costs.write_text("[2, 1, 5, 1, 1]")
+    task = str(tiny.write_questions(tmp_path / "task.jsonl", 2))
+    command = ["search", "--model", str(tiny_checkpoint), "--task", task, "--simulations", "4"]
+    command += ["--control", "none", "--output", str(tmp_path / "run"), "--layer-costs", str(costs)]
+    main(command)
+    assert Run(tmp_path / "run").settings()["layer_costs"] == [2, 1, 5, 1, 1]
+    assert re.search(
+        r"mean positions \(model: 5\) +\d\.\d +[\d.]+ ms, [\d.]+ %", capsys.readouterr().out
+    )
+    costs.write_text("[2, 1, 5, 1, 2]")
+    assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in refused(*command)
 
 
 def test_evaluate_compares_paths_over_prompts(tiny_checkpoint, tmp_path, capsys, refused):

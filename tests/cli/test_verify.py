@@ -12,6 +12,9 @@ from cola_jax.execute.run_paths import PathEvaluator
 @pytest.fixture
 def common(tiny_checkpoint, tmp_path):
     flags = ["--model", str(tiny_checkpoint), "--task", "arithmetic", "--level", "1"]
+    costs = tmp_path / "costs.json"
+    costs.write_text("[1, 2, 3, 4, 5.5]")
+    flags += ["--layer-costs", str(costs)]
     return [*flags, "--limit", "20", "--prompts", "3", "--output", str(tmp_path / "trial")]
 
 
@@ -24,6 +27,7 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     assert json.loads((out / "verdicts.json").read_text()) == verdicts
     skip, repeat = verdicts["claims"]
     assert (skip["path"], skip["layers"], repeat["layers"]) == ("0-3", 4, 6)
+    assert (skip["milliseconds"], repeat["milliseconds"]) == ([15.5, 10], [15.5, 18.5])
     figures = skip["tasks"]["arithmetic"]
     assert (figures["n"], figures["prompts"], len(figures["by_prompt"])) == (20, 3, 3)
     assert figures["random"]["paths"] == 4  # all other single skips of five layers
@@ -41,6 +45,7 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     assert f"called {figures['outcome']} (--fail-on)" in error
     assert "points more in each prompt" in text
     assert "in 3 prompts" in text
+    assert all(words in text for words in ("18.5 ms", "119.4 %"))
     for flags, message in (
         (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
         (["--prompts", "1"], "differs from it in tasks.arithmetic.prompts"),

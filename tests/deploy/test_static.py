@@ -1,5 +1,6 @@
 """The search for one path on made-up questions whose best path is known."""
 
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -8,6 +9,7 @@ import pytest
 
 from cola_jax.deploy import static
 from cola_jax.deploy.settings import Fitness, StaticSettings
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import STOP, FittingEdits, edit_table
 from cola_jax.question import Question
 from cola_jax.runs.session import Session
@@ -21,6 +23,8 @@ QUESTIONS = [Question(f"q{i}", "", ("a", "b")) for i in range(COUNT)]
 EVERYTHING = np.arange(COUNT)
 BEST = (0, 1, 3, 4, 5, 5, 6, 7)  # without 2, with 5 twice
 FITNESS = get_args(Fitness)
+EVEN = LayerCosts(LAYERS)
+UNEVEN = LayerCosts(LAYERS, (1.0, 1.0, 1.0, 5.0, 1.0, 3.0, 1.0, 7.0))
 HARDNESS = np.random.default_rng(5).random(COUNT)
 
 
@@ -43,27 +47,41 @@ def make_evaluations(spent: list[int] | None = None) -> Evaluations:
 def test_evolve_finds_the_best_path(fitness: Fitness) -> None:
     settings = StaticSettings(generations=25, offspring=12, first=10, fitness=fitness)
     spent: list[int] = []
-    candidates = static.evolve(make_evaluations(spent), EVERYTHING, LAYERS, settings)
+    candidates = static.evolve(make_evaluations(spent), EVERYTHING, EVEN, settings)
     assert sorted(next(iter(candidates))) == sorted(BEST)
     assert IDENTITY in candidates
-    assert candidates == static.evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
+    assert candidates == static.evolve(make_evaluations(), EVERYTHING, EVEN, settings)
     assert sum(spent) < 25 * 12 * COUNT / 2  # poor paths are dropped early
 
 
 def test_evolve_keeps_to_the_lengths() -> None:
     settings = StaticSettings(generations=8, offspring=8, first=10, max_layers=6)
-    candidates = static.evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
+    candidates = static.evolve(make_evaluations(), EVERYTHING, EVEN, settings)
     assert candidates
     assert all(3 <= len(path) <= 6 for path in candidates)
     endless = StaticSettings(generations=100_000, max_layers=1)  # ends where no path is new
-    candidates = static.evolve(make_evaluations(), EVERYTHING, 2, endless)
+    candidates = static.evolve(make_evaluations(), EVERYTHING, LayerCosts(2), endless)
     assert candidates
     assert candidates.keys() <= {(0,), (1,)}
 
 
+def test_evolve_keeps_to_the_highest_cost() -> None:
+    for highest, most in (("60%", 12.0), ("9.5ms", 9.5)):
+        settings = StaticSettings(generations=8, offspring=8, first=10, max_cost=highest)
+        candidates = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, settings)
+        cheap = StaticSettings(generations=8, offspring=8, first=10, max_layers=4)
+        by_count = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, cheap)
+        assert max(map(UNEVEN.of, candidates)) <= most < max(map(UNEVEN.of, by_count))
+        assert max(map(len, candidates)) > 4
+    settings = StaticSettings(generations=4, max_cost="9%")
+    candidates = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, settings)
+    assert candidates
+    assert candidates.keys() <= {(0,), (1,), (2,), (4,), (6,)}  # the cheap layers, each alone
+
+
 def test_search_path_chooses_on_validation_questions() -> None:
     settings = StaticSettings(generations=12, offspring=8, first=10, finalists=4, max_layers=8)
-    best = static.search_path(make_evaluations(), LAYERS, settings)
+    best = static.search_path(make_evaluations(), EVEN, settings)
     assert sorted(best.chosen.path) == sorted(BEST)
     assert best.plain.path == best.paths[0] == IDENTITY
     assert len(best.chosen.training) + len(best.chosen.validation) == COUNT
@@ -81,7 +99,7 @@ def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
     table = edit_table(max(longest, LAYERS), static.SKIP_BLOCK, static.REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, shortest, longest)
     for _ in range(300):
-        path = static.mutate(path, LAYERS, fitting, random)
+        path = static.mutate(path, EVEN, math.inf, fitting, random)
         assert set(path) <= set(IDENTITY)
         seen.add(len(path))
     assert seen == set(range(shortest, longest + 1))
@@ -110,10 +128,12 @@ def test_score_of_paths_that_are_not_finite_is_the_worst(fitness: Fitness) -> No
 
 def test_finalists_and_front_prefer_the_best_of_each_length() -> None:
     paths = [(0, 1, 2), (0, 2, 1), (0, 1)]
-    assert static.finalists(paths, 2) == [(0, 1, 2), (0, 1)]
-    assert static.finalists(paths, 9) == [(0, 1, 2), (0, 1), (0, 2, 1)]
-    paths = [(0, 1, 2), (0, 1), (1, 2), (0,), (0, 1, 2, 3)]
-    assert static.pareto_front(paths, [(0.5,), (0.5,), (0.4,), (0.1,), (0.7,)]) == [3, 1, 4]
+    assert static.finalists(paths, EVEN, 2) == [(0, 1, 2), (0, 1)]
+    assert static.finalists(paths, EVEN, 9) == [(0, 1, 2), (0, 1), (0, 2, 1)]
+    uneven = LayerCosts(3, (1.2, 1.1, 3.7))  # about 1, 1 and 2 average layers
+    assert static.finalists([(0,), (1,), (2,), (0, 2)], uneven, 3) == [(0,), (2,), (1,)]
+    costs, fitness = [3.0, 2.0, 2.0, 1.5, 4.2], [0.5, 0.5, 0.4, 0.1, 0.7]
+    assert static.pareto_front(costs, [(x,) for x in fitness]) == [3, 1, 4]
 
 
 def test_settings_that_allow_no_path_are_refused() -> None:
@@ -125,9 +145,16 @@ def test_settings_that_allow_no_path_are_refused() -> None:
         ({"min_layers": 0}, "paths of 0 to 8 layers"),
         ({"fitness": "kl"}, "give --max-layers of at most 7"),
         ({"fitness": "kl", "max_layers": 8}, "give --max-layers of at most 7"),
+        ({"fitness": "kl", "max_cost": "100%"}, "or --max-cost below 100%"),
+        ({"max_cost": "0.8"}, "'0.8' is neither a share such as 80% nor a time"),
+        ({"max_cost": "5ms"}, "--max-cost 5ms is a time: give --layer-costs"),
+        ({"max_cost": "12%"}, "--max-cost 12% is below the cheapest path of 1 layer, 12.5%"),
+        ({"max_cost": "50%", "min_layers": 5}, "below the cheapest path of 5 layers, 62.5%"),
     ):
         with pytest.raises(ValueError, match=message):
-            StaticSettings(**settings).lengths(LAYERS)
+            StaticSettings(**settings).lengths(EVEN)
+    assert StaticSettings(max_cost="50%").lengths(EVEN) == range(2, LAYERS + 1)
+    assert StaticSettings(max_cost="50%", fitness="kl").lengths(EVEN)[-1] == LAYERS
 
 
 def test_label_free_reads_after_the_shots_of_each_prompt(tiny_checkpoint: Path) -> None:

@@ -1,5 +1,6 @@
 """`results.json`: what lm-evaluation-harness's own table makes of it; static.json and menu.json."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from lm_eval.utils import make_table
 from cola_jax.deploy.menu import MenuChoice, TaskMenu
 from cola_jax.deploy.static import Measured, TaskPath
 from cola_jax.errors import InputError
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.report import results as documents
 from cola_jax.report.tables import terminal_table
 from tests.report.conftest import WHOLE, letters, make_run, part, printed
@@ -93,7 +95,7 @@ def test_static_content_has_what_its_table_shows(tmp_path):
             ((0, 1, 2, 3), True, right), ((0, 1, 3), True, ~right), ((0, 3), False, right),
         )
     )  # fmt: skip
-    chosen = TaskPath((plain, other, dropped), 1, 7)
+    chosen = TaskPath((plain, other, dropped), 1, 7, LayerCosts(4))
     content = documents.static_content(chosen, "sums", {"model": "m"})
     assert (content["path"], content["layers"], content["model"]) == ("0-1,3", 3, "m")
     assert [entry["path"] for entry in content["front"]] == ["0-3", "0-1,3"]
@@ -101,6 +103,11 @@ def test_static_content_has_what_its_table_shows(tmp_path):
     text = " ".join(printed(documents.static_table(content)).split())
     assert "7 paths were evaluated on all of 10 training questions; the best on 4" in text
     assert "0-1,3 (chosen) 3 50.0 % 50.0 % 50.0 % +0.0" in text
+    costs = LayerCosts(4, (1.0, 2.0, 100.25, 1.0))
+    measured = documents.static_content(dataclasses.replace(chosen, costs=costs), "sums", {})
+    assert [entry["milliseconds"] for entry in measured["front"]] == [104.25, 4.0]
+    text = printed(documents.static_table(measured))
+    assert all(word in text for word in ("104.2 ms", "100.0 %", " 4 ms", " 3.8 %", "and cost"))
     assert written_and_read(tmp_path, "static.json", content) == content
     (tmp_path / "static.json").write_text("{}")
     with pytest.raises(InputError, match=r"static.json cannot be read .*Run `cola static` again"):

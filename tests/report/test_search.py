@@ -36,6 +36,12 @@ def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
     assert "unfinished" not in text_of(report_of(finished))
 
 
+def test_cost_stands_beside_positions(tmp_path: Path):
+    run = make_run(tmp_path, part("q1"), part("q2"), part("q3"), layer_costs=[1.0, 2.0, 3.0, 4.0])
+    # q1: 0, 1 and 3; q2: 0, 1, 1, 2 and 3; q3: all
+    assert "mean positions (model: 4) 4.0 9.67 ms, 96.7 %" in words_of(report_of(run))
+
+
 def test_missing_values_are_dashes(tmp_path: Path):
     text = text_of(report_of(make_run(tmp_path / "retained", part("q4"))))
     assert re.search(r"wrong, then correct \(W→C\) +– +0\b", text)

@@ -73,6 +73,20 @@ def test_search_depends_on_seed_and_id(together):
     assert together[0].paths != together[1].paths
 
 
+def test_search_weighs_paths_by_the_costs_of_layers():
+    """A tree that weighs costs alone builds on paths without the layer of most cost."""
+    rules = dataclasses.replace(PRESETS["best"], length_weight=100.0, ordered=False)
+
+    def runs_of_layer_2(costs):
+        sizes = SIX | {"simulations": 60, "layer_costs": costs}
+        (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **sizes)
+        return np.mean([path.count(2) for path in outcome.paths])
+
+    assert runs_of_layer_2([1, 1, 20, 1, 1, 1]) < 0.5 * runs_of_layer_2([9, 9, 1, 9, 9, 9])
+    with pytest.raises(ValueError, match="there are 2 layer costs, but the model has 6"):
+        runs_of_layer_2([1, 2])
+
+
 def test_search_ends_without_new_paths():
     rules = TreeRules(max_skip=1, max_repeat=0, min_length=0.0)
     (outcome,) = cola_jax.search(

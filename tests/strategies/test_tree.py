@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import KINDS, edited, edits_fit, identity
 from cola_jax.question import random_of
 from cola_jax.scoring import Verdicts
@@ -17,8 +18,9 @@ from cola_jax.strategies.rules import PRESETS, TreeRules
 from cola_jax.strategies.tree import EditDraws, Tree, table_of
 
 PARENTS = [NO_PARENT, 0, 0, 0, 3, 3, 2]
-PATHS = ["ab", "a", "b", "abb", "aab", "abab", "bb"]
+PATHS = [as_text(map(int, path)) for path in ("01", "0", "1", "011", "001", "0101", "11")]
 LAYERS = 6
+UNEVEN = LayerCosts(LAYERS, (1.0, 2.0, 0.5, 4.0, 1.5, 3.0))
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def tree():
 
 def small_tree(**rules: Any) -> Tree:
     """Seven nodes, of which node 6 is below 2, nodes 4 and 5 below 3, and the rest at the root."""
-    tree = Tree(PATHS[0], TreeRules(**rules), 2, random_of(0))
+    tree = Tree(PATHS[0], TreeRules(**rules), LayerCosts(2, (1.0, 3.0)), random_of(0))
     for path, parent in zip(PATHS[1:], PARENTS[1:], strict=True):
         tree.add(path, parent, 0)
     return tree
@@ -40,7 +42,7 @@ def test_descend_follows_the_best_ucb(visits):
     random = np.random.default_rng(0)
     reached = set()
     for _ in range(100):
-        tree = small_tree(exploration=0.3, length_weight=0.05, visits=visits, widening_power=0)
+        tree = small_tree(exploration=0.3, length_weight=0.2, visits=visits, widening_power=0)
         tree.grown = [9] * 7
         for node in range(7):
             tree.back_up(node, float(random.uniform(0, 1)))
@@ -48,7 +50,8 @@ def test_descend_follows_the_best_ucb(visits):
         def ucb(node, tree=tree):
             total = tree.visits[ROOT if visits == "tree" else PARENTS[node]]
             explored = 0.3 * math.sqrt(math.log(total) / tree.visits[node])
-            return tree.value[node] / tree.visits[node] + explored - 0.05 * len(PATHS[node]) / 2
+            share = sum((1.0, 3.0)[ord(layer) - 1] for layer in PATHS[node]) / 4
+            return tree.value[node] / tree.visits[node] + explored - 0.2 * share
 
         best = max((1, 2, 3), key=ucb)
         expected = {1: 1, 2: 6, 3: max((4, 5), key=ucb)}[best]
@@ -99,7 +102,7 @@ def test_close_buries_branches_without_new_paths(tree):
 
 
 def planted(rules: TreeRules) -> tuple[Tree, EditDraws]:
-    tree = Tree(as_text(identity(LAYERS)), rules, LAYERS, random_of(0))
+    tree = Tree(as_text(identity(LAYERS)), rules, UNEVEN, random_of(0))
     return tree, EditDraws(rules, rules.lengths(LAYERS)[1], LAYERS)
 
 
@@ -119,7 +122,8 @@ def test_counts_and_values_add_up(name):
         children = np.flatnonzero(parents == node)
         assert tree.grown[node] == len(children)
         assert tree.visits[node] == 1 + sum(tree.visits[child] for child in children)
-        own = rewards[node] - 0.5 * len(tree.paths[node]) / LAYERS
+        cost = sum(UNEVEN.of_layer[ord(layer) - 1] for layer in tree.paths[node])
+        own = rewards[node] - 0.5 * cost / 12
         value = own + sum(tree.value[child] for child in children)
         assert tree.value[node] == pytest.approx(value, abs=1e-5)
         if not rules.epsilon:
@@ -163,7 +167,7 @@ def test_edits_are_drawn_from_those_that_are_new(rules, node, known):
     """In proportion to their weights, the kind first, over many keys."""
     draws = EditDraws(rules, 2 * LAYERS, LAYERS)
     paths = identity(LAYERS), (0, 1, 2, 1, 2, 3, 4, 5)
-    tree = Tree(as_text(paths[0]), rules, LAYERS, random_of(0))
+    tree = Tree(as_text(paths[0]), rules, UNEVEN, random_of(0))
     tree.add(as_text(paths[1]), ROOT, start=2)
     edits = list(chances(tree, node, rules, paths[node]))
     chosen = random_of(1).permutation(len(edits))[: min(int(known * len(edits)), len(edits) - 3)]

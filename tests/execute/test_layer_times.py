@@ -1,0 +1,48 @@
+"""The times of layers: each is that of its own tiles, however the batch is cut."""
+
+import numpy as np
+import pytest
+
+from cola_jax.execute import layer_times
+from cola_jax.execute.worker import Worker
+from cola_jax.prompts import Prompts
+from tests import oracle
+from tests.execute import batches
+
+ROUNDS = 2
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only tiles move, those of layer i by i + 1 seconds; returns all tiles run."""
+    seconds, tiles, run = [0.0], [], Worker.run
+
+    def timed(self, launches, states, *arguments):
+        for calls in launches.calls:
+            for layer, _, first, end in calls:
+                tiles.append((layer, end - first))
+                seconds[0] += (layer + 1) * (end - first)
+        return run(self, launches, states, *arguments)
+
+    monkeypatch.setattr(Worker, "run", timed)
+    monkeypatch.setattr(layer_times.time, "perf_counter", lambda: seconds[0])
+    return tiles
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options"),
+    [
+        (Prompts.stack([batches.packed(seed) for seed in range(8)]), {"tile_tokens": 96}),
+        (batches.alike(40), {"tile_tokens": 48}),  # after a prefix
+        (batches.plain(12, 9, 5), {"memory_budget": 60_000, "tile_tokens": 8}),
+    ],
+    ids=["packed", "prefix", "plain"],
+)
+def test_time_layers_counts_the_tiles_of_each_layer(model, prompts, options, clock):
+    times = layer_times.time_layers(model, prompts, ROUNDS, **options)
+    assert times.layers.shape == (ROUNDS, oracle.LAYERS)
+    tiles = times.layers / np.arange(1, oracle.LAYERS + 1)
+    assert (tiles == tiles[0, 0]).all()  # all layers run as many
+    assert tiles[0, 0] >= 1
+    np.testing.assert_array_equal(times.path, times.layers.sum(axis=1))
+    assert sum(count for _, count in clock) >= 2 * (1 + ROUNDS) * tiles[0].sum()
