@@ -60,7 +60,8 @@ def test_static_bounds_and_shows_the_cost_of_paths(common, tmp_path, capsys, ref
     command = ["static", *common, "--layer-costs", str(costs), "--max-cost", "50%"]
     command += ["--generations", "1", "--offspring", "4", "--first", "3", "--finalists", "2"]
     main([*command, "--out", str(out)])
-    assert all(words in capsys.readouterr().out for words in ("10 ms", "100.0 %", "and cost"))
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("10 ms", "100.0 %", "and cost"))
     plain, *others = json.loads((out / "static.json").read_text())["front"]
     assert plain["milliseconds"] == 10
     assert others
