@@ -69,7 +69,7 @@ def test_static_bounds_and_shows_the_cost_of_paths(common, tmp_path, capsys, ref
     costs.write_text("[2, 1, 5, 1, 2]")
     changed = refused(*command, "--out", out)
     assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in changed
-    assert "--max-cost 1ms is below" in refused(*command, "--max-cost", "1ms", "--out", out)
+    assert "--max-cost 0.5ms is below" in refused(*command, "--max-cost", "0.5ms", "--out", out)
 
 
 @pytest.mark.slow  # searches twice
