@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from cola_jax.execute.inputs import token_counts
-from cola_jax.execute.kv_cache import NO_CACHE
 from cola_jax.execute.plan import Chunk, Tiles, Workload, take
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Launches, Worker, WorkerOptions, Workers
@@ -80,14 +79,14 @@ def by_layer(tiles: Tiles) -> list[Tiles]:
 def embed(evaluator: PathEvaluator, chunk: Chunk) -> None:
     """Write the embedded prompts of a chunk to their slots, and run no tile."""
     no_tiles = Tiles(*(x[:0] for x in chunk.tiles))
-    evaluator.driver.fill(chunk._replace(tiles=no_tiles), NO_CACHE)
+    evaluator.driver.fill(chunk._replace(tiles=no_tiles), ())
     jax.block_until_ready(evaluator.driver.slots)
 
 
 def time_tiles(evaluator: PathEvaluator, launches: Launches) -> float:
     """Run tiles; return the seconds until their states are there."""
     driver = evaluator.driver
-    mode, start = driver.mode(), time.perf_counter()
-    driver.slots, _ = driver.worker.run(launches, driver.slots, mode)
+    modes, start = driver.modes(), time.perf_counter()
+    driver.slots, _ = driver.worker.run(launches, driver.slots, modes)
     jax.block_until_ready(driver.slots)
     return time.perf_counter() - start
