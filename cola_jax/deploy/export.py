@@ -294,8 +294,8 @@ def write_adapter(
 
     `layer_replication` of `LoraConfig` rebuilds the layers of the base model from ranges of them,
     which share weights. The adapter itself does nothing: its only matrix, of rank 1, is zero, and
-    belongs to the queries of the first layer that has any, as PEFT wants one. `config` is that of the base
-    model, `base` its Hub id or its folder, seen from the adapter's.
+    belongs to the queries of the first layer that has any, as PEFT wants one. `config` is that of
+    the base model, `base` its Hub id or its folder, seen from the adapter's.
     """
     queries = FAMILIES[model_type_of(config)].table["q"]
     _, name, (outputs, width) = next(expected(queries, config))
