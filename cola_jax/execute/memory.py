@@ -196,17 +196,15 @@ def choose_decode_sizes(
 
 
 def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Return the bytes that a position of a path keeps after `tokens` tokens, for every kind.
+    """Return the bytes that a position of a path has after `tokens` tokens in every cache.
 
-    Layers that attend keep keys and values, and Gated DeltaNets what they carry, in float32.
+    Layers that attend keep keys and values, and Gated DeltaNets what they carry, in float32. Kinds
+    of layers that keep the same share a cache.
     """
-    total = 0
-    for each in config.each_kind:
-        if each.convolution:
-            total += 4 * sum(map(math.prod, recurrent_shapes(each)))
-        else:
-            total += 2 * each.num_kv_heads * each.head_dim * tokens * itemsize
-    return total
+    carried = {recurrent_shapes(each) for each in config.each_kind if each.convolution}
+    attend = {(x.num_kv_heads, x.head_dim) for x in config.each_kind if not x.convolution}
+    recurrent = 4 * sum(math.prod(shape) for shapes in carried for shape in shapes)
+    return recurrent + 2 * tokens * itemsize * sum(map(math.prod, attend))
 
 
 def tile_rows(limits: Limits, tokens: int) -> int:

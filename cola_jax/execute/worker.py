@@ -71,6 +71,10 @@ class Worker:
         self.model, self.config = model, model.config
         self.configs = model.config.each_kind
         self.kinds = [kind_of(config) for config in self.configs]
+        self.dtype = dtype
+        # kinds of layers that keep the same blocks share a cache
+        blocks = [str(self.block(kind, 1)) for kind in range(len(self.kinds))]
+        self.cache_of = [list(dict.fromkeys(blocks)).index(block) for block in blocks]
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model))
@@ -138,23 +142,23 @@ class Worker:
     ) -> tuple[States, tuple[Kept, ...]]:
         """Dispatch tiles; return the states and the caches that they have written.
 
-        There is a mode and a cache for each kind of layer; without caches, nothing is kept.
+        There is a mode for each kind of layer; without caches, nothing is kept.
         """
         kept = list(caches or [NO_CACHE] * len(modes))
         for table, calls in zip(launches.tables, launches.calls, strict=True):
             for layer, number, first, end in calls:
                 shape, kind = launches.layout.shapes[number], self.config.kind_of(layer)
-                facts, mode = (self.configs[kind], shape), modes[kind]
+                facts, mode, number = (self.configs[kind], shape), modes[kind], self.cache_of[kind]
                 if self.layers is None:
                     stack, ends = self.model.layers[kind], (self.index[first], self.index[end])
-                    states, kept[kind] = forward_tiles(
-                        *facts, stack, table, *ends, states, kept[kind], mode, source
+                    states, kept[number] = forward_tiles(
+                        *facts, stack, table, *ends, states, kept[number], mode, source
                     )
                     continue
                 weights = self.layers[layer]
                 for i in range(first, end):
-                    states, kept[kind] = forward_tile(
-                        *facts, weights, table, self.index[i], states, kept[kind], mode, source
+                    states, kept[number] = forward_tile(
+                        *facts, weights, table, self.index[i], states, kept[number], mode, source
                     )
         return states, tuple(kept)
 
@@ -162,7 +166,7 @@ class Worker:
         self, views: View, prefix: Sequence[Kept] | None, read: jax.Array | None
     ) -> list[Mode]:
         """Return the mode of each kind of layer over prompts, or prompts that continue a prefix."""
-        caches = [None] * len(self.kinds) if prefix is None else prefix
+        caches = [None if prefix is None else prefix[number] for number in self.cache_of]
         pairs = zip(self.kinds, caches, strict=True)
         return [kind.over_prompts(views, cache, read, self.kernel) for kind, cache in pairs]
 
@@ -175,7 +179,7 @@ class Worker:
     ) -> list[Mode]:
         """Return the mode of each kind of layer for tokens that continue prompts."""
         options = {"reach": reach, "kernel": self.decode_kernel}
-        pairs = zip(self.kinds, prompts, strict=True)
+        pairs = zip(self.kinds, (prompts[number] for number in self.cache_of), strict=True)
         return [kind.to_cache(views, cache, *lengths, **options) for kind, cache in pairs]
 
     def take_buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
@@ -194,12 +198,16 @@ class Worker:
         return jnp.zeros(shape, dtype, device=placed)
 
     def take_blocks(self, count: int, tokens: int) -> Any:
-        """Take buffers of each kind of layer: blocks of `tokens` tokens, and one for padding."""
-        kinds = zip(self.kinds, self.configs, strict=True)
-        blocks = tuple(kind.block(config, tokens, self.dtype) for kind, config in kinds)
+        """Take the buffers of each cache: blocks of `tokens` tokens, and one for padding."""
+        kinds = [self.cache_of.index(number) for number in sorted({*self.cache_of})]
+        blocks = tuple(self.block(kind, tokens) for kind in kinds)
         return jax.tree.map(
             lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), blocks
         )
+
+    def block(self, kind: int, tokens: int) -> Any:
+        """Return the shapes of what a layer of a kind keeps for `tokens` tokens."""
+        return self.kinds[kind].block(self.configs[kind], tokens, self.dtype)
 
     def give_back(self, *buffers: jax.Array) -> None:
         """Keep buffers for the next batch of the same shapes."""
