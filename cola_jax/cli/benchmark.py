@@ -73,11 +73,11 @@ class Benchmark(Printing):
         else:
             console.print(layer_table(results) if self.layers else table_of(results))
 
-    def open(self) -> "Session":
+    def open(self, devices: Devices) -> "Session":
         """Open the session of the task."""
         from cola_jax.runs.session import RunConfig
 
-        config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
+        config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=devices)
         if self.task.measures_in_several:
             raise InputError("a benchmark asks each question in one prompt: leave out --prompts.")
         return open_session(self.model, self.task.prepare, config)
@@ -89,7 +89,8 @@ class Benchmark(Printing):
         from cola_jax.execute.layer_times import time_layers
         from cola_jax.scoring.scorer import prompts_of
 
-        session = self.open()
+        # copies of the model would slow each other down
+        session = self.open(dataclasses.replace(self.devices, data=self.devices.data or 1))
         encoded = session.encoded[:TIMED]
         times = time_layers(
             session.model,
@@ -111,7 +112,7 @@ class Benchmark(Printing):
 
     def measure(self) -> dict[str, Any]:
         """Search the task several times."""
-        session = self.open()
+        session = self.open(self.devices)
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
         rounds = []
         with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
