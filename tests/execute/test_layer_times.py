@@ -5,7 +5,6 @@ import pytest
 
 from cola_jax.execute import layer_times
 from cola_jax.execute.worker import Worker
-from cola_jax.prompts import Prompts
 from tests import oracle
 from tests.execute import batches
 
@@ -30,16 +29,16 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "options"),
+    ("name", "prompts", "options"),
     [
-        (Prompts.stack([batches.packed(seed) for seed in range(8)]), {"tile_tokens": 96}),
-        (batches.alike(40), {"tile_tokens": 48}),  # after a prefix
-        (batches.plain(12, 9, 5), {"memory_budget": 60_000, "tile_tokens": 8}),
+        ("qwen3.5", batches.plain(12, 9), {}),  # two kinds of layers
+        ("qwen2-window", batches.alike(40), {"tile_tokens": 48}),  # after a prefix
+        ("qwen2-window", batches.plain(12, 9, 5), {"memory_budget": 60_000, "tile_tokens": 8}),
     ],
-    ids=["packed", "prefix", "plain"],
+    ids=["kinds", "prefix", "plain"],
 )
-def test_time_layers_counts_the_tiles_of_each_layer(model, prompts, options, clock):
-    times = layer_times.time_layers(model, prompts, ROUNDS, **options)
+def test_time_layers_counts_the_tiles_of_each_layer(pair, name, prompts, options, clock):
+    times = layer_times.time_layers(pair(name).ours, prompts, ROUNDS, **options)
     assert times.layers.shape == (ROUNDS, oracle.LAYERS)
     tiles = times.layers / np.arange(1, oracle.LAYERS + 1)
     assert (tiles == tiles[0, 0]).all()  # all layers run as many
