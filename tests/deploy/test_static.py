@@ -66,11 +66,11 @@ def test_evolve_keeps_to_the_lengths() -> None:
 
 
 def test_evolve_keeps_to_the_highest_cost() -> None:
+    settings = StaticSettings(generations=8, offspring=8, first=10, max_layers=4)
+    by_count = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, settings)
     for highest, most in (("60%", 12.0), ("9.5ms", 9.5)):
         settings = StaticSettings(generations=8, offspring=8, first=10, max_cost=highest)
         candidates = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, settings)
-        cheap = StaticSettings(generations=8, offspring=8, first=10, max_layers=4)
-        by_count = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, cheap)
         assert max(map(UNEVEN.of, candidates)) <= most < max(map(UNEVEN.of, by_count))
         assert max(map(len, candidates)) > 4
     settings = StaticSettings(generations=4, max_cost="9%")
