@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cola_jax.prompts import PROMPT
 
 CHUNK = 64  # tokens whose states are made at once, as in transformers
+BLOCK = 8  # tokens whose system is inverted whole
 EPSILON = 1e-6  # of the lengths of queries and keys
 exact = jax.lax.Precision.HIGHEST
 
@@ -161,9 +162,7 @@ def run_chunk(
         return jnp.exp(passed)[..., None] * values
 
     system = write[..., None] * einsum("rkih,rkjh->rkij", k, k)[:, :, None] * share
-    system = jnp.where(jnp.eye(size, dtype=bool), 1, system)
-    wanted = write[..., None] * (v - read(k))
-    added = jax.scipy.linalg.solve_triangular(system, wanted, lower=True, unit_diagonal=True)
+    added = solve(system, write[..., None] * (v - read(k)))
     near = einsum("rkih,rkjh->rkij", q, k)[:, :, None] * share
     mixed = read(q) + einsum("rkgij,rkgju->rkgiu", near, added)
 
@@ -180,6 +179,44 @@ def run_chunk(
 
     mixed = jnp.moveaxis(mixed, 3, 1).reshape(tokens.v.shape)
     return mixed * width**-0.5, after(jnp.full_like(end, size - 1)), after(end)
+
+
+def solve(system: Float[Array, "*R C C"], wanted: Float[Array, "*R C U"]) -> Array:
+    """Solve (I + A) X = B for A the part of a system below its diagonal, block by block.
+
+    XLA's own solver takes a hundred times as long on a CPU (72 tokens, 18 heads).
+    """
+    size = system.shape[-1]
+    if size == 1:
+        return wanted
+    whole, padded = [(0, 0)] * (system.ndim - 2), (0, -size % BLOCK)
+    system = jnp.pad(system, [*whole, padded, padded])
+    wanted = jnp.pad(wanted, [*whole, padded, (0, 0)])
+    ends = range(BLOCK, system.shape[-1] + 1, BLOCK)
+    inverse = invert(jnp.stack([system[..., n - BLOCK : n, n - BLOCK : n] for n in ends], axis=-3))
+    found = jnp.zeros_like(wanted[..., :0, :])
+    for i, end in enumerate(ends):
+        start = end - BLOCK
+        earlier = matmul(system[..., start:end, :start], found)
+        new = matmul(inverse[..., i, :, :], wanted[..., start:end, :] - earlier)
+        found = jnp.concatenate([found, new], axis=-2)
+    return found[..., :size, :]
+
+
+def invert(blocks: Float[Array, "*R C C"]) -> Float[Array, "*R C C"]:
+    """Invert I + A for A the parts below the diagonal: that of halves gives that of the whole."""
+    half = blocks.shape[-1] // 2
+    if not half:
+        return jnp.ones_like(blocks)
+    first, second = (invert(x) for x in (blocks[..., :half, :half], blocks[..., half:, half:]))
+    corner = -matmul(second, matmul(blocks[..., half:, :half], first))
+    upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+    return jnp.concatenate([upper, jnp.concatenate([corner, second], axis=-1)], axis=-2)
+
+
+def matmul(x: Array, y: Array) -> Array:
+    """Multiply matrices in float32."""
+    return jnp.matmul(x, y, precision=exact)
 
 
 def einsum(axes: str, *arrays: Array) -> Array:
