@@ -94,6 +94,16 @@ def test_convert_reads_the_text_part_of_multimodal_models(tmp_path, kind, varian
         open_directory(tmp_path)
 
 
+def test_open_directory_ignores_the_layer_after_the_last_of_glm(pair, tmp_path):
+    """It predicts further tokens, and transformers does not run it either."""
+    source = shutil.copytree(pair("glm4-moe").folder, tmp_path / "glm")
+    edit_tensors(source, {f"model.layers.{oracle.LAYERS}.enorm.weight": torch.ones(32)})
+    assert open_directory(source).config.num_layers == oracle.LAYERS
+    edit_tensors(source, {f"model.layers.{oracle.LAYERS + 1}.enorm.weight": torch.ones(32)})
+    with pytest.raises(ValueError, match=r"unmapped model\.layers\.7\.enorm\.weight"):
+        open_directory(source)
+
+
 def test_convert_widens_mxfp4_as_transformers_does(tmp_path):
     """On random bytes, with scales that keep the values of weights as large as usual."""
     theirs = oracle.random_model("gpt_oss", **{**oracle.GPT_OSS, "intermediate_size": 64})
