@@ -37,6 +37,8 @@ class Rope:
     divisors: tuple[Positive, ...] | None = None  # one a frequency: longrope's, or a GGUF file's
     scale: Positive = 1.0  # of cosines and sines, as yarn and longrope have it
     pairs: Size | None = None  # of channels that rotate, the first ones; None: all of a head
+    # of pairs that rotate, as fast as if all did
+    rotated_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
     def __post_init__(self):
         if self.llama3 is not None and not self.llama3[1] < self.llama3[2]:
@@ -47,7 +49,7 @@ class Rope:
     def frequencies(self, rotary_dim: int) -> np.ndarray:
         """Return the inverse frequencies [rotary_dim / 2] in float32, radians per position.
 
-        Those beyond `pairs` are 0: their channels stay as they are.
+        Those beyond `pairs` or their share are 0: their channels stay as they are.
         """
         width = rotary_dim if self.pairs is None else 2 * self.pairs
         exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
@@ -59,6 +61,7 @@ class Rope:
             frequencies = blend_bands(frequencies, *self.llama3)
         if self.yarn is not None:
             frequencies = blend_ramp(frequencies, self.theta, *self.yarn)
+        frequencies[int(self.rotated_share * width // 2) :] = 0
         return np.pad(frequencies, (0, (rotary_dim - width) // 2))
 
 
@@ -123,6 +126,8 @@ class LayerKind:
     qkv_bias: bool | None = None
     output_bias: bool | None = None
     output_gate: bool | None = None
+    query_scale: Positive | None = None
+    keys_as_values: bool | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -149,6 +154,7 @@ class ModelConfig:
     mlp_bias: bool = False
     head_norms: bool = False  # RMSNorm over each query and key head before the rotation
     projection_norms: bool = False  # the same, over all query heads and all key heads together
+    value_norms: bool = False  # RMSNorm over each value head, without weights
     pre_norms: bool = True  # RMSNorm of the inputs of attention and MLP
     post_norms: bool = False  # RMSNorm of their outputs
     # added to norms' weights, which then apply in float32
@@ -159,6 +165,7 @@ class ModelConfig:
     query_growth: tuple[Positive, Size] | None = None
     residual_scale: Positive = 1.0  # of what attention and MLP add to states
     logit_scale: Positive = 1.0
+    output_scales: bool = False  # each layer multiplies the state that it returns by a weight
     clip_qkv: Positive | None = None  # bound of queries, keys and values
     attention_softcap: Positive | None = None  # of scores, which tanh bends into it
     logit_softcap: Positive | None = None
@@ -176,6 +183,7 @@ class ModelConfig:
     routed_scale: Positive = 1.0  # of these weights
     shared_gate: bool = True  # weighs the MLP beside the experts
     output_gate: bool = False  # attended values are gated by a sigmoid before their projection
+    keys_as_values: bool = False  # values are keys before their norm and rotation
     value_dim: Count = 0  # of the value heads of a Gated DeltaNet
     convolution: Count = 0  # tokens that a Gated DeltaNet's convolution reads; 0 for attention
     kinds: tuple[LayerKind, ...] = ()  # of layers, beside the model's own
@@ -222,6 +230,16 @@ class ModelConfig:
         return self.rotary_dim or self.head_dim
 
     @property
+    def rope_widths(self) -> tuple[int, ...]:
+        """The channels that each rope rotates, those of the layers that have it."""
+        widths = dict.fromkeys(range(len(self.ropes)), self.rotary_width)
+        for i, rope in enumerate(self.layer_ropes):
+            kind = self.each_kind[self.kind_of(i)]
+            if rope is not None and not kind.convolution:
+                widths[rope] = kind.rotary_width
+        return tuple(widths.values())
+
+    @property
     def layer_attributes(self) -> tuple[tuple[int | None, ...], ...]:
         """What layers differ in besides their weights: each one's window, rope and kind."""
         kinds = map(self.kind_of, range(self.num_layers))
@@ -265,7 +283,8 @@ class ModelConfig:
         """
         fields = written(self) | {"ropes": [written(rope) for rope in self.ropes]}
         if self.kinds:
-            fields["kinds"] = [dataclasses.asdict(kind) for kind in self.kinds]
+            kinds = map(dataclasses.asdict, self.kinds)
+            fields["kinds"] = [{n: x for n, x in kind.items() if x is not None} for kind in kinds]
         return fields
 
     @classmethod
@@ -282,6 +301,7 @@ LATER = {
     *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
     *("sigmoid_routing", "gated_mlp", "choice_bias", "routed_scale", "shared_gate"),
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
+    *("rotated_share", "value_norms", "output_scales", "keys_as_values"),
 }
 
 

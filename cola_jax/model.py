@@ -34,10 +34,13 @@ class View(struct.PyTreeNode):
 def view(config: ModelConfig, prompts: Prompts) -> View:
     """Compute the rope tables of all layers in float32, and keep the inputs of the mask.
 
-    Where a layer has no rope, the last table has angles of 0.
+    Where a layer has no rope, the last table has angles of 0. Those of narrow heads are padded.
     """
     positions = jnp.asarray(prompts.positions)
-    frequencies = [rope.frequencies(config.rotary_width) for rope in config.ropes]
+    pairs = zip(config.ropes, config.rope_widths, strict=True)
+    frequencies = [rope.frequencies(width) for rope, width in pairs]
+    widest = max(map(len, frequencies))
+    frequencies = [np.pad(x, (0, widest - len(x))) for x in frequencies]
     scales = [rope.scale for rope in config.ropes]
     if None in config.layer_ropes:
         frequencies.append(np.zeros_like(frequencies[0]))
@@ -105,9 +108,13 @@ def keys_values(
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Return the keys and values of the state of each row, keys rotated."""
     x = norm(config, h, layer.attention_norm)
-    k = clip(config, norm(config, project_heads(config, x, layer.k, layer.k_bias), layer.k_norm))
-    v = clip(config, project_heads(config, x, layer.v, layer.v_bias))
-    return rotate(k, view.cos[layer.rope], view.sin[layer.rope]) if rotated else k, v
+    heads = project_heads(config, x, layer.k, layer.k_bias)
+    k = clip(config, norm(config, heads, layer.k_norm))
+    if not config.keys_as_values:
+        heads = project_heads(config, x, layer.v, layer.v_bias)
+    if config.value_norms:
+        heads = rms_norm(heads, jnp.ones(config.head_dim), config.norm_eps, 0.0)
+    return rotate(k, *rotation(config, layer, view)) if rotated else k, clip(config, heads)
 
 
 def queries(
@@ -116,12 +123,18 @@ def queries(
     """Return the queries of the state of each row, rotated and scaled."""
     x = norm(config, h, layer.attention_norm)
     q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
-    q = rotate(q, view.cos[layer.rope], view.sin[layer.rope]) if rotated else q
+    q = rotate(q, *rotation(config, layer, view)) if rotated else q
     if config.query_growth is not None:
         beta, context = config.query_growth
         growth = 1 + beta * jnp.log1p((view.positions // context).astype(jnp.float32))
         q = q * growth[:, :, None, None].astype(q.dtype)
     return config.query_scale * q
+
+
+def rotation(config: ModelConfig, layer: Layer, view: View) -> tuple[Array, Array]:
+    """Return the cosines and sines [B, T, h] of a layer's rope."""
+    half = config.rotary_width // 2
+    return view.cos[layer.rope][..., :half], view.sin[layer.rope][..., :half]
 
 
 def recurrent_shapes(config: ModelConfig) -> Recurrent:
@@ -184,7 +197,9 @@ def add_attended(
 ) -> Float[Array, "B T D"]:
     """Add the attended values to states, then the MLP.
 
-    Inputs and outputs of attention and MLP are normalised where the family has the norm.
+    Inputs and outputs of attention and MLP are normalised where the family has the norm. A layer's
+    output scale s multiplies all of its output, each time that the layer runs: N runs in a row
+    multiply their input by s^N, and exported weights with s^(1/N) would do so by s.
     """
     attended = gate_attended(config, layer, h, attended)
     # as matrices: of heads, a CPU would copy the weight to another order
@@ -193,7 +208,8 @@ def add_attended(
     mixed = project("btf,fd->btd", rows, weight, layer.o_bias)
     h = h + config.residual_scale * norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
-    return h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
+    h = h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
+    return h if layer.output_scale is None else h * layer.output_scale.astype(h.dtype)
 
 
 def gate_attended(

@@ -56,7 +56,7 @@ class Layer(struct.PyTreeNode):
     attention_norm: Float[Array, "*L D"] | None = stacked(None)
     q: Float[Array, "*L D N H"] = stacked(None, "tensor", None)
     k: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
-    v: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
+    v: Float[Array, "*L D K H"] | None = stacked(None, "tensor", None)  # None: as keys
     o: Float[Array, "*L N H D"] = stacked("tensor", None, None)
     q_bias: Float[Array, "*L N H"] | None = stacked("tensor", None)
     k_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
@@ -93,6 +93,7 @@ class Layer(struct.PyTreeNode):
     expert_down_bias: Float[Array, "*L E D"] | None = stacked(None, None)
     shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
+    output_scale: Float[Array, "*L 1"] | None = stacked(None)
     rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
@@ -114,6 +115,7 @@ OPTIONAL = {
     "qkv_bias": {"q_bias": "L N H", "k_bias": "L K H", "v_bias": "L K H"},
     "output_bias": {"o_bias": "L D"},
     "sinks": {"sinks": "L N"},
+    "output_scales": {"output_scale": "L 1"},
     "output_gate": {"output_gate": "L D N H"},
     "mlp_width": {"gate": "L D F", "up": "L D F", "down": "L F D"},
     "mlp_bias": {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"},
@@ -129,6 +131,7 @@ OPTIONAL = {
     "gated_shared_expert": {"shared_gate": "L D"},
 }
 GATES = "gate", "gate_bias"  # of the MLP
+VALUES = "v", "v_bias"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,6 +196,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "G": config.num_heads // config.num_kv_heads,
         "U": config.value_dim,
         "W": config.convolution,
+        "1": 1,
     }
 
 
@@ -219,7 +223,8 @@ def layer_axes(config: ModelConfig) -> dict[str, str]:
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes
-    return {n: axes for n, axes in letters.items() if config.gated_mlp or n not in GATES}
+    absent = VALUES * config.keys_as_values + GATES * (not config.gated_mlp)
+    return {name: axes for name, axes in letters.items() if name not in absent}
 
 
 def name_of(field: str, kind: int) -> str:

@@ -67,6 +67,19 @@ BY_KIND = {
 }
 KINDS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": KINDS}
+GEMMA4 = {  # heads of two widths; of a wide one's ten pairs four rotate
+    **{"head_dim": 12, "global_head_dim": 20, "num_global_key_value_heads": 1},
+    **{"sliding_window": 5, "attention_k_eq_v": True, "tie_word_embeddings": True},
+    "layer_types": [KINDS[i] for i in (0, 2, 2, 0, 0, 2)],
+    "rope_parameters": {
+        "full_attention": {
+            **{"rope_type": "proportional", "rope_theta": 50.0},
+            **{"partial_rotary_factor": 0.4, "factor": 1.5},
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 80.0},
+    },
+    **{"hidden_size_per_layer_input": 0, "final_logit_softcapping": 4.0},
+}
 SOFTCAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0}  # both bend
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 LOCAL_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 3}
@@ -113,6 +126,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", {**GEMMA, "tie_word_embeddings": True, "rope_parameters": BY_KIND}),
     "gemma3-biases": ("gemma3_text", {**GEMMA, "attention_bias": True, "num_key_value_heads": 4}),
     "gemma2": ("gemma2", {**GEMMA, **SOFTCAPS, "tie_word_embeddings": True}),
+    "gemma4": ("gemma4_text", GEMMA4),
     "olmo2": ("olmo2", {}),
     "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
     "flex-olmo": ("flex_olmo", EXPERTS),
@@ -256,7 +270,7 @@ def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
 
 def randomise(model: nn.Module, seed: int) -> None:
     """Draw every parameter; transformers' own biases of 0 and norms of 1 would hide mistakes."""
-    centre = 0 if "gemma" in model.config.model_type else 1  # of norms
+    centre = 0 if model.config.model_type in ("gemma", "gemma2", "gemma3_text") else 1  # of norms
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied head comes once
@@ -272,6 +286,8 @@ def randomise(model: nn.Module, seed: int) -> None:
         for name, buffer in model.named_buffers():
             if name.endswith("correction_bias"):
                 buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
+            elif name.endswith("layer_scalar"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,19 +334,19 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
     """Put the path's layers in place of the model's own, and put those back afterwards.
 
     The window of a Qwen layer is looked up by its place in `config.layer_types` while the model
-    runs, so the list follows the path as well.
+    runs, so the list follows the path as well. No layer of a Gemma 4 begins to share keys.
     """
     decoder, config = model.model, model.config
     layers, types = decoder.layers, getattr(config, "layer_types", None)
     try:
         decoder.layers = nn.ModuleList(layers[i] for i in path)
-        config.num_hidden_layers = len(path)
+        config.num_hidden_layers = decoder.first_kv_shared_layer_idx = len(path)
         if types is not None:
             config.layer_types = [types[i] for i in path]
         yield
     finally:
         decoder.layers = layers
-        config.num_hidden_layers = len(layers)
+        config.num_hidden_layers = decoder.first_kv_shared_layer_idx = len(layers)
         if types is not None:
             config.layer_types = types
 

@@ -21,6 +21,7 @@ from cola_jax.model import (
     View,
     keys_values,
     queries,
+    rotation,
     take_positions,
     view_at_positions,
     visible,
@@ -81,7 +82,7 @@ class OverPrompts(struct.PyTreeNode):
         read_view = view_at_positions(tile.view, tile.read)
         k, v = keys_values(config, layer, h, tile.view, rotated=False)
         q = queries(config, layer, take_positions(h, tile.read), read_view, rotated=False)
-        angles = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (read_view, tile.view))
+        angles = (rotation(config, layer, x) for x in (read_view, tile.view))
         tokens = Rotated(q, k, v, *angles, layer.sinks)
         mask = take_positions(visible(config, tile.view, layer.window), tile.read)
         mixed, kept = self.attend(layer, tile, tokens, mask, isinstance(cache, KVBlocks))

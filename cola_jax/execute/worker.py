@@ -56,12 +56,15 @@ class Worker:
         devices: np.ndarray,
         memory: Memory,
         dtype: Any,
-        kernel: PromptAttention,
-        decode_kernel: DecodeAttention,
+        kernels: Sequence[PromptAttention],
+        decode_kernels: Sequence[DecodeAttention],
         metrics: Metrics,
         stopped: threading.Event,
     ):
-        """Take the part of a model that lies on the devices of a place of the `data` axis."""
+        """Take the part of a model that lies on the devices of a place of the `data` axis.
+
+        There are two kernels of attention for each kind of layer.
+        """
         self.device, self.devices = devices.flat[0], devices
         self.sharding = placement.sharding_on(devices)
         model = jax.tree.map(lambda leaf: placement.local_shards(leaf, devices), model)
@@ -82,10 +85,11 @@ class Worker:
         ids = np.arange(self.config.num_layers)
         self.group = np.array([self.config.kind_of(i) for i in ids]) if whole else ids
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        self.kernel, self.decode_kernel = kernel, decode_kernel
+        self.kernels, self.decode_kernels = list(kernels), list(decode_kernels)
         if split > 1:
             mesh = placement.worker_mesh(devices)
-            self.kernel, self.decode_kernel = kernel.on(mesh), decode_kernel.on(mesh)
+            self.kernels = [kernel.on(mesh) for kernel in kernels]
+            self.decode_kernels = [kernel.on(mesh) for kernel in decode_kernels]
         self.index = self.put([np.int32(i) for i in range(CALL + 1)])
         self.lock, self.stopped = threading.Lock(), stopped
         self.clock = Clock(on_cpu=platform == "cpu")
@@ -127,7 +131,9 @@ class Worker:
         The metrics do not count its evaluations.
         """
         worker = copy.copy(self)
-        worker.dtype, worker.kernel = jnp.dtype(jnp.float32), PromptAttention()  # in 32 bits
+        worker.dtype = jnp.dtype(jnp.float32)
+        plain = PromptAttention(softcap=self.config.attention_softcap)  # in 32 bits
+        worker.kernels = [plain] * len(self.kinds)
         worker.memory = self.memory._replace(itemsize=worker.dtype.itemsize)
         worker.metrics, worker.prefixes = Metrics(), []
         return worker
@@ -167,8 +173,8 @@ class Worker:
     ) -> list[Mode]:
         """Return the mode of each kind of layer over prompts, or prompts that continue a prefix."""
         caches = [None if prefix is None else prefix[number] for number in self.cache_of]
-        pairs = zip(self.kinds, caches, strict=True)
-        return [kind.over_prompts(views, cache, read, self.kernel) for kind, cache in pairs]
+        each = zip(self.kinds, caches, self.kernels, strict=True)
+        return [kind.over_prompts(views, cache, read, kernel) for kind, cache, kernel in each]
 
     def modes_to_cache(
         self,
@@ -178,9 +184,12 @@ class Worker:
         reach: tuple[int, int],
     ) -> list[Mode]:
         """Return the mode of each kind of layer for tokens that continue prompts."""
-        options = {"reach": reach, "kernel": self.decode_kernel}
-        pairs = zip(self.kinds, (prompts[number] for number in self.cache_of), strict=True)
-        return [kind.to_cache(views, cache, *lengths, **options) for kind, cache in pairs]
+        caches = [prompts[number] for number in self.cache_of]
+        each = zip(self.kinds, caches, self.decode_kernels, strict=True)
+        return [
+            kind.to_cache(views, cache, *lengths, reach=reach, kernel=kernel)
+            for kind, cache, kernel in each
+        ]
 
     def take_buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
         """Take a buffer of any content, a spare one where the shape is the same.
@@ -268,8 +277,12 @@ class Workers:
             tile_tokens=tile_tokens,
         )
         self.stopped, self.metrics = threading.Event(), metrics or Metrics()
-        facts = devices.flat[0], model.config, dtype, devices.shape[1]
-        kernels = choose_prompt_attention(*facts), choose_decode_attention(*facts)
+        # a Gated DeltaNet uses none
+        attending = [model.config if x.convolution else x for x in model.config.each_kind]
+        kernels = [
+            [choose(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
+            for choose in (choose_prompt_attention, choose_decode_attention)
+        ]
         self.workers = [
             Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices

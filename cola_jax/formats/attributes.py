@@ -69,6 +69,7 @@ ROPES = {
         *("factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"),
         *("attention_factor", "mscale", "mscale_all_dim"),
     ),
+    "proportional": ("factor",),
     "longrope": (
         *("factor", "short_factor", "long_factor", "original_max_position_embeddings"),
         "attention_factor",
@@ -106,6 +107,12 @@ class Attributes:
         self.seen |= {name, *OLDER.get(name, ())}
         return getattr(self.theirs, name, None)
 
+    def of_layers(self, kind: str) -> "Attributes":
+        """Return the attributes of the layers of one of `layer_types`, which must be alike."""
+        part = copy.copy(self)  # with the same set of names
+        part.theirs = self.get("per_layer_config")[kind]
+        return part
+
     def refuse_unknown(self) -> None:
         """Raise InputError for attributes that were not read and may matter."""
         problems = [
@@ -139,6 +146,8 @@ def read_rope(parameters: Mapping[str, Any], handled: Collection[str] = ()) -> R
             f"rope type {shown(kind)} is not supported. Supported: {', '.join(ROPES)}."
         )
     partial = "partial_rotary_factor"
+    if kind == "proportional":
+        handled = (*handled, partial)
     if partial not in handled and parameters.get(partial, 1.0) != 1.0:
         raise InputError("a partial rotary embedding is not supported.")
     known = {"rope_type", "type", "rope_theta", partial, *ROPES[kind], *handled}
@@ -146,6 +155,9 @@ def read_rope(parameters: Mapping[str, Any], handled: Collection[str] = ()) -> R
         raise InputError(f"rope type {kind!r} has unknown attributes: {shown(unknown)}.")
     if kind in ("yarn", "longrope"):
         return read_yarn(parameters) if kind == "yarn" else read_longrope(parameters)
+    if kind == "proportional":
+        share, factor = parameters.get(partial, 1.0), parameters.get("factor", 1.0)
+        return Rope(theta=theta, linear_factor=factor, rotated_share=share)
     numbers = tuple(parameters[name] for name in ROPES[kind])
     if kind == "linear":
         return Rope(theta=theta, linear_factor=numbers[0])

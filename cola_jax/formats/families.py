@@ -51,6 +51,11 @@ GEMMA = make_table(
     Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
     base=LLAMA,
 )
+# layers of kind 1 see all tokens
+GEMMA4 = make_table(
+    Row("output_scale", "model.layers.{i}.layer_scalar", "1 -> 1"),
+    base=GEMMA,
+)
 OLMO = make_table(
     Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
     Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
@@ -424,6 +429,60 @@ def read_gemma3(attributes: Attributes) -> ModelConfig:
     return read_attributes("gemma3_text", text)
 
 
+def read_gemma4_text(attributes: Attributes) -> ModelConfig:
+    """Read Gemma 4: layers without a window are kind 1, with heads of their own.
+
+    Raises InputError for layers that read the keys and values of others, or an embedding of their
+    own, as those of E2B and E4B do.
+    """
+    get, heads = attributes.get, ("global_head_dim", "num_global_key_value_heads")
+    experts = "num_experts", "top_k_experts", "moe_intermediate_size"
+    for name in (*heads, *experts, "vocab_size_per_layer_input", "use_double_wide_mlp"):
+        get(name)  # has no effect, or is in the attributes of layers
+    for name in ("num_kv_shared_layers", "hidden_size_per_layer_input", "enable_moe_block"):
+        if get(name):
+            raise InputError(f"{name} is {shown(get(name))}, but only 0 is supported.")
+    if get("use_bidirectional_attention") == "all":
+        raise InputError("use_bidirectional_attention is not supported.")
+    if get("hidden_activation") != "gelu_pytorch_tanh":
+        raise InputError("hidden_activation must be gelu_pytorch_tanh.")
+    types, windows = attributes.values.get("layer_types"), read_windows(attributes)
+    if types and types[-1] != KINDS[0]:
+        raise InputError(
+            f"layer_types ends with {shown(types[-1])}, but transformers gives the last layer of "
+            f"Gemma 4 {KINDS[0]}: end with such a layer."
+        )
+    full, part = (attributes.of_layers(kind) for kind in KINDS)
+    fields = read_decoder(part, read_ropes(attributes)) | read_bias(attributes)
+    width = full.get("head_dim")
+    kind = LayerKind(
+        num_kv_heads=full.get("num_key_value_heads"),
+        head_dim=width,
+        query_scale=width**0.5,
+        keys_as_values=get("attention_k_eq_v"),
+    )
+    is_full = tuple(int(window is None) for window in windows)
+    fields |= {
+        **{"windows": windows, "kinds": (kind,), "layer_kinds": is_full},
+        "layer_ropes": tuple(1 - x for x in is_full),
+        **{"embedding_scale": fields["width"] ** 0.5, "query_scale": fields["head_dim"] ** 0.5},
+        "logit_softcap": get("final_logit_softcapping"),
+    }
+    norms = dict.fromkeys(("head_norms", "value_norms", "post_norms", "output_scales"), True)
+    return ModelConfig(**fields, **norms, norm_offset=0.0, activation="gelu_tanh")
+
+
+def read_gemma4(attributes: Attributes) -> ModelConfig:
+    """Read the text part of a multimodal Gemma 4; pictures, video and sound are not supported."""
+    tokens = [name for name in attributes.values if name.endswith(("_token_id", "_token_index"))]
+    parts = "text_config", "vision_config", "audio_config", "vision_soft_tokens_per_image"
+    for name in (*tokens, *parts):
+        attributes.get(name)
+    tied = attributes.get("tie_word_embeddings")
+    text = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
+    return read_attributes(f"{attributes.theirs.model_type}_text", text)
+
+
 def read_olmo(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
     """Read the fields of OLMo 2, OLMo 3 and OLMoE."""
     fields = read_decoder(attributes, ropes) | read_bias(attributes)
@@ -753,6 +812,10 @@ def add_prefix(table: Table) -> Table:
 
 
 VISION = "vision_tower.", "multi_modal_projector."
+GEMMA4_PARTS = tuple(
+    f"model.{part}."
+    for part in ("vision_tower", "vision_embedder", "embed_vision", "audio_tower", "embed_audio")
+)
 FAMILIES = {
     "llama": Family("Llama", read_llama, LLAMA),
     "mistral": Family("Mistral", read_mistral, LLAMA),
@@ -778,6 +841,10 @@ FAMILIES = {
         add_prefix(GEMMA),
         VISION,
     ),
+    "gemma4_text": Family("Gemma4", read_gemma4_text, GEMMA4),
+    "gemma4": Family("", read_gemma4, within(GEMMA4), GEMMA4_PARTS),
+    "gemma4_unified_text": Family("Gemma4Unified", read_gemma4_text, GEMMA4),
+    "gemma4_unified": Family("", read_gemma4, within(GEMMA4), GEMMA4_PARTS),
     "mistral3": Family("", read_mistral3, add_prefix(LLAMA), VISION),  # as gemma3
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
     "flex_olmo": Family("FlexOlmo", read_flex_olmo, OLMO),

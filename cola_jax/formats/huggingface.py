@@ -39,6 +39,9 @@ FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES)  # that a
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
+# which transformers reads of Gemma 4, and keeps in each layer's own config
+GEMMA4 = "gemma4_text", "gemma4_unified_text"
+GLOBAL_HEADS = {"global_head_dim", "num_global_key_value_heads"}
 GGUF_LLAMA3 = (1.0, 4.0, 8192)  # low, high and original context of all Llama 3.1 to 3.3
 
 
@@ -252,7 +255,8 @@ def config_fields(model_type: str) -> set[str]:
     """Return the names of the attributes that a family's config has in transformers."""
     from transformers import CONFIG_MAPPING
 
-    return {field.name for field in dataclasses.fields(CONFIG_MAPPING[model_type])}
+    names = {field.name for field in dataclasses.fields(CONFIG_MAPPING[model_type])}
+    return names | (GLOBAL_HEADS if model_type in GEMMA4 else set())
 
 
 def model_type_of(config: ModelConfig) -> str:
@@ -273,23 +277,24 @@ def model_type_of(config: ModelConfig) -> str:
 
 
 def rope_values(model_type: str, config: ModelConfig) -> dict[str, Any]:
-    """Return what some families have of ropes besides a theta and `rope_scaling`."""
+    """Return the attributes of ropes, by the older names where these can hold them."""
     first = config.ropes[0]
     parameters = [
         {"rope_theta": rope.theta, **(rope_scaling(rope) or {"rope_type": "default"})}
         for rope in config.ropes
     ]
-    if model_type == "gemma3_text":
-        return {"rope_local_base_freq": config.ropes[1].theta}
-    if model_type == "olmo3":  # the other names give a window's rope the default theta
+    if model_type in ("olmo3", *GEMMA4):  # the older names give a window's rope the default theta
         return {"rope_parameters": dict(zip(KINDS, parameters, strict=True))}
+    values: dict[str, Any] = {"rope_theta": first.theta, "rope_scaling": rope_scaling(first)}
+    if model_type == "gemma3_text":
+        values["rope_local_base_freq"] = config.ropes[1].theta
     if model_type == "ministral3":
         beta = 0.0 if config.query_growth is None else config.query_growth[0]
-        return {"rope_scaling": parameters[0] | {"llama_4_scaling_beta": beta}}
+        values["rope_scaling"] = parameters[0] | {"llama_4_scaling_beta": beta}
     if model_type in ("phi3", "glm", "glm4", "minimax_m2") or config.kinds:
         rotated = config.rotary_width if first.pairs is None else 2 * first.pairs
-        return {"partial_rotary_factor": rotated / config.head_dim}
-    return {}
+        values["partial_rotary_factor"] = rotated / config.head_dim
+    return values
 
 
 def rope_scaling(rope: Rope) -> dict[str, Any] | None:
@@ -302,9 +307,12 @@ def rope_scaling(rope: Rope) -> dict[str, Any] | None:
     if rope.divisors is not None:  # longrope, of which the checkpoint has no long factors
         factors = {name: list(rope.divisors) for name in ("short_factor", "long_factor")}
         return {"rope_type": "longrope", **factors, "attention_factor": rope.scale}
+    scaling: dict[str, Any] = {}
     if rope.linear_factor != 1.0:
-        return {"rope_type": "linear", "factor": rope.linear_factor}
-    return None
+        scaling = {"rope_type": "linear", "factor": rope.linear_factor}
+    if rope.rotated_share != 1.0:
+        scaling |= {"rope_type": "proportional", "partial_rotary_factor": rope.rotated_share}
+    return scaling or None
 
 
 def with_llama3(rope: Rope, head_dim: int) -> Rope:
@@ -356,7 +364,9 @@ def layer_types(config: ModelConfig) -> list[str]:
     kinds = [
         "full_attention" if window is None else "sliding_attention" for window in config.windows
     ]
-    return ["linear_attention" if config.kind_of(i) else kind for i, kind in enumerate(kinds)]
+    recurrent = [bool(config.each_kind[config.kind_of(i)].convolution) for i in range(len(kinds))]
+    pairs = zip(kinds, recurrent, strict=True)
+    return ["linear_attention" if is_recurrent else kind for kind, is_recurrent in pairs]
 
 
 COMMON: dict[str, Callable[[ModelConfig], Any]] = {
@@ -369,8 +379,6 @@ COMMON: dict[str, Callable[[ModelConfig], Any]] = {
     "head_dim": lambda c: c.head_dim,
     "max_position_embeddings": lambda c: c.context,
     "rms_norm_eps": lambda c: c.norm_eps,
-    "rope_theta": lambda c: c.ropes[0].theta,
-    "rope_scaling": lambda c: rope_scaling(c.ropes[0]),
     "tie_word_embeddings": lambda c: c.tied,
 }
 # where the family's config in transformers has them
@@ -392,6 +400,10 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "linear_key_head_dim": lambda c: c.each_kind[1].head_dim,
     "linear_value_head_dim": lambda c: c.each_kind[1].value_dim,
     "linear_conv_kernel_dim": lambda c: c.each_kind[1].convolution,
+    "global_head_dim": lambda c: c.each_kind[1].head_dim,
+    "num_global_key_value_heads": lambda c: c.each_kind[1].num_kv_heads,
+    "attention_k_eq_v": lambda c: c.each_kind[1].keys_as_values,
+    **dict.fromkeys(("num_kv_shared_layers", "hidden_size_per_layer_input"), lambda c: 0),
     "no_rope_layers": lambda c: [int(rope is not None) for rope in c.layer_ropes],
     **dict.fromkeys(("num_experts", "num_local_experts"), lambda c: c.experts),
     **dict.fromkeys(("n_routed_experts", "moe_num_experts"), lambda c: c.experts),

@@ -86,6 +86,7 @@ def free(model, prompts):
         ("glm4-moe", 1, 1),  # two kinds of layers that attend
         ("qwen2-moe-window", 1, 1),
         ("qwen3.5", 1, 1),
+        ("gemma4", 1, 1),  # heads of two widths
         ("qwen2-window", 1, 2),  # KV heads split over devices, windows out of the whole stack
         # several workers of several devices, several rope tables
         pytest.param("gemma3", 2, 2, marks=pytest.mark.slow),
