@@ -58,6 +58,7 @@ CHANGES = [  # parity only proves what changes the logits of these models
     ("phi3-longrope", {"rotary_dim": None, "ropes": (Rope(theta=100.0),)}),
     *(("ministral3", {"query_growth": None}), ("ministral3", {"ropes": (Rope(theta=100.0),)})),
     *(("olmo3", {"layer_ropes": (index,) * 6}) for index in (0, 1)),
+    *(("gemma4", {"value_norms": False}), ("gemma4", {"ropes": (Rope(theta=50.0),) * 2})),
     *(("glm", {"ropes": (Rope(theta=50.0),)}), ("helium", {"ropes": (Rope(theta=9.0),)})),
 ]
 

@@ -107,10 +107,16 @@ class Attributes:
         self.seen |= {name, *OLDER.get(name, ())}
         return getattr(self.theirs, name, None)
 
-    def of_layers(self, kind: str) -> "Attributes":
-        """Return the attributes of the layers of one of `layer_types`, which must be alike."""
+    def of_layers(self, kind: str, *names: str) -> "Attributes":
+        """Return the attributes of the layers of one of `layer_types`, which are alike.
+
+        Raises InputError where those of other kinds differ in more than `names`.
+        """
         part = copy.copy(self)  # with the same set of names
         part.theirs = self.get("per_layer_config")[kind]
+        differ = {*(self.get("per_layer_attributes") or ()), *(part.get("skip") or ())}
+        if unknown := differ - {*names}:
+            raise InputError(f"layers differ in {shown(sorted(unknown))}, which is not supported.")
         return part
 
     def refuse_unknown(self) -> None:

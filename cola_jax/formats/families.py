@@ -452,7 +452,8 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
             f"layer_types ends with {shown(types[-1])}, but transformers gives the last layer of "
             f"Gemma 4 {KINDS[0]}: end with such a layer."
         )
-    full, part = (attributes.of_layers(kind) for kind in KINDS)
+    differ = "head_dim", "num_key_value_heads"
+    full, part = (attributes.of_layers(kind, *differ) for kind in KINDS)
     fields = read_decoder(part, read_ropes(attributes)) | read_bias(attributes)
     width = full.get("head_dim")
     kind = LayerKind(
