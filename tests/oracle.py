@@ -78,7 +78,7 @@ GEMMA4 = {  # heads of two widths; of a wide one's ten pairs four rotate
         },
         "sliding_attention": {"rope_type": "default", "rope_theta": 80.0},
     },
-    **{"hidden_size_per_layer_input": 0, "final_logit_softcapping": 4.0},
+    **{"hidden_size_per_layer_input": 0, "final_logit_softcapping": 4.0, "pad_token_id": 0},
 }
 SOFTCAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0}  # both bend
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
@@ -270,7 +270,7 @@ def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
 
 def randomise(model: nn.Module, seed: int) -> None:
     """Draw every parameter; transformers' own biases of 0 and norms of 1 would hide mistakes."""
-    centre = 0 if model.config.model_type in ("gemma", "gemma2", "gemma3_text") else 1  # of norms
+    centre = 0 if model.config.model_type[:6] in ("gemma", "gemma2", "gemma3") else 1  # of norms
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied head comes once

@@ -11,6 +11,7 @@ import pytest
 
 import cola_jax
 from cola_jax.execute.worker import Workers
+from cola_jax.kernels.attention import PromptAttention
 from tests.execute import batches
 
 TIMEOUT = 2  # seconds until a test that hangs fails
@@ -55,6 +56,20 @@ def test_map_runs_every_batch_once_and_all_threads_at_once(split, threads):
     many = workers.map(lambda worker, batch: batch * batch, range(20))
     assert sorted(many) == [(n, n * n) for n in range(20)]
     assert list(workers.map(lambda worker, batch: batch, [])) == []
+
+
+def test_workers_choose_a_kernel_for_each_kind_of_layer(pair, monkeypatch):
+    def choose(device, config, *_):
+        return PromptAttention(softcap=float(config.head_dim))
+
+    monkeypatch.setattr("cola_jax.execute.worker.choose_prompt_attention", choose)
+    (worker,) = Workers(pair("gemma4").ours).workers
+    assert [kernel.softcap for kernel in worker.kernels] == [12, 20]
+
+
+def test_in_float32_keeps_softcaps(pair):
+    (worker,) = Workers(pair("gemma2").ours).workers
+    assert worker.in_float32().kernels == worker.kernels
 
 
 def test_map_yields_in_the_order_of_the_ends(model):
@@ -150,7 +165,7 @@ def test_clock_counts_waiting_without_compilation(model):
 
 
 def test_buffers_are_used_again_where_shapes_agree(model):
-    (worker,) = Workers(model).workers
+    (worker,) = Workers(pair("gemma2").ours).workers
     first = worker.take_buffer((3, 4), jnp.float32, split=1)
     worker.give_back(first)
     assert worker.take_buffer((3, 4), jnp.float32, split=1) is first
