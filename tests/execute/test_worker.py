@@ -165,7 +165,7 @@ def test_clock_counts_waiting_without_compilation(model):
 
 
 def test_buffers_are_used_again_where_shapes_agree(model):
-    (worker,) = Workers(pair("gemma2").ours).workers
+    (worker,) = Workers(model).workers
     first = worker.take_buffer((3, 4), jnp.float32, split=1)
     worker.give_back(first)
     assert worker.take_buffer((3, 4), jnp.float32, split=1) is first
