@@ -181,6 +181,7 @@ class ModelConfig:
     choice_bias: bool = False  # a bias takes part in the choice of experts, not in their weights
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
     routed_scale: Positive = 1.0  # of these weights
+    parallel_experts: bool = False  # beside the MLP, each with norms and the experts with scales
     shared_gate: bool = True  # weighs the MLP beside the experts
     output_gate: bool = False  # attended values are gated by a sigmoid before their projection
     keys_as_values: bool = False  # values are keys before their norm and rotation
@@ -301,7 +302,7 @@ LATER = {
     *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
     *("sigmoid_routing", "gated_mlp", "choice_bias", "routed_scale", "shared_gate"),
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
-    *("rotated_share", "value_norms", "output_scales", "keys_as_values"),
+    *("rotated_share", "value_norms", "output_scales", "keys_as_values", "parallel_experts"),
 }
 
 

@@ -207,7 +207,11 @@ def add_attended(
     rows = attended.reshape(*h.shape[:2], -1)
     mixed = project("btf,fd->btd", rows, weight, layer.o_bias)
     h = h + config.residual_scale * norm(config, mixed, layer.attention_post_norm)
-    mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
+    x = norm(config, h, layer.mlp_norm)
+    if config.parallel_experts:
+        mixed = mlp_and_experts(config, layer, x, h)
+    else:
+        mixed = feed_forward(config, layer, x)
     h = h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
     return h if layer.output_scale is None else h * layer.output_scale.astype(h.dtype)
 
@@ -397,6 +401,17 @@ def feed_forward(
         return mixed + mlp(config, layer, x)
     weight = jax.nn.sigmoid(project("btd,d->bt", x, layer.shared_gate, None))
     return mixed + weight[..., None] * mlp(config, layer, x)
+
+
+def mlp_and_experts(
+    config: ModelConfig, layer: Layer, x: Float[Array, "B T D"], h: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+    """Apply the MLP to x, and experts, with norms of their own, to the state, as Gemma 4 does."""
+    assert layer.router_norm is not None
+    router_input = config.width**-0.5 * rms_norm(h, layer.router_norm, config.norm_eps)
+    mixed = mixture(config, layer, norm(config, h, layer.experts_norm), router_input)
+    dense = norm(config, mlp(config, layer, x), layer.dense_post_norm)
+    return dense + norm(config, mixed, layer.experts_post_norm)
 
 
 def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

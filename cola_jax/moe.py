@@ -71,10 +71,16 @@ class Blocks(NamedTuple):
     used: Int[Array, ""]  # blocks that hold any pair
 
 
-def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def mixture(
+    config: ModelConfig,
+    layer: Layer,
+    x: Float[Array, "B T D"],
+    router_input: Float[Array, "B T D"] | None = None,
+) -> Float[Array, "B T D"]:
     """Send each token through its experts and add up their outputs by their weights."""
     tokens = x.reshape(-1, x.shape[-1])
-    chosen, weights = route(config, layer, tokens)
+    routed = tokens if router_input is None else router_input.reshape(tokens.shape)
+    chosen, weights = route(config, layer, routed)
     blocks = sort(chosen, config.experts)
     rows = run_experts(config, layer, tokens, blocks)
     mixed = jnp.einsum("tad,ta->td", rows[blocks.place], weights)
@@ -102,6 +108,8 @@ def route(
         weights = jnp.take_along_axis(shares, chosen, axis=-1)
     if config.normalised_routing:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    if layer.expert_scale is not None:
+        weights = weights * layer.expert_scale.astype(weights.dtype)[chosen]
     return chosen, (config.routed_scale * weights).astype(x.dtype)
 
 

@@ -92,6 +92,13 @@ class Layer(struct.PyTreeNode):
     expert_up_bias: Float[Array, "*L E X"] | None = stacked(None, "tensor")
     expert_down_bias: Float[Array, "*L E D"] | None = stacked(None, None)
     shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
+    # of experts and an MLP in parallel: of the router's input, each expert's output, the inputs and
+    # outputs of all experts, and outputs of the MLP
+    router_norm: Float[Array, "*L D"] | None = stacked(None)
+    expert_scale: Float[Array, "*L E"] | None = stacked(None)
+    experts_norm: Float[Array, "*L D"] | None = stacked(None)
+    experts_post_norm: Float[Array, "*L D"] | None = stacked(None)
+    dense_post_norm: Float[Array, "*L D"] | None = stacked(None)
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
     output_scale: Float[Array, "*L 1"] | None = stacked(None)
     rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
@@ -127,6 +134,10 @@ OPTIONAL = {
     "expert_bias": {
         **{"router_bias": "L E", "expert_gate_bias": "L E X"},
         **{"expert_up_bias": "L E X", "expert_down_bias": "L E D"},
+    },
+    "parallel_experts": {
+        **dict.fromkeys(("router_norm", "experts_norm", "experts_post_norm"), "L D"),
+        **{"expert_scale": "L E", "dense_post_norm": "L D"},
     },
     "gated_shared_expert": {"shared_gate": "L D"},
 }

@@ -127,6 +127,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-biases": ("gemma3_text", {**GEMMA, "attention_bias": True, "num_key_value_heads": 4}),
     "gemma2": ("gemma2", {**GEMMA, **SOFTCAPS, "tie_word_embeddings": True}),
     "gemma4": ("gemma4_text", GEMMA4),
+    "gemma4-moe": (
+        "gemma4_text",
+        {
+            **{**GEMMA4, "enable_moe_block": True},
+            **{"num_experts": 6, "top_k_experts": 3, "moe_intermediate_size": 24},
+        },
+    ),
     "olmo2": ("olmo2", {}),
     "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
     "flex-olmo": ("flex_olmo", EXPERTS),
@@ -275,8 +282,10 @@ def randomise(model: nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied head comes once
             values = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
+            if name.endswith(("norm.weight", "norm_1.weight", "norm_2.weight", "expert_scale")):
                 values = centre + 0.3 * values
+            elif name.endswith("router.scale"):  # is divided by this root
+                values = parameter.shape[-1] ** 0.5 * (1 + 0.3 * values)
             elif name.endswith("bias"):
                 values = 0.5 * values
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input

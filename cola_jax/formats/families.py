@@ -54,6 +54,20 @@ GEMMA = make_table(
 # layers of kind 1 see all tokens
 GEMMA4 = make_table(
     Row("output_scale", "model.layers.{i}.layer_scalar", "1 -> 1"),
+    Row("router", "model.layers.{i}.router.proj.weight", "E D -> D E"),
+    Row("router_norm", "model.layers.{i}.router.scale", "D -> D"),
+    Row("expert_scale", "model.layers.{i}.router.per_expert_scale", "E -> E"),
+    *(
+        Row(ours, "model.layers.{i}.experts.gate_up_proj", "E X D -> E D X", part=part)
+        for ours, part in (
+            ("expert_gate", Part(("X", "X"), 0, 1)),
+            ("expert_up", Part(("X", "X"), 1, 1)),
+        )
+    ),
+    Row("expert_down", "model.layers.{i}.experts.down_proj", "E D X -> E X D"),
+    Row("experts_norm", "model.layers.{i}.pre_feedforward_layernorm_2.weight", "D -> D"),
+    Row("experts_post_norm", "model.layers.{i}.post_feedforward_layernorm_2.weight", "D -> D"),
+    Row("dense_post_norm", "model.layers.{i}.post_feedforward_layernorm_1.weight", "D -> D"),
     base=GEMMA,
 )
 OLMO = make_table(
@@ -164,6 +178,12 @@ ERNIE_MOE = make_table(
     Row("router_bias", "model.layers.{i}.mlp.moe_statics.e_score_correction_bias", "1 E -> E"),
     base={**DENSE_FIRST, **PAIRS},
 )
+
+
+GEMMA4_EDGE = {
+    "num_kv_shared_layers": "layers that attend to the keys and values of others",
+    "hidden_size_per_layer_input": "embeddings for each layer",
+}
 
 
 def joined(
@@ -432,16 +452,17 @@ def read_gemma3(attributes: Attributes) -> ModelConfig:
 def read_gemma4_text(attributes: Attributes) -> ModelConfig:
     """Read Gemma 4: layers without a window are kind 1, with heads of their own.
 
-    Raises InputError for layers that read the keys and values of others, or an embedding of their
-    own, as those of E2B and E4B do.
+    Raises InputError for the parts that E2B and E4B have beside these.
     """
     get, heads = attributes.get, ("global_head_dim", "num_global_key_value_heads")
-    experts = "num_experts", "top_k_experts", "moe_intermediate_size"
-    for name in (*heads, *experts, "vocab_size_per_layer_input", "use_double_wide_mlp"):
+    for name in (*heads, "vocab_size_per_layer_input", "use_double_wide_mlp"):
         get(name)  # has no effect, or is in the attributes of layers
-    for name in ("num_kv_shared_layers", "hidden_size_per_layer_input", "enable_moe_block"):
+    for name, parts in GEMMA4_EDGE.items():
         if get(name):
-            raise InputError(f"{name} is {shown(get(name))}, but only 0 is supported.")
+            raise InputError(
+                f"{name} is {shown(get(name))}: {parts}, as in Gemma 4 E2B and E4B, are not "
+                "supported. Choose a larger Gemma 4."
+            )
     if get("use_bidirectional_attention") == "all":
         raise InputError("use_bidirectional_attention is not supported.")
     if get("hidden_activation") != "gelu_pytorch_tanh":
@@ -469,6 +490,14 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
         **{"embedding_scale": fields["width"] ** 0.5, "query_scale": fields["head_dim"] ** 0.5},
         "logit_softcap": get("final_logit_softcapping"),
     }
+    experts = {
+        "experts": get("num_experts"),
+        "experts_per_token": get("top_k_experts"),
+        "expert_width": get("moe_intermediate_size"),
+        **{"parallel_experts": True, "normalised_routing": True, "shared_gate": False},
+    }
+    if get("enable_moe_block"):
+        fields |= experts
     norms = dict.fromkeys(("head_norms", "value_norms", "post_norms", "output_scales"), True)
     return ModelConfig(**fields, **norms, norm_offset=0.0, activation="gelu_tanh")
 

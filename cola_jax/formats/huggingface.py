@@ -415,6 +415,8 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "moe_k": lambda c: c.experts_per_token,
     "routed_scaling_factor": lambda c: c.routed_scale,
     "use_qk_norm": lambda c: c.head_norms,
+    "enable_moe_block": lambda c: c.parallel_experts,
+    "top_k_experts": lambda c: c.experts_per_token,
     "swiglu_limit": lambda c: c.swiglu_limit,
     "num_experts_per_tok": lambda c: c.experts_per_token,
     "norm_topk_prob": lambda c: c.normalised_routing,
