@@ -463,6 +463,8 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
                 f"{name} is {shown(get(name))}: {parts}, as in Gemma 4 E2B and E4B, are not "
                 "supported. Choose a larger Gemma 4."
             )
+    if attributes.values.get("expert_intermediate_size") is None:
+        get("expert_intermediate_size")  # in the first releases
     if get("use_bidirectional_attention") == "all":
         raise InputError("use_bidirectional_attention is not supported.")
     if get("hidden_activation") != "gelu_pytorch_tanh":

@@ -39,7 +39,7 @@ CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
     ("qwen2-moe-window", 48, None, 2, 4),  # all devices
     ("qwen3.5", 72, "40kB", 1, 1),  # two kinds of layers
     ("qwen3.5", 48, None, 2, 2),
-    ("gemma4", 72, "40kB", 1, 2),  # heads of two widths, split and replicated
+    ("gemma4-moe", 72, "40kB", 1, 2),  # heads of two widths, split and replicated
 ]
 
 
