@@ -37,7 +37,7 @@ class Rope:
     divisors: tuple[Positive, ...] | None = None  # one a frequency: longrope's, or a GGUF file's
     scale: Positive = 1.0  # of cosines and sines, as yarn and longrope have it
     pairs: Size | None = None  # of channels that rotate, the first ones; None: all of a head
-    # of pairs that rotate, as fast as if all did
+    # of pairs that rotate, as fast as if all did: "proportional" in transformers
     rotated_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
     def __post_init__(self):
@@ -181,7 +181,7 @@ class ModelConfig:
     choice_bias: bool = False  # a bias takes part in the choice of experts, not in their weights
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
     routed_scale: Positive = 1.0  # of these weights
-    parallel_experts: bool = False  # beside the MLP, each with norms and the experts with scales
+    parallel_experts: bool = False  # to the MLP, both with norms of their own, as in Gemma 4
     shared_gate: bool = True  # weighs the MLP beside the experts
     output_gate: bool = False  # attended values are gated by a sigmoid before their projection
     keys_as_values: bool = False  # values are keys before their norm and rotation

@@ -197,9 +197,9 @@ def add_attended(
 ) -> Float[Array, "B T D"]:
     """Add the attended values to states, then the MLP.
 
-    Inputs and outputs of attention and MLP are normalised where the family has the norm. A layer's
-    output scale s multiplies all of its output, each time that the layer runs: N runs in a row
-    multiply their input by s^N, and exported weights with s^(1/N) would do so by s.
+    Inputs and outputs of attention and MLP are normalised where the family has the norm. An output
+    scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
+    times is scaled by s^N. Some who edit checkpoints give each of N copies s^(1/N) instead.
     """
     attended = gate_attended(config, layer, h, attended)
     # as matrices: of heads, a CPU would copy the weight to another order

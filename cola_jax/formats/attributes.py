@@ -108,9 +108,9 @@ class Attributes:
         return getattr(self.theirs, name, None)
 
     def of_layers(self, kind: str, *names: str) -> "Attributes":
-        """Return the attributes of the layers of one of `layer_types`, which are alike.
+        """Return the attributes of the layers of one of `layer_types`, which must be the same.
 
-        Raises InputError where those of other kinds differ in more than `names`.
+        Raises InputError where layers of two types differ in more than `names`.
         """
         part = copy.copy(self)  # with the same set of names
         part.theirs = self.get("per_layer_config")[kind]
