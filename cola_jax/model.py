@@ -15,7 +15,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.delta import Places, Recurrent, Tokens, convolve, gated_delta_rule, unit, zeros
 from cola_jax.moe import gated, mixture, project
 from cola_jax.params import Int8, Layer, Model, layer_at
-from cola_jax.prompts import PROMPT, Prompts
+from cola_jax.prompts import NO_READ, PROMPT, Prompts
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 
@@ -56,11 +56,19 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
     )
 
 
-def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
-    """Look tokens up; `dtype` is that of all activations, the embedding's own when None."""
-    h = model.embedding[ids].astype(dtype or model.embedding.dtype)
+def embed(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> Float[Array, "B T D"]:
+    """Look tokens up, but for those whose embeddings prompts carry.
+
+    `dtype` is that of all activations, the embedding's own when None.
+    """
+    h = model.embedding[jnp.asarray(prompts.ids)].astype(dtype or model.embedding.dtype)
     # rounded as the weights are: Gemma was trained with sqrt(width) in bfloat16
-    return h * jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
+    h *= jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
+    if prompts.embeddings is None or prompts.places is None:
+        return h
+    rows, end = jnp.arange(h.shape[0])[:, None], h.shape[1]
+    places = jnp.where(prompts.places == NO_READ, end, prompts.places)  # the end is dropped
+    return h.at[rows, places].set(jnp.asarray(prompts.embeddings, h.dtype), mode="drop")
 
 
 def run_layer(

@@ -38,6 +38,9 @@ class Prompts(struct.PyTreeNode):
     branch: Int[Array | np.ndarray, "*B T"]  # -1 padding, 0 the prompt, j > 0 the j-th continuation
     read: Int[Array | np.ndarray, "*B Q"] | None = None  # indices into T, -1 padding
     targets: Int[Array | np.ndarray, "*B Q"] | None = None  # the token scored at each read position
+    # replace those of the tokens at `places`, such as a picture's; -1 pads the places
+    embeddings: Float[Array | np.ndarray, "*B I D"] | None = None
+    places: Int[Array | np.ndarray, "*B I"] | None = None  # indices into T
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
@@ -87,10 +90,17 @@ class Prompts(struct.PyTreeNode):
         fillers = {"ids": 0, "positions": 0, "branch": PADDING}
         if rows[0].read is not None:
             fillers |= {"read": NO_READ, "targets": 0}
+        widths = [row.embeddings.shape[1] for row in rows if row.embeddings is not None]
+        if widths:
+            fillers |= {"embeddings": 0, "places": NO_READ}
+            none = {"embeddings": np.zeros((0, widths[0])), "places": np.zeros(0)}
+            rows = [row if row.places is not None else row.replace(**none) for row in rows]
 
         def join(name: str) -> np.ndarray:
-            values = [np.asarray(getattr(row, name), np.int32) for row in rows]
-            batch = np.full((len(values), max(map(len, values))), fillers[name], np.int32)
+            dtype = np.float32 if name == "embeddings" else np.int32
+            values = [np.asarray(getattr(row, name), dtype) for row in rows]
+            shape = len(values), max(map(len, values)), *values[0].shape[1:]
+            batch = np.full(shape, fillers[name], dtype)
             for row, value in zip(batch, values, strict=True):
                 row[: len(value)] = value
             return batch

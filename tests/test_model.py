@@ -148,6 +148,6 @@ def test_embed_scales_like_transformers(pair):
     half = cola_jax.load(models.checkpoint, dtype="bfloat16")
     theirs = copy.deepcopy(models.theirs.model.embed_tokens).bfloat16()
     expected = theirs(torch.from_numpy(ids).long()).detach().float().numpy()
-    np.testing.assert_array_equal(np.asarray(embed(half, jnp.asarray(ids)), np.float32), expected)
+    np.testing.assert_array_equal(np.asarray(embed(half, Prompts.plain(ids)), np.float32), expected)
     scaled = np.asarray(half.embedding, np.float32)[ids] * 32**0.5
-    assert np.abs(np.asarray(embed(half, jnp.asarray(ids), jnp.float32)) - scaled).max() > 1e-3
+    assert np.abs(np.asarray(embed(half, Prompts.plain(ids), jnp.float32)) - scaled).max() > 1e-3

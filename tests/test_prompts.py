@@ -30,6 +30,15 @@ def test_stack_pads_each_field_with_its_own_filler():
         assert field.dtype == np.int32
 
 
+def test_stack_pads_embeddings_of_some_rows():
+    row = Prompts.plain([7, 8])
+    with_two = row.replace(embeddings=np.ones((2, 4), np.float32), places=[0, 1])
+    batch = Prompts.stack([row, with_two])
+    assert batch.places.tolist() == [[NO_READ, NO_READ], [0, 1]]
+    assert batch.embeddings.dtype == np.float32
+    assert batch.embeddings.sum(axis=(1, 2)).tolist() == [0, 8]
+
+
 def test_stack_needs_reads_in_all_rows_or_none():
     row = Prompts(ids=[5], positions=[0], branch=[0])
     batch = Prompts.stack([row, row])

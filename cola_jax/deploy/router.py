@@ -144,7 +144,8 @@ def state_batches(
     whole = padded_right(as_prompts(prompts, model.pad_token))
     keep = np.asarray(whole.branch) == PROMPT
     ids, positions = (np.where(keep, x, 0) for x in (whole.ids, whole.positions))
-    alone = Prompts(ids, positions, np.where(keep, PROMPT, PADDING))
+    branch = np.where(keep, PROMPT, PADDING)
+    alone = whole.replace(ids=ids, positions=positions, branch=branch, read=None, targets=None)
     check_prompts(model, alone)
     lengths = keep.sum(axis=1)
     if not lengths.all():
@@ -172,7 +173,7 @@ def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B
     def step(h, i):
         return run_layer(model, i, h, mask_view), None
 
-    h, _ = jax.lax.scan(step, embed(model, jnp.asarray(prompts.ids)), jnp.arange(layers))
+    h, _ = jax.lax.scan(step, embed(model, prompts), jnp.arange(layers))
     h = h.astype(jnp.float32)
     h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + EPSILON)
     return jnp.where((mask_view.branch == PROMPT)[:, :, None], h, 0.0)

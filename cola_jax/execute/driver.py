@@ -49,8 +49,8 @@ class Driver:
         """
         prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
         self.worker, self.layout, self.padding_slot, self.prefix = worker, layout, slots, prefix
-        self.ids, self.read = worker.put((prompts.ids, read))
-        self.views = view_of(worker.config, worker.put(prompts))
+        self.prompts, self.read = worker.put((prompts.replace(read=None, targets=None), read))
+        self.views = view_of(worker.config, self.prompts)
         # padding rows write to the slot after the last one
         shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
         self.slots = worker.take_buffer(shape, worker.dtype, split=2)
@@ -71,10 +71,10 @@ class Driver:
         """Dispatch a chunk but for the last layers, which fills slots; return the caches."""
         worker = self.worker
         if len(chunk.embedded):
-            pairs = np.full((len(self.ids), 2), [0, self.padding_slot], np.int32)
+            pairs = np.full((len(self.prompts.ids), 2), [0, self.padding_slot], np.int32)
             pairs[: len(chunk.embedded)] = chunk.embedded
             self.slots = embed_prompts(
-                worker.model, self.slots, self.ids, worker.put(pairs), dtype=worker.dtype
+                worker.model, self.slots, self.prompts, worker.put(pairs), dtype=worker.dtype
             )
         launches = worker.load(chunk.tiles, self.layout)
         self.slots, caches = worker.run(launches, self.slots, self.modes(), caches)

@@ -88,13 +88,14 @@ def forward_tiles(
 def embed_prompts(
     model: Model,
     slots: States,
-    ids: Int[Array, "B T"],
+    prompts: Prompts,
     embedded: Int[Array, "n 2"],
     *,
     dtype: DTypeLike | None = None,
 ) -> States:
     """Write the embedded prompts of (question, slot) pairs to their slots."""
-    return put(slots, embed(model, ids[embedded[:, 0]], dtype), embedded[:, 1])
+    rows = jax.tree.map(lambda x: x[embedded[:, 0]], prompts)
+    return put(slots, embed(model, rows, dtype), embedded[:, 1])
 
 
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="states")
@@ -110,5 +111,5 @@ def embed_tokens(
     """Embed the token that each row decoded last, the `decoded`-th after its prompt."""
     positions = (length + decoded - 1)[:, None]
     prompts = Prompts(tokens[:, None], positions, jnp.full_like(positions, PROMPT))
-    h = embed(model, tokens[:, None], dtype)
+    h = embed(model, prompts, dtype)
     return h.astype(states.dtype), view(model.config, prompts)

@@ -148,7 +148,7 @@ def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: S
     """Check the prompts of `generate`, its limit and its stop; return the prompts as numpy."""
     plain = padded_right(prompts_for(model, prompts))
     check_prompts(model, plain)
-    plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
+    plain = plain.replace(read=None, targets=None)
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
     of_prompt = branch == PROMPT
     if (~of_prompt & (branch != PADDING)).any():

@@ -75,8 +75,9 @@ def padded_right(prompts: Prompts) -> Prompts:
     columns = (np.arange(prompts.ids.shape[1]) + start) % prompts.ids.shape[1]
     tokens = {name: getattr(prompts, name) for name in ("ids", "positions", "branch")}
     moved = {name: np.take_along_axis(x, columns, axis=1) for name, x in tokens.items()}
-    if prompts.read is not None:
-        moved["read"] = np.where(prompts.read == NO_READ, NO_READ, prompts.read - start)
+    for name in ("read", "places"):
+        if (indices := getattr(prompts, name)) is not None:
+            moved[name] = np.where(indices == NO_READ, NO_READ, indices - start)
     return prompts.replace(**moved)
 
 
@@ -96,7 +97,9 @@ def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) 
         raise InputError("prompts have padding between two tokens: pad at one end of a row.")
     if not either_side and (tokens.argmax(axis=1) > 0).any():
         raise InputError("prompts have padding before a token: rows are padded on the right.")
-    check_reads(prompts)
+    check_places("read", prompts.read, tokens)
+    check_embeddings(prompts, model.config.width)
+    check_places("given embeddings", prompts.places, tokens)
     if positions.size and positions.max() >= context:
         raise InputError(
             f"a prompt has {positions.max() + 1} tokens, but the model's context is {context}: "
@@ -114,17 +117,29 @@ def check_tokens(name: str, ids: ArrayLike, vocab: int) -> None:
         )
 
 
-def check_reads(prompts: Prompts) -> None:
-    """Raise InputError for read positions without a token."""
-    if prompts.read is None:
+def check_places(use: str, indices: ArrayLike | None, tokens: np.ndarray) -> None:
+    """Raise InputError for indices without a token, given the mask [B, T] of tokens."""
+    if indices is None:
         return
-    read, padding = np.asarray(prompts.read), np.asarray(prompts.branch) == PADDING
-    inside = (read >= 0) & (read < padding.shape[1])
-    at_token = inside & ~np.take_along_axis(padding, np.where(inside, read, 0), axis=1)
-    if not (at_token | (read == NO_READ)).all():
+    indices = np.asarray(indices)
+    inside = (indices >= 0) & (indices < tokens.shape[1])
+    at_token = inside & np.take_along_axis(tokens, np.where(inside, indices, 0), axis=1)
+    if not (at_token | (indices == NO_READ)).all():
         raise InputError(
-            f"prompts are read at {read.tolist()}, but have {(~padding).sum(axis=1).tolist()} "
-            f"tokens: read at indices of tokens, or at {NO_READ} for padding."
+            f"prompts are {use} at {indices.tolist()}, but have {tokens.sum(axis=1).tolist()} "
+            f"tokens: give indices of tokens, or {NO_READ} for padding."
+        )
+
+
+def check_embeddings(prompts: Prompts, width: int) -> None:
+    """Raise InputError for embeddings of another shape than their places and the model's width."""
+    if prompts.embeddings is None and prompts.places is None:
+        return
+    shape, places = np.shape(prompts.embeddings), np.shape(prompts.places)
+    if len(places) != 2 or places[0] != len(prompts.ids) or shape != (*places, width):
+        raise InputError(
+            f"prompts have embeddings {list(shape)} at places {list(places)}, but must have "
+            f"[B, I, {width}] at [B, I] for {len(prompts.ids)} rows."
         )
 
 
@@ -200,17 +215,22 @@ def distinct_reads(prompts: Prompts) -> list[int]:
 
 
 def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
-    """Cut or pad prompts [B, T], [B, Q] to T = `tokens` and Q = `reads`."""
+    """Cut or pad prompts [B, T], [B, Q] to T = `tokens` and Q = `reads`; embeddings to a bucket."""
 
     def fit(values, size, fill):
         values = np.asarray(values)[:, :size]
-        return np.pad(values, ((0, 0), (0, size - values.shape[1])), constant_values=fill)
+        padding = (0, 0), (0, size - values.shape[1]), *[(0, 0)] * (values.ndim - 2)
+        return np.pad(values, padding, constant_values=fill)
 
     plain = Prompts(
         ids=fit(prompts.ids, tokens, 0),
         positions=fit(prompts.positions, tokens, 0),
         branch=fit(prompts.branch, tokens, PADDING),
     )
+    if prompts.places is not None:
+        used = bucket(int((np.asarray(prompts.places) != NO_READ).sum(axis=1).max(initial=0)))
+        embeddings, places = fit(prompts.embeddings, used, 0), fit(prompts.places, used, NO_READ)
+        plain = plain.replace(embeddings=embeddings, places=places)
     if prompts.read is None:
         return plain
     return plain.replace(

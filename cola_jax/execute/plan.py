@@ -69,7 +69,10 @@ class Batches(NamedTuple):
 
 
 def common_with_first(prompts: Prompts) -> np.ndarray:
-    """Count the tokens that each prompt has in common with the first, before either is read."""
+    """Count the tokens that each prompt has in common with the first.
+
+    They end before either is read, or has an embedding of its own.
+    """
     ids, positions, branch = map(np.asarray, (prompts.ids, prompts.positions, prompts.branch))
     tokens = ids.shape[1]
     same = (ids == ids[0]) & (positions == positions[0]) & (positions[0] == np.arange(tokens))
@@ -79,6 +82,9 @@ def common_with_first(prompts: Prompts) -> np.ndarray:
         read = token_counts(prompts) - 1
     else:
         read = np.where(np.asarray(prompts.read) == NO_READ, tokens, prompts.read).min(axis=1)
+    if prompts.places is not None:
+        places = np.where(np.asarray(prompts.places) == NO_READ, tokens, prompts.places)
+        read = np.minimum(read, places.min(axis=1, initial=tokens))
     return np.minimum(common, np.minimum(read, read[0]))
 
 
@@ -110,11 +116,11 @@ def drop_prefix(prompts: Prompts, size: int) -> Prompts:
     ids, positions, branch = (
         np.asarray(x)[:, size:] for x in (prompts.ids, prompts.positions, prompts.branch)
     )
-    if prompts.read is None:
-        return Prompts(ids=ids, positions=positions, branch=branch)
-    read = np.asarray(prompts.read)
-    read = np.where(read == NO_READ, NO_READ, read - size)
-    return Prompts(ids, positions, branch, read, np.asarray(prompts.targets))
+    moved = {"ids": ids, "positions": positions, "branch": branch}
+    for name in ("read", "places"):
+        if (indices := getattr(prompts, name)) is not None:
+            moved[name] = np.where(np.asarray(indices) == NO_READ, NO_READ, indices - size)
+    return prompts.replace(**moved)
 
 
 def cut_batches(

@@ -131,7 +131,7 @@ def logits(
     return_states: bool = False,
 ) -> Any:
     """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
-    embedded = embed(model, jnp.asarray(prompts.ids), dtype)
+    embedded = embed(model, prompts, dtype)
     tokens = view(model.config, prompts)
 
     def step(h, i) -> Any:
@@ -184,7 +184,7 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
 @jax.jit
 def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
     """Sum the influence of every layer over the tokens of prompts, and count these."""
-    h = embed(model, jnp.asarray(prompts.ids), None)
+    h = embed(model, prompts)
     tokens = view(model.config, prompts)
     of_prompt = tokens.branch == PROMPT
 

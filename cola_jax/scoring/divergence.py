@@ -66,9 +66,9 @@ def read_prompt(encoded: Encoded, first: int) -> Encoded:
 
 def prompt_of(encoded: Encoded) -> Prompts:
     """Return the prompt of an encoded question [T], without answers and reads."""
-    columns = encoded.prompts.ids, encoded.prompts.positions, encoded.prompts.branch
-    of_prompt = np.asarray(encoded.prompts.branch) == PROMPT
-    return Prompts(*(np.asarray(column)[of_prompt] for column in columns))
+    row, of_prompt = encoded.prompts, np.asarray(encoded.prompts.branch) == PROMPT
+    kept = {x: np.asarray(getattr(row, x))[of_prompt] for x in ("ids", "positions", "branch")}
+    return row.replace(**kept, read=None, targets=None)
 
 
 def divergences(verdicts: Verdicts) -> np.ndarray:

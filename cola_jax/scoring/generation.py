@@ -155,7 +155,11 @@ class DecodingScorer(Scorer):
         """Put the decoded tokens after their prompt, and read at each of them."""
         assert completion is not None
         row, option = pack(np.asarray(encoded.prompts.ids).tolist(), [completion.tokens])
-        prompts = row.replace(branch=np.zeros_like(row.branch))  # one text, as it was decoded
+        prompts = row.replace(
+            branch=np.zeros_like(row.branch),  # one text, as it was decoded
+            embeddings=encoded.prompts.embeddings,
+            places=encoded.prompts.places,
+        )
         return dataclasses.replace(encoded, prompts=prompts, option=option)
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:

@@ -96,7 +96,7 @@ def model(pair):
 def expected_states(model, ids, layers):
     """Run the first layers one by one, on a prompt alone."""
     prompts = Prompts.plain(np.array([ids]))
-    h, mask_view = embed(model, prompts.ids), view(model.config, prompts)
+    h, mask_view = embed(model, prompts), view(model.config, prompts)
     for i in range(layers):
         h = block(model.config, layer_at(model.config, model.layers, jnp.int32(i)), h, mask_view)
     h = np.asarray(h[0], np.float64)

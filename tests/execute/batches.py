@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from cola_jax.execute.memory import parse_size
+from cola_jax.params import Model
 from cola_jax.path import pad_lists, random_paths
 from cola_jax.prompts import Prompts, Readings
 from tests import oracle
@@ -71,6 +72,19 @@ def plain(*lengths: int, shared: int = 0) -> Prompts:
         ids[:shared] = oracle.random_ids(1, shared, 99)[0]
         rows.append(Prompts(ids=ids, positions=np.arange(len(ids)), branch=np.zeros(len(ids))))
     return Prompts.stack(rows)
+
+
+def with_embeddings(model: Model, prompts: Prompts, first: int) -> Prompts:
+    """Replaces tokens from `first` on by others that carry the embeddings of those before."""
+    ids, rows = np.array(prompts.ids), np.arange(len(prompts.ids))[:, None]
+    places = first + rows + np.arange(6)  # of the first row half are padding
+    places[0, 3:] = -1
+    places = np.where(np.asarray(prompts.branch)[rows, places] < 0, -1, places)
+    embeddings = np.asarray(model.embedding, np.float32)[ids[rows, places]]
+    embeddings[places < 0] = np.nan
+    used = np.nonzero(places >= 0)
+    ids[used[0], places[used]] = (ids[used[0], places[used]] + 7) % oracle.VOCAB
+    return prompts.replace(ids=ids, embeddings=embeddings, places=places)
 
 
 def pad(rows: Sequence[Sequence[Sequence[int]]], width: int, count: int = 0) -> np.ndarray:

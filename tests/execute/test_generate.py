@@ -300,3 +300,10 @@ def test_generate_refuses_bad_prompts(model, prompts):
     for bad, message in cases:
         with pytest.raises(ValueError, match=message):
             cola_jax.generate(model, bad, [[(0,)]] * len(bad.ids), max_new_tokens=2)
+
+
+def test_generate_after_embeddings(model, prompts, free):
+    carried = batches.with_embeddings(model, prompts, 1)
+    out = cola_jax.generate(model, carried, pad([PATHS] * 3), max_new_tokens=NEW)
+    np.testing.assert_array_equal(out.tokens, free.tokens)
+    np.testing.assert_allclose(out.logprob, free.logprob, rtol=0, atol=1e-4)

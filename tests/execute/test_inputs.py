@@ -133,6 +133,13 @@ def test_check_batch_refuses_bad_prompts(model, questions):
         ({"targets": np.full_like(questions.targets, 97)}, r"targets run from 97 to 97.*0\.\.96"),
         ({"branch": questions.branch[:, ::-1]}, "padded on the right"),
     ]
+    embeddings = np.zeros((3, 2, model.config.width))
+    for wrong, message in [
+        ({"embeddings": embeddings}, r"embeddings \[3, 2, 32\] at places \[\]"),
+        ({"embeddings": embeddings[:1], "places": [[0, 1]]}, r"at \[B, I\] for 3 rows"),
+        ({"embeddings": embeddings, "places": [[0, 1], [0, -1], [1, 5]]}, "given embeddings at"),
+    ]:
+        cases.append((wrong, message))
     for place in (12, 99, -2):  # the first question has twelve tokens, its row has more
         read = np.where(questions.read == 11, place, questions.read)
         cases.append(({"read": read}, rf"read at .*{place}.* but have \[12, 40, 5\] tokens"))

@@ -202,3 +202,15 @@ def test_influence_is_one_minus_the_cosine_of_states(model):
     expected = 1 - (unit[:-1] * unit[1:]).sum(axis=-1).mean(axis=-1)
     prompts = Prompts.stack([Prompts.plain(ids[0]) for ids in rows])
     np.testing.assert_allclose(block_influence(model, prompts), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [2, 52])
+def test_embeddings_replace_those_of_tokens(run, model, first):
+    """The same with ids and with their embeddings, within a shared prefix and after one."""
+    prompts, paths = batches.alike(48), [list(range(oracle.LAYERS)), [0, 2, 3, 3, 5]]
+    carried = batches.with_embeddings(model, prompts, first)
+    expected, got = run(model, prompts, paths), run(model, carried, paths)
+    batches.assert_agree(got, expected)
+    assert not np.allclose(
+        run(model, carried.replace(embeddings=None, places=None), paths).logprob, expected.logprob
+    )
