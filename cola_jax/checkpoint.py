@@ -61,6 +61,7 @@ class SourceRecord(BaseModel):
     name: str | None = None
     revision: str | None = None
     license: str | None = None
+    multimodal: str | None = None  # the family of a model that has parts for pictures as well
 
     @model_validator(mode="after")
     def is_named(self) -> "SourceRecord":

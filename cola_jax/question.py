@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 from cola_jax.errors import InputError
 
+PICTURE = "<image>"  # where a question's text shows its picture
 DELIMITER = "delimiter"  # metadata of a question whose text is a whole prompt
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
@@ -32,6 +33,7 @@ class Question:
     open: bool = False  # answered in free text; the options are not shown
     solution: str | None = None  # worked solution, without the line that states the answer
     metadata: tuple[tuple[str, str], ...] = ()  # such as ("math_level", "3")
+    picture: bytes | None = dataclasses.field(default=None, repr=False)  # the file of a picture
 
     @property
     def letters(self) -> str:
@@ -42,6 +44,11 @@ class Question:
     def gold(self) -> str:
         """The text of the correct answer."""
         return self.options[self.answer]
+
+    @property
+    def picture_digest(self) -> str | None:
+        """The SHA-256 of the picture, None without one."""
+        return None if self.picture is None else sha256_of(self.picture)
 
     def with_decoy(self, decoy: str | None) -> "Question":
         """Return the same open question with another decoy, or without one."""
@@ -59,6 +66,7 @@ def open_question(
     gold: str,
     solution: str | None = None,
     metadata: tuple[tuple[str, str], ...] = (),
+    picture: bytes | None = None,
 ) -> Question:
     """Make an open question; raises InputError if the text or the answer is blank."""
     if not text.strip():
@@ -66,7 +74,8 @@ def open_question(
     gold = gold.strip()
     if not gold:
         raise InputError(f"question {id} has no answer: the gold answer is empty.")
-    question = Question(id, text, (gold,), open=True, solution=solution, metadata=metadata)
+    details = {"solution": solution, "metadata": metadata, "picture": picture}
+    question = Question(id, text, (gold,), open=True, **details)
     return question.with_decoy(decoy_of(id, gold))
 
 
@@ -85,14 +94,16 @@ def decoy_of(id: str, gold: str) -> str | None:
 
 
 def content(question: Question) -> tuple[str, ...]:
-    """Return the parts that equal questions share: the text, and the options in any order."""
-    return (question.text.strip(), *(() if question.open else sorted(question.options)))
+    """Return the parts that equal questions share: text, picture, and options in any order."""
+    text = question.text.strip(), question.picture_digest or ""
+    return (*text, *(() if question.open else sorted(question.options)))
 
 
 def question_digest(question: Question) -> str:
-    """Return the digest of a question's text, options and gold answer."""
+    """Return the digest of a question's text, options, gold answer and picture."""
     gold = question.gold if question.options else None
-    return digest(question.text, question.options, gold, question.answer)
+    shown = () if question.picture is None else (question.picture_digest,)
+    return digest(question.text, question.options, gold, question.answer, *shown)
 
 
 def digest(*parts: Any) -> str:
@@ -126,3 +137,8 @@ def stable_hash(text: str) -> int:
 def sha256(text: str) -> bytes:
     """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).digest()
+
+
+def sha256_of(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

@@ -22,6 +22,8 @@ HARMLESS = {
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
     *("resid_pdrop", "embd_pdrop", "residual_dropout"),
     "time_step_limit",  # of Mamba
+    # of SmolVLM's training, and of parts that its text part does not have
+    *("neftune_noise_alpha", "perceiver_config", "pixel_shuffle_factor"),
     "rys_relayer",  # the path of a model that RYS exported
 }
 # These would change the forward pass at any other value.
@@ -31,6 +33,7 @@ REQUIRED = {
     "partial_rotary_factor": 1.0,
     **dict.fromkeys(("attention_bias", "mlp_bias", "use_bias", "lm_head_bias"), False),
     "moe_norm_min": 1e-12,
+    **dict.fromkeys(("qk_layer_norms", "use_resampler"), False),
     **dict.fromkeys(("full_attn_mod", "interpolate_factor"), 1),  # of Phi-4-mini, without effect
     "is_encoder_decoder": False,
     "add_cross_attention": False,

@@ -136,6 +136,7 @@ class Located(NamedTuple):
 
     key: str  # of its content: another one whenever a conversion may give another model
     open: Callable[[], Source]
+    folder: Callable[[], Path]  # of its files in Hugging Face layout
 
 
 def locate(source: str, revision: str | None = None) -> Located:
@@ -150,7 +151,7 @@ def locate(source: str, revision: str | None = None) -> Located:
         if not local.exists():
             raise InputError(f"{source} does not exist{similar_name(local)}.")
         open_local = open_directory if local.is_dir() else open_gguf
-        return Located(stamp(local), lambda: open_local(local))
+        return Located(stamp(local), lambda: open_local(local), lambda: local)
     name, _, suffix = source.partition("@")
     if suffix and revision is not None:
         raise InputError(f"{source} names a revision, and --revision {revision} another.")
@@ -183,14 +184,17 @@ def locate_on_hub(name: str, revision: str | None) -> Located:
     folder = download(name, revision, [CONFIG])
     commit = folder.name  # a snapshot's folder is named after its commit
 
+    def whole() -> Path:
+        return download(name, commit, [*FILES, CARD])
+
     def open_model() -> Source:
         with reading(f"the {CONFIG} of {name}"):
             read_config(read_config_file(folder))  # before the weights are downloaded
-        source = open_directory(download(name, commit, [*FILES, CARD]))
+        source = open_directory(whole())
         hub = {"kind": "hub", "name": name, "revision": commit}
         return source._replace(origin=source.origin | hub)
 
-    return Located(f"{name}@{commit}", open_model)
+    return Located(f"{name}@{commit}", open_model, whole)
 
 
 def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -638,6 +638,23 @@ def read_mistral3(attributes: Attributes) -> ModelConfig:
     return read_attributes(text, values)
 
 
+def read_beside_tower(attributes: Attributes) -> ModelConfig:
+    """Read the text part of LLaVA, Idefics 3 or SmolVLM; pictures are embeddings of tokens."""
+    llava = "image_seq_length", "vision_feature_layer", "vision_feature_select_strategy"
+    llava += "image_token_index", "projector_hidden_act", "multimodal_projector_bias"
+    smolvlm = "image_token_id", "scale_factor", "use_reentrant_checkpointing"
+    for name in (*llava, *smolvlm, "vision_config", "vocab_size", "ignore_index"):
+        attributes.get(name)
+    text, tied = attributes.get("text_config"), attributes.get("tie_word_embeddings")
+    if text.model_type not in ("llama", "mistral", "qwen2"):
+        raise InputError(
+            f"text_config has model_type {shown(text.model_type)}: text parts of a "
+            f"{attributes.theirs.model_type} may be llama, mistral or qwen2."
+        )
+    values = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
+    return read_attributes(text.model_type, values)
+
+
 def read_mixtral(attributes: Attributes) -> ModelConfig:
     """Read Mixtral, whose `intermediate_size` is an expert's width."""
     fields = read_decoder(attributes) | read_experts(attributes)
@@ -830,10 +847,10 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
 
 
-def within(table: Table) -> Table:
+def within(table: Table, part: str = "language_model") -> Table:
     """Return the table of a text model for files that hold a vision model beside it."""
     return {
-        name: row._replace(theirs=re.sub(r"^model\.", "model.language_model.", row.theirs))
+        name: row._replace(theirs=re.sub(r"^model\.", f"model.{part}.", row.theirs))
         for name, row in table.items()
     }
 
@@ -848,6 +865,20 @@ GEMMA4_PARTS = tuple(
     f"model.{part}."
     for part in ("vision_tower", "vision_embedder", "embed_vision", "audio_tower", "embed_audio")
 )
+IDEFICS = Family(
+    "", read_beside_tower, within(LLAMA, "text_model"), ("model.vision_model.", "model.connector.")
+)
+PICTURES = "idefics3", "llava", "smolvlm"  # whose masks and positions are those of text
+NOT_AS_TEXT = {  # families with pictures, and what differs
+    **dict.fromkeys(
+        (
+            *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+            *("glm4v", "glm4v_moe"),
+        ),
+        "rotary positions in three parts",
+    ),
+    **dict.fromkeys(("gemma3", "paligemma"), "two-way masks over a picture"),
+}
 FAMILIES = {
     "llama": Family("Llama", read_llama, LLAMA),
     "mistral": Family("Mistral", read_mistral, LLAMA),
@@ -878,6 +909,9 @@ FAMILIES = {
     "gemma4_unified_text": Family("Gemma4Unified", read_gemma4_text, GEMMA4),
     "gemma4_unified": Family("", read_gemma4, within(GEMMA4), GEMMA4_PARTS),
     "mistral3": Family("", read_mistral3, add_prefix(LLAMA), VISION),  # as gemma3
+    "llava": Family("", read_beside_tower, add_prefix(LLAMA), VISION),
+    "smolvlm": IDEFICS,
+    "idefics3": IDEFICS,
     "olmo2": Family("Olmo2", read_olmo2, OLMO),
     "flex_olmo": Family("FlexOlmo", read_flex_olmo, OLMO),
     "granitemoehybrid": Family("GraniteMoeHybrid", read_granitemoehybrid, GRANITE_HYBRID),
@@ -913,8 +947,9 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
+        differs = f", as it has {NOT_AS_TEXT[kind]}" if kind in NOT_AS_TEXT else ""
         raise InputError(
-            f"model_type {shown(kind)} is not supported. Supported: "
+            f"model_type {shown(kind)} is not supported{differs}. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
         )
     config = read_attributes(kind, values)

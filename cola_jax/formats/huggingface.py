@@ -35,7 +35,9 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION, CARD = "generation_config.json", "README.md"
-FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES)  # that a conversion reads
+PROCESSOR_FILES = "preprocessor_config.json", "processor_config.json"  # of pictures
+# of a conversion, and of a vision tower
+FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES, *PROCESSOR_FILES)
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
@@ -66,13 +68,15 @@ def open_directory(folder: Path) -> Source:
         return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
     check(tensors, rows, config, ignored)
+    # the family of a model that has parts for pictures as well
+    multimodal = {} if family.name else {"multimodal": values["model_type"]}
     return Source(
         config=config,
         rows=rows,
         tensors=tensors,
         dtype=tensors.dtype(embedding),
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
-        origin=origin_of("directory", folder, read_license(folder)),
+        origin=origin_of("directory", folder, read_license(folder)) | multimodal,
         stop_tokens=read_stop_tokens(folder, values),
     )
 

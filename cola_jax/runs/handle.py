@@ -1,5 +1,6 @@
 """`ModelHandle`: a model whose weights are loaded once they are needed."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.formats import cache
 from cola_jax.params import Model, float_dtype, weight_bytes
 from cola_jax.runs.devices import Devices, choose_dtype
+from cola_jax.scoring.pictures import with_pictures
 from cola_jax.tasks.task import Prepared
 
 if TYPE_CHECKING:
@@ -50,6 +52,20 @@ class ModelHandle:
             context=self.config.context,
             stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
         )
+
+    def show_pictures(self, prepared: Prepared) -> Prepared:
+        """Put the pictures of questions into their prompts; InputError as `with_pictures`."""
+        variants = [
+            dataclasses.replace(
+                each, encoded=with_pictures(each.scorer, each.encoded, self.directory)
+            )
+            for each in prepared.variants
+        ]
+        encoded, held_out = (
+            with_pictures(prepared.scorer, each, self.directory)
+            for each in (prepared.encoded, prepared.held_out)
+        )
+        return dataclasses.replace(prepared, encoded=encoded, variants=variants, held_out=held_out)
 
     def check(self, prepared: Prepared) -> None:
         """Raise InputError for tokens outside the vocabulary."""

@@ -119,7 +119,7 @@ class Session:
         answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        prepared = handle.prepare(prepare)
+        prepared = handle.show_pictures(handle.prepare(prepare))
         session = cls.of(handle, prepared, run_config, metadata)
         if answers is not None:
             ours = asked_here(session.settings, prepared.encoded)
@@ -140,7 +140,7 @@ class Session:
         `handle` is that of another session with the model.
         """
         handle = handle or open_handle(model, run_config)
-        every = handle.prepare(task.prepare_prompts)
+        every = map(handle.show_pictures, handle.prepare(task.prepare_prompts))
         return [cls.of(handle, prepared, run_config, metadata) for prepared in every]
 
     @classmethod

@@ -18,6 +18,7 @@ from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
 from cola_jax.scoring import scorer_class, scorer_names
+from cola_jax.scoring.pictures import with_pictures
 from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -68,6 +69,7 @@ def evaluator(
     if isinstance(scorer, str):
         scorer = named_scorer(model, scorer)
     encoded = [scorer.encode(question) for question in questions]
+    encoded = with_pictures(scorer, encoded, model.checkpoint)
     if (engine := options.pop("engine", None)) is not None:
         return engine.evaluator_of(model, encoded, scorer, **options)
     return ModelEvaluator(model, encoded, scorer, **options)

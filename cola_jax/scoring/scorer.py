@@ -18,7 +18,7 @@ from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts, Readings
-from cola_jax.question import Question, sha256
+from cola_jax.question import PICTURE, Question, sha256
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 # Llama's template prints today's date by default, and Qwen3's starts to think.
@@ -260,15 +260,31 @@ def pack(
 
 
 def render_chat(tokenizer: Any, text: str) -> str:
-    """Wrap a user's message in the tokenizer's own chat template, up to the model's turn."""
+    """Wrap a user's message in the tokenizer's own chat template, up to the model's turn.
+
+    Templates of models with pictures may take messages in parts alone, and leave out others.
+    """
     action = "Repair its chat_template, or remove it: prompts are then plain text."
-    with reading("the tokenizer's chat template", action):
+
+    def render(content: Any) -> str:
         return tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
+            [{"role": "user", "content": content}],
             tokenize=False,
             add_generation_prompt=True,
             **TEMPLATE_ARGUMENTS,
         )
+
+    with reading("the tokenizer's chat template", action):
+        whole = render(text)
+        return whole if text.strip() in whole else render(message_parts(text))
+
+
+def message_parts(text: str) -> list[dict[str, str]]:
+    """Divide a message at the placeholder of its picture, where it has one."""
+    before, picture, after = text.partition(PICTURE)
+    shown = [{"type": "image"}] if picture else []
+    texts = [{"type": "text", "text": each} for each in (before, after.lstrip("\n")) if each]
+    return [*texts[: bool(before)], *shown, *texts[bool(before) :]]
 
 
 def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:

@@ -15,9 +15,10 @@ import pydantic
 from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.files import parse_object, read_bytes, read_text
-from cola_jax.question import LETTERS, Question, open_question
+from cola_jax.files import exists, parse_object, read_bytes, read_text
+from cola_jax.question import LETTERS, PICTURE, Question, open_question, sha256_of
 from cola_jax.scoring.answer import last_box
+from cola_jax.storage import path_of
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any
@@ -38,7 +39,8 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
     if isinstance(source, str):
         suffix = PurePath(source).suffix.lower()
         read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
-        yield from ((f"{source}:{number}", None, row) for number, row in read(source))
+        for number, row in read(source):
+            yield f"{source}:{number}", None, with_picture(row, f"{source}:{number}", source)
         return
     if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
         source = source.astype(object).where(source.notna(), None).to_dict("records")
@@ -47,7 +49,24 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
     for number, row in enumerate(source):
         if not isinstance(row, Mapping):
             raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", None, plain_value(row)
+        yield f"row {number}", None, with_picture(plain_value(row), f"row {number}")
+
+
+def with_picture(row: Mapping[str, Any], where: str, file: str = "") -> Mapping[str, Any]:
+    """Return a row with the content of its picture: `image` is a path from a file's folder,
+    the content itself, or a dict of either, as data sets have it.
+    """
+    image = row.get("image")
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path")
+    if image is None or isinstance(image, bytes):
+        return row if image is row.get("image") else {**row, "image": image}
+    if not isinstance(image, str):
+        raise InputError(f"{where}: image must be a path or the content of a file: {shown(image)}.")
+    place = path_of(file).parent / image
+    if not exists(place):
+        raise InputError(f"{where}: the picture {place} is missing: paths start at the file's own.")
+    return {**row, "image": read_bytes(place)}
 
 
 def plain_value(value: Any) -> Any:
@@ -120,6 +139,15 @@ class Fields(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
     id: Id | None = None
+    image: bytes | None = None
+
+    def show(self, text: str) -> str:
+        """Return a text that shows the picture, at its beginning unless it says where."""
+        return text if self.image is None or PICTURE in text else f"{PICTURE}\n{text}"
+
+    def text_id(self, *texts: str) -> str:
+        """Return the row's id, by default one derived from its texts and picture."""
+        return text_id(*texts, *(() if self.image is None else (sha256_of(self.image),)))
 
     def question(self, default_id: str | None) -> Question:
         """Make the question; `default_id` is its id where the row has none."""
@@ -161,8 +189,20 @@ class Choice(Fields):
         values = list(self.options.values())
         texts = tuple(str(value) for value in values)
         answer = answer_index(self.answer, list(self.options), values)
-        id = self.id or default_id or text_id(self.text, *texts)
-        return Question(id, self.text, texts, answer, metadata=metadata_of(subject=self.subject))
+        id = self.id or default_id or self.text_id(self.text, *texts)
+        details = {"metadata": metadata_of(subject=self.subject), "picture": self.image}
+        return Question(id, self.show(self.text), texts, answer, **details)
+
+
+class ScienceQa(Choice):
+    """ScienceQA: question, choices, answer, a hint that comes first, and for some an image."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def put_hint(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the hint before the question."""
+        texts = filter(None, (row.get("hint"), row.get("question")))
+        return row | {"question": "\n".join(map(str, texts))}
 
 
 def read_arc(choices: Mapping[str, Any], key: Any) -> tuple[list[Any], int]:
@@ -204,8 +244,9 @@ class Open(Fields):
     solution: str | None = None
 
     def question(self, default_id: str | None) -> Question:
-        id = self.id or default_id or text_id(self.text)
-        return open_question(id, self.text, self.answer, self.solution, self.metadata())
+        id = self.id or default_id or self.text_id(self.text)
+        text, details = self.show(self.text), (self.solution, self.metadata(), self.image)
+        return open_question(id, text, self.answer, *details)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the level and the subject."""
@@ -258,6 +299,7 @@ class Math(Open):
 
 KINDS: dict[str, type[Fields]] = {
     **dict.fromkeys(("arc", "mmlu", "choice"), Choice),
+    "scienceqa": ScienceQa,
     "gsm8k": Gsm8k,
     "math": Math,
     **dict.fromkeys(OWN, Open),

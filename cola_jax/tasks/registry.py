@@ -13,14 +13,21 @@ from cola_jax.question import Question
 from cola_jax.storage import is_url
 from cola_jax.tasks import harness
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.readers import PlacedRow, Source, kind_of, read_questions, read_rows
+from cola_jax.tasks.readers import (
+    PlacedRow,
+    Source,
+    kind_of,
+    read_questions,
+    read_rows,
+    with_picture,
+)
 
 log = logging.getLogger(__name__)
 ARITHMETIC = "arithmetic"
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
-CHOICE = ("arc", "mmlu", "choice", HARNESS)  # kinds of multiple choice
+CHOICE = ("arc", "mmlu", "choice", "scienceqa", HARNESS)  # kinds of multiple choice
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files, which no task of the library has
 # the configs of EleutherAI/hendrycks_math
 MATH_SUBJECTS = (
@@ -45,7 +52,7 @@ virology world_religions
 
 OPTIONS = {  # of `load_questions` for tasks of each kind, beside those of the Hub
     "mmlu": ("subject",),
-    "choice": ("subject",),
+    **dict.fromkeys(("choice", "scienceqa"), ("subject",)),
     "math": ("subject", "level"),
     ARITHMETIC: ("level", "seed"),
     HARNESS: ("hub", "num_fewshot"),
@@ -90,6 +97,7 @@ TASKS = {
         Task("arc-easy", "arc", "allenai/ai2_arc", ("ARC-Easy",)),
         Task("arc-challenge", "arc", "allenai/ai2_arc", ("ARC-Challenge",)),
         Task("mmlu", "mmlu", "cais/mmlu", ("all",), shots="dev"),
+        Task("scienceqa", "scienceqa", "derek-thomas/ScienceQA"),
         Task("gsm8k", "gsm8k", "openai/gsm8k", ("main",)),
         Task("math", "math", "EleutherAI/hendrycks_math", MATH_SUBJECTS),
         Task("math-500", "math", "HuggingFaceH4/MATH-500", shots_of="math"),
@@ -314,7 +322,8 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
     place = f"{config}/{split}" if config else split
     where = " ".join(filter(None, (hub, config, split)))
     for number, row in zip(numbers, rows, strict=True):
-        yield f"{where}:{number + 1}", f"{place}/{number + 1}", row
+        name = f"{where}:{number + 1}"
+        yield name, f"{place}/{number + 1}", with_picture(row, name)
 
 
 def load_hub(hub: str, config: str | None, split: str) -> Any:
@@ -322,7 +331,11 @@ def load_hub(hub: str, config: str | None, split: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(hub, config, split=split)
+        rows = datasets.load_dataset(hub, config, split=split)
+        for name, feature in rows.features.items():
+            if isinstance(feature, datasets.Image):  # the content of its file
+                rows = rows.cast_column(name, datasets.Image(decode=False))
+        return rows
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         name = hub if config is None else f"{hub} {config}"
         raise InputError(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # the scorer and the format of multiple choice by default, and those of kinds with others
 USUAL = ("options", "plain")
-DEFAULTS = {"mmlu": ("letter", "harness")}
+DEFAULTS = {"mmlu": ("letter", "harness"), "scienceqa": ("letter", "plain")}
 DECODING = ("max_new_tokens", "rule", "temperature", "sample_seed")  # of scorers that decode
 
 

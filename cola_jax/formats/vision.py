@@ -1,0 +1,145 @@
+"""Pictures in prompts: a model's own tower and projector make them embeddings of tokens.
+
+transformers runs the processor, the tower and the projector, once for each picture; the language
+model is ours.
+"""
+
+import functools
+import io
+import logging
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cola_jax import checkpoint
+from cola_jax.errors import InputError, first_line, reading
+from cola_jax.files import cache_directory, is_file, read_bytes, write_whole
+from cola_jax.formats.conversion import locate
+from cola_jax.formats.families import NOT_AS_TEXT, PICTURES
+from cola_jax.question import PICTURE, digest, sha256_of
+
+MOST_PIXELS = 50_000_000  # of a picture
+THUMBNAIL = 320  # pixels of its longer side
+
+
+class Embedded(NamedTuple):
+    """A picture as the language model reads it."""
+
+    ids: np.ndarray  # [T], the tokens in place of the placeholder
+    places: np.ndarray  # [I], indices into them
+    embeddings: np.ndarray  # [I, D], float32
+
+
+class Tower:
+    """The parts of a checkpoint's original model that read pictures, loaded when first needed."""
+
+    def __init__(self, directory: str):
+        """Take a checkpoint; InputError for one whose model reads no pictures."""
+        metadata = checkpoint.read_metadata(directory)
+        origin = metadata["origin"]
+        name, kind = origin["name"], origin.get("multimodal")
+        if kind not in PICTURES:
+            why = "its model reads text alone" if kind is None else f"it is a {kind}"
+            why += f", which has {NOT_AS_TEXT[kind]}" if kind in NOT_AS_TEXT else ""
+            raise InputError(
+                f"{name} cannot be asked about pictures: {why}. Use a model of "
+                f"{', '.join(PICTURES)}, or questions without pictures."
+            )
+        with reading(f"the vision tower of {directory}", "Convert the model again."):
+            located = locate(name, origin["revision"])
+        self.source, self.key = located, digest(metadata["digest"], located.key)[:16]
+
+    @functools.cached_property
+    def parts(self) -> tuple[Any, Any]:
+        """Load the processor and the model but for the layers of its language model."""
+        import transformers
+
+        folder, log = self.source.folder(), logging.getLogger("transformers.modeling_utils")
+        level = log.level
+        log.setLevel(logging.ERROR)  # it lists the weights that are left out
+        try:
+            with reading(f"the vision tower in {folder}", "Download it again."):
+                processor = transformers.AutoProcessor.from_pretrained(folder)
+                config = transformers.AutoConfig.from_pretrained(folder)
+                text = config.text_config
+                text.num_hidden_layers, text.layer_types = 0, []
+                model = transformers.AutoModelForImageTextToText.from_pretrained(
+                    folder, config=config, dtype="float32"
+                )
+        except ImportError as error:
+            raise InputError(
+                f"pictures need packages ({error}): pip install 'cola-jax[vision]'."
+            ) from error
+        finally:
+            log.setLevel(level)
+        return processor, model.eval().requires_grad_(False)
+
+    def embed(self, picture: bytes) -> Embedded:
+        """Return the tokens and embeddings of a picture, from the cache where it was run before.
+
+        Raises InputError for a picture that is broken or too large.
+        """
+        file = cache_directory() / "pictures" / self.key / f"{sha256_of(picture)}.npz"
+        if is_file(file):
+            try:
+                with reading(file):
+                    return Embedded(**np.load(io.BytesIO(read_bytes(file)), allow_pickle=False))
+            except (InputError, TypeError):
+                pass  # it is damaged, and written again
+        embedded, content = self.run(picture), io.BytesIO()
+        np.savez(content, **embedded._asdict())
+        write_whole(file, content.getvalue())
+        return embedded
+
+    def run(self, picture: bytes) -> Embedded:
+        """Run the processor, the tower and the projector on a picture."""
+        image, (processor, model) = open_picture(picture), self.parts
+        inputs = processor(
+            images=[image], text=PICTURE, add_special_tokens=False, return_tensors="pt"
+        )
+        pixels = {name: value for name, value in inputs.items() if name.startswith("pixel")}
+        features = model.get_image_features(**pixels).pooler_output
+        ids = inputs["input_ids"][0].numpy().astype(np.int32)
+        places = np.flatnonzero(ids == processor.image_token_id).astype(np.int32)
+        embeddings = np.concatenate([part.numpy() for part in features])
+        if processor.image_token != PICTURE or len(places) != len(embeddings):
+            raise InputError(
+                f"the processor writes {len(places)} tokens {processor.image_token} for a picture "
+                f"of {len(embeddings)} embeddings, but must write one {PICTURE} for each: repair "
+                "its processor_config.json."
+            )
+        return Embedded(ids, places, embeddings)
+
+
+def open_picture(picture: bytes) -> Any:
+    """Read a picture in RGB; InputError where it is broken, or has too many pixels."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise InputError("pictures need Pillow: pip install 'cola-jax[vision]'.") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(picture))
+        width, height = image.size
+        if width * height <= MOST_PIXELS:
+            image.verify()
+            return Image.open(io.BytesIO(picture)).convert("RGB")  # verified ones are used up
+    except Exception as error:  # Pillow raises many types
+        raise InputError(
+            f"the picture is broken ({first_line(error)}): give a whole one that Pillow reads, "
+            "such as a PNG or JPEG."
+        ) from error
+    raise InputError(
+        f"the picture has {width:,} x {height:,} pixels, and may have {MOST_PIXELS:,}: scale it."
+    )
+
+
+def thumbnail(picture: bytes) -> bytes:
+    """Return a small JPEG of a picture."""
+    content = io.BytesIO()
+    image = open_picture(picture)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(content, "JPEG")
+    return content.getvalue()

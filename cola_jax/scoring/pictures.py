@@ -1,0 +1,86 @@
+"""Pictures of questions: their tokens and embeddings, in place of a placeholder in the prompt."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cola_jax.errors import InputError, reading
+from cola_jax.formats.vision import Embedded, Tower
+from cola_jax.prompts import NO_READ, PROMPT, Prompts
+from cola_jax.question import PICTURE
+from cola_jax.scoring.scorer import Encoded, Scorer, check_length, hash_of
+
+
+def with_pictures(
+    scorer: Scorer, encoded: Sequence[Encoded], checkpoint: str | None
+) -> list[Encoded]:
+    """Put the pictures of questions into their prompts.
+
+    Raises InputError for a model that reads none, a picture that is broken or too large, and a
+    prompt that does not show exactly one.
+    """
+    if all(each.question.picture is None for each in encoded):
+        for each in encoded:
+            check_placeholders(each, scorer, 0)
+        return list(encoded)
+    if checkpoint is None:
+        raise InputError("this model was not loaded from a checkpoint, which pictures need.")
+    tower = Tower(checkpoint)
+    return [with_picture(each, scorer, tower) for each in encoded]
+
+
+def with_picture(encoded: Encoded, scorer: Scorer, tower: Tower) -> Encoded:
+    """Put the picture of a question, if it has one, into its prompt."""
+    question = encoded.question
+    if question.picture is None:
+        check_placeholders(encoded, scorer, 0)
+        return encoded
+    (place,) = check_placeholders(encoded, scorer, 1)
+    with reading(f"question {question.id}"):
+        picture = tower.embed(question.picture)
+    encoded = dataclasses.replace(
+        encoded,
+        prompts=insert(encoded.prompts, int(place), picture),
+        prompt_hash=hash_of(f"{encoded.prompt_hash} {question.picture_digest}"),
+    )
+    check_length(encoded, scorer.context, getattr(scorer, "max_new_tokens", 0))
+    return encoded
+
+
+def check_placeholders(encoded: Encoded, scorer: Scorer, pictures: int) -> np.ndarray:
+    """Return the indices of the placeholders of a prompt; InputError for another number."""
+    if not pictures and PICTURE not in encoded.question.text:
+        return np.zeros(0, int)
+    token = scorer.tokenizer.get_added_vocab().get(PICTURE)
+    places = np.flatnonzero(np.asarray(encoded.prompts.ids) == token)
+    if len(places) != pictures:
+        raise InputError(
+            f"question {encoded.question.id}: its prompt says {PICTURE} {len(places)} times for "
+            f"{pictures} pictures: give each question its `image`, and show no examples with "
+            "pictures (--num-fewshot 0)."
+        )
+    return places
+
+
+def insert(row: Prompts, place: int, picture: Embedded) -> Prompts:
+    """Replace the token at `place` in the prompt of a row [T] by those of a picture."""
+    more = len(picture.ids) - 1
+
+    def put(values: np.ndarray, new: np.ndarray, shift: int = 0) -> np.ndarray:
+        values = np.asarray(values)
+        parts = values[:place], new, values[place + 1 :] + shift
+        return np.concatenate(parts).astype(np.int32)
+
+    moved = row.replace(
+        ids=put(row.ids, picture.ids),
+        positions=put(row.positions, np.arange(place, place + more + 1), more),
+        branch=put(row.branch, np.full(more + 1, PROMPT)),
+        embeddings=picture.embeddings,
+        places=(place + picture.places).astype(np.int32),
+    )
+    if row.read is None:
+        return moved
+    read = np.asarray(row.read)
+    shifted = np.where((read != NO_READ) & (read >= place), read + more, read)
+    return moved.replace(read=shifted.astype(np.int32))
