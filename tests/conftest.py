@@ -105,3 +105,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         yield hub
+
+
+@pytest.fixture(scope="session")
+def seeing(made_once: Callable[..., Path]) -> Callable[[str], Path]:
+    """Return a function that makes a model of `pictures.MODELS`, in `theirs` and in `ours`."""
+    pytest.importorskip("PIL")
+    from tests import pictures
+
+    return lambda name: made_once(name, functools.partial(pictures.make, name))

@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image
 
+from cola_jax.formats.conversion import convert
 from cola_jax.question import PICTURE, Question
 from tests import tiny
 
@@ -56,6 +58,30 @@ def smolvlm(tokenizer: Any, family: str) -> tuple[Any, Any]:
     return transformers.SmolVLMForConditionalGeneration(config), processor
 
 
+def loaded(folder: Path) -> tuple[Any, Any]:
+    """Loads the model and the processor of transformers."""
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder / "theirs")
+    return model.eval(), transformers.AutoProcessor.from_pretrained(folder / "theirs")
+
+
+def logits(model: Any, inputs: Any, path: tuple[int, ...]) -> np.ndarray:
+    """Returns the logits [1, T, V] of transformers, its layers those of a path."""
+    text = getattr(model.model, "language_model", None) or model.model.text_model
+    layers, kinds = text.layers, getattr(text.config, "layer_types", None)
+    text.layers = torch.nn.ModuleList(layers[i] for i in path)
+    text.config.num_hidden_layers = len(path)
+    if kinds is not None:
+        text.config.layer_types = [kinds[i] for i in path]
+    with torch.no_grad():
+        out = model(**inputs, use_cache=False).logits.numpy()
+    text.layers = layers
+    return out
+
+
+def rgb(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
 MODELS = {
     "llava-llama": (llava, "llama"),
     "llava-qwen2": (llava, "qwen2"),
@@ -63,8 +89,8 @@ MODELS = {
 }
 
 
-def make_source(folder: Path, name: str) -> None:
-    """Writes a model, its tokenizer and its processor."""
+def make(name: str, folder: Path) -> None:
+    """Makes a model with its tokenizer and its processor, and converts it."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     make, family = MODELS[name]
@@ -73,8 +99,9 @@ def make_source(folder: Path, name: str) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape) + (parameter.ndim == 1))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    model.save_pretrained(folder / "theirs")
+    processor.save_pretrained(folder / "theirs")
+    convert(str(folder / "theirs"), folder / "ours")
 
 
 def picture(seed: int, width: int = 40, height: int = 24) -> bytes:

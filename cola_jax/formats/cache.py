@@ -107,7 +107,7 @@ def find(
         return find_in_storage(path_of(text), progress)
     if (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
-    key, open_source = locate(text)
+    key, open_source, _ = locate(text)
     if dtype is None or jnp.dtype(dtype) != INT8:
         return keep_converted(key, open_source, text, progress)
     return keep_converted(f"{key} {INT8}", open_source, text, progress, INT8)

@@ -4,13 +4,15 @@ transformers runs the processor, the tower and the projector, once for each pict
 model is ours.
 """
 
+import contextlib
 import functools
 import io
-import logging
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, reading
@@ -55,9 +57,9 @@ class Tower:
         """Load the processor and the model but for the layers of its language model."""
         import transformers
 
-        folder, log = self.source.folder(), logging.getLogger("transformers.modeling_utils")
-        level = log.level
-        log.setLevel(logging.ERROR)  # it lists the weights that are left out
+        folder, log = self.source.folder(), transformers.utils.logging
+        verbosity = log.get_verbosity()
+        log.set_verbosity_error()  # it would list the weights that are left out
         try:
             with reading(f"the vision tower in {folder}", "Download it again."):
                 processor = transformers.AutoProcessor.from_pretrained(folder)
@@ -72,7 +74,7 @@ class Tower:
                 f"pictures need packages ({error}): pip install 'cola-jax[vision]'."
             ) from error
         finally:
-            log.setLevel(level)
+            log.set_verbosity(verbosity)
         return processor, model.eval().requires_grad_(False)
 
     def embed(self, picture: bytes) -> Embedded:
@@ -80,16 +82,13 @@ class Tower:
 
         Raises InputError for a picture that is broken or too large.
         """
-        file = cache_directory() / "pictures" / self.key / f"{sha256_of(picture)}.npz"
+        file = cache_directory() / "pictures" / self.key / f"{sha256_of(picture)}.safetensors"
         if is_file(file):
-            try:
-                with reading(file):
-                    return Embedded(**np.load(io.BytesIO(read_bytes(file)), allow_pickle=False))
-            except (InputError, TypeError):
-                pass  # it is damaged, and written again
-        embedded, content = self.run(picture), io.BytesIO()
-        np.savez(content, **embedded._asdict())
-        write_whole(file, content.getvalue())
+            # where it is damaged, it is written again
+            with contextlib.suppress(SafetensorError, TypeError):
+                return Embedded(**load(read_bytes(file)))
+        embedded = self.run(picture)
+        write_whole(file, save(embedded._asdict()))
         return embedded
 
     def run(self, picture: bytes) -> Embedded:

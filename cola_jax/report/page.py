@@ -15,7 +15,7 @@ import pyarrow as pa
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.files import matching, remove_empty, remove_files, write_whole
+from cola_jax.files import matching, read_bytes, remove_empty, remove_files, write_whole
 from cola_jax.report.controls import Change
 from cola_jax.report.figures import search_figures
 from cola_jax.report.layers import list_lengths
@@ -23,7 +23,7 @@ from cola_jax.report.search import compared_report, run_names, search_report
 from cola_jax.report.summary import Summary
 from cola_jax.report.tables import RunReport, cut_middle
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import by_question
+from cola_jax.runs.schema import PICTURES, by_question, thumbnail_name
 from cola_jax.storage import path_of
 
 SCRIPTS = ("dom.js", "figures.js", "questions.js")
@@ -50,7 +50,8 @@ def write_search_page(
     """Write the report of one search run, or of several of one model, as an HTML page.
 
     Of several, `changes` are the comparisons of the others with the first. The paths of many
-    questions go to a folder of scripts beside the page, which `report.html` calls `report_files`.
+    questions, and pictures, go to a folder beside the page, which `report.html` calls
+    `report_files`.
     Raises OSError where a file cannot be written.
     """
     names = run_names(runs)
@@ -64,15 +65,16 @@ def write_search_page(
     }
     reports = list(map(search_report, runs, summaries))
     report = compared_report(names, reports, changes) if len(runs) > 1 else reports[0]
-    data["questions"], chunks = gather_questions(runs)
+    target = path_of(file)
+    folder = target.parent / f"{target.stem}_files"
+    data["questions"], chunks = gather_questions(runs, copy_thumbnails(runs, folder))
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update("".join(chunk).encode())
     data["token"] = digest.hexdigest()[:16]  # by which a page knows its own files
-    target = path_of(file)
     # the scripts before the page that loads them
     beside = chunks if sum(map(len, itertools.chain(*chunks))) > INLINE else []
-    data["files"] = write_chunks(target.parent / f"{target.stem}_files", data["token"], beside)
+    data["files"] = write_chunks(folder, data["token"], beside)
     write_page(report, file, data, summaries, [] if beside else chunks)
 
 
@@ -127,7 +129,8 @@ def render(**values: Any) -> bytes:
     style = asset("page.css")
     policy = (
         f"default-src 'none'; script-src '{policy_hash(script)}' 'strict-dynamic'; "
-        f"style-src '{policy_hash(style)}'; base-uri 'none'; form-action 'none'"
+        f"style-src '{policy_hash(style)}'; img-src 'self' file:; "
+        "base-uri 'none'; form-action 'none'"
     )
     template = templates().get_template("page.html")
     content = template.render(script=Markup(script), style=Markup(style), policy=policy, **values)
@@ -161,11 +164,29 @@ def write_chunks(folder: epath.Path, token: str, chunks: Sequence[Sequence[Marku
     return [f"{folder.name}/{name}" for name in names]
 
 
-def gather_questions(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[list[Markup]]]:
+def copy_thumbnails(runs: Sequence[Run], folder: epath.Path) -> list[dict[str, str]]:
+    """Copy the thumbnails of each run into the folder beside a page, and remove older ones.
+
+    Returns their addresses from the page, by their names in the run.
+    """
+    remove_files(matching(folder, "picture-*.jpg"))
+    addresses: list[dict[str, str]] = [{} for _ in runs]
+    for number, run in enumerate(runs):
+        for file in matching(run.directory / PICTURES, "*.jpg"):
+            name = f"picture-{number}-{file.name}"
+            write_whole(folder / name, read_bytes(file))
+            addresses[number][file.name] = f"{folder.name}/{name}"
+    return addresses
+
+
+def gather_questions(
+    runs: Sequence[Run], pictures: Sequence[Mapping[str, str]]
+) -> tuple[list[dict[str, Any]], list[list[Markup]]]:
     """Return the list of the questions of all runs, and chunks of their encoded details.
 
     The list has the run of each question, and the chunk and place of its details, which are loaded
-    when it is opened; a chunk has questions of one run.
+    when it is opened; a chunk has questions of one run. `pictures` are those of
+    `copy_thumbnails`.
     """
     listed: list[dict[str, Any]] = []
     chunks: list[list[Markup]] = []
@@ -177,6 +198,7 @@ def gather_questions(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[li
                 size = 0
             place = [len(chunks) - 1, len(chunks[-1])]
             listed.append(entry | {"run": number, "at": place})
+            detail["picture"] = pictures[number].get(thumbnail_name(entry["id"]))
             chunks[-1].append(script_json(detail))  # at once, as it is smaller than what it encodes
             size += len(chunks[-1][-1])
     return listed, chunks

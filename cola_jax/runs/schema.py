@@ -97,6 +97,14 @@ QUESTIONS = pa.schema(
 )
 
 
+PICTURES = "pictures"  # folder of a run with a thumbnail for each question that has a picture
+
+
+def thumbnail_name(question: str) -> str:
+    """Return the name of the thumbnail of a question's id."""
+    return f"{digest('thumbnail', question)[:16]}.jpg"
+
+
 class Part(NamedTuple):
     """The rows of one batch."""
 

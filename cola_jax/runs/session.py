@@ -18,6 +18,8 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
+from cola_jax.files import exists, write_whole
+from cola_jax.formats.vision import thumbnail
 from cola_jax.layer_costs import LayerCosts, read_layer_costs
 from cola_jax.params import Model
 from cola_jax.runs.batches import (
@@ -35,7 +37,7 @@ from cola_jax.runs.devices import Devices, machine
 from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements
-from cola_jax.runs.schema import evaluation_rows, question_row
+from cola_jax.runs.schema import PICTURES, evaluation_rows, question_row, thumbnail_name
 from cola_jax.runs.searches import (
     Reuse,
     check_robust,
@@ -345,6 +347,7 @@ class Session:
             asked_here(settings, questions),
             metrics=metrics or Metrics(),
         ) as run:
+            write_thumbnails(run.directory / PICTURES, questions)
             yield run
 
     def fill(
@@ -452,6 +455,14 @@ class Session:
         config, memory = self.handle.config, self.handle.memory
         for asked in (self, *self.variants):
             asked.scorer.check_memory(config, memory, asked.encoded, positions)
+
+
+def write_thumbnails(folder: epath.Path, questions: Sequence[Encoded]) -> None:
+    """Write those thumbnails of the questions' pictures that a folder lacks."""
+    for encoded in questions:
+        file, picture = folder / thumbnail_name(encoded.question.id), encoded.question.picture
+        if picture is not None and not exists(file):
+            write_whole(file, thumbnail(picture))
 
 
 def evaluate_prompts(

@@ -1,4 +1,4 @@
-"""Vision towers: pictures as transformers reads them, and what is refused."""
+"""Vision towers: pictures as transformers reads them, the cache, and what is refused."""
 
 import io
 import json
@@ -6,33 +6,20 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("PIL")
 
-import transformers
 from PIL import Image
 
 import cola_jax
 from cola_jax.errors import InputError
 from cola_jax.formats import vision
-from cola_jax.formats.conversion import convert
 from cola_jax.prompts import Prompts
 from cola_jax.scoring.pictures import insert
 from tests import oracle, pictures
 
-PATHS = {"identity": (0, 1, 2, 3), "repeated": (0, 1, 2, 1, 2, 3), "skipped": (0, 2, 3)}
+PATHS = (0, 1, 2, 3), (0, 1, 2, 1, 2, 3), (0, 2, 3)
 TEXT = "which <image>\nsun moon water"
-
-
-@pytest.fixture(params=list(pictures.MODELS))
-def source(request, made_once):
-    return made_once(request.param, lambda folder: pictures.make_source(folder, request.param))
-
-
-@pytest.fixture
-def checkpoint(source, made_once):
-    return made_once(f"{source.name}-ours", lambda folder: convert(str(source), folder / "c")) / "c"
 
 
 @pytest.fixture(autouse=True)
@@ -40,27 +27,73 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
 
 
-def test_run_path_matches_transformers_with_a_picture(source, checkpoint):
-    processor = transformers.AutoProcessor.from_pretrained(source)
-    theirs = transformers.AutoModelForImageTextToText.from_pretrained(source).eval()
-    content = pictures.picture(1)
-    image = Image.open(io.BytesIO(content)).convert("RGB")
-    inputs = processor(images=[image], text=TEXT, return_tensors="pt")
-    model, tower = cola_jax.load(str(checkpoint)), vision.Tower(str(checkpoint))
+@pytest.fixture
+def tower(seeing):
+    return vision.Tower(str(seeing("smolvlm") / "ours"))
+
+
+@pytest.mark.parametrize("name", pictures.MODELS)
+def test_run_path_matches_transformers_with_a_picture(seeing, name):
+    folder, content = seeing(name), pictures.picture(1)
+    theirs, processor = pictures.loaded(folder)
+    inputs = processor(images=[pictures.rgb(content)], text=TEXT, return_tensors="pt")
+    model = cola_jax.load(str(folder / "ours"))
     row = Prompts.plain(processor.tokenizer(TEXT)["input_ids"])
-    place = int(np.flatnonzero(np.asarray(row.ids) == processor.image_token_id)[0])
-    row = insert(row, place, tower.embed(content))
+    (place,) = np.flatnonzero(np.asarray(row.ids) == processor.image_token_id)
+    row = insert(row, int(place), vision.Tower(str(folder / "ours")).embed(content))
     np.testing.assert_array_equal(row.ids, inputs["input_ids"][0])
-    language = theirs.model.language_model if "llava" in source.name else theirs.model.text_model
-    layers, kinds = language.layers, getattr(language.config, "layer_types", None)
-    for path in PATHS.values():
-        language.layers = torch.nn.ModuleList(layers[i] for i in path)
-        language.config.num_hidden_layers = len(path)
-        if kinds is not None:
-            language.config.layer_types = [kinds[i] for i in path]
-        with torch.no_grad():
-            expected = theirs(**inputs, use_cache=False).logits.numpy()
+    for path in PATHS:
+        expected = pictures.logits(theirs, inputs, path)
         ours = cola_jax.run_path(model, Prompts.stack([row]), path)
         assert oracle.relative_error(ours, expected) < oracle.TOLERANCE
-        without = cola_jax.run_path(model, np.asarray(row.ids)[None], path)
-        assert oracle.relative_error(without, expected) > 100 * oracle.TOLERANCE
+        blind = cola_jax.run_path(model, np.asarray(row.ids)[None], path)
+        assert oracle.relative_error(blind, expected) > 100 * oracle.TOLERANCE
+
+
+def test_embed_runs_a_picture_once(tower, monkeypatch, tmp_path):
+    content = pictures.picture(2)
+    first = tower.embed(content)
+    run, runs = tower.run, []
+    monkeypatch.setattr(tower, "run", lambda x: runs.append(x) or run(x))
+    for stored, again in zip(first, tower.embed(content), strict=True):
+        np.testing.assert_array_equal(stored, again)
+    assert not runs
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:200])  # damaged
+    np.testing.assert_array_equal(tower.embed(content).embeddings, first.embeddings)
+    assert len(runs) == 1
+    other = tower.embed(pictures.picture(3)).embeddings
+    assert not np.allclose(other, first.embeddings)
+
+
+def test_open_picture_refuses_broken_and_large_ones(monkeypatch):
+    content = pictures.picture(1)
+    for broken in (b"", b"no picture", content[:-40], content[:200] + b"x" * 9 + content[209:]):
+        with pytest.raises(InputError, match=r"the picture is broken .*whole one"):
+            vision.open_picture(broken)
+    monkeypatch.setattr(vision, "MOST_PIXELS", 959)
+    with pytest.raises(InputError, match="has 40 x 24 pixels, and may have 959"):
+        vision.open_picture(content)
+    with Image.open(io.BytesIO(vision.thumbnail(pictures.picture(1, 10, 10)))) as small:
+        assert (small.format, small.size) == ("JPEG", (10, 10))
+
+
+def test_tower_refuses_models_that_read_no_pictures(tiny_checkpoint, tmp_path):
+    with pytest.raises(InputError, match="cannot be asked about pictures: its model reads text"):
+        vision.Tower(str(tiny_checkpoint))
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    metadata = json.loads((copy / "cola.json").read_text())
+    for kind, why in {"gemma3": "two-way masks", "qwen3_5": "rotary positions in three"}.items():
+        metadata["origin"]["multimodal"] = kind
+        (copy / "cola.json").write_text(json.dumps(metadata))
+        with pytest.raises(InputError, match=rf"it is a {kind}, which has {why}"):
+            vision.Tower(str(copy))
+
+
+def test_tower_needs_its_source(seeing, tmp_path):
+    copy = shutil.copytree(seeing("smolvlm") / "ours", tmp_path / "copy")
+    metadata = json.loads((copy / "cola.json").read_text())
+    metadata["origin"]["name"] = str(tmp_path / "moved")
+    (copy / "cola.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=r"the vision tower of .*moved.*Convert the model again"):
+        vision.Tower(str(copy))

@@ -179,8 +179,10 @@ function fillQuestion(body, entry, question) {
   const hash = hashOf(entry);
   if (hash) head.append(" · ", element("a", { href: hash }, "link"));
   const options = question.options.map((option, j) => optionItem(question, option, j));
+  const pictures = question.picture
+    ? [element("img", { class: "picture", src: addressOf(question.picture), alt: "picture of the question" })] : [];
   body.replaceChildren(
-    head, element("p", { class: "prompt" }, question.text), element("ul", { class: "options" }, ...options),
+    head, ...pictures, element("p", { class: "prompt" }, question.text), element("ul", { class: "options" }, ...options),
     element("div", { class: "tools" }, ...choices, count), list, rest,
   );
   show(LISTED);
@@ -196,11 +198,13 @@ function loadChunk(number) {
   return chunks.get(number);
 }
 
+const addressOf = (name) => name.split("/").map(encodeURIComponent).join("/");
+
 function fetchChunk(number) {
   const name = data.files[number];
   return new Promise((resolve, reject) => {
     arrivals.set(number, { resolve, reject });
-    const script = element("script", { src: name.split("/").map(encodeURIComponent).join("/") });
+    const script = element("script", { src: addressOf(name) });
     const missing = new Error(`${name} is missing: copy the folder along with this page.`);
     script.addEventListener("error", () => reject(missing));
     document.head.append(script);

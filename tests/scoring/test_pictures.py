@@ -1,0 +1,88 @@
+"""Pictures in the prompts of scorers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("PIL")
+
+import cola_jax
+from cola_jax import checkpoint
+from cola_jax.errors import InputError
+from cola_jax.scoring import Letter, Options
+from cola_jax.scoring.pictures import with_pictures
+from tests import pictures, tiny
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(seeing):
+    return seeing("smolvlm")
+
+
+@pytest.fixture
+def tokenizer(folder):
+    return checkpoint.load_tokenizer(str(folder / "ours"))
+
+
+@pytest.mark.parametrize("name", ["llava-llama", "smolvlm"])
+def test_evaluator_scores_options_after_a_picture(seeing, name):
+    """As transformers scores each option alone, beside a question without a picture."""
+    folder, path = seeing(name), (0, 1, 1, 2, 3)
+    theirs, processor = pictures.loaded(folder)
+    model = cola_jax.load(str(folder / "ours"))
+    questions = [pictures.question(1), tiny.questions(1)[0], pictures.question(2)]
+    scores = cola_jax.evaluator(model, questions, "options")([[path]] * 3).scores[:, 0]
+    for question, ours in zip(questions, scores, strict=True):
+        prompt = f"Question: {question.text}\nAnswer:"
+        seen = {} if question.picture is None else {"images": [pictures.rgb(question.picture)]}
+        start = processor(text=prompt, **seen, return_tensors="pt")["input_ids"].shape[1]
+        for option, score in zip(question.options, ours, strict=False):
+            inputs = processor(text=f"{prompt} {option}", **seen, return_tensors="pt")
+            logprobs = torch.from_numpy(pictures.logits(theirs, inputs, path)[0]).log_softmax(-1)
+            targets = inputs["input_ids"][0][start:]
+            expected = logprobs[start - 1 : -1].gather(1, targets[:, None]).sum()
+            assert abs(score - expected) < 1e-4
+
+
+def test_with_pictures_refuses_prompts_that_show_another_number(folder, tokenizer):
+    question, place = pictures.question(1), str(folder / "ours")
+    blind = dataclasses.replace(question, picture=None)
+    scorer = Options(tokenizer)
+    with pytest.raises(InputError, match="question q1: its prompt says <image> 1 times for 0"):
+        with_pictures(scorer, [scorer.encode(blind)], place)
+    shots = Options(tokenizer, shots=[pictures.question(2)])
+    with pytest.raises(InputError, match=r"says <image> 2 times for 1 pictures.*--num-fewshot 0"):
+        with_pictures(shots, [shots.encode(question)], place)
+    broken = dataclasses.replace(question, picture=b"broken")
+    with pytest.raises(InputError, match="question q1: the picture is broken"):
+        with_pictures(scorer, [scorer.encode(broken)], place)
+    short = Options(tokenizer, context=30)
+    with pytest.raises(InputError, match=r"question q1 has .* tokens, but the model's context"):
+        with_pictures(short, [short.encode(question)], place)
+
+
+def test_text_models_are_not_asked_about_pictures(tiny_checkpoint):
+    model = cola_jax.load(str(tiny_checkpoint))
+    with pytest.raises(InputError, match="reads text alone"):
+        cola_jax.evaluator(model, [pictures.question(1)], "letter")
+
+
+def test_chat_shows_a_picture_as_its_template_wants(folder, tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}U:{% for part in m['content'] %}"
+        "{% if part['type'] == 'image' %}<image>{% elif part['type'] == 'text' %} "
+        "{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}A:"
+    )
+    scorer = Letter(tokenizer, chat=True)
+    (encoded,) = with_pictures(scorer, [scorer.encode(pictures.question(1))], str(folder / "ours"))
+    text = tokenizer.decode(np.asarray(encoded.prompts.ids))
+    assert text.startswith("U:<fake_token_around_image><row_1_col_1><image>")
+    assert "<fake_token_around_image> which of the sun?\nA. water ice" in text
+    assert (np.asarray(encoded.prompts.positions) == np.arange(len(encoded.prompts.ids))).all()
