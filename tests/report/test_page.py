@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cola_jax.files import write_whole
 from cola_jax.report import compare_runs, summarise, write_page, write_search_page
 from cola_jax.report import page as pages
 from cola_jax.report.evaluation import evaluation_report
 from cola_jax.report.figures import scan_figures
 from cola_jax.report.scan import scan_report
 from cola_jax.runs.run import Run
+from cola_jax.runs.schema import PICTURES, thumbnail_name
 from tests.report.conftest import PARTS, answers, letters, make_run, merged, part
 from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
 from tests.report.test_scan import PATHS, random_scan
@@ -193,6 +195,20 @@ def test_page_of_many_questions_has_files_beside_it(
             assert listed[detail["id"]] == [number, place]
     assert embedded(page_of(run))["files"] == []  # older files are removed
     assert [file.name for file in folder.iterdir()] == ["report.html"]
+
+
+def test_page_shows_thumbnails_from_files_beside_it(run: Run, page_of: PageOf, tmp_path: Path):
+    name, folder = thumbnail_name("q2"), tmp_path / "pages" / "report_files"
+    write_whole(run.directory / PICTURES / name, b"thumbnail")
+    page = page_of(run)
+    details = {detail["id"]: detail["picture"] for detail in embedded(page, "chunk-0")}
+    assert details.pop("q2") == f"report_files/picture-0-{name}"
+    assert set(details.values()) == {None}
+    assert (folder / f"picture-0-{name}").read_bytes() == b"thumbnail"
+    assert "img-src 'self' file:;" in html.unescape(page)
+    (run.directory / PICTURES / name).unlink()
+    page_of(run)
+    assert not list(folder.glob("*.jpg"))  # older files are removed
 
 
 def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import datasets
 import pytest
 import tyro
 
@@ -194,3 +195,30 @@ def test_load_questions_reads_layout_of_hub(hub, task):
     if task == "mmlu":
         numbers = ids(task, hub=hub(*subsets), subject="number_theory", limit=2)
         assert numbers == ["all/test/1", "all/test/2"]
+
+
+@pytest.mark.parametrize("described", [True, False])  # by `datasets`, or plain Parquet
+def test_scienceqa_reads_a_folder_in_the_layout_of_the_hub(tmp_path, described):
+    rows = [
+        {
+            **{"image": image, "question": "Which is larger?", "choices": ["sun", "moon"]},
+            **{
+                "answer": 0,
+                "hint": hint,
+                "subject": "natural science",
+                "solution": "",
+                "skill": "",
+            },
+        }
+        for image, hint in (({"bytes": b"picture", "path": None}, "Look."), (None, ""))
+    ]
+    data = datasets.Dataset.from_list(rows)
+    if described:
+        column = data.features | {"image": datasets.Image(decode=False)}
+        data = datasets.Dataset.from_list(rows, features=datasets.Features(column))
+    (tmp_path / "data").mkdir()
+    data.to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+    seen, plain = load_questions("ScienceQA", hub=str(tmp_path), subject="natural science")
+    assert (seen.text, seen.picture) == ("<image>\nLook.\nWhich is larger?", b"picture")
+    assert (plain.text, plain.picture, plain.gold) == ("Which is larger?", None, "sun")
+    assert find_task("scienceqa").choice
