@@ -36,8 +36,8 @@ def test_search_scan_and_export_with_pictures(seeing, tmp_path, name):
     assert len(run.evaluations()) == len(rows)
     main(["scan", *flags, "--output", str(tmp_path / "scan")])
     assert (tmp_path / "scan" / "report.html").exists()
-    export = ["export", model, str(tmp_path / "exported"), "--path", "0-2,1-3"]
-    main(export)
+    export = ["export", "--model", model, "--path", "0-2,1-3", "--output"]
+    main([*export, str(tmp_path / "exported")])
     config = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert config["num_hidden_layers"] == 6
 
