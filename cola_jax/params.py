@@ -92,8 +92,8 @@ class Layer(struct.PyTreeNode):
     expert_up_bias: Float[Array, "*L E X"] | None = stacked(None, "tensor")
     expert_down_bias: Float[Array, "*L E D"] | None = stacked(None, None)
     shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
-    # of experts in parallel to the MLP: norms of the inputs of the router and of experts, and of the
-    # outputs of experts and of the MLP, and the scale of each expert's output
+    # of experts in parallel to the MLP: norms of the inputs of the router and of experts, norms of
+    # the outputs of experts and of the MLP, and the scale of each expert's output
     router_norm: Float[Array, "*L D"] | None = stacked(None)
     expert_scale: Float[Array, "*L E"] | None = stacked(None)
     experts_norm: Float[Array, "*L D"] | None = stacked(None)
@@ -191,7 +191,7 @@ class Model(struct.PyTreeNode):
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
-    """Return the size of every axis letter of the weights, and of 1; `two h` are a head's halves."""
+    """Return the size of every axis letter of the weights; `two h` are a head's halves."""
     return {
         "V": config.vocab_size,
         "L": config.num_layers,
