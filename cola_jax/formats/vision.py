@@ -36,8 +36,10 @@ class Embedded(NamedTuple):
 class Tower:
     """The parts of a checkpoint's original model that read pictures, loaded when first needed."""
 
-    def __init__(self, directory: str):
-        """Take a checkpoint; InputError for one whose model reads no pictures."""
+    def __init__(self, directory: str | None):
+        """Take a checkpoint; InputError for one whose model reads no pictures, and for None."""
+        if directory is None:
+            raise InputError("pictures need a model that was loaded from a checkpoint.")
         metadata = checkpoint.read_metadata(directory)
         origin = metadata["origin"]
         name, kind = origin["name"], origin.get("multimodal")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_jax.errors import InputError, reading
+from cola_jax.errors import InputError, count, reading
 from cola_jax.formats.vision import Embedded, Tower
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
 from cola_jax.question import PICTURE
@@ -18,49 +18,37 @@ def with_pictures(
     """Put the pictures of questions into their prompts.
 
     Raises InputError for a model that reads none, a picture that is broken or too large, and a
-    prompt that does not show exactly one.
+    prompt that shows another number than its question has.
     """
-    if all(each.question.picture is None for each in encoded):
-        for each in encoded:
-            check_placeholders(each, scorer, 0)
-        return list(encoded)
-    if checkpoint is None:
-        raise InputError("this model was not loaded from a checkpoint, which pictures need.")
-    tower = Tower(checkpoint)
-    return [with_picture(each, scorer, tower) for each in encoded]
+    seen = any(each.question.picture is not None for each in encoded)
+    tower = Tower(checkpoint) if seen else None
+    token = scorer.tokenizer.get_added_vocab().get(PICTURE)
+    return [with_picture(each, scorer, token, tower) for each in encoded]
 
 
-def with_picture(encoded: Encoded, scorer: Scorer, tower: Tower) -> Encoded:
-    """Put the picture of a question, if it has one, into its prompt."""
-    question = encoded.question
+def with_picture(
+    encoded: Encoded, scorer: Scorer, token: int | None, tower: Tower | None
+) -> Encoded:
+    """Put the picture of a question, if it has one, in place of a token of its prompt."""
+    question, places = encoded.question, np.flatnonzero(np.asarray(encoded.prompts.ids) == token)
+    if len(places) != (question.picture is not None):
+        raise InputError(
+            f"question {question.id}: its prompt says {PICTURE} {count(len(places), 'time')}, but "
+            f"it has {'no' if question.picture is None else 'one'} picture: give each question "
+            "its `image`, and show no examples with pictures (--num-fewshot 0)."
+        )
     if question.picture is None:
-        check_placeholders(encoded, scorer, 0)
         return encoded
-    (place,) = check_placeholders(encoded, scorer, 1)
+    assert tower is not None
     with reading(f"question {question.id}"):
         picture = tower.embed(question.picture)
     encoded = dataclasses.replace(
         encoded,
-        prompts=insert(encoded.prompts, int(place), picture),
+        prompts=insert(encoded.prompts, int(places[0]), picture),
         prompt_hash=hash_of(f"{encoded.prompt_hash} {question.picture_digest}"),
     )
     check_length(encoded, scorer.context, getattr(scorer, "max_new_tokens", 0))
     return encoded
-
-
-def check_placeholders(encoded: Encoded, scorer: Scorer, pictures: int) -> np.ndarray:
-    """Return the indices of the placeholders of a prompt; InputError for another number."""
-    if not pictures and PICTURE not in encoded.question.text:
-        return np.zeros(0, int)
-    token = scorer.tokenizer.get_added_vocab().get(PICTURE)
-    places = np.flatnonzero(np.asarray(encoded.prompts.ids) == token)
-    if len(places) != pictures:
-        raise InputError(
-            f"question {encoded.question.id}: its prompt says {PICTURE} {len(places)} times for "
-            f"{pictures} pictures: give each question its `image`, and show no examples with "
-            "pictures (--num-fewshot 0)."
-        )
-    return places
 
 
 def insert(row: Prompts, place: int, picture: Embedded) -> Prompts:

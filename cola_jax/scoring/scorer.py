@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -281,10 +282,10 @@ def render_chat(tokenizer: Any, text: str) -> str:
 
 def message_parts(text: str) -> list[dict[str, str]]:
     """Divide a message at the placeholder of its picture, where it has one."""
-    before, picture, after = text.partition(PICTURE)
-    shown = [{"type": "image"}] if picture else []
-    texts = [{"type": "text", "text": each} for each in (before, after.lstrip("\n")) if each]
-    return [*texts[: bool(before)], *shown, *texts[bool(before) :]]
+    parts = filter(None, re.split(f"({PICTURE})\n?", text))
+    return [
+        {"type": "image"} if part == PICTURE else {"type": "text", "text": part} for part in parts
+    ]
 
 
 def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
