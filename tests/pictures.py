@@ -51,10 +51,10 @@ def smolvlm(tokenizer: Any, family: str) -> tuple[Any, Any]:
         scale_factor=2,
         pad_token_id=0,
     )
-    images = transformers.Idefics3ImageProcessor(
-        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
-    )
-    processor = transformers.Idefics3Processor(images, tokenizer, image_seq_len=4)
+    sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+    images = transformers.SmolVLMImageProcessor(**sizes)
+    videos = transformers.SmolVLMVideoProcessor(**sizes)
+    processor = transformers.SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4)
     return transformers.SmolVLMForConditionalGeneration(config), processor
 
 

@@ -228,8 +228,9 @@ def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
         branch=fit(prompts.branch, tokens, PADDING),
     )
     if prompts.places is not None:
-        used = bucket(int((np.asarray(prompts.places) != NO_READ).sum(axis=1).max(initial=0)))
-        embeddings, places = fit(prompts.embeddings, used, 0), fit(prompts.places, used, NO_READ)
+        used = np.flatnonzero((np.asarray(prompts.places) != NO_READ).any(axis=0))
+        size = bucket(int(used.max(initial=-1)) + 1)
+        embeddings, places = fit(prompts.embeddings, size, 0), fit(prompts.places, size, NO_READ)
         plain = plain.replace(embeddings=embeddings, places=places)
     if prompts.read is None:
         return plain

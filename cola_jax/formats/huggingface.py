@@ -35,9 +35,8 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION, CARD = "generation_config.json", "README.md"
-PROCESSOR_FILES = "preprocessor_config.json", "processor_config.json"  # of pictures
-# of a conversion, and of a vision tower
-FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES, *PROCESSOR_FILES)
+# that a conversion reads, and of those that read pictures their tower
+FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES, "*processor_config.json")
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])

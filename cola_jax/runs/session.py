@@ -347,7 +347,8 @@ class Session:
             asked_here(settings, questions),
             metrics=metrics or Metrics(),
         ) as run:
-            write_thumbnails(run.directory / PICTURES, questions)
+            if settings.get("command") == "search":  # whose page lists the questions
+                write_thumbnails(run.directory / PICTURES, questions)
             yield run
 
     def fill(
