@@ -9,7 +9,9 @@ import sys
 import cola_jax
 from cola_jax.config import ModelConfig
 from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.families import FAMILIES, LLAMA, Family, read_granite
+from cola_jax.formats.decoder import LLAMA
+from cola_jax.formats.dense import read_granite
+from cola_jax.formats.families import FAMILIES, Family
 from cola_jax.formats.table import Row, make_table
 
 
