@@ -74,8 +74,8 @@ def open_question(
     gold = gold.strip()
     if not gold:
         raise InputError(f"question {id} has no answer: the gold answer is empty.")
-    details = {"solution": solution, "metadata": metadata, "picture": picture}
-    question = Question(id, text, (gold,), open=True, **details)
+    details = solution, metadata, picture
+    question = Question(id, text, (gold,), 0, True, *details)
     return question.with_decoy(decoy_of(id, gold))
 
 

@@ -58,9 +58,9 @@ class Tower:
     def parts(self) -> tuple[Any, Any]:
         """Load the processor and the model but for the layers of its language model."""
         import transformers
+        from transformers.utils import logging as log
 
-        folder, log = self.source.folder(), transformers.utils.logging
-        verbosity = log.get_verbosity()
+        folder, verbosity = self.source.folder(), log.get_verbosity()
         log.set_verbosity_error()  # it would list the weights that are left out
         try:
             with reading(f"the vision tower in {folder}", "Download it again."):

@@ -190,8 +190,8 @@ class Choice(Fields):
         texts = tuple(str(value) for value in values)
         answer = answer_index(self.answer, list(self.options), values)
         id = self.id or default_id or self.text_id(self.text, *texts)
-        details = {"metadata": metadata_of(subject=self.subject), "picture": self.image}
-        return Question(id, self.show(self.text), texts, answer, **details)
+        text, metadata = self.show(self.text), metadata_of(subject=self.subject)
+        return Question(id, text, texts, answer, metadata=metadata, picture=self.image)
 
 
 class ScienceQa(Choice):

@@ -11,8 +11,12 @@ pytest.importorskip("PIL")
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
+from cola_jax.execute.decoder import Stop
+from cola_jax.prompts import Prompts
 from cola_jax.scoring import Letter, Options
+from cola_jax.scoring.generation import Completions
 from cola_jax.scoring.pictures import with_pictures
+from cola_jax.scoring.verdicts import Completion
 from tests import pictures, tiny
 
 
@@ -86,3 +90,24 @@ def test_chat_shows_a_picture_as_its_template_wants(folder, tokenizer):
     assert text.startswith("U:<fake_token_around_image><row_1_col_1><image>")
     assert "<fake_token_around_image> which of the sun?\nA. water ice" in text
     assert (np.asarray(encoded.prompts.positions) == np.arange(len(encoded.prompts.ids))).all()
+
+
+def test_completions_follow_a_picture(folder, tokenizer):
+    """As transformers decodes, and read again with the picture in its place."""
+    theirs, processor = pictures.loaded(folder)
+    model, path = cola_jax.load(str(folder / "ours")), (0, 1, 2, 3)
+    scorer = Completions(tokenizer, stop=Stop(), max_new_tokens=4)
+    question = dataclasses.replace(pictures.question(1), options=(), open=True)
+    (encoded,) = with_pictures(scorer, [scorer.encode(question)], str(folder / "ours"))
+    out = cola_jax.generate(model, Prompts.stack([encoded.prompts]), path, max_new_tokens=4)
+    inputs = processor(
+        text=question.text, images=[pictures.rgb(question.picture)], return_tensors="pt"
+    )
+    length = inputs["input_ids"].shape[1]
+    decoded = theirs.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    tokens = tuple(decoded[0, length:].tolist())
+    assert out.tokens[0].tolist() == list(tokens)
+    made = Completion("", None, "length", True, None, tokens, 0.0)
+    again = scorer.reread(encoded, made).prompts
+    readings = cola_jax.run_paths(model, Prompts.stack([again]), [path])
+    assert readings.token[0, 0].tolist() == list(tokens)
