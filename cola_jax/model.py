@@ -47,7 +47,7 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
         scales.append(1.0)
     # a product of elements: as an einsum, matrix units would round positions to a few bits
     angles = positions.astype(jnp.float32)[:, :, None] * np.stack(frequencies)[:, None, None]
-    scale = np.array(scales, np.float32)[:, None, None, None]
+    scale = jnp.array(scales, jnp.float32)[:, None, None, None]
     return View(
         positions=positions,
         branch=jnp.asarray(prompts.branch),
@@ -149,7 +149,8 @@ def recurrent_shapes(config: ModelConfig) -> Recurrent:
     """Return the shapes of what a Gated DeltaNet carries for a row."""
     keys = config.num_kv_heads, config.convolution - 1, config.head_dim
     values = config.num_heads, config.convolution - 1, config.value_dim
-    return Recurrent(keys, keys, values, (config.num_heads, config.head_dim, config.value_dim))
+    shapes: Any = keys, keys, values, (config.num_heads, config.head_dim, config.value_dim)
+    return Recurrent(*shapes)
 
 
 def recur(
@@ -165,7 +166,9 @@ def recur(
     """
     x = norm(config, h, layer.attention_norm)
     before = zeros(len(h), recurrent_shapes(config)) if before is None else before
-    places, carried, mixed = Places.of(branch, config.convolution), [], []
+    places = Places.of(branch, config.convolution)
+    mixed: list[Array] = []
+    carried: list[Array] = []
     for name in ("q", "k", "v"):
         heads = project_heads(config, x, getattr(layer, name), None)
         taps, window = getattr(layer, f"{name}_taps"), getattr(before, name)
@@ -183,7 +186,7 @@ def recur(
     q, k, v = mixed
     tokens = Tokens(unit(q), unit(k), v, decay, jax.nn.sigmoid(write))
     read, state = gated_delta_rule(tokens, branch, before.state)
-    return read.astype(h.dtype), Recurrent(*carried, state)
+    return read.astype(h.dtype), Recurrent(*carried, state=state)
 
 
 def project_heads(

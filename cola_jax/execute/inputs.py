@@ -135,7 +135,8 @@ def check_embeddings(prompts: Prompts, width: int) -> None:
     """Raise InputError for embeddings of another shape than their places and the model's width."""
     if prompts.embeddings is None and prompts.places is None:
         return
-    shape, places = np.shape(prompts.embeddings), np.shape(prompts.places)
+    given: Any = prompts.embeddings, prompts.places
+    shape, places = map(np.shape, given)
     if len(places) != 2 or places[0] != len(prompts.ids) or shape != (*places, width):
         raise InputError(
             f"prompts have embeddings {list(shape)} at places {list(places)}, but must have "

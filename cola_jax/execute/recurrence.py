@@ -93,7 +93,8 @@ class DeltaToCache(DeltaOverPrompts):
 def recurrent_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> RecurrentBlocks:
     """Return the shapes of what is carried, after any number of tokens; in float32."""
     shapes: Any = recurrent_shapes(config)
-    return RecurrentBlocks(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    blocks: Any = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    return RecurrentBlocks(*blocks)
 
 
 DELTA = Kind(

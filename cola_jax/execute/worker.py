@@ -82,8 +82,8 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model))
         # layers that one call may run: those of a kind, or a layer alone
-        ids = np.arange(self.config.num_layers)
-        self.group = np.array([self.config.kind_of(i) for i in ids]) if whole else ids
+        ids = range(self.config.num_layers)
+        self.group = np.array([self.config.kind_of(i) if whole else i for i in ids])
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
         self.kernels, self.decode_kernels = list(kernels), list(decode_kernels)
         if split > 1:
@@ -279,12 +279,12 @@ class Workers:
         self.stopped, self.metrics = threading.Event(), metrics or Metrics()
         # a Gated DeltaNet uses none
         attending = [model.config if x.convolution else x for x in model.config.each_kind]
-        kernels = [
+        prompt, decode = (
             [choose(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
             for choose in (choose_prompt_attention, choose_decode_attention)
-        ]
+        )
         self.workers = [
-            Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
+            Worker(model, row, self.memory, dtype, prompt, decode, self.metrics, self.stopped)
             for row in devices
         ]
 

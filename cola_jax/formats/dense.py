@@ -113,7 +113,8 @@ def read_phi3(attributes: Attributes) -> ModelConfig:
 def read_ministral(attributes: Attributes) -> ModelConfig:
     """Read Ministral 8B, Mistral whose layers may differ in their window."""
     fields = read_decoder(attributes)
-    return ModelConfig(**fields | {"windows": read_windows(attributes)})
+    fields["windows"] = read_windows(attributes)
+    return ModelConfig(**fields)
 
 
 def read_ministral3(attributes: Attributes) -> ModelConfig:
@@ -163,7 +164,8 @@ def read_helium(attributes: Attributes) -> ModelConfig:
 
 def read_cwm(attributes: Attributes) -> ModelConfig:
     """Read CWM: Llama, some of whose layers have a window."""
-    fields = read_decoder(attributes) | {"windows": read_windows(attributes)}
+    fields = read_decoder(attributes)
+    fields["windows"] = read_windows(attributes)
     return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
 
 

@@ -236,5 +236,5 @@ def read_gpt_oss(attributes: Attributes) -> ModelConfig:
     fields = read_decoder(attributes) | read_bias(attributes) | read_experts(attributes)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
     fields |= {"windows": read_windows(attributes), "swiglu_limit": attributes.get("swiglu_limit")}
-    habits = {"sinks": True, "expert_bias": True, "norm_offset": 0.0, "activation": "quick_gelu"}
-    return ModelConfig(**fields, **habits)
+    fields |= {"sinks": True, "expert_bias": True, "norm_offset": 0.0, "activation": "quick_gelu"}
+    return ModelConfig(**fields)

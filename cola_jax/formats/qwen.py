@@ -156,7 +156,8 @@ def read_qwen3_5_moe_text(attributes: Attributes) -> ModelConfig:
     fields = read_qwen_hybrid(attributes) | read_experts(attributes)
     width, shared = "moe_intermediate_size", "shared_expert_intermediate_size"
     fields |= {"expert_width": attributes.get(width), "mlp_width": attributes.get(shared)}
-    return ModelConfig(**fields | {"normalised_routing": True})
+    fields["normalised_routing"] = True
+    return ModelConfig(**fields)
 
 
 def read_qwen3_next(attributes: Attributes) -> ModelConfig:

@@ -34,7 +34,7 @@ class Part(NamedTuple):
     """The place of a weight in a tensor that joins several along one of its axes."""
 
     sizes: tuple[str, ...]  # of all that are joined, in axis letters: ("N H", "K H", "K H")
-    index: int
+    number: int
     axis: int = 0
     interleaved: bool = False  # one entry of each in turn, instead of one after the other
     groups: str = ""  # an axis letter: all are joined in each of so many groups, on the first axis
@@ -46,10 +46,10 @@ class Part(NamedTuple):
             tensor = tensor.reshape(sizes[self.groups], -1, *tensor.shape[1:])
             axis = 1
         if self.interleaved:
-            piece = slice(self.index, None, len(self.sizes))
+            piece = slice(self.number, None, len(self.sizes))
         else:
             ends = [0, *itertools.accumulate(self.lengths(sizes))]
-            piece = slice(ends[self.index], ends[self.index + 1])
+            piece = slice(ends[self.number], ends[self.number + 1])
         return tensor[(*(slice(None),) * axis, piece)]
 
     def length(self, sizes: Mapping[str, int]) -> int:
@@ -305,5 +305,5 @@ class Joined:
         missing = self.missing.setdefault(name, {*range(len(row.part.sizes))})
         view = row.part.view(tensor, sizes_of(row, self.config))
         view[...] = values.reshape(view.shape)
-        missing.remove(row.part.index)
+        missing.remove(row.part.number)
         return None if missing else self.tensors.pop(name)

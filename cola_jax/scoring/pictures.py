@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def insert(row: Prompts, place: int, picture: Embedded) -> Prompts:
     """Replace the token at `place` in the prompt of a row [T] by those of a picture."""
     more = len(picture.ids) - 1
 
-    def put(values: np.ndarray, new: np.ndarray, shift: int = 0) -> np.ndarray:
+    def put(values: Any, new: np.ndarray, shift: int = 0) -> np.ndarray:
         values = np.asarray(values)
         parts = values[:place], new, values[place + 1 :] + shift
         return np.concatenate(parts).astype(np.int32)
