@@ -8,15 +8,17 @@ from typing import Any
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.deploy.export import exporting
-from cola_jax.errors import InputError
-from cola_jax.formats.gguf import GEMMA3_27B, read_file
+from cola_jax.errors import InputError, shown
+from cola_jax.formats.gguf import read_file
+from cola_jax.formats.gguf_architectures import LARGEST
 from cola_jax.path import format_path, validate
 from cola_jax.storage import AnyPath
 
 # llama.cpp treats the layers of these alike, whatever their place
-UNIFORM = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmoe")
-# of these, every n-th layer has full attention, by its place, and the others a window
-PERIODS = {"gemma3": 6}
+UNIFORM = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmoe", "phi3", "minimax-m2")
+# of these, every n-th layer has full attention, by its place, and the others do not
+PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "qwen35": 4, "qwen35moe": 4}
+FURTHER = "nextn_predict_layers"  # at the end, which predict further tokens
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 PATH_KEY = "cola.path"  # for people; no reader depends on it
 BASE_MODEL = "general.base_model."
@@ -27,6 +29,7 @@ def export_gguf(source: Path, path: Sequence[int], destination: AnyPath) -> None
     """Write a GGUF file whose layers are those of a path, without requantising anything.
 
     All keys are copied, the license among them, and the source is recorded as the base model.
+    Layers that predict further tokens are left out.
     Raises InputError, before any work, if the destination exists, the source is not a whole GGUF
     file of a supported architecture, or llama.cpp would treat a layer differently at its new place.
     """
@@ -34,9 +37,12 @@ def export_gguf(source: Path, path: Sequence[int], destination: AnyPath) -> None
         reader = read_file(source)
         architecture = str(field_value(reader, "general.architecture"))
         check_architecture(source, reader, architecture)
-        layers = int(field_value(reader, f"{architecture}.block_count"))
+        layers = size_of(source, reader, f"{architecture}.block_count")
+        layers -= size_of(source, reader, f"{architecture}.{FURTHER}", 0)
         path = validate(path, layers)
-        check_places(path, architecture, layers)
+        interval, period = f"{architecture}.full_attention_interval", PERIODS.get(architecture, 1)
+        period = max(1, size_of(source, reader, interval, period))
+        check_places(path, architecture, layers, period)
         placed = list(place_tensors(source, reader, path))
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
@@ -51,6 +57,15 @@ def field_value(reader: GGUFReader, key: str) -> Any:
     return None if field is None else field.contents()
 
 
+def size_of(source: Path, reader: GGUFReader, key: str, default: int | None = None) -> int:
+    """Return a size; InputError if the file lacks it and there is no default."""
+    value = field_value(reader, key)
+    value = default if value is None else value
+    if type(value) is not int or value < 0:
+        raise InputError(f"{source} has no {key}, or {shown(value)}: it is not a whole model.")
+    return value
+
+
 def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> None:
     """Raise InputError for an architecture that is not known to be safe, or a part of a model."""
     if architecture not in (*UNIFORM, *PERIODS):
@@ -63,27 +78,22 @@ def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> N
             f"{source} is one of several files of a model: join them with "
             "`llama-gguf-split --merge` first."
         )
-    if type(field_value(reader, f"{architecture}.block_count")) is not int:
-        raise InputError(f"{source} has no {architecture}.block_count: it is not a whole model.")
 
 
-def check_places(path: Sequence[int], architecture: str, layers: int) -> None:
+def check_places(path: Sequence[int], architecture: str, layers: int, period: int) -> None:
     """Raise InputError where llama.cpp would run a layer of the path differently at its place."""
-    period = PERIODS.get(architecture)
-    if period is None:
-        return
+    start = f"path {format_path(path)} cannot be written as GGUF"
     for place, layer in enumerate(path):
         if (layer % period == period - 1) != (place % period == period - 1):
             raise InputError(
-                f"path {format_path(path)} cannot be written as GGUF: in {architecture} files "
-                f"every {period}th layer has full attention and the others a window, by their "
-                f"place, but layer {layer} would run at place {place}. Export with --format hf."
+                f"{start}: in {architecture} files one layer in {period} has full attention, by "
+                f"its place, but layer {layer} would run at place {place}. Export with --format hf."
             )
-    if (layers == GEMMA3_27B) != (len(path) == GEMMA3_27B):
+    largest = LARGEST.get(architecture)
+    if (layers == largest) != (len(path) == largest):
         raise InputError(
-            f"path {format_path(path)} cannot be written as GGUF: llama.cpp scales the queries of "
-            f"{architecture} files of {GEMMA3_27B} layers differently, and the original has "
-            f"{layers}. Export with --format hf."
+            f"{start}: llama.cpp scales the queries of {architecture} files of {largest} layers "
+            f"differently, and the original has {layers}. Export with --format hf."
         )
 
 
@@ -94,7 +104,8 @@ def copy_metadata(
     count = f"{architecture}.block_count"
     layers = field_value(reader, count)
     for field in reader.fields.values():
-        if field.name.startswith(("GGUF.", BASE_MODEL)) or field.name in WRITTEN:
+        written = (*WRITTEN, f"{architecture}.{FURTHER}")
+        if field.name.startswith(("GGUF.", BASE_MODEL)) or field.name in written:
             continue
         kind, contents, items = field.types[0], field.contents(), None
         if field.name == count:

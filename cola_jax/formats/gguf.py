@@ -1,114 +1,37 @@
-"""Read GGUF files: the supported architectures, tensors dequantised one by one, the tokenizer."""
+"""Read GGUF files: the config, tensors dequantised one by one, the tokenizer."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGML_QUANT_SIZES, ExpertGatingFuncType, GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, did_you_mean, reading, shown
 from cola_jax.formats.families import read_config
+from cola_jax.formats.gguf_architectures import ARCHITECTURES, KEYS, Architecture, gguf_rows
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.table import (
-    Q8_BLOCK,
-    Row,
-    Source,
-    Table,
-    check,
-    make_table,
-    origin_of,
-    rows_of,
-)
+from cola_jax.formats.table import Q8_BLOCK, Source, check, origin_of
 from cola_jax.params import Int8
 
-TYPES = {
-    GGMLQuantizationType[name]
-    for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K")
-}
 # transformers splits so by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 ROPE_DIVISORS = "rope_freqs.weight"
+SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"  # of longrope
+SCALINGS = {  # of ropes, with the attributes of rope.scaling that each has
+    "none": {},
+    "linear": {"factor": "factor"},
+    "yarn": {
+        **{"factor": "factor", "original_context_length": "original_max_position_embeddings"},
+        **{"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"},
+    },
+}
 REPAIR = "Download it again, or convert the model from its safetensors."
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-
-
-class Architecture(NamedTuple):
-    """How to read a `general.architecture`, whose name is also the prefix of its keys."""
-
-    model_type: str  # of the Hugging Face config that the keys are translated to
-    table: Table
-    keys: Mapping[str, str | None]  # to attributes of such a config; None for keys without one
-    finish: Callable[[ModelConfig], ModelConfig] = lambda config: config  # for facts without key
-
-
-LLAMA = make_table(
-    Row("embedding", "token_embd.weight", "V D -> V D"),
-    Row("norm", "output_norm.weight", "D -> D"),
-    Row("head", "output.weight", "V D -> D V"),
-    # the two halves of each head are interleaved, for rope on adjacent pairs
-    Row("q", "blk.{i}.attn_q.weight", "(N h two) D -> D N (two h)"),
-    Row("k", "blk.{i}.attn_k.weight", "(K h two) D -> D K (two h)"),
-    Row("v", "blk.{i}.attn_v.weight", "(K H) D -> D K H"),
-    Row("o", "blk.{i}.attn_output.weight", "D (N H) -> N H D"),
-    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D"),
-    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D"),
-    Row("gate", "blk.{i}.ffn_gate.weight", "F D -> D F"),
-    Row("up", "blk.{i}.ffn_up.weight", "F D -> D F"),
-    Row("down", "blk.{i}.ffn_down.weight", "D F -> F D"),
-)
-GEMMA3 = make_table(
-    Row("q", "blk.{i}.attn_q.weight", "(N H) D -> D N H"),
-    Row("k", "blk.{i}.attn_k.weight", "(K H) D -> D K H"),
-    # norms are stored with the 1 that the model adds to them
-    Row("norm", "output_norm.weight", "D -> D", -1.0),
-    Row("q_norm", "blk.{i}.attn_q_norm.weight", "H -> H", -1.0),
-    Row("k_norm", "blk.{i}.attn_k_norm.weight", "H -> H", -1.0),
-    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D", -1.0),
-    Row("attention_post_norm", "blk.{i}.post_attention_norm.weight", "D -> D", -1.0),
-    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D", -1.0),
-    Row("mlp_post_norm", "blk.{i}.post_ffw_norm.weight", "D -> D", -1.0),
-    base=LLAMA,
-)
-
-KEYS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
-    "rope.freq_base": "rope_theta",
-    **dict.fromkeys(("vocab_size", "attention.value_length", "rope.dimension_count")),
-    **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned")),
-    "rope.scaling.original_context_length": None,
-}
-GEMMA3_KEYS = {
-    **KEYS,
-    "attention.sliding_window": "sliding_window",
-    "rope.freq_base_swa": "rope_local_base_freq",
-}
-GEMMA3_27B = 62  # its number of layers, by which llama.cpp recognises it
-
-
-def scale_queries(config: ModelConfig) -> ModelConfig:
-    """Set the query scale, which Gemma 3 files do not hold."""
-    if config.num_layers != GEMMA3_27B:
-        return dataclasses.replace(config, query_scale=1.0)
-    per_head = config.width // config.num_heads
-    return dataclasses.replace(config, query_scale=(config.head_dim / per_head) ** 0.5)
-
-
-ARCHITECTURES = {
-    "llama": Architecture("llama", LLAMA, KEYS),
-    "gemma3": Architecture("gemma3_text", GEMMA3, GEMMA3_KEYS, scale_queries),
-}
 
 
 def read_file(file: Path) -> GGUFReader:
@@ -125,15 +48,18 @@ def open_gguf(file: Path) -> Source:
         name = metadata.get("general.architecture")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise InputError(
-                f"architecture {shown(name)} is not supported. Supported: "
-                f"{', '.join(ARCHITECTURES)}."
+                f"architecture {shown(name)} is not supported"
+                f"{did_you_mean(str(name), ARCHITECTURES)}. Supported: {', '.join(ARCHITECTURES)}."
             )
         tensors = GgufTensors(file, stored)
         config = gguf_config(name, metadata, tensors)
         check_tokenizer(metadata, config.vocab_size)
-        rows = rows_of(ARCHITECTURES[name].table, config)
-        has_divisors, license = len(config.ropes) == 1, metadata.get("general.license")
-        check(tensors, rows, config, lambda name: has_divisors and name == ROPE_DIVISORS)
+        rows, license = gguf_rows(name, config), metadata.get("general.license")
+        # layers that predict further tokens are not run
+        further = range(config.num_layers, metadata[f"{name}.block_count"])
+        ignored = tuple(f"blk.{layer}." for layer in further)
+        ignored += (ROPE_DIVISORS, SHORT, LONG) if config.ropes[0].divisors else ()
+        check(tensors, rows, config, lambda name: name.startswith(ignored))
         return Source(
             config=config,
             rows=rows,
@@ -152,44 +78,66 @@ def open_gguf(file: Path) -> Source:
 
 def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
     """Build the config by translating the keys to a Hugging Face config and reading that."""
-    prefix, architecture = f"{name}.", ARCHITECTURES[name]
+    prefix = f"{name}."
     fields = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
-    if unknown := sorted(set(fields) - set(architecture.keys)):
+    if unknown := sorted(set(fields) - {*KEYS, *ARCHITECTURES[name].keys}):
         raise InputError(f"it has keys that are not handled: {[prefix + k for k in unknown]}.")
     if "token_embd.weight" not in tensors.shapes:
         raise InputError("it has no token_embd.weight: it is not a complete model.")
-    # other missing keys become null, as a family's defaults do not apply to GGUF files
-    values = {
-        theirs: fields.get(key)
-        for key, theirs in architecture.keys.items()
-        if theirs and (key in fields or not theirs.startswith("rope_"))
+    config = read_config(translate(ARCHITECTURES[name], fields, tensors))[0]
+    widths = {
+        "rope.dimension_count": config.rotary_width,
+        "attention.value_length": config.head_dim,
     }
-    values |= {
-        "model_type": architecture.model_type,
-        "vocab_size": tensors.shapes["token_embd.weight"][0],
-        "tie_word_embeddings": "output.weight" not in tensors.shapes,
-    }
-    # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
-    eps = fields.get("attention.layer_norm_rms_epsilon", 1e-5)
-    values["rms_norm_eps"] = float(f"{eps:.7g}") if isinstance(eps, float) else eps
-    scaling = fields.get("rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
-        raise InputError(f"rope type {shown(scaling)} is not supported in GGUF files.")
-    if scaling == "linear":
-        factor = fields.get("rope.scaling.factor", 1.0)
-        values["rope_scaling"] = {"rope_type": scaling, "factor": factor}
-    config = architecture.finish(read_config(values)[0])
-    head = config.head_dim
-    if any(fields.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
+    if any(fields.get(key, width) != width for key, width in widths.items()):
         raise InputError(
             "it rotates only a part of each head, or has values of another width than its heads "
-            f"({head})."
+            f"({config.head_dim})."
         )
     if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
         return config
-    divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS).reshape(-1))
-    rope = dataclasses.replace(config.ropes[0], divisors=divisors)
+    rope = dataclasses.replace(config.ropes[0], divisors=tuple(tensors.values(ROPE_DIVISORS)))
     return dataclasses.replace(config, ropes=(rope,))
+
+
+def translate(
+    architecture: Architecture, fields: Mapping[str, Any], tensors: "GgufTensors"
+) -> dict[str, Any]:
+    """Return the Hugging Face config of a model with these keys, without their prefix."""
+    keys = {**KEYS, **architecture.keys}
+    # missing keys become null, as a family's defaults do not apply to GGUF files
+    names = (theirs for theirs in keys.values() if theirs and not theirs.startswith("rope_"))
+    values: dict[str, Any] = {**dict.fromkeys(names), **architecture.facts}
+    values |= {theirs: fields[key] for key, theirs in keys.items() if theirs and key in fields}
+    values |= architecture.derive(fields)
+    # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
+    eps = fields.get("attention.layer_norm_rms_epsilon", 1e-5)
+    scaling = {**values.get("rope_scaling", {}), **read_scaling(fields)}
+    if SHORT in tensors.shapes and "original_max_position_embeddings" in values:
+        factors = {"short_factor": tensors.values(SHORT), "long_factor": tensors.values(LONG)}
+        scale = fields.get("rope.scaling.attn_factor")
+        scaling = {"rope_type": "longrope", "attention_factor": scale, **factors}
+    if "sliding_window" in values:  # 0 in files of Phi-4, which has none
+        values["sliding_window"] = values["sliding_window"] or None
+    if "scoring_func" in values:
+        values["scoring_func"] = ExpertGatingFuncType(values["scoring_func"]).name.lower()
+    return values | {
+        "model_type": architecture.model_type,
+        "vocab_size": tensors.shapes["token_embd.weight"][0],
+        "tie_word_embeddings": "output.weight" not in tensors.shapes,
+        "rms_norm_eps": float(f"{eps:.7g}") if isinstance(eps, float) else eps,
+        "rope_scaling": scaling,
+    }
+
+
+def read_scaling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Read how a rope is stretched, as `rope_scaling` of a Hugging Face config."""
+    kind = fields.get("rope.scaling.type", "none")
+    if not isinstance(kind, str) or kind not in SCALINGS:
+        raise InputError(f"rope type {shown(kind)} is not supported in GGUF files.")
+    given = {name: fields.get(f"rope.scaling.{key}") for key, name in SCALINGS[kind].items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    return {"rope_type": "default" if kind == "none" else kind, **given}
 
 
 def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:
@@ -202,27 +150,43 @@ def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:
         raise InputError(f"it has {count:,} tokens for {vocab_size:,} embeddings.")
 
 
+@functools.cache
+def is_dequantised(kind: GGMLQuantizationType) -> bool:
+    """Return whether the gguf package dequantises tensors of a type."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
 class GgufTensors:
-    """The tensors of a GGUF file by name, as float32."""
+    """The tensors of a GGUF file by name, as float32; outer axes of 1 do not count, as in ggml."""
 
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]):
         self.place, self.tensors = file, tensors
-        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        unsupported = {tensor.kind.name for tensor in tensors.values() if tensor.kind not in TYPES}
+        self.shapes = {name: trim(tensor.shape) for name, tensor in tensors.items()}
+        unsupported = {x.kind.name for x in tensors.values() if not is_dequantised(x.kind)}
         if unsupported:
+            known = (kind.name for kind in GGMLQuantizationType if is_dequantised(kind))
             raise InputError(
-                f"it has tensors of type {sorted(unsupported)}; "
-                f"{sorted(kind.name for kind in TYPES)} are supported."
+                f"it has tensors of type {sorted(unsupported)}; {sorted(known)} are supported."
             )
 
     def read(self, name: str) -> np.ndarray:
         """Dequantise one tensor."""
-        kind, shape, *_ = self.tensors[name]
-        return dequantize(self.read_bytes(name), kind).reshape(shape)
+        values = dequantize(self.read_bytes(name), self.tensors[name].kind)
+        if name.endswith(".ssm_a"):  # the negative of a rate whose logarithm the weight is
+            values = np.log(-values)
+        return values.reshape(self.shapes[name])
+
+    def values(self, name: str) -> list[float]:
+        """Dequantise a vector."""
+        return self.read(name).reshape(-1).tolist()
 
     def read_q8(self, name: str) -> Int8:
         """Read a tensor of Q8_0 as it is: a float16 and 32 values, one block after the other."""
-        shape = self.tensors[name].shape
+        shape = self.shapes[name]
         raw = self.read_bytes(name).reshape(-1, 2 + Q8_BLOCK)
         scale, values = raw[:, :2].copy().view("<f2"), raw[:, 2:].view(np.int8)
         return Int8(values.reshape(shape), scale.reshape(*shape[:-1], -1))
@@ -231,6 +195,11 @@ class GgufTensors:
         """Read one tensor as it is stored."""
         _, _, start, nbytes = self.tensors[name]
         return np.fromfile(self.place, np.uint8, nbytes, offset=start)
+
+
+def trim(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without outer axes of 1."""
+    return shape[next((axis for axis, size in enumerate(shape) if size != 1), -1) :]
 
 
 def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:

@@ -5,12 +5,101 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.quants import dequantize, quantize
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests import oracle
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+HEADS = {"attention.key_length": 256, "attention.value_length": 256}
+WINDOW = {"attention.sliding_window": 5}
+COUNTS = {"expert_count": 4, "expert_used_count": 2}
+HYBRID = {
+    **{"num_hidden_layers": 4, "head_dim": 16, "vocab_size": 300, "tie_word_embeddings": True},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_conv_kernel_dim": 3},
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 10},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5},
+}
+HYBRID_KEYS = {
+    **{"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 8},
+    **{"full_attention_interval": 4, "ssm.conv_kernel": 3, "ssm.state_size": 8},
+    **{"ssm.group_count": 2, "ssm.time_step_rank": 6, "ssm.inner_size": 60},
+    "rope.dimension_sections": [1, 1, 2, 0],
+}
+# family, sizes where transformers' loader reads no key, and keys, by architecture
+FAMILIES = {
+    "llama": ("llama", {}, {}),
+    "mistral": ("mistral", {"sliding_window": None}, {}),
+    "qwen2": ("qwen2", {}, {"rope.dimension_count": None}),
+    "qwen3": ("qwen3", {"head_dim": 128}, {"attention.key_length": 128}),
+    "qwen2moe": (
+        "qwen2_moe",
+        {**EXPERTS, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632},
+        {
+            **{**COUNTS, "expert_feed_forward_length": 1408},
+            "expert_shared_feed_forward_length": 5632,
+        },
+    ),
+    "qwen3moe": (
+        "qwen3_moe",
+        {**EXPERTS, "moe_intermediate_size": 768, "head_dim": 12, "norm_topk_prob": True},
+        {**COUNTS, "expert_feed_forward_length": 768, "attention.key_length": 12},
+    ),
+    "gemma2": (
+        "gemma2",
+        {"head_dim": 256, "sliding_window": 5, "tie_word_embeddings": True},
+        {**HEADS, **WINDOW, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **{"head_dim": 256, "sliding_window": 5, "tie_word_embeddings": True},
+            **{"num_hidden_layers": 7, "rope_theta": 1e6},
+        },
+        {**HEADS, **WINDOW, "rope.freq_base": 1e6},
+    ),
+    "phi3": ("phi3", {}, {"attention.sliding_window": 0}),
+    "gpt-oss": (
+        "gpt_oss",
+        {
+            **{**LOCAL_EXPERTS, "head_dim": 12, "sliding_window": 5},
+            "rope_parameters": {
+                **oracle.YARN,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+            },
+        },
+        {
+            **{**COUNTS, **WINDOW, "attention.key_length": 12, "attention.value_length": 12},
+            **{"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0},
+            "rope.scaling.original_context_length": 16,
+        },
+    ),
+    "minimax-m2": (
+        "minimax_m2",
+        {**LOCAL_EXPERTS, "head_dim": 12, "rotary_dim": 8},
+        {
+            **{**COUNTS, "expert_feed_forward_length": 64, "expert_gating_func": 2},
+            **{"attention.key_length": 12, "attention.value_length": 12},
+            "rope.dimension_count": 8,
+        },
+    ),
+    "qwen35": ("qwen3_5_text", HYBRID, HYBRID_KEYS),
+    "qwen35moe": (
+        "qwen3_5_moe_text",
+        {
+            **{**HYBRID, **EXPERTS, "moe_intermediate_size": 64},
+            "shared_expert_intermediate_size": 32,
+        },
+        {
+            **{**HYBRID_KEYS, **COUNTS, "expert_feed_forward_length": 64},
+            **{"expert_shared_feed_forward_length": 32, "feed_forward_length": None},
+        },
+    ),
+}
 MODEL = {"intermediate_size": 64, "num_hidden_layers": 3, "rms_norm_eps": 1e-5}  # blocks of 32
 
 TEMPLATE = (
@@ -59,6 +148,69 @@ def tiny_gemma(**changes):
     return Tiny(model, {n: x + 1 if n.endswith("norm.weight") else x for n, x in tensors.items()})
 
 
+def tiny(architecture, **changes):
+    """Make a random model of an architecture, its tensors as llama.cpp stores them."""
+    family, sizes, _ = FAMILIES[architecture]
+    model = oracle.random_model(family, **{**MODEL, **sizes, **changes})
+    return Tiny(model, dict(stored(architecture, model)))
+
+
+def stored(architecture, model):
+    """Yield the tensors of a model as llama.cpp's converters of its architecture write them."""
+    centred = architecture.startswith(("gemma", "qwen35"))  # norms, to which models add 1
+    for name, tensor in model.state_dict().items():
+        values, field = tensor.numpy(), name.split(".")[-2]
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        if name.endswith("norm.weight") and centred and "linear_attn" not in name:
+            values = values + 1
+        if architecture in ("llama", "mistral"):
+            values = permute(values, heads_of(model, name))
+        if "linear_attn" in name:
+            name, values = tile(name, values, model.config)
+        if "experts.gate_up_proj" in name:
+            yield from split_experts(name, values, architecture)
+        elif "experts.down_proj" in name:
+            is_bias = name.endswith("_bias")
+            values = values.swapaxes(1, 2) if architecture == "gpt-oss" and not is_bias else values
+            yield name.removesuffix("_bias") + (".bias" if is_bias else ".weight"), values
+        elif name.endswith("e_score_correction_bias"):
+            yield f"blk.{name.split('.')[2]}.exp_probs_b.bias", values
+        elif name.endswith("sinks"):
+            yield f"{name}.weight", values
+        else:
+            yield name, values.squeeze() if field == "shared_expert_gate" else values
+
+
+def split_experts(name, values, architecture):
+    """Yield the gates and the inputs of experts, which gpt-oss interleaves."""
+    is_bias = name.endswith("_bias")
+    if architecture == "gpt-oss":
+        halves = values[..., ::2], values[..., 1::2]
+        halves = halves if is_bias else [half.swapaxes(1, 2) for half in halves]
+    else:
+        halves = np.split(values, 2, axis=1)
+    for part, half in zip(("gate_proj", "up_proj"), halves, strict=True):
+        theirs = name.removesuffix("_bias").replace("gate_up_proj", part)
+        yield theirs + (".bias" if is_bias else ".weight"), np.ascontiguousarray(half)
+
+
+def tile(name, values, config):
+    """Put the first value head of each key head first, then the second ones, and so on."""
+    keys, values_per_key = config.linear_num_key_heads, config.linear_num_value_heads
+    axis = int("out_proj" in name)
+    start = 2 * keys * config.linear_key_head_dim if "qkv" in name or "conv1d" in name else 0
+    values = np.moveaxis(values.squeeze(), axis, 0)
+    if "norm" not in name:
+        heads = values[start:].reshape(keys, values_per_key // keys, -1, *values.shape[1:])
+        tiled = heads.swapaxes(0, 1).reshape(-1, *values.shape[1:])
+        values = np.concatenate([values[:start], tiled])
+    values = np.ascontiguousarray(np.moveaxis(values, 0, axis))
+    if name.endswith("A_log"):
+        return name, -np.exp(values)
+    return name.replace("dt_bias", "dt_proj.bias"), values
+
+
 def heads_of(model, name):
     """Return the heads of a projection that llama.cpp permutes; None of other weights."""
     config = model.config
@@ -96,11 +248,12 @@ def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architectur
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.dimension_count": config.head_dim,
+        "rope.dimension_count": getattr(config, "head_dim", None),
         "vocab_size": config.vocab_size,
     }
     for key, value in (values | dict(keys)).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add[list] = writer.add_array
         if value is not None:
             add[type(value)](f"{architecture}.{key}", value)
     exact = write_tensors(writer, tiny.tensors, kind, architecture)
@@ -112,14 +265,15 @@ def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architectur
 
 def write_tensors(writer, tensors, kind, architecture):
     """Add tensors, matrices quantised; return the dequantised ones."""
-    names = get_tensor_name_map(MODEL_ARCH["GEMMA3" if architecture == "gemma3" else "LLAMA"], 9)
+    kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
+    names = get_tensor_name_map(kinds[architecture], 9)
     exact = {}
     for name, tensor in tensors.items():
         # llama.cpp keeps vectors in float32 whatever the rest is
         chosen = GGMLQuantizationType["F32" if tensor.ndim == 1 else kind]
-        stored = quantize(tensor, chosen)
-        writer.add_tensor(names.get_name(name, [".weight"]), stored, raw_dtype=chosen)
-        exact[name] = dequantize(stored, chosen).reshape(tensor.shape)
+        raw = quantize(tensor, chosen)
+        writer.add_tensor(names.get_name(name, [".weight", ".bias"]), raw, raw_dtype=chosen)
+        exact[name] = dequantize(raw, chosen).reshape(tensor.shape)
     return exact
 
 

@@ -1,0 +1,178 @@
+"""The architectures of GGUF files: what sets each apart from its family's config and tensors."""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
+
+from cola_jax.config import ModelConfig
+from cola_jax.formats.families import FAMILIES, LLAMA, PAIRS, QWEN3_5
+from cola_jax.formats.table import Row, Table, make_table, rows_of
+from cola_jax.params import field_of
+
+Keys = Mapping[str, str | None]  # to attributes of a Hugging Face config; None for keys without one
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+KEYS: Keys = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.key_length": "head_dim",
+    "rope.freq_base": "rope_theta",
+    **dict.fromkeys(("vocab_size", "attention.value_length", "rope.dimension_count")),
+    **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned")),
+    **dict.fromkeys(("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow")),
+    "rope.scaling.original_context_length": None,
+}
+WINDOW: Keys = {"attention.sliding_window": "sliding_window"}
+EXPERTS: Keys = {
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}
+SHARED: Keys = {**EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"}
+# as wide as the MLP
+LOCAL: Keys = {**EXPERTS, "expert_count": "num_local_experts", "expert_feed_forward_length": None}
+PHI3_KEYS: Keys = {
+    **{**WINDOW, "rope.scaling.attn_factor": None},
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+}
+QWEN35_KEYS: Keys = {
+    "full_attention_interval": "full_attention_interval",
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+    **dict.fromkeys(("ssm.inner_size", "rope.dimension_sections", "nextn_predict_layers")),
+}
+LARGEST = {"gemma2": 46, "gemma3": 62}  # the layers by which llama.cpp recognises the 27B models
+
+GPT_OSS = make_table(
+    *(LLAMA[name] for name in ("expert_gate", "expert_up", "expert_down")),
+    Row("expert_gate_bias", "blk.{i}.ffn_gate_exps.bias", "E X -> E X"),
+    Row("expert_up_bias", "blk.{i}.ffn_up_exps.bias", "E X -> E X"),
+    Row("expert_down_bias", "blk.{i}.ffn_down_exps.bias", "E D -> E D"),
+    Row("sinks", "blk.{i}.attn_sinks.weight", "N -> N"),
+)
+SHARED_GATE = make_table(Row("shared_gate", "blk.{i}.ffn_gate_inp_shexp.weight", "D -> D"))
+# the first value heads of all key heads come first, then the second ones
+TILED = {
+    "N -> N": "(G K) -> (K G)",
+    "N D -> D N": "(G K) D -> D (K G)",
+    "(N U) D -> D N U": "(G K U) D -> D (K G) U",
+    "D (N U) -> N U D": "D (G K U) -> (K G) U D",
+    "(N U) 1 W -> N U W": "(G K U) W -> (K G) U W",
+    "(K H) 1 W -> K H W": "(K H) W -> K H W",
+}
+DELTA_NET = {name: row.pattern for name, row in QWEN3_5.items() if name.endswith(".1")}
+QWEN35 = make_table(
+    *(QWEN3_5[n]._replace(pattern=TILED.get(p, p)) for n, p in DELTA_NET.items()),
+    Row("forget_bias.1", "blk.{i}.ssm_dt.bias", TILED["N -> N"]),
+)
+
+
+def head_width(fields: Mapping[str, Any]) -> int:
+    """Return the width of a head."""
+    width = fields["embedding_length"] // fields["attention.head_count"]
+    return fields.get("attention.key_length", width)
+
+
+def query_scale(fields: Mapping[str, Any], largest: int) -> dict[str, Any]:
+    """Return the query scale, which files of Gemma 2 and 3 do not hold."""
+    is_largest = fields["block_count"] == largest
+    per_head = fields["embedding_length"] // fields["attention.head_count"]
+    return {"query_pre_attn_scalar": per_head if is_largest else head_width(fields)}
+
+
+def rotated_part(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a head that rotates."""
+    width = head_width(fields)
+    return {"partial_rotary_factor": fields.get("rope.dimension_count", width) / width}
+
+
+def hybrid_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes that Qwen3.5 spells otherwise; layers for further tokens do not count."""
+    return rotated_part(fields) | {
+        "num_hidden_layers": fields["block_count"] - fields.get("nextn_predict_layers", 0),
+        "linear_value_head_dim": fields["ssm.inner_size"] // fields["ssm.time_step_rank"],
+    }
+
+
+class Architecture(NamedTuple):
+    """How to read a `general.architecture`, whose name is also the prefix of its keys."""
+
+    model_type: str  # of the Hugging Face config that the keys are translated to
+    keys: Keys = EMPTY  # besides KEYS
+    facts: Mapping[str, Any] = EMPTY  # attributes of all such models, which files may leave out
+    rows: Table = EMPTY  # that differ from the family's
+    derive: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}  # more attributes
+
+
+GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+ARCHITECTURES = {
+    "llama": Architecture("llama", rows=PAIRS),
+    "qwen2": Architecture("qwen2"),
+    "qwen3": Architecture("qwen3"),
+    "qwen2moe": Architecture("qwen2_moe", SHARED, rows=SHARED_GATE),
+    "qwen3moe": Architecture("qwen3_moe", EXPERTS, {"norm_topk_prob": True}),
+    "gemma2": Architecture(
+        "gemma2",
+        {**WINDOW, **{name: name for name in GEMMA2_CAPS}},
+        GEMMA2_CAPS,
+        derive=functools.partial(query_scale, largest=LARGEST["gemma2"]),
+    ),
+    "gemma3": Architecture(
+        "gemma3_text",
+        {**WINDOW, "rope.freq_base_swa": "rope_local_base_freq"},
+        derive=functools.partial(query_scale, largest=LARGEST["gemma3"]),
+    ),
+    "phi3": Architecture(
+        "phi3", PHI3_KEYS, {"original_max_position_embeddings": 4096}, derive=rotated_part
+    ),
+    "gpt-oss": Architecture(
+        "gpt_oss", {**WINDOW, **LOCAL}, {"rope_scaling": {"truncate": False}}, GPT_OSS
+    ),
+    "minimax-m2": Architecture(
+        "minimax_m2",
+        {**LOCAL, "expert_gating_func": "scoring_func", "rope.dimension_count": "rotary_dim"},
+        rows=make_table(Row("router_bias", "blk.{i}.exp_probs_b.bias", "E -> E")),
+    ),
+    "qwen35": Architecture("qwen3_5_text", QWEN35_KEYS, rows=QWEN35, derive=hybrid_sizes),
+    "qwen35moe": Architecture(
+        "qwen3_5_moe_text",
+        {**QWEN35_KEYS, **SHARED},
+        rows={**QWEN35, **SHARED_GATE},
+        derive=hybrid_sizes,
+    ),
+}
+
+
+def gguf_rows(name: str, config: ModelConfig) -> tuple[Row, ...]:
+    """Return the rows of the weights that a model of this config has in a file."""
+    kinds = {text: kind for kind, text in MODEL_ARCH_NAMES.items()}
+    names, architecture = get_tensor_name_map(kinds[name], 1), ARCHITECTURES[name]
+    table = {**FAMILIES[architecture.model_type].table, **architecture.rows}
+    return tuple(rename(row, names, config.norm_offset or 0.0) for row in rows_of(table, config))
+
+
+def rename(row: Row, names: TensorNameMap, norm_offset: float) -> Row:
+    """Return a row of safetensors with its name in GGUF, where one tensor holds all experts.
+
+    Norms are stored with the offset that the model adds to them, except those of values.
+    """
+    theirs, pattern, field = row.theirs, row.pattern, field_of(row.ours)
+    if "{e}." in theirs:
+        theirs, pattern = theirs.replace("{e}.", ""), f"E {pattern}".replace("->", "-> E")
+    name = names.get_name(theirs.format(i=0), (".weight", ".bias"))
+    offset = -norm_offset if field.endswith("norm") and field != "value_norm" else 0.0
+    return row._replace(
+        theirs=name.replace("blk.0.", "blk.{i}.") if name else theirs,
+        pattern=pattern,
+        offset=offset,
+    )
