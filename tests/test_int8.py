@@ -16,7 +16,7 @@ from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.params import INPUTS, Int8, Layer, cast, quantize
 from tests import oracle
 from tests.execute import batches
-from tests.formats.gguf_writer import tiny_llama, write
+from tests.formats.gguf_writer import FAMILIES, tiny, tiny_llama, write
 
 NAMES = [field.name for field in dataclasses.fields(Layer)]
 
@@ -148,11 +148,22 @@ def test_convert_keeps_the_blocks_of_q8_0(tmp_path):
     assert layers.down.scale.dtype == np.float16
 
 
+def test_convert_keeps_the_blocks_of_experts(tmp_path):
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "num_hidden_layers": 1}
+    made = tiny("qwen3moe", moe_intermediate_size=32, **sizes)
+    keys = FAMILIES["qwen3moe"][2] | {"attention.key_length": 32, "expert_feed_forward_length": 32}
+    write(tmp_path / "tiny.gguf", made, "Q8_0", keys=keys, architecture="qwen3moe")
+    model = cola_jax.load(tmp_path / "tiny.gguf", dtype="int8")
+    assert_same(widened(model), cola_jax.load(tmp_path / "tiny.gguf", dtype="float32"))
+    assert model.layers[0].expert_down.scale.shape == (1, 4, 1, 64)
+    assert model.layers[0].expert_up.scale.dtype == np.float16
+
+
 def test_convert_rounds_blocks_that_heads_cut(tmp_path):
     # heads of 8; an MLP of three blocks, which two devices cannot share
     write(tmp_path / "tiny.gguf", tiny_llama(intermediate_size=96), "Q8_0")
     convert(str(tmp_path / "tiny.gguf"), tmp_path / "int8", dtype="int8")
-    layers = cola_jax.load(tmp_path / "int8").layers
+    (layers,) = cola_jax.load(tmp_path / "int8").layers
     assert layers.o.scale.shape == (3, 1, 1, 32)
     assert layers.o.scale.dtype == np.float32
     assert layers.down.scale.shape == (3, 3, 32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from gguf.quants import dequantize
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, did_you_mean, reading, shown
 from cola_jax.formats.families import read_config
-from cola_jax.formats.gguf_architectures import ARCHITECTURES, KEYS, Architecture, gguf_rows
+from cola_jax.formats.gguf_architectures import (
+    ARCHITECTURES,
+    KEYS,
+    Architecture,
+    gguf_rows,
+    head_width,
+)
 from cola_jax.formats.gguf_header import Tensor, read_header
 from cola_jax.formats.table import Q8_BLOCK, Source, check, origin_of
 from cola_jax.params import Int8
@@ -57,9 +64,8 @@ def open_gguf(file: Path) -> Source:
         rows, license = gguf_rows(name, config), metadata.get("general.license")
         # layers that predict further tokens are not run
         further = range(config.num_layers, metadata[f"{name}.block_count"])
-        ignored = tuple(f"blk.{layer}." for layer in further)
-        ignored += (ROPE_DIVISORS, SHORT, LONG) if config.ropes[0].divisors else ()
-        check(tensors, rows, config, lambda name: name.startswith(ignored))
+        of_rope = (ROPE_DIVISORS, SHORT, LONG) if config.ropes[0].divisors else ()
+        check(tensors, rows, config, lambda name: name in of_rope or layer_of(name) in further)
         return Source(
             config=config,
             rows=rows,
@@ -76,12 +82,18 @@ def open_gguf(file: Path) -> Source:
         )
 
 
+def layer_of(name: str) -> int | None:
+    """Return the layer of a tensor, None for one that is of no layer."""
+    match = re.match(r"blk\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
 def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
     """Build the config by translating the keys to a Hugging Face config and reading that."""
-    prefix = f"{name}."
-    fields = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+    start = f"{name}."
+    fields = {k[len(start) :]: shorten(v) for k, v in metadata.items() if k.startswith(start)}
     if unknown := sorted(set(fields) - {*KEYS, *ARCHITECTURES[name].keys}):
-        raise InputError(f"it has keys that are not handled: {[prefix + k for k in unknown]}.")
+        raise InputError(f"it has keys that are not handled: {[start + k for k in unknown]}.")
     if "token_embd.weight" not in tensors.shapes:
         raise InputError("it has no token_embd.weight: it is not a complete model.")
     config = read_config(translate(ARCHITECTURES[name], fields, tensors))[0]
@@ -100,6 +112,12 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
     return dataclasses.replace(config, ropes=(rope,))
 
 
+def shorten(value: Any) -> Any:
+    """Return a float32 as the shortest number that it can be: 1e-5 for 9.99999974738e-06."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
 def translate(
     architecture: Architecture, fields: Mapping[str, Any], tensors: "GgufTensors"
 ) -> dict[str, Any]:
@@ -110,8 +128,6 @@ def translate(
     values: dict[str, Any] = {**dict.fromkeys(names), **architecture.facts}
     values |= {theirs: fields[key] for key, theirs in keys.items() if theirs and key in fields}
     values |= architecture.derive(fields)
-    # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
-    eps = fields.get("attention.layer_norm_rms_epsilon", 1e-5)
     scaling = {**values.get("rope_scaling", {}), **read_scaling(fields)}
     if SHORT in tensors.shapes and "original_max_position_embeddings" in values:
         factors = {"short_factor": tensors.values(SHORT), "long_factor": tensors.values(LONG)}
@@ -125,7 +141,8 @@ def translate(
         "model_type": architecture.model_type,
         "vocab_size": tensors.shapes["token_embd.weight"][0],
         "tie_word_embeddings": "output.weight" not in tensors.shapes,
-        "rms_norm_eps": float(f"{eps:.7g}") if isinstance(eps, float) else eps,
+        "rms_norm_eps": fields.get("attention.layer_norm_rms_epsilon", 1e-5),
+        "head_dim": head_width(fields),
         "rope_scaling": scaling,
     }
 

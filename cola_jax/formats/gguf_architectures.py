@@ -23,12 +23,11 @@ KEYS: Keys = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
-    **dict.fromkeys(("vocab_size", "attention.value_length", "rope.dimension_count")),
+    **dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count")),
     **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned")),
     **dict.fromkeys(("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow")),
-    "rope.scaling.original_context_length": None,
+    **dict.fromkeys(("rope.scaling.original_context_length", "vocab_size")),
 }
 WINDOW: Keys = {"attention.sliding_window": "sliding_window"}
 EXPERTS: Keys = {

@@ -12,7 +12,15 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 import cola_jax
 from cola_jax.deploy.export_gguf import check_places, export_gguf, field_value
 from tests import oracle
-from tests.formats.gguf_writer import GEMMA_KEYS, add_byte_level, finish, tiny_gemma, tiny_llama
+from tests.formats.gguf_writer import (
+    FAMILIES,
+    GEMMA_KEYS,
+    add_byte_level,
+    finish,
+    tiny,
+    tiny_gemma,
+    tiny_llama,
+)
 from tests.formats.gguf_writer import write as write_gguf
 
 PATH = (0, 1, 1, 2, 0)
@@ -95,14 +103,31 @@ def test_export_gguf_keeps_kinds_of_attention_in_place(tmp_path):
     write_gguf(source, tiny_gemma(), keys=GEMMA_KEYS, architecture="gemma3")
     export_gguf(source, path, out)
     assert_reads_back_as_path(source, out, path)
-    message = r"path 0,2-6 cannot be written as GGUF: in gemma3 files every 6th layer has full .*"
+    message = r"path 0,2-6 cannot be written as GGUF: in gemma3 files one layer in 6 has full .*"
     with pytest.raises(ValueError, match=message + "layer 5 would run at place 4"):
         export_gguf(source, (0, 2, 3, 4, 5, 6), tmp_path / "other.gguf")
     full = tuple(range(62))  # of the 27B model
-    check_places(full, "gemma3", 62)
+    check_places(full, "gemma3", 62, 6)
     for path, layers in ((full[:54], 62), (full, 68)):
         with pytest.raises(ValueError, match="scales the queries of gemma3 files of 62 layers"):
-            check_places(path, "gemma3", layers)
+            check_places(path, "gemma3", layers, 6)
+
+
+def test_export_gguf_leaves_out_layers_for_further_tokens(tmp_path):
+    source, out = tmp_path / "in.gguf", tmp_path / "out.gguf"
+    keys = FAMILIES["qwen35"][2] | {"block_count": 5, "nextn_predict_layers": 1}
+    extra = [("blk.4.nextn.eh_proj.weight", np.ones((32, 64), np.float32))]
+    write_gguf(source, tiny("qwen35"), keys=keys, extra=extra, architecture="qwen35")
+    export_gguf(source, (2, 2, 1, 3, 0), out)
+    original, exported = map(oracle.convert_in_memory, (source, out))
+    assert exported.config.layer_kinds == (1, 1, 1, 0, 1)
+    for kind, layers in enumerate(([0], [2, 2, 1, 0])):
+        along = jax.tree.map(lambda x, i=layers: x[np.array(i)], original.layers[kind])
+        jax.tree.map(np.testing.assert_array_equal, along, exported.layers[kind])
+    with pytest.raises(ValueError, match=r"qwen35 files one layer in 4 .*layer 3 would run at"):
+        export_gguf(source, (0, 1, 3), tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match=r"layer ids \[4\], but the model has layers 0\.\.3"):
+        export_gguf(source, (0, 1, 2, 3, 4), tmp_path / "other.gguf")
 
 
 def test_export_gguf_refuses_bad_input(llama, tmp_path):
@@ -115,7 +140,7 @@ def test_export_gguf_refuses_bad_input(llama, tmp_path):
         with pytest.raises(ValueError, match=message):
             export_gguf(source, path, tmp_path / out)
     for keys, message in (
-        ({"architecture": "gemma2"}, "architecture 'gemma2', whose layers .* by their place"),
+        ({"architecture": "gemma3n"}, "architecture 'gemma3n', whose layers .* by their place"),
         ({"split": 3}, "is one of several files of a model"),
     ):
         writer = GGUFWriter(tmp_path / "bad.gguf", keys.get("architecture", "llama"))

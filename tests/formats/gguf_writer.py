@@ -17,7 +17,7 @@ HEADS = {"attention.key_length": 256, "attention.value_length": 256}
 WINDOW = {"attention.sliding_window": 5}
 COUNTS = {"expert_count": 4, "expert_used_count": 2}
 HYBRID = {
-    **{"num_hidden_layers": 4, "head_dim": 16, "vocab_size": 300, "tie_word_embeddings": True},
+    **{"num_hidden_layers": 4, "head_dim": 16, "tie_word_embeddings": True},
     **{"linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_conv_kernel_dim": 3},
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 10},
     "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5},
@@ -31,7 +31,6 @@ HYBRID_KEYS = {
 # family, sizes where transformers' loader reads no key, and keys, by architecture
 FAMILIES = {
     "llama": ("llama", {}, {}),
-    "mistral": ("mistral", {"sliding_window": None}, {}),
     "qwen2": ("qwen2", {}, {"rope.dimension_count": None}),
     "qwen3": ("qwen3", {"head_dim": 128}, {"attention.key_length": 128}),
     "qwen2moe": (
@@ -164,7 +163,7 @@ def stored(architecture, model):
             continue
         if name.endswith("norm.weight") and centred and "linear_attn" not in name:
             values = values + 1
-        if architecture in ("llama", "mistral"):
+        if architecture == "llama":
             values = permute(values, heads_of(model, name))
         if "linear_attn" in name:
             name, values = tile(name, values, model.config)

@@ -1,24 +1,27 @@
 """GGUF files as llama.cpp writes them, compared with transformers."""
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.formats.conversion import convert
-from cola_jax.formats.gguf import GgufTensors, open_gguf, scale_queries
+from cola_jax.formats.gguf import GgufTensors, open_gguf
+from cola_jax.formats.gguf_architectures import ARCHITECTURES
 from cola_jax.formats.gguf_header import read_header
 from cola_jax.path import pad_path
 from tests import oracle
 from tests.formats.gguf_writer import (
+    FAMILIES,
     GEMMA_KEYS,
     KINDS,
     TEMPLATE,
@@ -27,6 +30,7 @@ from tests.formats.gguf_writer import (
     add_sentencepiece,
     finish,
     set_parameters,
+    tiny,
     tiny_gemma,
     tiny_llama,
     write,
@@ -80,14 +84,76 @@ def test_open_gguf_reads_gemma(tmp_path, scaling):
     assert_parity(tmp_path / "tiny.gguf", gemma.model, GEMMA_PATHS)
 
 
-def test_scale_queries_knows_the_27b(pair):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_open_gguf_reads_what_transformers_reads(tmp_path, name):
+    """All but gpt-oss, whose yarn and experts transformers does not read; it is as it was made."""
+    made, file = tiny(name, vocab_size=300), tmp_path / "tiny.gguf"
+    write(file, made, keys=FAMILIES[name][2], metadata=[add_byte_level], architecture=name)
+    model = made.model
+    if name != "gpt-oss":
+        theirs = AutoModelForCausalLM.from_pretrained(
+            tmp_path, gguf_file=file.name, dtype="float32"
+        )
+        theirs.config.__dict__.pop("quantization_config", None)  # models with it cannot be saved
+        model.load_state_dict(theirs.state_dict())
+        model.config = theirs.config
+    assert_same(oracle.convert_in_memory(file), model, tmp_path / "theirs")
+
+
+def assert_same(ours, model, folder):
+    """Config and weights are those of a model of transformers, whose epsilon has more digits."""
+    model.save_pretrained(folder)
+    theirs = oracle.convert_in_memory(folder)
+    assert theirs.config.norm_eps == pytest.approx(ours.config.norm_eps, rel=1e-6)
+    config = dataclasses.replace(theirs.config, norm_eps=ours.config.norm_eps)
+    assert ours.config == config
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, ours, theirs.replace(config=config))
+
+
+FACTORS = {name: np.float32(oracle.LONGROPE[f"{name}_factor"]) for name in ("short", "long")}
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "keys", "extra"),
+    [
+        (
+            "qwen3",
+            oracle.YARN,
+            {
+                **{"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0},
+                **{"rope.scaling.yarn_beta_fast": 1.4, "rope.scaling.yarn_beta_slow": 0.3},
+                "rope.scaling.original_context_length": 16,
+            },
+            [],
+        ),
+        (
+            "phi3",
+            {**oracle.LONGROPE, "partial_rotary_factor": 0.75},
+            {
+                **{"rope.scaling.attn_factor": 2.0, "rope.dimension_count": 6},
+                "rope.scaling.original_context_length": 4,
+            },
+            [(f"rope_factors_{name}.weight", values) for name, values in FACTORS.items()],
+        ),
+    ],
+    ids=["yarn", "longrope"],
+)
+def test_open_gguf_reads_stretched_ropes(tmp_path, name, rope, keys, extra):
+    """These are compared with the model as it was made: transformers reads neither."""
+    sizes = {"original_max_position_embeddings": 4, "max_position_embeddings": 256}
+    made = tiny(name, rope_parameters=rope, **(sizes if name == "phi3" else {}))
+    keys = FAMILIES[name][2] | keys
+    write(tmp_path / "tiny.gguf", made, keys=keys, extra=extra, architecture=name)
+    assert_same(oracle.convert_in_memory(tmp_path / "tiny.gguf"), made.model, tmp_path / "theirs")
+
+
+def test_query_scale_knows_the_27b():
     """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
-    config = pair("gemma3").ours.config
-    sizes = {"width": 5376, "num_heads": 32, "num_kv_heads": 16, "head_dim": 128}
-    layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
-    assert scale_queries(dataclasses.replace(config, **sizes)).query_scale == 1
-    largest = dataclasses.replace(config, **sizes, **layers)
-    assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
+    sizes = {"embedding_length": 5376, "attention.head_count": 32, "attention.key_length": 128}
+    for layers, scalar in ((48, 128), (62, 168)):
+        fields = {**sizes, "block_count": layers}
+        assert ARCHITECTURES["gemma3"].derive(fields) == {"query_pre_attn_scalar": scalar}
 
 
 @pytest.mark.parametrize(
@@ -111,8 +177,9 @@ def test_open_gguf_reads_widths_and_ropes(tmp_path, changes, keys):
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("Q4_K", 144), ("Q6_K", 210)])
-def test_read_dequantises_kinds_that_gguf_cannot_quantise(tmp_path, kind, size):
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ2_XS"])
+def test_read_dequantises_kinds_that_gguf_cannot_quantise(tmp_path, kind):
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
     raw = np.random.default_rng(0).integers(0, 60, (3, 2 * size), np.uint8)  # rows of two blocks
     writer = GGUFWriter(tmp_path / "blocks.gguf", "llama")
     writer.add_tensor("x", raw, raw_dtype=GGMLQuantizationType[kind])
@@ -139,6 +206,9 @@ def test_convert_writes_a_gguf_file(tmp_path, llama):
     jax.tree.map(np.testing.assert_array_equal, loaded, ours)
 
 
+DOUBLE = {"extra": [("x", np.ones(8))]}
+
+
 def factors(count):
     return {"extra": [("rope_freqs.weight", np.ones(count, np.float32))]}
 
@@ -146,13 +216,19 @@ def factors(count):
 @pytest.mark.parametrize(
     ("architecture", "keys", "more", "message"),
     [
-        ("gemma2", {}, {}, r"'gemma2' is not .*Supported: llama, gemma3\..*from its safetensors"),
+        (
+            "qwen3vl",
+            {},
+            {},
+            r"a\.gguf: architecture 'qwen3vl' .*\(did you mean qwen3\w*\?\)",
+        ),
+        ("qwen3vl", {}, {}, r"Supported: llama, qwen2, .* from its safetensors"),
         ("llama", {"expert_count": 8}, {}, r"keys that are not handled: \['llama\.expert_count'\]"),
-        ("llama", LINEAR_KEYS | {"rope.scaling.type": "yarn"}, {}, "rope type 'yarn'"),
+        ("llama", LINEAR_KEYS | {"rope.scaling.type": "longrope"}, {}, "rope type 'longrope'"),
         ("llama", {"rope.dimension_count": 4}, {}, "rotates only a part of each head"),
         ("llama", {"attention.value_length": 16}, {}, r"of another width than its heads \(8\)"),
         ("llama", {"block_count": 4}, {}, r"missing blk\.3\.attn_k\.weight"),
-        ("llama", {}, {"kind": "Q5_1"}, r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"),
+        ("llama", {}, DOUBLE, r"tensors of type \['F64'\]; \['BF16', 'F16', .*are supported"),
         ("llama", {}, factors(7), "a rope has 7 divisors for 8 channels"),
         ("gemma3", {"attention.sliding_window": None}, {}, "sliding_attention, but .* no window"),
         ("gemma3", {"final_logit_softcapping": 30.0}, {}, r"not handled: .*\.final_logit_softcapp"),
@@ -165,6 +241,13 @@ def test_open_gguf_refuses_what_it_would_misread(
     model, usual = (gemma, GEMMA_KEYS) if architecture == "gemma3" else (llama, {})
     write(tmp_path / "a.gguf", model, keys=usual | keys, architecture=architecture, **more)
     with pytest.raises(ValueError, match=message):
+        open_gguf(tmp_path / "a.gguf")
+
+
+def test_open_gguf_refuses_experts_that_are_routed_otherwise(tmp_path):
+    keys = FAMILIES["minimax-m2"][2] | {"expert_gating_func": 1}
+    write(tmp_path / "a.gguf", tiny("minimax-m2"), keys=keys, architecture="minimax-m2")
+    with pytest.raises(ValueError, match="scoring_func = 'softmax'"):
         open_gguf(tmp_path / "a.gguf")
 
 
