@@ -69,9 +69,12 @@ TILED = {
     "(N U) 1 W -> N U W": "(G K U) W -> (K G) U W",
     "(K H) 1 W -> K H W": "(K H) W -> K H W",
 }
-DELTA_NET = {name: row.pattern for name, row in QWEN3_5.items() if name.endswith(".1")}
 QWEN35 = make_table(
-    *(QWEN3_5[n]._replace(pattern=TILED.get(p, p)) for n, p in DELTA_NET.items()),
+    *(
+        row._replace(pattern=TILED.get(row.pattern, row.pattern))
+        for name, row in QWEN3_5.items()
+        if name.endswith(".1")
+    ),
     Row("forget_bias.1", "blk.{i}.ssm_dt.bias", TILED["N -> N"]),
 )
 
