@@ -135,9 +135,10 @@ def test_export_widens(converted, tmp_path):
     assert_same(again, cola_jax.load(converted, dtype="float32"))
 
 
-def test_convert_keeps_the_blocks_of_q8_0(tmp_path):
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_convert_keeps_the_blocks_of_gguf_files(tmp_path, kind):
     llama = tiny_llama(hidden_size=64, num_attention_heads=2, tie_word_embeddings=True)
-    write(tmp_path / "tiny.gguf", llama, "Q8_0")
+    write(tmp_path / "tiny.gguf", llama, kind)
     convert(str(tmp_path / "tiny.gguf"), tmp_path / "floats")
     convert(str(tmp_path / "tiny.gguf"), tmp_path / "int8", dtype="int8")
     model = cola_jax.load(tmp_path / "int8")

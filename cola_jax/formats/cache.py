@@ -46,7 +46,7 @@ def load(
         layout, a `.gguf` file, or a Hub id, also as ID@REVISION. All but local checkpoints are
         converted or downloaded once, into the cache that `cola cache` lists.
       dtype: of the parameters; that of the checkpoint if None. With int8 the matrices of layers
-        have eight bits, in the blocks of a GGUF file in Q8_0 and else by output channel.
+        have eight bits, in the blocks of a GGUF file in Q8_0 or Q4_0 and else by output channel.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
       progress: shows a bar while the model is converted or loaded; by default in a notebook or on

@@ -47,7 +47,7 @@ def convert(
         is made in the cache and uploaded, its metadata last.
       dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF). With
         int8, the matrices of layers have eight bits, by output channel or in the blocks of a file
-        in Q8_0, and all else has the source's dtype.
+        in Q8_0 or Q4_0, and all else has the source's dtype.
       revision: a branch, tag or commit of a Hub id.
       overwrite: replace an existing checkpoint, but never another kind of directory.
       on_progress: called with the bytes converted so far and the total.

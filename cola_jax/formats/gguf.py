@@ -22,11 +22,12 @@ from cola_jax.formats.gguf_architectures import (
     head_width,
 )
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.table import Q8_BLOCK, Source, check, origin_of
+from cola_jax.formats.table import Source, check, origin_of
 from cola_jax.params import Int8
 
 # transformers splits so by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
+BLOCKS = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0  # that int8 weights can keep
 ROPE_DIVISORS = "rope_freqs.weight"
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"  # of longrope
 SCALINGS = {  # of ropes, with the attributes of rope.scaling that each has
@@ -77,7 +78,7 @@ def open_gguf(file: Path) -> Source:
             q8={
                 name: functools.partial(tensors.read_q8, name)
                 for name, tensor in stored.items()
-                if tensor.kind == GGMLQuantizationType.Q8_0
+                if tensor.kind in BLOCKS
             },
         )
 
@@ -202,10 +203,12 @@ class GgufTensors:
         return self.read(name).reshape(-1).tolist()
 
     def read_q8(self, name: str) -> Int8:
-        """Read a tensor of Q8_0 as it is: a float16 and 32 values, one block after the other."""
-        shape = self.shapes[name]
-        raw = self.read_bytes(name).reshape(-1, 2 + Q8_BLOCK)
+        """Read a tensor in BLOCKS as it is: a float16 and 32 values, one block after the other."""
+        shape, kind = self.shapes[name], self.tensors[name].kind
+        raw = self.read_bytes(name).reshape(-1, GGML_QUANT_SIZES[kind][1])
         scale, values = raw[:, :2].copy().view("<f2"), raw[:, 2:].view(np.int8)
+        if kind == GGMLQuantizationType.Q4_0:  # the low halves of bytes come first, 0 is written 8
+            values = np.concatenate([values & 15, values >> 4 & 15], axis=1) - np.int8(8)
         return Int8(values.reshape(shape), scale.reshape(*shape[:-1], -1))
 
     def read_bytes(self, name: str) -> np.ndarray:

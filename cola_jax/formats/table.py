@@ -26,7 +26,7 @@ from cola_jax.params import (
 )
 from cola_jax.progress import OnProgress, ignore_progress
 
-Q8_BLOCK = 32  # values of GGUF's Q8_0 with a scale, along the last axis
+Q8_BLOCK = 32  # values of GGUF's Q8_0 and Q4_0 with a scale, along the last axis
 COUNTERS = ("i", "e")  # placeholders in names, of the layer and the expert
 
 
@@ -113,7 +113,7 @@ class Source(NamedTuple):
     write_tokenizer: Callable[[Path], None]  # writes into an existing directory
     origin: dict[str, Any]  # recorded in the metadata
     stop_tokens: tuple[int, ...]  # empty where only the tokenizer can tell
-    q8: Mapping[str, Callable[[], Int8]] = MappingProxyType({})  # readers of tensors in Q8_0
+    q8: Mapping[str, Callable[[], Int8]] = MappingProxyType({})  # readers of tensors in blocks
 
 
 def origin_of(kind: str, place: Path, license: Any) -> dict[str, Any]:
@@ -181,9 +181,9 @@ def stack(
     """Yield each weight under our field name, stacked over layers.
 
     Reads one tensor at a time, and starts a weight only when the previous one has been consumed.
-    With `int8`, the matrices of layers get eight bits, where tensors in Q8_0 keep their blocks; all
-    else has `dtype`, by default the source's. Calls `on_progress` with the bytes converted so far
-    and the total. Raises InputError for a tensor with values that are not finite.
+    With `int8`, the matrices of layers get eight bits, where tensors in Q8_0 or Q4_0 keep their
+    blocks; all else has `dtype`, by default the source's. Calls `on_progress` with the bytes
+    converted so far and the total. Raises InputError for a tensor with values that are not finite.
     """
     config, dtype = source.config, source.dtype if dtype is None else dtype
     total, done = weight_bytes(config, INT8 if int8 else dtype, dtype), 0
@@ -215,7 +215,7 @@ def stack(
 
 
 def has_blocks(source: Source, row: Row) -> bool:
-    """Return whether all tensors of a row are in Q8_0, each block within one of our axes."""
+    """Return whether all tensors of a row are in blocks, each within one of our axes."""
     innermost = sizes_of(row, source.config)[parse_theirs(row).composition[-1][-1]]
     names = (name for _, name, _ in expected(row, source.config))
     return innermost % Q8_BLOCK == 0 and all(name in source.q8 for name in names)
