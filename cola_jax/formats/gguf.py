@@ -92,7 +92,7 @@ def layer_of(name: str) -> int | None:
 def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
     """Build the config by translating the keys to a Hugging Face config and reading that."""
     start = f"{name}."
-    fields = {k[len(start) :]: shorten(v) for k, v in metadata.items() if k.startswith(start)}
+    fields = {k[len(start) :]: shortest(v) for k, v in metadata.items() if k.startswith(start)}
     if unknown := sorted(set(fields) - {*KEYS, *ARCHITECTURES[name].keys}):
         raise InputError(f"it has keys that are not handled: {[start + k for k in unknown]}.")
     if "token_embd.weight" not in tensors.shapes:
@@ -113,7 +113,7 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
     return dataclasses.replace(config, ropes=(rope,))
 
 
-def shorten(value: Any) -> Any:
+def shortest(value: Any) -> Any:
     """Return a float32 as the shortest number that it can be: 1e-5 for 9.99999974738e-06."""
     with np.errstate(over="ignore"):
         return float(str(np.float32(value))) if isinstance(value, float) else value
