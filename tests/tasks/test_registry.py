@@ -199,21 +199,13 @@ def test_load_questions_reads_layout_of_hub(hub, task):
 
 @pytest.mark.parametrize("described", [True, False])  # by `datasets`, or plain Parquet
 def test_scienceqa_reads_a_folder_in_the_layout_of_the_hub(tmp_path, described):
-    rows = [
-        {
-            **{"image": image, "question": "Which is larger?", "choices": ["sun", "moon"]},
-            **{
-                "answer": 0,
-                "hint": hint,
-                "subject": "natural science",
-                "solution": "",
-                "skill": "",
-            },
-        }
-        for image, hint in (({"bytes": b"picture", "path": None}, "Look."), (None, ""))
-    ]
+    asked = {"question": "Which is larger?", "choices": ["sun", "moon"], "answer": 0}
+    asked |= {"subject": "natural science", "skill": ""}
+    picture = {"bytes": b"picture", "path": None}
+    rows = [asked | {"image": picture, "hint": "Look."}, asked | {"image": None, "hint": ""}]
     data = datasets.Dataset.from_list(rows)
     if described:
+        pytest.importorskip("PIL")
         column = data.features | {"image": datasets.Image(decode=False)}
         data = datasets.Dataset.from_list(rows, features=datasets.Features(column))
     (tmp_path / "data").mkdir()
