@@ -178,7 +178,9 @@ NOT_AS_TEXT = {  # families with pictures, and what differs
         ),
         "rotary positions in three parts",
     ),
-    **dict.fromkeys(("gemma3", "paligemma"), "two-way masks over a picture"),
+    **dict.fromkeys(
+        ("gemma3", "gemma4", "gemma4_unified", "paligemma"), "two-way masks over a picture"
+    ),
 }
 
 FAMILIES = {
