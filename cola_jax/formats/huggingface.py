@@ -16,7 +16,8 @@ from cola_jax.config import Count, ModelConfig, Rope
 from cola_jax.errors import InputError, printed, reading, shorten
 from cola_jax.files import is_file, read_json
 from cola_jax.formats.attributes import ROPES
-from cola_jax.formats.families import FAMILIES, KINDS, read_config
+from cola_jax.formats.decoder import KINDS
+from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.table import Source, check, origin_of
 
 DTYPES = {
