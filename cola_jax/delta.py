@@ -190,7 +190,7 @@ def solve(system: Float[Array, "*R C C"], wanted: Float[Array, "*R C U"]) -> Arr
     if size == 1:
         return wanted
     whole, padded = [(0, 0)] * (system.ndim - 2), (0, -size % BLOCK)
-    system = jnp.pad(system, [*whole, padded, padded])
+    system = jnp.tril(jnp.pad(system, [*whole, padded, padded]), -1)
     wanted = jnp.pad(wanted, [*whole, padded, (0, 0)])
     ends = range(BLOCK, system.shape[-1] + 1, BLOCK)
     inverse = invert(jnp.stack([system[..., n - BLOCK : n, n - BLOCK : n] for n in ends], axis=-3))
@@ -204,11 +204,15 @@ def solve(system: Float[Array, "*R C C"], wanted: Float[Array, "*R C U"]) -> Arr
 
 
 def invert(blocks: Float[Array, "*R C C"]) -> Float[Array, "*R C C"]:
-    """Invert I + A for A the parts below the diagonal: that of halves gives that of the whole."""
+    """Invert I + A for blocks A below the diagonal: that of halves gives that of the whole.
+
+    Four tokens are few enough for a series, whose terms would lose bits for more.
+    """
+    if blocks.shape[-1] == 4:
+        square = matmul(blocks, blocks)
+        return jnp.eye(4) - blocks + square - matmul(square, blocks)
     half = blocks.shape[-1] // 2
-    if not half:
-        return jnp.ones_like(blocks)
-    first, second = (invert(x) for x in (blocks[..., :half, :half], blocks[..., half:, half:]))
+    first, second = invert(blocks[..., :half, :half]), invert(blocks[..., half:, half:])
     corner = -matmul(second, matmul(blocks[..., half:, :half], first))
     upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
     return jnp.concatenate([upper, jnp.concatenate([corner, second], axis=-1)], axis=-2)
