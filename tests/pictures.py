@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cola_jax.formats.conversion import convert
 from cola_jax.question import PICTURE, Question
-from tests import tiny
+from tests import oracle, tiny
 
 LAYERS = 4
 SPECIAL = [PICTURE, "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
@@ -67,15 +68,9 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 def logits(model: Any, inputs: Any, path: tuple[int, ...]) -> np.ndarray:
     """Returns the logits [1, T, V] of transformers, its layers those of a path."""
     text = getattr(model.model, "language_model", None) or model.model.text_model
-    layers, kinds = text.layers, getattr(text.config, "layer_types", None)
-    text.layers = torch.nn.ModuleList(layers[i] for i in path)
-    text.config.num_hidden_layers = len(path)
-    if kinds is not None:
-        text.config.layer_types = [kinds[i] for i in path]
-    with torch.no_grad():
-        out = model(**inputs, use_cache=False).logits.numpy()
-    text.layers = layers
-    return out
+    decoder = types.SimpleNamespace(model=text, config=text.config)
+    with torch.no_grad(), oracle.rebuilt(decoder, path):
+        return model(**inputs, use_cache=False).logits.numpy()
 
 
 def rgb(content: bytes) -> Image.Image:
