@@ -248,7 +248,7 @@ def field_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def kind_of(name: str) -> int:
+def kind_of_weight(name: str) -> int:
     """Return the kind of layers that a weight is of."""
     return int(name.partition(".")[2] or 0)
 

@@ -106,6 +106,6 @@ DELTA = Kind(
 )
 
 
-def kind_of(config: ModelConfig) -> Kind:
-    """Return how layers of this config run."""
+def choose_kind(config: ModelConfig) -> Kind:
+    """Choose how layers of this config run."""
     return DELTA if config.convolution else ATTENTION

@@ -22,7 +22,7 @@ from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
-from cola_jax.execute.recurrence import kind_of
+from cola_jax.execute.recurrence import choose_kind
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.model import View
@@ -73,7 +73,7 @@ class Worker:
             model = model.replace(layers=tuple(map(placement.in_tpu_order, model.layers)))
         self.model, self.config = model, model.config
         self.configs = model.config.each_kind
-        self.kinds = [kind_of(config) for config in self.configs]
+        self.kinds = [choose_kind(config) for config in self.configs]
         self.dtype = dtype
         # kinds of layers that keep the same blocks share a cache
         blocks = [str(self.block(kind, 1)) for kind in range(len(self.kinds))]

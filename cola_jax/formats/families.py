@@ -144,7 +144,7 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
 
 
-def within(table: Table, part: str = "language_model") -> Table:
+def text_part(table: Table, part: str = "language_model") -> Table:
     """Return the table of a text model for files that hold a vision model beside it."""
     return {
         name: row._replace(theirs=re.sub(r"^model\.", f"model.{part}.", row.theirs))
@@ -165,7 +165,10 @@ GEMMA4_PARTS = tuple(
 )
 
 IDEFICS = Family(
-    "", read_beside_tower, within(LLAMA, "text_model"), ("model.vision_model.", "model.connector.")
+    "",
+    read_beside_tower,
+    text_part(LLAMA, "text_model"),
+    ("model.vision_model.", "model.connector."),
 )
 
 PICTURES = "idefics3", "llava", "smolvlm"  # whose masks and positions are those of text
@@ -195,9 +198,9 @@ FAMILIES = {
     "qwen3_5_moe_text": Family(
         "Qwen3_5Moe", read_qwen3_5_moe_text, {**QWEN3_5, **SHARED_EXPERT}, ("mtp.",)
     ),
-    "qwen3_5": Family("", read_text_part, within(QWEN3_5), ("model.visual.", "mtp.")),
+    "qwen3_5": Family("", read_text_part, text_part(QWEN3_5), ("model.visual.", "mtp.")),
     "qwen3_5_moe": Family(
-        "", read_text_part, within({**QWEN3_5, **SHARED_EXPERT}), ("model.visual.", "mtp.")
+        "", read_text_part, text_part({**QWEN3_5, **SHARED_EXPERT}), ("model.visual.", "mtp.")
     ),
     "qwen3_next": Family("Qwen3Next", read_qwen3_next, QWEN3_NEXT, ("mtp.",)),
     "gemma3_text": Family("Gemma3", read_gemma3_text, GEMMA),
@@ -209,9 +212,9 @@ FAMILIES = {
         VISION,
     ),
     "gemma4_text": Family("Gemma4", read_gemma4_text, GEMMA4),
-    "gemma4": Family("", read_gemma4, within(GEMMA4), GEMMA4_PARTS),
+    "gemma4": Family("", read_gemma4, text_part(GEMMA4), GEMMA4_PARTS),
     "gemma4_unified_text": Family("Gemma4Unified", read_gemma4_text, GEMMA4),
-    "gemma4_unified": Family("", read_gemma4, within(GEMMA4), GEMMA4_PARTS),
+    "gemma4_unified": Family("", read_gemma4, text_part(GEMMA4), GEMMA4_PARTS),
     "mistral3": Family("", read_mistral3, add_prefix(LLAMA), VISION),  # as gemma3
     "llava": Family("", read_beside_tower, add_prefix(LLAMA), VISION),
     "smolvlm": IDEFICS,

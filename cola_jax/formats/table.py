@@ -19,7 +19,7 @@ from cola_jax.params import (
     Int8,
     axis_sizes,
     field_of,
-    kind_of,
+    kind_of_weight,
     quantize,
     shapes,
     weight_bytes,
@@ -152,7 +152,7 @@ def expected(
     row: Row, config: ModelConfig
 ) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
     """Yield each tensor of a row: its index in our array, and its name and shape in theirs."""
-    kind = kind_of(row.ours)
+    kind = kind_of_weight(row.ours)
     sizes, layers = axis_sizes(config.each_kind[kind]), config.layers_of(kind)
     shape = [math.prod(sizes[name] for name in axis) for axis in parse_theirs(row).composition]
     if row.part is not None:
@@ -257,7 +257,7 @@ def row_sizes(row: Row, config: ModelConfig) -> dict[str, int]:
 
 def sizes_of(row: Row, config: ModelConfig) -> dict[str, int]:
     """Return the size of every axis letter for the kind of layers of a row."""
-    return axis_sizes(config.each_kind[kind_of(row.ours)])
+    return axis_sizes(config.each_kind[kind_of_weight(row.ours)])
 
 
 def unstack(
@@ -277,7 +277,7 @@ def unstack(
     for field, array in weights:
         row = table[field]
         theirs, ours = row.pattern.split(" -> ")
-        of_layers, layers = "{i}" in row.theirs, config.layers_of(kind_of(field))
+        of_layers, layers = "{i}" in row.theirs, config.layers_of(kind_of_weight(field))
         for index, name, shape in expected(row, config):
             values = array[(places[layers[index[0]]], *index[1:])] if of_layers else array
             values = rearrange(values, f"{ours} -> {theirs}", **row_sizes(row, config))

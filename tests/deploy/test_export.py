@@ -26,7 +26,7 @@ from cola_jax.files import written_bytes
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.huggingface import select_layers
 from cola_jax.formats.peers import mergekit_config
-from cola_jax.params import field_of, kind_of, shapes
+from cola_jax.params import field_of, kind_of_weight, shapes
 from cola_jax.path import pad_path
 from cola_jax.progress import ignore_progress
 from tests import oracle
@@ -47,7 +47,7 @@ def full_precision():
 def stacked(model):
     """Yields a model's weights by field name, as `checkpoint.restore_weights` does."""
     for name in shapes(model.config):
-        stack = model.layers[kind_of(name)]
+        stack = model.layers[kind_of_weight(name)]
         yield name, getattr(model if hasattr(model, name) else stack, field_of(name))
 
 

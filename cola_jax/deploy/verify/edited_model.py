@@ -14,7 +14,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, check_belongs, count, shorten
 from cola_jax.formats.conversion import locate
 from cola_jax.formats.table import Row, Source, expected, read_floats
-from cola_jax.params import kind_of
+from cola_jax.params import kind_of_weight
 from cola_jax.progress import log
 from cola_jax.question import digest
 
@@ -131,7 +131,7 @@ def digests_by_layer(
     def of_layer(layer: int, name: str) -> str:
         if name in layer_attributes(config):
             return digests[name][layer]
-        of_kind = kind_of(name) == config.kind_of(layer)
+        of_kind = kind_of_weight(name) == config.kind_of(layer)
         return digests[name][config.places[layer]] if of_kind else ""
 
     names = list(names)
