@@ -56,9 +56,9 @@ def test_load_restores_what_save_wrote(tmp_path):
     assert model.config == config
     assert hash(model.config) == hash(config)
     for name, array in saved.items():
-        loaded = getattr(model if hasattr(model, name) else model.layers, name)
+        loaded = getattr(model if hasattr(model, name) else model.layers[0], name)
         np.testing.assert_array_equal(loaded, array)
-    layers = [layer_at(config, model.layers, i) for i in range(3)]
+    layers = [layer_at(config, model.layers[0], i) for i in range(3)]
     assert [(int(layer.rope), int(layer.window)) for layer in layers] == [(0, 4), (1, FULL), (0, 7)]
 
 
@@ -101,7 +101,7 @@ SPLIT_AXES = {  # of weights of layers on a mesh of 4 by 2; None where each devi
 def test_load_places_weights_by_their_specs(pair, variant):
     model = cola_jax.load(pair(variant).checkpoint, mesh=batches.mesh(4, 2))
     for name, axis in SPLIT_AXES[variant].items():
-        weight = getattr(model.layers, name)
+        weight = getattr(model.layers[0], name)
         spec = ["tensor" if i == axis else None for i in range(weight.ndim)]
         assert weight.sharding.spec == PartitionSpec(*spec), name
     assert model.layers[0].q.addressable_shards[0].data.shape == (6, 32, 2, 8)

@@ -21,7 +21,10 @@ def with_pictures(
     Raises InputError for a model that reads none, a picture that is broken or too large, and a
     prompt that shows another number than its question has.
     """
-    seen = any(each.question.picture is not None for each in encoded)
+    questions = [each.question for each in encoded]
+    if not any(each.picture is not None or PICTURE in each.text for each in questions):
+        return list(encoded)
+    seen = any(each.picture is not None for each in questions)
     tower = Tower(checkpoint) if seen else None
     token = scorer.tokenizer.get_added_vocab().get(PICTURE)
     return [with_picture(each, scorer, token, tower) for each in encoded]

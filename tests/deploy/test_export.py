@@ -150,7 +150,7 @@ def test_write_model_keeps_the_dtype(pair, tmp_path, dtype):
     theirs = read_by_transformers(write(ours, (0, 5), tmp_path / "out", dtype))
     assert str(theirs.dtype) == f"torch.{dtype}"
     weight = theirs.model.layers[1].mlp.up_proj.weight.detach().float().numpy()
-    np.testing.assert_array_equal(weight.T, np.asarray(ours.layers.up[5], np.float32))
+    np.testing.assert_array_equal(weight.T, np.asarray(ours.layers[0].up[5], np.float32))
 
 
 def test_export_leaves_nothing_of_a_failed_export(tiny_checkpoint, tmp_path, monkeypatch):

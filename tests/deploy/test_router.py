@@ -24,8 +24,7 @@ from cola_jax.deploy.router import (
     target_of_path,
 )
 from cola_jax.errors import InputError
-from cola_jax.model import block, embed, view
-from cola_jax.params import layer_at
+from cola_jax.model import embed, run_layer, view
 from cola_jax.path import parse_path
 from cola_jax.prompts import Prompts
 from cola_jax.scoring.scorer import pack
@@ -98,7 +97,7 @@ def expected_states(model, ids, layers):
     prompts = Prompts.plain(np.array([ids]))
     h, mask_view = embed(model, prompts), view(model.config, prompts)
     for i in range(layers):
-        h = block(model.config, layer_at(model.config, model.layers, jnp.int32(i)), h, mask_view)
+        h = run_layer(model, jnp.int32(i), h, mask_view)
     h = np.asarray(h[0], np.float64)
     return h / np.sqrt((h**2).mean(axis=-1, keepdims=True) + 1e-6)
 

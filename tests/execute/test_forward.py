@@ -44,7 +44,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
     after, _ = forward_tiles(
         config,
         TileShape(2, tokens, 2),
-        model.layers,
+        model.layers[0],
         jnp.asarray(np.swapaxes(TILES, 1, 2).astype(np.int32)),
         jnp.int32(0),
         jnp.int32(len(TILES)),
@@ -59,7 +59,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
         positions = None if read is None else read[question][None]
         expected = block(
             config,
-            layer_at(config, model.layers, layer),
+            layer_at(config, model.layers[0], layer),
             before[source][None, :tokens],
             view_of(config, alone),
             positions,

@@ -48,7 +48,7 @@ def test_local_refuses_devices_without_the_model(model):
 
 
 def test_in_tpu_order_changes_no_values(model):
-    layers = model.layers
+    (layers,) = model.layers
     ordered = placement.in_tpu_order(layers)
     assert ordered.q.format.layout.major_to_minor == (0, 2, 3, 1)
     jax.tree.map(np.testing.assert_array_equal, ordered, layers)

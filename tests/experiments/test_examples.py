@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import runpy
 import sys
 from pathlib import Path
@@ -104,11 +103,3 @@ def test_family_computes_what_transformers_does(run, tmp_path):
     ids, path = oracle.random_ids(2), oracle.PATHS["reordered"]
     logits = cola_jax.run_path(model, ids, path), oracle.logits(theirs, ids, path)
     assert oracle.relative_error(*logits) < oracle.TOLERANCE
-
-
-def test_code_of_the_guide_is_in_the_examples():
-    guide = (EXAMPLES.parents[1] / ".github" / "CONTRIBUTING.md").read_text()
-    examples = "".join(file.read_text() for file in EXAMPLES.glob("*.py"))
-    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    assert blocks
-    assert all(block in examples for block in blocks)

@@ -56,7 +56,7 @@ def test_convert_rounds_as_torch_does(source, tmp_path, dtype):
     assert model.embedding.dtype == jnp.dtype(dtype)
     theirs = load_file(source / WEIGHTS)
     for ours, name in (
-        (model.layers.down[3].T, "model.layers.3.mlp.down_proj.weight"),
+        (model.layers[0].down[3].T, "model.layers.3.mlp.down_proj.weight"),
         (model.embedding, "model.embed_tokens.weight"),
     ):
         rounded = theirs[name].to(getattr(torch, dtype)).float().numpy()
