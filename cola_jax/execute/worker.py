@@ -279,10 +279,9 @@ class Workers:
         self.stopped, self.metrics = threading.Event(), metrics or Metrics()
         # a Gated DeltaNet uses none
         attending = [model.config if x.convolution else x for x in model.config.each_kind]
-        prompt, decode = (
-            [choose(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
-            for choose in (choose_prompt_attention, choose_decode_attention)
-        )
+        each = [(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
+        prompt = [choose_prompt_attention(*facts) for facts in each]
+        decode = [choose_decode_attention(*facts) for facts in each]
         self.workers = [
             Worker(model, row, self.memory, dtype, prompt, decode, self.metrics, self.stopped)
             for row in devices

@@ -152,8 +152,8 @@ def read_exaone4(attributes: Attributes) -> ModelConfig:
 def read_ernie4_5(attributes: Attributes) -> ModelConfig:
     """Read a dense ERNIE 4.5."""
     attributes.get("auto_map")  # the code in these repositories is older than transformers' own
-    biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), attributes.get("use_bias"))
-    return ModelConfig(**read_decoder(attributes), **biases)
+    biased, fields = attributes.get("use_bias"), read_decoder(attributes)
+    return ModelConfig(**fields, qkv_bias=biased, output_bias=biased, mlp_bias=biased)
 
 
 def read_helium(attributes: Attributes) -> ModelConfig:
