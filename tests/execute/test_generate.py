@@ -144,7 +144,7 @@ def test_generate_matches_transformers(pair, variant):
 @pytest.mark.parametrize(
     ("variant", "devices", "states"),
     [
-        ("qwen3.5", (1, 1), None),
+        pytest.param("qwen3.5", (1, 1), None, marks=pytest.mark.slow),
         ("gemma3", (1, 1), 16),  # few blocks: rows are admitted in several groups
         pytest.param("qwen2-moe-window", (2, 4), None, marks=pytest.mark.slow),
     ],
