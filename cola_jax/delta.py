@@ -16,7 +16,7 @@ from cola_jax.prompts import PROMPT
 CHUNK = 64  # tokens whose states are made at once, as in transformers
 BLOCK = 8  # tokens whose system is inverted whole
 EPSILON = 1e-6  # of the lengths of queries and keys
-exact = jax.lax.Precision.HIGHEST
+EXACT = jax.lax.Precision.HIGHEST
 
 
 class Recurrent(NamedTuple):
@@ -78,13 +78,13 @@ def convolve(
     inputs = jnp.concatenate([before.transpose(0, 2, 1, 3).astype(x.dtype), x], axis=1)
     wide = inputs.astype(jnp.float32)
     out = sum(
-        take(wide, places.last[..., i]) * taps[..., i].astype(jnp.float32)
+        take_places(wide, places.last[..., i]) * taps[..., i].astype(jnp.float32)
         for i in range(taps.shape[-1])
     )
-    return jax.nn.silu(jnp.asarray(out)), take(inputs, places.end).transpose(0, 2, 1, 3)
+    return jax.nn.silu(jnp.asarray(out)), take_places(inputs, places.end).transpose(0, 2, 1, 3)
 
 
-def take(x: Float[Array, "R S *X"], places: Int[Array, "R T"]) -> Float[Array, "R T *X"]:
+def take_places(x: Float[Array, "R S *X"], places: Int[Array, "R T"]) -> Float[Array, "R T *X"]:
     """Take places of each row."""
     return jax.vmap(lambda row, i: row[i])(x, places)
 
@@ -221,12 +221,12 @@ def invert(blocks: Float[Array, "*R C C"]) -> Float[Array, "*R C C"]:
 
 def matmul(x: Array, y: Array) -> Array:
     """Multiply matrices in float32."""
-    return jnp.matmul(x, y, precision=exact)
+    return jnp.matmul(x, y, precision=EXACT)
 
 
 def einsum(axes: str, *arrays: Array) -> Array:
     """Multiply in float32: what tokens add is a difference, in which lost bits show."""
-    return jnp.einsum(axes, *arrays, precision=exact)
+    return jnp.einsum(axes, *arrays, precision=EXACT)
 
 
 def zeros(rows: int, shapes: Recurrent) -> Recurrent:

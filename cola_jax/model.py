@@ -12,7 +12,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.delta import Places, Recurrent, Tokens, convolve, gated_delta_rule, unit, zeros
+from cola_jax.delta import (
+    Places,
+    Recurrent,
+    Tokens,
+    convolve,
+    gated_delta_rule,
+    take_places,
+    unit,
+    zeros,
+)
 from cola_jax.moe import gated, mixture, project
 from cola_jax.params import Int8, Layer, Model, layer_at
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
@@ -318,7 +327,7 @@ def take_positions(
     x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None
 ) -> Shaped[Array, "B _ *X"]:
     """Take the positions read, all of them for None."""
-    return x if read is None else jax.vmap(lambda row, i: row[i])(x, read)
+    return x if read is None else take_places(x, read)
 
 
 def view_at_positions(view: View, read: Int[Array, "B Q"] | None) -> View:

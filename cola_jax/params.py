@@ -108,8 +108,8 @@ class Layer(struct.PyTreeNode):
 
 # The axes of the weights of layers that attend and of Gated DeltaNets, and of those that go with a
 # fact of the config.
-ATTENTION = {"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"}
-DELTA = {
+ATTENTION_AXES = {"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"}
+DELTA_AXES = {
     **{"q": "L D K H", "k": "L D K H", "v": "L D N U", "o": "L N U D", "output_gate": "L D N U"},
     **{"q_taps": "L K H W", "k_taps": "L K H W", "v_taps": "L N U W", "value_norm": "L U"},
     **{"write": "L D N", "forget": "L D N", "forget_bias": "L N", "forget_rate": "L N"},
@@ -230,7 +230,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def layer_axes(config: ModelConfig) -> dict[str, str]:
     """Return the axes of each field that layers of a kind have, whose config this is."""
-    letters = dict(DELTA if config.convolution else ATTENTION)
+    letters = dict(DELTA_AXES if config.convolution else ATTENTION_AXES)
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes

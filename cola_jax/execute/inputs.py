@@ -97,9 +97,9 @@ def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) 
         raise InputError("prompts have padding between two tokens: pad at one end of a row.")
     if not either_side and (tokens.argmax(axis=1) > 0).any():
         raise InputError("prompts have padding before a token: rows are padded on the right.")
-    check_places("read", prompts.read, tokens)
+    check_indices("read", prompts.read, tokens)
     check_embeddings(prompts, model.config.width)
-    check_places("given embeddings", prompts.places, tokens)
+    check_indices("given embeddings", prompts.places, tokens)
     if positions.size and positions.max() >= context:
         raise InputError(
             f"a prompt has {positions.max() + 1} tokens, but the model's context is {context}: "
@@ -117,7 +117,7 @@ def check_tokens(name: str, ids: ArrayLike, vocab: int) -> None:
         )
 
 
-def check_places(use: str, indices: ArrayLike | None, tokens: np.ndarray) -> None:
+def check_indices(use: str, indices: ArrayLike | None, tokens: np.ndarray) -> None:
     """Raise InputError for indices without a token, given the mask [B, T] of tokens."""
     if indices is None:
         return

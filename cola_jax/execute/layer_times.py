@@ -61,10 +61,10 @@ def time_batch(evaluator: PathEvaluator, paths: np.ndarray, rounds: int) -> np.n
             parts = by_layer(chunk.tiles)
             whole, *alone = (driver.worker.load(x, driver.layout) for x in (chunk.tiles, *parts))
             for row in times:
-                embed(evaluator, chunk)
+                embed_chunk(evaluator, chunk)
                 for part, launches in zip(parts, alone, strict=True):
                     row[part.layer[0]] += time_tiles(evaluator, launches)
-                embed(evaluator, chunk)
+                embed_chunk(evaluator, chunk)
                 row[-1] += time_tiles(evaluator, whole)
     return times[1:]
 
@@ -76,7 +76,7 @@ def by_layer(tiles: Tiles) -> list[Tiles]:
     return [Tiles(*(x[start:end] for x in tiles)) for start, end in zip(starts, ends, strict=True)]
 
 
-def embed(evaluator: PathEvaluator, chunk: Chunk) -> None:
+def embed_chunk(evaluator: PathEvaluator, chunk: Chunk) -> None:
     """Write the embedded prompts of a chunk to their slots, and run no tile."""
     no_tiles = Tiles(*(x[:0] for x in chunk.tiles))
     evaluator.driver.fill(chunk._replace(tiles=no_tiles), ())

@@ -76,7 +76,7 @@ class Worker:
         self.kinds = [choose_kind(config) for config in self.configs]
         self.dtype = dtype
         # kinds of layers that keep the same blocks share a cache
-        blocks = [str(self.block(kind, 1)) for kind in range(len(self.kinds))]
+        blocks = [self.block(kind, 1) for kind in range(len(self.kinds))]
         self.cache_of = [list(dict.fromkeys(blocks)).index(block) for block in blocks]
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
@@ -84,7 +84,7 @@ class Worker:
         # layers that one call may run: those of a kind, or a layer alone
         ids = range(self.config.num_layers)
         self.group = np.array([self.config.kind_of(i) if whole else i for i in ids])
-        self.memory, self.dtype, self.metrics = memory, dtype, metrics
+        self.memory, self.metrics = memory, metrics
         self.kernels, self.decode_kernels = list(kernels), list(decode_kernels)
         if split > 1:
             mesh = placement.worker_mesh(devices)

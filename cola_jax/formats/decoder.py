@@ -8,7 +8,7 @@ from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_rope
 from cola_jax.formats.table import Part, Row, make_table
 
-KINDS = "full_attention", "sliding_attention"  # of layers, in the order of their ropes
+ATTENTION_KINDS = "full_attention", "sliding_attention"  # of layers, in the order of their ropes
 
 
 def joined(
@@ -17,6 +17,15 @@ def joined(
     """Yield the rows of weights that a tensor joins, in their order; `how` are fields of `Part`."""
     for index, (ours, pattern) in enumerate(patterns.items()):
         yield Row(ours, theirs, pattern, part=Part(sizes, index, **how))
+
+
+GATES = "X", "X"  # the two first matrices of an expert
+
+
+def joined_experts(theirs: str) -> Iterator[Row]:
+    """Yield the rows of experts' first matrices, one after the other in a tensor of all experts."""
+    patterns = dict.fromkeys(("expert_gate", "expert_up"), "E X D -> E D X")
+    return joined(theirs, GATES, patterns, axis=1)
 
 
 # also weights that Llama lacks, by the names that are the same in the other families
@@ -46,6 +55,13 @@ LLAMA = make_table(
     Row("expert_gate", "model.layers.{i}.mlp.experts.{e}.gate_proj.weight", "X D -> D X"),
     Row("expert_up", "model.layers.{i}.mlp.experts.{e}.up_proj.weight", "X D -> D X"),
     Row("expert_down", "model.layers.{i}.mlp.experts.{e}.down_proj.weight", "D X -> X D"),
+)
+
+# norms of outputs, by the names that most families with them have
+POST_NORMS = make_table(
+    Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
+    Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
+    base=LLAMA,
 )
 
 QKV, HALVES = ("N H", "K H", "K H"), ("F", "F")
@@ -92,9 +108,9 @@ def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) 
 def read_ropes(attributes: Attributes) -> tuple[Rope, ...]:
     """Read the ropes of layers without and with a window."""
     ropes = attributes.get("rope_parameters")
-    if unknown := set(ropes) - set(KINDS):
+    if unknown := set(ropes) - set(ATTENTION_KINDS):
         raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
-    return tuple(read_rope(ropes[kind]) for kind in KINDS)
+    return tuple(read_rope(ropes[kind]) for kind in ATTENTION_KINDS)
 
 
 def read_bias(attributes: Attributes) -> dict[str, Any]:
@@ -118,10 +134,15 @@ def read_llama(attributes: Attributes) -> ModelConfig:
     return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
 
 
-def read_partly_rotated(attributes: Attributes) -> dict[str, Any]:
-    """Read the fields of a decoder that rotates the first channels of a head."""
-    partial, parameters = "partial_rotary_factor", attributes.get("rope_parameters")
+def read_partly_rotated(
+    attributes: Attributes, parameters: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read the fields of a decoder that rotates the first channels of a head.
+
+    `parameters` are those of its rope, as the config has them by default.
+    """
+    partial, rope = "partial_rotary_factor", parameters or dict(attributes.get("rope_parameters"))
     attributes.get(partial)
-    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
-    rotary = int(fields["head_dim"] * parameters.get(partial, 1.0))
-    return fields | {"rotary_dim": rotary if rotary < fields["head_dim"] else None}
+    fields = read_decoder(attributes, (read_rope(rope, (partial,)),))
+    rotary = int(fields["head_dim"] * rope.get(partial, 1.0))
+    return fields | {"rotary_dim": None if rotary == fields["head_dim"] else rotary}

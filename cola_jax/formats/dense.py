@@ -15,14 +15,9 @@ from cola_jax.formats.decoder import (
     read_bias,
     read_decoder,
     read_llama,
+    read_partly_rotated,
 )
 from cola_jax.formats.table import Row, make_table
-
-EXAONE4 = make_table(
-    Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
-    Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
-    base=LLAMA,
-)
 
 GRANITE_HYBRID = make_table(
     *joined(
@@ -96,15 +91,11 @@ def read_phi3(attributes: Attributes) -> ModelConfig:
     """
     get, parameters = attributes.get, dict(attributes.get("rope_parameters"))
     get("auto_map")  # the code in these repositories is older than transformers' own
-    original, partial = get("original_max_position_embeddings"), "partial_rotary_factor"
-    get(partial)
+    original = get("original_max_position_embeddings")
     is_long = parameters["rope_type"] == "longrope"
     if is_long:
         parameters.setdefault("factor", get("max_position_embeddings") / original)
-    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
-    width = fields["head_dim"]
-    rotary = int(width * parameters[partial])
-    fields |= {"rotary_dim": rotary if rotary < width else None}
+    fields = read_partly_rotated(attributes, parameters)
     fields |= {"context": original} if is_long else {}
     fields["windows"] = (get("sliding_window"),) * fields["num_layers"]
     return ModelConfig(**fields)
@@ -171,10 +162,8 @@ def read_cwm(attributes: Attributes) -> ModelConfig:
 
 def read_glm(attributes: Attributes) -> ModelConfig:
     """Read GLM-4 of 2024, which rotates the first half of a head."""
-    partial, parameters = "partial_rotary_factor", attributes.get("rope_parameters")
-    attributes.get(partial)
-    fields = read_decoder(attributes, (read_rope(parameters, (partial,)),))
-    pairs = int(fields["head_dim"] * parameters[partial]) // 2
+    fields = read_partly_rotated(attributes)
+    pairs = (fields.pop("rotary_dim") or fields["head_dim"]) // 2
     fields["ropes"] = (dataclasses.replace(*fields["ropes"], pairs=pairs),)
     return ModelConfig(**fields, qkv_bias=attributes.get("attention_bias"))
 

@@ -8,8 +8,12 @@ from cola_jax.config import LayerKind, ModelConfig, Rope
 from cola_jax.errors import InputError
 from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
+    GATES,
     LLAMA,
     PAIRS,
+    POST_NORMS,
+    joined,
+    joined_experts,
     read_bias,
     read_decoder,
     read_experts,
@@ -17,14 +21,12 @@ from cola_jax.formats.decoder import (
     read_ropes,
 )
 from cola_jax.formats.dense import read_granite
-from cola_jax.formats.table import Part, Row, make_table
+from cola_jax.formats.table import Row, make_table
 
 OLMO = make_table(
-    Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
-    Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
     Row("q_norm", "model.layers.{i}.self_attn.q_norm.weight", "(N H) -> N H"),
     Row("k_norm", "model.layers.{i}.self_attn.k_norm.weight", "(K H) -> K H"),
-    base=LLAMA,
+    base=POST_NORMS,
 )
 
 MIXTRAL = make_table(
@@ -35,27 +37,32 @@ MIXTRAL = make_table(
     base=LLAMA,
 )
 
-GATES, GATE_UP = ("X", "X"), "model.layers.{i}.mlp.experts.gate_up_proj"
-
 GPT_OSS = make_table(
     Row("sinks", "model.layers.{i}.self_attn.sinks", "N -> N"),
     Row("router", "model.layers.{i}.mlp.router.weight", "E D -> D E"),
     Row("router_bias", "model.layers.{i}.mlp.router.bias", "E -> E"),
-    Row("expert_gate", GATE_UP, "E D X -> E D X", part=Part(GATES, 0, 2, True)),
-    Row("expert_up", GATE_UP, "E D X -> E D X", part=Part(GATES, 1, 2, True)),
-    Row("expert_gate_bias", GATE_UP + "_bias", "E X -> E X", part=Part(GATES, 0, 1, True)),
-    Row("expert_up_bias", GATE_UP + "_bias", "E X -> E X", part=Part(GATES, 1, 1, True)),
+    *joined(
+        "model.layers.{i}.mlp.experts.gate_up_proj",
+        GATES,
+        dict.fromkeys(("expert_gate", "expert_up"), "E D X -> E D X"),
+        axis=2,
+        interleaved=True,
+    ),
+    *joined(
+        "model.layers.{i}.mlp.experts.gate_up_proj_bias",
+        GATES,
+        dict.fromkeys(("expert_gate_bias", "expert_up_bias"), "E X -> E X"),
+        axis=1,
+        interleaved=True,
+    ),
     Row("expert_down", "model.layers.{i}.mlp.experts.down_proj", "E X D -> E X D"),
     Row("expert_down_bias", "model.layers.{i}.mlp.experts.down_proj_bias", "E D -> E D"),
     base=LLAMA,
 )
 
-HALF = "model.layers.{i}.block_sparse_moe.input_linear.weight"
-
 GRANITE_MOE = make_table(
     Row("router", "model.layers.{i}.block_sparse_moe.router.layer.weight", "E D -> D E"),
-    Row("expert_gate", HALF, "E X D -> E D X", part=Part(GATES, 0, 1)),
-    Row("expert_up", HALF, "E X D -> E D X", part=Part(GATES, 1, 1)),
+    *joined_experts("model.layers.{i}.block_sparse_moe.input_linear.weight"),
     Row("expert_down", "model.layers.{i}.block_sparse_moe.output_linear.weight", "E D X -> E X D"),
     base=LLAMA,
 )

@@ -2,15 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.decoder import LLAMA, PAIRS, read_llama
+from cola_jax.formats.decoder import LLAMA, PAIRS, POST_NORMS, read_llama
 from cola_jax.formats.dense import (
-    EXAONE4,
     GLM,
     GLM4,
     GRANITE_HYBRID,
@@ -73,35 +72,32 @@ from cola_jax.formats.qwen import (
 from cola_jax.formats.table import Row, Table, rows_of
 
 
-def read_text_part(attributes: Attributes) -> ModelConfig:
-    """Read the text part of a multimodal Qwen3.5; pictures are not supported."""
-    parts = ("text_config", "vision_config", "image_token_id", "video_token_id")
-    for name in (*parts, "vision_start_token_id", "vision_end_token_id"):
+def read_text_config(attributes: Attributes, kind: str, names: Iterable[str]) -> ModelConfig:
+    """Read the text part, of a model_type, of a model whose other parts `names` are about."""
+    for name in ("text_config", "vision_config", *names):
         attributes.get(name)
     tied = attributes.get("tie_word_embeddings")
     text = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
-    return read_attributes(f"{attributes.theirs.model_type}_text", text)
+    return read_attributes(kind, text)
+
+
+def read_text_part(attributes: Attributes) -> ModelConfig:
+    """Read the text part of a multimodal Qwen3.5; pictures are not supported."""
+    names = "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"
+    return read_text_config(attributes, f"{attributes.theirs.model_type}_text", names)
 
 
 def read_gemma3(attributes: Attributes) -> ModelConfig:
     """Read the text part of a multimodal Gemma 3; images are not supported."""
-    tokens = ("boi_token_index", "eoi_token_index", "image_token_index")
-    for name in ("text_config", "vision_config", "mm_tokens_per_image", *tokens):
-        attributes.get(name)
-    tied = attributes.get("tie_word_embeddings")
-    text = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
-    return read_attributes("gemma3_text", text)
+    names = "boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image"
+    return read_text_config(attributes, "gemma3_text", names)
 
 
 def read_gemma4(attributes: Attributes) -> ModelConfig:
     """Read the text part of a multimodal Gemma 4; pictures, video and sound are not supported."""
     tokens = [name for name in attributes.values if name.endswith(("_token_id", "_token_index"))]
-    parts = "text_config", "vision_config", "audio_config", "vision_soft_tokens_per_image"
-    for name in (*tokens, *parts):
-        attributes.get(name)
-    tied = attributes.get("tie_word_embeddings")
-    text = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
-    return read_attributes(f"{attributes.theirs.model_type}_text", text)
+    names = *tokens, "audio_config", "vision_soft_tokens_per_image"
+    return read_text_config(attributes, f"{attributes.theirs.model_type}_text", names)
 
 
 def read_mistral3(attributes: Attributes) -> ModelConfig:
@@ -123,16 +119,14 @@ def read_beside_tower(attributes: Attributes) -> ModelConfig:
     llava = "image_seq_length", "vision_feature_layer", "vision_feature_select_strategy"
     llava += "image_token_index", "projector_hidden_act", "multimodal_projector_bias"
     smolvlm = "image_token_id", "scale_factor", "use_reentrant_checkpointing"
-    for name in (*llava, *smolvlm, "vision_config", "vocab_size", "ignore_index"):
-        attributes.get(name)
-    text, tied = attributes.get("text_config"), attributes.get("tie_word_embeddings")
+    text = attributes.get("text_config")
     if text.model_type not in ("llama", "mistral", "qwen2"):
         raise InputError(
             f"text_config has model_type {shown(text.model_type)}: text parts of a "
             f"{attributes.theirs.model_type} may be llama, mistral or qwen2."
         )
-    values = {"tie_word_embeddings": tied, **attributes.values.get("text_config", {})}
-    return read_attributes(text.model_type, values)
+    names = *llava, *smolvlm, "vocab_size", "ignore_index"
+    return read_text_config(attributes, text.model_type, names)
 
 
 class Family(NamedTuple):
@@ -171,7 +165,7 @@ IDEFICS = Family(
     ("model.vision_model.", "model.connector."),
 )
 
-PICTURES = "idefics3", "llava", "smolvlm"  # whose masks and positions are those of text
+SEEING = "idefics3", "llava", "smolvlm"  # whose masks and positions are those of text
 
 NOT_AS_TEXT = {  # families with pictures, and what differs
     **dict.fromkeys(
@@ -236,7 +230,7 @@ FAMILIES = {
     "mixtral": Family("Mixtral", read_mixtral, MIXTRAL),
     "gemma": Family("Gemma", read_gemma1, LLAMA),
     "seed_oss": Family("SeedOss", read_seed_oss, LLAMA),
-    "exaone4": Family("Exaone4", read_exaone4, EXAONE4),
+    "exaone4": Family("Exaone4", read_exaone4, POST_NORMS),
     "ernie4_5": Family("Ernie4_5", read_ernie4_5, {**LLAMA, **PAIRS}),
     "helium": Family("Helium", read_helium, {**LLAMA, **PAIRS}),
     "cwm": Family("Cwm", read_cwm, LLAMA),

@@ -5,14 +5,19 @@ from typing import Any
 from cola_jax.config import LayerKind, ModelConfig, Rope
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_windows
-from cola_jax.formats.decoder import KINDS, LLAMA, read_bias, read_decoder, read_ropes
-from cola_jax.formats.table import Part, Row, make_table
+from cola_jax.formats.decoder import (
+    ATTENTION_KINDS,
+    POST_NORMS,
+    joined_experts,
+    read_bias,
+    read_decoder,
+    read_ropes,
+)
+from cola_jax.formats.table import Row, make_table
 
 GEMMA = make_table(
-    Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
     Row("mlp_norm", "model.layers.{i}.pre_feedforward_layernorm.weight", "D -> D"),
-    Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
-    base=LLAMA,
+    base=POST_NORMS,
 )
 
 # layers of kind 1 see all tokens
@@ -21,13 +26,7 @@ GEMMA4 = make_table(
     Row("router", "model.layers.{i}.router.proj.weight", "E D -> D E"),
     Row("router_norm", "model.layers.{i}.router.scale", "D -> D"),
     Row("expert_scale", "model.layers.{i}.router.per_expert_scale", "E -> E"),
-    *(
-        Row(ours, "model.layers.{i}.experts.gate_up_proj", "E X D -> E D X", part=part)
-        for ours, part in (
-            ("expert_gate", Part(("X", "X"), 0, 1)),
-            ("expert_up", Part(("X", "X"), 1, 1)),
-        )
-    ),
+    *joined_experts("model.layers.{i}.experts.gate_up_proj"),
     Row("expert_down", "model.layers.{i}.experts.down_proj", "E D X -> E X D"),
     Row("experts_norm", "model.layers.{i}.pre_feedforward_layernorm_2.weight", "D -> D"),
     Row("experts_post_norm", "model.layers.{i}.post_feedforward_layernorm_2.weight", "D -> D"),
@@ -92,13 +91,13 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
     if get("hidden_activation") != "gelu_pytorch_tanh":
         raise InputError("hidden_activation must be gelu_pytorch_tanh.")
     types, windows = attributes.values.get("layer_types"), read_windows(attributes)
-    if types and types[-1] != KINDS[0]:
+    if types and types[-1] != ATTENTION_KINDS[0]:
         raise InputError(
             f"layer_types ends with {shown(types[-1])}, but transformers gives the last layer of "
-            f"Gemma 4 {KINDS[0]}: end with such a layer."
+            f"Gemma 4 {ATTENTION_KINDS[0]}: end with such a layer."
         )
     differ = "head_dim", "num_key_value_heads"
-    full, part = (attributes.of_layers(kind, *differ) for kind in KINDS)
+    full, part = (attributes.of_layers(kind, *differ) for kind in ATTENTION_KINDS)
     fields = read_decoder(part, read_ropes(attributes)) | read_bias(attributes)
     width = full.get("head_dim")
     kind = LayerKind(

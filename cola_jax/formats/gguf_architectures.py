@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 
 from cola_jax.config import ModelConfig
-from cola_jax.formats.families import FAMILIES, LLAMA, PAIRS, QWEN3_5
+from cola_jax.formats.decoder import LLAMA, PAIRS
+from cola_jax.formats.families import FAMILIES
+from cola_jax.formats.qwen import QWEN3_5
 from cola_jax.formats.table import Row, Table, make_table, rows_of
 from cola_jax.params import field_of
 
@@ -52,7 +54,7 @@ QWEN35_KEYS: Keys = {
 }
 LARGEST = {"gemma2": 46, "gemma3": 62}  # the layers by which llama.cpp recognises the 27B models
 
-GPT_OSS = make_table(
+WHOLE_EXPERTS = make_table(
     *(LLAMA[name] for name in ("expert_gate", "expert_up", "expert_down")),
     Row("expert_gate_bias", "blk.{i}.ffn_gate_exps.bias", "E X -> E X"),
     Row("expert_up_bias", "blk.{i}.ffn_up_exps.bias", "E X -> E X"),
@@ -138,7 +140,7 @@ ARCHITECTURES = {
         "phi3", PHI3_KEYS, {"original_max_position_embeddings": 4096}, derive=rotated_part
     ),
     "gpt-oss": Architecture(
-        "gpt_oss", {**WINDOW, **LOCAL}, {"rope_scaling": {"truncate": False}}, GPT_OSS
+        "gpt_oss", {**WINDOW, **LOCAL}, {"rope_scaling": {"truncate": False}}, WHOLE_EXPERTS
     ),
     "minimax-m2": Architecture(
         "minimax_m2",

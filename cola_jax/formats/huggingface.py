@@ -16,7 +16,7 @@ from cola_jax.config import Count, ModelConfig, Rope
 from cola_jax.errors import InputError, printed, reading, shorten
 from cola_jax.files import is_file, read_json
 from cola_jax.formats.attributes import ROPES
-from cola_jax.formats.decoder import KINDS
+from cola_jax.formats.decoder import ATTENTION_KINDS
 from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.table import Source, check, origin_of
 
@@ -42,7 +42,7 @@ FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES, "*process
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
 # which transformers reads of Gemma 4, and keeps in each layer's own config
-GEMMA4 = "gemma4_text", "gemma4_unified_text"
+GEMMA4_TYPES = "gemma4_text", "gemma4_unified_text"
 GLOBAL_HEADS = {"global_head_dim", "num_global_key_value_heads"}
 GGUF_LLAMA3 = (1.0, 4.0, 8192)  # low, high and original context of all Llama 3.1 to 3.3
 
@@ -260,7 +260,7 @@ def config_fields(model_type: str) -> set[str]:
     from transformers import CONFIG_MAPPING
 
     names = {field.name for field in dataclasses.fields(CONFIG_MAPPING[model_type])}
-    return names | (GLOBAL_HEADS if model_type in GEMMA4 else set())
+    return names | (GLOBAL_HEADS if model_type in GEMMA4_TYPES else set())
 
 
 def model_type_of(config: ModelConfig) -> str:
@@ -287,8 +287,11 @@ def rope_values(model_type: str, config: ModelConfig) -> dict[str, Any]:
         {"rope_theta": rope.theta, **(rope_scaling(rope) or {"rope_type": "default"})}
         for rope in config.ropes
     ]
-    if model_type in ("olmo3", *GEMMA4):  # the older names give a window's rope the default theta
-        return {"rope_parameters": dict(zip(KINDS, parameters, strict=True))}
+    if model_type in (
+        "olmo3",
+        *GEMMA4_TYPES,
+    ):  # the older names give a window's rope the default theta
+        return {"rope_parameters": dict(zip(ATTENTION_KINDS, parameters, strict=True))}
     values: dict[str, Any] = {"rope_theta": first.theta, "rope_scaling": rope_scaling(first)}
     if model_type == "gemma3_text":
         values["rope_local_base_freq"] = config.ropes[1].theta

@@ -4,8 +4,15 @@ from typing import Any
 
 from cola_jax.config import LayerKind, ModelConfig
 from cola_jax.errors import InputError, shown
-from cola_jax.formats.attributes import Attributes, read_rope, read_windows
-from cola_jax.formats.decoder import LLAMA, joined, read_bias, read_decoder, read_experts
+from cola_jax.formats.attributes import Attributes, read_windows
+from cola_jax.formats.decoder import (
+    LLAMA,
+    joined,
+    read_bias,
+    read_decoder,
+    read_experts,
+    read_partly_rotated,
+)
 from cola_jax.formats.table import Row, make_table
 
 SHARED_EXPERT = make_table(
@@ -132,14 +139,11 @@ def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
         output_bias=False,
         output_gate=False,
     )
-    get("partial_rotary_factor")
     rope = dict(get("rope_parameters"))
     for name in ("mrope_section", "mrope_interleaved"):  # positions in three parts, equal for text
         rope.pop(name, None)
-    partial = "partial_rotary_factor"
-    fields = read_decoder(attributes, (read_rope(rope, (partial,)),)) | read_bias(attributes)
+    fields = read_partly_rotated(attributes, rope) | read_bias(attributes)
     return fields | {
-        "rotary_dim": int(fields["head_dim"] * rope[partial]),
         "kinds": (delta,),
         "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
         **{"head_norms": True, "output_gate": True, "norm_offset": 1.0},

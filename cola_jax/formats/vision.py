@@ -18,7 +18,7 @@ from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, reading
 from cola_jax.files import cache_directory, is_file, read_bytes, write_whole
 from cola_jax.formats.conversion import locate
-from cola_jax.formats.families import NOT_AS_TEXT, PICTURES
+from cola_jax.formats.families import NOT_AS_TEXT, SEEING
 from cola_jax.question import PICTURE, digest, sha256_of
 
 MOST_PIXELS = 50_000_000  # of a picture
@@ -43,12 +43,12 @@ class Tower:
         metadata = checkpoint.read_metadata(directory)
         origin = metadata["origin"]
         name, kind = origin["name"], origin.get("multimodal")
-        if kind not in PICTURES:
+        if kind not in SEEING:
             why = "its model reads text alone" if kind is None else f"it is a {kind}"
             why += f", which has {NOT_AS_TEXT[kind]}" if kind in NOT_AS_TEXT else ""
             raise InputError(
                 f"{name} cannot be asked about pictures: {why}. Use a model of "
-                f"{', '.join(PICTURES)}, or questions without pictures."
+                f"{', '.join(SEEING)}, or questions without pictures."
             )
         with reading(f"the vision tower of {directory}", "Convert the model again."):
             located = locate(name, origin["revision"])
@@ -64,12 +64,14 @@ class Tower:
         log.set_verbosity_error()  # it would list the weights that are left out
         try:
             with reading(f"the vision tower in {folder}", "Download it again."):
-                processor = transformers.AutoProcessor.from_pretrained(folder)
-                config = transformers.AutoConfig.from_pretrained(folder)
+                processor = transformers.AutoProcessor.from_pretrained(
+                    folder, trust_remote_code=False
+                )
+                config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
                 text = config.text_config
                 text.num_hidden_layers, text.layer_types = 0, []
                 model = transformers.AutoModelForImageTextToText.from_pretrained(
-                    folder, config=config, dtype="float32"
+                    folder, config=config, dtype="float32", use_safetensors=True
                 )
         except ImportError as error:
             raise InputError(

@@ -40,7 +40,7 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
         suffix = PurePath(source).suffix.lower()
         read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
         for number, row in read(source):
-            yield f"{source}:{number}", None, with_picture(row, f"{source}:{number}", source)
+            yield f"{source}:{number}", None, read_picture(row, f"{source}:{number}", source)
         return
     if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
         source = source.astype(object).where(source.notna(), None).to_dict("records")
@@ -49,10 +49,10 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
     for number, row in enumerate(source):
         if not isinstance(row, Mapping):
             raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", None, with_picture(plain_value(row), f"row {number}")
+        yield f"row {number}", None, read_picture(plain_value(row), f"row {number}")
 
 
-def with_picture(row: Mapping[str, Any], where: str, file: str = "") -> Mapping[str, Any]:
+def read_picture(row: Mapping[str, Any], where: str, file: str = "") -> Mapping[str, Any]:
     """Return a row with the content of its picture: `image` is a path from a file's folder,
     the content itself, or a dict of either, as data sets have it.
     """

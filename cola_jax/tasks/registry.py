@@ -17,9 +17,9 @@ from cola_jax.tasks.readers import (
     PlacedRow,
     Source,
     kind_of,
+    read_picture,
     read_questions,
     read_rows,
-    with_picture,
 )
 
 log = logging.getLogger(__name__)
@@ -323,7 +323,7 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
     where = " ".join(filter(None, (hub, config, split)))
     for number, row in zip(numbers, rows, strict=True):
         name = f"{where}:{number + 1}"
-        yield name, f"{place}/{number + 1}", with_picture(row, name)
+        yield name, f"{place}/{number + 1}", read_picture(row, name)
 
 
 def load_hub(hub: str, config: str | None, split: str) -> Any:

@@ -127,14 +127,14 @@ def digests_by_layer(
     config: ModelConfig, names: Iterable[str], digests: Digests
 ) -> list[tuple[str, ...]]:
     """Return the digests of each layer, in the order of names; "" where its kind lacks a weight."""
+    attributes, places, names = layer_attributes(config), config.places, list(names)
 
     def of_layer(layer: int, name: str) -> str:
-        if name in layer_attributes(config):
+        if name in attributes:
             return digests[name][layer]
         of_kind = kind_of_weight(name) == config.kind_of(layer)
-        return digests[name][config.places[layer]] if of_kind else ""
+        return digests[name][places[layer]] if of_kind else ""
 
-    names = list(names)
     return [tuple(of_layer(i, n) for n in names) for i in range(config.num_layers)]
 
 
