@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import torch
 import transformers
 from torch import nn
@@ -239,6 +240,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+FAMILIES = [family for family, _ in VARIANTS.values()]
+# variants, of which all but the first of each family run after the suite
+EACH = [
+    variant if family not in FAMILIES[:i] else pytest.param(variant, marks=pytest.mark.slow)
+    for i, (variant, (family, _)) in enumerate(VARIANTS.items())
+]
 
 # One path of each kind through six layers; all fit in ten positions.
 PATHS = {

@@ -70,7 +70,7 @@ def their_logits(model, ids):
         return model(torch.from_numpy(ids.astype(np.int64)), use_cache=False).logits.numpy()
 
 
-@pytest.mark.parametrize("variant", oracle.VARIANTS)
+@pytest.mark.parametrize("variant", oracle.EACH)
 def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, tmp_path):
     ours, ids = pair(variant).ours, oracle.random_ids(2)
     folder = write(ours, MIXED, tmp_path / "out")

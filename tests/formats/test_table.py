@@ -9,7 +9,7 @@ from cola_jax.formats.table import stack, unstack
 from tests import oracle
 
 
-@pytest.mark.parametrize("variant", oracle.VARIANTS)
+@pytest.mark.parametrize("variant", oracle.EACH)
 def test_unstack_restores_tensors_to_the_bit(pair, variant):
     """Apply every row in reverse, and find all tensors that transformers wrote."""
     folder = pair(variant).folder
