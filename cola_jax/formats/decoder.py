@@ -24,7 +24,7 @@ GATES = "X", "X"  # the two first matrices of an expert
 
 def joined_experts(theirs: str) -> Iterator[Row]:
     """Yield the rows of experts' first matrices, one after the other in a tensor of all experts."""
-    patterns = dict.fromkeys(("expert_gate", "expert_up"), "E X D -> E D X")
+    patterns: dict[str, str] = dict.fromkeys(("expert_gate", "expert_up"), "E X D -> E D X")
     return joined(theirs, GATES, patterns, axis=1)
 
 
