@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -128,6 +128,8 @@ class LayerKind:
     output_gate: bool | None = None
     query_scale: Positive | None = None
     keys_as_values: bool | None = None
+    own_keys: bool | None = None
+    shared_at: Count | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -187,8 +189,14 @@ class ModelConfig:
     keys_as_values: bool = False  # values are keys before their norm and rotation
     value_dim: Count = 0  # of the value heads of a Gated DeltaNet
     convolution: Count = 0  # tokens that a Gated DeltaNet's convolution reads; 0 for attention
+    layer_input: Count = 0  # width of the embeddings that each layer has of its own, for tokens
+    own_keys: bool = True  # else layers attend to the keys and values of others
+    # the channel of a state, after those of `width`, where the keys and values begin that layers
+    # of the kind share: the last layers with their own write them, and those without read them
+    shared_at: Count | None = None
     kinds: tuple[LayerKind, ...] = ()  # of layers, beside the model's own
     layer_kinds: tuple[Count, ...] = ()  # per layer: 0, the model's own, or 1 + its place in kinds
+    keys_of: tuple[Count | None, ...] = ()  # per layer: the one whose keys it shares; None: its own
 
     def __post_init__(self):
         for broken, message in self.requirements():
@@ -211,6 +219,11 @@ class ModelConfig:
             yield wrong, f"layer_kinds has {len(self.layer_kinds)} entries for {layers} layers"
             most = len(self.kinds)
             yield max(self.layer_kinds) > most, f"layer_kinds must be 0 to {most}"
+        if self.keys_of:
+            wrong = len(self.keys_of) != layers
+            yield wrong, f"keys_of has {len(self.keys_of)} entries for {layers} layers"
+            later = any(x is not None and x >= i for i, x in enumerate(self.keys_of))
+            yield later, "a layer can share the keys and values of an earlier one alone"
         known = range(len(self.ropes))
         broken = not {*self.layer_ropes} <= {*known, None}
         yield broken, f"layer_ropes must be 0 to {len(known) - 1}"
@@ -258,6 +271,29 @@ class ModelConfig:
         periods = (p for p in range(1, self.num_layers) if each[p:] == each[:-p])
         return next(periods, self.num_layers)
 
+    @property
+    def state_width(self) -> int:
+        """The channels of a state: the model's, then the keys and values that layers share."""
+        ends = [
+            each.shared_at + 2 * each.num_kv_heads * each.head_dim
+            for each in self.each_kind
+            if each.shared_at is not None
+        ]
+        return max([self.width, *ends])
+
+    def check_keys(self, path: Sequence[int]) -> None:
+        """Raise InputError for a path with a layer that shares keys which were not made before it.
+
+        Its states would be NaN: a search counts such a path as one that is not finite.
+        """
+        for place, layer in enumerate(path if self.keys_of else ()):
+            source = self.keys_of[layer]
+            if source is not None and source not in path[:place]:
+                raise InputError(
+                    f"a path runs layer {layer}, which attends to the keys and values of layer "
+                    f"{source}, without layer {source} before it: put {source} first."
+                )
+
     def kind_of(self, layer: int) -> int:
         """Return the kind of a layer, an index into `each_kind`."""
         return self.layer_kinds[layer] if self.layer_kinds else 0
@@ -303,6 +339,7 @@ LATER = {
     *("sigmoid_routing", "gated_mlp", "choice_bias", "routed_scale", "shared_gate"),
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
     *("rotated_share", "value_norms", "output_scales", "keys_as_values", "parallel_experts"),
+    *("layer_input", "own_keys", "shared_at", "keys_of"),
 }
 
 

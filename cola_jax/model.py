@@ -38,13 +38,16 @@ class View(struct.PyTreeNode):
     branch: Int[Array, "*B T"]
     cos: Float[Array, "G *B T h"]  # G rope tables, h = H / 2 or less
     sin: Float[Array, "G *B T h"]
+    inputs: Float[Array, "*L B T P"] | None = None  # what each layer has of its own for the tokens
 
 
-def view(config: ModelConfig, prompts: Prompts) -> View:
+def view(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> View:
     """Compute the rope tables of all layers in float32, and keep the inputs of the mask.
 
     Where a layer has no rope, the last table has angles of 0. Those of narrow heads are padded.
+    `dtype` is that of activations, as in `embed`.
     """
+    config = model.config
     positions = jnp.asarray(prompts.positions)
     pairs = zip(config.ropes, config.rope_widths, strict=True)
     frequencies = [rope.frequencies(width) for rope, width in pairs]
@@ -62,28 +65,52 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
         branch=jnp.asarray(prompts.branch),
         cos=scale * jnp.cos(angles),
         sin=scale * jnp.sin(angles),
+        inputs=layer_inputs(model, prompts, dtype) if config.layer_input else None,
     )
 
 
-def embed(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> Float[Array, "B T D"]:
+def layer_inputs(
+    model: Model, prompts: Prompts, dtype: DTypeLike | None
+) -> Float[Array, "L B T P"]:
+    """Compute what each layer of Gemma 4 E2B and E4B has of its own for tokens, whatever the path.
+
+    The layer's embedding of the token, and a projection of the model's.
+    """
+    config = model.config
+    h = embed(model, prompts, dtype)[..., : config.width]
+    assert model.layer_embedding is not None
+    assert model.layer_norm is not None
+    own = model.layer_embedding[jnp.asarray(prompts.ids)].astype(h.dtype)
+    # rounded as the weights are, as in `embed`
+    own *= jnp.asarray(config.layer_input**0.5, model.layer_embedding.dtype).astype(h.dtype)
+    mixed = config.width**-0.5 * project("btd,dlp->btlp", h, model.layer_projection, None)
+    mixed = rms_norm(mixed, model.layer_norm, config.norm_eps, config.norm_offset)
+    return jnp.moveaxis(2**-0.5 * (mixed + own), 2, 0)
+
+
+def embed(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> Float[Array, "B T S"]:
     """Look tokens up, but for those whose embeddings prompts carry.
 
-    `dtype` is that of all activations, the embedding's own when None.
+    `dtype` is that of all activations, the embedding's own when None. S is the `state_width`: keys
+    and values that layers share are NaN until a path has run the layer that makes them.
     """
     h = model.embedding[jnp.asarray(prompts.ids)].astype(dtype or model.embedding.dtype)
     # rounded as the weights are: Gemma was trained with sqrt(width) in bfloat16
     h *= jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
-    if prompts.embeddings is None or prompts.places is None:
-        return h
-    rows, end = jnp.arange(h.shape[0])[:, None], h.shape[1]
-    places = jnp.where(prompts.places == NO_READ, end, prompts.places)  # the end is dropped
-    return h.at[rows, places].set(jnp.asarray(prompts.embeddings, h.dtype), mode="drop")
+    if prompts.embeddings is not None and prompts.places is not None:
+        rows, end = jnp.arange(h.shape[0])[:, None], h.shape[1]
+        places = jnp.where(prompts.places == NO_READ, end, prompts.places)  # the end is dropped
+        h = h.at[rows, places].set(jnp.asarray(prompts.embeddings, h.dtype), mode="drop")
+    shared = model.config.state_width - model.config.width
+    return jnp.pad(h, ((0, 0), (0, 0), (0, shared)), constant_values=jnp.nan) if shared else h
 
 
 def run_layer(
-    model: Model, i: Int[Array, ""], h: Float[Array, "B T D"], view: View
-) -> Float[Array, "B T D"]:
+    model: Model, i: Int[Array, ""], h: Float[Array, "B T S"], view: View
+) -> Float[Array, "B T S"]:
     """Apply layer i of a model, of whatever kind, inside a compiled loop."""
+    if view.inputs is not None:
+        view = view.replace(inputs=view.inputs[i])
 
     def of_kind(config: ModelConfig, layers: Layer) -> Any:
         return lambda h: block(config, layer_at(config, layers, i), h, view)
@@ -100,45 +127,70 @@ def run_layer(
 def block(
     config: ModelConfig,
     layer: Layer,
-    h: Float[Array, "B T D"],
+    h: Float[Array, "B T S"],
     view: View,
     read: Int[Array, "B Q"] | None = None,
-) -> Float[Array, "B _ D"]:
+) -> Float[Array, "B _ S"]:
     """Apply one layer, as `layer_at` takes it, to the state of each row.
 
-    With `read`, only those positions of the result are computed, [B, Q, D]: the last layer of a
-    path needs keys and values everywhere, but queries and the MLP only where the model is read.
+    `view.inputs` are those of the layer. With `read`, only those positions of the result are
+    computed, [B, Q, S]: the last layer of a path needs keys and values everywhere, but queries and
+    the MLP only where the model is read.
     """
+    here = view_at_positions(view, read)
     if config.convolution:
         mixed, _ = recur(config, layer, h, view.branch)
-        return add_attended(config, layer, take_positions(h, read), take_positions(mixed, read))
+        return finish_layer(
+            config, layer, take_positions(h, read), take_positions(mixed, read), here
+        )
     k, v = keys_values(config, layer, h, view)
     mask = take_positions(visible(config, view, layer.window), read)
     h = take_positions(h, read)
-    q = queries(config, layer, h, view_at_positions(view, read))
+    q = queries(config, layer, h, here)
     attended = attend(q, k, v, mask, softcap=config.attention_softcap, sinks=layer.sinks)
-    return add_attended(config, layer, h, attended)
+    return finish_layer(config, layer, h, attended, here)
 
 
 def keys_values(
-    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T S"], view: View, rotated: bool = True
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Return the keys and values of the state of each row, keys rotated."""
-    x = norm(config, h, layer.attention_norm)
+    make = own_keys_values if config.own_keys else shared_keys_values
+    k, v = make(config, layer, h)
+    return rotate(k, *rotation(config, layer, view)) if rotated else k, v
+
+
+def own_keys_values(config: ModelConfig, layer: Layer, h: Float[Array, "B T S"]) -> KeysValues:
+    """Compute the keys, not rotated, and the values of a layer."""
+    x = norm(config, residual(config, h), layer.attention_norm)
     heads = project_heads(config, x, layer.k, layer.k_bias)
     k = clip(config, norm(config, heads, layer.k_norm))
     if not config.keys_as_values:
         heads = project_heads(config, x, layer.v, layer.v_bias)
     if config.value_norms:
         heads = rms_norm(heads, jnp.ones(config.head_dim), config.norm_eps, 0.0)
-    return rotate(k, *rotation(config, layer, view)) if rotated else k, clip(config, heads)
+    return k, clip(config, heads)
+
+
+def shared_keys_values(config: ModelConfig, layer: Layer, h: Float[Array, "B T S"]) -> KeysValues:
+    """Take the keys, not rotated, and the values that an earlier layer left in the state."""
+    assert config.shared_at is not None
+    size = config.num_kv_heads * config.head_dim
+    both = h[..., config.shared_at : config.shared_at + 2 * size]
+    k, v = jnp.moveaxis(both.reshape(*h.shape[:2], 2, config.num_kv_heads, -1), 2, 0)
+    return k, v
+
+
+def residual(config: ModelConfig, h: Float[Array, "B T S"]) -> Float[Array, "B T D"]:
+    """Take the state without the keys and values that layers share."""
+    return h[..., : config.width]
 
 
 def queries(
-    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T S"], view: View, rotated: bool = True
 ) -> Float[Array, "B T N H"]:
     """Return the queries of the state of each row, rotated and scaled."""
-    x = norm(config, h, layer.attention_norm)
+    x = norm(config, residual(config, h), layer.attention_norm)
     q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
     q = rotate(q, *rotation(config, layer, view)) if rotated else q
     if config.query_growth is not None:
@@ -209,13 +261,38 @@ def project_heads(
     return y.reshape(*x.shape[:2], -1, config.head_dim)
 
 
+def finish_layer(
+    config: ModelConfig,
+    layer: Layer,
+    states: Float[Array, "B T S"],
+    attended: Float[Array, "B T N H"],
+    view: View,
+) -> Float[Array, "B T S"]:
+    """Add the attended values to states, then the MLP, and leave keys and values that are shared.
+
+    `view` is that of the tokens of the states, whose inputs are the layer's.
+    """
+    h = add_attended(config, layer, residual(config, states), attended, view.inputs)
+    if states.shape[-1] == config.width:
+        return h
+    shared = states[..., config.width :]
+    if config.own_keys and config.shared_at is not None:
+        k, v = own_keys_values(config, layer, states)  # computed for attention as well, and once
+        both = jnp.stack([k, v], axis=2).reshape(*h.shape[:2], -1)
+        first = config.shared_at - config.width
+        lent = shared.at[..., first : first + both.shape[-1]].set(both.astype(shared.dtype))
+        shared = jnp.where(layer.lends, lent, shared)
+    return jnp.concatenate([h, shared], axis=-1)
+
+
 def add_attended(
     config: ModelConfig,
     layer: Layer,
     h: Float[Array, "B T D"],
     attended: Float[Array, "B T N H"],
+    inputs: Float[Array, "B T P"] | None,
 ) -> Float[Array, "B T D"]:
-    """Add the attended values to states, then the MLP.
+    """Add the attended values to states, then the MLP, then what the layer has for the tokens.
 
     Inputs and outputs of attention and MLP are normalised where the family has the norm. An output
     scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
@@ -233,6 +310,10 @@ def add_attended(
     else:
         mixed = feed_forward(config, layer, x)
     h = h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
+    if inputs is not None:
+        gate = project("btd,dp->btp", h, layer.input_gate, None)
+        mixed = project("btp,pd->btd", gated(config, gate, inputs), layer.input_up, None)
+        h = h + norm(config, mixed, layer.input_norm)
     return h if layer.output_scale is None else h * layer.output_scale.astype(h.dtype)
 
 
@@ -340,12 +421,13 @@ def view_at_positions(view: View, read: Int[Array, "B Q"] | None) -> View:
         branch=take_positions(view.branch, read),
         cos=of_tables(view.cos, read),
         sin=of_tables(view.sin, read),
+        inputs=None if view.inputs is None else take_positions(view.inputs, read),
     )
 
 
-def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+def unembed(model: Model, h: Float[Array, "B T S"]) -> Float[Array, "B T V"]:
     """Apply the final norm and the head; return float32 logits."""
-    h = norm(model.config, h, model.norm)
+    h = norm(model.config, residual(model.config, h), model.norm)
     weight, axes = (model.embedding, "vd") if model.head is None else (model.head, "dv")
     logits = jnp.einsum(f"btd,{axes}->btv", h, weight, preferred_element_type=jnp.float32)
     return bend(model.config.logit_scale * logits, model.config.logit_softcap)

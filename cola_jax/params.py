@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
@@ -24,7 +24,15 @@ from cola_jax.errors import InputError
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
 EXPERTS = ("expert_gate", "expert_up", "expert_down", *EXPERT_BIASES)
-REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole on every device
+REPLICABLE = {
+    "k",
+    "v",
+    "k_bias",
+    "v_bias",
+    "embedding",
+    "head",
+    "layer_embedding",
+}  # may be whole on every device
 
 INT8 = "int8"
 LARGEST_INT8 = 127  # -128 is not used
@@ -33,6 +41,7 @@ INPUTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("q", "k", "v", "output_gate"), (-3,)),
     "o": (-3, -2),
     **dict.fromkeys(("gate", "up", "down", "expert_gate", "expert_up", "expert_down"), (-2,)),
+    **dict.fromkeys(("input_gate", "input_up"), (-2,)),
 }
 
 
@@ -55,7 +64,7 @@ class Layer(struct.PyTreeNode):
 
     attention_norm: Float[Array, "*L D"] | None = stacked(None)
     q: Float[Array, "*L D N H"] = stacked(None, "tensor", None)
-    k: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
+    k: Float[Array, "*L D K H"] | None = stacked(None, "tensor", None)  # None: those of others
     v: Float[Array, "*L D K H"] | None = stacked(None, "tensor", None)  # None: as keys
     o: Float[Array, "*L N H D"] = stacked("tensor", None, None)
     q_bias: Float[Array, "*L N H"] | None = stacked("tensor", None)
@@ -100,10 +109,14 @@ class Layer(struct.PyTreeNode):
     experts_post_norm: Float[Array, "*L D"] | None = stacked(None)
     dense_post_norm: Float[Array, "*L D"] | None = stacked(None)
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
+    input_gate: Float[Array, "*L D P"] | None = stacked(None, None)  # of the layer's own embeddings
+    input_up: Float[Array, "*L P D"] | None = stacked(None, None)
+    input_norm: Float[Array, "*L D"] | None = stacked(None)
     output_scale: Float[Array, "*L 1"] | None = stacked(None)
     rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
+    lends: Bool[Array, ""] | None = struct.field(default=None)  # whether others share its keys
 
 
 # The axes of the weights of layers that attend and of Gated DeltaNets, and of those that go with a
@@ -123,6 +136,7 @@ OPTIONAL = {
     "output_bias": {"o_bias": "L D"},
     "sinks": {"sinks": "L N"},
     "output_scales": {"output_scale": "L 1"},
+    "layer_input": {"input_gate": "L D P", "input_up": "L P D", "input_norm": "L D"},
     "output_gate": {"output_gate": "L D N H"},
     "mlp_width": {"gate": "L D F", "up": "L D F", "down": "L F D"},
     "mlp_bias": {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"},
@@ -143,6 +157,7 @@ OPTIONAL = {
 }
 GATES = "gate", "gate_bias"  # of the MLP
 VALUES = "v", "v_bias"
+KEYS = "k", "k_bias", "k_norm"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,6 +184,10 @@ class Model(struct.PyTreeNode):
     embedding: Float[Array, "V D"] = single("tensor", None)
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
+    # what each layer has of its own for tokens: embeddings, a projection of the model's, its norm
+    layer_embedding: Float[Array, "V L P"] | None = single("tensor", None, None)
+    layer_projection: Float[Array, "D L P"] | None = single(None, None, None)
+    layer_norm: Float[Array, "P"] | None = single(None)  # noqa: F821
     pad_token: int | None = struct.field(pytree_node=False, default=None)  # of the tokenizer
     origin: Origin = struct.field(pytree_node=False, default=Origin())
 
@@ -207,6 +226,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "G": config.num_heads // config.num_kv_heads,
         "U": config.value_dim,
         "W": config.convolution,
+        "P": config.layer_input,
         "1": 1,
     }
 
@@ -222,6 +242,9 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(sizes[x] for x in letters.split()) for name, letters in axes.items()}
 
     out = stacked({"embedding": "V D", "norm": "D"}, sizes)
+    if config.layer_input:
+        of_layers = {"layer_embedding": "V L P", "layer_projection": "D L P", "layer_norm": "P"}
+        out |= stacked(of_layers, sizes)
     for kind, each in enumerate(config.each_kind):
         names = {name_of(field, kind): axes for field, axes in layer_axes(each).items()}
         out |= stacked(names, axis_sizes(each) | {"L": len(config.layers_of(kind))})
@@ -234,7 +257,9 @@ def layer_axes(config: ModelConfig) -> dict[str, str]:
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes
-    absent = VALUES * config.keys_as_values + GATES * (not config.gated_mlp)
+    shared = not config.own_keys
+    absent = VALUES * (config.keys_as_values or shared) + KEYS * shared
+    absent += GATES * (not config.gated_mlp)
     return {name: axes for name, axes in letters.items() if name not in absent}
 
 
@@ -271,6 +296,9 @@ def assemble(
         layers=tuple(stack_of(kind) for kind in range(1 + len(config.kinds))),
         norm=weights["norm"],
         head=weights.get("head"),
+        layer_embedding=weights.get("layer_embedding"),
+        layer_projection=weights.get("layer_projection"),
+        layer_norm=weights.get("layer_norm"),
         config=config,
         pad_token=pad_token,
         origin=Origin(checkpoint),
@@ -292,6 +320,9 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
         "rope": jnp.asarray(ropes, jnp.int32)[i],
         "window": jnp.asarray(windows, jnp.int32)[i],
     }
+    if config.keys_of:
+        lenders = {*config.keys_of}
+        attributes["lends"] = jnp.asarray([i in lenders for i in range(len(config.keys_of))])[i]
     has_experts = layers.router is not None
     if layers.q.shape[0] == 1:
         layer, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)

@@ -128,6 +128,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-biases": ("gemma3_text", {**GEMMA, "attention_bias": True, "num_key_value_heads": 4}),
     "gemma2": ("gemma2", {**GEMMA, **SOFTCAPS, "tie_word_embeddings": True}),
     "gemma4": ("gemma4_text", GEMMA4),
+    "gemma4-e": (  # as E2B: the last two layers share keys, and every layer has embeddings
+        "gemma4_text",
+        {
+            **{**GEMMA4, "num_global_key_value_heads": None, "attention_k_eq_v": False},
+            "layer_types": [KINDS[i] for i in (2, 0, 0, 0, 0, 2)],
+            **{"num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+            **{"hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": VOCAB},
+        },
+    ),
     "gemma4-moe": (
         "gemma4_text",
         {
@@ -356,16 +365,35 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
     decoder, config = model.model, model.config
     layers, types = decoder.layers, getattr(config, "layer_types", None)
     try:
+        if getattr(config, "hidden_size_per_layer_input", 0):
+            follow_with_inputs(decoder, path)
         decoder.layers = nn.ModuleList(layers[i] for i in path)
         config.num_hidden_layers = decoder.first_kv_shared_layer_idx = len(path)
         if types is not None:
             config.layer_types = [types[i] for i in path]
         yield
     finally:
+        vars(decoder).pop("get_per_layer_inputs", None)
+        vars(decoder).pop("project_per_layer_inputs", None)
         decoder.layers = layers
         config.num_hidden_layers = decoder.first_kv_shared_layer_idx = len(layers)
         if types is not None:
             config.layer_types = types
+
+
+def follow_with_inputs(decoder: Any, path: Sequence[int]) -> None:
+    """Give each layer of a path the embeddings that it has of its own, wherever it runs."""
+    config, layers = decoder.config, len(decoder.layers)
+    look_up, project = decoder.get_per_layer_inputs, decoder.project_per_layer_inputs
+
+    def of_all(function: Any, *inputs: Any) -> Any:
+        config.num_hidden_layers = layers
+        out = function(*inputs)
+        config.num_hidden_layers = len(path)
+        return out
+
+    decoder.get_per_layer_inputs = lambda *inputs: of_all(look_up, *inputs)
+    decoder.project_per_layer_inputs = lambda *inputs: of_all(project, *inputs)[:, :, list(path)]
 
 
 def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.config import ModelConfig
     from cola_jax.runs.handle import ModelHandle
     from cola_jax.runs.ray import RayEngine
     from cola_jax.runs.session import RunConfig, Session
@@ -334,17 +335,20 @@ class PathFlags:
     max_length: int | None = None
     """Longest path allowed, in layers; twice the model's by default."""
 
-    def collect(self, num_layers: int) -> list[tuple[int, ...]]:
+    def collect(self, config: "ModelConfig") -> list[tuple[int, ...]]:
         """Read all paths, each once, in order; the identity path where there are none.
 
-        Raises InputError for malformed paths.
+        Raises InputError for malformed paths, and named ones that the model cannot run.
         """
         from cola_jax.formats.peers import read_paths
         from cola_jax.path import identity, parse_path, random_paths
 
+        num_layers = config.num_layers
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length)
+        for path in paths:
+            config.check_keys(path)
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths)) or [identity(num_layers)]

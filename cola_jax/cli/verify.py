@@ -164,6 +164,8 @@ class Verify(Printing):
 
         handle = session.handle
         claims = [read_claim(text, handle.directory, session.num_layers) for text in self.claims]
+        for claim in claims:
+            handle.config.check_keys(claim.path)
         paths = [claim.path for claim in claims]
         for i, claim in enumerate(claims):
             if claim.path in paths[:i]:

@@ -41,7 +41,8 @@ SHARD_BYTES = 2**30
 class Selected(NamedTuple):
     """The layers of a checkpoint that are written, in order, and the model that they make."""
 
-    places: tuple[int, ...]  # of layers in the stacks of their kinds
+    layers: tuple[int, ...]
+    places: tuple[int, ...]  # of these in the stacks of their kinds
     config: ModelConfig  # of the model that is written
     values: dict[str, Any]  # of its config.json
     rows: tuple[Row, ...]
@@ -171,10 +172,11 @@ def exporting(destination: AnyPath, *sources: Path, folder: bool = True) -> Iter
 
 def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
     """Choose the layers to write; InputError where config.json cannot describe them."""
+    config.check_keys(layers)
     values = write_config(select_layers(config, layers), dtype)
     written, rows = read_config(values)
     places = tuple(config.places[layer] for layer in layers)
-    return Selected(places, written, values, rows)
+    return Selected(layers, places, written, values, rows)
 
 
 def write_checkpoint(
@@ -214,7 +216,8 @@ def write_model(
     total, done = plan.metadata["total_size"], 0
     shards: dict[str, dict[str, np.ndarray]] = {name: {} for name in plan.filename_to_tensors}
     arrays = ((name, np.asarray(weight)) for name, weight in weights)
-    for name, array in unstack(arrays, selected.rows, selected.config, selected.places):
+    of_original = selected.layers, selected.places
+    for name, array in unstack(arrays, selected.rows, selected.config, *of_original):
         file = plan.tensor_to_filename[name]
         shards[file][name] = array
         if len(shards[file]) == len(plan.filename_to_tensors[file]):
@@ -272,6 +275,11 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     place in a list of the config, which PEFT neither reorders nor extends.
     """
     model_type, kinds = model_type_of(config), config.layer_attributes
+    if config.layer_input:
+        raise InputError(
+            f"path {text} cannot be shared by PEFT's layer_replication: layers of this model have "
+            "embeddings of their own, by their place. Export without --share."
+        )
     if "layer_types" not in config_fields(model_type) and len({*kinds}) == 1:
         return
     if len(path) > config.num_layers:

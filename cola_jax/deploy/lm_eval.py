@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from cola_jax import checkpoint
 from cola_jax.checkpoint import Dtype
+from cola_jax.config import ModelConfig
 from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
 from cola_jax.errors import InputError, check_belongs, reading
@@ -145,6 +146,7 @@ class ColaLM(TemplateLM):
         path = identity(num_layers)
         if arguments.path is not None:
             path = parse_path(arguments.path, num_layers)
+            ModelConfig.from_json(self.metadata["config"]).check_keys(path)
         router = arguments.router
         name = format_path(path) if router is None else f"router {Record.read(router).weights}"
         return MenuFile((path,)), name

@@ -67,7 +67,7 @@ class OverPrompts(struct.PyTreeNode):
 
     def tile(self, columns: Columns, shape: TileShape) -> Tile:
         """Take the view of the rows of a tile."""
-        view = of_questions(self.views, columns.question, shape.tokens)
+        view = view_of_rows(self.views, columns, shape.tokens)
         read = None if self.read is None else self.read[columns.question, : shape.reads]
         return Tile(columns, view, read)
 
@@ -123,7 +123,7 @@ class ToCache(struct.PyTreeNode):
 
     def tile(self, columns: Columns, shape: TileShape) -> Tile:
         """Take the view of the rows of a tile."""
-        return Tile(columns, of_questions(self.views, columns.question, 1), None)
+        return Tile(columns, view_of_rows(self.views, columns, 1), None)
 
     def view_layers(self, layers: Layer) -> Layer:
         """Leave the layers as they are."""
@@ -163,11 +163,13 @@ class Kind(NamedTuple):
 ATTENTION = Kind(over_prompts, ToCache, kv_block)
 
 
-def of_questions(views: View, question: Int[Array, " R"], tokens: int) -> View:
-    """Take the view of the first tokens of the question of each row."""
+def view_of_rows(views: View, columns: Columns, tokens: int) -> View:
+    """Take the view of the first tokens of the question of each row of a tile, and its layer."""
+    question, inputs = columns.question, views.inputs
     return View(
         positions=views.positions[question, :tokens],
         branch=views.branch[question, :tokens],
         cos=views.cos[:, question, :tokens],
         sin=views.sin[:, question, :tokens],
+        inputs=None if inputs is None else inputs[columns.layer[0], question, :tokens],
     )

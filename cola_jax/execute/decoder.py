@@ -20,6 +20,7 @@ from cola_jax.execute.memory import (
     DecodeSizes,
     Memory,
     choose_decode_sizes,
+    held_bytes,
     round_questions,
     round_up,
 )
@@ -149,18 +150,20 @@ class Decoder:
         """
 
         def choose(prefix: int, memory: Memory) -> tuple[Layout, int, DecodeSizes]:
-            layout = layout_of(drop_prefix(prompts, prefix), memory.limits)
-            tokens = prefix + slot_sizes(layout)[0]
+            rest = drop_prefix(prompts, prefix)
+            layout = layout_of(rest, memory.limits)
+            own, _ = slot_sizes(layout)
             sizes = choose_decode_sizes(
                 worker.config,
-                tokens,
+                prefix + own,
                 memory,
                 positions=workload.positions,
                 max_new_tokens=max_new_tokens,
                 wanted=workload.wave * len(prompts.ids),
                 prefix=prefix,
+                held=held_bytes(worker.config, rest, own, memory.itemsize),
             )
-            return layout, tokens, sizes
+            return layout, prefix + own, sizes
 
         self.worker, self.stop, self.limit = worker, stop, max_new_tokens
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
@@ -179,7 +182,7 @@ class Decoder:
         self.prompt, self.decoded = (
             worker.take_blocks(sizes.blocks, length) for length in (self.longest, sizes.kept)
         )
-        states = np.zeros((sizes.decode_slots + 1, 1, worker.config.width), worker.dtype)
+        states = np.zeros((sizes.decode_slots + 1, 1, worker.config.state_width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
         self.step_layout = Layout.of_shape(TileShape(sizes.rows, 1))
@@ -336,7 +339,9 @@ def check_decode_memory(
 ) -> None:
     """Raise InputError where memory is too small to decode after prompts on the longest path."""
     tokens, _ = slot_sizes(layout_of(prompts, memory.limits))
-    choose_decode_sizes(config, tokens, memory, positions=positions, max_new_tokens=max_new_tokens)
+    fixed: Any = {"positions": positions, "max_new_tokens": max_new_tokens}
+    held = held_bytes(config, prompts, tokens, memory.itemsize)
+    choose_decode_sizes(config, tokens, memory, **fixed, held=held)
 
 
 def rows_of(paths: np.ndarray) -> list[DecodeRow]:

@@ -50,9 +50,9 @@ class Driver:
         prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
         self.worker, self.layout, self.padding_slot, self.prefix = worker, layout, slots, prefix
         self.prompts, self.read = worker.put((prompts.replace(read=None, targets=None), read))
-        self.views = view_of(worker.config, self.prompts)
+        self.views = view_of(worker.model, self.prompts, dtype=worker.dtype)
         # padding rows write to the slot after the last one
-        shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
+        shape = (slots + 1, prompts.ids.shape[1], worker.config.state_width)
         self.slots = worker.take_buffer(shape, worker.dtype, split=2)
 
     def on_paths(self, paths: np.ndarray) -> contextlib.AbstractContextManager[PrefixBlocks | None]:
@@ -234,7 +234,7 @@ def count_blocks(worker: Worker, workload: Workload) -> int:
     """Return the states of a prefix that a quarter of a batch's budget holds, or all needed."""
     config, memory = worker.config, worker.memory
     tokens, itemsize = workload.prefix, memory.itemsize
-    block = tokens * config.width * itemsize + block_bytes(config, tokens, itemsize)
+    block = tokens * config.state_width * itemsize + block_bytes(config, tokens, itemsize)
     most = memory.budget // memory.sharing // 4 // block - 1
     needed = 1 + workload.wave * workload.positions  # one is the embedded prefix
     if not workload.same:

@@ -16,14 +16,14 @@ from cola_jax.execute.attention import Mode
 from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.kernels.attention import get, put
-from cola_jax.model import View, add_attended, embed, take_positions, view
+from cola_jax.model import View, embed, finish_layer, take_positions, view, view_at_positions
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts
 
 Index = Int[Array, ""]
-States = Shaped[Array, "S T D"]
-Sources = Shaped[Array, "_ _ D"]  # slots that are read in place of those written
-view_of = jax.jit(view, static_argnums=0)
+States = Shaped[Array, "S T _"]
+Sources = Shaped[Array, "_ _ _"]  # slots that are read in place of those written
+view_of = jax.jit(view, static_argnames="dtype")
 # joining q, k and v, or gate and up, into one product would copy their weights for every tile
 OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
 
@@ -52,7 +52,8 @@ def run_tile(
     # stale states after the end of a prompt may hold NaN, and 0 * NaN is NaN
     h = jnp.where(tile.view.branch[:, :, None] == PADDING, 0, h)
     attended, cache = mode(config, layer, h, tile, cache)
-    h = add_attended(config, layer, take_positions(h, tile.read), attended)
+    here = view_at_positions(tile.view, tile.read)
+    h = finish_layer(config, layer, take_positions(h, tile.read), attended, here)
     return put(states, h, columns.target), cache
 
 
@@ -101,15 +102,15 @@ def embed_prompts(
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="states")
 def embed_tokens(
     model: Model,
-    states: Float[Array, "W 1 D"],
+    states: Float[Array, "W 1 _"],
     tokens: Int[Array, " W"],
     length: Int[Array, " W"],
     decoded: Int[Array, " W"],
     *,
     dtype: DTypeLike | None = None,
-) -> tuple[Float[Array, "W 1 D"], View]:
+) -> tuple[Float[Array, "W 1 _"], View]:
     """Embed the token that each row decoded last, the `decoded`-th after its prompt."""
     positions = (length + decoded - 1)[:, None]
     prompts = Prompts(tokens[:, None], positions, jnp.full_like(positions, PROMPT))
     h = embed(model, prompts, dtype)
-    return h.astype(states.dtype), view(model.config, prompts)
+    return h.astype(states.dtype), view(model, prompts, dtype)

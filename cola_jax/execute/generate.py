@@ -9,6 +9,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.decoder import Decoder, Sampling, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
     Paths,
+    check_keys,
     check_prompts,
     is_path,
     pad_paths,
@@ -101,6 +102,7 @@ def generate(
         paths = range(model.config.num_layers)
     single = is_path(paths)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
+    check_keys(model.config, padded)
     longest = int((padded != STOP).sum(axis=-1).max(initial=0))
     out = empty(padded.shape[:2], max_new_tokens)
     if not longest:

@@ -11,9 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from cola_jax.checkpoint import load_tokenizer
+from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.params import Model
-from cola_jax.path import STOP, pad_lists, parse_path, validate
+from cola_jax.path import STOP, pad_lists, parse_path, unpad_path, validate
 from cola_jax.prompts import (
     NO_READ,
     PADDING,
@@ -252,7 +253,16 @@ def check_batch(model: Model, prompts: PromptsLike, paths: Paths) -> tuple[Promp
     if batch.read is None:
         batch = next_tokens(padded_right(batch))
     check_prompts(model, batch)
-    return batch, pad_paths(paths, len(batch.ids), model.config.num_layers)
+    padded = pad_paths(paths, len(batch.ids), model.config.num_layers)
+    check_keys(model.config, padded)
+    return batch, padded
+
+
+def check_keys(config: ModelConfig, paths: np.ndarray) -> None:
+    """Raise InputError as `ModelConfig.check_keys` for paths [B, C, P]."""
+    if config.keys_of:
+        for path in np.unique(paths.reshape(-1, paths.shape[-1]), axis=0):
+            config.check_keys(unpad_path(path))
 
 
 def next_tokens(prompts: Prompts) -> Prompts:

@@ -14,6 +14,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.kernels.tpu_decode import WRITTEN
 from cola_jax.model import recurrent_shapes
+from cola_jax.prompts import Prompts
 
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
@@ -122,23 +123,25 @@ class Sizes(NamedTuple):
 
 
 def choose_sizes(
-    config: ModelConfig, tokens: int, reads: int, memory: Memory, wanted: int = 0
+    config: ModelConfig, tokens: int, reads: int, memory: Memory, wanted: int = 0, held: int = 0
 ) -> Sizes:
     """Choose the sizes of a batch for T and Q, and the most states that it can use.
 
+    `held` are the bytes of its prompts, as `held_bytes`.
     Raises InputError where the budget is too small for a path, naming one that is enough.
     """
-    state, output = (n * config.width * memory.itemsize for n in (tokens, reads))
+    state, output = (n * config.state_width * memory.itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # padding rows write to one more slot and one more output
     least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits
+    least += held
     budget = memory.for_batch(least, f"run paths of {tokens} tokens")
     # of the rest, an eighth each for outputs and logits, which need no more than a few
     eighth = (budget - least) // 8
     most = floor_power(FEWEST_POSITIONS + eighth // logits)
     unembedded = int(np.clip(most, FEWEST_POSITIONS, memory.limits.positions))
     outputs = int(np.clip(1 + eighth // output, 1, memory.limits.outputs))
-    slots = (budget - unembedded * logits - (outputs + 1) * output) // state - 1
+    slots = (budget - held - unembedded * logits - (outputs + 1) * output) // state - 1
     return Sizes(min(slots, ceil_power(max(wanted, FEWEST_SLOTS))), outputs, unembedded)
 
 
@@ -163,23 +166,25 @@ def choose_decode_sizes(
     max_new_tokens: int,
     wanted: int = 1,
     prefix: int = 0,
+    held: int = 0,
 ) -> DecodeSizes:
     """Choose the sizes of a decoder of at most `wanted` rows at a time.
 
     Prompts have T tokens, of which the first `prefix` are run elsewhere; `positions` are the layers
-    of the longest path. Raises InputError where the budget is too small for a row, naming one that
-    is enough.
+    of the longest path, and `held` the bytes of `held_bytes`. Raises InputError where the budget is
+    too small for a row, naming one that is enough.
     """
     limits, itemsize = memory.limits, memory.itemsize
     positions = round_up(positions, 8)  # few shapes for paths of many lengths
     prefill_rows = tile_rows(limits, limits.multiple)  # at most
-    state = (tokens - prefix) * config.width * itemsize
+    state = (tokens - prefix) * config.state_width * itemsize
     kept = round_up(max_new_tokens, limits.decode_multiple)
     block = block_bytes(config, tokens, itemsize) + block_bytes(config, kept, itemsize)
     logits = LOGITS * 4 * config.vocab_size
     slot = positions * block + state + logits
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
     spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * block + logits
+    spare += held
     task = f"decode {max_new_tokens} tokens after {tokens} on {positions} layers"
     budget = memory.for_batch(slot + spare, task)
     most = min(limits.decode_slots, ceil_power(wanted))
@@ -193,6 +198,16 @@ def choose_decode_sizes(
         unembedded=min(limits.decode_positions, floor_power(decode_slots)),
         kept=kept,
     )
+
+
+def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, itemsize: int) -> int:
+    """Return the bytes of what a batch of prompts of T tokens keeps on a device, whatever the path.
+
+    What layers have of their own for tokens, and the embeddings of pictures.
+    """
+    of_token = config.num_layers * config.layer_input * itemsize
+    pictures = 0 if prompts.embeddings is None else prompts.embeddings[0].nbytes
+    return round_questions(len(prompts.ids)) * (tokens * of_token + pictures)
 
 
 def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:

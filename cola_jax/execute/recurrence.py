@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.delta import Recurrent
-from cola_jax.execute.attention import ATTENTION, Kind, Tile, of_questions
+from cola_jax.execute.attention import ATTENTION, Kind, Tile, view_of_rows
 from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.kernels.attention import get, put
@@ -51,7 +51,7 @@ class DeltaOverPrompts(struct.PyTreeNode):
 
     def tile(self, columns: Columns, shape: TileShape) -> Tile:
         """Take the view of the rows of a tile."""
-        view = of_questions(self.views, columns.question, shape.tokens)
+        view = view_of_rows(self.views, columns, shape.tokens)
         read = None if self.read is None else self.read[columns.question, : shape.reads]
         return Tile(columns, view, read)
 

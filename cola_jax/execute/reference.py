@@ -22,7 +22,7 @@ from cola_jax.execute.inputs import (
     path_ids,
     prompts_for,
 )
-from cola_jax.model import embed, run_layer, unembed, view
+from cola_jax.model import embed, residual, run_layer, unembed, view
 from cola_jax.params import Model
 from cola_jax.path import STOP, validate
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike, Readings, readings
@@ -62,7 +62,7 @@ def run_path(
     prompts = prompts_for(model, prompts)
     if not isinstance(path, jax.core.Tracer):
         path = path_ids(path, model.config.num_layers)
-        validate(path.tolist(), model.config.num_layers)
+        model.config.check_keys(validate(path.tolist(), model.config.num_layers))
     check_prompts(model, prompts, either_side=True)
     ids = jnp.asarray(path, jnp.int32)
     if not return_states or isinstance(path, jax.core.Tracer):
@@ -132,7 +132,7 @@ def logits(
 ) -> Any:
     """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
     embedded = embed(model, prompts, dtype)
-    tokens = view(model.config, prompts)
+    tokens = view(model, prompts, dtype)
 
     def step(h, i) -> Any:
         def run(h):
@@ -145,7 +145,9 @@ def logits(
 
     h, states = jax.lax.scan(step, embedded, path)
     out = read_out(model, prompts, h)
-    return (out, jnp.concatenate([embedded[None], states])) if return_states else out
+    if not return_states:
+        return out
+    return out, residual(model.config, jnp.concatenate([embedded[None], states]))
 
 
 def read_out(model: Model, prompts: Prompts, h: Float[Array, "B T D"]) -> Float[Array, "B Q V"]:
@@ -185,12 +187,14 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
 def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
     """Sum the influence of every layer over the tokens of prompts, and count these."""
     h = embed(model, prompts)
-    tokens = view(model.config, prompts)
+    tokens = view(model, prompts)
     of_prompt = tokens.branch == PROMPT
 
     def step(h, i):
         after = run_layer(model, i, h, tokens)
-        return after, jnp.sum(1 - cosine(h, after), where=of_prompt)
+        return after, jnp.sum(
+            1 - cosine(*(residual(model.config, x) for x in (h, after))), where=of_prompt
+        )
 
     _, influence = jax.lax.scan(step, h, jnp.arange(model.config.num_layers))
     return influence, of_prompt.sum()

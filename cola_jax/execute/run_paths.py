@@ -9,7 +9,7 @@ import numpy as np
 from cola_jax.config import ModelConfig
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.inputs import Paths, check_batch, cut, distinct_reads, no_readings
-from cola_jax.execute.memory import Memory, Sizes, choose_sizes, round_questions
+from cola_jax.execute.memory import Memory, Sizes, choose_sizes, held_bytes, round_questions
 from cola_jax.execute.plan import (
     Chunk,
     Layout,
@@ -65,7 +65,7 @@ class PathEvaluator:
             prefix,
         )
         # padding rows write to the output after the last one
-        shape = (self.sizes.outputs + 1, width, config.width)
+        shape = (self.sizes.outputs + 1, width, config.state_width)
         self.outputs = worker.take_buffer(shape, worker.dtype, split=2)
         self.identity = None  # the outputs of the identity path
         if divergence:
@@ -161,7 +161,9 @@ def choose_path_sizes(
     Raises InputError where the memory is too small for a path.
     """
     layout = layout_of(prompts, memory.limits, distinct_reads(prompts))
-    return layout, choose_sizes(config, *slot_sizes(layout), memory, states)
+    (tokens, reads), itemsize = slot_sizes(layout), memory.itemsize
+    held = held_bytes(config, prompts, tokens, itemsize)
+    return layout, choose_sizes(config, tokens, reads, memory, states, held)
 
 
 def run_paths(

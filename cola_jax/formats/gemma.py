@@ -1,5 +1,7 @@
 """Gemma: how each config is read, and its table."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from cola_jax.config import LayerKind, ModelConfig, Rope
@@ -20,8 +22,14 @@ GEMMA = make_table(
     base=POST_NORMS,
 )
 
-# layers of kind 1 see all tokens
+# layers of kind 1 see all tokens; those of kinds 2 and 3 share keys and values of kinds 0 and 1
 GEMMA4 = make_table(
+    Row("layer_embedding", "model.embed_tokens_per_layer.weight", "V (L P) -> V L P"),
+    Row("layer_projection", "model.per_layer_model_projection.weight", "(L P) D -> D L P"),
+    Row("layer_norm", "model.per_layer_projection_norm.weight", "P -> P"),
+    Row("input_gate", "model.layers.{i}.per_layer_input_gate.weight", "P D -> D P"),
+    Row("input_up", "model.layers.{i}.per_layer_projection.weight", "D P -> P D"),
+    Row("input_norm", "model.layers.{i}.post_per_layer_input_norm.weight", "D -> D"),
     Row("output_scale", "model.layers.{i}.layer_scalar", "1 -> 1"),
     Row("router", "model.layers.{i}.router.proj.weight", "E D -> D E"),
     Row("router_norm", "model.layers.{i}.router.scale", "D -> D"),
@@ -33,11 +41,6 @@ GEMMA4 = make_table(
     Row("dense_post_norm", "model.layers.{i}.post_feedforward_layernorm_1.weight", "D -> D"),
     base=GEMMA,
 )
-
-GEMMA4_EDGE = {
-    "num_kv_shared_layers": "layers that attend to the keys and values of others",
-    "hidden_size_per_layer_input": "embeddings for each layer",
-}
 
 
 def read_gemma(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
@@ -71,19 +74,10 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
 
 
 def read_gemma4_text(attributes: Attributes) -> ModelConfig:
-    """Read Gemma 4: layers without a window are kind 1, with heads of their own.
-
-    Raises InputError for the parts that E2B and E4B have beside these.
-    """
-    get, heads = attributes.get, ("global_head_dim", "num_global_key_value_heads")
-    for name in (*heads, "vocab_size_per_layer_input", "use_double_wide_mlp"):
-        get(name)  # has no effect, or is in the attributes of layers
-    for name, parts in GEMMA4_EDGE.items():
-        if get(name):
-            raise InputError(
-                f"{name} is {shown(get(name))}: {parts}, as in Gemma 4 E2B and E4B, are not "
-                "supported. Choose a larger Gemma 4."
-            )
+    """Read Gemma 4: layers without a window are kind 1, with heads of their own."""
+    get = attributes.get
+    for name in ("global_head_dim", "num_global_key_value_heads"):
+        get(name)  # is in the attributes of layers
     if attributes.values.get("expert_intermediate_size") is None:
         get("expert_intermediate_size")  # in the first releases
     if get("use_bidirectional_attention") == "all":
@@ -121,8 +115,51 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
     }
     if get("enable_moe_block"):
         fields |= experts
+    fields |= read_layer_input(attributes)
+    fields |= read_shared_keys(attributes, fields)
     norms = dict.fromkeys(("head_norms", "value_norms", "post_norms", "output_scales"), True)
     return ModelConfig(**fields, **norms, norm_offset=0.0, activation="gelu_tanh")
+
+
+def read_layer_input(attributes: Attributes) -> dict[str, Any]:
+    """Read the width of the embeddings that layers have of their own."""
+    width, vocab = map(
+        attributes.get, ("hidden_size_per_layer_input", "vocab_size_per_layer_input")
+    )
+    if width and vocab != attributes.get("vocab_size"):
+        raise InputError(f"vocab_size_per_layer_input is {vocab}, and must be that of vocab_size.")
+    return {"layer_input": width or 0}
+
+
+def read_shared_keys(attributes: Attributes, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the last layers, which attend to keys and values that others leave in the state.
+
+    Those are of the last layer before them of the same kind.
+    """
+    wide, count = map(attributes.get, ("use_double_wide_mlp", "num_kv_shared_layers"))
+    if not count:
+        return {}
+    kinds, own = fields["layer_kinds"], fields["num_layers"] - count
+    if not {*kinds[max(own, 0) :]} <= {*kinds[: max(own, 0)]}:
+        raise InputError(
+            f"num_kv_shared_layers is {count}, but no layer before them has keys and values of "
+            "the same kind."
+        )
+    (full,) = fields["kinds"]
+    places = fields["width"], fields["width"] + 2 * fields["num_kv_heads"] * fields["head_dim"]
+    shares: dict[str, Any] = {
+        "own_keys": False,
+        "mlp_width": (1 + bool(wide)) * fields["mlp_width"],
+    }
+    full = dataclasses.replace(full, shared_at=places[1])
+    part = LayerKind(**shares)
+    last = {kind: max(i for i in range(own) if kinds[i] == kind) for kind in {*kinds}}
+    return {
+        "shared_at": places[0],
+        "kinds": (full, part, dataclasses.replace(full, **shares)),
+        "layer_kinds": tuple(kind + 2 * (i >= own) for i, kind in enumerate(kinds)),
+        "keys_of": tuple(last[kind] if i >= own else None for i, kind in enumerate(kinds)),
+    }
 
 
 def read_gemma1(attributes: Attributes) -> ModelConfig:

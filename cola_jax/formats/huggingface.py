@@ -19,6 +19,7 @@ from cola_jax.formats.attributes import ROPES
 from cola_jax.formats.decoder import ATTENTION_KINDS
 from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.table import Source, check, origin_of
+from cola_jax.params import KEYS, VALUES
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -62,10 +63,18 @@ def open_directory(folder: Path) -> Source:
         )
 
     outside = tuple(prefix.format(L=config.num_layers) for prefix in family.ignored)
+    # files of layers that share keys have keys of their own, which nothing uses
+    unused = {
+        family.table[field].theirs.format(i=layer)
+        for layer, source in enumerate(config.keys_of)
+        for field in (*KEYS, *VALUES)
+        if source is not None
+    }
 
     def ignored(name: str) -> bool:
         is_buffer = BUFFERS.fullmatch(name) is not None
-        return is_buffer or name.startswith(outside) or (tied_head and name == head)
+        is_unused = name in unused or (tied_head and name == head)
+        return is_buffer or is_unused or name.startswith(outside)
 
     check(tensors, rows, config, ignored)
     # the family of a model that has parts for pictures as well
@@ -215,12 +224,18 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
 
 def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
     """Return the config of the model whose layers are those of a path, with their attributes."""
+    keys_of: list[int | None] = []
+    for place, layer in enumerate(path if config.keys_of else ()):
+        source = config.keys_of[layer]
+        before = [i for i in range(place) if path[i] == source]
+        keys_of.append(before[-1] if before else None)
     return dataclasses.replace(
         config,
         num_layers=len(path),
         windows=tuple(config.windows[layer] for layer in path),
         layer_ropes=tuple(config.layer_ropes[layer] for layer in path),
         layer_kinds=tuple(config.layer_kinds[layer] for layer in path if config.kinds),
+        keys_of=tuple(keys_of),
     )
 
 
@@ -376,11 +391,16 @@ def layer_types(config: ModelConfig) -> list[str]:
     return ["linear_attention" if is_recurrent else kind for kind, is_recurrent in pairs]
 
 
+def own_kinds(config: ModelConfig) -> list[ModelConfig]:
+    """Return the kinds of layers with keys and values of their own."""
+    return [each for each in config.each_kind if each.own_keys]
+
+
 COMMON: dict[str, Callable[[ModelConfig], Any]] = {
     "vocab_size": lambda c: c.vocab_size,
     "num_hidden_layers": lambda c: c.num_layers,
     "hidden_size": lambda c: c.width,
-    "intermediate_size": lambda c: c.each_kind[-1].mlp_width or c.expert_width,
+    "intermediate_size": lambda c: own_kinds(c)[-1].mlp_width or c.expert_width,
     "num_attention_heads": lambda c: c.num_heads,
     "num_key_value_heads": lambda c: c.num_kv_heads,
     "head_dim": lambda c: c.head_dim,
@@ -410,7 +430,10 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "global_head_dim": lambda c: c.each_kind[1].head_dim,
     "num_global_key_value_heads": lambda c: c.each_kind[1].num_kv_heads,
     "attention_k_eq_v": lambda c: c.each_kind[1].keys_as_values,
-    **dict.fromkeys(("num_kv_shared_layers", "hidden_size_per_layer_input"), lambda c: 0),
+    "num_kv_shared_layers": lambda c: sum(source is not None for source in c.keys_of),
+    "use_double_wide_mlp": lambda c: c.each_kind[-1].mlp_width > c.mlp_width,
+    "hidden_size_per_layer_input": lambda c: c.layer_input,
+    "vocab_size_per_layer_input": lambda c: c.vocab_size,
     "no_rope_layers": lambda c: [int(rope is not None) for rope in c.layer_ropes],
     **dict.fromkeys(("num_experts", "num_local_experts"), lambda c: c.experts),
     **dict.fromkeys(("n_routed_experts", "moe_num_experts"), lambda c: c.experts),

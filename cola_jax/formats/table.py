@@ -264,22 +264,25 @@ def unstack(
     weights: Iterable[tuple[str, np.ndarray]],
     rows: tuple[Row, ...],
     config: ModelConfig,
+    layers: Sequence[int],
     places: Sequence[int],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the tensors of a checkpoint by their names there, one by one.
 
     `weights` are ours, by field name, stacked over the layers of the original; `rows` and `config`
-    are those of the model to write, whose layer i is at `places[i]` of its stack. The inverse
-    of `stack`, in the dtype of `weights`. Tensors that join several weights are held until all of
-    these have come.
+    are those of the model to write, whose layer i is `layers[i]`, at `places[i]` of its stack. The
+    inverse of `stack`, in the dtype of `weights`. Tensors that join several weights are held until
+    all of these have come.
     """
     table, joined = {row.ours: row for row in rows}, Joined(config)
     for field, array in weights:
         row = table[field]
         theirs, ours = row.pattern.split(" -> ")
-        of_layers, layers = "{i}" in row.theirs, config.layers_of(kind_of_weight(field))
+        of_layers, of_kind = "{i}" in row.theirs, config.layers_of(kind_of_weight(field))
+        if "L" in ours.split():  # of all layers in one tensor
+            array = array.take(layers, axis=ours.split().index("L"))
         for index, name, shape in expected(row, config):
-            values = array[(places[layers[index[0]]], *index[1:])] if of_layers else array
+            values = array[(places[of_kind[index[0]]], *index[1:])] if of_layers else array
             values = rearrange(values, f"{ours} -> {theirs}", **row_sizes(row, config))
             values = np.ascontiguousarray(values - row.offset if row.offset else values)
             if row.part is not None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError
 from cola_jax.execute.memory import parse_size
 from cola_jax.params import Model
-from cola_jax.path import pad_lists, random_paths
+from cola_jax.path import STOP, pad_lists, pad_path, random_paths, unpad_path
 from cola_jax.prompts import Prompts, Readings
 from tests import oracle
 
@@ -91,6 +93,17 @@ def pad(rows: Sequence[Sequence[Sequence[int]]], width: int, count: int = 0) -> 
     """Pads lists of paths to [B, C, P], and C to at least a count."""
     every = max(count, *map(len, rows))
     return pad_lists([[*row, *[()] * (every - len(row))] for row in rows], width)
+
+
+def runnable(config: ModelConfig, paths: np.ndarray) -> np.ndarray:
+    """Puts the identity in place of paths [B, C, P] with layers that lack the keys they share."""
+    paths = paths.copy()
+    for b, c in np.argwhere(paths[:, :, 0] != STOP):
+        try:
+            config.check_keys(unpad_path(paths[b, c]))
+        except InputError:
+            paths[b, c] = pad_path(range(config.num_layers), paths.shape[2])
+    return paths
 
 
 def paths_of(questions: int, each: int, seed: int) -> list[list[tuple[int, ...]]]:

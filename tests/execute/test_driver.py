@@ -56,14 +56,14 @@ def run(model, batch, waves, **options):
 
 @pytest.mark.parametrize(
     ("variant", "blocks"),
-    [("gemma3", 16), *((name, None) for name in ("gemma2", "gpt-oss", "qwen3.5"))],
+    [("gemma3", 16), *((name, None) for name in ("gemma4-e", "gpt-oss", "qwen3.5"))],
 )
 def test_shared_prefix_matches_reference(pair, monkeypatch, variant, blocks):
     """With few blocks the paths run in several groups; a second wave finds states of the first."""
     if blocks is not None:
         monkeypatch.setattr(driver, "count_blocks", lambda *_: blocks)
     model, batch = pair(variant).ours, batches.alike(SHARED)
-    waves = [same_paths(4), same_paths(4, seed=1)]
+    waves = [batches.runnable(model.config, same_paths(4, seed=seed)) for seed in (0, 1)]
     waves[1][:, 0] = waves[0][:, 0]
     waves[1][2, 3] = STOP  # an entry that is not a path
     prefix, readings = run(model, batch, waves)

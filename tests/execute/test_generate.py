@@ -86,13 +86,14 @@ def free(model, prompts):
         ("glm4-moe", 1, 1),  # two kinds of layers that attend
         ("qwen2-moe-window", 1, 1),
         ("qwen3.5", 1, 1),
-        ("gemma4", 1, 1),  # heads of two widths
+        ("gemma4-e", 1, 1),  # heads of two widths, some of whose keys are shared
         ("qwen2-window", 1, 2),  # KV heads split over devices, windows out of the whole stack
         # several workers of several devices, several rope tables
         pytest.param("gemma3", 2, 2, marks=pytest.mark.slow),
         # KV heads replicated, experts of all layers in one stack
         pytest.param("qwen2-moe-window", 1, 4, marks=pytest.mark.slow),
         pytest.param("qwen3.5", 2, 2, marks=pytest.mark.slow),
+        pytest.param("gemma4-e", 2, 2, marks=pytest.mark.slow),
     ],
 )
 def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
@@ -100,7 +101,7 @@ def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
     model = (
         found.ours if alone else cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     )
-    paths = pad([PATHS] * 3) if alone else draw(4)
+    paths = batches.runnable(found.ours.config, pad([PATHS] * 3) if alone else draw(4))
     out = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW)
     ran = paths[:, :, 0] != STOP
     assert (out.length == np.where(ran, NEW, 0)).all()

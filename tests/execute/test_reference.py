@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 from transformers import BatchEncoding
 
 import cola_jax
+from cola_jax.config import ModelConfig
 from cola_jax.execute import reference
 from cola_jax.execute.plan import take
 from cola_jax.execute.reference import block_influence, run_reference
@@ -170,6 +171,23 @@ def test_run_paths_keeps_what_is_not_finite_to_its_path(model, questions):
     for b, c in np.argwhere(out.finite):
         reads = batches.QUESTIONS[b][1]
         batches.assert_agree(at(out, (b, c), reads), at(expected, (b, c), reads))
+
+
+def test_layers_need_the_keys_that_they_share(pair, questions, monkeypatch):
+    """Users are told; to a search, such a path is one that is not finite."""
+    model, paths = pair("gemma4-e").ours, wave([[(1, 3, 4), (0, 2, 4), (0, 2, 5)], [], [(5, 0)]])
+    prompts = batches.plain(5)
+    for run in (
+        lambda: cola_jax.run_path(model, prompts, "0-2,4"),
+        lambda: cola_jax.run_paths(model, questions, paths),
+        lambda: cola_jax.generate(model, prompts, "0-2,4", max_new_tokens=1),
+    ):
+        with pytest.raises(ValueError, match="runs layer 4.* of layer 3, without layer 3 before it"):
+            run()
+    monkeypatch.setattr(ModelConfig, "check_keys", lambda *_: None)
+    out = cola_jax.run_paths(model, questions, paths)
+    assert out.finite.tolist() == [[True, False, True], [False] * 3, [False] * 3]
+    batches.assert_agree(out, run_reference(model, questions, paths))
 
 
 def test_run_reference_runs_on_the_devices_of_the_model(pair, model, questions):

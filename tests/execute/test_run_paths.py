@@ -40,6 +40,8 @@ CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
     ("qwen2-moe-window", 48, None, 2, 4),  # all devices
     ("qwen3.5", 72, "40kB", 1, 1),  # two kinds of layers
     pytest.param("qwen3.5", 48, None, 4, 2, marks=pytest.mark.slow),  # all devices
+    ("gemma4-e", 72, "300kB", 1, 1),  # keys that are shared, embeddings of each layer
+    pytest.param("gemma4-e", 48, None, 4, 2, marks=pytest.mark.slow),
     # heads of two widths, split and replicated
     pytest.param("gemma4-moe", 72, "40kB", 1, 2, marks=pytest.mark.slow),
 ]
@@ -75,8 +77,8 @@ def run_in(budget, *arguments, **settings):
 
 @pytest.mark.parametrize(("variant", "tokens", "budget", "data", "tensor"), CASES)
 def test_run_paths_matches_reference(pair, prompts, variant, tokens, budget, data, tensor):
-    found, paths, metrics = pair(variant), draw(seed=len(variant)), cola_jax.Metrics()
-    model = found.ours
+    found, metrics = pair(variant), cola_jax.Metrics()
+    model, paths = found.ours, batches.runnable(found.ours.config, draw(seed=len(variant)))
     if data * tensor > 1:
         model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     got = run_in(budget, model, prompts, paths, tile_tokens=tokens, metrics=metrics)

@@ -68,7 +68,7 @@ def test_open_directory_ignores_what_changes_nothing(source):
     ("kind", "variant", "vision_kind"),
     [
         ("gemma3", "gemma3", "siglip_vision_model"),
-        ("gemma4", "gemma4", "gemma4_vision"),
+        ("gemma4", "gemma4-e", "gemma4_vision"),
         ("mistral3", "ministral3", "pixtral"),
     ],
 )
@@ -96,6 +96,16 @@ def test_convert_reads_the_text_part_of_multimodal_models(tmp_path, kind, varian
     edit_tensors(tmp_path, {"audio.weight": torch.ones(1)})
     with pytest.raises(ValueError, match=r"unmapped audio\.weight"):
         open_directory(tmp_path)
+
+
+def test_open_directory_ignores_keys_of_layers_that_share_others(pair, tmp_path):
+    """Files of Gemma 4 E2B and E4B have them."""
+    source = shutil.copytree(pair("gemma4-e").folder, tmp_path / "gemma")
+    edit_tensors(source, {"model.layers.4.self_attn.k_norm.weight": torch.ones(12)})
+    assert open_directory(source).config.keys_of == (None, None, None, None, 3, 0)
+    edit_tensors(source, {"model.layers.4.self_attn.v_norm.weight": torch.ones(12)})
+    with pytest.raises(ValueError, match=r"unmapped model\.layers\.4\.self_attn\.v_norm\.weight"):
+        open_directory(source)
 
 
 def test_open_directory_ignores_the_layer_after_the_last_of_glm(pair, tmp_path):

@@ -14,6 +14,12 @@ def test_unstack_restores_tensors_to_the_bit(pair, variant):
     """Apply every row in reverse, and find all tensors that transformers wrote."""
     folder = pair(variant).folder
     source, theirs = locate(str(folder)).open(), load_file(folder / "model.safetensors")
-    for name, restored in unstack(stack(source), source.rows, source.config, source.config.places):
+    for name, restored in unstack(
+        stack(source),
+        source.rows,
+        source.config,
+        range(source.config.num_layers),
+        source.config.places,
+    ):
         np.testing.assert_array_equal(restored, theirs.pop(name).numpy(), err_msg=name)
     assert not theirs
