@@ -168,6 +168,7 @@ class ModelConfig:
     residual_scale: Positive = 1.0  # of what attention and MLP add to states
     logit_scale: Positive = 1.0
     output_scales: bool = False  # each layer multiplies the state that it returns by a weight
+    rooted_scales: bool = False  # a layer that a path runs N times, by its N-th root
     clip_qkv: Positive | None = None  # bound of queries, keys and values
     attention_softcap: Positive | None = None  # of scores, which tanh bends into it
     logit_softcap: Positive | None = None
@@ -234,6 +235,7 @@ class ModelConfig:
             yield n != pairs, f"a rope has {n} divisors for {2 * pairs} channels of a head"
         used, experts, width = self.experts_per_token, self.experts, self.expert_width
         yield not (experts or self.mlp_width), "a layer must have an MLP or experts"
+        yield self.rooted_scales and not self.output_scales, "there are no scales to take roots of"
         yield self.mlp_bias and not self.mlp_width, "mlp_bias needs an MLP"
         yield experts > 0 and not (used and width), "experts need experts_per_token and a width"
         yield used > experts, f"a token cannot use {used} of {experts} experts"
@@ -339,7 +341,7 @@ LATER = {
     *("sigmoid_routing", "gated_mlp", "choice_bias", "routed_scale", "shared_gate"),
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
     *("rotated_share", "value_norms", "output_scales", "keys_as_values", "parallel_experts"),
-    *("layer_input", "own_keys", "shared_at", "keys_of"),
+    *("layer_input", "own_keys", "shared_at", "keys_of", "rooted_scales"),
 }
 
 

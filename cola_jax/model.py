@@ -23,7 +23,7 @@ from cola_jax.delta import (
     zeros,
 )
 from cola_jax.moe import gated, mixture, project
-from cola_jax.params import Int8, Layer, Model, layer_at
+from cola_jax.params import Int8, Layer, Model, layer_at, layer_of
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
@@ -109,19 +109,20 @@ def run_layer(
     model: Model, i: Int[Array, ""], h: Float[Array, "B T S"], view: View
 ) -> Float[Array, "B T S"]:
     """Apply layer i of a model, of whatever kind, inside a compiled loop."""
+    config = model.config
+    place = layer_of(config, i)
     if view.inputs is not None:
-        view = view.replace(inputs=view.inputs[i])
+        view = view.replace(inputs=view.inputs[place])
 
     def of_kind(config: ModelConfig, layers: Layer) -> Any:
         return lambda h: block(config, layer_at(config, layers, i), h, view)
 
-    config = model.config
     kinds = [config.kind_of(layer) for layer in range(config.num_layers)]
     used = sorted({*kinds})  # the stack of another kind is empty
     run = [of_kind(config.each_kind[kind], model.layers[kind]) for kind in used]
     if len(run) == 1:
         return run[0](h)
-    return jax.lax.switch(jnp.asarray([used.index(kind) for kind in kinds])[i], run, h)
+    return jax.lax.switch(jnp.asarray([used.index(kind) for kind in kinds])[place], run, h)
 
 
 def block(
@@ -296,7 +297,7 @@ def add_attended(
 
     Inputs and outputs of attention and MLP are normalised where the family has the norm. An output
     scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
-    times is scaled by s^N. Some who edit checkpoints give each of N copies s^(1/N) instead.
+    times is scaled by s^N, or with `rooted_scales` by s, a root each time.
     """
     attended = gate_attended(config, layer, h, attended)
     # as matrices: of heads, a CPU would copy the weight to another order

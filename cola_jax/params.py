@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
+from cola_jax.path import STOP
 
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
@@ -116,7 +117,7 @@ class Layer(struct.PyTreeNode):
     rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
-    lends: Bool[Array, ""] | None = struct.field(default=None)  # whether others share its keys
+    lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
 
 
 # The axes of the weights of layers that attend and of Gated DeltaNets, and of those that go with a
@@ -305,14 +306,32 @@ def assemble(
     )
 
 
+def number_runs(config: ModelConfig, paths: Int[np.ndarray, "*C P"]) -> Any:
+    """Number layers by how often their path runs them, where their scales depend on it.
+
+    Layer i of N runs is i + (N - 1) L, in arrays of NumPy or JAX: states of paths that begin alike
+    are shared where the layers' numbers are the same.
+    """
+    if not config.rooted_scales:
+        return paths
+    runs = (paths[..., None] == paths[..., None, :]).sum(-1)
+    return paths + (paths != STOP) * (runs - 1) * config.num_layers
+
+
+def layer_of(config: ModelConfig, number: Any) -> Any:
+    """Return the layer of a number that `number_runs` gave."""
+    return number % config.num_layers if config.rooted_scales else number
+
+
 def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
     """Take layer i from the stack of its kind with its attributes, inside a compiled loop.
 
     A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
     stay in a stack of several, one after the other, and `first_expert` says which are the
     layer's: slices of a layer's experts are not fused into the loop over them, so all would be
-    copied.
+    copied. `i` is as `number_runs` has it.
     """
+    runs, i = 1 + i // config.num_layers, layer_of(config, i)
     windows = [FULL if width is None else width for width in config.windows]
     still = len(config.ropes)  # the last table of `model.view`
     ropes = [still if index is None else index for index in config.layer_ropes]
@@ -335,6 +354,9 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
         if has_experts:
             stacks = {name: getattr(layers, name) for name in EXPERTS}
             layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))
+    if config.rooted_scales:
+        scale = jnp.asarray(layer.output_scale, jnp.float32) ** (1 / runs)
+        layer = layer.replace(output_scale=scale)
     return layer.replace(**attributes, first_expert=first if has_experts else None)
 
 

@@ -381,6 +381,18 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
             config.layer_types = types
 
 
+@contextlib.contextmanager
+def scaled_by_roots(model: Any, path: Sequence[int]) -> Iterator[None]:
+    """Give each layer of a Gemma 4 the root of its scale for the times that a path runs it."""
+    layers = model.model.layers
+    before = [layer.layer_scalar.clone() for layer in layers]
+    for i, layer in enumerate(layers):
+        layer.layer_scalar.copy_(before[i] ** (1 / max(1, path.count(i))))
+    yield
+    for layer, scale in zip(layers, before, strict=True):
+        layer.layer_scalar.copy_(scale)
+
+
 def follow_with_inputs(decoder: Any, path: Sequence[int]) -> None:
     """Give each layer of a path the embeddings that it has of its own, wherever it runs."""
     config, layers = decoder.config, len(decoder.layers)

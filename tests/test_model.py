@@ -59,6 +59,8 @@ CHANGES = [  # parity only proves what changes the logits of these models
     *(("ministral3", {"query_growth": None}), ("ministral3", {"ropes": (Rope(theta=100.0),)})),
     *(("olmo3", {"layer_ropes": (index,) * 6}) for index in (0, 1)),
     *(("gemma4", {"value_norms": False}), ("gemma4", {"ropes": (Rope(theta=50.0),) * 2})),
+    *(("gemma4-e", name) for name in ("input_gate", "input_up", "input_norm")),
+    ("gemma4-e", {"keys_of": (None, None, None, None, 2, 0)}),
     *(("glm", {"ropes": (Rope(theta=50.0),)}), ("helium", {"ropes": (Rope(theta=9.0),)})),
 ]
 

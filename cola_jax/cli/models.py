@@ -55,6 +55,9 @@ class Convert(Command):
     """Branch, tag or commit of a Hub id."""
     overwrite: bool = False
     """Replace an existing destination."""
+    rooted_scales: bool = False
+    """Of Gemma 4, whose layers multiply their state by a scale s: a layer that a path runs N times
+    multiplies by s^(1/N) each time, and not by s."""
 
     def run(self) -> None:
         from cola_jax.checkpoint import stored_dtype
@@ -68,6 +71,7 @@ class Convert(Command):
                 dtype=self.dtype,
                 revision=self.revision,
                 overwrite=self.overwrite,
+                rooted_scales=self.rooted_scales,
                 on_progress=on_progress,
             )
         config = metadata["config"]

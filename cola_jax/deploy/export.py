@@ -29,7 +29,7 @@ from cola_jax.formats.huggingface import (
 )
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
-from cola_jax.params import cast, shapes
+from cola_jax.params import cast, field_of, kind_of_weight, shapes
 from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.storage import AnyPath, is_url
@@ -193,9 +193,22 @@ def write_checkpoint(
         (folder / file.name).write_bytes(file.read_bytes())
     tokens = special_tokens(directory, metadata)
     write_json(folder / GENERATION, tokens)
+    config = ModelConfig.from_json(metadata["config"])
     stored, dtype = checkpoint.restore_weights(directory, metadata), metadata["dtype"]
-    weights = ((name, cast(name, weight, dtype)) for name, weight in stored)
+    weights = (
+        (name, cast(name, rooted(config, selected.layers, name, weight), dtype))
+        for name, weight in stored
+    )
     write_model(folder, selected, weights, tokens, on_progress)
+
+
+def rooted(config: ModelConfig, layers: Sequence[int], name: str, weight: Any) -> Any:
+    """Return the scales of layers that a path runs, with roots for those it runs several times."""
+    if not config.rooted_scales or field_of(name) != "output_scale":
+        return weight
+    of_kind = config.layers_of(kind_of_weight(name))
+    runs = np.array([max(1, layers.count(layer)) for layer in of_kind])
+    return jnp.asarray(weight, jnp.float32) ** (1 / runs[:, None])
 
 
 def write_model(
@@ -275,10 +288,10 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     place in a list of the config, which PEFT neither reorders nor extends.
     """
     model_type, kinds = model_type_of(config), config.layer_attributes
-    if config.layer_input:
+    if config.layer_input or config.rooted_scales:
         raise InputError(
             f"path {text} cannot be shared by PEFT's layer_replication: layers of this model have "
-            "embeddings of their own, by their place. Export without --share."
+            "embeddings by their place, or scales by how often they run. Export without --share."
         )
     if "layer_types" not in config_fields(model_type) and len({*kinds}) == 1:
         return

@@ -166,10 +166,11 @@ ATTENTION = Kind(over_prompts, ToCache, kv_block)
 def view_of_rows(views: View, columns: Columns, tokens: int) -> View:
     """Take the view of the first tokens of the question of each row of a tile, and its layer."""
     question, inputs = columns.question, views.inputs
+    layer = None if inputs is None else columns.layer[0] % len(inputs)  # of its number
     return View(
         positions=views.positions[question, :tokens],
         branch=views.branch[question, :tokens],
         cos=views.cos[:, question, :tokens],
         sin=views.sin[:, question, :tokens],
-        inputs=None if inputs is None else inputs[columns.layer[0], question, :tokens],
+        inputs=None if inputs is None else inputs[layer, question, :tokens],
     )

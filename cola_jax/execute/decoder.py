@@ -34,6 +34,7 @@ from cola_jax.execute.plan import (
 )
 from cola_jax.execute.readouts import Top, greedy_sample, random_sample
 from cola_jax.execute.worker import Launches, Worker
+from cola_jax.params import layer_of, number_runs
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
@@ -195,7 +196,7 @@ class Decoder:
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
-        rows = rows_of(paths)
+        rows = rows_of(number_runs(self.worker.config, paths))
         self.decode(rows)
         return rows
 
@@ -235,7 +236,8 @@ class Decoder:
             )
             if self.sampling.temperature:
                 for row in rows:
-                    name, path = self.names[row.question], row.path.tolist()
+                    name = self.names[row.question]
+                    path = layer_of(self.worker.config, row.path).tolist()
                     self.keys[row.slot] = self.sampling.key(name, path)
             chosen = self.count_dispatched(rows)
             self.worker.metrics.add(cost=cost)

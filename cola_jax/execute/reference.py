@@ -23,7 +23,7 @@ from cola_jax.execute.inputs import (
     prompts_for,
 )
 from cola_jax.model import embed, residual, run_layer, unembed, view
-from cola_jax.params import Model
+from cola_jax.params import Model, number_runs
 from cola_jax.path import STOP, validate
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike, Readings, readings
 
@@ -133,6 +133,7 @@ def logits(
     """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
     embedded = embed(model, prompts, dtype)
     tokens = view(model, prompts, dtype)
+    path = number_runs(model.config, path)
 
     def step(h, i) -> Any:
         def run(h):

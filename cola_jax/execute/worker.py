@@ -26,7 +26,7 @@ from cola_jax.execute.recurrence import choose_kind
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.model import View
-from cola_jax.params import Model
+from cola_jax.params import Model, layer_of
 from cola_jax.progress import metrics_bar
 from cola_jax.prompts import Prompts
 
@@ -122,7 +122,7 @@ class Worker:
         """Copy tiles to the devices."""
         parts = list(tiles.parts(CALL))
         tables = [self.put(pad_rows(part.table, CALL)) for part in parts]
-        calls = [list(part.runs(self.group)) for part in parts]
+        calls = [list(part.runs(self.group[layer_of(self.config, part.layer)])) for part in parts]
         return Launches(layout, tables, calls)
 
     def in_float32(self) -> "Worker":
@@ -153,6 +153,7 @@ class Worker:
         kept = list(caches or [NO_CACHE] * len(modes))
         for table, calls in zip(launches.tables, launches.calls, strict=True):
             for layer, number, first, end in calls:
+                layer = layer_of(self.config, layer)
                 shape, kind = launches.layout.shapes[number], self.config.kind_of(layer)
                 facts, mode, number = (self.configs[kind], shape), modes[kind], self.cache_of[kind]
                 if self.layers is None:

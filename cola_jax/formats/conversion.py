@@ -1,5 +1,6 @@
 """Convert a model of the Hub, a directory or a .gguf file into a checkpoint."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -36,6 +37,7 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     overwrite: bool = False,
+    rooted_scales: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> dict[str, Any]:
     """Convert pretrained weights and their tokenizer into a checkpoint directory.
@@ -50,6 +52,8 @@ def convert(
         in Q8_0 or Q4_0, and all else has the source's dtype.
       revision: a branch, tag or commit of a Hub id.
       overwrite: replace an existing checkpoint, but never another kind of directory.
+      rooted_scales: of Gemma 4, whose layers multiply their state by a scale s: a layer that a path
+        runs N times multiplies by s^(1/N) each time, and not by s.
       on_progress: called with the bytes converted so far and the total.
 
     Returns:
@@ -69,7 +73,21 @@ def convert(
     check_destination(place, overwrite)
     if dtype is not None and dtype not in checkpoint.DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(checkpoint.DTYPES)}.")
-    return convert_opened(locate(source, revision).open, place, dtype, on_progress)
+    open_source = locate(source, revision).open
+    if rooted_scales:
+        return convert_opened(lambda: with_roots(open_source()), place, dtype, on_progress)
+    return convert_opened(open_source, place, dtype, on_progress)
+
+
+def with_roots(source: Source) -> Source:
+    """Return a source whose scales are rooted; InputError where it has none."""
+    config = source.config
+    if not config.output_scales:
+        raise InputError(
+            f"{source.origin['name']} is a {config.model_type}, whose layers have no scales: "
+            "convert it without rooted scales."
+        )
+    return source._replace(config=dataclasses.replace(config, rooted_scales=True))
 
 
 def check_destination(destination: epath.Path, overwrite: bool) -> None:

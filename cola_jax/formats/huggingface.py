@@ -236,6 +236,7 @@ def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
         layer_ropes=tuple(config.layer_ropes[layer] for layer in path),
         layer_kinds=tuple(config.layer_kinds[layer] for layer in path if config.kinds),
         keys_of=tuple(keys_of),
+        rooted_scales=False,  # the roots are the scales of the copies
     )
 
 

@@ -93,6 +93,21 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     jax.tree.map(np.testing.assert_array_equal, again, along)
 
 
+def test_export_writes_the_roots_of_scales(pair, tmp_path):
+    models, ids, path = pair("gemma4-e"), oracle.random_ids(2), SHARING["gemma4-e"]
+    convert(str(models.folder), tmp_path / "ours", rooted_scales=True)
+    export(tmp_path / "ours", path, tmp_path / "out")
+    logits = their_logits(read_by_transformers(tmp_path / "out"), ids)
+    with oracle.scaled_by_roots(models.theirs, path):
+        assert oracle.relative_error(logits, oracle.logits(models.theirs, ids, path)) < 1e-5
+    ours = cola_jax.run_path(cola_jax.load(tmp_path / "ours"), ids, path)
+    assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
+    with pytest.raises(ValueError, match="embeddings by their place, or scales by how often"):
+        export(tmp_path / "ours", path, tmp_path / "shared", share=True)
+    with pytest.raises(ValueError, match="is a llama, whose layers have no scales"):
+        convert(str(pair("llama-gqa").folder), tmp_path / "llama", rooted_scales=True)
+
+
 def test_write_model_without_layers_of_a_kind(pair, tmp_path):
     """Their stack is empty; and the first layers alone may have no experts."""
     models, ids = pair("glm4-moe"), oracle.random_ids(2)

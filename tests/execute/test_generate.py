@@ -1,5 +1,6 @@
 """Decoding along paths: cached against uncached, on every kind of path, device and budget."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ import scipy.stats
 import cola_jax
 from cola_jax.execute import driver, plan
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
+from cola_jax.execute.reference import run_reference
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING
 from tests import oracle
@@ -37,6 +39,10 @@ def pad(rows):
 
 def draw(each, seed=0):
     return pad([random_paths(oracle.LAYERS, each, seed + b) for b in range(len(LENGTHS))])
+
+
+def with_config(model, **changes):
+    return model.replace(config=dataclasses.replace(model.config, **changes))
 
 
 def uncached(model, prompt, path, tokens):
@@ -216,6 +222,25 @@ def test_generate_keeps_infinities_to_their_row(model, prompts):
     assert (out.length[:, [1, 3]] == 0).all()
     paths[:, [1, 3]] = STOP
     assert_greedy(broken, prompts, paths, out)
+
+
+def test_rooted_scales_are_those_of_copies(pair, prompts):
+    """A layer that runs N times takes the N-th root, though paths begin alike."""
+    found, paths = pair("gemma4-e"), [*oracle.PATHS.values(), (0, 1, 2, 3), (0, 1, 1), (0, 1, 3, 3)]
+    model = with_config(found.ours, rooted_scales=True)
+    paths = pad([paths] * 3)
+    for path in paths[0, :3]:
+        path, ids = path[path != STOP], oracle.random_ids(2)
+        with oracle.scaled_by_roots(found.theirs, path.tolist()):
+            theirs = oracle.logits(found.theirs, ids, path.tolist())
+        ours = cola_jax.run_path(model, ids, path)
+        assert oracle.relative_error(ours, theirs) < oracle.TOLERANCE
+    readings = cola_jax.run_paths(model, prompts, paths)
+    batches.assert_agree(readings, run_reference(model, prompts, paths))
+    assert_greedy(model, prompts, paths, cola_jax.generate(model, prompts, paths, max_new_tokens=2))
+    plain = cola_jax.run_paths(found.ours, prompts, paths).logprob
+    assert np.allclose(readings.logprob[:, 0], plain[:, 0])
+    assert not np.allclose(readings.logprob[:, 2], plain[:, 2])
 
 
 def test_generate_in_bfloat16(model, prompts, free):

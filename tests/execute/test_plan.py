@@ -57,7 +57,7 @@ def test_every_row_is_in_one_tile_that_it_fits(steps):
             assert rows[number][0] == layer
             assert rows[number][1] <= shape
             assert (target, question, block) == (number + 10, number + 20, number + 30)
-    runs = [tile for *_, start, end in tiles.runs(np.arange(9)) for tile in range(start, end)]
+    runs = [tile for *_, start, end in tiles.runs(tiles.layer) for tile in range(start, end)]
     assert runs == list(range(len(tiles.table)))
 
 
@@ -66,8 +66,13 @@ def test_runs_group_neighbours_of_one_shape_and_layer():
     tiles = pack_tiles(steps, LAYOUT, PADDING)
     assert tiles.shape.tolist() == [2, 2, 0, 0, 0, 0, 1]
     by_layer = [(3, 2, 0, 2), (3, 0, 2, 4), (1, 0, 4, 6), (3, 1, 6, 7)]
-    assert list(tiles.runs(np.arange(4))) == by_layer
-    assert [run[1:] for run in tiles.runs(np.zeros(4, int))] == [(2, 0, 2), (0, 2, 6), (1, 6, 7)]
+    assert list(tiles.runs(tiles.layer)) == by_layer
+    together = tiles.runs(np.zeros_like(tiles.layer))
+    assert [run[1:] for run in together] == [
+        (2, 0, 2),
+        (0, 2, 6),
+        (1, 6, 7),
+    ]
 
 
 @pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])

@@ -182,7 +182,7 @@ def test_layers_need_the_keys_that_they_share(pair, questions, monkeypatch):
         lambda: cola_jax.run_paths(model, questions, paths),
         lambda: cola_jax.generate(model, prompts, "0-2,4", max_new_tokens=1),
     ):
-        with pytest.raises(ValueError, match="runs layer 4.* of layer 3, without layer 3 before it"):
+        with pytest.raises(ValueError, match=r"runs layer 4.* of layer 3, without layer 3 before"):
             run()
     monkeypatch.setattr(ModelConfig, "check_keys", lambda *_: None)
     out = cola_jax.run_paths(model, questions, paths)
