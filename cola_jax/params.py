@@ -306,7 +306,7 @@ def assemble(
     )
 
 
-def number_runs(config: ModelConfig, paths: Int[np.ndarray, "*C P"]) -> Any:
+def number_runs(config: ModelConfig, paths: Any) -> Any:
     """Number layers by how often their path runs them, where their scales depend on it.
 
     Layer i of N runs is i + (N - 1) L, in arrays of NumPy or JAX: states of paths that begin alike
@@ -331,7 +331,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     layer's: slices of a layer's experts are not fused into the loop over them, so all would be
     copied. `i` is as `number_runs` has it.
     """
-    runs, i = 1 + i // config.num_layers, layer_of(config, i)
+    number, i = jnp.asarray(i), layer_of(config, i)
     windows = [FULL if width is None else width for width in config.windows]
     still = len(config.ropes)  # the last table of `model.view`
     ropes = [still if index is None else index for index in config.layer_ropes]
@@ -355,6 +355,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
             stacks = {name: getattr(layers, name) for name in EXPERTS}
             layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))
     if config.rooted_scales:
+        runs = 1 + number // config.num_layers
         scale = jnp.asarray(layer.output_scale, jnp.float32) ** (1 / runs)
         layer = layer.replace(output_scale=scale)
     return layer.replace(**attributes, first_expert=first if has_experts else None)
