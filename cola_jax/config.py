@@ -130,6 +130,11 @@ class LayerKind:
     keys_as_values: bool | None = None
     own_keys: bool | None = None
     shared_at: Count | None = None
+    pre_norms: bool | None = None
+    post_norms: bool | None = None
+    projection_norms: bool | None = None
+    write_scale: Positive | None = None
+    value_norm_eps: Positive | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -190,6 +195,8 @@ class ModelConfig:
     keys_as_values: bool = False  # values are keys before their norm and rotation
     value_dim: Count = 0  # of the value heads of a Gated DeltaNet
     convolution: Count = 0  # tokens that a Gated DeltaNet's convolution reads; 0 for attention
+    write_scale: Positive = 1.0  # of how much its tokens overwrite
+    value_norm_eps: Positive | None = None  # of its output's norm; None: norm_eps
     layer_input: Count = 0  # width of the embeddings that each layer has of its own, for tokens
     own_keys: bool = True  # else layers attend to the keys and values of others
     # the channel of a state, after those of `width`, where the keys and values begin that layers
@@ -342,6 +349,7 @@ LATER = {
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
     *("rotated_share", "value_norms", "output_scales", "keys_as_values", "parallel_experts"),
     *("layer_input", "own_keys", "shared_at", "keys_of", "rooted_scales"),
+    *("write_scale", "value_norm_eps"),
 }
 
 

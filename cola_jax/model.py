@@ -246,7 +246,7 @@ def recur(
     step = jax.nn.softplus(forget + layer.forget_bias.astype(jnp.float32))
     decay = -jnp.exp(layer.forget_rate.astype(jnp.float32)) * step
     q, k, v = mixed
-    tokens = Tokens(unit(q), unit(k), v, decay, jax.nn.sigmoid(write))
+    tokens = Tokens(unit(q), unit(k), v, decay, config.write_scale * jax.nn.sigmoid(write))
     read, state = gated_delta_rule(tokens, branch, before.state)
     return read.astype(h.dtype), Recurrent(*carried, state=state)
 
@@ -330,7 +330,8 @@ def gate_attended(
         return attended * jax.nn.sigmoid(gate)
     assert layer.value_norm is not None
     gate = jax.nn.silu(gate.astype(jnp.float32))
-    return (rms_norm(attended, layer.value_norm, config.norm_eps) * gate).astype(attended.dtype)
+    values = rms_norm(attended, layer.value_norm, config.value_norm_eps or config.norm_eps)
+    return (values * gate).astype(attended.dtype)
 
 
 def attend(

@@ -217,6 +217,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    **{
+        f"olmo-hybrid{end}": (
+            "olmo_hybrid",
+            {
+                # transformers writes convolutions of q, k and v as wide as each other
+                **{"layer_types": HYBRID["layer_types"], "rope_parameters": rope},
+                **{"linear_num_key_heads": 4, "linear_num_value_heads": 4},
+                **{"linear_key_head_dim": 12, "linear_value_head_dim": 12},
+                **{"linear_conv_kernel_dim": 3, "linear_allow_neg_eigval": rope is PLAIN},
+            },
+        )
+        for end, rope in (("", {**PLAIN, "rope_theta": None}), ("-rope", PLAIN))
+    },
     "ministral": ("ministral", {"sliding_window": 5, "layer_types": KINDS, "head_dim": 12}),
     "ministral3": (
         "ministral3",
@@ -306,7 +319,10 @@ def randomise(model: nn.Module, seed: int) -> None:
             elif name.endswith("bias"):
                 values = 0.5 * values
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input
-                scale = 0.3 if "linear_attn.out_proj" in name else 1.2  # of values near 1
+                recurrent = name.endswith(
+                    ("linear_attn.out_proj.weight", "linear_attn.o_proj.weight")
+                )
+                scale = 0.3 if recurrent else 1.2  # of values near 1
                 values = scale * values / parameter.shape[-1] ** 0.5
             parameter.copy_(values)
         for name, buffer in model.named_buffers():

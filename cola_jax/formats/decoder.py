@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cola_jax.config import ModelConfig, Rope
+from cola_jax.config import LayerKind, ModelConfig, Rope
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_rope
 from cola_jax.formats.table import Part, Row, make_table
@@ -63,6 +63,9 @@ POST_NORMS = make_table(
     Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
     base=LLAMA,
 )
+
+# of Gated DeltaNets
+DELTA_NET, DELTA_QKV = "model.layers.{i}.linear_attn", ("K H", "K H", "N U")
 
 QKV, HALVES = ("N H", "K H", "K H"), ("F", "F")
 
@@ -146,3 +149,22 @@ def read_partly_rotated(
     fields = read_decoder(attributes, (read_rope(rope, (partial,)),))
     rotary = int(fields["head_dim"] * rope.get(partial, 1.0))
     return fields | {"rotary_dim": None if rotary == fields["head_dim"] else rotary}
+
+
+def read_delta_nets(attributes: Attributes, **fields: Any) -> dict[str, Any]:
+    """Read which layers are Gated DeltaNets, as kind 1; `fields` are those that they have."""
+    types, get = attributes.get("layer_types"), attributes.get
+    if unknown := {*types} - {"full_attention", "linear_attention"}:
+        raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
+    delta = LayerKind(
+        num_heads=get("linear_num_value_heads"),
+        num_kv_heads=get("linear_num_key_heads"),
+        head_dim=get("linear_key_head_dim"),
+        value_dim=get("linear_value_head_dim"),
+        convolution=get("linear_conv_kernel_dim"),
+        **fields,
+    )
+    return {
+        "kinds": (delta,),
+        "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
+    }

@@ -1,33 +1,26 @@
-"""Families with experts, and OLMo: how each config is read, and its table."""
+"""Families with experts: how each config is read, and its table."""
 
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from cola_jax.config import LayerKind, ModelConfig, Rope
+from cola_jax.config import LayerKind, ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
     GATES,
     LLAMA,
     PAIRS,
-    POST_NORMS,
     joined,
     joined_experts,
     read_bias,
     read_decoder,
     read_experts,
     read_partly_rotated,
-    read_ropes,
 )
 from cola_jax.formats.dense import read_granite
+from cola_jax.formats.olmo import OLMO
 from cola_jax.formats.table import Row, make_table
-
-OLMO = make_table(
-    Row("q_norm", "model.layers.{i}.self_attn.q_norm.weight", "(N H) -> N H"),
-    Row("k_norm", "model.layers.{i}.self_attn.k_norm.weight", "(K H) -> K H"),
-    base=POST_NORMS,
-)
 
 MIXTRAL = make_table(
     Row("router", "model.layers.{i}.block_sparse_moe.gate.weight", "E D -> D E"),
@@ -101,33 +94,6 @@ ERNIE_MOE = make_table(
 )
 
 
-def read_olmo(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
-    """Read the fields of OLMo 2, OLMo 3 and OLMoE."""
-    fields = read_decoder(attributes, ropes) | read_bias(attributes)
-    return fields | {"projection_norms": True}
-
-
-def read_olmo2(attributes: Attributes) -> ModelConfig:
-    """Read OLMo 2, with norms after attention and MLP instead of before them."""
-    fields = read_olmo(attributes)
-    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
-
-
-def read_olmoe(attributes: Attributes) -> ModelConfig:
-    """Read OLMoE, whose `intermediate_size` is an expert's width."""
-    fields = read_olmo(attributes) | read_experts(attributes)
-    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}
-    return ModelConfig(**fields, clip_qkv=attributes.get("clip_qkv"))
-
-
-def read_olmo3(attributes: Attributes) -> ModelConfig:
-    """Read OLMo 3: OLMo 2 with windows, whose layers have a rope of their own."""
-    fields = read_olmo(attributes, read_ropes(attributes))
-    windows = read_windows(attributes)
-    fields |= {"windows": windows, "layer_ropes": tuple(int(x is not None) for x in windows)}
-    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
-
-
 def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
     """Read a dense Granite 4 without layers of Mamba; its layers rotate, or none does."""
     get = attributes.get
@@ -147,12 +113,6 @@ def read_mixtral(attributes: Attributes) -> ModelConfig:
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
     return ModelConfig(**fields)
-
-
-def read_flex_olmo(attributes: Attributes) -> ModelConfig:
-    """Read FlexOlmo: OLMoE with the norms of OLMo 2."""
-    norms = {"pre_norms": False, "post_norms": True, "norm_offset": 0.0}
-    return dataclasses.replace(read_olmoe(attributes), **norms)
 
 
 def read_granitemoe(attributes: Attributes) -> ModelConfig:

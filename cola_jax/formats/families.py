@@ -36,18 +36,13 @@ from cola_jax.formats.experts import (
     GRANITE_MOE,
     MINIMAX_M2,
     MIXTRAL,
-    OLMO,
     read_ernie4_5_moe,
-    read_flex_olmo,
     read_glm4_moe,
     read_gpt_oss,
     read_granitemoe,
     read_granitemoehybrid,
     read_minimax_m2,
     read_mixtral,
-    read_olmo2,
-    read_olmo3,
-    read_olmoe,
 )
 from cola_jax.formats.gemma import (
     GEMMA,
@@ -56,6 +51,15 @@ from cola_jax.formats.gemma import (
     read_gemma2,
     read_gemma3_text,
     read_gemma4_text,
+)
+from cola_jax.formats.olmo import (
+    OLMO,
+    OLMO_HYBRID,
+    read_flex_olmo,
+    read_olmo2,
+    read_olmo3,
+    read_olmo_hybrid,
+    read_olmoe,
 )
 from cola_jax.formats.qwen import (
     QWEN3_5,
@@ -222,6 +226,7 @@ FAMILIES = {
     "gpt_oss": Family("GptOss", read_gpt_oss, GPT_OSS),
     "olmoe": Family("Olmoe", read_olmoe, OLMO),
     "olmo3": Family("Olmo3", read_olmo3, OLMO),
+    "olmo_hybrid": Family("OlmoHybrid", read_olmo_hybrid, OLMO_HYBRID),
     "smollm3": Family("SmolLM3", read_smollm3, LLAMA),
     "granite": Family("Granite", read_granite, LLAMA),
     "phi3": Family("Phi3", read_phi3, PHI3),

@@ -18,7 +18,7 @@ from cola_jax.files import is_file, read_json
 from cola_jax.formats.attributes import ROPES
 from cola_jax.formats.decoder import ATTENTION_KINDS
 from cola_jax.formats.families import FAMILIES, read_config
-from cola_jax.formats.table import Source, check, origin_of
+from cola_jax.formats.table import Source, check, expected, origin_of
 from cola_jax.params import KEYS, VALUES
 
 DTYPES = {
@@ -54,6 +54,12 @@ def open_directory(folder: Path) -> Source:
     with reading(folder / CONFIG):
         config, rows = read_config(values)
     tensors, family = SafetensorsFiles(folder), FAMILIES[values["model_type"]]
+    rows = tuple(
+        row._replace(theirs=row.older)
+        if row.older and next(expected(row._replace(theirs=row.older), config))[1] in tensors.shapes
+        else row
+        for row in rows
+    )
     embedding, head = (family.table[name].theirs for name in ("embedding", "head"))
     tied_head = config.tied and {head, embedding} <= tensors.shapes.keys()
     if tied_head and not np.array_equal(tensors.read(head), tensors.read(embedding)):
@@ -303,11 +309,12 @@ def rope_values(model_type: str, config: ModelConfig) -> dict[str, Any]:
         {"rope_theta": rope.theta, **(rope_scaling(rope) or {"rope_type": "default"})}
         for rope in config.ropes
     ]
-    if model_type in (
-        "olmo3",
-        *GEMMA4_TYPES,
-    ):  # the older names give a window's rope the default theta
+    # the older names give a window's rope the default theta
+    if model_type in ("olmo3", *GEMMA4_TYPES):
         return {"rope_parameters": dict(zip(ATTENTION_KINDS, parameters, strict=True))}
+    if model_type == "olmo_hybrid":  # and one that is null
+        theta = None if None in config.layer_ropes else first.theta
+        return {"rope_parameters": parameters[0] | {"rope_theta": theta}}
     values: dict[str, Any] = {"rope_theta": first.theta, "rope_scaling": rope_scaling(first)}
     if model_type == "gemma3_text":
         values["rope_local_base_freq"] = config.ropes[1].theta
@@ -427,6 +434,7 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "linear_num_key_heads": lambda c: c.each_kind[1].num_kv_heads,
     "linear_key_head_dim": lambda c: c.each_kind[1].head_dim,
     "linear_value_head_dim": lambda c: c.each_kind[1].value_dim,
+    "linear_allow_neg_eigval": lambda c: c.each_kind[1].write_scale == 2,
     "linear_conv_kernel_dim": lambda c: c.each_kind[1].convolution,
     "global_head_dim": lambda c: c.each_kind[1].head_dim,
     "num_global_key_value_heads": lambda c: c.each_kind[1].num_kv_heads,

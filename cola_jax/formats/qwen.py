@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from cola_jax.config import LayerKind, ModelConfig
+from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
+    DELTA_NET,
+    DELTA_QKV,
     LLAMA,
     joined,
     read_bias,
     read_decoder,
+    read_delta_nets,
     read_experts,
     read_partly_rotated,
 )
@@ -23,7 +26,6 @@ SHARED_EXPERT = make_table(
 )
 
 # the gate of each head follows its query; layers of kind 1 are Gated DeltaNets
-DELTA_NET, DELTA_QKV = "model.layers.{i}.linear_attn", ("K H", "K H", "N U")
 
 QWEN_HYBRID = make_table(
     *joined(
@@ -125,29 +127,13 @@ def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
 
 def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
     """Read the fields of Qwen's hybrids: gated attention, and Gated DeltaNets as kind 1."""
-    types, get = attributes.get("layer_types"), attributes.get
-    if unknown := {*types} - {"full_attention", "linear_attention"}:
-        raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
-    delta = LayerKind(
-        num_heads=get("linear_num_value_heads"),
-        num_kv_heads=get("linear_num_key_heads"),
-        head_dim=get("linear_key_head_dim"),
-        value_dim=get("linear_value_head_dim"),
-        convolution=get("linear_conv_kernel_dim"),
-        head_norms=False,
-        qkv_bias=False,
-        output_bias=False,
-        output_gate=False,
-    )
-    rope = dict(get("rope_parameters"))
+    plain = dict.fromkeys(("head_norms", "qkv_bias", "output_bias", "output_gate"), False)
+    rope = dict(attributes.get("rope_parameters"))
     for name in ("mrope_section", "mrope_interleaved"):  # positions in three parts, equal for text
         rope.pop(name, None)
     fields = read_partly_rotated(attributes, rope) | read_bias(attributes)
-    return fields | {
-        "kinds": (delta,),
-        "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
-        **{"head_norms": True, "output_gate": True, "norm_offset": 1.0},
-    }
+    fields |= read_delta_nets(attributes, **plain)
+    return fields | {"head_norms": True, "output_gate": True, "norm_offset": 1.0}
 
 
 def read_qwen3_5_text(attributes: Attributes) -> ModelConfig:

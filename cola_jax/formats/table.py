@@ -69,6 +69,7 @@ class Row(NamedTuple):
     pattern: str  # of the part, where the tensor joins several weights
     offset: float = 0.0  # added to their values
     part: Part | None = None
+    older: str | None = None  # another name that some files have
 
 
 Table = Mapping[str, Row]  # by our field
