@@ -290,18 +290,25 @@ class ModelConfig:
         ]
         return max([self.width, *ends])
 
-    def check_keys(self, path: Sequence[int]) -> None:
-        """Raise InputError for a path with a layer that shares keys which were not made before it.
+    def missing_keys(self, path: Sequence[int]) -> tuple[int, int] | None:
+        """Return the first layer of a path that shares keys not made before it, and their layer.
 
         Its states would be NaN: a search counts such a path as one that is not finite.
         """
         for place, layer in enumerate(path if self.keys_of else ()):
             source = self.keys_of[layer]
             if source is not None and source not in path[:place]:
-                raise InputError(
-                    f"a path runs layer {layer}, which attends to the keys and values of layer "
-                    f"{source}, without layer {source} before it: put {source} first."
-                )
+                return layer, source
+        return None
+
+    def check_keys(self, path: Sequence[int]) -> None:
+        """Raise InputError for a path with `missing_keys`."""
+        if missing := self.missing_keys(path):
+            layer, source = missing
+            raise InputError(
+                f"a path runs layer {layer}, which attends to the keys and values of layer "
+                f"{source}, without layer {source} before it: put {source} first."
+            )
 
     def kind_of(self, layer: int) -> int:
         """Return the kind of a layer, an index into `each_kind`."""

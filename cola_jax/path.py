@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -245,10 +245,16 @@ def format_edit(edit: Ids) -> str:
 
 
 def random_paths(
-    num_layers: int, count: int, seed: int, edits: int = 3, max_length: int | None = None
+    num_layers: int,
+    count: int,
+    seed: int,
+    edits: int = 3,
+    max_length: int | None = None,
+    refused: Callable[[tuple[int, ...]], Any] = lambda path: False,
 ) -> list[tuple[int, ...]]:
     """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
 
+    Nor one that is refused, such as by `ModelConfig.missing_keys`.
     The number of edits, the kind (skip or repeat) and one fitting edit of that kind are drawn
     evenly. InputError where fewer than `count` paths exist: after a thousand known ones in a row.
     """
@@ -268,7 +274,7 @@ def random_paths(
             edit = fitting.draw(len(path), generator)
             path = path if edit is None else edited(path, edit)
         known += 1
-        if path != identity(num_layers) and path not in paths:
+        if path != identity(num_layers) and path not in paths and not refused(path):
             paths[path], known = None, 0
     if len(paths) < count:
         raise InputError(

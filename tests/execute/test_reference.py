@@ -184,6 +184,9 @@ def test_layers_need_the_keys_that_they_share(pair, questions, monkeypatch):
     ):
         with pytest.raises(ValueError, match=r"runs layer 4.* of layer 3, without layer 3 before"):
             run()
+    drawn = random_paths(oracle.LAYERS, 40, seed=0, refused=model.config.missing_keys)
+    assert not any(map(model.config.missing_keys, drawn))
+    assert any(map(model.config.missing_keys, random_paths(oracle.LAYERS, 40, seed=0)))
     monkeypatch.setattr(ModelConfig, "check_keys", lambda *_: None)
     out = cola_jax.run_paths(model, questions, paths)
     assert out.finite.tolist() == [[True, False, True], [False] * 3, [False] * 3]

@@ -1,7 +1,7 @@
 """Comparators of a claim at its cost: random paths, ShortGPT's path, and self-consistency."""
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,12 +42,18 @@ def jumps(path: Path, num_layers: int) -> list[Jump]:
 
 
 def random_controls(
-    path: Path, num_layers: int, seed: int, known: Collection[Path] = (), count: int = RANDOM
+    path: Path,
+    num_layers: int,
+    seed: int,
+    known: Collection[Path] = (),
+    count: int = RANDOM,
+    refused: Callable[[Path], Any] = lambda path: False,
 ) -> list[Path]:
     """Draw distinct paths with the same edits as a path, at random places.
 
     They are drawn by the edits and the seed alone, so claims with the same edits share them. None
-    is the identity or one of `known` paths. Fewer than `count` are returned where no more exist.
+    is the identity, one of `known` paths, or refused. Fewer than `count` are returned where no more
+    exist.
     """
     edits = jumps(path, num_layers)
     generator = random_of(seed, "controls", *(f"{kind} {size}" for kind, size in edits))
@@ -60,7 +66,7 @@ def random_controls(
             if size < len(other) or kind == REPEAT:
                 start = int(generator.integers(len(other) - min(size, len(other)) + 1))
                 other = edited(other, (kind, start, size, int(kind == REPEAT)))
-        if other not in others and len(other) == len(path):
+        if other not in others and len(other) == len(path) and not refused(other):
             drawn[other] = None
         if len(drawn) == count:
             break

@@ -148,7 +148,10 @@ def make_comparators(
     if missing := [n for n in lengths if n not in shortgpt]:
         influence = session.influence(metrics)
         shortgpt |= {n: least_influence(influence, n) for n in missing}
-    random = {path: random_controls(path, layers, settings.seed, known) for path in known}
+    refused = session.handle.config.missing_keys
+    random = {
+        path: random_controls(path, layers, settings.seed, known, refused=refused) for path in known
+    }
     return Comparators(shortgpt, random)
 
 
