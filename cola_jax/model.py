@@ -41,13 +41,17 @@ class View(struct.PyTreeNode):
     inputs: Float[Array, "*L B T P"] | None = None  # what each layer has of its own for the tokens
 
 
-def view(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> View:
+def view_of(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> View:
+    """Compute the view of prompts; `dtype` is that of activations, as in `embed`."""
+    inputs = layer_inputs(model, prompts, dtype) if model.config.layer_input else None
+    return view(model.config, prompts).replace(inputs=inputs)
+
+
+def view(config: ModelConfig, prompts: Prompts) -> View:
     """Compute the rope tables of all layers in float32, and keep the inputs of the mask.
 
     Where a layer has no rope, the last table has angles of 0. Those of narrow heads are padded.
-    `dtype` is that of activations, as in `embed`.
     """
-    config = model.config
     positions = jnp.asarray(prompts.positions)
     pairs = zip(config.ropes, config.rope_widths, strict=True)
     frequencies = [rope.frequencies(width) for rope, width in pairs]
@@ -65,7 +69,6 @@ def view(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> View
         branch=jnp.asarray(prompts.branch),
         cos=scale * jnp.cos(angles),
         sin=scale * jnp.sin(angles),
-        inputs=layer_inputs(model, prompts, dtype) if config.layer_input else None,
     )
 
 
@@ -182,7 +185,7 @@ def shared_keys_values(config: ModelConfig, layer: Layer, h: Float[Array, "B T S
     return k, v
 
 
-def residual(config: ModelConfig, h: Float[Array, "B T S"]) -> Float[Array, "B T D"]:
+def residual(config: ModelConfig, h: Float[Array, "*B S"]) -> Float[Array, "*B D"]:
     """Take the state without the keys and values that layers share."""
     return h[..., : config.width]
 

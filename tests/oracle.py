@@ -264,7 +264,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 FAMILIES = [family for family, _ in VARIANTS.values()]
-# variants, of which all but the first of each family run after the suite
+# variants, of which all but the first of each family run with the slow tests
 EACH = [
     variant if family not in FAMILIES[:i] else pytest.param(variant, marks=pytest.mark.slow)
     for i, (variant, (family, _)) in enumerate(VARIANTS.items())

@@ -35,6 +35,7 @@ from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import open_directory
 from cola_jax.scoring import Options
 from cola_jax.tasks.task import TaskConfig
+from experiments.shapes import llama
 from tests import oracle, tiny
 from tests.formats.gguf_writer import add_byte_level, tiny_llama, write
 
@@ -114,8 +115,9 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
     }
     for kind in ("arc", "mmlu", "gsm8k", "math", "dart", "prompt"):
         readers[f"{kind}.jsonl"] = functools.partial(prepare, task=f"{kind}.jsonl")
+    config = llama(LAYERS, 8, 1, 1, 8, 8)
     for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
-        readers[name] = functools.partial(PathFlags(paths_file=folder / name).collect, LAYERS)
+        readers[name] = functools.partial(PathFlags(paths_file=folder / name).collect, config)
     return readers
 
 

@@ -24,7 +24,7 @@ POSITIONS = 10  # one padded length and one batch wherever possible: each compil
 WINDOWED = ["mistral-window", "qwen2-window", "qwen3-window", "gemma2", "gemma3"]
 
 
-@pytest.mark.parametrize("variant", oracle.VARIANTS)
+@pytest.mark.parametrize("variant", oracle.EACH)
 def test_run_path_matches_transformers(pair, variant):
     models, ids = pair(variant), oracle.random_ids(3)
     for path in oracle.PATHS.values():

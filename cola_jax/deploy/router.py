@@ -29,7 +29,7 @@ from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import take
 from cola_jax.execute.reference import replicated
 from cola_jax.files import exists, read_bytes, read_json, write_whole
-from cola_jax.model import embed, residual, run_layer, view
+from cola_jax.model import embed, residual, run_layer, view_of
 from cola_jax.params import Model
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 from cola_jax.runs.stored import check_same
@@ -168,7 +168,7 @@ def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B
     hundred times those of others in many models, and one learning rate serves no network that
     reads them raw.
     """
-    mask_view = view(model, prompts)
+    mask_view = view_of(model, prompts)
 
     def step(h, i):
         return run_layer(model, i, h, mask_view), None

@@ -16,7 +16,7 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.attention import Mode
-from cola_jax.execute.forward import embed_prompts, view_of
+from cola_jax.execute.forward import embed_prompts, view_prompts
 from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.memory import Memory, block_bytes, ceil_power, floor_power, tile_rows
 from cola_jax.execute.plan import Chunk, Columns, Cost, Layout, TileShape, Workload
@@ -50,7 +50,7 @@ class Driver:
         prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
         self.worker, self.layout, self.padding_slot, self.prefix = worker, layout, slots, prefix
         self.prompts, self.read = worker.put((prompts.replace(read=None, targets=None), read))
-        self.views = view_of(worker.model, self.prompts, dtype=worker.dtype)
+        self.views = view_prompts(worker.model, self.prompts, dtype=worker.dtype)
         # padding rows write to the slot after the last one
         shape = (slots + 1, prompts.ids.shape[1], worker.config.state_width)
         self.slots = worker.take_buffer(shape, worker.dtype, split=2)

@@ -16,14 +16,14 @@ from cola_jax.execute.attention import Mode
 from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.kernels.attention import get, put
-from cola_jax.model import View, embed, finish_layer, take_positions, view, view_at_positions
+from cola_jax.model import View, embed, finish_layer, take_positions, view_at_positions, view_of
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts
 
 Index = Int[Array, ""]
 States = Shaped[Array, "S T _"]
 Sources = Shaped[Array, "_ _ _"]  # slots that are read in place of those written
-view_of = jax.jit(view, static_argnames="dtype")
+view_prompts = jax.jit(view_of, static_argnames="dtype")
 # joining q, k and v, or gate and up, into one product would copy their weights for every tile
 OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
 
@@ -113,4 +113,4 @@ def embed_tokens(
     positions = (length + decoded - 1)[:, None]
     prompts = Prompts(tokens[:, None], positions, jnp.full_like(positions, PROMPT))
     h = embed(model, prompts, dtype)
-    return h.astype(states.dtype), view(model, prompts, dtype)
+    return h.astype(states.dtype), view_of(model, prompts, dtype)

@@ -22,7 +22,7 @@ from cola_jax.execute.inputs import (
     path_ids,
     prompts_for,
 )
-from cola_jax.model import embed, residual, run_layer, unembed, view
+from cola_jax.model import embed, residual, run_layer, unembed, view_of
 from cola_jax.params import Model, number_runs
 from cola_jax.path import STOP, validate
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike, Readings, readings
@@ -132,7 +132,7 @@ def logits(
 ) -> Any:
     """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
     embedded = embed(model, prompts, dtype)
-    tokens = view(model, prompts, dtype)
+    tokens = view_of(model, prompts, dtype)
     path = number_runs(model.config, path)
 
     def step(h, i) -> Any:
@@ -188,7 +188,7 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
 def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
     """Sum the influence of every layer over the tokens of prompts, and count these."""
     h = embed(model, prompts)
-    tokens = view(model, prompts)
+    tokens = view_of(model, prompts)
     of_prompt = tokens.branch == PROMPT
 
     def step(h, i):

@@ -9,25 +9,26 @@ from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts
 from cola_jax.tasks.task import TaskConfig
+from experiments.shapes import llama
 from tests import tiny
 
 
 def test_collect_takes_each_path_once_and_in_order(tmp_path):
-    file = tmp_path / "paths.txt"
+    file, config = tmp_path / "paths.txt", llama(5, 8, 1, 1, 8, 8)
     file.write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
-    paths = PathFlags(("0,(1-2)x2,3-4", "0-4"), file).collect(5)
+    paths = PathFlags(("0,(1-2)x2,3-4", "0-4"), file).collect(config)
     assert paths == [(0, 1, 2, 1, 2, 3, 4), (0, 1, 2, 3, 4), (0, 2, 4)]
-    assert PathFlags().collect(5) == [(0, 1, 2, 3, 4)]
-    drawn, again, other = (PathFlags(("0-4",), random=4, seed=i).collect(5) for i in (1, 1, 2))
+    assert PathFlags().collect(config) == [(0, 1, 2, 3, 4)]
+    drawn, again, other = (PathFlags(("0-4",), random=4, seed=i).collect(config) for i in (1, 1, 2))
     assert (len(drawn), drawn[0]) == (5, (0, 1, 2, 3, 4))
     assert drawn == again != other
-    assert max(map(len, PathFlags(random=20, max_length=6).collect(5))) <= 6
+    assert max(map(len, PathFlags(random=20, max_length=6).collect(config))) <= 6
     for flags, message in (
         (PathFlags(("0-4",), max_length=4), "more than 4 layers"),
         (PathFlags(random=2, max_length=3), "max_length must be at least that"),
     ):
         with pytest.raises(ValueError, match=message):
-            flags.collect(5)
+            flags.collect(config)
 
 
 def test_resolve_gives_the_configuration_of_a_session():

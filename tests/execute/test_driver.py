@@ -56,7 +56,10 @@ def run(model, batch, waves, **options):
 
 @pytest.mark.parametrize(
     ("variant", "blocks"),
-    [("gemma3", 16), *((name, None) for name in ("gemma4-e", "gpt-oss", "qwen3.5"))],
+    [
+        *(("gemma3", 16), ("qwen3.5", None)),
+        *(pytest.param(name, None, marks=pytest.mark.slow) for name in ("gemma4-e", "gpt-oss")),
+    ],
 )
 def test_shared_prefix_matches_reference(pair, monkeypatch, variant, blocks):
     """With few blocks the paths run in several groups; a second wave finds states of the first."""

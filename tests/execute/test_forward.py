@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cola_jax.execute.attention import OverPrompts
-from cola_jax.execute.forward import forward_tiles, view_of
+from cola_jax.execute.forward import forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE
 from cola_jax.execute.plan import Columns, TileShape
-from cola_jax.model import block
+from cola_jax.model import block, view
 from cola_jax.params import layer_at
 from tests import oracle
 from tests.execute import batches
@@ -50,7 +50,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
         jnp.int32(len(TILES)),
         jnp.array(target),
         NO_CACHE,
-        OverPrompts(view_of(config, prompts), read),
+        OverPrompts(view(config, prompts), read),
         left_over,
     )
     written = tokens if read is None else 2
@@ -61,7 +61,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
             config,
             layer_at(config, model.layers[0], layer),
             before[source][None, :tokens],
-            view_of(config, alone),
+            view(config, alone),
             positions,
         )[0]
         real = slice(LENGTHS[question]) if read is None else slice(None)

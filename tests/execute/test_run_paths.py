@@ -28,16 +28,17 @@ TOKENS = 96  # of a tile, likewise
 # out of the whole stack. "least" is room for two states and one output, so that a wave is cut into
 # chunks, and states are evicted and computed again; 40kB is room for some, and None for all.
 CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
-    ("llama-biases", 150, "40kB", 1, 4),  # biases split over heads, key/value heads replicated
-    ("qwen2-window", TOKENS, None, 1, 1),  # windows
+    # biases split over heads, key/value heads replicated
+    pytest.param("llama-biases", 150, "40kB", 1, 4, marks=pytest.mark.slow),
+    pytest.param("qwen2-window", TOKENS, None, 1, 1, marks=pytest.mark.slow),  # windows
     ("qwen2-window", 1, "40kB", 4, 1),  # tiles of one row, two questions a worker
     ("gemma3", 48, "least", 1, 1),  # two rope tables
     ("gemma3", 72, "40kB", 2, 2),
-    ("olmoe", 400, None, 1, 1),  # experts, in tiles wider than what waits
+    # experts, in tiles wider than what waits
+    pytest.param("olmoe", 400, None, 1, 1, marks=pytest.mark.slow),
     # sinks and biases of experts, split
     pytest.param("gpt-oss", 72, "40kB", 1, 2, marks=pytest.mark.slow),
-    ("qwen2-moe-window", 72, "40kB", 1, 1),  # beside a shared one
-    ("qwen2-moe-window", 48, None, 2, 4),  # all devices
+    ("qwen2-moe-window", 48, None, 2, 4),  # beside a shared one, on all devices
     ("qwen3.5", 72, "40kB", 1, 1),  # two kinds of layers
     pytest.param("qwen3.5", 48, None, 4, 2, marks=pytest.mark.slow),  # all devices
     ("gemma4-e", 72, "300kB", 1, 1),  # keys that are shared, embeddings of each layer

@@ -120,7 +120,11 @@ def forced(monkeypatch):
 
 @pytest.mark.parametrize(
     ("variant", "data", "tensor"),
-    [("gemma3", 1, 1), ("qwen2-moe-window", 1, 2), ("llama-mha", 2, 4)],
+    [
+        ("gemma3", 1, 1),
+        pytest.param("qwen2-moe-window", 1, 2, marks=pytest.mark.slow),
+        pytest.param("llama-mha", 2, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_run_paths_with_the_kernel_matches_reference(pair, forced, variant, data, tensor):
     """Packed options, padding, paths that repeat layers, and tiles of several shapes."""

@@ -118,8 +118,8 @@ def decode(checkpoint, tmp_path_factory):
     ("name", "files", "kinds"),
     [
         ("search", 3, TABLES),
-        ("search", 5, [UNFINISHED]),
-        ("evaluate", 1, TABLES),
+        pytest.param("search", 5, [UNFINISHED], marks=pytest.mark.slow),
+        pytest.param("evaluate", 1, TABLES, marks=pytest.mark.slow),
         pytest.param("decode", 3, TABLES, marks=pytest.mark.slow),
         pytest.param("decode", 4, [UNFINISHED], marks=pytest.mark.slow),
     ],

@@ -181,7 +181,7 @@ def answers(out, b):
     ("form", "format"),
     [
         ("ended", BARE),
-        ("boxed", BOXED),
+        pytest.param("boxed", BOXED, marks=pytest.mark.slow),
         ("closed", dataclasses.replace(BOXED, reply="<ANSWER>}")),
     ],
 )
