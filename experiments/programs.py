@@ -23,7 +23,7 @@ from cola_jax.kernels.attention import DecodeAttention, PromptAttention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.model import View
-from cola_jax.params import Layer, Model, assemble, shapes, sharding
+from cola_jax.params import Layer, Model, assemble, field_of, shapes, sharding
 from cola_jax.prompts import Prompts
 
 QUESTIONS, READS, OUTPUTS = 64, 16, 1024
@@ -116,7 +116,7 @@ class Abstract:
         """Make a weight, split over `tensor`, in the memory order of a worker."""
         spec = getattr(sharding(name, shape, self.mesh), "spec")  # noqa: B009
         place: Any = NamedSharding(self.worker, spec)
-        if ordered and self.platform == "tpu" and name in ("q", "k", "v"):
+        if ordered and self.platform == "tpu" and field_of(name) in ("q", "k", "v"):
             place = Format(TPU_ORDER, place)
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
 
