@@ -109,8 +109,8 @@ def blend_ramp(
 class LayerKind:
     """What layers of another kind have in place of the model's own; None is as the model.
 
-    With a convolution, layers are Gated DeltaNets (arXiv 2412.06464) in place of attention:
-    `num_kv_heads` key heads of `head_dim`, and `num_heads` value heads of `value_dim`.
+    With a convolution, layers are recurrent in place of attention: `num_kv_heads` key heads of
+    `head_dim`, and `num_heads` value heads of `value_dim`.
     """
 
     num_heads: Size | None = None
@@ -133,6 +133,7 @@ class LayerKind:
     pre_norms: bool | None = None
     post_norms: bool | None = None
     projection_norms: bool | None = None
+    mamba: bool | None = None
     write_scale: Positive | None = None
     value_norm_eps: Positive | None = None
 
@@ -193,9 +194,10 @@ class ModelConfig:
     shared_gate: bool = True  # weighs the MLP beside the experts
     output_gate: bool = False  # attended values are gated by a sigmoid before their projection
     keys_as_values: bool = False  # values are keys before their norm and rotation
-    value_dim: Count = 0  # of the value heads of a Gated DeltaNet
-    convolution: Count = 0  # tokens that a Gated DeltaNet's convolution reads; 0 for attention
-    write_scale: Positive = 1.0  # of how much its tokens overwrite
+    value_dim: Count = 0  # of the value heads of a recurrent layer
+    convolution: Count = 0  # tokens that its convolution reads; 0 for attention
+    mamba: bool = False  # it is a Mamba-2 (arXiv 2405.21060), else a Gated DeltaNet (2412.06464)
+    write_scale: Positive = 1.0  # of how much the tokens of a Gated DeltaNet overwrite
     value_norm_eps: Positive | None = None  # of its output's norm; None: norm_eps
     layer_input: Count = 0  # width of the embeddings that each layer has of its own, for tokens
     own_keys: bool = True  # else layers attend to the keys and values of others
@@ -356,7 +358,7 @@ LATER = {
     *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
     *("rotated_share", "value_norms", "output_scales", "keys_as_values", "parallel_experts"),
     *("layer_input", "own_keys", "shared_at", "keys_of", "rooted_scales"),
-    *("write_scale", "value_norm_eps"),
+    *("mamba", "write_scale", "value_norm_eps"),
 }
 
 

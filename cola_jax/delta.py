@@ -1,6 +1,7 @@
-"""The gated delta rule (arXiv 2412.06464): its convolution, and its states chunk by chunk.
+"""The gated delta rule (arXiv 2412.06464) and Mamba-2: convolutions, and states chunk by chunk.
 
-Each token decays the state of a head, and overwrites what it holds at the token's key. Packed
+Each token decays the state of a head, and overwrites what it holds at the token's key, or in
+Mamba-2 (arXiv 2405.21060) adds to it. Packed
 continuations fork from the state at the end of their prompt: a token's state is made by the tokens
 that it sees, as in attention.
 """
@@ -35,7 +36,7 @@ class Tokens(NamedTuple):
     k: Float[Array, "R T K H"]
     v: Float[Array, "R T N U"]
     decay: Float[Array, "R T N"]  # logarithms
-    write: Float[Array, "R T N"]
+    write: Float[Array, "R T N"] | None  # None: tokens add and overwrite nothing
 
 
 class Places(NamedTuple):
@@ -68,6 +69,7 @@ class Places(NamedTuple):
 def convolve(
     x: Float[Array, "R T A H"],
     taps: Float[Array, "A H W"],
+    bias: Float[Array, "A H"] | None,
     before: Float[Array, "R A w H"],
     places: Places,
 ) -> tuple[Float[Array, "R T A H"], Float[Array, "R A w H"]]:
@@ -81,6 +83,7 @@ def convolve(
         take_places(wide, places.last[..., i]) * taps[..., i].astype(jnp.float32)
         for i in range(taps.shape[-1])
     )
+    out = out if bias is None else out + bias.astype(jnp.float32)
     return jax.nn.silu(jnp.asarray(out)), take_places(inputs, places.end).transpose(0, 2, 1, 3)
 
 
@@ -137,13 +140,13 @@ def run_chunk(
     Tokens continue from `state`, and those that `forked` marks from the other state in it. What a
     token adds to the state depends on what earlier ones added at its key: a triangular system.
     """
-    rows, size, groups, width = tokens.k.shape
+    rows, size, groups, _ = tokens.k.shape
 
     def by_head(x: Array) -> Array:  # [R, C, N, ...] to [R, K, G, C, ...], G heads of a key
         return jnp.moveaxis(x.reshape(rows, size, groups, -1, *x.shape[3:]), 1, 3)
 
     q, k = (jnp.moveaxis(x, 1, 2) for x in (tokens.q, tokens.k))  # [R, K, C, H]
-    v, decay, write = map(by_head, (tokens.v, tokens.decay, tokens.write))
+    added, decay = map(by_head, (tokens.v, tokens.decay))
     other = branch[:, None, :]
     sees = jnp.tril((other == PROMPT) | (other == branch[:, :, None]))  # [R, C, C]
     passed = einsum("rij,rkgj->rkgi", sees.astype(jnp.float32), decay)
@@ -161,8 +164,10 @@ def run_chunk(
             values = jnp.where(marks, of_state(forked[1]), values)
         return jnp.exp(passed)[..., None] * values
 
-    system = write[..., None] * einsum("rkih,rkjh->rkij", k, k)[:, :, None] * share
-    added = solve(system, write[..., None] * (v - read(k)))
+    if tokens.write is not None:
+        write = by_head(tokens.write)[..., None]
+        system = write * einsum("rkih,rkjh->rkij", k, k)[:, :, None] * share
+        added = solve(system, write * (added - read(k)))
     near = einsum("rkih,rkjh->rkij", q, k)[:, :, None] * share
     mixed = read(q) + einsum("rkgij,rkgju->rkgiu", near, added)
 
@@ -178,7 +183,7 @@ def run_chunk(
         return old.reshape(rows, -1, 1, 1) * start + new.reshape(state.shape)
 
     mixed = jnp.moveaxis(mixed, 3, 1).reshape(tokens.v.shape)
-    return mixed * width**-0.5, after(jnp.full_like(end, size - 1)), after(end)
+    return mixed, after(jnp.full_like(end, size - 1)), after(end)
 
 
 def solve(system: Float[Array, "*R C C"], wanted: Float[Array, "*R C U"]) -> Array:

@@ -211,7 +211,7 @@ def rotation(config: ModelConfig, layer: Layer, view: View) -> tuple[Array, Arra
 
 
 def recurrent_shapes(config: ModelConfig) -> Recurrent:
-    """Return the shapes of what a Gated DeltaNet carries for a row."""
+    """Return the shapes of what a recurrent layer carries for a row."""
     keys = config.num_kv_heads, config.convolution - 1, config.head_dim
     values = config.num_heads, config.convolution - 1, config.value_dim
     shapes: Any = keys, keys, values, (config.num_heads, config.head_dim, config.value_dim)
@@ -225,7 +225,7 @@ def recur(
     branch: Int[Array, "B T"],
     before: Recurrent | None = None,
 ) -> tuple[Float[Array, "B T N U"], Recurrent]:
-    """Mix the tokens of rows by a Gated DeltaNet, from the states before them.
+    """Mix the tokens of rows by a Gated DeltaNet or a Mamba-2, from the states before them.
 
     Returns what each token reads of its state, and what is carried at the ends of prompts.
     """
@@ -236,22 +236,25 @@ def recur(
     carried: list[Array] = []
     for name in ("q", "k", "v"):
         heads = project_heads(config, x, getattr(layer, name), None)
-        taps, window = getattr(layer, f"{name}_taps"), getattr(before, name)
-        out, window = convolve(heads, taps, window, places)
+        taps, bias = getattr(layer, f"{name}_taps"), getattr(layer, f"{name}_taps_bias")
+        out, window = convolve(heads, taps, bias, getattr(before, name), places)
         mixed.append(out.astype(h.dtype).astype(jnp.float32))
         carried.append(window)
-    write, forget = (
-        project("btd,dn->btn", x, weight, None).astype(jnp.float32)
-        for weight in (layer.write, layer.forget)
-    )
     assert layer.forget_bias is not None
     assert layer.forget_rate is not None
+    forget = project("btd,dn->btn", x, layer.forget, None).astype(jnp.float32)
     step = jax.nn.softplus(forget + layer.forget_bias.astype(jnp.float32))
     decay = -jnp.exp(layer.forget_rate.astype(jnp.float32)) * step
     q, k, v = mixed
-    tokens = Tokens(unit(q), unit(k), v, decay, config.write_scale * jax.nn.sigmoid(write))
+    if layer.skip is not None:
+        tokens = Tokens(q, k, step[..., None] * v, decay, None)
+        kept = layer.skip.astype(jnp.float32)[:, None] * v
+    else:
+        write = jax.nn.sigmoid(project("btd,dn->btn", x, layer.write, None).astype(jnp.float32))
+        q = config.head_dim**-0.5 * unit(q)
+        tokens, kept = Tokens(q, unit(k), v, decay, config.write_scale * write), 0.0
     read, state = gated_delta_rule(tokens, branch, before.state)
-    return read.astype(h.dtype), Recurrent(*carried, state=state)
+    return (read + kept).astype(h.dtype), Recurrent(*carried, state=state)
 
 
 def project_heads(
@@ -324,7 +327,7 @@ def add_attended(
 def gate_attended(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
 ) -> Float[Array, "B T N H"]:
-    """Gate attended values where the family does; those of a Gated DeltaNet are normalised too."""
+    """Gate attended values where the family does; those of recurrent layers are normalised too."""
     if layer.output_gate is None:
         return attended
     x = norm(config, h, layer.attention_norm)
@@ -333,6 +336,12 @@ def gate_attended(
         return attended * jax.nn.sigmoid(gate)
     assert layer.value_norm is not None
     gate = jax.nn.silu(gate.astype(jnp.float32))
+    if config.mamba:  # the heads of a key together, after the gate
+        groups = (attended * gate).reshape(*h.shape[:2], config.num_kv_heads, -1)
+        values = rms_norm(groups, jnp.ones(groups.shape[-1]), config.norm_eps)
+        return values.reshape(attended.shape).astype(attended.dtype) * layer.value_norm.astype(
+            attended.dtype
+        )
     values = rms_norm(attended, layer.value_norm, config.value_norm_eps or config.norm_eps)
     return (values * gate).astype(attended.dtype)
 

@@ -76,15 +76,19 @@ class Layer(struct.PyTreeNode):
     k_norm: Float[Array, "*L H"] | Float[Array, "*L K H"] | None = stacked(None)
     sinks: Float[Array, "*L N"] | None = stacked("tensor")
     output_gate: Float[Array, "*L D N H"] | None = stacked(None, "tensor", None)
-    # of a Gated DeltaNet, whose q and k have K heads of H, and v, o and the gate N heads of U
+    # of a recurrent layer, whose q and k have K heads of H, and v, o and the gate N heads of U
     q_taps: Float[Array, "*L K H W"] | None = stacked("tensor", None, None)  # of convolutions
     k_taps: Float[Array, "*L K H W"] | None = stacked("tensor", None, None)
     v_taps: Float[Array, "*L N U W"] | None = stacked("tensor", None, None)
+    q_taps_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
+    k_taps_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
+    v_taps_bias: Float[Array, "*L N U"] | None = stacked("tensor", None)
     write: Float[Array, "*L D N"] | None = stacked(None, "tensor")  # how much a token overwrites
     forget: Float[Array, "*L D N"] | None = stacked(None, "tensor")  # how much it forgets
     forget_bias: Float[Array, "*L N"] | None = stacked("tensor")
     forget_rate: Float[Array, "*L N"] | None = stacked("tensor")  # its logarithm
-    value_norm: Float[Array, "*L U"] | None = stacked(None)
+    skip: Float[Array, "*L N"] | None = stacked("tensor")  # of a token's own value
+    value_norm: Float[Array, "*L U"] | Float[Array, "*L N U"] | None = stacked(None)
     attention_post_norm: Float[Array, "*L D"] | None = stacked(None)
     mlp_norm: Float[Array, "*L D"] | None = stacked(None)
     gate: Float[Array, "*L D F"] | None = stacked(None, "tensor")
@@ -120,13 +124,18 @@ class Layer(struct.PyTreeNode):
     lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
 
 
-# The axes of the weights of layers that attend and of Gated DeltaNets, and of those that go with a
-# fact of the config.
+# The axes of the weights of layers that attend, of Gated DeltaNets, of Mamba-2, and those that go with
+# a fact of the config.
 ATTENTION_AXES = {"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"}
 DELTA_AXES = {
     **{"q": "L D K H", "k": "L D K H", "v": "L D N U", "o": "L N U D", "output_gate": "L D N U"},
     **{"q_taps": "L K H W", "k_taps": "L K H W", "v_taps": "L N U W", "value_norm": "L U"},
     **{"write": "L D N", "forget": "L D N", "forget_bias": "L N", "forget_rate": "L N"},
+}
+MAMBA_AXES = {
+    **{name: axes for name, axes in DELTA_AXES.items() if name != "write"},
+    **{"q_taps_bias": "L K H", "k_taps_bias": "L K H", "v_taps_bias": "L N U"},
+    **{"skip": "L N", "value_norm": "L N U"},
 }
 OPTIONAL = {
     "pre_norms": {"attention_norm": "L D", "mlp_norm": "L D"},
@@ -254,7 +263,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def layer_axes(config: ModelConfig) -> dict[str, str]:
     """Return the axes of each field that layers of a kind have, whose config this is."""
-    letters = dict(DELTA_AXES if config.convolution else ATTENTION_AXES)
+    recurrent = MAMBA_AXES if config.mamba else DELTA_AXES
+    letters = dict(recurrent if config.convolution else ATTENTION_AXES)
     for fact, axes in OPTIONAL.items():
         if getattr(config, fact):
             letters |= axes

@@ -198,6 +198,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         )
         for kind in ("rope", "nope")
     },
+    **{
+        f"granite4-mamba{end}": (
+            "granitemoehybrid",
+            {
+                **{**MULTIPLIERS, **LOCAL_EXPERTS, "num_local_experts": experts},
+                **{"layer_types": ["mamba", "mamba", "attention"] * 2, "mamba_d_conv": 3},
+                **{"shared_intermediate_size": 40, "mamba_n_heads": 4, "mamba_d_state": 8},
+                "mamba_n_groups": groups,
+            },
+        )
+        for end, experts, groups in (("", 6, 1), ("-dense", 0, 2))
+    },
     "arcee": ("arcee", {"mlp_bias": True, "attention_bias": True, "rope_parameters": YARN}),
     "phi3": ("phi3", {"sliding_window": 5}),
     "phi3-longrope": (
@@ -460,7 +472,8 @@ def with_cache(block: nn.Module, position: int) -> nn.Module:
     """Copy a block of transformers, sharing its weights, to use the KV cache of a position."""
     block = copy.copy(block)
     block._modules = dict(block._modules)
-    name = "self_attn" if hasattr(block, "self_attn") else "linear_attn"
+    names = "self_attn", "linear_attn", "mamba"
+    name = next(name for name in names if getattr(block, name, None) is not None)
     mixer = copy.copy(getattr(block, name))
     mixer.layer_idx = position
     setattr(block, name, mixer)

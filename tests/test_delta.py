@@ -29,7 +29,8 @@ def draw(*shape, seed=0):
 
 def one_by_one(tokens, branch, state):
     """Run a row token by token; return what each reads, and the state after the prompt."""
-    q, k, v, decay, write = (np.asarray(x, np.float64) for x in tokens)
+    q, k, v, decay = (np.asarray(x, np.float64) for x in tokens[:4])
+    adds, write = tokens[4] is None, np.ones_like(decay) if tokens[4] is None else tokens[4]
     now, ended, read = state.astype(np.float64), None, np.zeros(v.shape)
     for t, number in enumerate(branch.tolist()):
         if number == PADDING:
@@ -39,13 +40,14 @@ def one_by_one(tokens, branch, state):
             now = ended
         now = now * np.exp(decay[t])[:, None, None]
         for n in range(N):
-            missing = v[t, n] - now[n].T @ k[t, 0]
+            missing = v[t, n] - (0 if adds else now[n].T @ k[t, 0])
             now[n] += write[t, n] * np.outer(k[t, 0], missing)
-            read[t, n] = now[n].T @ q[t, 0] / H**0.5
+            read[t, n] = now[n].T @ q[t, 0]
     return read, now if ended is None else ended
 
 
-def test_chunks_match_one_token_after_the_other():
+@pytest.mark.parametrize("adds", [False, True])
+def test_chunks_match_one_token_after_the_other(adds):
     branch = packed()
     rows, length = branch.shape
     k = draw(rows, length, K, H, seed=1)
@@ -54,10 +56,12 @@ def test_chunks_match_one_token_after_the_other():
     write = 1 / (1 + np.exp(-draw(rows, length, N, seed=3)))
     decay = -0.1 * np.abs(draw(rows, length, N, seed=4))
     q, v = draw(rows, length, K, H), draw(rows, length, N, U, seed=2)
-    tokens, state = Tokens(q, k, v, decay, write), draw(rows, N, H, U, seed=5)
+    tokens = Tokens(q, k, v, decay, None if adds else write)
+    state = draw(rows, N, H, U, seed=5)
     read, ended = jax.jit(gated_delta_rule)(tokens, branch, state)
     for row in range(rows):
-        wanted = one_by_one([x[row] for x in tokens], branch[row], state[row])
+        alone = [None if x is None else x[row] for x in tokens]
+        wanted = one_by_one(alone, branch[row], state[row])
         real = branch[row] != PADDING
         np.testing.assert_allclose(read[row][real], wanted[0][real], atol=2e-5)
         np.testing.assert_allclose(ended[row], wanted[1], atol=2e-5)
@@ -68,13 +72,14 @@ def test_convolutions_continue_prompts_and_earlier_tokens():
     rows, length = branch.shape
     x, taps, before = draw(rows, length, N, H), draw(N, H, W, seed=1), draw(rows, N, W - 1, H)
     places = Places.of(branch, W)
-    out, kept = convolve(x, taps, before, places)
+    bias = draw(N, H, seed=2)
+    out, kept = convolve(x, taps, bias, before, places)
     for row, (prompt, more) in enumerate(BRANCHES):
         start = prompt
         for size in (0, *more):
             alone = np.concatenate([before[row].transpose(1, 0, 2), x[row, :prompt]])
             alone = np.concatenate([alone, x[row, start : start + size]])
-            sums = sum(alone[i : len(alone) - W + 1 + i] * taps[..., i] for i in range(W))
+            sums = sum(alone[i : len(alone) - W + 1 + i] * taps[..., i] for i in range(W)) + bias
             silu = sums / (1 + np.exp(-sums))
             np.testing.assert_allclose(out[row, :prompt], silu[:prompt], atol=1e-5)
             np.testing.assert_allclose(out[row, start : start + size], silu[prompt:], atol=1e-5)

@@ -213,7 +213,7 @@ def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, itemsize: int
 def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
     """Return the bytes that a position of a path has after `tokens` tokens in every cache.
 
-    Layers that attend keep keys and values, and Gated DeltaNets what they carry, in float32. Kinds
+    Layers that attend keep keys and values, and recurrent ones what they carry, in float32. Kinds
     of layers that keep the same share a cache.
     """
     carried = {recurrent_shapes(each) for each in config.each_kind if each.convolution}

@@ -1,4 +1,4 @@
-"""Gated DeltaNets in the engine: what they carry from token to token, in blocks, and their modes.
+"""Recurrent layers in the engine: what they carry from token to token, in blocks, and their modes.
 
 Blocks hold the states at the ends of prompts, prefixes and decoded texts, one for each position of
 a path, as those of the KV cache hold keys and values.
@@ -42,7 +42,7 @@ class RecurrentBlocks(NamedTuple):
         return Recurrent(*(get(x, block) for x in self))
 
 
-class DeltaOverPrompts(struct.PyTreeNode):
+class RecurrentOverPrompts(struct.PyTreeNode):
     """Rows are prompts, after a prefix or not."""
 
     views: View  # [B, T]
@@ -68,7 +68,7 @@ class DeltaOverPrompts(struct.PyTreeNode):
         return take_positions(mixed, tile.read), cache.write(carried, tile.columns.block)
 
 
-class DeltaToCache(DeltaOverPrompts):
+class RecurrentToCache(RecurrentOverPrompts):
     """Rows are single tokens; the first continues its prompt, later ones their own block."""
 
     decoded: Int[Array, " W"] = struct.field(kw_only=True)  # tokens decoded so far
@@ -97,9 +97,9 @@ def recurrent_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> Recur
     return RecurrentBlocks(*blocks)
 
 
-DELTA = Kind(
-    over_prompts=lambda views, prefix, read, kernel: DeltaOverPrompts(views, prefix, read),
-    to_cache=lambda views, prompt, length, decoded, **_: DeltaToCache(
+RECURRENT = Kind(
+    over_prompts=lambda views, prefix, read, kernel: RecurrentOverPrompts(views, prefix, read),
+    to_cache=lambda views, prompt, length, decoded, **_: RecurrentToCache(
         views, prompt, decoded=decoded
     ),
     block=recurrent_block,
@@ -108,4 +108,4 @@ DELTA = Kind(
 
 def choose_kind(config: ModelConfig) -> Kind:
     """Choose how layers of this config run."""
-    return DELTA if config.convolution else ATTENTION
+    return RECURRENT if config.convolution else ATTENTION

@@ -278,7 +278,7 @@ class Workers:
             tile_tokens=tile_tokens,
         )
         self.stopped, self.metrics = threading.Event(), metrics or Metrics()
-        # a Gated DeltaNet uses none
+        # a recurrent layer uses none
         attending = [model.config if x.convolution else x for x in model.config.each_kind]
         each = [(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
         prompt = [choose_prompt_attention(*facts) for facts in each]

@@ -20,12 +20,12 @@ HARMLESS = {
     *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed", "cache_implementation"),
     # for training
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
-    *("resid_pdrop", "embd_pdrop", "residual_dropout"),
-    "time_step_limit",  # of Mamba
+    *("resid_pdrop", "embd_pdrop", "residual_dropout", "init_method"),
     # of SmolVLM's training, and of parts that its text part does not have
     *("neftune_noise_alpha", "perceiver_config", "pixel_shuffle_factor"),
     "rys_relayer",  # the path of a model that RYS exported
 }
+NO_LIMIT = [0.0, {"__float__": "Infinity"}]  # of time steps of Mamba, as transformers writes it
 # These would change the forward pass at any other value.
 REQUIRED = {
     "hidden_act": "silu",
@@ -33,6 +33,7 @@ REQUIRED = {
     "partial_rotary_factor": 1.0,
     **dict.fromkeys(("attention_bias", "mlp_bias", "use_bias", "lm_head_bias"), False),
     "moe_norm_min": 1e-12,
+    "normalization_function": "rmsnorm",
     **dict.fromkeys(("qk_layer_norms", "use_resampler"), False),
     **dict.fromkeys(("full_attn_mod", "interpolate_factor"), 1),  # of Phi-4-mini, without effect
     "is_encoder_decoder": False,
@@ -94,7 +95,7 @@ class Attributes:
         self.values = {
             name: value
             for name, value in values.items()
-            if name not in HARMLESS and not name.startswith("_")  # private
+            if name not in HARMLESS and not name.startswith("_") and value != NO_LIMIT  # private
         }
         self.seen: set[str] = set()
         layers = values.get("num_hidden_layers")

@@ -6,9 +6,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.formats.attributes import Attributes, read_rope, read_windows
 from cola_jax.formats.decoder import (
-    HALVES,
     JOINED_MLP,
-    LLAMA,
     PAIRS,
     QKV,
     joined,
@@ -18,16 +16,6 @@ from cola_jax.formats.decoder import (
     read_partly_rotated,
 )
 from cola_jax.formats.table import Row, make_table
-
-GRANITE_HYBRID = make_table(
-    *joined(
-        "model.layers.{i}.shared_mlp.input_linear.weight",
-        HALVES,
-        dict.fromkeys(("gate", "up"), "F D -> D F"),
-    ),
-    Row("down", "model.layers.{i}.shared_mlp.output_linear.weight", "D F -> F D"),
-    base=LLAMA,
-)
 
 PHI3 = make_table(
     *joined(

@@ -94,19 +94,6 @@ ERNIE_MOE = make_table(
 )
 
 
-def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
-    """Read a dense Granite 4 without layers of Mamba; its layers rotate, or none does."""
-    get = attributes.get
-    of_mamba = [name for name in attributes.values if name.startswith("mamba_")]
-    for name in (*of_mamba, "intermediate_size", "num_experts_per_tok"):
-        get(name)
-    if {*get("layer_types")} != {"full_attention"} or get("num_local_experts"):
-        raise InputError("some layers have Mamba or experts, which is not supported.")
-    config, width = read_granite(attributes), get("shared_intermediate_size")
-    rope = 0 if get("position_embedding_type") == "rope" else None
-    return dataclasses.replace(config, mlp_width=width, layer_ropes=(rope,) * config.num_layers)
-
-
 def read_mixtral(attributes: Attributes) -> ModelConfig:
     """Read Mixtral, whose `intermediate_size` is an expert's width."""
     fields = read_decoder(attributes) | read_experts(attributes)

@@ -12,7 +12,6 @@ from cola_jax.formats.decoder import LLAMA, PAIRS, POST_NORMS, read_llama
 from cola_jax.formats.dense import (
     GLM,
     GLM4,
-    GRANITE_HYBRID,
     PHI3,
     read_arcee,
     read_cwm,
@@ -40,7 +39,6 @@ from cola_jax.formats.experts import (
     read_glm4_moe,
     read_gpt_oss,
     read_granitemoe,
-    read_granitemoehybrid,
     read_minimax_m2,
     read_mixtral,
 )
@@ -52,6 +50,7 @@ from cola_jax.formats.gemma import (
     read_gemma3_text,
     read_gemma4_text,
 )
+from cola_jax.formats.granite import GRANITE_HYBRID, read_granitemoehybrid
 from cola_jax.formats.olmo import (
     OLMO,
     OLMO_HYBRID,

@@ -399,16 +399,26 @@ def layer_types(config: ModelConfig) -> list[str]:
     return ["linear_attention" if is_recurrent else kind for kind, is_recurrent in pairs]
 
 
-def own_kinds(config: ModelConfig) -> list[ModelConfig]:
-    """Return the kinds of layers with keys and values of their own."""
-    return [each for each in config.each_kind if each.own_keys]
+def mamba_width(config: ModelConfig) -> int:
+    """Return the channels of all heads of a Mamba-2."""
+    return config.each_kind[-1].num_heads * config.each_kind[-1].value_dim
+
+
+def intermediate_size(config: ModelConfig) -> int:
+    """Return the width of the MLP of the last kind of layers with keys of their own.
+
+    That of experts in layers without one, and in Granite 4, whose shared expert has a name.
+    """
+    width = [each.mlp_width for each in config.each_kind if each.own_keys][-1]
+    is_granite = config.model_type == "granitemoehybrid" and config.experts
+    return config.expert_width if is_granite or not width else width
 
 
 COMMON: dict[str, Callable[[ModelConfig], Any]] = {
     "vocab_size": lambda c: c.vocab_size,
     "num_hidden_layers": lambda c: c.num_layers,
     "hidden_size": lambda c: c.width,
-    "intermediate_size": lambda c: own_kinds(c)[-1].mlp_width or c.expert_width,
+    "intermediate_size": intermediate_size,
     "num_attention_heads": lambda c: c.num_heads,
     "num_key_value_heads": lambda c: c.num_kv_heads,
     "head_dim": lambda c: c.head_dim,
@@ -472,7 +482,13 @@ SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "original_max_position_embeddings": lambda c: c.context,
     "shared_intermediate_size": lambda c: c.mlp_width,
     "position_embedding_type": lambda c: "nope" if None in c.layer_ropes else "rope",
-    "mamba_n_heads": lambda c: 1,  # of no layer; the default may not divide the width
+    # of no layer; the default number of heads may not divide the width
+    "mamba_n_heads": lambda c: c.each_kind[-1].num_heads if c.kinds else 1,
+    "mamba_n_groups": lambda c: c.each_kind[-1].num_kv_heads if c.kinds else 1,
+    "mamba_d_state": lambda c: c.each_kind[-1].head_dim,
+    "mamba_d_head": lambda c: c.each_kind[-1].value_dim if c.kinds else "auto",
+    "mamba_d_conv": lambda c: c.each_kind[-1].convolution or 4,
+    "mamba_expand": lambda c: mamba_width(c) // c.width if c.kinds else 2,
     "attn_logit_softcapping": lambda c: c.attention_softcap,
     "final_logit_softcapping": lambda c: c.logit_softcap,
 }

@@ -58,7 +58,10 @@ def run(model, batch, waves, **options):
     ("variant", "blocks"),
     [
         *(("gemma3", 16), ("qwen3.5", None)),
-        *(pytest.param(name, None, marks=pytest.mark.slow) for name in ("gemma4-e", "gpt-oss")),
+        *(
+            pytest.param(name, None, marks=pytest.mark.slow)
+            for name in ("gemma4-e", "granite4-mamba")
+        ),
     ],
 )
 def test_shared_prefix_matches_reference(pair, monkeypatch, variant, blocks):

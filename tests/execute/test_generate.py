@@ -97,6 +97,7 @@ def free(model, prompts):
         pytest.param("qwen2-moe-window", 1, 4, marks=pytest.mark.slow),
         pytest.param("qwen3.5", 2, 2, marks=pytest.mark.slow),
         pytest.param("gemma4-e", 2, 2, marks=pytest.mark.slow),
+        pytest.param("granite4-mamba", 1, 2, marks=pytest.mark.slow),
     ],
 )
 def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
@@ -127,7 +128,7 @@ FAMILIES = [
     *("llama-gqa", "gemma2", "ministral3", "qwen3.5"),
     *(
         pytest.param(variant, marks=pytest.mark.slow)
-        for variant in ("qwen3-window", "gpt-oss", "smollm3", "phi3-longrope", "olmo-hybrid")
+        for variant in ("qwen3-window", "gpt-oss", "smollm3", "phi3-longrope", "granite4-mamba")
     ),
 ]
 

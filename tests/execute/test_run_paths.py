@@ -43,6 +43,7 @@ CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
     pytest.param("qwen3.5", 48, None, 4, 2, marks=pytest.mark.slow),  # all devices
     ("gemma4-e", 72, "300kB", 1, 1),  # keys that are shared, embeddings of each layer
     pytest.param("gemma4-e", 48, None, 4, 2, marks=pytest.mark.slow),
+    pytest.param("granite4-mamba-dense", 72, "40kB", 1, 2, marks=pytest.mark.slow),
     # heads of two widths, split and replicated
     pytest.param("gemma4-moe", 72, "40kB", 1, 2, marks=pytest.mark.slow),
 ]
