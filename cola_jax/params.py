@@ -124,8 +124,8 @@ class Layer(struct.PyTreeNode):
     lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
 
 
-# The axes of the weights of layers that attend, of Gated DeltaNets, of Mamba-2, and those that go with
-# a fact of the config.
+# The axes of the weights of layers that attend, of Gated DeltaNets and of Mamba-2, and those that
+# go with a fact of the config.
 ATTENTION_AXES = {"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"}
 DELTA_AXES = {
     **{"q": "L D K H", "k": "L D K H", "v": "L D N U", "o": "L N U D", "output_gate": "L D N U"},

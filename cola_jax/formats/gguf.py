@@ -17,18 +17,18 @@ from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf_architectures import (
     ARCHITECTURES,
     KEYS,
+    ROPE_DIVISORS,
     Architecture,
     gguf_rows,
     head_width,
 )
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.table import Source, check, origin_of
+from cola_jax.formats.table import Source, check, origin_of, unused_names
 from cola_jax.params import Int8
 
 # transformers splits so by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 BLOCKS = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0  # that int8 weights can keep
-ROPE_DIVISORS = "rope_freqs.weight"
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"  # of longrope
 SCALINGS = {  # of ropes, with the attributes of rope.scaling that each has
     "none": {},
@@ -65,8 +65,9 @@ def open_gguf(file: Path) -> Source:
         rows, license = gguf_rows(name, config), metadata.get("general.license")
         # layers that predict further tokens are not run
         further = range(config.num_layers, metadata[f"{name}.block_count"])
-        of_rope = (ROPE_DIVISORS, SHORT, LONG) if config.ropes[0].divisors else ()
-        check(tensors, rows, config, lambda name: name in of_rope or layer_of(name) in further)
+        has_divisors = config.ropes[0].divisors or config.ropes[0].rotated_share < 1
+        others = {*unused_names(rows, config), *((ROPE_DIVISORS, SHORT, LONG) * bool(has_divisors))}
+        check(tensors, rows, config, lambda name: name in others or layer_of(name) in further)
         return Source(
             config=config,
             rows=rows,
@@ -98,9 +99,10 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
     if "token_embd.weight" not in tensors.shapes:
         raise InputError("it has no token_embd.weight: it is not a complete model.")
     config = read_config(translate(ARCHITECTURES[name], fields, tensors))[0]
+    window = "_swa" if "attention.key_length_swa" in fields else ""  # of the model's own kind
     widths = {
-        "rope.dimension_count": config.rotary_width,
-        "attention.value_length": config.head_dim,
+        f"rope.dimension_count{window}": config.rotary_width,
+        f"attention.value_length{window}": config.head_dim,
     }
     if any(fields.get(key, width) != width for key, width in widths.items()):
         raise InputError(
@@ -128,7 +130,7 @@ def translate(
     names = (theirs for theirs in keys.values() if theirs and not theirs.startswith("rope_"))
     values: dict[str, Any] = {**dict.fromkeys(names), **architecture.facts}
     values |= {theirs: fields[key] for key, theirs in keys.items() if theirs and key in fields}
-    values |= architecture.derive(fields)
+    derived = architecture.derive(fields, tensors)
     scaling = {**values.get("rope_scaling", {}), **read_scaling(fields)}
     if SHORT in tensors.shapes and "original_max_position_embeddings" in values:
         factors = {"short_factor": tensors.values(SHORT), "long_factor": tensors.values(LONG)}
@@ -138,14 +140,18 @@ def translate(
         values["sliding_window"] = values["sliding_window"] or None
     if "scoring_func" in values:
         values["scoring_func"] = ExpertGatingFuncType(values["scoring_func"]).name.lower()
-    return values | {
+    if "rope_parameters" in derived:
+        del values["rope_theta"]
+    else:
+        values["rope_scaling"] = scaling
+    values |= {
         "model_type": architecture.model_type,
         "vocab_size": tensors.shapes["token_embd.weight"][0],
         "tie_word_embeddings": "output.weight" not in tensors.shapes,
         "rms_norm_eps": fields.get("attention.layer_norm_rms_epsilon", 1e-5),
         "head_dim": head_width(fields),
-        "rope_scaling": scaling,
     }
+    return values | derived
 
 
 def read_scaling(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 
 from cola_jax.config import ModelConfig
-from cola_jax.formats.decoder import LLAMA, PAIRS
+from cola_jax.errors import InputError
+from cola_jax.formats.decoder import ATTENTION_KINDS, LLAMA, PAIRS, joined_experts
 from cola_jax.formats.families import FAMILIES
 from cola_jax.formats.qwen import QWEN3_5
 from cola_jax.formats.table import Row, Table, make_table, rows_of
@@ -52,6 +53,18 @@ QWEN35_KEYS: Keys = {
     "ssm.time_step_rank": "linear_num_value_heads",
     **dict.fromkeys(("ssm.inner_size", "rope.dimension_sections", "nextn_predict_layers")),
 }
+GEMMA4_KEYS: Keys = {
+    **{**WINDOW, "final_logit_softcapping": "final_logit_softcapping"},
+    "attention.shared_kv_layers": "num_kv_shared_layers",
+    "embedding_length_per_layer_input": "hidden_size_per_layer_input",
+    "attention.key_length": "global_head_dim",
+    "attention.key_length_swa": "head_dim",
+    "expert_count": "num_experts",
+    "expert_used_count": "top_k_experts",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    **dict.fromkeys(("attention.sliding_window_pattern", "attention.value_length_swa")),
+    **dict.fromkeys(("rope.freq_base_swa", "rope.dimension_count_swa")),
+}
 LARGEST = {"gemma2": 46, "gemma3": 62}  # the layers by which llama.cpp recognises the 27B models
 
 WHOLE_EXPERTS = make_table(
@@ -81,30 +94,85 @@ QWEN35 = make_table(
 )
 
 
+GEMMA4_ROWS = make_table(
+    *joined_experts("blk.{i}.ffn_gate_up_exps.weight"),
+    Row("expert_down", "blk.{i}.ffn_down_exps.weight", "E D X -> E X D"),
+    Row("expert_scale", "blk.{i}.ffn_down_exps.scale", "E -> E"),
+    Row("router_norm", "blk.{i}.ffn_gate_inp.scale", "D -> D"),
+    Row("output_scale", "blk.{i}.layer_output_scale.weight", "1 -> 1"),
+)
+ROPE_DIVISORS = "rope_freqs.weight"
+
+
+class Stored(Protocol):
+    """The tensors of a file."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def values(self, name: str) -> list[float]:
+        """Dequantise a vector."""
+        ...
+
+
 def head_width(fields: Mapping[str, Any]) -> int:
     """Return the width of a head."""
     width = fields["embedding_length"] // fields["attention.head_count"]
     return fields.get("attention.key_length", width)
 
 
-def query_scale(fields: Mapping[str, Any], largest: int) -> dict[str, Any]:
+def query_scale(fields: Mapping[str, Any], tensors: Stored, largest: int) -> dict[str, Any]:
     """Return the query scale, which files of Gemma 2 and 3 do not hold."""
     is_largest = fields["block_count"] == largest
     per_head = fields["embedding_length"] // fields["attention.head_count"]
     return {"query_pre_attn_scalar": per_head if is_largest else head_width(fields)}
 
 
-def rotated_part(fields: Mapping[str, Any]) -> dict[str, Any]:
+def rotated_part(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
     """Return the part of a head that rotates."""
     width = head_width(fields)
     return {"partial_rotary_factor": fields.get("rope.dimension_count", width) / width}
 
 
-def hybrid_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+def hybrid_sizes(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
     """Return the sizes that Qwen3.5 spells otherwise; layers for further tokens do not count."""
-    return rotated_part(fields) | {
+    return rotated_part(fields, tensors) | {
         "num_hidden_layers": fields["block_count"] - fields.get("nextn_predict_layers", 0),
         "linear_value_head_dim": fields["ssm.inner_size"] // fields["ssm.time_step_rank"],
+    }
+
+
+def gemma4_layers(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
+    """Return what Gemma 4 has by layer, and its ropes: those of full attention turn in part."""
+    layers, has_window = fields["block_count"], fields["attention.sliding_window_pattern"]
+    if not isinstance(has_window, list) or len(has_window) != layers:
+        raise InputError("attention.sliding_window_pattern must have an entry for each layer.")
+
+    def of_layers(key: str, window: bool) -> Any:
+        value = fields[key]
+        values = value if isinstance(value, list) else [value] * layers
+        return next((x for x, w in zip(values, has_window, strict=True) if w == window), values[0])
+
+    divisors = tensors.values(ROPE_DIVISORS) if ROPE_DIVISORS in tensors.shapes else [1.0]
+    width = fields["feed_forward_length"]
+    full, part = ATTENTION_KINDS
+    base = {"rope_type": "proportional", "rope_theta": fields["rope.freq_base"]}
+    shares_keys = any(f"blk.{i}.attn_v.weight" not in tensors.shapes for i in range(layers))
+    return {
+        "layer_types": [part if window else full for window in has_window],
+        "num_key_value_heads": of_layers("attention.head_count_kv", True),
+        "num_global_key_value_heads": of_layers("attention.head_count_kv", False),
+        "intermediate_size": width[0] if isinstance(width, list) else width,
+        "use_double_wide_mlp": isinstance(width, list) and width[-1] > width[0],
+        # keys are values where a layer with keys has no values
+        "attention_k_eq_v": shares_keys and f"blk.{layers - 1}.attn_k.weight" in tensors.shapes,
+        "enable_moe_block": bool(fields.get("expert_count")),
+        "vocab_size_per_layer_input": tensors.shapes["token_embd.weight"][0],
+        "head_dim": fields["attention.key_length_swa"],
+        "rope_parameters": {
+            full: {**base, "partial_rotary_factor": divisors.count(1.0) / len(divisors)},
+            part: {"rope_type": "default", "rope_theta": fields["rope.freq_base_swa"]},
+        },
     }
 
 
@@ -115,7 +183,8 @@ class Architecture(NamedTuple):
     keys: Keys = EMPTY  # besides KEYS
     facts: Mapping[str, Any] = EMPTY  # attributes of all such models, which files may leave out
     rows: Table = EMPTY  # that differ from the family's
-    derive: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}  # more attributes
+    # more attributes, in place of others
+    derive: Callable[[Mapping[str, Any], Stored], dict[str, Any]] = lambda fields, tensors: {}
 
 
 GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
@@ -136,6 +205,7 @@ ARCHITECTURES = {
         {**WINDOW, "rope.freq_base_swa": "rope_local_base_freq"},
         derive=functools.partial(query_scale, largest=LARGEST["gemma3"]),
     ),
+    "gemma4": Architecture("gemma4_text", GEMMA4_KEYS, rows=GEMMA4_ROWS, derive=gemma4_layers),
     "phi3": Architecture(
         "phi3", PHI3_KEYS, {"original_max_position_embeddings": 4096}, derive=rotated_part
     ),

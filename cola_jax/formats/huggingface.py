@@ -18,8 +18,7 @@ from cola_jax.files import is_file, read_json
 from cola_jax.formats.attributes import ROPES
 from cola_jax.formats.decoder import ATTENTION_KINDS
 from cola_jax.formats.families import FAMILIES, read_config
-from cola_jax.formats.table import Source, check, expected, origin_of
-from cola_jax.params import KEYS, VALUES
+from cola_jax.formats.table import Source, check, expected, origin_of, unused_names
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -69,13 +68,7 @@ def open_directory(folder: Path) -> Source:
         )
 
     outside = tuple(prefix.format(L=config.num_layers) for prefix in family.ignored)
-    # files of layers that share keys have keys of their own, which nothing uses
-    unused = {
-        family.table[field].theirs.format(i=layer)
-        for layer, source in enumerate(config.keys_of)
-        for field in (*KEYS, *VALUES)
-        if source is not None
-    }
+    unused = unused_names(rows, config)
 
     def ignored(name: str) -> bool:
         is_buffer = BUFFERS.fullmatch(name) is not None

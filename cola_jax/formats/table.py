@@ -16,6 +16,8 @@ from cola_jax.errors import InputError, printed, shorten, shown
 from cola_jax.params import (
     INPUTS,
     INT8,
+    KEYS,
+    VALUES,
     Int8,
     axis_sizes,
     field_of,
@@ -147,6 +149,13 @@ def check(
             f"{tensors.place}: the checkpoint's tensors do not match its config: {listed}. Is the "
             "download complete, and the config the one it was saved with?"
         )
+
+
+def unused_names(rows: Sequence[Row], config: ModelConfig) -> set[str]:
+    """Return the names of keys and values of layers that share those of others, as files have."""
+    sharing = [i for i, source in enumerate(config.keys_of) if source is not None]
+    own = [row.theirs for row in rows if row.ours in (*KEYS, *VALUES)]
+    return {theirs.format(i=layer) for theirs in own for layer in sharing}
 
 
 def expected(

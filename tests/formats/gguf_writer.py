@@ -28,6 +28,19 @@ HYBRID_KEYS = {
     **{"ssm.group_count": 2, "ssm.time_step_rank": 6, "ssm.inner_size": 60},
     "rope.dimension_sections": [1, 1, 2, 0],
 }
+GEMMA4_KINDS = "full_attention", "sliding_attention"
+GEMMA4 = {
+    **{"head_dim": 12, "global_head_dim": 20, "num_hidden_layers": 6, "sliding_window": 5},
+    **{"layer_types": [GEMMA4_KINDS[i] for i in (0, 1, 1, 1, 1, 0)], "rms_norm_eps": 1e-5},
+    **{"hidden_size_per_layer_input": 0, "final_logit_softcapping": 4.0, "pad_token_id": 0},
+    "rope_parameters": {
+        "full_attention": {
+            **{"rope_type": "proportional", "rope_theta": 50.0, "partial_rotary_factor": 0.4}
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 80.0},
+    },
+    "tie_word_embeddings": True,
+}
 # family, sizes where transformers' loader reads no key, and keys, by architecture
 FAMILIES = {
     "llama": ("llama", {}, {}),
@@ -59,6 +72,48 @@ FAMILIES = {
         },
         {**HEADS, **WINDOW, "rope.freq_base": 1e6},
     ),
+    **{
+        f"gemma4{end}": (
+            "gemma4_text",
+            {**GEMMA4, **sizes},
+            {
+                **{"attention.key_length": 20, "attention.value_length": 20},
+                **{"attention.key_length_swa": 12, "attention.value_length_swa": 12},
+                **{"rope.dimension_count": 20, "rope.dimension_count_swa": 12},
+                **{"rope.freq_base": 50.0, "rope.freq_base_swa": 80.0},
+                **{**WINDOW, "final_logit_softcapping": 4.0},
+                "attention.sliding_window_pattern": [False, True, True, True, True, False],
+                **{"attention.shared_kv_layers": 0, "embedding_length_per_layer_input": 0},
+                **keys,
+            },
+        )
+        for end, sizes, keys in (
+            (
+                "",
+                {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+                {"attention.head_count_kv": [1, 2, 2, 2, 2, 1]},
+            ),
+            (
+                "-e",
+                {
+                    **{"num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+                    **{"hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 300},
+                },
+                {
+                    **{"attention.shared_kv_layers": 2, "embedding_length_per_layer_input": 32},
+                    "feed_forward_length": [64, 64, 64, 64, 128, 128],
+                },
+            ),
+            (
+                "-moe",
+                {
+                    **{"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2},
+                    "moe_intermediate_size": 32,
+                },
+                {**COUNTS, "expert_feed_forward_length": 32},
+            ),
+        )
+    },
     "phi3": ("phi3", {}, {"attention.sliding_window": 0}),
     "gpt-oss": (
         "gpt_oss",
@@ -156,7 +211,11 @@ def tiny(architecture, **changes):
 
 def stored(architecture, model):
     """Yield the tensors of a model as llama.cpp's converters of its architecture write them."""
-    centred = architecture.startswith(("gemma", "qwen35"))  # norms, to which models add 1
+    centred = architecture.startswith(
+        ("gemma2", "gemma3", "qwen35")
+    )  # norms, which models add to 1
+    if architecture.startswith("gemma4"):  # the pairs of a wide head that turn
+        yield "rope_freqs.weight", np.array([1.0] * 4 + [1e30] * 6, np.float32)
     for name, tensor in model.state_dict().items():
         values, field = tensor.numpy(), name.split(".")[-2]
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
@@ -167,7 +226,16 @@ def stored(architecture, model):
             values = permute(values, heads_of(model, name))
         if "linear_attn" in name:
             name, values = tile(name, values, model.config)
-        if "experts.gate_up_proj" in name:
+        layer = name.removeprefix("model.layers.").split(".")[0]
+        if name.endswith("router.scale"):
+            yield f"blk.{layer}.ffn_gate_inp.scale", values
+        elif name.endswith("per_expert_scale"):
+            yield f"blk.{layer}.ffn_down_exps.scale", values
+        elif name.endswith("layer_scalar") or (
+            architecture == "gemma4-moe" and ".experts." in name
+        ):
+            yield f"{name}.weight", values
+        elif "experts.gate_up_proj" in name:
             yield from split_experts(name, values, architecture)
         elif "experts.down_proj" in name:
             is_bias = name.endswith("_bias")
@@ -245,9 +313,9 @@ def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architectur
         "embedding_length": config.hidden_size,
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.head_count_kv": config.to_dict()["num_key_value_heads"],
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.dimension_count": getattr(config, "head_dim", None),
+        "rope.dimension_count": config.to_dict().get("head_dim"),
         "vocab_size": config.vocab_size,
     }
     for key, value in (values | dict(keys)).items():
@@ -271,7 +339,9 @@ def write_tensors(writer, tensors, kind, architecture):
         # llama.cpp keeps vectors in float32 whatever the rest is
         chosen = GGMLQuantizationType["F32" if tensor.ndim == 1 else kind]
         raw = quantize(tensor, chosen)
-        writer.add_tensor(names.get_name(name, [".weight", ".bias"]), raw, raw_dtype=chosen)
+        writer.add_tensor(
+            names.get_name(name, [".weight", ".bias", ".scale"]), raw, raw_dtype=chosen
+        )
         exact[name] = dequantize(raw, chosen).reshape(tensor.shape)
     return exact
 
