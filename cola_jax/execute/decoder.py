@@ -21,6 +21,7 @@ from cola_jax.execute.memory import (
     Memory,
     choose_decode_sizes,
     held_bytes,
+    layer_caches,
     round_questions,
     round_up,
 )
@@ -170,7 +171,8 @@ class Decoder:
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
         self.layout, self.longest, sizes = chosen
         self.sizes, self.lengths = sizes, token_counts(prompts).astype(np.int32)
-        self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions)
+        cache = layer_caches(worker.config)
+        self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions, cache)
         self.driver = Driver(
             worker,
             cut(drop_prefix(prompts, size), self.longest - size, 0),

@@ -136,7 +136,7 @@ class SharedPrefix:
         """Take the tokens [T], and M."""
         self.worker, self.key, self.blocks = worker, (ids.tobytes(), blocks), blocks
         self.users, self.lock = 0, threading.Lock()
-        self.caches = worker.take_blocks(blocks, len(ids))
+        self.caches = worker.take_blocks([blocks] * len({*worker.cache_of}), len(ids))
         self.layout = Layout.of_shape(
             TileShape(tile_rows(worker.memory.limits, len(ids)), len(ids))
         )
@@ -234,7 +234,7 @@ def count_blocks(worker: Worker, workload: Workload) -> int:
     """Return the states of a prefix that a quarter of a batch's budget holds, or all needed."""
     config, memory = worker.config, worker.memory
     tokens, itemsize = workload.prefix, memory.itemsize
-    block = tokens * config.state_width * itemsize + block_bytes(config, tokens, itemsize)
+    block = tokens * config.state_width * itemsize + sum(block_bytes(config, tokens, itemsize))
     most = memory.budget // memory.sharing // 4 // block - 1
     needed = 1 + workload.wave * workload.positions  # one is the embedded prefix
     if not workload.same:

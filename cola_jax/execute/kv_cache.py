@@ -34,7 +34,7 @@ class Kept(Protocol):
 
 
 class KVBlocks(NamedTuple):
-    """Keys and values of X tokens in each of M blocks; the block after the last is for padding.
+    """Keys and values of X tokens in each of M blocks, and one for padding.
 
     Those of prompts are shared by rows, a block for each state of the trie; those of decoded tokens
     are a row's own. Heads come first, so that the keys of a head are contiguous: a CPU attends
@@ -89,10 +89,10 @@ class DecodeRow:
 
 
 class Pool:
-    """Numbers 0..size-1 that are taken and given back."""
+    """Numbers from the first on that are taken and given back."""
 
-    def __init__(self, size: int):
-        self.free = np.arange(size, dtype=np.int32)
+    def __init__(self, size: int, first: int = 0):
+        self.free = np.arange(first, first + size, dtype=np.int32)
 
     def take(self, count: int) -> np.ndarray:
         taken, self.free = self.free[:count], self.free[count:]
@@ -103,30 +103,61 @@ class Pool:
         self.free = np.concatenate([self.free, numbers])
 
 
+class Pools:
+    """The free blocks of each cache, from 1 on."""
+
+    def __init__(self, sizes: Sequence[int]):
+        self.pools = [Pool(size, 1) for size in sizes]
+
+    def take(self, cache: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Take a block of each of these caches."""
+        blocks = np.zeros(len(cache), np.int32)
+        for number, pool in enumerate(self.pools):
+            blocks[cache == number] = pool.take(int((cache == number).sum()))
+        return blocks
+
+    def give_back(self, blocks: Int[np.ndarray, " n"], cache: Int[np.ndarray, " n"]) -> None:
+        """Give back blocks of these caches."""
+        for number, pool in enumerate(self.pools):
+            pool.give_back(blocks[cache == number])
+
+    def count_free(self) -> np.ndarray:
+        """Count the free blocks of each cache."""
+        return np.array([len(pool.free) for pool in self.pools])
+
+
 class Allocator:
-    """Assigns decode slots and KV blocks to rows.
+    """Assigns decode slots and KV blocks to rows: for each position, in the cache of its layer.
 
     Rows of one question whose paths begin alike share the prompt's blocks of that prefix if they
     were admitted together; a block is free again once no row reads it.
     """
 
-    def __init__(self, slots: int, blocks: int, positions: int):
-        self.slots, self.prompt_pool, self.own_pool = Pool(slots), Pool(blocks), Pool(blocks)
-        self.padding_block, self.padding_slot = blocks, slots
-        self.readers = np.zeros(blocks + 1, np.int32)
+    def __init__(self, slots: int, blocks: Sequence[int], positions: int, cache: Sequence[int]):
+        """Take the blocks of each cache, beside 0 for padding, and the cache of each layer."""
+        self.slots, self.prompt_pools, self.own_pools = Pool(slots), Pools(blocks), Pools(blocks)
+        self.padding_block, self.padding_slot = 0, slots
+        self.cache = np.array(cache)
+        self.readers = np.zeros((len(blocks), max(blocks) + 1), np.int32)
         # one more slot for padding
         self.row: list[DecodeRow | None] = [None] * (slots + 1)
         self.length = np.ones(slots + 1, np.int32)
         self.decoded = np.ones(slots + 1, np.int32)
         self.path = np.full((slots + 1, positions), STOP, np.int32)
-        self.prompt_block = np.full((slots + 1, positions), blocks, np.int32)
-        self.own_block = np.full((slots + 1, positions), blocks, np.int32)
+        self.prompt_block = np.zeros((slots + 1, positions), np.int32)
+        self.own_block = np.zeros((slots + 1, positions), np.int32)
+
+    def caches_of(self, layers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Return the cache of each layer, as `params.number_runs` numbers them."""
+        return self.cache[layers % len(self.cache)]
 
     def count_fitting(self, waiting: Sequence[DecodeRow]) -> int:
         """Count the rows, from the first on, that fit now even if none shared a block."""
-        free = min(len(self.prompt_pool.free), len(self.own_pool.free))
-        needed = np.cumsum([len(row.path) for row in waiting[: len(self.slots.free)]])
-        return int((needed <= free).sum())
+        free = np.minimum(self.prompt_pools.count_free(), self.own_pools.count_free())
+        rows = [self.caches_of(row.path) for row in waiting[: len(self.slots.free)]]
+        counts = np.array([np.bincount(row, minlength=len(free)) for row in rows], int)
+        needed = counts.reshape(-1, len(free)).cumsum(axis=0)
+        return int((needed <= free).all(axis=1).sum())
 
     def admit(
         self,
@@ -150,7 +181,7 @@ class Allocator:
         nodes = Nodes(table)
         block = np.full(len(nodes.slot) + 1, self.padding_block, np.int32)
         inner = np.flatnonzero(nodes.depth > 0)
-        block[inner] = self.prompt_pool.take(len(inner))
+        block[inner] = self.prompt_pools.take(self.caches_of(nodes.layer[inner]))
         for i, number in enumerate(nodes.order):
             row = rows[number]
             prompt_blocks = block[nodes.grid[i, 1 : 1 + len(row.path)]]
@@ -165,23 +196,24 @@ class Allocator:
 
     def assign(self, row: DecodeRow, prompt_blocks: np.ndarray, length: int) -> None:
         """Give a row a decode slot, and blocks for each position of its path."""
-        size = len(row.path)
+        size, cache = len(row.path), self.caches_of(row.path)
         row.slot = slot = int(self.slots.take(1)[0])
-        self.readers[prompt_blocks] += 1
+        self.readers[cache, prompt_blocks] += 1
         self.row[slot] = row
         self.length[slot], self.decoded[slot] = length, 0
         self.path[slot], self.path[slot, :size] = STOP, row.path
         self.prompt_block[slot] = self.own_block[slot] = self.padding_block
         self.prompt_block[slot, :size] = prompt_blocks
-        self.own_block[slot, :size] = self.own_pool.take(size)
+        self.own_block[slot, :size] = self.own_pools.take(cache)
 
     def release(self, row: DecodeRow) -> None:
         """Free the slot of a row, its own blocks, and those of its prompt that no row reads."""
-        slot, size = row.slot, len(row.path)
+        slot, size, cache = row.slot, len(row.path), self.caches_of(row.path)
         prompt_blocks = self.prompt_block[slot, :size]
-        self.readers[prompt_blocks] -= 1
-        self.prompt_pool.give_back(prompt_blocks[self.readers[prompt_blocks] == 0])
-        self.own_pool.give_back(self.own_block[slot, :size].copy())
+        self.readers[cache, prompt_blocks] -= 1
+        unread = self.readers[cache, prompt_blocks] == 0
+        self.prompt_pools.give_back(prompt_blocks[unread], cache[unread])
+        self.own_pools.give_back(self.own_block[slot, :size].copy(), cache)
         self.slots.give_back(np.array([slot], np.int32))
         self.row[slot], self.path[slot] = None, STOP
 

@@ -22,6 +22,7 @@ FEWEST_SLOTS = 2
 FEWEST_POSITIONS = 8  # unembedded at a time
 SIZE = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:E\d+)?) ?(%|(?:([KMGT])(I?))?B?)")
 SHARE = 0.5  # of the memory that is free, by default
+SPARED = 0.25  # of the blocks of a cache, for paths with more layers of its kinds than the model
 GROUPS = Path("/sys/fs/cgroup")  # limits of containers and services on Linux
 OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -150,7 +151,7 @@ class DecodeSizes(NamedTuple):
 
     decode_slots: int  # W, rows decoded at a time
     positions: int  # P, of the longest path
-    blocks: int  # M, KV blocks: for prompts, and as many for decoded tokens
+    blocks: tuple[int, ...]  # M of each cache: for prompts, and as many for decoded tokens
     slots: int  # S, hidden states while prompts run
     rows: int  # R of a decode step
     unembedded: int  # U, rows unembedded at a time
@@ -179,20 +180,27 @@ def choose_decode_sizes(
     prefill_rows = tile_rows(limits, limits.multiple)  # at most
     state = (tokens - prefix) * config.state_width * itemsize
     kept = round_up(max_new_tokens, limits.decode_multiple)
-    block = block_bytes(config, tokens, itemsize) + block_bytes(config, kept, itemsize)
+    block = np.array([block_bytes(config, n, itemsize) for n in (tokens, kept)]).sum(axis=0)
     logits = LOGITS * 4 * config.vocab_size
-    slot = positions * block + state + logits
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
-    spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * block + logits
+    spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * int(block.sum()) + logits
     spare += held
+    shares = np.minimum(1, (1 + SPARED) * np.bincount(layer_caches(config)) / config.num_layers)
+
+    def blocks(slots: int) -> np.ndarray:  # of each cache, and enough for a path of one kind
+        return np.maximum(positions, np.ceil(slots * positions * shares).astype(int))
+
+    def taken(slots: int) -> int:
+        return spare + slots * (state + logits) + int(blocks(slots) @ block)
+
     task = f"decode {max_new_tokens} tokens after {tokens} on {positions} layers"
-    budget = memory.for_batch(slot + spare, task)
+    budget = memory.for_batch(taken(1), task)
     most = min(limits.decode_slots, ceil_power(wanted))
-    decode_slots = int(np.clip((budget - spare) // slot, 1, most))
+    decode_slots = next(n for n in range(most, 0, -1) if n == 1 or taken(n) <= budget)
     return DecodeSizes(
         decode_slots=decode_slots,
         positions=positions,
-        blocks=decode_slots * positions,
+        blocks=tuple(blocks(decode_slots).tolist()),
         slots=decode_slots + 2 * prefill_rows,
         rows=limits.decode_rows,
         unembedded=min(limits.decode_positions, floor_power(decode_slots)),
@@ -210,16 +218,37 @@ def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, itemsize: int
     return round_questions(len(prompts.ids)) * (tokens * of_token + pictures)
 
 
-def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Return the bytes that a position of a path has after `tokens` tokens in every cache.
+def kept_by(config: ModelConfig) -> tuple[Any, ...]:
+    """Return what layers of a kind keep: the shapes of a recurrence, or of keys for a token."""
+    if config.convolution:
+        return recurrent_shapes(config)
+    return config.num_kv_heads, config.head_dim
 
-    Layers that attend keep keys and values, and recurrent ones what they carry, in float32. Kinds
-    of layers that keep the same share a cache.
+
+def caches_of(config: ModelConfig) -> list[int]:
+    """Return the number of the cache of each kind of layer; those that keep the same share one."""
+    kept = [kept_by(each) for each in config.each_kind]
+    return [list(dict.fromkeys(kept)).index(each) for each in kept]
+
+
+def layer_caches(config: ModelConfig) -> list[int]:
+    """Return the number of the cache of each layer."""
+    of_kind = caches_of(config)
+    return [of_kind[config.kind_of(layer)] for layer in range(config.num_layers)]
+
+
+def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> list[int]:
+    """Return the bytes of a block of each cache after `tokens` tokens.
+
+    Layers that attend keep keys and values, and recurrent ones what they carry, in float32.
     """
-    carried = {recurrent_shapes(each) for each in config.each_kind if each.convolution}
-    attend = {(x.num_kv_heads, x.head_dim) for x in config.each_kind if not x.convolution}
-    recurrent = 4 * sum(math.prod(shape) for shapes in carried for shape in shapes)
-    return recurrent + 2 * tokens * itemsize * sum(map(math.prod, attend))
+    sizes = {
+        kept_by(each): 4 * sum(map(math.prod, kept_by(each)))
+        if each.convolution
+        else 2 * tokens * itemsize * math.prod(kept_by(each))
+        for each in config.each_kind
+    }
+    return list(sizes.values())
 
 
 def tile_rows(limits: Limits, tokens: int) -> int:

@@ -25,7 +25,7 @@ Heads = Float[Array, "R _ N U"]
 
 
 class RecurrentBlocks(NamedTuple):
-    """The fields of `Recurrent` in each of M blocks; the block after the last is for padding."""
+    """The fields of `Recurrent` in each of M blocks, and one for padding."""
 
     q: Shaped[Array, "M K w H"]
     k: Shaped[Array, "M K w H"]

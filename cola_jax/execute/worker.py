@@ -18,7 +18,7 @@ from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
 from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
-from cola_jax.execute.memory import Memory, default_budget
+from cola_jax.execute.memory import Memory, caches_of, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
@@ -75,9 +75,7 @@ class Worker:
         self.configs = model.config.each_kind
         self.kinds = [choose_kind(config) for config in self.configs]
         self.dtype = dtype
-        # kinds of layers that keep the same blocks share a cache
-        blocks = [self.block(kind, 1) for kind in range(len(self.kinds))]
-        self.cache_of = [list(dict.fromkeys(blocks)).index(block) for block in blocks]
+        self.cache_of = caches_of(model.config)
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model))
@@ -207,17 +205,17 @@ class Worker:
         placed = placement.sharding_on(self.devices, split) if even else self.sharding
         return jnp.zeros(shape, dtype, device=placed)
 
-    def take_blocks(self, count: int, tokens: int) -> Any:
-        """Take the buffers of each cache: blocks of `tokens` tokens, and one for padding."""
-        kinds = [self.cache_of.index(number) for number in sorted({*self.cache_of})]
-        blocks = tuple(self.block(kind, tokens) for kind in kinds)
-        return jax.tree.map(
-            lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), blocks
-        )
+    def take_blocks(self, counts: Sequence[int], tokens: int) -> Any:
+        """Take the buffers of each cache: so many blocks of tokens, and one for padding."""
 
-    def block(self, kind: int, tokens: int) -> Any:
-        """Return the shapes of what a layer of a kind keeps for `tokens` tokens."""
-        return self.kinds[kind].block(self.configs[kind], tokens, self.dtype)
+        def take(number: int, count: int) -> Any:
+            kind = self.cache_of.index(number)
+            block = self.kinds[kind].block(self.configs[kind], tokens, self.dtype)
+            return jax.tree.map(
+                lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), block
+            )
+
+        return tuple(take(*each) for each in enumerate(counts))
 
     def give_back(self, *buffers: jax.Array) -> None:
         """Keep buffers for the next batch of the same shapes."""

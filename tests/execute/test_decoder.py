@@ -108,8 +108,9 @@ def test_decode_frees_slots_of_rows_that_ended(make):
     assert {len(row.tokens) for row in decoding} > {1, NEW}
     sizes, allocator = ended.sizes, ended.allocator
     assert sorted(allocator.slots.free) == list(range(sizes.decode_slots))
-    assert sorted(allocator.own_pool.free) == list(range(sizes.blocks))
-    assert sorted(allocator.prompt_pool.free) == list(range(sizes.blocks))
+    for pools in (allocator.own_pools, allocator.prompt_pools):
+        (pool,) = pools.pools
+        assert sorted(pool.free) == list(range(1, 1 + sizes.blocks[0]))
     assert all(row is None for row in allocator.row)
 
 

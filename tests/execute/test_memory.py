@@ -1,5 +1,6 @@
 """The memory budget, sizes as text, and the sizes of buffers and tiles."""
 
+import math
 import os
 from types import SimpleNamespace
 
@@ -64,12 +65,20 @@ def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, ti
     fixed = {"positions": 12, "max_new_tokens": new}
     sizes = choose_decode_sizes(config, tokens, batch, wanted=10**6, **fixed)
     assert sizes.positions == 16
-    assert sizes.blocks == sizes.decode_slots * sizes.positions
+    assert sizes.blocks == (sizes.decode_slots * sizes.positions,)
     token = 2 * config.num_kv_heads * config.head_dim * 4
-    blocks = (sizes.blocks + 1) * (tokens + new) * token
+    blocks = (sizes.blocks[0] + 1) * (tokens + new) * token
     tile = sizes.rows * (tokens + new) * token  # a step reads the blocks of a whole tile
     states = (sizes.slots + 1) * tokens * config.width * 4
     assert blocks + tile + states + sizes.unembedded * config.vocab_size * 12 <= budget
+
+
+def test_caches_have_blocks_for_the_layers_of_their_kinds(pair):
+    """And a few more; a Qwen3.5 attends in a third of these layers."""
+    config, fixed = pair("qwen3.5").ours.config, {"positions": 16, "max_new_tokens": 8}
+    sizes = choose_decode_sizes(config, 32, memory(10**9), wanted=64, **fixed)
+    assert sizes.blocks == (math.ceil(64 * 16 * 5 / 12), math.ceil(64 * 16 * 10 / 12))
+    assert choose_decode_sizes(config, 32, memory(10**9), wanted=1, **fixed).blocks == (16, 16)
 
 
 def test_choose_decode_sizes_takes_no_more_slots_than_wanted(config):
