@@ -248,13 +248,13 @@ def recur(
     q, k, v = mixed
     if layer.skip is not None:
         tokens = Tokens(q, k, step[..., None] * v, decay, None)
-        kept = layer.skip.astype(jnp.float32)[:, None] * v
+        own = layer.skip.astype(jnp.float32)[:, None] * v
     else:
         write = jax.nn.sigmoid(project("btd,dn->btn", x, layer.write, None).astype(jnp.float32))
         q = config.head_dim**-0.5 * unit(q)
-        tokens, kept = Tokens(q, unit(k), v, decay, config.write_scale * write), 0.0
+        tokens, own = Tokens(q, unit(k), v, decay, config.write_scale * write), 0.0
     read, state = gated_delta_rule(tokens, branch, before.state)
-    return (read + kept).astype(h.dtype), Recurrent(*carried, state=state)
+    return (read + own).astype(h.dtype), Recurrent(*carried, state=state)
 
 
 def project_heads(
@@ -339,9 +339,8 @@ def gate_attended(
     if config.mamba:  # the heads of a key together, after the gate
         groups = (attended * gate).reshape(*h.shape[:2], config.num_kv_heads, -1)
         values = rms_norm(groups, jnp.ones(groups.shape[-1]), config.norm_eps)
-        return values.reshape(attended.shape).astype(attended.dtype) * layer.value_norm.astype(
-            attended.dtype
-        )
+        weight = layer.value_norm.astype(attended.dtype)
+        return values.reshape(attended.shape).astype(attended.dtype) * weight
     values = rms_norm(attended, layer.value_norm, config.value_norm_eps or config.norm_eps)
     return (values * gate).astype(attended.dtype)
 
