@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, nearest, shown
 from cola_jax.formats.attributes import Attributes
 from cola_jax.formats.decoder import LLAMA, PAIRS, POST_NORMS, read_llama
 from cola_jax.formats.dense import (
@@ -253,6 +253,8 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         differs = f", as it has {NOT_AS_TEXT[kind]}" if kind in NOT_AS_TEXT else ""
+        near = nearest(str(kind), FAMILIES)
+        differs += f" (the nearest that is: {near})" if near else ""
         raise InputError(
             f"model_type {shown(kind)} is not supported{differs}. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
