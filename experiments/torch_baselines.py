@@ -11,7 +11,7 @@ import transformers
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.export import export
 from cola_jax.formats import cache
-from cola_jax.formats.huggingface import write_config
+from cola_jax.formats.config_json import write_config
 from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.runs.session import Session

@@ -18,15 +18,14 @@ from cola_jax.config import ModelConfig
 from cola_jax.deploy.model_card import ReportedEffect, model_card, write_eval_results
 from cola_jax.errors import InputError, shown
 from cola_jax.files import check_apart, check_writable, exists, read_json
-from cola_jax.formats.families import FAMILIES, read_config
-from cola_jax.formats.huggingface import (
-    GENERATION,
-    INDEX,
+from cola_jax.formats.config_json import (
     config_fields,
     model_type_of,
     select_layers,
     write_config,
 )
+from cola_jax.formats.families import FAMILIES, read_config
+from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, shapes

@@ -23,8 +23,8 @@ from cola_jax.deploy.export import (
     write_recipe,
 )
 from cola_jax.files import written_bytes
+from cola_jax.formats.config_json import select_layers
 from cola_jax.formats.conversion import convert, locate
-from cola_jax.formats.huggingface import select_layers
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.params import field_of, kind_of_weight, shapes
 from cola_jax.path import pad_path
