@@ -293,7 +293,7 @@ class ModelConfig:
         return max([self.width, *ends])
 
     def missing_keys(self, path: Sequence[int]) -> tuple[int, int] | None:
-        """Return the first layer of a path that shares keys not made before it, and their layer.
+        """Return the first layer of a path that precedes the one whose keys it shares, and that.
 
         Its states would be NaN: a search counts such a path as one that is not finite.
         """

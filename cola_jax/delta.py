@@ -1,9 +1,8 @@
 """The gated delta rule (arXiv 2412.06464) and Mamba-2: convolutions, and states chunk by chunk.
 
 Each token decays the state of a head, and overwrites what it holds at the token's key, or in
-Mamba-2 (arXiv 2405.21060) adds to it. Packed
-continuations fork from the state at the end of their prompt: a token's state is made by the tokens
-that it sees, as in attention.
+Mamba-2 (arXiv 2405.21060) adds to it. Packed continuations fork from the state at the end of their
+prompt: a token's state is made by the tokens that it sees, as in attention.
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ class Tokens(NamedTuple):
     k: Float[Array, "R T K H"]
     v: Float[Array, "R T N U"]
     decay: Float[Array, "R T N"]  # logarithms
-    write: Float[Array, "R T N"] | None  # None: tokens add and overwrite nothing
+    write: Float[Array, "R T N"] | None  # None: tokens only add
 
 
 class Places(NamedTuple):

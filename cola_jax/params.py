@@ -22,6 +22,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.path import STOP
 
+MOST_NUMBERS = np.iinfo(np.uint16).max  # of layers and their runs
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
 EXPERTS = ("expert_gate", "expert_up", "expert_down", *EXPERT_BIASES)
@@ -325,7 +326,12 @@ def number_runs(config: ModelConfig, paths: Any) -> Any:
     if not config.rooted_scales:
         return paths
     runs = (paths[..., None] == paths[..., None, :]).sum(-1)
-    return paths + (paths != STOP) * (runs - 1) * config.num_layers
+    numbers = paths + (paths != STOP) * (runs - 1) * config.num_layers
+    if isinstance(numbers, np.ndarray) and numbers.max(initial=0) >= MOST_NUMBERS:
+        raise InputError(
+            f"a path runs a layer {runs.max()} times, too often for roots of scales: shorten it."
+        )
+    return numbers
 
 
 def layer_of(config: ModelConfig, number: Any) -> Any:

@@ -188,17 +188,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3-window": ("smollm3", {**WINDOW, "attention_bias": True, "mlp_bias": True}),
     "granite": ("granite", {**MULTIPLIERS, "attention_bias": True, "mlp_bias": True}),
     **{
-        f"granite4-{kind}": (
-            "granitemoehybrid",
-            {
-                **{**MULTIPLIERS, "attention_bias": True, "position_embedding_type": kind},
-                **{"layer_types": ["attention"] * LAYERS, "num_local_experts": 0},
-                **{"shared_intermediate_size": 40, "mamba_n_heads": 4},
-            },
-        )
-        for kind in ("rope", "nope")
-    },
-    **{
         f"granite4-mamba{end}": (
             "granitemoehybrid",
             {
@@ -208,7 +197,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                 "mamba_n_groups": groups,
             },
         )
-        for end, experts, groups in (("", 6, 1), ("-dense", 0, 2))
+        for end, experts, groups in (("-dense", 0, 2), ("", 6, 1))
+    },
+    **{
+        f"granite4-{kind}": (
+            "granitemoehybrid",
+            {
+                **{**MULTIPLIERS, "attention_bias": True, "position_embedding_type": kind},
+                **{"layer_types": ["attention"] * LAYERS, "num_local_experts": 0},
+                **{"shared_intermediate_size": 40, "mamba_n_heads": 4},
+            },
+        )
+        for kind in ("rope", "nope")
     },
     "arcee": ("arcee", {"mlp_bias": True, "attention_bias": True, "rope_parameters": YARN}),
     "phi3": ("phi3", {"sliding_window": 5}),

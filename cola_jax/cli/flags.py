@@ -350,8 +350,13 @@ class PathFlags:
         for path in paths:
             config.check_keys(path)
         if self.random:
-            limits: Any = {"max_length": self.max_length, "refused": config.missing_keys}
-            paths += random_paths(num_layers, self.random, self.seed, **limits)
+            paths += random_paths(
+                num_layers,
+                self.random,
+                self.seed,
+                max_length=self.max_length,
+                refused=config.missing_keys,
+            )
         return list(dict.fromkeys(paths)) or [identity(num_layers)]
 
 

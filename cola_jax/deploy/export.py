@@ -117,6 +117,12 @@ def write_shared(
             "export without --share."
         )
     config, origin = ModelConfig.from_json(metadata["config"]), metadata["origin"]
+    if config.layer_input or config.rooted_scales:
+        raise InputError(
+            f"path {format_path(path)} cannot be shared by PEFT's layer_replication: layers of "
+            "this model have embeddings by their place, or scales by how often they run. Export "
+            "without --share."
+        )
     on_hub = origin["kind"] == "hub"
     layers = tuple(range(config.num_layers)) if on_hub else tuple(sorted(set(path)))
     base = choose_layers(config, layers, metadata["dtype"])
@@ -287,11 +293,6 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     place in a list of the config, which PEFT neither reorders nor extends.
     """
     model_type, kinds = model_type_of(config), config.layer_attributes
-    if config.layer_input or config.rooted_scales:
-        raise InputError(
-            f"path {text} cannot be shared by PEFT's layer_replication: layers of this model have "
-            "embeddings by their place, or scales by how often they run. Export without --share."
-        )
     if "layer_types" not in config_fields(model_type) and len({*kinds}) == 1:
         return
     if len(path) > config.num_layers:

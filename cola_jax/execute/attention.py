@@ -52,7 +52,7 @@ class Mode(Protocol):
         ...
 
     def __call__(
-        self, config: ModelConfig, layer: Any, h: Float[Array, "R T D"], tile: Tile, cache: Any
+        self, config: ModelConfig, layer: Any, h: Float[Array, "R T S"], tile: Tile, cache: Any
     ) -> tuple[Heads, Any]:
         """Mix the tokens of rows, at the positions read, and write to the cache."""
         ...
@@ -76,7 +76,7 @@ class OverPrompts(struct.PyTreeNode):
         return self.kernel.view_layers(layers)
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Kept
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T S"], tile: Tile, cache: Kept
     ) -> tuple[Heads, Kept]:
         """Attend with the tokens that are read, and write the keys and values seen to the cache."""
         read_view = view_at_positions(tile.view, tile.read)
@@ -130,7 +130,7 @@ class ToCache(struct.PyTreeNode):
         return layers
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Kept
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 S"], tile: Tile, cache: Kept
     ) -> tuple[Heads, Kept]:
         """Write the token's keys and values to the row's own block, and attend."""
         assert isinstance(cache, KVBlocks)
@@ -164,9 +164,9 @@ ATTENTION = Kind(over_prompts, ToCache, kv_block)
 
 
 def view_of_rows(views: View, columns: Columns, tokens: int) -> View:
-    """Take the view of the first tokens of the question of each row of a tile, and its layer."""
+    """Take the view of the first tokens of each row's question, and the inputs of its layer."""
     question, inputs = columns.question, views.inputs
-    layer = None if inputs is None else columns.layer[0] % len(inputs)  # of its number
+    layer = None if inputs is None else columns.layer[0] % len(inputs)  # which has a number
     return View(
         positions=views.positions[question, :tokens],
         branch=views.branch[question, :tokens],

@@ -163,7 +163,7 @@ class Decoder:
                 max_new_tokens=max_new_tokens,
                 wanted=workload.wave * len(prompts.ids),
                 prefix=prefix,
-                held=held_bytes(worker.config, rest, own, memory.itemsize),
+                held=held_bytes(worker.config, rest, own, memory),
             )
             return layout, prefix + own, sizes
 
@@ -343,9 +343,14 @@ def check_decode_memory(
 ) -> None:
     """Raise InputError where memory is too small to decode after prompts on the longest path."""
     tokens, _ = slot_sizes(layout_of(prompts, memory.limits))
-    fixed: Any = {"positions": positions, "max_new_tokens": max_new_tokens}
-    held = held_bytes(config, prompts, tokens, memory.itemsize)
-    choose_decode_sizes(config, tokens, memory, **fixed, held=held)
+    choose_decode_sizes(
+        config,
+        tokens,
+        memory,
+        positions=positions,
+        max_new_tokens=max_new_tokens,
+        held=held_bytes(config, prompts, tokens, memory),
+    )
 
 
 def rows_of(paths: np.ndarray) -> list[DecodeRow]:

@@ -134,8 +134,7 @@ def choose_sizes(
     state, output = (n * config.state_width * memory.itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # padding rows write to one more slot and one more output
-    least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits
-    least += held
+    least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits + held
     budget = memory.for_batch(least, f"run paths of {tokens} tokens")
     # of the rest, an eighth each for outputs and logits, which need no more than a few
     eighth = (budget - least) // 8
@@ -185,7 +184,8 @@ def choose_decode_sizes(
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
     spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * int(block.sum()) + logits
     spare += held
-    shares = np.minimum(1, (1 + SPARED) * np.bincount(layer_caches(config)) / config.num_layers)
+    layers = np.bincount(layer_caches(config), minlength=len(block))
+    shares = np.minimum(1, (1 + SPARED) * layers / config.num_layers)
 
     def blocks(slots: int) -> np.ndarray:  # of each cache, and enough for a path of one kind
         return np.maximum(positions, np.ceil(slots * positions * shares).astype(int))
@@ -208,14 +208,15 @@ def choose_decode_sizes(
     )
 
 
-def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, itemsize: int) -> int:
+def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, memory: Memory) -> int:
     """Return the bytes of what a batch of prompts of T tokens keeps on a device, whatever the path.
 
     What layers have of their own for tokens, and the embeddings of pictures.
     """
-    of_token = config.num_layers * config.layer_input * itemsize
+    of_token = config.num_layers * config.layer_input * memory.itemsize
     pictures = 0 if prompts.embeddings is None else prompts.embeddings[0].nbytes
-    return round_questions(len(prompts.ids)) * (tokens * of_token + pictures)
+    questions = round_questions(min(len(prompts.ids), memory.limits.questions))
+    return questions * (tokens * of_token + pictures)
 
 
 def kept_by(config: ModelConfig) -> tuple[Any, ...]:

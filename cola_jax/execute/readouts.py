@@ -108,10 +108,10 @@ class ReadPositions:
 @jax.jit
 def unembed_queries(
     model: Model,
-    outputs: Shaped[Array, "O Q D"],
+    outputs: Shaped[Array, "O Q S"],
     rows: Int[Array, " U"],
     targets: Int[Array, "U M"],
-    identity: tuple[Shaped[Array, "B Q D"], Int[Array, " U"]] | None = None,
+    identity: tuple[Shaped[Array, "B Q S"], Int[Array, " U"]] | None = None,
 ) -> Readouts:
     """Unembed U positions and read their logits, each for all of its targets.
 
@@ -125,7 +125,7 @@ def unembed_queries(
 
 
 def unembed_rows(
-    model: Model, outputs: Shaped[Array, "O Q D"], rows: Int[Array, " U"]
+    model: Model, outputs: Shaped[Array, "O Q S"], rows: Int[Array, " U"]
 ) -> Float[Array, "U V"]:
     """Return the logits of U positions of all O Q."""
     flat = outputs.reshape(-1, outputs.shape[-1])
@@ -134,8 +134,8 @@ def unembed_rows(
 
 @functools.partial(jax.jit, donate_argnames="kept")
 def keep_outputs(
-    kept: Shaped[Array, "B Q D"], outputs: Shaped[Array, "O Q D"], question: Int[Array, " O"]
-) -> Shaped[Array, "B Q D"]:
+    kept: Shaped[Array, "B Q S"], outputs: Shaped[Array, "O Q S"], question: Int[Array, " O"]
+) -> Shaped[Array, "B Q S"]:
     """Write each output to the row of its question; those of no question are dropped."""
     return kept.at[question].set(outputs, mode="drop")
 
@@ -225,7 +225,7 @@ def top_of(
 @functools.partial(jax.jit, donate_argnames="tokens")
 def greedy_sample(
     model: Model,
-    states: Float[Array, "W 1 D"],
+    states: Float[Array, "W 1 S"],
     tokens: Int[Array, " W"],
     slots: Int[Array, " U"],
 ) -> tuple[Int[Array, " W"], Top]:
@@ -237,7 +237,7 @@ def greedy_sample(
 @functools.partial(jax.jit, donate_argnames="tokens")
 def random_sample(
     model: Model,
-    states: Float[Array, "W 1 D"],
+    states: Float[Array, "W 1 S"],
     tokens: Int[Array, " W"],
     slots: Int[Array, " U"],
     keys: UInt32[Array, "U 2"],

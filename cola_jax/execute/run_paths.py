@@ -162,8 +162,8 @@ def choose_path_sizes(
     Raises InputError where the memory is too small for a path.
     """
     layout = layout_of(prompts, memory.limits, distinct_reads(prompts))
-    (tokens, reads), itemsize = slot_sizes(layout), memory.itemsize
-    held = held_bytes(config, prompts, tokens, itemsize)
+    tokens, reads = slot_sizes(layout)
+    held = held_bytes(config, prompts, tokens, memory)
     return layout, choose_sizes(config, tokens, reads, memory, states, held)
 
 

@@ -206,7 +206,7 @@ class Worker:
         return jnp.zeros(shape, dtype, device=placed)
 
     def take_blocks(self, counts: Sequence[int], tokens: int) -> Any:
-        """Take the buffers of each cache: so many blocks of tokens, and one for padding."""
+        """Take the buffers of each cache: its number of blocks, and one for padding."""
 
         def take(number: int, count: int) -> Any:
             kind = self.cache_of.index(number)

@@ -95,7 +95,8 @@ class Attributes:
         self.values = {
             name: value
             for name, value in values.items()
-            if name not in HARMLESS and not name.startswith("_") and value != NO_LIMIT  # private
+            # those with an underscore are private
+            if name not in HARMLESS and not name.startswith("_") and value != NO_LIMIT
         }
         self.seen: set[str] = set()
         layers = values.get("num_hidden_layers")

@@ -19,14 +19,23 @@ GGUF_LLAMA3 = (1.0, 4.0, 8192)  # low, high and original context of all Llama 3.
 
 
 def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
-    """Return the config of the model whose layers are those of a path, with their attributes."""
+    """Return the config of the model whose layers are those of a path, with their attributes.
+
+    Kinds of layers that share keys are left out where the path has none of them.
+    """
     keys_of: list[int | None] = []
     for place, layer in enumerate(path if config.keys_of else ()):
         source = config.keys_of[layer]
         before = [i for i in range(place) if path[i] == source]
         keys_of.append(before[-1] if before else None)
+    changes: dict[str, Any] = {}
+    if config.keys_of and not any(source is not None for source in keys_of):
+        own = [kind for kind in config.kinds if kind.own_keys is None]  # the first ones
+        kinds = tuple(dataclasses.replace(kind, shared_at=None) for kind in own)
+        changes, keys_of = {"kinds": kinds, "shared_at": None}, []
     return dataclasses.replace(
         config,
+        **changes,
         num_layers=len(path),
         windows=tuple(config.windows[layer] for layer in path),
         layer_ropes=tuple(config.layer_ropes[layer] for layer in path),

@@ -153,11 +153,13 @@ def gemma4_layers(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
         values = value if isinstance(value, list) else [value] * layers
         return next((x for x, w in zip(values, has_window, strict=True) if w == window), values[0])
 
-    divisors = tensors.values(ROPE_DIVISORS) if ROPE_DIVISORS in tensors.shapes else [1.0]
+    if ROPE_DIVISORS not in tensors.shapes:
+        raise InputError(f"it has no {ROPE_DIVISORS}, which says what part of a head rotates.")
+    divisors = tensors.values(ROPE_DIVISORS)
     width = fields["feed_forward_length"]
     full, part = ATTENTION_KINDS
     base = {"rope_type": "proportional", "rope_theta": fields["rope.freq_base"]}
-    shares_keys = any(f"blk.{i}.attn_v.weight" not in tensors.shapes for i in range(layers))
+    lacks_values = any(f"blk.{i}.attn_v.weight" not in tensors.shapes for i in range(layers))
     return {
         "layer_types": [part if window else full for window in has_window],
         "num_key_value_heads": of_layers("attention.head_count_kv", True),
@@ -165,7 +167,7 @@ def gemma4_layers(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
         "intermediate_size": width[0] if isinstance(width, list) else width,
         "use_double_wide_mlp": isinstance(width, list) and width[-1] > width[0],
         # keys are values where a layer with keys has no values
-        "attention_k_eq_v": shares_keys and f"blk.{layers - 1}.attn_k.weight" in tensors.shapes,
+        "attention_k_eq_v": lacks_values and f"blk.{layers - 1}.attn_k.weight" in tensors.shapes,
         "enable_moe_block": bool(fields.get("expert_count")),
         "vocab_size_per_layer_input": tensors.shapes["token_embd.weight"][0],
         "head_dim": fields["attention.key_length_swa"],

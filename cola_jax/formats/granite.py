@@ -63,8 +63,8 @@ def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
         fields |= read_experts(attributes)
         fields |= {"expert_width": config.mlp_width, "normalised_routing": True}
         fields["shared_gate"] = False
-    get("num_experts_per_tok")
-    for name in [name for name in attributes.values if name.startswith("mamba_")]:
+    of_mamba = [name for name in attributes.values if name.startswith("mamba_")]
+    for name in ("num_experts_per_tok", "time_step_limit", *of_mamba):
         get(name)
     if "linear_attention" in types:
         fields |= read_mamba(attributes)

@@ -152,7 +152,7 @@ def check(
 
 
 def unused_names(rows: Sequence[Row], config: ModelConfig) -> set[str]:
-    """Return the names of keys and values of layers that share those of others, as files have."""
+    """Return the names of keys and values in files, of layers that share those of others."""
     sharing = [i for i, source in enumerate(config.keys_of) if source is not None]
     own = [row.theirs for row in rows if row.ours in (*KEYS, *VALUES)]
     return {theirs.format(i=layer) for theirs in own for layer in sharing}

@@ -93,6 +93,14 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     jax.tree.map(np.testing.assert_array_equal, again, along)
 
 
+def test_write_model_without_layers_that_share_keys(pair, tmp_path):
+    models, ids, path = pair("gemma4-e"), oracle.random_ids(2), (0, 1, 3, 3, 0)
+    folder = write(models.ours, path, tmp_path / "out")
+    expected = oracle.logits(models.theirs, ids, path)
+    logits = their_logits(read_by_transformers(folder), ids)
+    assert oracle.relative_error(logits, expected) < oracle.TOLERANCE
+
+
 def test_export_writes_the_roots_of_scales(pair, tmp_path):
     models, ids, path = pair("gemma4-e"), oracle.random_ids(2), SHARING["gemma4-e"]
     convert(str(models.folder), tmp_path / "ours", rooted_scales=True)
@@ -102,8 +110,10 @@ def test_export_writes_the_roots_of_scales(pair, tmp_path):
         assert oracle.relative_error(logits, oracle.logits(models.theirs, ids, path)) < 1e-5
     ours = cola_jax.run_path(cola_jax.load(tmp_path / "ours"), ids, path)
     assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
-    with pytest.raises(ValueError, match="embeddings by their place, or scales by how often"):
-        export(tmp_path / "ours", path, tmp_path / "shared", share=True)
+    convert(str(pair("gemma4").folder), tmp_path / "larger", rooted_scales=True)
+    for name, shared in (("ours", path), ("larger", (0, 1, 1, 3, 4, 5))):
+        with pytest.raises(ValueError, match="embeddings by their place, or scales by how often"):
+            export(tmp_path / name, shared, tmp_path / "shared", share=True)
     with pytest.raises(ValueError, match="is a llama, whose layers have no scales"):
         convert(str(pair("llama-gqa").folder), tmp_path / "llama", rooted_scales=True)
 

@@ -233,6 +233,9 @@ def test_rooted_scales_are_those_of_copies(pair, prompts):
         assert oracle.relative_error(ours, theirs) < oracle.TOLERANCE
     readings = cola_jax.run_paths(model, prompts, paths)
     batches.assert_agree(readings, run_reference(model, prompts, paths))
+    split = cola_jax.load(found.checkpoint, mesh=batches.mesh(1, 2))  # a call for several layers
+    split = with_config(split, rooted_scales=True)
+    batches.assert_agree(cola_jax.run_paths(split, prompts, paths), readings)
     assert_greedy(model, prompts, paths, cola_jax.generate(model, prompts, paths, max_new_tokens=2))
     plain = cola_jax.run_paths(found.ours, prompts, paths).logprob
     assert np.allclose(readings.logprob[:, 0], plain[:, 0])

@@ -1,10 +1,12 @@
 """The memory budget, sizes as text, and the sizes of buffers and tiles."""
 
+import dataclasses
 import math
 import os
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from cola_jax.execute.memory import (
@@ -17,10 +19,13 @@ from cola_jax.execute.memory import (
     default_budget,
     device_memory,
     format_bytes,
+    held_bytes,
     parse_size,
     row_tokens,
     tile_rows,
 )
+from cola_jax.prompts import Prompts
+from tests import oracle
 from tests.execute import batches
 
 
@@ -79,6 +84,18 @@ def test_caches_have_blocks_for_the_layers_of_their_kinds(pair):
     sizes = choose_decode_sizes(config, 32, memory(10**9), wanted=64, **fixed)
     assert sizes.blocks == (math.ceil(64 * 16 * 5 / 12), math.ceil(64 * 16 * 10 / 12))
     assert choose_decode_sizes(config, 32, memory(10**9), wanted=1, **fixed).blocks == (16, 16)
+    kinds = dataclasses.replace(config, layer_kinds=(0,) * oracle.LAYERS)
+    assert choose_decode_sizes(kinds, 32, memory(10**9), wanted=2, **fixed).blocks == (32, 16)
+
+
+def test_prompts_of_a_whole_task_count_as_those_of_a_batch(pair):
+    """Where layers have embeddings of their own."""
+    config = pair("gemma4-e").ours.config
+    few, many = (
+        held_bytes(config, Prompts.plain(np.zeros((n, 8), np.int32)), 8, memory(1))
+        for n in (32, 999)
+    )
+    assert few == many == 32 * 8 * oracle.LAYERS * 6 * 4
 
 
 def test_choose_decode_sizes_takes_no_more_slots_than_wanted(config):

@@ -19,7 +19,10 @@ from cola_jax.progress import log
 from cola_jax.question import digest
 
 # fields of a config that a path changes, or that change no result
-FREE = ("num_layers", "windows", "layer_ropes", "layer_kinds", "context", "model_type")
+FREE = (
+    *("num_layers", "windows", "layer_ropes", "layer_kinds", "keys_of", "rooted_scales"),
+    *("context", "model_type"),
+)
 Digests = dict[str, list[str]]  # of each weight and layer attribute: one a layer, or one in all
 
 
@@ -40,6 +43,11 @@ def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[tuple[
         )
     log.info("comparing the layers of %s with those of the base model", model)
     base, source = ModelConfig.from_json(metadata["config"]), locate(model).open()
+    if base.layer_input:
+        raise InputError(
+            f"the layers of {directory} have embeddings in one tensor, by which no model is "
+            "compared: give its path as the claim."
+        )
     action = "give as --model the one whose layers were edited"
     check_belongs(model, fixed_fields(source.config), str(directory), fixed_fields(base), action)
     dtype = np.dtype(metadata["dtype"])

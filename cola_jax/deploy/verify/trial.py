@@ -147,6 +147,8 @@ def make_comparators(
     shortgpt = {n: parse_path(stored[str(n)], layers) for n in lengths if str(n) in stored}
     if missing := [n for n in lengths if n not in shortgpt]:
         influence = session.influence(metrics)
+        needed = [layer for layer in session.handle.config.keys_of if layer is not None]
+        influence[needed] = np.inf  # others share their keys
         shortgpt |= {n: least_influence(influence, n) for n in missing}
     refused = session.handle.config.missing_keys
     random = {
