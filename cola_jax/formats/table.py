@@ -286,6 +286,8 @@ def unstack(
     """
     table, joined = {row.ours: row for row in rows}, Joined(config)
     for field, array in weights:
+        if field not in table:  # of a kind of layers that the model to write lacks
+            continue
         row = table[field]
         theirs, ours = row.pattern.split(" -> ")
         of_layers, of_kind = "{i}" in row.theirs, config.layers_of(kind_of_weight(field))
