@@ -220,6 +220,7 @@ def test_generate_keeps_infinities_to_their_row(model, prompts):
     assert_greedy(broken, prompts, paths, out)
 
 
+@pytest.mark.slow
 def test_rooted_scales_are_those_of_copies(pair, prompts):
     """A layer that runs N times takes the N-th root, though paths begin alike."""
     found, paths = pair("gemma4-e"), [*oracle.PATHS.values(), (0, 1, 2, 3), (0, 1, 1), (0, 1, 3, 3)]
