@@ -26,15 +26,8 @@ MOST_NUMBERS = np.iinfo(np.uint16).max  # of layers and their runs
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
 EXPERTS = ("expert_gate", "expert_up", "expert_down", *EXPERT_BIASES)
-REPLICABLE = {
-    "k",
-    "v",
-    "k_bias",
-    "v_bias",
-    "embedding",
-    "head",
-    "layer_embedding",
-}  # may be whole on every device
+# may be whole on every device
+REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head", "layer_embedding"}
 
 INT8 = "int8"
 LARGEST_INT8 = 127  # -128 is not used

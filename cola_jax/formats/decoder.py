@@ -1,6 +1,6 @@
 """The fields and the table that all families share, as Llama has them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cola_jax.config import LayerKind, ModelConfig, Rope
@@ -66,6 +66,10 @@ POST_NORMS = make_table(
 
 # of Gated DeltaNets
 DELTA_NET, DELTA_QKV = "model.layers.{i}.linear_attn", ("K H", "K H", "N U")
+DELTA_SIZES = (
+    *("linear_num_value_heads", "linear_num_key_heads"),
+    *("linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim"),
+)
 
 QKV, HALVES = ("N H", "K H", "K H"), ("F", "F")
 
@@ -151,20 +155,18 @@ def read_partly_rotated(
     return fields | {"rotary_dim": None if rotary == fields["head_dim"] else rotary}
 
 
-def read_delta_nets(attributes: Attributes, **fields: Any) -> dict[str, Any]:
-    """Read which layers are Gated DeltaNets, as kind 1; `fields` are those that they have."""
-    types, get = attributes.get("layer_types"), attributes.get
+def read_recurrent(attributes: Attributes, sizes: Sequence[str], **fields: Any) -> dict[str, Any]:
+    """Read which layers are recurrent, as kind 1.
+
+    `sizes` name the value heads, key heads, their widths, keys first, and the convolution; `fields`
+    are others that the layers have.
+    """
+    types = attributes.get("layer_types")
     if unknown := {*types} - {"full_attention", "linear_attention"}:
         raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
-    delta = LayerKind(
-        num_heads=get("linear_num_value_heads"),
-        num_kv_heads=get("linear_num_key_heads"),
-        head_dim=get("linear_key_head_dim"),
-        value_dim=get("linear_value_head_dim"),
-        convolution=get("linear_conv_kernel_dim"),
-        **fields,
-    )
+    names = "num_heads", "num_kv_heads", "head_dim", "value_dim", "convolution"
+    fields |= dict(zip(names, map(attributes.get, sizes), strict=True))
     return {
-        "kinds": (delta,),
+        "kinds": (LayerKind(**fields),),
         "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
     }

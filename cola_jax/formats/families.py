@@ -254,7 +254,7 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
     if not isinstance(kind, str) or kind not in FAMILIES:
         differs = f", as it has {NOT_AS_TEXT[kind]}" if kind in NOT_AS_TEXT else ""
         near = nearest(str(kind), FAMILIES)
-        differs += f" (the nearest that is: {near})" if near else ""
+        differs += f" (nearest: {near})" if near else ""
         raise InputError(
             f"model_type {shown(kind)} is not supported{differs}. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."

@@ -1,16 +1,20 @@
 """Granite 4: attention, Mamba-2 or both, with experts or without; its config and its table."""
 
 import dataclasses
+from typing import Any
 
-from cola_jax.config import LayerKind, ModelConfig
+from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.decoder import HALVES, joined, read_experts
+from cola_jax.formats.decoder import HALVES, joined, read_experts, read_recurrent
 from cola_jax.formats.dense import read_granite
 from cola_jax.formats.experts import GRANITE_MOE
 from cola_jax.formats.table import Row, make_table
 
 MAMBA = "model.layers.{i}.mamba"
+MAMBA_SIZES = tuple(
+    f"mamba_{name}" for name in ("n_heads", "n_groups", "d_state", "d_head", "d_conv")
+)
 XBC = {"v": "N U", "k": "K H", "q": "K H"}  # in the order in which they are joined
 
 GRANITE_HYBRID = make_table(
@@ -53,12 +57,10 @@ def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
 
     The MLP of a layer with experts is beside them, without a gate.
     """
-    get, types = attributes.get, attributes.get("layer_types")
-    if unknown := {*types} - {"full_attention", "linear_attention"}:
-        raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
+    get = attributes.get
     config, width = read_granite(attributes), get("shared_intermediate_size")
     rope = 0 if get("position_embedding_type") == "rope" else None
-    fields = {"layer_ropes": (rope,) * config.num_layers}
+    fields: dict[str, Any] = {"layer_ropes": (rope,) * config.num_layers}
     if get("num_local_experts"):
         fields |= read_experts(attributes)
         fields |= {"expert_width": config.mlp_width, "normalised_routing": True}
@@ -66,26 +68,18 @@ def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
     of_mamba = [name for name in attributes.values if name.startswith("mamba_")]
     for name in ("num_experts_per_tok", "time_step_limit", *of_mamba):
         get(name)
-    if "linear_attention" in types:
+    if {*get("layer_types")} != {"full_attention"}:
         fields |= read_mamba(attributes)
-        fields["layer_kinds"] = tuple(int(kind == "linear_attention") for kind in types)
     return dataclasses.replace(config, mlp_width=width, **fields)
 
 
-def read_mamba(attributes: Attributes) -> dict[str, tuple[LayerKind]]:
-    """Read the kind of layers of Mamba-2."""
+def read_mamba(attributes: Attributes) -> dict[str, Any]:
+    """Read the layers of Mamba-2."""
     get = attributes.get
     for name, value in (("conv_bias", True), ("proj_bias", False)):
         if get(f"mamba_{name}") != value:
             raise InputError(f"mamba_{name} must be {str(value).lower()}.")
     if get("time_step_limit") not in (None, (0.0, float("inf"))):
         raise InputError(f"time_step_limit is {shown(get('time_step_limit'))}: not supported.")
-    kind = LayerKind(
-        num_heads=get("mamba_n_heads"),
-        num_kv_heads=get("mamba_n_groups"),
-        head_dim=get("mamba_d_state"),
-        value_dim=get("mamba_d_head"),
-        convolution=get("mamba_d_conv"),
-        **{"mamba": True, "qkv_bias": False, "output_bias": False},
-    )
-    return {"kinds": (kind,)}
+    plain = dict.fromkeys(("qkv_bias", "output_bias"), False)
+    return read_recurrent(attributes, MAMBA_SIZES, mamba=True, **plain)

@@ -8,11 +8,12 @@ from cola_jax.formats.attributes import Attributes, read_rope, read_windows
 from cola_jax.formats.decoder import (
     DELTA_NET,
     DELTA_QKV,
+    DELTA_SIZES,
     POST_NORMS,
     read_bias,
     read_decoder,
-    read_delta_nets,
     read_experts,
+    read_recurrent,
     read_ropes,
 )
 from cola_jax.formats.table import Row, make_table
@@ -92,8 +93,9 @@ def read_olmo_hybrid(attributes: Attributes) -> ModelConfig:
         get(f"linear_{name}")  # of random weights
     rotates = parameters.get("rope_theta") is not None
     rope = read_rope(parameters if rotates else {"rope_type": "default", "rope_theta": 1.0})
-    fields = read_olmo(attributes, (rope,)) | read_delta_nets(
+    fields = read_olmo(attributes, (rope,)) | read_recurrent(
         attributes,
+        DELTA_SIZES,
         write_scale=2.0 if get("linear_allow_neg_eigval") else 1.0,
         value_norm_eps=1e-5,
         **{"pre_norms": True, "post_norms": False, "projection_norms": False},

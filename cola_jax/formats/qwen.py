@@ -8,13 +8,14 @@ from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
     DELTA_NET,
     DELTA_QKV,
+    DELTA_SIZES,
     LLAMA,
     joined,
     read_bias,
     read_decoder,
-    read_delta_nets,
     read_experts,
     read_partly_rotated,
+    read_recurrent,
 )
 from cola_jax.formats.table import Row, make_table
 
@@ -132,7 +133,7 @@ def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
     for name in ("mrope_section", "mrope_interleaved"):  # positions in three parts, equal for text
         rope.pop(name, None)
     fields = read_partly_rotated(attributes, rope) | read_bias(attributes)
-    fields |= read_delta_nets(attributes, **plain)
+    fields |= read_recurrent(attributes, DELTA_SIZES, **plain)
     return fields | {"head_norms": True, "output_gate": True, "norm_offset": 1.0}
 
 
