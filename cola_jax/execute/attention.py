@@ -166,7 +166,8 @@ ATTENTION = Kind(over_prompts, ToCache, kv_block)
 def view_of_rows(views: View, columns: Columns, tokens: int) -> View:
     """Take the view of the first tokens of each row's question, and the inputs of its layer."""
     question, inputs = columns.question, views.inputs
-    layer = None if inputs is None else columns.layer[0] % len(inputs)  # of its number of runs
+    # columns have layers as `number_runs` numbers them
+    layer = None if inputs is None else columns.layer[0] % len(inputs)
     return View(
         positions=views.positions[question, :tokens],
         branch=views.branch[question, :tokens],
