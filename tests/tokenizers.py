@@ -32,6 +32,9 @@ class CodePoints:
         ids = [1] * add_special_tokens + [ord(c) for c in text.replace(*self.merge)]
         return SimpleNamespace(input_ids=ids + [self.eos_token_id] * self.adds_eos)
 
+    def decode(self, ids, **keywords):
+        return "".join(map(chr, ids))
+
     def apply_chat_template(self, messages, tokenize, add_generation_prompt, **rest):
         assert not tokenize
         assert add_generation_prompt

@@ -14,7 +14,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.forward import embed_tokens
-from cola_jax.execute.inputs import bucket, cut, token_counts
+from cola_jax.execute.inputs import bucket, cut, decode_tokens, token_counts
 from cola_jax.execute.kv_cache import Allocator, DecodeRow, decode_tiles
 from cola_jax.execute.memory import (
     DecodeSizes,
@@ -95,9 +95,7 @@ class Stop:
         """Decode tokens as they are: nothing skipped, no spaces tidied."""
         if self.tokenizer is None:
             raise InputError("the tokens of a text need the tokenizer: give it to Stop.")
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        return decode_tokens(self.tokenizer, ids)
 
 
 @dataclasses.dataclass(frozen=True)

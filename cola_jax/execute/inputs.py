@@ -49,6 +49,13 @@ def tokenizer_of(checkpoint: str) -> Any:
     return load_tokenizer(checkpoint)
 
 
+def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Decode tokens as they are: nothing skipped, no spaces tidied."""
+    return tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
+
 def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
     """Wrap ids [B, T] or a tokenizer's output.
 

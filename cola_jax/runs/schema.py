@@ -40,6 +40,7 @@ CONTROL = pa.struct(
         "shared": pa.int32(),  # evaluations that earlier searches of the question made as well
     }
 )
+LATER = {"prompt"}  # columns that runs of earlier versions lack, in which they are null
 # README.md explains the columns
 EVALUATIONS = pa.schema(
     {
@@ -77,6 +78,7 @@ QUESTIONS = pa.schema(
         "options": pa.list_(pa.string()),
         "gold": pa.int16(),
         "num_tokens": pa.int32(),
+        "prompt": pa.string(),
         "prompt_hash": pa.string(),
         "metadata": pa.list_(METADATA),
         "evaluations": pa.int32(),
@@ -192,6 +194,7 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
         "options": question.options,
         "gold": question.answer if question.options else None,
         "num_tokens": encoded.num_tokens,
+        "prompt": encoded.prompt,
         "prompt_hash": encoded.prompt_hash,
         "metadata": [{"name": name, "value": value} for name, value in question.metadata],
         "evaluations": evaluations,
@@ -278,7 +281,8 @@ def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) ->
     """Return the content of a file of rows, marked with the digest of its run's settings."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({MARK: mark.encode()}))
-    pq.write_table(table, sink)
+    # of prompts, which are long and alike, statistics would take more bytes than the texts
+    pq.write_table(table, sink, compression="zstd", write_statistics=False)
     return sink.getvalue().to_pybytes()
 
 
@@ -317,8 +321,11 @@ def read_part(
         if (opened.schema_arrow.metadata or {}).get(MARK, b"").decode() != mark:
             raise InputError("it is of another run")
         names = schema.names if columns is None else list(columns)
-        table = opened.read(names, use_threads=False).select(names)
-        return table.replace_schema_metadata()
+        table = opened.read(names, use_threads=False)
+        for name in LATER.intersection(names).difference(table.column_names):
+            column = schema.field(name)
+            table = table.append_column(column, pa.nulls(len(table), column.type))
+        return table.select(names).replace_schema_metadata()
 
 
 def join(*tables: Iterable[pa.Table]) -> pa.Table:

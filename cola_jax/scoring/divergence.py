@@ -61,6 +61,7 @@ def read_prompt(encoded: Encoded, first: int) -> Encoded:
         row.replace(read=read, targets=np.zeros_like(read)),
         np.zeros_like(read),
         hash_of(f"{encoded.prompt_hash} read at {read.tolist()}"),
+        prompt=encoded.prompt,
     )
 
 

@@ -9,10 +9,17 @@ import numpy as np
 
 from cola_jax.errors import InputError, shown
 from cola_jax.execute.decoder import Stop
+from cola_jax.execute.inputs import decode_tokens
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.generation import GOLD, TIE, OpenScorer
-from cola_jax.scoring.scorer import Encoded, check_length, hash_of, pack, tokenize_prompt
+from cola_jax.scoring.scorer import (
+    Encoded,
+    check_length,
+    hash_of,
+    pack,
+    tokenize_prompt,
+)
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 ENDS_READ = 8  # end tokens whose log-probabilities are read; any end is recognised
@@ -53,7 +60,15 @@ class Exact(OpenScorer):
             continuations = [with_end(body, whole, ends) for body, whole in answers]
         row, option = pack(prompt, [tokens for tokens, _ in continuations])
         row, option, end = ask_about_ends(row, option, [ended for _, ended in continuations], ends)
-        encoded = EncodedAnswer(question, row, option, hash_of(text), end=end, ends=ends)
+        encoded = EncodedAnswer(
+            question,
+            row,
+            option,
+            hash_of(text),
+            prompt=decode_tokens(self.tokenizer, prompt),
+            end=end,
+            ends=ends,
+        )
         check_length(encoded, self.context)
         return encoded
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.inputs import decode_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
@@ -44,6 +44,8 @@ class Encoded:
     prompts: Prompts  # one row: fields [T] and [Q]
     option: np.ndarray  # [Q]
     prompt_hash: str  # of the prompt's text
+    # the tokens of the prompt as text, special tokens included; None where a scorer gives none
+    prompt: str | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def num_tokens(self) -> int:
@@ -215,15 +217,18 @@ def encode_answers(
             )
         continuations.append(tokens)
     row, option = pack(ids, continuations)
-    return Encoded(question, row, option, hash_of(prompt))
+    text = decode_tokens(tokenizer, ids)
+    return Encoded(question, row, option, hash_of(prompt), prompt=text)
 
 
 def encode_prompt(
     question: Question, tokenizer: Any, prompt: str, *, special: bool = True
 ) -> Encoded:
     """Encode a prompt alone, to decode after it."""
-    row, option = pack(tokenize_prompt(tokenizer, prompt, special), [])
-    return Encoded(question, row.replace(read=None, targets=None), option, hash_of(prompt))
+    ids = tokenize_prompt(tokenizer, prompt, special)
+    row, option = pack(ids, [])
+    row, text = row.replace(read=None, targets=None), decode_tokens(tokenizer, ids)
+    return Encoded(question, row, option, hash_of(prompt), prompt=text)
 
 
 def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:

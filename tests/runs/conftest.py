@@ -86,7 +86,8 @@ def encode(question: Question, prompt_hash: str = "abc", tokens: int = 5) -> Enc
     """A question with a prompt of zeros."""
     zeros = np.zeros(tokens, np.int32)
     prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
-    return Encoded(question, prompts, np.zeros(0, np.int32), prompt_hash)
+    text = " ".join("0" * tokens)
+    return Encoded(question, prompts, np.zeros(0, np.int32), prompt_hash, prompt=text)
 
 
 def asking(name: str, text: str = "?") -> Encoded:

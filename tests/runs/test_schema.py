@@ -91,7 +91,7 @@ def test_question_row():
     (row,) = stored([schema.question_row(encode(QUESTION), 9)], schema.QUESTIONS)
     assert row["metadata"] == [{"name": "math_level", "value": "3"}]
     assert (row["question"], row["gold"], row["evaluations"]) == ("q", 1, 9)
-    assert (row["num_tokens"], row["prompt_hash"]) == (5, "abc")
+    assert (row["num_tokens"], row["prompt"], row["prompt_hash"]) == (5, "0 0 0 0 0", "abc")
     assert row["best"] is row["baseline"] is row["controls"] is None
     prompt = dataclasses.replace(QUESTION, options=(), answer=0)
     assert schema.question_row(encode(prompt), 1)["gold"] is None
@@ -162,6 +162,27 @@ def test_read_part_refuses_changed_files(tmp_path):
         message = rf"{re.escape(str(file))}: it is damaged, .* Remove it, and its questions"
         with pytest.raises(InputError, match=message):
             schema.read_part(file, schema.EVALUATIONS, "mark")
+
+
+def test_read_part_of_an_earlier_version_has_no_prompts(tmp_path, monkeypatch):
+    earlier = schema.QUESTIONS.remove(schema.QUESTIONS.get_field_index("prompt"))
+    content = schema.encode_part(earlier, [schema.question_row(encode(QUESTION), 9)], "mark")
+    file = epath.Path(tmp_path / schema.part_name("part-00000", content))
+    file.write_bytes(content)
+    table = schema.read_part(file, schema.QUESTIONS, "mark")
+    assert table.schema == schema.QUESTIONS
+    assert table["prompt"].to_pylist() == [None]
+    assert table["prompt_hash"].to_pylist() == ["abc"]
+    assert schema.read_part(file, schema.QUESTIONS, "mark", ["question"]).num_columns == 1
+
+
+def test_encode_part_keeps_prompts_small():
+    shots = "Question: which of the words is it?\nAnswer: iron\n\n" * 40
+    asked = [dataclasses.replace(encode(QUESTION), prompt=f"{shots}{i}") for i in range(100)]
+    rows = [schema.question_row(encoded, 1) for encoded in asked]
+    content = schema.encode_part(schema.QUESTIONS, rows, "mark")
+    bare = schema.encode_part(schema.QUESTIONS, [row | {"prompt": None} for row in rows], "mark")
+    assert len(content) - len(bare) < len(shots)  # of 100 prompts, the shots once
 
 
 def test_join_keeps_the_order_and_has_few_chunks():

@@ -65,7 +65,8 @@ def test_encode_packs_gold_and_decoy_each_with_its_ends(words, format, options, 
     for asked in arithmetic(3, 5):
         encoded = exact(words, format, **options).encode(asked)
         ids = encoded.prompts.ids[encoded.prompts.branch == 0]
-        assert prompt is None or words.decode(ids) == prompt.format(asked.text)
+        assert words.decode(ids) == encoded.prompt
+        assert prompt is None or encoded.prompt == prompt.format(asked.text)
         assert set(words.batch_decode([[i] for i in encoded.ends])) == set(ends)
         for option, (tokens, read) in zip(asked.options, continuations(encoded), strict=True):
             assert words.decode(tokens) == body.format(option)

@@ -86,6 +86,7 @@ def test_chat_shows_a_picture_as_its_template_wants(folder, tokenizer):
     )
     scorer = Letter(tokenizer, chat=True)
     (encoded,) = with_pictures(scorer, [scorer.encode(pictures.question(1))], str(folder / "ours"))
+    assert encoded.prompt.startswith("U:<image> which of the sun?\nA. water ice")
     text = tokenizer.decode(np.asarray(encoded.prompts.ids))
     assert text.startswith("U:<fake_token_around_image><row_1_col_1><image>")
     assert "<fake_token_around_image> which of the sun?\nA. water ice" in text

@@ -41,6 +41,7 @@ def test_encode_answers_splits_as_lm_evaluation_harness():
     encoded = encode_answers(QUESTION, merging, PROMPT, ANSWERS)
     prompt = merging(PROMPT, add_special_tokens=True).input_ids
     assert encoded.prompts.ids[: len(prompt)].tolist() == prompt
+    assert encoded.prompt == f"\1{PROMPT}"  # as fed, with its special token
     parts = ["".join(chr(t) for t in encoded.prompts.targets[encoded.option == j]) for j in (0, 2)]
     assert parts == ["ce", " wind"]
     other = encode_answers(QUESTION, merging, "What melts?", ANSWERS)
@@ -86,7 +87,7 @@ def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(row):
     encoded = Options(words, chat=True).encode(Question("q", "Hi?", ("sun", "moon"), 0))
     prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
     assert prompt.count(words.bos_token_id) == rendered.count("<s>")
-    assert words.decode(prompt) == rendered
+    assert words.decode(prompt) == encoded.prompt == rendered
 
 
 class LogitDifference(Scorer):
