@@ -61,6 +61,7 @@ class SourceRecord(BaseModel):
     name: str | None = None
     revision: str | None = None
     license: str | None = None
+    package: str | None = None  # of PyPI, and its file, that the demo's model is from
     multimodal: str | None = None  # the family of a model that has parts for pictures as well
 
     @model_validator(mode="after")

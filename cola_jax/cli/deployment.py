@@ -283,8 +283,11 @@ class Export(Command):
     def write_gguf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a GGUF file."""
         from cola_jax.deploy.export_gguf import export_gguf
+        from cola_jax.formats import demo_model
 
         name, kind = metadata["origin"]["name"], metadata["origin"]["kind"]
+        if self.source is None and metadata["origin"].get("package"):
+            name = demo_model.find_file()
         if self.source is None and not (kind == "gguf" and Path(name).is_file()):
             raise InputError(
                 f"{self.model} was converted from {name}, which is not a GGUF file that exists "

