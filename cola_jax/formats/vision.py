@@ -6,8 +6,6 @@ model is ours.
 
 import contextlib
 import functools
-import io
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +13,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cola_jax import checkpoint
-from cola_jax.errors import InputError, first_line, reading
+from cola_jax.errors import InputError, reading
 from cola_jax.files import cache_directory, is_file, read_bytes, write_whole
 from cola_jax.formats.conversion import locate
 from cola_jax.formats.families import NOT_AS_TEXT, SEEING
+from cola_jax.formats.pictures import open_picture
 from cola_jax.question import PICTURE, digest, sha256_of
-
-MOST_PIXELS = 50_000_000  # of a picture
-THUMBNAIL = 320  # pixels of its longer side
 
 
 class Embedded(NamedTuple):
@@ -113,36 +109,3 @@ class Tower:
                 "its processor_config.json."
             )
         return Embedded(ids, places, embeddings)
-
-
-def open_picture(picture: bytes) -> Any:
-    """Read a picture in RGB; InputError where it is broken, or has too many pixels."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise InputError("pictures need Pillow: pip install 'cola-jax[vision]'.") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(picture))
-        width, height = image.size
-        if width * height <= MOST_PIXELS:
-            image.verify()
-            return Image.open(io.BytesIO(picture)).convert("RGB")  # verified ones are used up
-    except Exception as error:  # Pillow raises many types
-        raise InputError(
-            f"the picture is broken ({first_line(error)}): give a whole one that Pillow reads, "
-            "such as a PNG or JPEG."
-        ) from error
-    raise InputError(
-        f"the picture has {width:,} x {height:,} pixels, and may have {MOST_PIXELS:,}: scale it."
-    )
-
-
-def thumbnail(picture: bytes) -> bytes:
-    """Return a small JPEG of a picture."""
-    content = io.BytesIO()
-    image = open_picture(picture)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    image.save(content, "JPEG")
-    return content.getvalue()

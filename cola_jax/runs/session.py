@@ -19,7 +19,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.files import exists, write_whole
-from cola_jax.formats.vision import thumbnail
+from cola_jax.formats.pictures import thumbnail
 from cola_jax.layer_costs import LayerCosts, read_layer_costs
 from cola_jax.params import Model
 from cola_jax.runs.batches import (

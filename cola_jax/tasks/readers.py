@@ -6,6 +6,7 @@ A pydantic model for each kind of row checks its fields.
 import csv
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
@@ -15,10 +16,11 @@ import pydantic
 from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.files import exists, parse_object, read_bytes, read_text
+from cola_jax.files import parse_object, read_bytes, read_text
 from cola_jax.question import LETTERS, PICTURE, Question, open_question, sha256_of
 from cola_jax.scoring.answer import last_box
 from cola_jax.storage import path_of
+from cola_jax.tasks.pictures import read_picture
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any
@@ -40,7 +42,8 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
         suffix = PurePath(source).suffix.lower()
         read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
         for number, row in read(source):
-            yield f"{source}:{number}", None, read_picture(row, f"{source}:{number}", source)
+            where = f"{source}:{number}"
+            yield where, None, read_picture(row, where, path_of(source).parent)
         return
     if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
         source = source.astype(object).where(source.notna(), None).to_dict("records")
@@ -49,24 +52,7 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
     for number, row in enumerate(source):
         if not isinstance(row, Mapping):
             raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", None, read_picture(plain_value(row), f"row {number}")
-
-
-def read_picture(row: Mapping[str, Any], where: str, file: str = "") -> Mapping[str, Any]:
-    """Return a row with the content of its picture: `image` is a path from a file's folder,
-    the content itself, or a dict of either, as data sets have it.
-    """
-    image = row.get("image")
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
-    if image is None or isinstance(image, bytes):
-        return row if image is row.get("image") else {**row, "image": image}
-    if not isinstance(image, str):
-        raise InputError(f"{where}: image must be a path or the content of a file: {shown(image)}.")
-    place = path_of(file).parent / image
-    if not exists(place):
-        raise InputError(f"{where}: the picture {place} is missing: paths start at the file's own.")
-    return {**row, "image": read_bytes(place)}
+        yield f"row {number}", None, read_picture(plain_value(row), f"row {number}", os.curdir)
 
 
 def plain_value(value: Any) -> Any:

@@ -14,11 +14,11 @@ from cola_jax.question import Question
 from cola_jax.storage import is_url
 from cola_jax.tasks import harness
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
+from cola_jax.tasks.pictures import read_picture
 from cola_jax.tasks.readers import (
     PlacedRow,
     Source,
     kind_of,
-    read_picture,
     read_questions,
     read_rows,
 )
@@ -331,6 +331,7 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
     Of a pool of responses, such as DART-Math's, only the first row of each query.
     """
     rows = load_hub(hub, config, split)
+    folder = hub if os.path.isdir(hub) else None
     numbers: Iterable[int] = range(len(rows))
     if "query_id" in rows.column_names:  # by column: a million rows one by one take minutes
         numbers = rows.select_columns("query_id").to_pandas().drop_duplicates().index
@@ -339,7 +340,7 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
     where = " ".join(filter(None, (hub, config, split)))
     for number, row in zip(numbers, rows, strict=True):
         name = f"{where}:{number + 1}"
-        yield name, f"{place}/{number + 1}", read_picture(row, name)
+        yield name, f"{place}/{number + 1}", read_picture(row, name, folder)
 
 
 def load_hub(hub: str, config: str | None, split: str) -> Any:

@@ -1,6 +1,5 @@
 """Vision towers: pictures as transformers reads them, the cache, and what is refused."""
 
-import io
 import json
 import shutil
 
@@ -8,8 +7,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
-
-from PIL import Image
 
 import cola_jax
 from cola_jax.errors import InputError
@@ -64,18 +61,6 @@ def test_embed_runs_a_picture_once(tower, monkeypatch, tmp_path):
     assert len(runs) == 1
     other = tower.embed(pictures.picture(3)).embeddings
     assert not np.allclose(other, first.embeddings)
-
-
-def test_open_picture_refuses_broken_and_large_ones(monkeypatch):
-    content = pictures.picture(1)
-    for broken in (b"", b"no picture", content[:-40], content[:200] + b"x" * 9 + content[209:]):
-        with pytest.raises(InputError, match=r"the picture is broken .*whole one"):
-            vision.open_picture(broken)
-    monkeypatch.setattr(vision, "MOST_PIXELS", 959)
-    with pytest.raises(InputError, match="has 40 x 24 pixels, and may have 959"):
-        vision.open_picture(content)
-    with Image.open(io.BytesIO(vision.thumbnail(pictures.picture(1, 10, 10)))) as small:
-        assert (small.format, small.size) == ("JPEG", (10, 10))
 
 
 def test_tower_refuses_models_that_read_no_pictures(tiny_checkpoint, tmp_path):

@@ -7,8 +7,7 @@ import datasets
 import pandas
 import pytest
 
-from cola_jax.question import Question, question_digest
-from cola_jax.question import content as content_of
+from cola_jax.question import Question
 from cola_jax.tasks import load_questions
 from cola_jax.tasks.registry import find_task
 from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, PLAIN, changed
@@ -143,32 +142,3 @@ def test_load_questions_names_a_broken_file(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_questions(str(tmp_path / name))
-
-
-PICTURED = {"question": "Which ocean?", "options": ["Arctic", "Pacific"], "answer": 1}
-
-
-def test_image_is_a_file_beside_the_rows_or_its_content(write, tmp_path):
-    contents = [b"first", b"second"]
-    for number, content in enumerate(contents):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        (tmp_path / "images" / f"{number}.png").write_bytes(content)
-    rows = [PICTURED | {"image": f"images/{number}.png"} for number in range(2)]
-    questions = load_questions(write(*rows))
-    assert [question.picture for question in questions] == contents
-    assert {question.text for question in questions} == {"<image>\nWhich ocean?"}
-    assert len({question.id for question in questions}) == 2  # though all else is the same
-    assert len({content_of(question) for question in questions}) == 2
-    assert len({question_digest(question) for question in questions}) == 2
-    for image in (b"first", {"bytes": b"first", "path": "x.png"}, str(tmp_path / "images/0.png")):
-        assert only([PICTURED | {"image": image}]) == questions[0]
-    assert only([PICTURED | {"image": None}]).picture is None
-    placed = only(write({"prompt": "See <image> here", "answer": "yes", "image": "images/0.png"}))
-    assert (placed.text, placed.picture) == ("See <image> here", b"first")
-
-
-def test_image_that_is_missing_is_named_with_its_line(write):
-    with pytest.raises(ValueError, match=r"task\.jsonl:2: the picture .*no\.png is missing"):
-        load_questions(write(PICTURED, PICTURED | {"image": "no.png"}))
-    with pytest.raises(ValueError, match="row 0: image must be a path or the content of a file: 7"):
-        load_questions([PICTURED | {"image": 7}])
