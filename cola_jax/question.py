@@ -3,14 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
 
 PICTURE = "<image>"  # where a question's text shows its picture
 DELIMITER = "delimiter"  # metadata of a question whose text is a whole prompt
@@ -91,6 +92,29 @@ def decoy_of(id: str, gold: str) -> str | None:
     if value >= 0 > value + offset:
         offset = -offset
     return str(value + offset)
+
+
+def check_questions(questions: Any) -> list[Question]:
+    """Return questions as a list; InputError where they are none, or something else.
+
+    Names of tasks, files, and rows are for `cola_jax.load_questions`.
+    """
+    if isinstance(questions, Question):
+        raise InputError(
+            f"questions is the single question {shown(questions.id)}: give a list of questions."
+        )
+    is_list = isinstance(questions, Iterable) and not isinstance(questions, str | bytes | Mapping)
+    listed: list[Any] = list(questions) if is_list else []
+    if not is_list or not all(isinstance(each, Question) for each in listed):
+        is_name = isinstance(questions, str | os.PathLike)
+        given = shown(os.fspath(questions)) if is_name else "..."
+        raise InputError(
+            f"questions is of type {type(questions).__name__}, but must be a list of Question: "
+            f"read it with cola_jax.load_questions({given})."
+        )
+    if not listed:
+        raise InputError("there are no questions: give a list of one or more.")
+    return listed
 
 
 def content(question: Question) -> tuple[str, ...]:

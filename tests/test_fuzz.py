@@ -75,8 +75,9 @@ def make(folder: Path) -> None:
     record = Record(model="someone/model", identity="digest", settings={"epochs": 25}, **sizes)
     record.save(folder / "router", {"queries": np.zeros((LAYERS, 8), np.float32)})
     words, asked = checkpoint.load_tokenizer(folder / "ours"), tiny.questions(3)
-    evaluate = cola_jax.evaluator(cola_jax.load(folder / "ours"), asked, Options(words))
-    cola_jax.save_run(folder / "run", cola_jax.search(evaluate, asked, simulations=4), evaluate)
+    model = cola_jax.load(folder / "ours")
+    outcomes = cola_jax.search(model, asked, scorer=Options(words), simulations=4)
+    cola_jax.save_run(outcomes, folder / "run")
 
 
 def readers_of(folder: Path) -> dict[str, Callable[[], object]]:

@@ -31,7 +31,7 @@ from cola_jax.runs.batches import Batch, BatchFunction, MakeBatch, PathVerdicts,
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.handle import ModelHandle
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluator import BatchEvaluator, question_batches
+from cola_jax.scoring.evaluator import BatchEvaluator, EncodedQuestions, question_batches
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -341,9 +341,10 @@ class RayEvaluator(BatchEvaluator):
         model: Model | None = None,
     ):
         """Take the arguments as `ModelEvaluator` does; the model if it is loaded here as well."""
-        self.model = model
         self.engine, self.handle, self.scorer = engine, handle, scorer
         self.encoded, self.first = list(encoded), encoded if first is None else first
+        if model is not None:
+            self.asked = EncodedQuestions(model, scorer, self.encoded, batch_size)
         self.questions = [each.question for each in encoded]
         self.num_layers, self.work = handle.config.num_layers, PathVerdicts(scorer)
         self.batch_size, self.metrics = batch_size, metrics or Metrics()

@@ -18,11 +18,11 @@ from cola_jax.runs.run import Path, Run
 from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, search_part
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import most_asked
+from cola_jax.strategies.loop import asked_questions
 from cola_jax.strategies.outcome import Outcomes
 from cola_jax.strategies.rules import InfluenceRules, Settings
 
@@ -115,15 +115,13 @@ def check_robust(session: "Session", reuse: Sequence[str]) -> None:
         raise InputError("a robust search evaluates all variants: it can reuse no other run.")
 
 
-def save_run(
-    directory: str | os.PathLike[str], outcomes: Outcomes, evaluate: ModelEvaluator
-) -> Run:
-    """Write the outcomes of `cola_jax.search` with `evaluate` as a run directory.
+def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
+    """Write the outcomes of a search of a model as a run directory.
 
     Raises InputError for a directory that has other files, or a run of other settings.
     """
-    settings, scorer = outcomes.settings, evaluate.scorer
-    source = evaluate.model.checkpoint
+    asked = asked_questions(outcomes, "save_run(outcomes, directory)")
+    settings, scorer, source = outcomes.settings, asked.scorer, asked.model.checkpoint
     metadata = None if source is None else checkpoint.read_metadata(source)
     recorded = {
         **recorded_search(settings),
@@ -131,15 +129,15 @@ def save_run(
         "scorer": scorer.name,
         "chat": scorer.chat,
         "questions": len(outcomes),
-        "dtype": str(evaluate.model.embedding.dtype),
+        "dtype": str(asked.model.embedding.dtype),
         "model": None if metadata is None else checkpoint.model_digest(metadata),
     }
     environment = {
         "model": source,
-        "num_layers": evaluate.num_layers,
+        "num_layers": asked.model.config.num_layers,
         "scorer": {"open": scorer.open, "decodes": scorer.decodes},
         **machine(),
     }
     with Run(directory).open(recorded, environment) as run:
-        run.replace(*search_part(evaluate.encoded, outcomes))
+        run.replace(*search_part(asked.encoded, outcomes))
     return run

@@ -5,25 +5,25 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
-from cola_jax.question import Question
+from cola_jax.question import Question, check_questions
 from cola_jax.scoring import scorer_class, scorer_names
 from cola_jax.scoring.pictures import with_pictures
 from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
-    from cola_jax.runs.ray import RayEngine, RayEvaluator
+    from cola_jax.runs.ray import RayEngine
 
 Result = TypeVar("Result")
 
@@ -45,32 +45,69 @@ class EvaluatorOptions(WorkerOptions, total=False):
 
 
 def evaluator(
-    model: Model,
+    model: "Model | Evaluate",
     questions: Sequence[Question],
-    scorer: Scorer | str,
+    scorer: Scorer | str | None = None,
+    *,
+    num_layers: int | None = None,
     **options: Unpack[EvaluatorOptions],
-) -> "ModelEvaluator | RayEvaluator":
-    """Make a function that evaluates paths of questions.
+) -> "Evaluator":
+    """Make the function that evaluates paths of questions, of a model or of a function.
 
     Args:
-      model: the pretrained model; questions are divided over the `data` axis of its mesh.
+      model: a pretrained model, whose mesh divides questions over its `data` axis; a function from
+        paths [B, C, P], padded with STOP, to Verdicts or an array, as `FunctionEvaluator` takes
+        it; or an evaluator of these questions, which is returned.
       questions: B questions, in the order of `evaluate(paths)`; InputError for any that the scorer
         cannot ask.
-      scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
-        letter-strict).
-      options: those of `EvaluatorOptions`.
-
-    Returns:
-      A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
-      `cola_jax.search` and `cola_jax.evaluate`, which also take any other such function.
+      scorer: of a model; for multiple choice also the name of a scorer (options, options-norm,
+        letter, letter-strict).
+      num_layers: L, of a function.
+      options: those of `EvaluatorOptions`, of a model.
     """
-    if not questions:
-        raise InputError("there are no questions to evaluate.")
+    questions = check_questions(questions)
+    if isinstance(model, Model):
+        if num_layers not in (None, model.config.num_layers):
+            raise InputError(
+                f"the model has {model.config.num_layers} layers, not num_layers={num_layers}: "
+                "leave it out, as it is for a function of your own."
+            )
+        return evaluator_of_model(model, questions, scorer, **options)
+    if scorer is not None or options:
+        names = ", ".join(["scorer"] * (scorer is not None) + sorted(options))
+        raise InputError(f"{names}: this is for a model, not for a function of paths.")
+    if isinstance(model, Evaluator):
+        if model.questions != questions:
+            raise InputError("the questions are not those that the evaluator was made for.")
+        return model
+    if not callable(model):
+        raise InputError(
+            f"the model is {shown(model)}, but must be a model (`cola_jax.load`), or a function "
+            "from paths [B, C, P] to Verdicts or scores."
+        )
+    return FunctionEvaluator(model, questions, num_layers)
+
+
+def evaluator_of_model(
+    model: Model,
+    questions: Sequence[Question],
+    scorer: Scorer | str | None,
+    *,
+    engine: "RayEngine | None" = None,
+    **options: Any,
+) -> "BatchEvaluator":
+    """Make the evaluator of a model, on its own devices or those of an engine."""
     if isinstance(scorer, str):
         scorer = named_scorer(model, scorer)
+    if not isinstance(scorer, Scorer):
+        given = "" if scorer is None else f", not {shown(scorer)}"
+        raise InputError(
+            f"give scorer= as well{given}: the name of a scorer such as 'options', or a Scorer; it "
+            "decides how a model is asked."
+        )
     encoded = [scorer.encode(question) for question in questions]
     encoded = with_pictures(scorer, encoded, model.checkpoint)
-    if (engine := options.pop("engine", None)) is not None:
+    if engine is not None:
         return engine.evaluator_of(model, encoded, scorer, **options)
     return ModelEvaluator(model, encoded, scorer, **options)
 
@@ -86,14 +123,6 @@ def named_scorer(model: Model, name: str) -> Scorer:
     if model.checkpoint is None:
         raise InputError("this model was not loaded from a checkpoint with a tokenizer.")
     return make(tokenizer_of(model.checkpoint), context=model.config.context)
-
-
-def layers_in(evaluate: Evaluate, num_layers: int | None) -> int:
-    """Return L, the `num_layers` of an evaluator of a model, or else the argument."""
-    layers = getattr(evaluate, "num_layers", None) or num_layers
-    if layers is None:
-        raise InputError("a function of your own does not tell the layers: give num_layers.")
-    return layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,26 +167,127 @@ def evaluate(
     """Evaluate paths of questions; InputError for paths that are out of range.
 
     Args:
-      model: a model, with its `scorer`; or a function from `cola_jax.evaluator`, or any other from
-        paths [B, C, P] to Verdicts.
+      model: a model, with its `scorer`; or a function of your own from paths [B, C, P], padded with
+        STOP, to scores [B, C] or [B, C, J], or to Verdicts, as `cola_jax.search` takes it.
+      questions: B questions, such as those of `cola_jax.load_questions`.
       paths: one list of paths for all questions, a list for each, or an array [B, C, P]; each path
         as text or layer ids.
+      scorer: how the model is asked: for multiple choice the name of a scorer (options,
+        options-norm, letter, letter-strict), or a Scorer.
       num_layers: L; needed where `model` is a function of your own.
-      options: those of `cola_jax.evaluator`, where `model` is a model.
+      options: those of `EvaluatorOptions`, where `model` is a model.
     """
-    if isinstance(model, Model):
-        if scorer is None:
-            raise InputError("give a scorer as well: it decides how a model is asked.")
-        model = evaluator(model, questions, scorer, **options)
-    padded = pad_paths(paths, len(questions), layers_in(model, num_layers))
-    return Evaluation(list(questions), padded, model(padded))
+    run = evaluator(model, questions, scorer, num_layers=num_layers, **options)
+    padded = pad_paths(paths, len(run.questions), run.num_layers)
+    return Evaluation(run.questions, padded, run(padded))
 
 
-class BatchEvaluator(abc.ABC):
+class EncodedQuestions(NamedTuple):
+    """Questions as a model was asked them, to ask again or to record."""
+
+    model: Model
+    scorer: Scorer
+    encoded: Sequence[Encoded]
+    batch_size: int | None
+
+
+class Evaluator(abc.ABC):
+    """A function from paths [B, C, P] of B questions to Verdicts with fields [B, C]."""
+
+    questions: list[Question]
+    num_layers: int
+    asked: EncodedQuestions | None = None  # where a model is asked that is loaded here
+
+    @abc.abstractmethod
+    def __call__(self, paths: Paths) -> Verdicts:
+        """Evaluate paths [B, C, P], STOP-padded, or for each question a list of paths."""
+
+    @abc.abstractmethod
+    def over_batches(
+        self,
+        function: Callable[[Evaluate, np.ndarray], Result],
+        workload: Workload,
+        evaluations: int,
+    ) -> Iterator[tuple[np.ndarray, Result]]:
+        """Call a function of an `Evaluate` and the indices of its questions for each batch.
+
+        `evaluations` are expected of all batches. Yields indices with results, as they finish.
+        """
+
+
+class FunctionEvaluator(Evaluator):
+    """A function of the user's own, whose results are checked; all questions are one batch."""
+
+    def __init__(
+        self,
+        function: Callable[[np.ndarray], Any],
+        questions: list[Question],
+        num_layers: int | None,
+    ):
+        """Take a function from paths [B, C, P], padded with STOP, to verdicts or scores.
+
+        These are Verdicts with fields [B, C]; scores of every option [B, C, J], the higher the
+        better, where those of options that a question lacks are ignored; or [B, C], a number for
+        each path, right where it is 0 or more, or a bool. One number a path says nothing of wrong
+        options.
+        """
+        if num_layers is None:
+            raise InputError("a function of your own does not tell the layers: give num_layers.")
+        self.function, self.questions, self.num_layers = function, questions, num_layers
+        self.gold = np.array([question.answer for question in questions])
+        self.options = np.array([max(1, len(question.options)) for question in questions])
+
+    def __call__(self, paths: Paths) -> Verdicts:
+        return self.run(pad_paths(paths, len(self.questions), self.num_layers))
+
+    def over_batches(
+        self,
+        function: Callable[[Evaluate, np.ndarray], Result],
+        workload: Workload,
+        evaluations: int,
+    ) -> Iterator[tuple[np.ndarray, Result]]:
+        indices = np.arange(len(self.questions))
+        yield indices, function(self.run, indices)
+
+    def run(self, paths: np.ndarray) -> Verdicts:
+        """Evaluate valid paths [B, C, P]; InputError for results of another kind or shape."""
+        made = self.function(paths)
+        verdicts = made if isinstance(made, Verdicts) else self.score(made, paths)
+        if np.shape(verdicts.verdict) != paths.shape[:2]:
+            raise InputError(
+                f"the function returned Verdicts of shape {np.shape(verdicts.verdict)} for paths "
+                f"{paths.shape}: give one for each path, {paths.shape[:2]}."
+            )
+        if verdicts.scores.shape[-1] > 1 or self.options.max() == 1:
+            return verdicts
+        return verdicts.of_gold_alone(self.gold, int(self.options.max()))
+
+    def score(self, made: Any, paths: np.ndarray) -> Verdicts:
+        """Make verdicts of an array of scores."""
+        wave, most = paths.shape[:2], int(self.options.max())
+        try:
+            scores = np.asarray(made)
+        except ValueError:  # lists of unequal lengths
+            scores = np.empty(0)
+        if scores.dtype == bool and scores.shape == wave:
+            return Verdicts.of_margins(np.where(scores, 1.0, -1.0))
+        if scores.dtype.kind != "f" or scores.shape not in (wave, (*wave, most)):
+            raise InputError(
+                f"the function returned {scores.dtype} of shape {scores.shape} for paths "
+                f"{paths.shape}: give floats {wave}, right where they are 0 or more, or bools, or "
+                f"the scores of every option {(*wave, most)}, or Verdicts."
+            )
+        if scores.ndim == 2:
+            return Verdicts.of_margins(scores)
+        lacking = np.arange(most) >= self.options[:, None, None]
+        present = (np.isfinite(scores) | lacking).all(axis=-1) & (paths[:, :, 0] != STOP)
+        return Verdicts.of_scores(np.where(lacking, np.nan, scores), self.gold[:, None], present)
+
+
+class BatchEvaluator(Evaluator):
     """A function from paths to verdicts of encoded questions, which run in batches."""
 
     encoded: Sequence[Encoded]
-    num_layers: int
 
     def __call__(self, paths: Paths) -> Verdicts:
         """Evaluate paths [B, C, P], STOP-padded, or for each question a list of paths."""
@@ -204,6 +334,7 @@ class ModelEvaluator(BatchEvaluator):
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
         self.questions = [each.question for each in self.encoded]
         self.num_layers = model.config.num_layers
+        self.asked = EncodedQuestions(model, scorer, self.encoded, batch_size)
         self.batch_size = batch_size or limits.questions
         self.first = self.encoded if first is None else first
         few = keep_open and len(self.encoded) <= OPEN * self.batch_size

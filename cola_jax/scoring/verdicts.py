@@ -117,9 +117,21 @@ class Verdicts(NamedTuple):
 
     @classmethod
     def of_margins(cls, margin: ArrayLike) -> "Verdicts":
-        """Make verdicts of a metric of your own, such as [B, C]: right where it is 0 or more."""
+        """Make verdicts of a metric of your own, such as [B, C]: right where it is 0 or more.
+
+        It is the score of gold, judged against 0; there are none of other options.
+        """
         margin = np.asarray(margin)
-        return cls.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
+        answer = np.where(margin >= 0, 0, NO_ANSWER)
+        return cls.of_scores(margin[..., None], 0, answer=answer, outside=np.nan)
+
+    def of_gold_alone(self, gold: np.ndarray, options: int) -> "Verdicts":
+        """Read verdicts [B, C] of one score as those of gold [B], the only one scored of J."""
+        index = np.broadcast_to(gold[:, None, None], self.scores.shape)
+        scores = np.full((*self.verdict.shape, options), np.nan, np.float32)
+        np.put_along_axis(scores, index, self.scores, axis=-1)
+        answer = np.where(self.answer == 0, gold[:, None], NO_ANSWER).astype(np.int32)
+        return self._replace(scores=scores, answer=answer)
 
     def of_target(self, target: int | np.ndarray) -> "Verdicts":
         """Read the same evaluations with another option, or another for each, as the right one."""

@@ -2,17 +2,24 @@
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from typing import Unpack
 
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
+from cola_jax.params import Model
 from cola_jax.path import identity
 from cola_jax.question import Question
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator, layers_in
-from cola_jax.scoring.scorer import Evaluate
+from cola_jax.scoring.evaluator import (
+    EncodedQuestions,
+    EvaluatorOptions,
+    ModelEvaluator,
+    evaluator,
+)
+from cola_jax.scoring.scorer import Evaluate, Scorer
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
 from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome, Outcomes, as_ids, as_text
@@ -23,9 +30,10 @@ NO_LEAF = Leaf("")
 
 
 def search(
-    evaluate: Evaluate,
+    model: Model | Evaluate,
     questions: Sequence[Question],
     *,
+    scorer: Scorer | str | None = None,
     preset: str | Rules = DEFAULT,
     simulations: int = 100,
     leaves: int = 16,
@@ -34,14 +42,16 @@ def search(
     control: Control = "all",
     num_layers: int | None = None,
     layer_costs: Sequence[float] | None = None,
+    **options: Unpack[EvaluatorOptions],
 ) -> Outcomes:
     """Search paths for every question.
 
     Args:
-      evaluate: from `cola_jax.evaluator(model, questions, scorer)`, or any function from paths
-        [B, C, P], padded with STOP, to Verdicts with fields [B, C], such as `Verdicts.of_margins`
-        makes of a number for each path.
-      questions: those that `evaluate` knows, in the same order.
+      model: a model, with its `scorer`; or a function of your own from paths [B, C, P], padded with
+        STOP, to the scores of every option [B, C, J], to a number for each path [B, C], right where
+        it is 0 or more, or to Verdicts with fields [B, C].
+      questions: B questions, such as those of `cola_jax.load_questions`.
+      scorer: how the model is asked; as for `cola_jax.evaluate`.
       preset: the name of a strategy, or its rules.
       simulations: evaluations per question beyond the baseline; fewer where a tree runs out of
         paths.
@@ -53,34 +63,28 @@ def search(
       control: wrong options for which a question that the model gets wrong is searched as well, to
         tell skill from luck: `all` that are not its answer, `one` of them, both with a search for
         its own answer, or `none`.
-      num_layers: L; needed where `evaluate` is a function of your own.
+      num_layers: L; needed where `model` is a function of your own.
       layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
+      options: those of `EvaluatorOptions`, where `model` is a model.
 
     Raises:
-      InputError: for no questions, other questions than the evaluator's, and invalid settings.
+      InputError: for no questions, those that the scorer cannot ask, and invalid settings.
     """
     costs = None if layer_costs is None else tuple(layer_costs)
     settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
-    if not questions:
-        raise InputError("there are no questions to search.")
-    if list(questions) != getattr(evaluate, "questions", list(questions)):
-        raise InputError("the questions are not those that the evaluator was made for.")
-    layers = layers_in(evaluate, num_layers)
-    settings.costs(layers)  # raises before anything runs
+    run = evaluator(model, questions, scorer, num_layers=num_layers, **options)
+    settings.costs(run.num_layers)  # raises before anything runs
 
     def work(evaluate: Evaluate, indices: np.ndarray) -> list[Outcome]:
-        evaluations = Evaluations(evaluate, [questions[i] for i in indices])
-        return search_batch(evaluations, layers, settings)
+        evaluations = Evaluations(evaluate, [run.questions[i] for i in indices])
+        return search_batch(evaluations, run.num_layers, settings)
 
-    over_batches = getattr(evaluate, "over_batches", None)  # of a model: each batch by itself
-    if over_batches is None:
-        return Outcomes(work(evaluate, np.arange(len(questions))), settings)
-    searches = settings.searches(max(len(question.options) for question in questions))
-    expected = len(questions) * (1 + simulations * searches)
+    searches = settings.searches(max(len(question.options) for question in run.questions))
+    expected = len(run.questions) * (1 + simulations * searches)
     outcomes: dict[int, Outcome] = {}
-    for indices, batch in over_batches(work, settings.workload(layers), expected):
+    for indices, batch in run.over_batches(work, settings.workload(run.num_layers), expected):
         outcomes |= zip(indices.tolist(), batch, strict=True)
-    return Outcomes((outcomes[i] for i in sorted(outcomes)), settings)
+    return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, run.asked)
 
 
 def resolve(strategy: str | Rules) -> Rules:
@@ -116,6 +120,13 @@ def search_batch(
         for target in control_targets(question, answers[b], settings.control)
     ]
     record_wave(evaluations, 0, [(history, root) for history in controls], positions)
+    for history in controls:
+        plain = history.verdicts[0].take(ROOT)
+        if plain.finite and np.isnan(plain.scores[history.target]):
+            raise InputError(
+                "one number a path says nothing of wrong options, so there is no control: return "
+                "the scores of every option [B, C, J], or give control='none'."
+            )
     start, wave = searches(settings, num_layers), 0
     running = [
         (history, start(history.question.id, history.verdicts[0]))
@@ -182,19 +193,35 @@ def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> 
     return [dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)]
 
 
-def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
+def asked_questions(outcomes: Outcomes, call: str) -> EncodedQuestions:
+    """Return the questions as a model was asked them; InputError for other first arguments."""
+    if not isinstance(outcomes, Outcomes):
+        raise InputError(
+            f"the first argument of {call} is of type {type(outcomes).__name__}, but must be the "
+            "outcomes that cola_jax.search returned."
+        )
+    if outcomes.asked is None:
+        raise InputError(
+            f"{call} takes outcomes of a search of a model in this process, and these are of a "
+            "function or were copied: search(model, questions, scorer=...)."
+        )
+    return outcomes.asked
+
+
+def confirm(outcomes: Outcomes) -> Outcomes:
     """Run each shortest correct path once more in float32; not counted as evaluations.
 
-    `evaluate` is the evaluator of the search. Returns the outcomes with `confirmed`.
+    Takes the outcomes of a search of a model, and returns them with `confirmed`.
     """
+    model, scorer, encoded, batch_size = asked_questions(outcomes, "confirm(outcomes)")
+    again = ModelEvaluator(model, encoded, scorer, batch_size=batch_size, keep_open=False)
 
     def run(worker: Worker, indices: np.ndarray, workload: Workload) -> list[bool | None]:
-        batch = [evaluate.encoded[i] for i in indices]
         paths = paths_to_confirm([outcomes[i] for i in indices])
-        return evaluate.scorer.confirm(worker, batch, workload, *paths)
+        return scorer.confirm(worker, [encoded[i] for i in indices], workload, *paths)
 
-    workload = outcomes.settings.workload(evaluate.num_layers)._replace(wave=1)
+    workload = outcomes.settings.workload(again.num_layers)._replace(wave=1)
     confirmed = np.full(len(outcomes), None)
-    for indices, held in evaluate.map_batches(run, workload):
+    for indices, held in again.map_batches(run, workload):
         confirmed[indices] = held
-    return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings)
+    return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings, outcomes.asked)

@@ -9,6 +9,7 @@ import numpy as np
 
 from cola_jax.path import format_edit, format_path
 from cola_jax.question import Question
+from cola_jax.scoring.evaluator import EncodedQuestions
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import Settings
 
@@ -129,9 +130,19 @@ class Outcome:
 class Outcomes(list[Outcome]):
     """The outcomes of several questions, in their order, and the settings of their search."""
 
-    def __init__(self, outcomes: Iterable[Outcome], settings: Settings):
+    def __init__(
+        self,
+        outcomes: Iterable[Outcome],
+        settings: Settings,
+        asked: EncodedQuestions | None = None,
+    ):
+        """Take outcomes, the settings of their search, and the questions as a model was asked."""
         super().__init__(outcomes)
-        self.settings = settings
+        self.settings, self.asked = settings, asked
+
+    def __reduce__(self) -> tuple:
+        """Leave out the model."""
+        return Outcomes, (list(self), self.settings)
 
     def to_pandas(self) -> Any:
         """Make a DataFrame with a row for each question; needs pandas.

@@ -50,7 +50,8 @@ def make_evaluations(first: int, count: int) -> Evaluations:
 
     def evaluate(paths: np.ndarray) -> Verdicts:
         columns = [right[unpad_path(path)] for path in paths[0]]
-        return Verdicts.of_margins(np.where(np.stack(columns, axis=1), 1.0, -1.0))
+        is_right = np.stack(columns, axis=1)[..., None]
+        return Verdicts.of_scores(np.where(is_right, [1.0, 0.0], [-1.0, 0.0]), 0)
 
     return Evaluations(evaluate, questions)
 

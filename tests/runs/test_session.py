@@ -313,10 +313,9 @@ def test_interrupted_recording_repeats_nothing_written(evaluate, tmp_path, monke
 def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     questions = tiny.questions(5)
     model = cola_jax.load(checkpoint)
-    evaluate = cola_jax.evaluator(model, questions, "options")
-    outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
-    outcomes = cola_jax.confirm(evaluate, outcomes)
-    run = cola_jax.save_run(tmp_path / "run", outcomes, evaluate)
+    outcomes = cola_jax.search(model, questions, scorer="options", simulations=8, leaves=4)
+    outcomes = cola_jax.confirm(outcomes)
+    run = cola_jax.save_run(outcomes, tmp_path / "run")
     assert run.settings()["simulations"] == 8
     rows = run.questions().to_pylist()
     assert [row["question"] for row in rows] == [question.id for question in questions]

@@ -56,14 +56,32 @@ def test_evaluate_takes_paths_in_every_form(questions):
 
 def test_evaluate_refuses_invalid_arguments(model, questions):
     for asked, scorer, message in (
-        ([], "options", "no questions to evaluate"),
+        ([], "options", "there are no questions"),
         (questions, "exact", "needs a format as well"),
     ):
         with pytest.raises(ValueError, match=message):
             cola_jax.evaluator(model, asked, scorer)
-    for own, message in ((model, "give a scorer as well"), (lengths, "give num_layers")):
+    for own, message in ((model, "give scorer= as well"), (lengths, "give num_layers")):
         with pytest.raises(ValueError, match=message):
             cola_jax.evaluate(own, questions, PATHS)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.zeros((2, 6)), r"float64 of shape \(2, 6\) .* give floats \(6, 10\)"),
+        (np.zeros((6, 10), int), "int64 of shape"),  # 0 would be right
+        (np.zeros((6, 10, 3)), r"or the scores of every option \(6, 10, 5\)"),
+        (np.zeros((6, 10, 5), bool), "bool of shape"),
+        ([[1.0], [2.0, 3.0]], "of shape"),
+        (None, "object of shape"),
+        (Verdicts.of_margins(np.zeros(6)), r"Verdicts of shape \(6,\)"),
+    ],
+    ids=str,
+)
+def test_evaluate_refuses_results_of_a_function(questions, returned, message):
+    with pytest.raises(ValueError, match=message):
+        cola_jax.evaluate(lambda paths: returned, questions, PATHS, num_layers=tiny.LAYERS)
 
 
 def test_to_pandas_has_a_row_per_evaluation(questions):

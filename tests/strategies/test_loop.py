@@ -9,8 +9,9 @@ import pytest
 
 import cola_jax
 from cola_jax.execute import worker
-from cola_jax.path import identity
-from cola_jax.scoring import Options
+from cola_jax.path import STOP, identity
+from cola_jax.scoring import Options, Verdicts
+from cola_jax.scoring.evaluator import evaluator
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
 from tests.strategies.formula import checksum, checksum_answer, formula, questions
@@ -157,6 +158,39 @@ def test_control_search_is_the_search_for_a_question_with_that_gold():
         assert own.verdicts.verdict.tolist() == control.verdicts.verdict.tolist()
 
 
+@pytest.mark.parametrize("control", ["all", "none"])
+def test_search_takes_scores_of_every_option(control):
+    """As an array, of which Verdicts are made."""
+    asked = questions(3)
+    answers = [1, 0, 3]
+    asked = [dataclasses.replace(q, answer=a) for q, a in zip(asked, answers, strict=True)]
+
+    def verdicts(paths):
+        scores = formula()(paths).scores.astype(np.float64)
+        return Verdicts.of_scores(scores, np.array(answers)[:, None], paths[..., 0] != STOP)
+
+    ours = cola_jax.search(lambda paths: formula()(paths).scores, asked, control=control, **SIX)
+    theirs = cola_jax.search(verdicts, asked, control=control, **SIX)
+    assert all(map(same, ours, theirs))
+    for own, other in zip(ours, theirs, strict=True):
+        assert len(own.controls) == len(other.controls)
+        assert all(map(same, own.controls, other.controls))
+
+
+def test_search_takes_a_number_for_each_path_without_a_control():
+    def fewest(paths):
+        return 4.5 - (paths != STOP).sum(axis=-1)
+
+    asked = [dataclasses.replace(question, answer=2) for question in questions(2)]
+    for function in (fewest, lambda paths: fewest(paths) >= 0):
+        for outcome in cola_jax.search(function, asked, control="none", **SIX):
+            right = [len(path) < 5 for path in outcome.paths]
+            assert outcome.verdicts.verdict.tolist() == right
+            assert outcome.verdicts.answer.tolist() == [2 if each else -1 for each in right]
+        with pytest.raises(ValueError, match=r"says nothing of wrong options.*control='none'"):
+            cola_jax.search(function, asked, **SIX)
+
+
 # with a model
 
 MODEL = {"simulations": 16, "leaves": 4, "control": "none"}
@@ -176,10 +210,10 @@ def scorer(tiny_checkpoint):
 def searched(model, scorer):
     """The outcomes of seven questions, and how many evaluations were counted."""
     metrics, asked = cola_jax.Metrics(), tiny.questions(7)
-    evaluate = cola_jax.evaluator(model, asked, scorer, metrics=metrics)
-    outcomes, counted = cola_jax.search(evaluate, asked, **MODEL), metrics.evaluations
+    outcomes = cola_jax.search(model, asked, scorer=scorer, metrics=metrics, **MODEL)
+    counted = metrics.evaluations
     assert all(outcome.confirmed is None for outcome in outcomes)
-    return cola_jax.confirm(evaluate, outcomes), counted
+    return cola_jax.confirm(outcomes), counted
 
 
 def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, searched, monkeypatch):
@@ -188,9 +222,8 @@ def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, sear
     bars, show = [], worker.metrics_bar
     monkeypatch.setattr(worker, "metrics_bar", lambda *args: bars.append(args) or show(*args))
     asked = [tiny.questions(7)[i] for i in chosen]
-    evaluate = cola_jax.evaluator(model, asked, scorer, batch_size=1)
-    assert not evaluate.keeps_open
-    outcomes = cola_jax.confirm(evaluate, cola_jax.search(evaluate, asked, **MODEL))
+    outcomes = cola_jax.search(model, asked, scorer=scorer, batch_size=1, **MODEL)
+    outcomes = cola_jax.confirm(outcomes)
     assert [progress for _, progress in bars] == [None, False]  # that of the search is shown
     for i, outcome in zip(chosen, outcomes, strict=True):
         expected = searched[0][i]
@@ -211,10 +244,24 @@ def test_search_of_model_is_counted_and_confirmed_in_float32(searched):
     assert confirmed == [True if o.verdicts.verdict.any() else None for o in searched[0]]
 
 
+def test_search_of_model_is_that_of_its_evaluator(model, searched):
+    asked = tiny.questions(7)
+    outcomes = cola_jax.search(evaluator(model, asked, "options"), asked, **MODEL)
+    assert all(map(same, outcomes, [dataclasses.replace(o, confirmed=None) for o in searched[0]]))
+
+
 def test_search_refuses_other_questions_than_evaluators(model, scorer):
     asked = tiny.questions(3)
-    evaluate = cola_jax.evaluator(model, asked, scorer)
+    evaluate = evaluator(model, asked, scorer)
     other = dataclasses.replace(asked[2], answer=1)
     for others in (asked[:2], asked[::-1], [*asked[:2], other]):
         with pytest.raises(ValueError, match="not those that the evaluator was made for"):
             cola_jax.search(evaluate, others, **MODEL)
+
+
+def test_confirm_and_save_run_take_outcomes_first(tmp_path, together):
+    for call in (cola_jax.confirm, lambda outcomes: cola_jax.save_run(outcomes, tmp_path)):
+        with pytest.raises(ValueError, match=r"\(outcomes.* takes outcomes of a search of a model"):
+            call(together)
+        with pytest.raises(ValueError, match=r"\(outcomes.* is of type str"):
+            call("run")
