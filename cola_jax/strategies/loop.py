@@ -73,16 +73,17 @@ def search(
     costs = None if layer_costs is None else tuple(layer_costs)
     settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
     run = evaluator(model, questions, scorer, num_layers=num_layers, **options)
-    settings.costs(run.num_layers)  # raises before anything runs
+    listed, layers = run.questions, run.num_layers
+    settings.costs(layers)  # raises before anything runs
 
-    def work(evaluate: Evaluate, indices: np.ndarray) -> list[Outcome]:
-        evaluations = Evaluations(evaluate, [run.questions[i] for i in indices])
-        return search_batch(evaluations, run.num_layers, settings)
+    def work(evaluate: Evaluate, indices: np.ndarray) -> list[Outcome]:  # Ray sends it to workers
+        evaluations = Evaluations(evaluate, [listed[i] for i in indices])
+        return search_batch(evaluations, layers, settings)
 
-    searches = settings.searches(max(len(question.options) for question in run.questions))
-    expected = len(run.questions) * (1 + simulations * searches)
+    searches = settings.searches(max(len(question.options) for question in listed))
+    expected = len(listed) * (1 + simulations * searches)
     outcomes: dict[int, Outcome] = {}
-    for indices, batch in run.over_batches(work, settings.workload(run.num_layers), expected):
+    for indices, batch in run.over_batches(work, settings.workload(layers), expected):
         outcomes |= zip(indices.tolist(), batch, strict=True)
     return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, run.asked)
 

@@ -108,10 +108,11 @@ def test_evaluators_give_what_the_model_does(engine, checkpoint):
     ours, theirs = remote(lists), local(lists)
     np.testing.assert_allclose(ours.margin, theirs.margin, atol=1e-4)
     assert (ours.verdict == theirs.verdict).all()
-    found, expected = (
-        cola_jax.search(evaluate, questions, simulations=5) for evaluate in (remote, local)
-    )
+    found = cola_jax.search(model, questions, simulations=5, **settings)
+    expected = cola_jax.search(local, questions, simulations=5)
     assert [outcome.paths for outcome in found] == [outcome.paths for outcome in expected]
+    again = [cola_jax.confirm(outcomes) for outcomes in (found, expected)]
+    assert again[0].to_pandas().equals(again[1].to_pandas())
 
 
 def test_every_device_of_a_worker_gets_a_batch(engine, prepare, monkeypatch):
