@@ -32,7 +32,7 @@ from cola_jax.files import exists, read_bytes, read_json, write_whole
 from cola_jax.model import embed, residual, run_layer, view_of
 from cola_jax.params import Model
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
-from cola_jax.runs.stored import check_same
+from cola_jax.runs.settings import check_same
 
 Path = tuple[int, ...]
 SKIP, KEEP, REPEAT = range(3)  # how often a segment runs

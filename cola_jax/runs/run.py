@@ -49,7 +49,8 @@ from cola_jax.runs.schema import (
     part_stem,
     read_part,
 )
-from cola_jax.runs.stored import Asked, check_asked, continues
+from cola_jax.runs.settings import check_digests, continues
+from cola_jax.runs.stored import Asked, check_asked
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.scorer import Evaluate
@@ -109,9 +110,11 @@ class Run:
             if is_new:
                 self.create(settings)
             before, starts = self.read_starts()
-            further = continues(self.directory, before, settings)
+            sources = (starts[-1] if starts else {}).get("model"), environment.get("model")
+            further = continues(self.directory, before, settings, sources)
             if starts and asked is not None:
                 check_asked(self, asked)
+            check_digests(self.directory, before, settings)
             if further:
                 self.set_aside()
             start_file = self.record_start(len(starts), settings, environment)

@@ -1,4 +1,4 @@
-"""Stored runs: whether a command may continue or use one, and the results it takes from it."""
+"""Stored runs: whether a command asks and uses the questions of one, and the results it takes."""
 
 import dataclasses
 import hashlib
@@ -9,14 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etils import epath
-
 from cola_jax.errors import (
     InputError,
     check_belongs,
     count,
     describe_difference,
-    printed,
     shown,
 )
 from cola_jax.files import check_file, exists, write_whole
@@ -25,6 +22,7 @@ from cola_jax.path import identity
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of, digest
 from cola_jax.runs.hosts import WHOLE
 from cola_jax.runs.schema import by_question, question_row, stored_verdict
+from cola_jax.runs.settings import other_settings
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded, most_options
 from cola_jax.scoring.verdicts import Verdicts
@@ -34,16 +32,6 @@ if TYPE_CHECKING:
 
 Path = tuple[int, ...]
 log = logging.getLogger(__name__)
-FLAGS = {
-    "strategy": "--preset",
-    "questions": "--limit",
-    "task": "--task",
-    "prompt": "--format",
-    "prompt.shots": "--num-fewshot",
-    "prompt.hash": "--task",
-    "prompt_set": "--shots-seed",
-    "grader": "the version of math-verify",
-}
 # settings that decide a verdict, and with PROMPT the prompts
 DECIDING = (
     *("model", "dtype", "scorer", "rule", "grader", "max_new_tokens"),
@@ -52,76 +40,7 @@ DECIDING = (
 PROMPT = ("format", "shots")
 # may differ where the paths of a run are only tried again
 ANY_SCORER = (*DECIDING[1:], *PROMPT, "prompts")
-DIGESTS = ("task", "prompt.hash", "variants.")  # settings that depend on the questions
 ANSWER = ["question", "path", "answer_text", "grade", "truncated"]
-
-
-def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether new settings need more evaluations of each question of a run.
-
-    More questions are evaluated beside those that are done; a larger search starts anew, with the
-    evaluations of the run. InputError names by its flag each setting that differs otherwise.
-    """
-    if old.get("command") != new.get("command"):
-        raise InputError(
-            f"{directory} was made by `cola {printed(str(old.get('command')))}`, not by `cola "
-            f"{new.get('command')}`: choose another directory."
-        )
-    changes = differing(old, new)
-    grown = {name for name, (was, now) in changes.items() if grows(name, was, now)}
-    if "questions" in changes:  # the questions of the run are compared one by one
-        grown |= {n for n, both in changes.items() if n.startswith(DIGESTS) and None not in both}
-    differences: dict[str, str] = {}
-    for name, (was, now) in changes.items():
-        flag = flag_of(name)
-        # the name of a choice explains the other differences under its flag
-        if name not in grown and (flag not in differences or name.endswith(".name")):
-            differences[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
-    if differences:
-        raise other_settings(directory, differences.values())
-    return not grown.isdisjoint(("simulations", "paths"))
-
-
-def grows(name: str, was: Any, now: Any) -> bool:
-    """Return whether a setting asks for more of the same."""
-    if name == "paths":
-        return set(map(tuple, was or ())) < set(map(tuple, now or ()))
-    return name in ("questions", "simulations") and (was or 0) < (now or 0)
-
-
-def check_same(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise InputError that names every setting in which a folder and this command differ."""
-    if changes := differing(old, new):
-        texts = (f"{n}: {shown(was)} there, {shown(now)} here" for n, (was, now) in changes.items())
-        raise other_settings(directory, texts)
-
-
-def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
-    """Return the error for a directory that was created with different settings."""
-    return InputError(
-        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-        "another directory, or repeat the old settings to resume it."
-    )
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of a setting, `preset.max_length` for example."""
-    head, _, rest = name.partition(".")
-    if head in ("preset", "variants"):
-        name = f"rules.{rest}" if head == "preset" else head
-    return FLAGS.get(name) or FLAGS.get(head) or f"--{name.replace('_', '-')}"
-
-
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return both values where two nested configurations differ, by dotted names."""
-    changes = {}
-    for name in sorted({*old, *new}):
-        was, now = old.get(name), new.get(name)
-        if isinstance(was, dict) and isinstance(now, dict):
-            changes |= {f"{name}.{rest}": both for rest, both in differing(was, now).items()}
-        elif was != now:
-            changes[name] = was, now
-    return changes
 
 
 class Asked(NamedTuple):

@@ -48,7 +48,8 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     assert all(words in text for words in ("18.5 ms", "119.4 %"))
     for flags, message in (
         (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
-        (["--prompts", "1"], "differs from it in tasks.arithmetic.prompts"),
+        (["--prompts", "1"], r"tasks.arithmetic.prompts \(--prompts: 3 there, 1 here\)"),
+        (["--num-fewshot", "1"], r"prompts \(--num-fewshot: 2 there, 1 here\)"),
     ):
         assert_match(message, refused("verify", "0-3", "0-2,2,3-4", *common, *flags))
     content = (out / "protocol.json").read_text()

@@ -1,4 +1,4 @@
-"""Stored runs: settings that continue or match, labels, samples for PoLar, and decoys."""
+"""Stored runs: settings that match, labels, samples for PoLar, and decoys."""
 
 import dataclasses
 import json
@@ -17,41 +17,6 @@ from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.runs.searches import Reuse
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking, encode
-
-OLD = {
-    **{"command": "search", "strategy": "best", "questions": 4, "simulations": 8, "seed": 2},
-    **{"preset": {"max_times": 1}, "prompt": {"format": "plain", "hash": "a"}, "task": "a"},
-    **{"paths": [[0, 1], [1]], "variants": {"chat": "a"}},
-}
-MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"questions": 2}, "--limit: 4 there, 2 here"),
-        ({"seed": 3}, "--seed: 2 there, 3 here"),
-        ({"preset": {"max_times": 4}}, "--rules.max-times: 1 there, 4 here"),
-        ({"prompt": {"format": "direct", "hash": "a"}}, "--format: 'plain' there, 'direct' here"),
-        ({"max_new_tokens": 4}, "--max-new-tokens: None there, 4 here"),
-        ({"temperature": 0.5}, "--temperature: None there, 0.5 here"),
-        ({"task": "b"}, "--task: 'a' there, 'b' here"),
-        (MORE | {"variants": {"order": "b"}}, "--variants: 'a' there, None here"),
-        ({"paths": [[0, 1]]}, r"--paths: \[\[0, 1\], \[1\]\] there, \[\[0, 1\]\] here"),
-        ({"command": "evaluate"}, "was made by `cola search`, not by `cola evaluate`"),
-    ],
-)
-def test_changes_that_do_not_continue_a_run_are_named_by_their_flags(change, message):
-    with pytest.raises(InputError, match=f"run .*{message}"):
-        stored.continues("run", OLD, OLD | change)
-
-
-def test_continues_says_whether_questions_are_evaluated_further():
-    for change in ({}, MORE | {"variants": {"chat": "b"}}):
-        assert stored.continues("run", OLD, OLD | change) is False
-    for change in ({"simulations": 9}, {"paths": [[1], [0, 1], [2]]}):
-        assert stored.continues("run", OLD, OLD | change) is True
-
 
 DECIDED = {
     **{"model": "abc", "dtype": "float32", "scorer": "options", "chat": None},

@@ -11,7 +11,7 @@ from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
 from cola_jax.question import digest
 from cola_jax.runs.session import Session
-from cola_jax.runs.stored import differing
+from cola_jax.runs.settings import differing, named_differences
 from cola_jax.storage import path_of
 from cola_jax.tasks.scorers import DECODING
 
@@ -100,11 +100,25 @@ def lock_protocol(directory: str, protocol: dict[str, Any], before: dict[str, An
     changes.pop("hash", None)
     if changes:
         name, (was, now) = next(iter(changes.items()))
+        by_flag = task_differences(before["tasks"], protocol["tasks"])
+        details = "; ".join(by_flag) or f"{name}: {shown(was)} there, {shown(now)} here"
         raise InputError(
             f"the protocol in {file} was fixed before the first outcome, and this command differs "
-            f"from it in {', '.join(changes)} ({name}: {shown(was)} there, {shown(now)} here): "
-            "repeat its flags, or give another --output."
+            f"from it in {', '.join(changes)} ({details}): repeat its flags, or give another "
+            "--output."
         )
+
+
+def task_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Describe by their flags the settings in which the tasks of two protocols differ."""
+    differences: dict[str, None] = {}  # in order, each once
+    for name in before.keys() & now.keys():
+        old, new = before[name]["prompts"], now[name]["prompts"]
+        if len(old) != len(new):
+            differences[f"--prompts: {len(old)} there, {len(new)} here"] = None
+        else:
+            differences.update(dict.fromkeys(named_differences(old[0], new[0])))
+    return list(differences)
 
 
 def read_protocol(directory: str) -> dict[str, Any] | None:

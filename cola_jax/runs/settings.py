@@ -1,0 +1,160 @@
+"""Settings of a run: whether a command may continue it, and by which flags the two differ."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from cola_jax.errors import InputError, brief, printed, shorten, shown
+from cola_jax.path import format_path
+from cola_jax.question import digest
+
+FLAGS = {
+    "strategy": "--preset",
+    "questions": "--limit",
+    "prompt.format": "--format",
+    "prompt.num_fewshot": "--num-fewshot",
+    "prompt.shots": "--shots-file",
+    "prompt": "--format",
+    "prompt_set": "--shots-seed",
+    "grader": "the grader",
+}
+# digests of questions and prompts, which other settings decide
+DIGESTS = ("task", "prompt.hash", "variant_digests", "choosing_digest")
+PLAIN = {"format": "plain", "shots": []}  # the prompt of a run that records none
+
+
+def continues(
+    directory: epath.PathLike,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    models: tuple[Any, Any] = (None, None),
+) -> bool:
+    """Return whether new settings need more evaluations of each question of a run.
+
+    More questions are evaluated beside those that are done; a larger search starts anew, with the
+    evaluations of the run. InputError names by its flag each setting that differs otherwise, but
+    for digests of the questions, which are compared one by one first (see `check_digests`).
+    `models` are the names of the models of the run and of this command.
+    """
+    if old.get("command") != new.get("command"):
+        raise InputError(
+            f"{directory} was made by `cola {printed(str(old.get('command')))}`, not by `cola "
+            f"{new.get('command')}`: choose another directory."
+        )
+    if differences := named_differences(old, new, models):
+        raise other_settings(directory, differences)
+    more = ("simulations", "paths")
+    return any(grows(name, old.get(name), new.get(name)) for name in more)
+
+
+def check_digests(
+    directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Raise InputError where a run of as many questions has others, or asks them differently."""
+    changes = differing(as_flags(old), as_flags(new))
+    if "questions" not in changes and (names := [*digests_in(changes)]):
+        task = f"--task: other questions or prompts there than here (digest of {names[0]})"
+        raise other_settings(directory, [task])
+
+
+def named_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], models: tuple[Any, Any] = (None, None)
+) -> list[str]:
+    """Describe the settings that differ by their flags, but for digests and what may grow."""
+    changes = differing(as_flags(old), as_flags(new))
+    for name in digests_in(changes):
+        del changes[name]
+    if None not in models and models[0] != models[1] and "model" in changes:
+        changes["model"] = models
+    if "prompt.num_fewshot" in changes:
+        changes.pop("prompt.shots", None)
+    if "scorer" in changes:  # which has settings of its own
+        changes = {name: both for name, both in changes.items() if None not in both}
+    differences: dict[str, str] = {}
+    for name, (was, now) in changes.items():
+        flag = flag_of(name)
+        # the name of a choice explains the other differences under its flag
+        if grows(name, was, now) or (flag in differences and not name.endswith(".name")):
+            continue
+        differences[flag] = (
+            f"{flag}: {setting_text(name, was)} there, {setting_text(name, now)} here"
+        )
+    return list(differences.values())
+
+
+def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the values of flags in place of the records of prompts."""
+    out = dict(settings)
+    prompt = dict(out.pop("prompt", None) or PLAIN)
+    style, shots = prompt.get("format"), prompt.pop("shots", ())
+    style = {"name": style} if not isinstance(style, Mapping) else dict(style)
+    style.pop("shots", None)  # their number, as of `prompt`
+    count = prompt.pop("num_fewshot", None)
+    prompt |= {"format": style, "num_fewshot": len(shots) if count is None else count}
+    if shots:
+        prompt["shots"] = list(shots)
+    out["prompt"] = prompt
+    out["chat"] = bool(out.get("chat"))
+    if variants := out.pop("variants", None):
+        out |= {"variants": sorted(variants), "variant_digests": dict(variants)}
+    if drawn := out.pop("choose_prompts", None):
+        out |= {"choose_prompts": len(drawn), "choosing_digest": digest(drawn)}
+    return out
+
+
+def digests_in(changes: Mapping[str, Any]) -> list[str]:
+    """List the dotted names of digests that other settings or the questions decide."""
+    return [name for name in changes if name.startswith(DIGESTS)]
+
+
+def grows(name: str, was: Any, now: Any) -> bool:
+    """Return whether a setting asks for more of the same."""
+    if name == "paths":
+        return set(map(tuple, was or ())) < set(map(tuple, now or ()))
+    return name in ("questions", "simulations") and (was or 0) < (now or 0)
+
+
+def check_same(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise InputError that names every setting in which a folder and this command differ."""
+    if changes := differing(old, new):
+        texts = (f"{n}: {shown(was)} there, {shown(now)} here" for n, (was, now) in changes.items())
+        raise other_settings(directory, texts)
+
+
+def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
+    """Return the error for a directory that was created with different settings."""
+    return InputError(
+        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+        "another directory, or repeat the old settings to resume it."
+    )
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting, `preset.max_length` for example."""
+    head, _, rest = name.partition(".")
+    if head == "preset":
+        name = f"rules.{rest}"
+    first = ".".join(name.split(".")[:2])
+    return FLAGS.get(first) or FLAGS.get(head) or f"--{name.replace('_', '-')}"
+
+
+def setting_text(name: str, value: Any) -> str:
+    """Write the value of a setting as its flag takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "not given", True: "on", False: "off"}[value]
+    if name == "paths":
+        return shorten([format_path(path) for path in value])
+    return brief(value) if isinstance(value, str) else shown(value)
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return both values where two nested configurations differ, by dotted names."""
+    changes = {}
+    for name in sorted({*old, *new}):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            changes |= {f"{name}.{rest}": both for rest, both in differing(was, now).items()}
+        elif was != now:
+            changes[name] = was, now
+    return changes
