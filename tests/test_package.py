@@ -1,6 +1,8 @@
 """What users install: the wheel, and the pages of the API that pdoc makes from docstrings."""
 
 import inspect
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -24,6 +26,26 @@ def test_wheel_holds_the_package_and_its_files_only(tmp_path):
     assert {f"{metadata}/licenses/LICENSE", f"{metadata}/entry_points.txt"} <= names
     files = [file for file in (ROOT / "cola_jax").rglob("*") if file.suffix in (".py", *READ)]
     assert {file.relative_to(ROOT).as_posix() for file in files} <= names
+
+
+WITHOUT_EXTRAS = """
+import inspect, pydoc, sys
+sys.modules.update(dict.fromkeys(["lm_eval", "math_verify", "PIL", "ray", "torch", "torchvision"]))
+import cola_jax
+from cola_jax import *
+members, page = dict(inspect.getmembers(cola_jax)), pydoc.plain(pydoc.render_doc(cola_jax))
+assert all(name in globals() and name in members and name in page for name in cola_jax.__all__)
+try:
+    RayEngine()
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_every_name_imports_without_extras():
+    command = [sys.executable, "-c", WITHOUT_EXTRAS]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == "many machines need Ray: pip install 'cola-jax[ray]'.\n"
 
 
 # pydantic annotates the constructor of its dataclasses with a class that pdoc cannot import

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,8 +173,6 @@ class RunFlags:
             )
         if self.hosts.distributed:
             raise InputError("give --distributed or --engine ray: Ray finds the machines itself.")
-        if importlib.util.find_spec("ray") is None:
-            raise InputError("--engine ray needs a package: pip install 'cola-jax[ray]'.")
         return connect_once(self.engine, self.worker_resources, self.devices.tensor)
 
 

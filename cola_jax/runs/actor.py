@@ -8,10 +8,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import ray
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
@@ -25,6 +24,9 @@ from cola_jax.runs.devices import Devices
 from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.schema import EVALUATIONS, encode_part
 from cola_jax.storage import is_url
+
+if TYPE_CHECKING:
+    from ray import ObjectRef  # its package is an extra: methods of a worker import it
 
 CALLS = 64  # of a worker at a time, at most
 PACKAGES = ("cola-jax", "jax", "transformers")
@@ -97,6 +99,8 @@ class RayWorker:
 
     def facts(self, expected: Mapping[str, str]) -> Facts:
         """Describe the machine; InputError where its versions are not those of the driver."""
+        import ray
+
         host = platform.node()
         for name, found in versions().items():
             if found != expected[name]:
@@ -137,8 +141,10 @@ class RayWorker:
             self.idle.put(worker)
         return workers.batches_at_once
 
-    def receive(self, place: ModelPlace, files: Mapping[str, Sequence[ray.ObjectRef]]) -> bool:
+    def receive(self, place: ModelPlace, files: Mapping[str, Sequence["ObjectRef"]]) -> bool:
         """Write the files of a checkpoint, which the workers of a machine do once."""
+        import ray
+
         folder = place.received
         folder.parent.mkdir(parents=True, exist_ok=True)
         with hold(folder.with_suffix(".lock")):
@@ -151,8 +157,10 @@ class RayWorker:
                                 file.write(ray.get(chunk))
         return True
 
-    def run(self, job: Sequence[ray.ObjectRef], batch: Batch) -> tuple[Any, dict[str, Any]]:
+    def run(self, job: Sequence["ObjectRef"], batch: Batch) -> tuple[Any, dict[str, Any]]:
         """Do the work on a batch; return its result, and the counts since the last call."""
+        import ray
+
         (reference,) = job  # in a list, or each call would unpack the work
         with self.lock:
             if self.job != reference.hex():

@@ -6,6 +6,7 @@ progress. It alone writes results.
 
 import collections
 import dataclasses
+import importlib.util
 import logging
 import os
 import re
@@ -13,12 +14,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cola_jax.errors import InputError, first_line
 from cola_jax.execute.memory import Memory, limits_of
@@ -35,12 +34,20 @@ from cola_jax.scoring.evaluator import BatchEvaluator, EncodedQuestions, questio
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 
+# an extra, without which a `RayEngine` cannot be made; a folder of that name has no origin
+SPEC = importlib.util.find_spec("ray")
+HAS_RAY = SPEC is not None and SPEC.origin is not None
+if TYPE_CHECKING or HAS_RAY:
+    import ray
+    from ray import ObjectRef as Ref
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+else:
+    Ref = RayError = Any  # in annotations
+
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # workers that a batch ends before it is set aside
 STARTS = 3  # workers, one after the other, that end before they have loaded the model
 CHUNK = 256 << 20  # bytes of a file that are sent at a time
-
-Ref = ray.ObjectRef
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,9 +89,11 @@ class RayEngine:
           resources: of each worker, such as {"TPU": 4}; by default all TPUs of a machine, else
             `tensor` GPUs, else all CPUs of the smallest machine.
 
-        Raises InputError where there is no such cluster, no machine has the resources, and where
-        the worker's versions differ from this process's.
+        Raises InputError where Ray is not installed, there is no such cluster, no machine has the
+        resources, and where the worker's versions differ from this process's.
         """
+        if not HAS_RAY:
+            raise InputError("many machines need Ray: pip install 'cola-jax[ray]'.")
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # a spare worker always waits
         handler = signal.getsignal(signal.SIGTERM)
         try:

@@ -1,7 +1,5 @@
 """Flags that subcommands share: what they collect, and what they refuse."""
 
-import importlib.util
-
 import pytest
 
 from cola_jax.cli.commands import parse
@@ -49,7 +47,7 @@ def test_resolve_gives_the_configuration_of_a_session():
     ],
 )
 def test_resolve_refuses_engines(monkeypatch, flags, message):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("cola_jax.runs.ray.HAS_RAY", False)
     with pytest.raises(ValueError, match=message):
         flags.resolve()
 
