@@ -5,6 +5,7 @@ lost 3.5 after another. A set serves all questions of a task.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,7 +20,8 @@ from cola_jax.question import Question, digest, random_of, stable_hash
 
 Item = TypeVar("Item")
 CHOOSE, MEASURE = "choose", "measure"  # purposes: sets of the one are none of the other
-ATTEMPTS = 20  # draws, which may repeat a set, for each set wanted
+MOST = 1000  # prompts of a task; the questions are asked in each
+ATTEMPTS = 20  # draws in a row without a new prompt, for each known one, before there are no more
 RESERVED = 8  # sets for measuring, at least, that those for choosing leave out
 
 
@@ -92,10 +94,17 @@ def measuring_prompts(maker: "ScorerMaker", count: int) -> list[Prompt]:
     return [own] if count == 1 else enough(maker, draw(maker, MEASURE, count, [own]), count)
 
 
+def check_count(name: str, count: int | None) -> None:
+    """Raise InputError for a number of prompts that cannot be asked; `name` is its setting."""
+    if count is not None and not 1 <= count <= MOST:
+        raise InputError(f"{name} must be from 1 to {MOST:,} prompts, it is {count:,}.")
+
+
 def draw(maker: "ScorerMaker", purpose: str, count: int, others: Sequence[Prompt]) -> list[Prompt]:
     """Draw up to `count` distinct prompts that are none of the others."""
     known, drawn = {prompt.key for prompt in others}, list[Prompt]()
-    for number in range(ATTEMPTS * count):
+    repeated = 0  # draws since the last new prompt
+    for number in itertools.count():
         prompt_set = PromptSet(f"{purpose} {number}", maker.config.shots_seed)
         scorer, record = dataclasses.replace(maker, prompt_set=prompt_set).make()
         record["prompt_set"] = f"{prompt_set.name}, seed {prompt_set.seed}"
@@ -103,7 +112,10 @@ def draw(maker: "ScorerMaker", purpose: str, count: int, others: Sequence[Prompt
         if prompt.key not in known:
             known.add(prompt.key)
             drawn.append(prompt)
-        if len(drawn) == count:
+            repeated = 0
+        else:
+            repeated += 1
+        if len(drawn) == count or repeated == ATTEMPTS * len(known):
             break
     return drawn
 

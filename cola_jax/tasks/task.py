@@ -13,7 +13,7 @@ from cola_jax.errors import InputError, shorten
 from cola_jax.question import Question, content, sha256, split
 from cola_jax.scoring import ScorerName
 from cola_jax.tasks.formats import FORMATS, format_of
-from cola_jax.tasks.prompt_sets import choosing_prompts, measuring_prompts, place_of
+from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts, place_of
 from cola_jax.tasks.registry import (
     ARITHMETIC,
     TASKS,
@@ -138,8 +138,7 @@ class TaskConfig:
         object.__setattr__(self, "subject", subject or self.subject)
         object.__setattr__(self, "limit", read_limit(self.limit))
         for name in ("prompts", "choose_prompts"):
-            if (count := getattr(self, name)) is not None and count < 1:
-                raise InputError(f"{name} must be at least 1, it is {count}.")
+            check_count(name, getattr(self, name))
 
     @property
     def chooses_over_several(self) -> bool:

@@ -94,5 +94,13 @@ def test_a_task_without_other_prompts_is_refused(write):
     assert SUMS.with_prompts(4, 8).prompts == 8
     with pytest.raises(InputError, match="leave out --variants or --prompts"):
         prepare(dataclasses.replace(SUMS, prompts=2, variants=("shots",)), several=True)
-    with pytest.raises(InputError, match="prompts must be at least 1"):
-        dataclasses.replace(config, prompts=0)
+    for count in (0, 1_000_000_000):
+        with pytest.raises(InputError, match="prompts must be from 1 to 1,000 prompts, it is "):
+            dataclasses.replace(config, prompts=count)
+
+
+def test_draw_ends_where_a_task_has_no_further_prompts(write):
+    rows = [{"question": f"number {i}?", "options": list("wxyz"), "answer": "y"} for i in range(3)]
+    config = TaskConfig(str(write(*rows)), scorer="options", prompts=1000)
+    with pytest.raises(InputError, match=r"0 other prompts .* but 1000 .*--num-fewshot 1"):
+        prepare(config, several=True)
