@@ -50,6 +50,7 @@ class Verify(Printing):
     of paths."""
 
     def run(self) -> None:
+        from cola_jax.deploy.verify.claims import check_text
         from cola_jax.deploy.verify.trial import run_trial, time_paths
         from cola_jax.report import write_page
         from cola_jax.report.tables import markdown_report, terminal_report
@@ -62,6 +63,8 @@ class Verify(Printing):
 
         if not self.claims:
             raise UsageError("`cola verify` needs CLAIMS: give at least one, such as 0-28.")
+        for text in self.claims:
+            check_text(text)
         if self.power is not None:
             self.plan(self.power)
             return
