@@ -82,10 +82,11 @@ def parse(arguments: Sequence[str]) -> Command:
     defaults of `--rules.*`; the rules of a file with another preset are not used. What follows
     `lm-eval` is parsed by the harness.
 
-    Raises InputError for a broken file of flags, and SystemExit after a help page and the like, and
-    with status 2 after an error that tyro prints.
+    Raises InputError for a broken file of flags and for words that are not UTF-8, and SystemExit
+    after a help page and the like, and with status 2 after an error that tyro prints.
     """
     name, *words = arguments or ["--help"]
+    check_text(words)
     if name == "--version":
         print(f"cola-jax {version('cola-jax')}")
         sys.exit()
@@ -112,6 +113,7 @@ def parse(arguments: Sequence[str]) -> Command:
         if preset != values.get("preset", preset):  # its rules go with it
             values = {name: values[name] for name in values if not name.startswith("rules.")}
         words = [*words_of(values), *words]
+        check_text(words)
     rules = PRESETS.get(str(preset))
     if kind is Search and rules is not None:
         fields = [("rules", Rules, rules)]
@@ -124,6 +126,15 @@ def parse(arguments: Sequence[str]) -> Command:
         config=CONFIG,
         registry=HELP if {"-h", "--help"} & {*words} else None,
     )
+
+
+def check_text(words: Sequence[str]) -> None:
+    """Raise UsageError for a word with bytes that are not UTF-8, which no record of a run holds."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{word!r} is not UTF-8: use a name without such bytes.") from None
 
 
 def first_values(words: Sequence[str]) -> argparse.Namespace:
