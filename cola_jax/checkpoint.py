@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
-from cola_jax.files import is_file, parse_object, read_bytes
+from cola_jax.files import check_link, is_file, parse_object, read_bytes
 from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
@@ -221,12 +221,16 @@ def device_bit_sum(weight: jax.Array) -> jax.Array:
 
 
 def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint's metadata; InputError if the directory is not a checkpoint."""
+    """Read a checkpoint's metadata.
+
+    InputError if the directory is not a checkpoint, or links to files elsewhere.
+    """
     folder = local(directory)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a directory: make a checkpoint with `cola convert`.")
     file = folder / METADATA
     for entry in folder.rglob("*"):
+        check_link(entry, folder)
         if not entry.is_dir():
             is_file(entry)  # TensorStore would wait for a pipe
     if not is_file(file):

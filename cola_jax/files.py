@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.storage import AnyPath, bucket_of, file_system, for_each, is_url, path_of, upload
 
+BLOBS = re.compile(r"(?:models|datasets)--.+/blobs")  # folders of files in the cache of the Hub
+
 
 def check_writable(place: AnyPath) -> None:
     """Raise InputError or OSError where nothing can be written, before the work that it is for.
@@ -65,11 +67,38 @@ def check_apart(destination: AnyPath, source: AnyPath) -> None:
         )
 
 
+def check_link(place: AnyPath, folder: AnyPath) -> None:
+    """Raise InputError for a link that leads out of the folder that it came with.
+
+    A folder of somebody else may link to any file of the user's, which would then be read, changed
+    or deleted. The Hub's cache links the files of a model to its blobs, which are not refused.
+    """
+    if is_url(place) or not os.path.islink(place):
+        return
+    target = Path(os.path.realpath(place))
+    in_cache = BLOBS.fullmatch("/".join(target.parts[-3:-1]))
+    if not in_cache and not target.is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"{place} is a link to {target}, which is not in {folder}: remove the link, or copy "
+            "the file in its place."
+        )
+
+
+def inside(folder: AnyPath, *names: str) -> "epath.Path":
+    """Return the path of a file or folder in a folder; InputError where a link leads out of it."""
+    place = path_of(folder)
+    for name in names:
+        place /= name
+        check_link(place, folder)
+    return place
+
+
 def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     """List the files of a folder, in order, whose names match; none where there is no folder.
 
     epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
-    one named run[1]. Hidden files are those of patterns that begin with a dot.
+    one named run[1]. Hidden files are those of patterns that begin with a dot. InputError for a
+    link that leads out of the folder.
     """
     names = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -82,7 +111,8 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
         else:
             names = os.listdir(folder)
     matches = (name for name in sorted(filter(None, names)) if fnmatch.fnmatch(name, pattern))
-    return [folder / name for name in matches if name.startswith(".") == pattern.startswith(".")]
+    hidden = pattern.startswith(".")
+    return [inside(folder, name) for name in matches if name.startswith(".") == hidden]
 
 
 def exists(place: AnyPath) -> bool:

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig, Rope
+from cola_jax.errors import InputError
 from cola_jax.params import FULL, layer_at, shapes, sharding
 from tests import oracle
 from tests.execute import batches
@@ -217,6 +218,18 @@ def test_read_metadata_refuses_what_is_damaged(copy):
         file.write_bytes(content)
         with pytest.raises(checkpoint.DamagedError, match=r"cola\.json.* It is damaged"):
             checkpoint.read_metadata(copy)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer/notes.txt", "weights", "cola.json"])
+def test_read_metadata_refuses_links_to_files_elsewhere(copy, tmp_path, name):
+    """Exports copy the files of a tokenizer, whatever they are."""
+    if (copy / name).exists():
+        (copy / name).rename(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "elsewhere").write_text("secret")
+    (copy / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"{name} is a link to .*elsewhere, which is not in"):
+        checkpoint.read_metadata(copy)
 
 
 def test_read_metadata_refuses_other_directories_with_a_hint(pair, copy, tmp_path):

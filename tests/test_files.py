@@ -72,6 +72,27 @@ def test_check_apart_refuses_inside_and_around(tmp_path, monkeypatch):
     files.check_apart(".", "s3://bucket/model")
 
 
+def test_inside_refuses_links_that_lead_out_of_a_folder(tmp_path):
+    folder, blobs = tmp_path / "big" / "run", tmp_path / "models--a--b" / "blobs"
+    for made in (folder / "sub", blobs):
+        made.mkdir(parents=True)
+    (tmp_path / "typed").symlink_to(folder)  # the user's own
+    (blobs / "0123").write_text("blob")
+    links = {"within": "sub", "blob": blobs / "0123", "out": tmp_path, "up": "../..", "gone": "/x"}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    assert files.inside(tmp_path / "typed", "sub", "new") == tmp_path / "typed" / "sub" / "new"
+    assert [files.inside(folder, name).name for name in ("within", "blob")] == ["within", "blob"]
+    for name in ("out", "up", "gone"):
+        with pytest.raises(InputError, match=rf"run/{name} is a link to /.*not in .*copy the file"):
+            files.inside(folder, name, "more")
+        with pytest.raises(InputError, match="is a link to"):
+            files.matching(files.path_of(folder), f"{name}*")
+    (folder / "within" / "deep").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="within/deep is a link"):
+        files.inside(folder, "within", "deep")
+
+
 def test_read_text_takes_utf_8_with_a_mark(tmp_path):
     (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbfmine")
     assert files.read_text(tmp_path / "mine.txt") == "mine"

@@ -13,7 +13,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from cola_jax import progress
 from cola_jax.errors import InputError
-from cola_jax.files import check_writable
+from cola_jax.files import check_writable, inside
 from cola_jax.progress import log
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts
@@ -220,7 +220,7 @@ class TaskFlags:
             flags = dataclasses.replace(self, task=dataclasses.replace(self.task, task=name))
             if flags.name in each:
                 raise InputError(f"two tasks are named {flags.name}: give each once.")
-            each[flags.name] = dataclasses.replace(flags, out=f"{self.out}/{flags.name}")
+            each[flags.name] = dataclasses.replace(flags, out=str(inside(self.out, flags.name)))
         return list(each.values())
 
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
@@ -251,7 +251,7 @@ class TaskFlags:
                     "in all of them: give one of the two."
                 )
             for number, session in enumerate(flags.prepare_prompts(command), start=1):
-                sessions[f"{flags.out}/prompt-{number}"] = session
+                sessions[str(inside(flags.out, f"prompt-{number}"))] = session
         (first, *_) = sessions.values()
         return {out: dataclasses.replace(s, handle=first.handle) for out, s in sessions.items()}
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from cola_jax.deploy.router import prompt_states
 from cola_jax.deploy.rules import (
@@ -24,6 +23,7 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.static import evaluate_on
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import inside
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import split
 from cola_jax.runs.run import Run
@@ -113,7 +113,7 @@ def find_menu(
             "a menu chooses: use `generation`."
         )
     labels = [label for run in runs for label in training_labels(run, session)]
-    prompts, held_out = prompts or [session], str(epath.Path(out) / "held-out")
+    prompts, held_out = prompts or [session], str(inside(out, "held-out"))
 
     def part(session: "Session", folder: str, *, held_out: bool = False) -> Questions:
         """Evaluate the same paths of all questions through a run, which is resumed."""
@@ -132,8 +132,8 @@ def find_menu(
 
     folders = zip(prompts, prompt_folders(held_out, len(prompts)), strict=True)
     return choose_menu(
-        part(screen, str(epath.Path(out) / "candidates")).evaluations,
-        part(session, str(epath.Path(out) / "training")),
+        part(screen, str(inside(out, "candidates"))).evaluations,
+        part(session, str(inside(out, "training"))),
         [part(each, folder, held_out=True) for each, folder in folders],
         labels,
         session.num_layers,

@@ -28,7 +28,7 @@ from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padd
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.plan import take
 from cola_jax.execute.reference import replicated
-from cola_jax.files import exists, read_bytes, read_json, write_whole
+from cola_jax.files import exists, inside, read_bytes, read_json, write_whole
 from cola_jax.model import embed, residual, run_layer, view_of
 from cola_jax.params import Model
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
@@ -269,7 +269,7 @@ class Record(BaseModel):
     @classmethod
     def read(cls, directory: epath.PathLike) -> "Record":
         """Read the record of a router; InputError where there is none, or it cannot be read."""
-        file = absolute(directory) / RECORD
+        file = inside(absolute(directory), RECORD)
         if not exists(file):
             raise InputError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
         with reading(file, "Train a router with `cola distill` in another directory."):
@@ -303,7 +303,7 @@ def load_router(directory: epath.PathLike, model: Model) -> Router:
     ours = {"identity": known, "num_layers": config.num_layers, "width": config.width}
     action = f"load {printed(record.model)}, or train a router for this model"
     check_belongs(f"the router {directory}", theirs, "this model", ours, action)
-    file = absolute(directory) / WEIGHTS
+    file = inside(absolute(directory), WEIGHTS)
     content = read_bytes(file)
     theirs, ours = {"weights": record.weights}, {"weights": sha256(content).hexdigest()}
     check_belongs(f"the router {directory}", theirs, str(file), ours, "train it again")

@@ -18,13 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cola_jax.deploy.router import prompt_states
 from cola_jax.errors import InputError, check_belongs, reading
-from cola_jax.files import exists, read_bytes, read_json
+from cola_jax.files import exists, inside, read_bytes, read_json
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
-from cola_jax.storage import path_of
 
 Path = tuple[int, ...]
 Rule = Literal["single", "vote", "logprob", "selector"]  # the simplest first
@@ -251,7 +250,7 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     Raises InputError for a file that is missing or not a menu, a menu of another checkpoint, and a
     selector that is not that of the menu.
     """
-    file = path_of(directory) / MENU
+    file = inside(directory, MENU)
     if not exists(file):
         raise InputError(f"{directory} has no {MENU}: make it with `cola menu`.")
     selector = None
@@ -262,7 +261,7 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
             paths = (paths[content.single],)
     check_belongs(str(file), {"model": content.model}, "this model", {"model": model}, REPAIR)
     if content.rule == "selector":
-        place = file.parent / SELECTOR
+        place = inside(directory, SELECTOR)
         stored = read_bytes(place)
         theirs, ours = {"selector": str(content.selector)}, {"selector": sha256(stored).hexdigest()}
         check_belongs(str(file), theirs, str(place), ours, REPAIR)

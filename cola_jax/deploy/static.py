@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from etils import epath
 from scipy.special import expit
 
 from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import inside
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
@@ -112,7 +112,7 @@ def find_path(
     searched = label_free(session) if settings.fitness == "kl" else session
     with searched.recording(out, recorded, metrics) as evaluations:
         best = search_path(evaluations, costs, settings)
-    folder = str(epath.Path(out) / HELD_OUT)
+    folder = str(inside(out, HELD_OUT))
     rows = evaluate_prompts(prompts, folder, best.paths, metrics, held_out=True)
     right = np.stack([row.verdict for row in rows], axis=1)  # [n, K, C]
     measured = zip(best.measured, np.moveaxis(right, 2, 0), strict=True)

@@ -1,9 +1,11 @@
 """Uploads of folders to repositories of the Hugging Face Hub."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from cola_jax.errors import InputError, first_line
+from cola_jax.files import check_link
 from cola_jax.storage import AnyPath, is_url
 
 # hidden files at the top, such as locks, and leftovers of an interrupted run
@@ -13,7 +15,10 @@ STALE = ("*.parquet", "*.safetensors", "*.safetensors.index.json")
 
 
 def check_push(folder: AnyPath, repository: str) -> None:
-    """Raise InputError where a folder cannot be uploaded, before the work that makes it."""
+    """Raise InputError where a folder cannot be uploaded, before the work that makes it.
+
+    Links to files elsewhere are refused, which would be uploaded.
+    """
     from huggingface_hub import errors, get_token, utils  # imports a client of HTTP
 
     try:
@@ -29,6 +34,8 @@ def check_push(folder: AnyPath, repository: str) -> None:
         )
     if is_url(folder):
         raise InputError(f"{folder} is not a local folder, which an upload to the Hub needs.")
+    for entry in Path(folder).rglob("*"):
+        check_link(entry, folder)
 
 
 def push(

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from safetensors import safe_open
 
 from cola_jax.config import Count
-from cola_jax.errors import InputError, printed, reading, shorten
-from cola_jax.files import is_file, read_json
+from cola_jax.errors import InputError, printed, reading, shorten, shown
+from cola_jax.files import check_link, is_file, read_json
 from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.table import Source, check, expected, origin_of, unused_names
 
@@ -40,7 +40,13 @@ WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
 
 
 def open_directory(folder: Path) -> Source:
-    """Open a local directory; InputError where it is not a complete model that is supported."""
+    """Open a local directory; InputError where it is not a complete model that is supported.
+
+    Links to files elsewhere are refused, but for those to blobs in the cache of the Hub.
+    """
+    for pattern in (*FILES, CARD):
+        for file in folder.glob(pattern):
+            check_link(file, folder)
     values = read_config_file(folder)
     with reading(folder / CONFIG):
         config, rows = read_config(values)
@@ -200,6 +206,9 @@ def weight_files(folder: Path) -> list[Path]:
         )
     with reading(folder / INDEX, "Download it again."):
         names = WEIGHT_MAP.validate_python(read_json(folder / INDEX)["weight_map"]).values()
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"it names {shown(name)}, which is not a file beside it.")
     files = [folder / name for name in sorted(set(names))]
     if lacking := [printed(file.name) for file in files if not is_file(file)]:
         raise InputError(f"{folder} lacks {shorten(lacking)}: complete the download.")

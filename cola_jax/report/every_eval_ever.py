@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cola_jax.errors import InputError, shown
-from cola_jax.files import readable_json, write_whole
+from cola_jax.files import inside, readable_json, write_whole
 from cola_jax.path import format_path, identity
 from cola_jax.report.controls import scorer_flag
 from cola_jax.report.evaluation import path_results
@@ -25,7 +25,7 @@ from cola_jax.runs.run import Run
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring.preference import Net
 from cola_jax.scoring.statistics import LEVEL, Share, number_or_none
-from cola_jax.storage import AnyPath, path_of
+from cola_jax.storage import AnyPath
 from cola_jax.tasks.registry import TASKS
 
 LIBRARY, SCHEMA, ACCURACY = "cola-jax", "0.3.0", "accuracy"
@@ -44,7 +44,7 @@ def write_records(run: Run, directory: AnyPath) -> int:
     graded one. Returns the number of records. Raises InputError for a run of another command, or
     without a question done.
     """
-    manifest, place, count = run.manifest(), path_of(directory), 0
+    manifest, count = run.manifest(), 0
     questions = {row["question"]: row for row in run.questions(QUESTIONS).to_pylist()}
     answers = run.evaluations(ANSWERS).filter(pc.field("verdict").is_valid())
     for node, path, metrics in measured_paths(run, manifest):
@@ -62,8 +62,9 @@ def write_records(run: Run, directory: AnyPath) -> int:
         reference = {"format": "jsonl", "file_path": f"{name}_samples.jsonl"}
         reference |= {"hash_algorithm": "sha256", "checksum": hashlib.sha256(content).hexdigest()}
         record["detailed_evaluation_results"] = reference | {"total_rows": len(samples)}
-        write_whole(place / f"{name}_samples.jsonl", content)
-        write_whole(place / f"{name}.json", readable_json(record, allow_nan=False).encode())
+        target = inside(directory, *PurePath(name).parts)
+        write_whole(f"{target}_samples.jsonl", content)
+        write_whole(f"{target}.json", readable_json(record, allow_nan=False).encode())
         count += 1
     return count
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.files import matching, read_bytes, remove_empty, remove_files, write_whole
+from cola_jax.files import inside, matching, read_bytes, remove_empty, remove_files, write_whole
 from cola_jax.report.controls import Change
 from cola_jax.report.figures import search_figures
 from cola_jax.report.layers import list_lengths
@@ -66,7 +66,7 @@ def write_search_page(
     reports = list(map(search_report, runs, summaries))
     report = compared_report(names, reports, changes) if len(runs) > 1 else reports[0]
     target = path_of(file)
-    folder = target.parent / f"{target.stem}_files"
+    folder = inside(target.parent, f"{target.stem}_files")
     data["questions"], chunks = gather_questions(runs, copy_thumbnails(runs, folder))
     digest = hashlib.sha256()
     for chunk in chunks:
@@ -172,7 +172,7 @@ def copy_thumbnails(runs: Sequence[Run], folder: epath.Path) -> list[dict[str, s
     remove_files(matching(folder, "picture-*.jpg"))
     addresses: list[dict[str, str]] = [{} for _ in runs]
     for number, run in enumerate(runs):
-        for file in matching(run.directory / PICTURES, "*.jpg"):
+        for file in matching(run.place(PICTURES), "*.jpg"):
             name = f"picture-{number}-{file.name}"
             write_whole(folder / name, read_bytes(file))
             addresses[number][file.name] = f"{folder.name}/{name}"

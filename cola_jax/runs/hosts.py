@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 from cola_jax.errors import InputError, first_line
-from cola_jax.files import hold, matching
+from cola_jax.files import hold, inside, matching
 from cola_jax.question import digest
 from cola_jax.storage import is_url
 
@@ -62,7 +62,7 @@ def locked(directory: "epath.Path", shard: Shard) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    own = directory / f".shard-{shard.index}-of-{shard.count}.lock"
+    own = inside(directory, f".shard-{shard.index}-of-{shard.count}.lock")
     with contextlib.ExitStack() as stack:
         for file in sorted({own, *matching(directory, ".shard-*.lock")}):
             other = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))

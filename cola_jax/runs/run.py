@@ -27,6 +27,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.files import (
     create_whole,
+    inside,
     matching,
     read_json,
     readable_json,
@@ -128,6 +129,10 @@ class Run:
                     write_whole(start_file.with_suffix(METRICS), encode_record(metrics.report()))
             self.tidy(settings.get("questions"))
 
+    def place(self, name: str) -> epath.Path:
+        """Return the path of a folder or file of the run; InputError as `inside`."""
+        return inside(self.directory, name)
+
     def missing(self, encoded: Sequence[Encoded]) -> list[int]:
         """Return the indices of the questions that are not finished."""
         return [i for i, each in enumerate(encoded) if each.question.id not in self.done]
@@ -152,16 +157,16 @@ class Run:
 
     def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
         """Record questions, by their ids, that this start sets aside; the next one tries again."""
-        file = self.directory / FAILED / f"{self.start}-{uuid.uuid4().hex}.json"
+        file = self.place(FAILED) / f"{self.start}-{uuid.uuid4().hex}.json"
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         failure = {"questions": list(questions), "reason": reason, "date": date}
         write_whole(file, encode_record(failure | {"machine": host_name(machine)}))
 
     def failures(self) -> list[dict[str, Any]]:
         """Read the records of `fail` by the last start, oldest first."""
-        starts = matching(self.directory / STARTS, "*.json")
+        starts = matching(self.place(STARTS), "*.json")
         last = starts[-1].name.partition(".")[0] if starts else ""
-        files = matching(self.directory / FAILED, f"{last}-*.json")
+        files = matching(self.place(FAILED), f"{last}-*.json")
         return sorted(for_each(read_record, files), key=lambda record: record["date"])
 
     def replace(
@@ -190,7 +195,7 @@ class Run:
     ) -> epath.Path:
         """Write rows, or their encoded content, to a whole file of the run."""
         content = rows if isinstance(rows, bytes) else encode_part(SCHEMAS[folder], rows, self.mark)
-        file = self.directory / folder / part_name(stem, content)
+        file = self.place(folder) / part_name(stem, content)
         write_whole(file, content)
         return file
 
@@ -205,7 +210,7 @@ class Run:
         """Write a file of this start, and its flags as a file for `--config`."""
         start = dict(environment)
         flags = start.pop("flags", None)
-        file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
+        file = self.place(STARTS) / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
         write_whole(file, encode_record(start | {"settings": settings}))
         if flags is not None:
             content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
@@ -239,7 +244,7 @@ class Run:
 
     def wave_files(self) -> list[epath.Path]:
         """List the files of evaluations that were written wave by wave."""
-        return matching(self.directory / UNFINISHED, "*.parquet")
+        return matching(self.place(UNFINISHED), "*.parquet")
 
     def load_finished(self) -> None:
         """Read the evaluations of finished questions as well, for a search over all questions."""
@@ -248,7 +253,7 @@ class Run:
 
     def tidy(self, questions: int | None) -> None:
         """Remove the evaluations of unfinished questions when all questions are done."""
-        folder = self.directory / UNFINISHED  # of local files, with what a killed process left
+        folder = self.place(UNFINISHED)  # of local files, with what a killed process left
         is_local = not is_url(folder) and folder.exists()
         if not (is_local or self.unfinished_files()):
             return
@@ -275,7 +280,7 @@ class Run:
     def first_settings(self) -> Any:
         """The settings of the first start; InputError where the directory is not a run."""
         try:
-            return read_record(self.directory / MANIFEST)["settings"]
+            return read_record(self.place(MANIFEST))["settings"]
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"{self.directory} has no {MANIFEST}: it is not a run directory."
@@ -289,7 +294,7 @@ class Run:
     def read_starts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Read the settings of the last start, and all starts, of which there may be none yet."""
         settings, starts = self.first_settings, []
-        files = matching(self.directory / STARTS, "*.json")
+        files = matching(self.place(STARTS), "*.json")
         for file, record in zip(files, for_each(read_record, files), strict=True):
             if file.name.endswith(METRICS):  # sorted after its start
                 starts[-1]["metrics"] = record
@@ -320,7 +325,7 @@ class Run:
         """List the parts in order, and files of evaluations without that of their questions."""
         parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
         for kind in TABLES:
-            for file in matching(self.directory / kind, "part-*.parquet"):
+            for file in matching(self.place(kind), "part-*.parquet"):
                 parts[file.name.partition(".")[0]][kind] = file
         alone = [part["evaluations"] for part in parts.values() if [*part] == ["evaluations"]]
         return [parts[x] for x in sorted(parts) if len(parts[x]) == len(TABLES)], alone

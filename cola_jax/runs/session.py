@@ -18,7 +18,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
-from cola_jax.files import exists, write_whole
+from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
 from cola_jax.layer_costs import LayerCosts, read_layer_costs
 from cola_jax.params import Model
@@ -348,7 +348,7 @@ class Session:
             metrics=metrics or Metrics(),
         ) as run:
             if settings.get("command") == "search":  # whose page lists the questions
-                write_thumbnails(run.directory / PICTURES, questions)
+                write_thumbnails(run.place(PICTURES), questions)
             yield run
 
     def fill(
@@ -493,7 +493,7 @@ def prompt_folders(directory: str, prompts: int) -> list[str]:
     """Return the run directory of each prompt: of a single one the directory itself."""
     if prompts == 1:
         return [directory]
-    return [str(epath.Path(directory) / f"prompt-{number}") for number in range(1, prompts + 1)]
+    return [str(inside(directory, f"prompt-{number}")) for number in range(1, prompts + 1)]
 
 
 def open_handle(model: str, config: RunConfig) -> ModelHandle:

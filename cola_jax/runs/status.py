@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from cola_jax.files import written_times
+from cola_jax.files import inside, written_times
 from cola_jax.runs.run import Run, count_evaluations
 from cola_jax.runs.schema import PART, QUESTIONS, read_part
 from cola_jax.storage import for_each
@@ -85,12 +85,12 @@ def read_progress(run: Run) -> dict[str, Any]:
 
 def list_parts(run: Run) -> list[WrittenPart]:
     """List the parts in the order in which they were written."""
-    folder, parts = run.directory / "questions", []
+    folder, parts = run.place("questions"), []
     for name, time in written_times(folder).items():
         if name.startswith("part-"):
             match = PART.match(name)
             machine, questions = (match[2], int(match[1])) if match else ("unknown", None)
-            parts.append(WrittenPart(time, folder / name, machine, questions))
+            parts.append(WrittenPart(time, inside(folder, name), machine, questions))
     return sorted(parts)
 
 

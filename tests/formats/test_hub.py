@@ -35,3 +35,7 @@ def test_check_push_refuses_before_any_work(tmp_path, monkeypatch):
         check_push(tmp_path, "me/a/b")
     with pytest.raises(InputError, match="gs://a/b is not a local folder"):
         check_push("gs://a/b", "me/tiny")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "key").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match=r"sub/key is a link to /etc/hostname"):
+        check_push(tmp_path, "me/tiny")

@@ -13,6 +13,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import cola_jax
 from cola_jax.config import Rope
+from cola_jax.errors import InputError
 from cola_jax.formats.config_json import select_layers, with_llama3, write_config
 from cola_jax.formats.conversion import convert
 from cola_jax.formats.families import read_config
@@ -49,6 +50,28 @@ def test_open_directory_names_all_wrong_tensors_at_once(source):
         f"mis-shaped {key} is (8, 32) and should be (16, 32)",
     ):
         assert problem in message
+
+
+def test_open_directory_reads_its_own_folder_and_blobs_of_the_hub_alone(source, tmp_path):
+    """The cache of the Hub links the files of a snapshot to its blobs."""
+    repository = tmp_path / "models--someone--tiny"
+    snapshot, blobs = repository / "snapshots" / "0123abc", repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file in source.iterdir():
+        shutil.copy(file, blobs / f"sha-{file.name}")
+        (snapshot / file.name).symlink_to(f"../../blobs/sha-{file.name}")
+    assert open_directory(snapshot).config.num_layers == 6
+    for name in ("tokenizer.model", "README.md", WEIGHTS):
+        (source / name).unlink(missing_ok=True)
+        (source / name).symlink_to("/etc/hostname")
+        with pytest.raises(InputError, match=rf"{name} is a link to /etc/hostname, which is not"):
+            open_directory(source)
+        (source / name).unlink()
+    for name in ("../away/model.safetensors", "/away/model.safetensors"):
+        (source / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(InputError, match=r"it names .*, which is not a file beside it"):
+            open_directory(source)
 
 
 def test_open_directory_ignores_what_changes_nothing(source):

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cola_jax.errors import InputError
 from cola_jax.files import write_whole
 from cola_jax.report import compare_runs, summarise, write_page, write_search_page
 from cola_jax.report import page as pages
@@ -209,6 +210,29 @@ def test_page_shows_thumbnails_from_files_beside_it(run: Run, page_of: PageOf, t
     (run.directory / PICTURES / name).unlink()
     page_of(run)
     assert not list(folder.glob("*.jpg"))  # older files are removed
+
+
+def test_page_follows_no_link_out_of_its_folder(run: Run, page_of: PageOf, tmp_path: Path):
+    outside, name = tmp_path / "outside", thumbnail_name("q2")
+    outside.mkdir()
+    for file in ("picture-1.jpg", "questions-1.js", name):
+        (outside / file).write_text("mine")
+    thumbnails = Path(run.directory / PICTURES)
+    thumbnails.mkdir(exist_ok=True)
+    (thumbnails / name).symlink_to(outside / name)
+    with pytest.raises(InputError, match=f"{name} is a link to"):  # it would be copied
+        page_of(run)
+    (thumbnails / name).unlink()
+    page = tmp_path / "pages" / "report.html"
+    page.parent.mkdir(exist_ok=True)
+    (page.parent / "report_files").symlink_to(outside)
+    with pytest.raises(InputError, match="report_files is a link to"):
+        page_of(run)
+    (page.parent / "report_files").unlink()
+    page.symlink_to(outside / "questions-1.js")
+    page_of(run)  # replaces the link
+    assert {file.read_text() for file in outside.iterdir()} == {"mine"}
+    assert len(list(outside.iterdir())) == 3
 
 
 def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):

@@ -71,6 +71,36 @@ def test_write_keeps_the_order(run):
     assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
 
 
+@pytest.mark.parametrize(
+    "name", ["run.json", "starts", "evaluations", "questions", UNFINISHED, ".shard-0-of-1.lock"]
+)
+def test_a_link_out_of_a_run_is_neither_read_nor_written(run, tmp_path, name):
+    run.write(*rows("ab"))
+    outside, place = tmp_path / "outside", Path(run.directory) / name
+    if place.exists():
+        place.rename(outside)
+    else:
+        outside.mkdir()
+    place.symlink_to(outside)
+    before = sorted((file, file.stat().st_mtime_ns) for file in tmp_path.rglob("*"))
+    more = SETTINGS | {"simulations": 9}
+    with pytest.raises(InputError, match=rf"{name} is a link to {outside}"), reopened(run, more):
+        pass
+    assert sorted((file, file.stat().st_mtime_ns) for file in tmp_path.rglob("*")) == before
+
+
+def test_a_link_among_the_parts_is_refused_before_any_is_deleted(run, tmp_path):
+    for ids in "ab":
+        run.write(*rows(ids))
+    last = Path(run.parts()[-1]["questions"])
+    last.rename(tmp_path / last.name)
+    last.symlink_to(tmp_path / last.name)
+    with pytest.raises(InputError, match=rf"{last.name} is a link to"):
+        run.set_aside()
+    assert (tmp_path / last.name).exists()
+    assert len(list(last.parent.iterdir())) == 2
+
+
 def test_names_of_parts_have_their_questions_and_machine(run):
     run.write(*rows("ab"), "t1v-n-1234567-w-0.c.my-project.internal.example")
     run.write(*rows("c"))

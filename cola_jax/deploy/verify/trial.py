@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from cola_jax.deploy.settings import Measure, TrialSettings
 from cola_jax.deploy.verify.claims import Claim
@@ -27,6 +26,7 @@ from cola_jax.deploy.verify.protocol import (
 from cola_jax.deploy.verify.verdict import Verdict, decide
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import inside
 from cola_jax.path import identity, parse_path
 from cola_jax.runs.session import Session, evaluate_prompts
 from cola_jax.scoring.statistics import Crossed
@@ -119,9 +119,9 @@ def run_trial(
     evaluate = functools.partial(evaluate_prompts, metrics=metrics, protocol=protocol["hash"])
     tasks = []
     for task, prompts in sessions.items():
-        folder, plain = str(epath.Path(directory) / task), paths[:1]
+        folder, plain = str(inside(directory, task)), paths[:1]
         samples = [
-            evaluate(each, f"{folder}/sample-{number}", plain)
+            evaluate(each, str(inside(folder, f"sample-{number}")), plain)
             for number, each in enumerate(samplers.get(task, []), start=1)
         ]
         rows = evaluate(prompts, folder, paths)
