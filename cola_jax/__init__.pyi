@@ -16,7 +16,8 @@ from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .strategies.loop import confirm, search
-from .strategies.outcome import Outcome, Outcomes
+from .strategies.outcome import Outcome
+from .strategies.outcomes import Outcomes
 from .tasks.registry import load_questions
 
 __version__: str

@@ -23,10 +23,11 @@ from cola_jax.deploy.rules import (
     fit_rules,
     right_by_rule,
 )
-from cola_jax.report.controls import ROBUST, Case, Ways
+from cola_jax.report.controls import read_ways
 from cola_jax.runs.run import Run
 from cola_jax.scoring.preference import Kept, Net, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
+from cola_jax.strategies.reached import ROBUST, Case, Ways
 from experiments.paper.results import points, show
 
 SIZES = (12, 25, 50, 100)  # questions
@@ -179,7 +180,7 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     """Tabulate a run whose gold is another of the searched options."""
     assert settings.run is not None
     run = Run(settings.run)
-    ways, layers = Ways.of(run), run.manifest()["starts"][-1]["num_layers"]
+    ways, layers = read_ways(run), run.manifest()["starts"][-1]["num_layers"]
     random, count = np.random.default_rng(5), settings.replicates
     for name in ways.names:
         _, targets = ways.targets(name)

@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from cola_jax.files import read_json
-from cola_jax.report.tables import (
+from cola_jax.scoring.number_format import (
     format_interval,
     format_mean,
     format_p,

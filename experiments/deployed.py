@@ -24,9 +24,10 @@ from cola_jax.execute.reference import block_influence
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.scan import scan_paths, summarise_scan
-from cola_jax.report.tables import effect_cells, format_mean, markdown_table
+from cola_jax.report.tables import effect_cells, markdown_table
 from cola_jax.runs.session import Session, evaluate_prompts
 from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
+from cola_jax.scoring.number_format import format_mean
 from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig

@@ -22,8 +22,9 @@ from cola_jax.checkpoint import read_metadata
 from cola_jax.deploy.settings import Fitness
 from cola_jax.files import read_json
 from cola_jax.path import format_path, identity
-from cola_jax.report.tables import format_interval, format_percent, format_points, markdown_table
+from cola_jax.report.tables import markdown_table
 from cola_jax.runs.run import Run
+from cola_jax.scoring.number_format import format_interval, format_percent, format_points
 from cola_jax.scoring.statistics import Effect
 
 

@@ -16,8 +16,9 @@ from tyro.conf import Positional
 
 from cola_jax.path import identity
 from cola_jax.report.scan import ScanSummary, read_map, summarise_map
-from cola_jax.report.tables import format_interval, format_percent, format_points, markdown_table
+from cola_jax.report.tables import markdown_table
 from cola_jax.runs.run import Run
+from cola_jax.scoring.number_format import format_interval, format_percent, format_points
 from cola_jax.scoring.statistics import Share
 from cola_jax.scoring.verdicts import Verdicts
 

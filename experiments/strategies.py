@@ -17,14 +17,15 @@ import tyro
 from etils import epath
 
 from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways, net_change
-from cola_jax.report.tables import format_percent
+from cola_jax.report.controls import net_change, read_ways
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
+from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none
 from cola_jax.strategies.controls import budgets
 from cola_jax.strategies.loop import resolve
+from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST, Reached, Ways
 from cola_jax.strategies.rules import Control, Rules, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.paper.results import layers as layers_of
@@ -223,7 +224,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
         reuse = [run for run in settings.reuse if run != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
-        seeds.append(Seed(Ways.of(run), searches(run)))
+        seeds.append(Seed(read_ways(run), searches(run)))
         every = [start.get("metrics") for start in run.manifest()["starts"]]
         metrics += [each for each in every if each and each["evaluations"]]
     rows = []

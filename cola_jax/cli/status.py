@@ -40,7 +40,8 @@ class Status(Printing):
 
 def status_tables(progress: Mapping[str, Any]) -> "Iterator[Table]":
     """Yield the tables of a run: its progress, machines, last starts and last failures."""
-    from cola_jax.report.tables import Row, Table, format_percent, run_title, title
+    from cola_jax.report.tables import Table, run_title, title
+    from cola_jax.scoring.number_format import Row, format_percent
 
     done, asked, starts = (progress[name] for name in ("done", "questions", "starts"))
     about, left, last = (progress[name] for name in ("estimated", "seconds_left", "last_part"))

@@ -12,20 +12,22 @@ from cola_jax.report.controls import scorer_flag
 from cola_jax.report.layers import is_null, is_true
 from cola_jax.report.summary import read_evaluations
 from cola_jax.report.tables import (
-    Row,
     RunReport,
     Table,
     effect_cells,
-    format_interval,
-    format_mean,
-    format_p,
-    format_percent,
     in_prompts,
-    is_shown,
     run_settings,
     run_title,
 )
 from cola_jax.runs.run import Run
+from cola_jax.scoring.number_format import (
+    Row,
+    format_interval,
+    format_mean,
+    format_p,
+    format_percent,
+    is_shown,
+)
 from cola_jax.scoring.statistics import Effect, Share, holm, mean
 
 COLUMNS = ["question", "node", "verdict", "margin", "finite", "truncated"]

@@ -4,12 +4,14 @@ Each row of a series is x, a value, its 95 % interval and n; each of a map is th
 layer of a block, a value, its interval and p.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.report.controls import read_ways
 from cola_jax.report.layers import (
     ALL,
     CONTROLS,
@@ -17,17 +19,21 @@ from cola_jax.report.layers import (
     RETAINED,
     LayerUse,
     Reach,
-    is_null,
     is_true,
 )
 from cola_jax.report.scan import KINDS, Cell, ScanSummary
-from cola_jax.report.summary import Summary, index_in
+from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
+from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Share, Z
+from cola_jax.strategies.reached import ROBUST, Compared
+from cola_jax.strategies.summary import LABELS
 
-NEVER = np.iinfo(np.int32).max  # evaluations of a search that does not reach its target
-QUESTIONS = ["question", "baseline", "baseline_answer"]  # the columns that are read
-EVALUATIONS = ["question", "verdict", "node", "target", "control"]
+NEVER = np.iinfo(np.int32).max  # the cost of a search that does not reach its target
+MOST_STEPS = 40  # of a line whose every step is a test
+HITS = ["question", "verdict", "node", "target"]  # columns of evaluations
+EXPECTED = "expected"  # the figure that stands above the table
+STRIP = ("reached", "expected", "low", "high", "n")
 ROW = ("x", "value", "low", "high", "n")
 BLOCK = ("first layer", "last layer", "value", "low", "high", "p")
 GROUPS = {RETAINED: "Correct before", CORRECTED: "Wrong before"}
@@ -38,31 +44,42 @@ NamedRun = tuple[str, Run, Summary]
 
 def search_figures(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
     """Make the figures of one or several searches, each given with its name."""
-    summary, noun = runs[0][2], runs[0][2].answer_noun
+    summary = runs[0][2]
+    noun, layers = summary.answer_noun, summary.num_layers
+    drawn = "by the model's preference " * (not summary.open)
+    expected = (
+        f"the number expected if the correct {noun} were drawn {drawn}among those that were "
+        "searched for: the mean and 95 % of such draws. Only what lies beyond them is more than "
+        "luck"
+    )
     figures = [
         figure(
-            "evaluations",
-            "Accuracy against evaluations",
-            "The share of questions with a correct path among the first evaluations; at 0 is the "
-            "pretrained model. It is an upper bound, as only the answer tells which path is "
-            f"correct. The control searches for a wrong {noun}: only the lead over it is skill.",
-            evaluation_panels(runs),
+            EXPECTED,
+            "Reached and expected",
+            f"W→C: the share of wrong questions on which some path is right, beside {expected}.",
+            [{"kind": "strip", "title": "", "columns": STRIP, "series": list(strips(runs))}],
         ),
         figure(
-            "depth",
-            "Accuracy against the length of paths",
-            "The share of questions that are correct on some path of at most so many positions, "
-            f"beside the share of control searches that reach their wrong {noun} on as many; "
-            "for questions that were correct before, the control keeps the model's own wrong "
-            f"{noun}. The vertical line is the pretrained model.",
-            depth_panels(runs),
+            "corrected",
+            "Wrong answers that become right",
+            "W→C among the first evaluations of each search, and on paths of at most so many "
+            f"layers, beside {expected}. The vertical line is the pretrained model.",
+            corrected_panels(runs),
+        ),
+        figure(
+            "kept",
+            "Answers kept on fewer layers",
+            "Questions that were right before: the share that is right on a path of at most so "
+            f"many layers; beside it the model's own wrong {noun}s that it gives on as few. The "
+            "vertical line is the pretrained model.",
+            kept_panels(runs),
         ),
         figure(
             "layers",
             "Runs of each layer",
             "The mean number of times that the shortest paths run a layer: below 1 they skip it, "
             "above 1 they repeat it. Layers that all paths tried (grey) run as often say nothing "
-            f"about the model, and of {summary.num_layers} layers one or two differ by chance.",
+            f"about the model, and of {layers} layers one or two differ by chance.",
             layer_panels(runs),
         ),
     ]
@@ -74,21 +91,34 @@ def figure(name: str, title: str, caption: str, panels: Iterable[dict[str, Any]]
     kept = []
     for panel in panels:
         filled = [series for series in panel["series"] if series["rows"]]
-        searches = [series for series in filled if series["css"] in ("search", "control")]
-        sizes = ", ".join(f"{series['name']} {series['rows'][0][-1]:,}" for series in searches)
-        heading = {"title": f"{panel['title']}: {sizes}"} if sizes else {}
         if filled:
-            kept.append({"columns": ROW, "percent": True} | panel | heading | {"series": filled})
+            facts = {"title": sized(panel["title"], filled), "series": filled}
+            kept.append({"columns": ROW, "percent": True} | panel | facts)
     return {"id": name, "title": title, "caption": caption, "panels": kept}
 
 
-def series(runs: Sequence[NamedRun], place: int, rows: Rows, *, control: bool) -> dict[str, Any]:
-    """Make the series of a run's searches, or of its control searches."""
-    kind = "control" if control else "search"
+def sized(title: str, filled: Sequence[Mapping[str, Any]]) -> str:
+    """Add the number of questions or searches of one run to the title of a panel."""
+    sizes = {
+        series["name"]: f"n = {series['rows'][0][-1]:,}"
+        for series in filled
+        if series["css"] in ("search", "control")
+    }
+    if not sizes or not title:
+        return title
+    if len(set(sizes.values())) == 1:
+        return f"{title} ({next(iter(sizes.values()))})"
+    return f"{title} ({', '.join(f'{name}: {size}' for name, size in sizes.items())})"
+
+
+def series(
+    runs: Sequence[NamedRun], place: int, rows: Rows, name: str, *, control: bool
+) -> dict[str, Any]:
+    """Make the series of a run's searches, or of what they are compared with."""
     if len(runs) == 1:
-        return {"name": kind, "css": kind, "rows": rows}
+        return {"name": name, "css": "control" if control else "search", "rows": rows}
     css = f"run-{place + 1}{' dashed' if control else ''}"
-    return {"name": f"{runs[place][0]}, {kind}", "css": css, "rows": rows}
+    return {"name": f"{runs[place][0]}, {name}", "css": css, "rows": rows}
 
 
 def rounded(values: Sequence[Any]) -> list[Any]:
@@ -111,63 +141,108 @@ def share_rows(hits: np.ndarray, n: int, first: int) -> Rows:
     return rows
 
 
-def evaluation_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
-    """Yield the share of searches that reached their target, by evaluations made."""
-    every, wrong = [], []
-    for place, (_, run, _) in enumerate(runs):
-        questions, rows = run.questions(QUESTIONS), run.evaluations(EVALUATIONS)
-        right, first, last = first_hits(questions, rows, control=False)
-        every.append(series(runs, place, cumulative(first, last), control=False))
-        wrong.append(series(runs, place, cumulative(first[~right], last), control=False))
-        right, first, last = first_hits(questions, rows, control=True)
-        wrong.append(series(runs, place, cumulative(first[~right], last), control=True))
-    for name, lines in (("Wrong before", wrong), ("All questions", every)):
-        x = "evaluations per question"
-        yield {"kind": "steps", "title": name, "x": x, "series": lines}
+def strips(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
+    """Yield for each way of counting the share reached, the expected one, and its range."""
+    for place, (name, _, summary) in enumerate(runs):
+        for way, net in summary.nets.items():
+            if not net.n or net.undecided:
+                continue
+            low, high = net.by_chance
+            shares = [value / net.n for value in (net.reached, net.expected, low, high)]
+            label = LABELS[way] if len(runs) == 1 else f"{name}: {LABELS[way]}"
+            css = "search" if len(runs) == 1 else f"run-{place + 1}"
+            yield {"name": label, "css": css, "rows": [rounded([*shares, net.n])]}
 
 
-def first_hits(
-    questions: pa.Table, rows: pa.Table, *, control: bool
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return for S searches whether their question was right before, and their first hit.
+def corrected_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
+    """Yield the share of wrong questions corrected and the expected one.
 
-    The first hit [S] is the number of evaluations before the first path that gives the target, or
-    NEVER. Also returns the evaluations of the longest search.
+    By the evaluations made, and by the layers of a path.
     """
-    place = index_in(rows["question"], questions["question"])
-    baseline = questions["baseline"]
-    mask = (place >= 0) & ~is_null(baseline)[place] & (is_true(rows["control"]) == control)
-    target = np.zeros(len(place), np.int64)
-    if control:
-        target = rows["target"].fill_null(-1).to_numpy() + 1
-        mask &= questions["baseline_answer"].fill_null(-1).to_numpy()[place] + 1 != target
-    span = int(target.max(initial=0)) + 1
-    searches, search = np.unique((place * span + target)[mask], return_inverse=True)
-    node, hit = rows["node"].to_numpy()[mask], is_true(rows["verdict"])[mask]
-    first = np.full(len(searches), NEVER, np.int64)
-    np.minimum.at(first, search[hit], node[hit])
-    return is_true(baseline)[searches // span], first, int(node.max(initial=0))
-
-
-def cumulative(first: np.ndarray, last: int) -> Rows:
-    """List the share of searches whose first hit is at most x, for x = 0..last."""
-    hits = np.cumsum(np.bincount(first[first <= last], minlength=last + 1))
-    return share_rows(hits, len(first), 0)
-
-
-def depth_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
-    """Yield the share of searches that reach their target, by positions allowed."""
+    by_size, by_length = [], []
+    for place, (_, run, summary) in enumerate(runs):
+        compared = read_ways(run).compared(summary.counted)
+        first, last = first_hits(run)
+        lengths = {
+            (case.id, target): length
+            for case in compared.cases
+            for target, search in case.searches.items()
+            if (length := search.robust if summary.counted == ROBUST else search.best) is not None
+        }
+        longest = max([summary.num_layers, *lengths.values()])
+        for lines, costs, start, end in (
+            (by_size, first, 0, last),
+            (by_length, lengths, min(lengths.values(), default=1) - 1, longest),
+        ):
+            reached, expected = compared_rows(compared, costs, summary.preference, start, end)
+            lines.append(series(runs, place, reached, "reached", control=False))
+            lines.append(series(runs, place, expected, "expected", control=True))
     layers = runs[0][2].num_layers
-    for name, group in GROUPS.items():
-        lines = [
-            series(runs, place, reach_rows(summary.reach[label]), control=label != name)
-            for place, (_, _, summary) in enumerate(runs)
-            for label in (name, CONTROLS[name])
-        ]
-        yield {
-            "kind": "steps", "title": group, "x": "positions allowed", "series": lines,
-            "reference": {"x": layers, "label": f"model: {layers}"},
-        }  # fmt: skip
+    yield {
+        "kind": "steps", "title": "By evaluations", "x": "evaluations of a search",
+        "series": by_size,
+    }  # fmt: skip
+    yield {
+        "kind": "steps", "title": "By layers", "x": "layers allowed", "series": by_length,
+        "reference": {"x": layers, "label": f"model: {layers}"},
+    }  # fmt: skip
+
+
+def compared_rows(
+    compared: Compared,
+    costs: Mapping[tuple[str, int], int],
+    preference: Preference | None,
+    start: int,
+    end: int,
+) -> tuple[Rows, Rows]:
+    """List the share of questions whose search reached gold at cost x, and the expected one.
+
+    `costs` are those of each search that reached its target, by question and target.
+    """
+    every = (costs.get((case.id, j), NEVER) for case in compared.cases for j in case.searches)
+    values = sorted({*every} - {NEVER})
+    if len(values) > MOST_STEPS:
+        values = [values[i * len(values) // MOST_STEPS] for i in range(MOST_STEPS)]
+    reached, expected = [], []
+    for x in [start, *values, end] if compared.cases else ():
+        targets = compared.reached(lambda case, j, x=x: costs.get((case.id, j), NEVER) <= x)
+        net = Net.of(targets, preference, quick=True)
+        low, high = net.by_chance
+        shares = [value / net.n for value in (net.reached, net.expected, low, high)]
+        reached.append(rounded([x, shares[0], math.nan, math.nan, net.n]))
+        expected.append(rounded([x, *shares[1:], net.n]))
+    return reached, expected
+
+
+def first_hits(run: Run) -> tuple[dict[tuple[str, int], int], int]:
+    """Return the evaluations that each search made before it reached its target.
+
+    By question and target; searches that did not are left out. Also returns the evaluations of the
+    longest search.
+    """
+    first: dict[tuple[str, int], int] = {}
+    last = 0
+    for table in run.tables("evaluations", HITS):
+        nodes = table["node"].to_numpy()
+        last = max(last, int(nodes.max(initial=0)))
+        for row in table.filter(pa.array(is_true(table["verdict"]))).to_pylist():
+            search = row["question"], row["target"]
+            first[search] = min(first.get(search, NEVER), row["node"])
+    return first, last
+
+
+def kept_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
+    """Yield the share of answers that are kept, by layers allowed."""
+    layers = runs[0][2].num_layers
+    lines = [
+        series(runs, place, reach_rows(summary.reach[label]), name, control=label != RETAINED)
+        for place, (_, _, summary) in enumerate(runs)
+        for label, name in ((RETAINED, "right answers"), (CONTROLS[RETAINED], "own wrong answers"))
+    ]
+    yield {
+        "kind": "steps", "title": "Kept", "x": "layers allowed", "series": lines,
+        "reference": {"x": layers, "label": f"model: {layers}"},
+    }  # fmt: skip
 
 
 def reach_rows(reach: Reach) -> Rows:
@@ -183,7 +258,8 @@ def layer_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
             tried = summary.layers[ALL]
             for label in (name, CONTROLS[name]) if len(runs) == 1 else (name,):
                 rows = layer_rows(summary.layers[label], tried)
-                points.append(series(runs, place, rows, control=label != name))
+                label = "control" if label != name else "correct answer"
+                points.append(series(runs, place, rows, label, control=label == "control"))
             if len(runs) == 1 and any(each["rows"] for each in points):
                 rows = layer_rows(tried, tried)
                 points.append({"name": "all paths tried", "css": "tried", "rows": rows})

@@ -37,7 +37,7 @@ MAX_QUESTION = 20_000  # characters of a question or an option
 COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 EVALUATION = ["question", "path", "verdict", "margin", "answer", "node", "parent", "edit"]
 EVALUATION += ["target", "control", *COMPLETION]
-QUESTION = ["question", "text", "options", "gold", "best", "confirmed", "baseline"]
+QUESTION = ["question", "text", "prompt", "options", "gold", "best", "confirmed", "baseline"]
 QUESTION += ["baseline_answer", "controls"]
 
 
@@ -280,6 +280,7 @@ def detail_entry(question: dict[str, Any], rows: list[dict[str, Any]]) -> dict[s
     return {
         "id": cut_middle(question["question"], MAX_ANSWER),
         "text": cut_middle(question["text"] or "", MAX_QUESTION),
+        "prompt": question["prompt"] and cut_middle(question["prompt"], MAX_QUESTION),
         "options": [cut_middle(text or "", MAX_QUESTION) for text in question["options"] or ()],
         "gold": question["gold"],
         "baseline": question["baseline_answer"],
@@ -307,6 +308,6 @@ def path_entry(row: dict[str, Any]) -> list[Any]:
         row["answer"],
         row["node"],
         row["parent"],
-        row["edit"] and cut_middle(row["edit"], MAX_ANSWER),
+        row["edit"] and cut_middle(row["edit"].replace(" at ", " at position "), MAX_ANSWER),
         row["target"] if row["control"] else None,
     ]

@@ -10,24 +10,21 @@ from rich.table import Table as TerminalTable
 from cola_jax.errors import InputError, check_belongs, one_line, reading
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST
 from cola_jax.report.evaluation import path_results
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.tables import (
+from cola_jax.report.tables import Table, cost_texts, effect_cells, terminal_table
+from cola_jax.runs.run import Run
+from cola_jax.runs.stored import deciding
+from cola_jax.scoring.number_format import (
     Row,
-    Table,
-    cost_texts,
-    effect_cells,
     format_interval,
     format_mean,
     format_percent,
     format_points,
-    terminal_table,
 )
-from cola_jax.runs.run import Run
-from cola_jax.runs.stored import deciding
 from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Crossed, Difference, Effect, Share, Z, number_or_none
+from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST
 from cola_jax.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -134,11 +131,15 @@ def search_effects(summary: Summary) -> dict[str, Any]:
     """
     p = summary.p_values
     return {
+        "sentence": summary.sentence,
         "preference": summary.preference and summary.preference._asdict(),
-        "net": {
-            name: net._asdict() | {"undecided": net.undecided, "p_holm": p[name][1]}
-            for name, net in summary.nets.items()
+        "evaluations": {
+            "total": summary.evaluations,
+            "gold": summary.gold_evaluations,
+            "control": summary.control_evaluations,
+            "variants": summary.again_evaluations,
         },
+        "net": {name: net.to_json() | {"p_holm": p[name][1]} for name, net in summary.nets.items()},
         "layers_kept": {
             name: kept._asdict() | {"p_holm": p[f"kept {name}"][1]}
             for name, kept in summary.kept.items()

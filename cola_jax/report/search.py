@@ -4,157 +4,131 @@ import math
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Change
+from cola_jax.report.controls import Change
 from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED
 from cola_jax.report.summary import Summary
 from cola_jax.report.tables import (
-    NO_VALUE,
-    Row,
     RunReport,
     Table,
     cost_texts,
+    in_prompts,
+    run_settings,
+    run_title,
+    title,
+)
+from cola_jax.runs.run import Run
+from cola_jax.scoring.number_format import (
+    NO_VALUE,
+    Row,
     format_interval,
     format_mean,
     format_p,
     format_points,
     format_signed,
-    in_prompts,
     is_shown,
-    run_settings,
-    run_title,
-    title,
     value_row,
 )
-from cola_jax.runs.run import Run
-from cola_jax.scoring.preference import Net
+from cola_jax.strategies.reached import ONCE
+from cola_jax.strategies.summary import LABELS
 
-LABELS = {
-    ONCE: "now correct, beyond control (W→C)",
-    AGAIN: "best path right in all variants, beyond control",
-    ROBUST: "robust, beyond control (W→C)",
-}
 GROUPS = {RETAINED: "correct before (C→C)", CORRECTED: "wrong before (W→C)"}
 
 
 def search_report(run: Run, summary: Summary) -> RunReport:
     """Make the report of a search from its summary."""
     manifest = run.manifest()
-    unfinished = "" if summary.done == summary.planned else " (unfinished)"
-    lead = (
-        f"{summary.evaluations:,} evaluations on {summary.done:,} of {summary.planned:,} questions"
-        f"{unfinished}, {in_prompts(manifest['settings'])}; {summary.num_layers} layers."
-    )
     tables = [
         Table(answer_rows(summary), "Answers"),
-        Table(net_rows(summary), "Beyond control"),
+        Table(net_rows(summary), "Beyond the expected number"),
         Table(again_rows(summary), "Asked again in other variants"),
         Table(kept_rows(summary), "Layers saved while the model keeps its answer"),
-        Table(depth_rows(summary), "Positions of paths (distinct layers)"),
+        Table(depth_rows(summary), "Layers run by a path (distinct layers)"),
         Table(cost_rows(summary), "Cost"),
     ]
     return RunReport(
         run_title(manifest["starts"][-1]),
-        [search_verdict(summary)],
+        [summary.sentence],
         Table(main_rows(summary)),
         [table for table in tables if table.rows],
-        lead,
+        search_lead(summary, in_prompts(manifest["settings"])),
         search_note(summary),
         [*run_settings(manifest), ("run directory", summary.directory)],
     )
 
 
-def search_verdict(summary: Summary) -> str:
-    """State in a sentence whether the search found the correct answers more often than others.
-
-    The p-value is corrected for all tests of the run.
-    """
-    net, noun, (_, p) = summary.net, summary.answer_noun, summary.p_values[summary.counted]
-    low, high = net.interval
-    interval = format_interval(net.interval, signed=True)
-    size = f"{format_points(net.value)} points, 95 % interval {interval}, p {format_p(p)}"
-    if low > 0 and is_shown(p, net.interval):
-        return f"Shown: the search reaches the correct {noun} more often than a wrong one ({size})."
-    if not net.n and summary.unscored:
-        reason = "the pretrained model's scores, which the comparison needs, are not stored"
-    elif not net.n:
-        reason = "no question that was wrong before has a control search to compare with"
-    elif net.undecided:
-        reason = f"the model's preference alone nearly decides which {noun} is the correct one"
-    elif math.isnan(low):
-        reason = (
-            f"the correct {noun} was reached on {net.reached} of {net.n} wrong questions, with "
-            f"{net.expected:.1f} expected by chance, too few for an interval"
-        )
-    elif low > 0:
-        reason = f"the lead of the correct {noun} does not survive the correction ({size})"
-    elif high < 0:
-        reason = f"a wrong {noun} is reached more often than the correct one ({size})"
-    else:
-        reason = f"a wrong {noun} may be reached as often as the correct one ({size})"
-    return f"Nothing shown: {reason}."
+def search_lead(summary: Summary, prompts: str) -> str:
+    """State the size of a search, and that its paths are chosen by the answer."""
+    unfinished = "" if summary.done == summary.planned else " (unfinished)"
+    parts = {"control searches": summary.control_evaluations}
+    parts["other variants"] = summary.again_evaluations
+    added = " and ".join(f"{number:,} by {name}" for name, number in parts.items() if number)
+    shared = f" ({added})" if added else ""
+    return (
+        f"{summary.evaluations:,} evaluations{shared} on {summary.done:,} of {summary.planned:,} "
+        f"questions{unfinished}, {prompts}; {summary.num_layers} layers. Only the answer tells "
+        "which path is right, so that a search by itself answers no question."
+    )
 
 
 def main_rows(summary: Summary) -> list[Row]:
     """List the at most ten rows that a reader looks for first."""
-    p, corrected = summary.p_values[summary.counted]
-    uncorrected = "" if math.isnan(p) else f"uncorrected {format_p(p)}"
-    cost = ", ".join(cost_texts(summary.cost, summary.model_cost))
-    positions = format_mean(summary.length), cost, ""
+    noun, cost = summary.answer_noun, cost_texts(summary.cost, summary.model_cost)
     rows = [
-        value_row("correct before (pretrained model)", summary.before),
-        value_row("correct after, on some path", summary.after),
-        value_row("wrong, then correct (W→C)", summary.corrected),
-        value_row(f"control: reached a wrong {summary.answer_noun}", summary.control, control=True),
-        net_row(LABELS[summary.counted], summary.net),
-        Row("p, corrected for all tests", (format_p(corrected), uncorrected, "")),
-        value_row("correct on a shorter path too (C→C)", summary.shortened),
-        Row(f"mean positions (model: {summary.num_layers})", positions),
+        value_row("right before (pretrained model)", summary.before),
+        *summary.rows(),
+        value_row("C→C: right before, also on fewer layers", summary.shortened),
+        value_row(f"own wrong {noun}s kept on fewer", summary.own_kept, control=True),
+        Row(
+            f"mean layers run, of {summary.num_layers}",
+            (
+                format_mean(summary.length),
+                ", ".join(cost),
+                "",
+            ),
+        ),
         value_row("evaluations per question", summary.evaluations / summary.done),
     ]
+    if not summary.own_kept.n:
+        rows = [row for row in rows if not row.label.startswith("own wrong")]
     if summary.dtype != "float32":  # nothing else was computed
-        action = "decodes the same" if summary.decodes else "correct"
+        action = "decodes the same" if summary.decodes else "is right"
         rows.append(value_row(f"best path {action} in float32", summary.confirmed))
     return rows
 
 
 def answer_rows(summary: Summary) -> list[Row]:
     """List what became of all questions, and of all paths that were tried."""
+    noun = summary.answer_noun
     counts = {
         "wrong before, without a control": summary.without_control * bool(summary.control.n),
         "without finite scores, not compared": summary.unscored,
         "questions excluded, ungraded before": summary.excluded,
     }
     return [
-        value_row("no shorter path is correct", summary.unchanged),
-        value_row("correct on no path (W→W)", summary.unsolved),
-        value_row("paths tried, correct before: wrong (C→W)", summary.broken),
-        value_row("paths tried, wrong before: correct (W→C)", summary.fixed),
+        value_row("right on some path that was tried", summary.after),
+        value_row("right before, on no path with fewer layers", summary.unchanged),
+        value_row("W→W: right on no path that was tried", summary.unsolved),
+        value_row(f"wrong {noun}s that searches reached", summary.control, control=True),
+        value_row("paths tried, right before: wrong (C→W)", summary.broken),
+        value_row("paths tried, wrong before: right (W→C)", summary.fixed),
         *(value_row(label, count) for label, count in counts.items() if count),
     ]
 
 
 def net_rows(summary: Summary) -> list[Row]:
-    """List the net effects in the other ways of counting."""
-    rows = []
-    for name, net in summary.nets.items():
-        if net.n and name != summary.counted:
-            rows += [net_row(LABELS[name], net), p_row(f"p: {name}", summary, name)]
+    """List W→C in the other ways of counting, and what the expected number rests on."""
+    rows, net = [], summary.net
+    for name, other in summary.nets.items():
+        if other.n and name != summary.counted:
+            rows += summary.rows(name)
     if summary.preference is not None:
         value = f"{summary.preference.tau:.2f} ± {summary.preference.error:.2f}"
         rows.append(value_row("the model's preference for gold, tau", value))
+    if not math.isnan(net.interval[0]):
+        label = f"gold minus a wrong {summary.answer_noun} as preferred"
+        interval = format_interval(net.interval, signed=True)
+        rows.append(Row(label, (f"{format_points(net.value)} points", interval, f"{net.n:,}")))
     return rows
-
-
-def net_row(label: str, net: Net) -> Row:
-    """Make the row of a net effect, in points, or as counts without an interval."""
-    n = f"{net.n:,}"
-    if net.undecided:
-        return Row(label, ("undecided", "", n))
-    if math.isnan(net.interval[0]):
-        counts = f"{net.reached} reached", f"{net.expected:.1f} expected"
-        return Row(label, (*(counts if net.n else (NO_VALUE, "")), n))
-    interval = format_interval(net.interval, signed=True)
-    return Row(label, (f"{format_points(net.value)} points", interval, n))
 
 
 def p_row(label: str, summary: Summary, name: str) -> Row:
@@ -170,11 +144,11 @@ def again_rows(summary: Summary) -> list[Row]:
         return []
     return [
         value_row("model's answer in a variant: the same", again.agreement),
-        value_row("correct in all variants before", again.before),
-        value_row("robust W→C: wrong in all, then correct", again.corrected),
-        value_row("its best path correct in all variants", again.held),
+        value_row("right in all variants before", again.before),
+        value_row("robust W→C: wrong in all, then right", again.corrected),
+        value_row("its best path right in all variants", again.held),
         value_row("control: best path, likewise", again.held_control, control=True),
-        value_row("mixed: correct in some, then in all", again.mixed),
+        value_row("mixed: right in some, then in all", again.mixed),
         value_row("robust C→C: on a shorter path", again.shortened),
     ]
 
@@ -211,34 +185,38 @@ def depth_rows(summary: Summary) -> list[Row]:
 
 def cost_rows(summary: Summary) -> list[Row]:
     """List what the search evaluated, and how decoding and grading ended."""
-    added = summary.control_evaluations
     rows = [
-        value_row("evaluations without control searches", summary.evaluations),
-        value_row("control: added evaluations", added, control=True),
-        value_row("control: added share", f"{added / summary.evaluations:+.0%}", control=True),
-        value_row("evaluations not finite", summary.not_finite),
+        value_row("evaluations, each path and prompt once", summary.evaluations),
+        value_row("of them by the searches for gold", summary.gold_evaluations),
+        value_row("added by control searches", summary.control_evaluations, control=True),
     ]
+    if summary.again_evaluations:
+        rows.append(value_row("added by other variants", summary.again_evaluations))
+    rows.append(value_row("evaluations for gold, not finite", summary.not_finite))
     if summary.ungraded.hits:
-        rows.append(value_row("evaluations ungraded", summary.ungraded))
+        rows.append(value_row("evaluations for gold, ungraded", summary.ungraded))
     if summary.decodes:
-        rows.append(value_row("evaluations truncated", summary.truncated))
+        rows.append(value_row("evaluations for gold, truncated", summary.truncated))
         rows.append(value_row("tokens decoded per evaluation", summary.tokens))
     return rows
 
 
 def search_note(summary: Summary) -> str:
     """Explain what the comparison assumes."""
+    noun = summary.answer_noun
     parts = [
-        "Intervals: 95 %; all tests are two-sided. Control: the same search for an "
-        f"{summary.answer_noun} that is neither correct nor the model's own."
+        "Intervals: 95 %; all tests are two-sided. W→C counts questions that have a control: the "
+        f"same search for {'an' if noun[0] in 'ao' else 'a'} {noun} that is neither correct nor "
+        "the model's own."
     ]
     if summary.preference is None:
-        parts.append("Beyond control: compared with another answer that was given as often.")
+        parts.append(f"Expected: any {noun} that was searched for may be the correct one.")
     else:
         parts.append(
-            "Beyond control: gold is drawn among the targets of a question by the model's "
+            f"Expected: the correct {noun} is drawn among those searched for by the model's "
             "preference, exp(tau x score)."
         )
+    parts.append("The interval beside it holds 95 % of such draws.")
     if any(net.undecided for net in summary.nets.values()):
         parts.append("Undecided: preference alone nearly decides which answer is gold.")
     if summary.ungraded.hits:
@@ -259,13 +237,13 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def change_verdict(change: Change) -> str:
-    """State in a sentence whether a run reaches more beyond control than the first one."""
+    """State in a sentence whether a run reaches more beyond the expected number than the first."""
     way, net = next(iter(change.nets.items()), ("", None))
     if net is None or net.undecided or math.isnan(net.interval[0]):
-        return "Nothing shown: too few questions differ to compare the runs beyond control."
-    interval, p = format_interval(net.interval, signed=True), change.p[way]
+        return "Nothing shown: too few questions differ to compare the runs beyond expectation."
+    interval, p = format_interval(net.difference_interval, signed=True), change.p[way]
     shown = "Shown" if is_shown(p, net.interval) else "Nothing shown"
-    points = f"{format_points(net.value)} points of questions now correct, beyond control"
+    points = f"{format_points(net.difference)} points of the wrong questions, beyond expectation"
     return f"{shown}: {points} (95 % interval {interval}, p {format_p(p)})."
 
 
@@ -273,17 +251,18 @@ def changes_table(names: Sequence[str], changes: Sequence[Change]) -> Table:
     """List the differences of each run but the first to the first one."""
     rows = []
     for name, change in zip(names[1:], changes, strict=True):
-        pairs = {"correct on some path": change.after, "on a shorter path": change.shortened}
+        for way, net in change.nets.items():
+            value = "undecided" if net.undecided else format_points(net.difference)
+            interval = format_interval(net.difference_interval, signed=True) or "too few differ"
+            cells = value, interval, format_p(change.p[way]), f"{net.n:,}"
+            rows.append(Row(f"{name}: {LABELS[way]}, beyond the expected", cells))
+        pairs = {"right on some path that was tried": change.after}
+        pairs["the same, on a shorter path"] = change.shortened
         for label, pair in pairs.items():
             interval = format_interval(pair.interval, signed=True)
             cells = format_points(pair.value), interval, format_p(pair.p), f"{pair.n:,}"
             rows.append(Row(f"{name}: {label}", cells))
-        for way, net in change.nets.items():
-            value = "undecided" if net.undecided else format_points(net.value)
-            interval = format_interval(net.interval, signed=True) or "too few differ"
-            cells = value, interval, format_p(change.p[way]), f"{net.n:,}"
-            rows.append(Row(f"{name}: {LABELS[way]}", cells))
-    columns = ("", "difference", "95 % interval", "p (Holm)", "n")
+    columns = ("", "points", "95 % interval", "p (Holm)", "n")
     return Table(rows, f"Against {names[0]}, on the questions of both", columns)
 
 

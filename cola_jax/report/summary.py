@@ -1,7 +1,6 @@
 """`Summary`: the numbers of a search run."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,42 +12,39 @@ from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.report.controls import COLUMNS as CONTROL_COLUMNS
 from cola_jax.report.controls import (
-    ONCE,
-    ROBUST,
-    AskedAgain,
-    Ways,
     check_search,
-    compare_controls,
+    read_ways,
     scorer_flag,
 )
 from cola_jax.report.layers import (
+    CONTROLS,
+    RETAINED,
     Depth,
     LayerUse,
     Reach,
-    control_searches,
     is_false,
     is_null,
     is_true,
     list_lengths,
     summarise_layers,
 )
-from cola_jax.runs.run import Run
+from cola_jax.runs.run import COUNTED, Run, count_again, count_evaluations
 from cola_jax.runs.schema import EVALUATIONS, join
-from cola_jax.scoring.preference import Kept, Net, Preference
-from cola_jax.scoring.statistics import Share, holm, mean
+from cola_jax.scoring.preference import Preference
+from cola_jax.scoring.statistics import Share, mean
+from cola_jax.strategies.summary import SearchSummary
 
-COLUMNS = [*CONTROL_COLUMNS, "confirmed"]  # of questions
+COLUMNS = [*CONTROL_COLUMNS, "confirmed", "evaluations"]  # of questions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Summary:
+class Summary(SearchSummary):
     """The results of a search on the questions done so far; a mean of nothing is NaN.
 
     Questions whose baseline is ungraded are excluded from all shares of questions but `confirmed`.
     """
 
     directory: str
-    open: bool  # questions without options offered
     decodes: bool  # answers were decoded
     dtype: str | None  # that the search computed in
     done: int  # questions
@@ -56,32 +52,23 @@ class Summary:
     planned: int
     num_layers: int  # L, the length of the identity path
 
-    before: Share  # correct on the identity path
     after: Share  # correct on some path
     shortened: Share  # of those correct before: correct on a shorter path too
-    corrected: Share  # of those wrong before (in all variants, of a search in all): W→C
+    own_kept: Share  # of the model's own wrong answers searched for: given on a shorter path too
     unchanged: Share  # of all questions: correct before, and on no shorter path
     unsolved: Share  # of all questions: correct on no path
-    # The control: searches of the same questions for wrong answers other than the model's own.
-    control: Share  # of those searches on the questions wrong before: reached their target
-    without_control: int  # of the questions wrong before: have no wrong answer to search for
-    unscored: int  # of those that have: without finite scores of the pretrained model
-    preference: Preference | None  # of the model for gold among the targets; None for open ones
-    # W→C beyond the control searches and that preference, by what counts as right: `once`, where
-    # other variants were asked `asked again` (the best path in all) and `robust` (any path in all)
-    nets: dict[str, Net]
-    kept: dict[str, Kept]  # layers saved on right and on wrong answers that are kept
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
-    again: AskedAgain | None  # None where no other variant was asked
     length: float  # of the shortest correct path, L where there is none
     cost: float | None  # of the same paths, mean milliseconds; None where layers have no costs
     model_cost: float  # of the identity path
 
-    evaluations: int  # of the searches for gold
-    control_evaluations: int  # beyond those, of the control searches
+    # a path that is run on a question, in a prompt, is one evaluation, whatever searches share it
+    evaluations: int  # in all
+    gold_evaluations: int  # of them, those of the searches for gold
+    again_evaluations: int  # of them, those in other variants
     broken: Share  # of the edited paths tried on questions correct before: wrong
     fixed: Share  # of the edited paths tried on questions wrong before: correct
-    ungraded: Share  # evaluations on which the grader failed
+    ungraded: Share  # evaluations for gold on which the grader failed
     not_finite: Share
     truncated: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
     tokens: float  # decoded per evaluation
@@ -91,27 +78,9 @@ class Summary:
     reach: dict[str, Reach]  # by group
 
     @property
-    def counted(self) -> str:
-        """The way of counting of `net`: once, or robust for a search in all variants at once."""
-        return ONCE if ONCE in self.nets else ROBUST
-
-    @property
-    def net(self) -> Net:
-        """W→C beyond its control; of a search in all variants at once, right in all."""
-        return self.nets[self.counted]
-
-    @property
-    def p_values(self) -> dict[str, tuple[float, float]]:
-        """P-values of `nets` by name and of `kept` by `kept NAME`, as such and after Holm."""
-        values = {name: math.nan if net.undecided else net.p for name, net in self.nets.items()}
-        values |= {f"kept {name}": kept.p for name, kept in self.kept.items()}
-        corrected = holm(list(values.values()))
-        return {name: (values[name], p) for name, p in zip(values, corrected, strict=True)}
-
-    @property
-    def answer_noun(self) -> str:
-        """The name of the questions' answers: options, where they are offered."""
-        return "answer" if self.open else "option"
+    def control_evaluations(self) -> int:
+        """The evaluations that control searches add to those for gold."""
+        return self.evaluations - self.gold_evaluations - self.again_evaluations
 
 
 def summarise(run: Run, preference: Preference | None = None) -> Summary:
@@ -129,24 +98,29 @@ def summarise(run: Run, preference: Preference | None = None) -> Summary:
     columns = ["question", "path", "verdict", "finite", "node", "truncated", "control"]
     rows = read_evaluations(run, columns)
     gold = rows.filter(pa.array(~is_true(rows["control"])))
-    _, controls = control_searches(questions)
     costs = LayerCosts(num_layers, manifest["settings"].get("layer_costs"))
-    fields = summarise_questions(questions, num_layers) | summarise_cost(questions, costs)
-    fields |= compare_controls(Ways.of(run, questions), num_layers, preference)
+    robust = bool(manifest["settings"].get("robust"))
+    counted = questions.select(COUNTED).to_pylist()
+    alone = [row | {"controls": None, "again": None} for row in counted]
+    layers = summarise_layers(questions, gold["path"], num_layers)
+    own = layers["reach"][CONTROLS[RETAINED]]
+    compared = SearchSummary.of(read_ways(run, questions), num_layers, preference)
     return Summary(
+        **vars(compared),
         directory=str(run.directory),
-        open=scorer_flag(manifest, "open"),
         decodes=scorer_flag(manifest, "decodes"),
         dtype=manifest["settings"].get("dtype"),
         done=questions.num_rows,
         planned=manifest["settings"]["questions"],
         num_layers=num_layers,
-        # evaluations that no other search of a question had made
-        control_evaluations=sum(controls["evaluations"].to_pylist())
-        - sum(controls["shared"].to_pylist()),
-        **fields,
+        own_kept=Share(int(own.hits[num_layers - 1]), own.searches),
+        evaluations=count_evaluations(counted, robust=robust),
+        gold_evaluations=count_evaluations(alone, robust=robust),
+        again_evaluations=0 if robust else sum(map(count_again, counted)),
+        **summarise_questions(questions, num_layers),
+        **summarise_cost(questions, costs),
         **summarise_evaluations(questions, gold),
-        **summarise_layers(questions, gold["path"], num_layers),
+        **layers,
     )
 
 
@@ -178,10 +152,8 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
     lengths = np.where(solved, list_lengths(questions["best"]), num_layers)
     return {
         "excluded": int(np.count_nonzero(~graded)),
-        "before": Share.of(correct[graded]),
         "after": Share.of(solved[graded]),
         "shortened": Share.of(lengths[correct] < num_layers),
-        "corrected": Share.of(solved[wrong]),
         "unchanged": Share.of((correct & (lengths >= num_layers))[graded]),
         "unsolved": Share.of(~solved[graded]),
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
@@ -204,7 +176,6 @@ def summarise_evaluations(questions: pa.Table, rows: pa.Table) -> dict[str, Any]
     edited = (rows["node"].to_numpy() > 0) & ~is_null(rows["verdict"]) & (place >= 0)
     right = is_true(rows["verdict"])
     return {
-        "evaluations": rows.num_rows,
         "broken": Share.of(~right[edited & is_true(questions["baseline"])[place]]),
         "fixed": Share.of(right[edited & is_false(questions["baseline"])[place]]),
         "ungraded": Share.of(is_null(rows["verdict"])),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
@@ -14,22 +13,13 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
-from cola_jax.scoring.statistics import ALPHA, Effect, Share
+from cola_jax.scoring.number_format import Row, format_interval, format_percent, format_points
+from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS
 
-NO_VALUE = "–"
 MAX_NAME, MAX_VALUE = 120, 1000  # characters of a title and of a setting
 PATH = re.compile(r"[\d,()x-]+( \(identity\))?$")
 COLUMNS = ("", "value", "95 % interval", "n")
-
-
-class Row(NamedTuple):
-    """One line of a table, as text; a cell may have its interval on a second line."""
-
-    label: str
-    cells: tuple[str, ...]
-    control: bool = False  # of control searches, which are shown in another colour
-    bold: bool = False
 
 
 class Table(NamedTuple):
@@ -110,72 +100,12 @@ def markdown_cell(text: str) -> str:
     return " ".join(text.splitlines()).replace("|", "\\|")
 
 
-def is_shown(p: float, interval: tuple[float, float]) -> bool:
-    """Whether a corrected p-value is below 0.05 and the interval of its effect excludes 0."""
-    low, high = interval
-    return p < ALPHA and not low <= 0 <= high
-
-
-def value_row(
-    label: str, value: Share | float | str, n: int | None = None, *, control: bool = False
-) -> Row:
-    """Make the row of a share, a count, a mean or a text, in the columns `COLUMNS`."""
-    interval = ""
-    if isinstance(value, Share):
-        text, interval, n = format_percent(value.value), format_interval(value.interval), value.n
-    elif isinstance(value, str):
-        text = value
-    else:
-        text = f"{value:,}" if isinstance(value, int) else format_mean(value)
-    return Row(label, (text, interval, "" if n is None else f"{n:,}"), control)
-
-
-def format_percent(value: float) -> str:
-    """Format a share with one decimal; only none and all read as 0 and 100 %."""
-    if math.isnan(value):
-        return NO_VALUE
-    text = f"{100 * value:.1f} %"
-    if text == "0.0 %" and value > 0:
-        return "<0.1 %"
-    return ">99.9 %" if text == "100.0 %" and value < 1 else text
-
-
-def format_signed(value: float, decimals: int = 1) -> str:
-    """Format a difference with its sign."""
-    return NO_VALUE if math.isnan(value) else f"{value:+.{decimals}f}".replace("-", "−")
-
-
-def format_points(value: float) -> str:
-    """Format a difference of shares in percentage points, with its sign."""
-    return format_signed(100 * value)
-
-
-def format_mean(value: float, decimals: int = 1) -> str:
-    """Format a mean."""
-    return NO_VALUE if math.isnan(value) else f"{value:.{decimals}f}"
-
-
 def cost_texts(cost: float | None, total: float | None) -> list[str]:
     """Format milliseconds of layers, and their share of the model's `total`; [] where unknown."""
     if cost is None or not total:
         return []
     time = f"{cost:,.1f}" if cost >= 100 else f"{cost:.3g}"
     return [f"{time} ms", f"{100 * cost / total:.1f} %"]
-
-
-def format_p(p: float) -> str:
-    """Format a p-value."""
-    return NO_VALUE if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def format_interval(interval: tuple[float, float], signed: bool = False) -> str:
-    """Format an interval of shares in per cent, or of differences in percentage points."""
-    low, high = interval
-    if math.isnan(low):
-        return ""
-    if signed:
-        return f"{format_points(low)} to {format_points(high)}"
-    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def effect_cells(effect: Effect) -> list[str]:
@@ -196,7 +126,7 @@ def model_name(start: Mapping[str, Any]) -> str:
     """Return the name of the model: a Hub id, or the last part of a local path."""
     origin = start.get("origin") or {}
     name = str(origin.get("name") or start.get("model") or "unknown model")
-    return title(name if origin.get("kind") == "hub" else PurePath(name).name)
+    return title(name if origin.get("kind") == "hub" else PurePath(name).name.removesuffix(".gguf"))
 
 
 def task_name(start: Mapping[str, Any]) -> str:

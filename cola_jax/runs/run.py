@@ -66,6 +66,7 @@ STARTS = "starts"
 METRICS = ".metrics.json"  # of a start, beside its own file
 TABLES = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # folder of evaluations of unfinished questions
+COUNTED = ["evaluations", "controls", "again", "variant_answers"]  # columns of questions
 FAILED = "failed"  # folder of records of questions that an engine has set aside
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
 
@@ -318,8 +319,9 @@ class Run:
 
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""
-        rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
-        self.metrics.add(earlier=count_evaluations(rows), **improvements(rows, num_layers))
+        rows = self.questions([*COUNTED, "baseline", "best"]).to_pylist()
+        earlier = count_evaluations(rows, robust=bool(self.settings().get("robust")))
+        self.metrics.add(earlier=earlier, **improvements(rows, num_layers))
 
     def listed(self) -> tuple[list[PartFiles], list[epath.Path]]:
         """List the parts in order, and files of evaluations without that of their questions."""
@@ -383,11 +385,28 @@ def read_record(file: epath.Path) -> dict[str, Any]:
     return content
 
 
-def count_evaluations(questions: Sequence[Mapping[str, Any]]) -> int:
-    """Add up the evaluations of questions, those of their control searches as well."""
-    controls = [control for row in questions for control in row["controls"] or ()]
-    shared = sum(control["shared"] for control in controls)
-    return sum(row["evaluations"] for row in [*questions, *controls]) - shared
+def count_evaluations(questions: Iterable[Mapping[str, Any]], *, robust: bool = False) -> int:
+    """Count the evaluations of questions: each path that was run, in each prompt, once.
+
+    Those of control searches and of paths asked again are among them. A robust search runs every
+    path in all variants. `questions` are rows with the columns `COUNTED`.
+    """
+    total = 0
+    for row in questions:
+        controls = row["controls"] or ()
+        paths = row["evaluations"] + sum(each["evaluations"] - each["shared"] for each in controls)
+        if robust:
+            total += paths * (1 + len(row["variant_answers"] or ()))
+        else:
+            total += paths + count_again(row)
+    return total
+
+
+def count_again(question: Mapping[str, Any]) -> int:
+    """Count the evaluations of a question in other variants."""
+    searches = [question, *(question["controls"] or ())]
+    paths = {tuple(asked["path"]) for search in searches for asked in search["again"] or ()}
+    return len(paths) * len(question["variant_answers"] or ())
 
 
 def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:

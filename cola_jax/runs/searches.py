@@ -23,7 +23,7 @@ from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import most_asked
 from cola_jax.strategies.loop import asked_questions
-from cola_jax.strategies.outcome import Outcomes
+from cola_jax.strategies.outcomes import Outcomes
 from cola_jax.strategies.rules import InfluenceRules, Settings
 
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ import numpy as np
 from etils import epath
 
 from cola_jax.files import inside, written_times
-from cola_jax.runs.run import Run, count_evaluations
+from cola_jax.runs.run import COUNTED, Run, count_evaluations
 from cola_jax.runs.schema import PART, QUESTIONS, read_part
 from cola_jax.storage import for_each
 
 LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
 HOUR, WINDOW = 3600, 200  # the last seconds and parts of a start, which tell its rate
-COUNTED = ["question", "evaluations", "controls"]  # columns
 
 
 class WrittenPart(NamedTuple):
@@ -40,7 +39,7 @@ def read_progress(run: Run) -> dict[str, Any]:
       None is unknown.
     """
     (settings, starts), failures = run.read_starts(), run.failures()
-    parts = read_counts(run, list_parts(run))
+    parts = read_counts(run, list_parts(run), robust=bool(settings.get("robust")))
     read = [part for part in parts if part.evaluations is not None]
     done, asked = count_questions(parts), settings.get("questions", 0)
     paths = len(settings.get("paths", ()))  # a search has none
@@ -94,7 +93,9 @@ def list_parts(run: Run) -> list[WrittenPart]:
     return sorted(parts)
 
 
-def read_counts(run: Run, parts: Sequence[WrittenPart]) -> list[WrittenPart]:
+def read_counts(
+    run: Run, parts: Sequence[WrittenPart], *, robust: bool = False
+) -> list[WrittenPart]:
     """Read the counts of a sample of the parts, and of those whose names have none.
 
     A question that several of them have counts in the first.
@@ -104,7 +105,7 @@ def read_counts(run: Run, parts: Sequence[WrittenPart]) -> list[WrittenPart]:
 
     def read(file: epath.Path) -> list[dict[str, Any]] | None:
         try:
-            return read_part(file, QUESTIONS, run.mark, COUNTED).to_pylist()
+            return read_part(file, QUESTIONS, run.mark, ["question", *COUNTED]).to_pylist()
         except FileNotFoundError:  # another command extends the run
             return None
 
@@ -113,7 +114,8 @@ def read_counts(run: Run, parts: Sequence[WrittenPart]) -> list[WrittenPart]:
         if rows is not None:
             rows = [row for row in rows if row["question"] not in seen]
             seen.update(row["question"] for row in rows)
-            known[part] = part._replace(questions=len(rows), evaluations=count_evaluations(rows))
+            evaluations = count_evaluations(rows, robust=robust)
+            known[part] = part._replace(questions=len(rows), evaluations=evaluations)
     return [known.get(part, part) for part in parts]
 
 

@@ -5,6 +5,7 @@ to reach. So the null hypothesis is that gold is drawn among a question's target
 preference, in proportion to exp(tau * score).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -121,8 +122,27 @@ class Net(NamedTuple):
     n: int
     reached: int  # questions on which gold was reached, of the second run in a comparison
     expected: float  # the number of them by preference alone
+    by_chance: tuple[float, float]  # between which 95 % of these numbers lie, by preference alone
     informative: int  # questions of which some targets were reached, and others not
     effective: float  # equally informative number of questions with equally likely targets
+    scale: float  # questions, each counted by the chance that gold is another of its targets
+
+    @property
+    def difference(self) -> float:
+        """Questions reached beyond the expected ones, as a share of all n."""
+        return (self.reached - self.expected) / self.n if self.n else math.nan
+
+    @property
+    def difference_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `difference`."""
+        share = self.scale / self.n if self.n else math.nan
+        low, high = self.interval
+        return low * share, high * share
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, and the difference from the expected number."""
+        fields = {"difference": self.difference, "difference_interval": self.difference_interval}
+        return self._asdict() | fields | {"undecided": self.undecided}
 
     @property
     def undecided(self) -> bool:
@@ -154,7 +174,7 @@ class Net(NamedTuple):
         if before is not None:
             values = values - before[compared]
         if not len(gaps):
-            return cls(math.nan, NO_INTERVAL, math.nan, 0, 0, 0.0, 0, 0.0)
+            return cls(math.nan, NO_INTERVAL, math.nan, 0, 0, 0.0, NO_INTERVAL, 0, 0.0, 0.0)
         weight = weights(gaps, (preference or targets.preference()).tau)
         there = ~np.isnan(gaps)
         differ = (there & (values != values[:, :1])).any(axis=1)
@@ -162,20 +182,36 @@ class Net(NamedTuple):
         scale = float((1 - alone).sum())
         draws = DRAWS // 5 if quick else DRAWS
         known = Drawn(values, gaps, weight, weighted=targets.weighted, draws=draws)
+        chances = weighted_mean(weight, targets.hits)
         net = cls(
             value=known.observed / scale if scale > 0 else math.nan,
             interval=NO_INTERVAL,
             p=known.p(),
             n=len(gaps),
             reached=int(targets.hits[:, 0].sum()),
-            expected=float(weighted_mean(weight, targets.hits).sum()),
+            expected=float(chances.sum()),
+            by_chance=number_by_chance(chances),
             informative=int(np.count_nonzero(differ)),
             effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
+            scale=scale,
         )
+        if min(net.informative, net.effective) < INFORMATIVE and before is None:
+            return net
+        # beside the test, which regards the gaps of gold itself
+        low, high = (min(max(0.0, net.reached + bound), net.n) for bound in known.by_chance())
+        expected = min(max(0.0, net.reached - known.observed), net.n)
+        net = net._replace(expected=expected, by_chance=(low, high))
         if quick or min(net.informative, net.effective) < INFORMATIVE:
             return net
         low, high = (bound / scale for bound in known.interval())
         return net._replace(interval=(max(-1.0, low), min(1.0, high)))
+
+
+def number_by_chance(chances: np.ndarray) -> tuple[float, float]:
+    """Return the bounds of 95 % of the numbers of successes, by their chances [n]."""
+    numbers = functools.reduce(lambda pmf, p: np.convolve(pmf, [1 - p, p]), chances, np.ones(1))
+    low, high = np.searchsorted(np.cumsum(numbers), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
+    return float(low), float(min(high, len(chances)))
 
 
 class Drawn:
@@ -226,16 +262,29 @@ class Drawn:
         if self.exact:
             count = poisson_binom(weighted_mean(weight, self.values).clip(0, 1))
             return float(count.sf(self.reached - 1)), float(count.cdf(self.reached))
+        sums, slack = self.draw(weight)
+        high = int(np.count_nonzero(sums >= self.observed - slack))
+        low = int(np.count_nonzero(sums <= self.observed + slack))
+        return (high + 1) / (len(sums) + 1), (low + 1) / (len(sums) + 1)
+
+    def draw(self, weight: np.ndarray) -> tuple[np.ndarray, float]:
+        """Draw sums by weights [n, J]; returns them with the size of their rounding errors."""
         steps = (np.diff(self.apart, axis=1) * (self.weight[:, 1:] > 0)).astype(np.float32)
         sums = np.full(len(self.uniform), self.apart[:, 0].sum(), np.float32)
         # the same draws at every beta, so that the tails are monotone
         bounds = np.cumsum(weight, axis=1).astype(np.float32)
         for j in range(steps.shape[1]):
             sums += (self.uniform > bounds[:, j]).astype(np.float32) @ steps[:, j]
-        slack = 1e-5 * float(np.abs(steps).sum())  # of rounding
-        high = int(np.count_nonzero(sums >= self.observed - slack))
-        low = int(np.count_nonzero(sums <= self.observed + slack))
-        return (high + 1) / (len(sums) + 1), (low + 1) / (len(sums) + 1)
+        return sums, 1e-5 * float(np.abs(steps).sum())
+
+    def by_chance(self) -> tuple[float, float]:
+        """Return the bounds of 95 % of the sums under the hypothesis, minus the observed one."""
+        if self.exact:
+            low, high = number_by_chance(weighted_mean(self.weight, self.values))
+            return low - self.reached, high - self.reached
+        sums, _ = self.draw(self.weight)
+        low, high = np.quantile(sums, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
+        return low - self.observed, high - self.observed
 
     def p(self) -> float:
         """Return the two-sided p-value: twice the smaller tail."""

@@ -22,7 +22,8 @@ from cola_jax.scoring.evaluator import (
 from cola_jax.scoring.scorer import Evaluate, Scorer
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
-from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome, Outcomes, as_ids, as_text
+from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome, as_ids, as_text
+from cola_jax.strategies.outcomes import Outcomes
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings
 from cola_jax.strategies.walks import Search, searches
 

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from cola_jax.path import format_edit, format_path
+from cola_jax.path import format_edit
 from cola_jax.question import Question
-from cola_jax.scoring.evaluator import EncodedQuestions
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.rules import Settings
 
 ROOT = 0  # the evaluation of the identity path
 NO_PARENT = -1
@@ -125,45 +123,6 @@ class Outcome:
     def describe_edit(self, i: int) -> str | None:
         """Write the edit of evaluation i, such as `skip 2 at 5`; None for none or several."""
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
-
-
-class Outcomes(list[Outcome]):
-    """The outcomes of several questions, in their order, and the settings of their search."""
-
-    def __init__(
-        self,
-        outcomes: Iterable[Outcome],
-        settings: Settings,
-        asked: EncodedQuestions | None = None,
-    ):
-        """Take outcomes, the settings of their search, and the questions as a model was asked."""
-        super().__init__(outcomes)
-        self.settings, self.asked = settings, asked
-
-    def __reduce__(self) -> tuple:
-        """Leave out the model."""
-        return Outcomes, (list(self), self.settings)
-
-    def to_pandas(self) -> Any:
-        """Make a DataFrame with a row for each question; needs pandas.
-
-        The columns are question (its id), baseline (whether the pretrained model is right), best
-        (the shortest correct path, or None), length (its layers), evaluations and confirmed (right
-        in float32 too).
-        """
-        import pandas
-
-        paths = [outcome.best for outcome in self]
-        return pandas.DataFrame(
-            {
-                "question": [outcome.question.id for outcome in self],
-                "baseline": [outcome.baseline for outcome in self],
-                "best": [None if path is None else format_path(path) for path in paths],
-                "length": [None if path is None else len(path) for path in paths],
-                "evaluations": [outcome.evaluations for outcome in self],
-                "confirmed": [outcome.confirmed for outcome in self],
-            }
-        )
 
 
 class History:

@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED, Depth
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.tables import (
+from cola_jax.report.tables import markdown_table, model_name, task_name
+from cola_jax.runs.run import Run
+from cola_jax.scoring.number_format import (
     format_interval,
     format_mean,
     format_p,
     format_points,
     format_signed,
-    markdown_table,
-    model_name,
-    task_name,
 )
-from cola_jax.runs.run import Run
 from cola_jax.scoring.preference import Kept, Net
 from cola_jax.scoring.statistics import Mean
 

@@ -12,12 +12,12 @@ from typing import get_args
 import tyro
 from etils import epath
 
-from cola_jax.report.controls import ONCE, ROBUST
 from cola_jax.report.summary import Summary
-from cola_jax.report.tables import format_percent
+from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net
 from cola_jax.scoring.statistics import holm
 from cola_jax.strategies.loop import resolve
+from cola_jax.strategies.reached import ONCE, ROBUST
 from cola_jax.strategies.rules import PresetName, Space
 from experiments.paper.results import Result, layers, p_of, points, read, show
 from experiments.strategies import Searches

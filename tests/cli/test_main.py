@@ -36,7 +36,7 @@ def common(tiny_checkpoint, task, tmp_path):
 def test_search_writes_a_report(common, tmp_path, capsys, refused):
     cli.main(["search", *common, *SMALL])
     said = capsys.readouterr()
-    assert "correct before" in said.out
+    assert "right before" in said.out
     assert "report:" in said.err
     (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"].values()
     assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths_upper_bound,none"}

@@ -65,9 +65,9 @@ def test_report_of_several_runs(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["report", *runs])
     shown = capsys.readouterr().out
-    assert shown.count("correct before (pretrained model)") == 2
+    assert shown.count("right before (pretrained model)") == 2
     assert "Against a/run" in shown
-    assert "b/run: now correct, beyond" in shown
+    assert "b/run: W→C: wrong before" in shown
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "report.md").read_text().count("## Settings") == 2
     assert not (Path(runs[0]) / "report.html").exists()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Case, Reached, Ways
 from cola_jax.scoring.preference import Net
+from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST, Case, Reached, Ways
 from experiments.strategies import Hits, Seed, first_hits, layers_run, measure
 
 BASE = (0, 1, 2, 3)
@@ -24,7 +24,7 @@ def seed(*questions):
     for i, each in enumerate(questions):
         scores = np.array([[-2.0, -1.0, -2.0]] * 2)
         targets: dict[int, Reached] = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
-        cases.append(Case(f"q{i}", GOLD, [OWN, OWN], scores, targets))
+        cases.append(Case(f"q{i}", GOLD, False, [OWN, OWN], scores, targets))
         by_target |= {(f"q{i}", target): hits for target, hits in zip(targets, each, strict=True)}
     return Seed(Ways(cases, (ONCE, AGAIN, ROBUST), True), by_target)
 

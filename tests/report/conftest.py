@@ -40,11 +40,18 @@ def letters(name: str, rows: list[Any], **fields: Any) -> Part:
     for node, (path, answer, verdict, *more) in enumerate(rows):
         columns = {"question": name, "path": path, "length": len(path), "answer": answer}
         columns |= {"verdict": verdict, "margin": 1.0 if verdict else -1.0, "finite": True}
-        columns |= {"node": node, "wave": node, "scores": [], "parent": None, "edit": None}
+        columns |= {
+            "target": fields.get("gold", 0),
+            "node": node,
+            "wave": node,
+            "scores": [],
+            "parent": None,
+            "edit": None,
+        }
         if node:
             columns |= {"parent": 0, "edit": f"edit {node}"}
         evaluations.append(columns | dict(*more))
-    return evaluations, [question(name, **fields)]
+    return evaluations, [question(name, **{"evaluations": len(rows)} | fields)]
 
 
 def answers(name: str, rows: list[Any], **fields: Any) -> Part:
@@ -88,7 +95,8 @@ RIGHT: dict[str, Any] = {"baseline": True, "baseline_answer": 0, "confirmed": Tr
 # fmt: off
 MADE = [
     # C→C on three layers
-    letters("q1", [(WHOLE, 0, True), ((0, 1, 3), 0, True), ((0, 3), 2, False, {"parent": 1})],
+    letters("q1", [(WHOLE, 0, True), ((0, 1, 3), 0, True, {"edit": "skip 1 at 2"}),
+                   ((0, 3), 2, False, {"parent": 1})],
             best=(0, 1, 3), front=[(0, 1, 3), (0, 3)], **RIGHT),
     # W→C on five layers, not confirmed, its control not reached; one path is not finite
     letters("q2", [(WHOLE, 1, False), ((0, 1, 1, 2, 3), 0, True),

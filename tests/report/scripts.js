@@ -59,4 +59,7 @@ assert.ok(ticks("points", [[0, 0.75, 0.6, 0.9, 9]]).every((text) => text.length 
 const block = [[0, 0, 1, 0.5, 1.5, 0.01], [0, 1, -1, -2, 0, 0.5]];
 const map = { best: ["skip", 0, 0], series: [{ name: "skip", rows: block }] };
 drawPanel({ kind: "map", title: "t", layers: 4, ...map }, 400);
+const strip = [{ name: "W→C", css: "search", rows: [[0.9, 0.92, 0.8, 1, 11]] }];
+const strips = drawPanel({ kind: "strip", title: "", series: strip }, 400);
+assert.match(strips.attributes["aria-label"], /reached 90.0 %; expected 92.0 % \(80.0 % to 100.0 %\); n = 11/);
 pathDiagram([0, 2, 1, 1], 1, 16);

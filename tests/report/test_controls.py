@@ -61,9 +61,11 @@ def test_summarise_questions_asked_again(tmp_path: Path):
     assert (robust.value, robust.n, robust.reached) == (1.0, 1, 1)
     # a and b of a, b and c, which has no control where its second answer is right
     assert (summary.nets["once"].n, summary.nets["asked again"].n) == (3, 1)
+    # each question's paths asked again, in two variants
+    assert summary.again_evaluations == 2 * (4 + 3 + 2 + 2)
     kept = summary.kept["robust"]
     assert (kept.right, kept.n_right, kept.wrong, kept.n_wrong) == (2, 1, 1, 1)
-    assert "robust, beyond control (W→C)" in text_of(search_report(run, summary))
+    assert "difference in points, robust" in text_of(search_report(run, summary))
 
 
 def test_check_runs_refuses_runs_that_are_not_comparable(tmp_path: Path, run: Run, evaluated: Run):

@@ -11,17 +11,18 @@ from cola_jax.report import summarise
 from cola_jax.report.figures import scan_figures, search_figures
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
+from cola_jax.strategies.summary import LABELS
 from tests.report.conftest import ONE_EVALUATION, PARTS, UNGRADED, make_run, part
 from tests.report.test_scan import PATHS, random_scan
 
 
 def series_of(*runs: Run) -> dict[tuple[str, str, str], Any]:
-    """Return the rows of each series, by figure, start of the panel's title, and name."""
+    """Return the rows of each series, by figure, title of the panel without n, and name."""
     named = [(run.directory.parent.name, run, summarise(run)) for run in runs]
     figures = search_figures(named)
     json.dumps(figures, allow_nan=False)
     return {
-        (figure["id"], panel["title"].partition(":")[0], series["name"]): series["rows"]
+        (figure["id"], panel["title"].partition(" (")[0], series["name"]): series["rows"]
         for figure in figures
         for panel in figure["panels"]
         for series in panel["series"]
@@ -34,39 +35,45 @@ def series(run: Run) -> dict[tuple[str, str, str], Any]:
 
 
 def shares(rows: list[Any]) -> list[tuple[Any, ...]]:
-    """Return x, the share and n of each row, whose intervals must be Wilson's."""
-    for _, share, low, high, n in rows:
-        assert (low, high) == pytest.approx(Share(round(share * n), n).interval, abs=1e-5)
+    """Return x, the share and n of each row."""
     return [(x, pytest.approx(share, abs=1e-5), n) for x, share, *_, n in rows]
 
 
-def test_evaluations_until_the_first_correct_path(series: dict[Any, Any]):
-    # q1 and q4 are correct before, q2 and q5 on their first path, q3 on none
-    every = shares(series["evaluations", "All questions", "search"])
-    assert every == [(0, 2 / 5, 5), (1, 4 / 5, 5), (2, 4 / 5, 5)]
-    wrong = shares(series["evaluations", "Wrong before", "search"])
-    assert wrong == [(0, 0, 3), (1, 2 / 3, 3), (2, 2 / 3, 3)]
-    assert ("evaluations", "Wrong before", "control") not in series
+def test_strip_has_reached_and_expected_shares(series: dict[Any, Any], run: Run):
+    net = summarise(run).net
+    # q2 reached gold alone, q3 the control alone; q5 has no control
+    [[reached, expected, low, high, n]] = series["expected", "", LABELS["once"]]
+    assert (reached, n) == (0.5, 2)
+    assert expected == pytest.approx(net.expected / 2, abs=1e-5)
+    assert 0 <= low <= expected <= high <= 1
 
 
-def test_evaluations_of_control_searches(tmp_path: Path):
+def test_corrected_beside_expected_by_evaluations(tmp_path: Path):
     rows, questions = part("q3")
     own = [row | {"control": True, "target": 1, "verdict": True} for row in rows]  # kept answers
     control = [row | {"control": True, "target": 2, "verdict": row["node"] == 2} for row in rows]
     series = series_of(make_run(tmp_path, (rows + control + own, questions)))
-    assert shares(series["evaluations", "Wrong before", "control"]) == [(0, 0, 1), (2, 1, 1)]
-    assert shares(series["evaluations", "Wrong before", "search"]) == [(0, 0, 1), (2, 0, 1)]
+    reached = shares(series["corrected", "By evaluations", "reached"])
+    assert reached == [(0, 0, 1), (2, 0, 1), (2, 0, 1)]
+    expected = series["corrected", "By evaluations", "expected"]
+    assert [row[1] for row in expected] == pytest.approx([0, expected[-1][1], expected[-1][1]])
+    assert 0 < expected[-1][1] < 1  # the control is one of two targets
 
 
-def test_depth_counts_paths_of_at_most_so_many_positions(series: dict[Any, Any]):
-    right = shares(series["depth", "Correct before", "search"])
-    assert right == [(2, 0, 2), (3, 1 / 2, 2), (4, 1, 2), (5, 1, 2)]
-    # of the two control searches of questions that were wrong, that of q3 has two positions
-    assert shares(series["depth", "Wrong before", "control"])[-1] == (5, 1 / 2, 2)
+def test_corrected_and_kept_by_layers(series: dict[Any, Any]):
+    # of q2 and q3, the first reaches gold on five layers, the other one its control on two
+    reached = shares(series["corrected", "By layers", "reached"])
+    assert [row[:2] for row in reached] == [(1, 0), (2, 0), (5, 0.5), (5, 0.5)]
+    expected = [row[1] for row in series["corrected", "By layers", "expected"]]
+    assert expected[0] == 0 < expected[1] < expected[2]
+    right = series["kept", "Kept", "right answers"]
+    assert shares(right) == [(2, 0, 2), (3, 1 / 2, 2), (4, 1, 2), (5, 1, 2)]
+    for _, share, low, high, n in right:
+        assert (low, high) == pytest.approx(Share(round(share * n), n).interval, abs=1e-5)
 
 
 def test_layers_have_mean_runs_with_intervals(series: dict[Any, Any]):
-    rows = series["layers", "Wrong before", "search"]
+    rows = series["layers", "Wrong before", "correct answer"]
     assert [(x, value, n) for x, value, *_, n in rows] == [
         (0, 0.5, 2), (1, 1.5, 2), (2, 1.0, 2), (3, 1.0, 2),
     ]  # fmt: skip
@@ -83,7 +90,7 @@ def test_figures_of_few_questions_have_only_filled_series(tmp_path: Path):
 def test_series_of_several_runs_name_each(tmp_path: Path):
     series = series_of(*(make_run(tmp_path / name, *PARTS) for name in "ab"))
     names = {name for figure, _, name in series if figure == "layers"}
-    assert names == {"a, search", "b, search"}
+    assert names == {"a, correct answer", "b, correct answer"}
 
 
 @pytest.mark.parametrize(("longest", "kind"), [(1, "bars"), (4, "map")])

@@ -62,7 +62,7 @@ def test_page_has_a_verdict_contents_and_folded_numbers(run: Run, page_of: PageO
     prose = without_scripts(page)
     order = [
         '<p class="verdict">Nothing shown: ', "5 of 6 questions", "<nav", '<section id="results">',
-        "wrong, then correct (W→C)", '<section id="browser"', '<figure id="figure-depth">',
+        "W→C: wrong before", '<section id="browser"', '<figure id="figure-kept">',
         '<div id="all">', "simulations",
     ]  # fmt: skip
     places = [prose.index(text) for text in order]
@@ -164,7 +164,7 @@ def test_page_of_several_runs(tmp_path: Path, page_of: PageOf, monkeypatch: pyte
         assert embedded(page, f"chunk-{chunk}")[place]["id"] == each["id"]
     assert data["questions"][-1]["at"][0] > 1
     assert "b/run against a/run: Nothing shown: " in page
-    [row] = re.findall(r"<tr><th scope=\"row\">correct after.*?</tr>", page)
+    [row] = re.findall(r"<tr><th scope=\"row\">right on some path that was.*?</tr>", page)
     assert re.findall(r"[\d.]+ %", row) == ["80.0 %", "100.0 %"]
 
 
@@ -249,7 +249,7 @@ def test_page_of_open_questions(open_run: Run, page_of: PageOf):
     page = page_of(open_run)
     data, prose = embedded(page), without_scripts(page)
     assert (data["open"], data["decodes"]) == (True, True)
-    assert "control: reached a wrong answer" in prose
+    assert "expected by chance" in prose
     assert not re.search(r"\boptions?\b", prose)
     assert all(each["completions"] for each in embedded(page, "chunk-0"))
 
@@ -269,7 +269,7 @@ def test_question_entries_of_options(run: Run, tmp_path: Path):
     # text, verdict, margin, answer, node, parent, edit, target of a control search
     assert details[0]["paths"] == [
         ["0-3", 1, 1.0, 0, 0, None, None, None],
-        ["0-1,3", 1, 1.0, 0, 1, 0, "edit 1", None],
+        ["0-1,3", 1, 1.0, 0, 1, 0, "skip 1 at position 2", None],
         ["0,3", 0, -1.0, 2, 2, 1, "edit 2", None],
     ]
     assert details[1]["paths"][2][:4] == ["0,2", 0, None, -1]  # JSON has no infinity
@@ -291,6 +291,12 @@ def test_question_entries_of_completions(open_run: Run):
         ["seven!", " so seven!\n", "stop", 0, 4],
     ]
     assert details[1]["completions"][0] == [None, " no no", "length", 1, 12]
+
+
+def test_question_entries_have_the_prompt_if_the_run_kept_it(tmp_path: Path):
+    asked = part("q1", prompt="Question: <b>q1</b>"), part("q2")
+    _, details = entries(make_run(tmp_path, *asked))
+    assert [each["prompt"] for each in details] == ["Question: <b>q1</b>", None]
 
 
 def test_long_texts_are_shortened(tmp_path: Path):

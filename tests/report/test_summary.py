@@ -32,7 +32,8 @@ def test_summarise_counts_shares_and_means(run: Run):
     # q2 reached gold alone, q3 the control alone
     assert (summary.net.value, summary.net.n, summary.net.p) == (pytest.approx(0), 2, 1)
     assert (summary.net.reached, summary.net.informative) == (1, 2)
-    assert (summary.evaluations, summary.control_evaluations) == (13, 2)
+    assert (summary.evaluations, summary.gold_evaluations) == (15, 13)
+    assert (summary.control_evaluations, summary.again_evaluations) == (2, 0)
     assert summary.length == pytest.approx((3 + 5 + 4 + 4 + 3) / 5)
 
 

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from cola_jax.scoring.preference import UNWEIGHTED, Kept, Net, Preference, Targets
+from cola_jax.scoring.preference import (
+    UNWEIGHTED,
+    Kept,
+    Net,
+    Preference,
+    Targets,
+    number_by_chance,
+)
 from experiments.calibration import draw_golds, drawn
 
 
@@ -56,6 +63,20 @@ def test_the_test_of_like_targets_is_exact():
     assert math.isnan(net.interval[0])
     drawn_p = Net.of(Targets(hits, gaps), UNWEIGHTED)
     assert drawn_p.p == pytest.approx(net.p, abs=0.02)
+
+
+def test_number_by_chance_is_that_of_independent_questions():
+    assert number_by_chance(np.full(20, 0.5)) == (6, 14)  # binomial
+    assert number_by_chance(np.array([1.0, 1.0, 0.0])) == (2, 2)
+    assert number_by_chance(np.ones(0)) == (0, 0)
+
+
+def test_reached_lies_outside_the_range_by_chance_where_p_is_small():
+    for seed in range(6):
+        net = Net.of(drawn(60, 0.5, np.random.default_rng(seed), skill=0.2 * seed), quick=True)
+        low, high = net.by_chance
+        assert (net.p <= 0.05) == (not low <= net.reached <= high)
+        assert net.difference == pytest.approx(net.value * net.scale / net.n)
 
 
 def test_preference_that_decides_says_so():

@@ -75,7 +75,7 @@ function drawSteps(add, { rows }, { X, Y, last }, banded) {
   const path = (at) =>
     rows.map((row, i) => `${X(row[0])} ${Y(row[at])}L${X(rows[i + 1]?.[0] ?? last)} ${Y(row[at])}`);
   const back = path(2).reverse().map(turned);
-  if (banded) add("path", { class: "band", d: `M${[...path(3), ...back].join("L")}Z` });
+  if (banded && rows[0][2] !== null) add("path", { class: "band", d: `M${[...path(3), ...back].join("L")}Z` });
   add("path", { class: "line", d: `M${path(1).join("L")}` });
 }
 
@@ -98,6 +98,7 @@ function drawMarks(add, { rows, css }, { X, Y }, kind, slot, shift) {
 
 function drawPanel(panel, width) {
   if (panel.kind === "map") return drawMap(panel, width);
+  if (panel.kind === "strip") return drawStrips(panel, Math.min(width, PAPER));
   const { series, kind } = panel;
   const frame = frameOf(panel, width);
   const { svg, X } = frame;
@@ -121,6 +122,41 @@ function drawPanel(panel, width) {
     });
     showTip(event, `${panel.x} ${grouped(place)}`, lines);
   });
+  return svg;
+}
+
+// Draw a line for each series: the range of expected shares as a bar, their mean as a notch, and the
+// share reached as a dot.
+function drawStrips({ series }, width) {
+  const [left, end, step, top] = [4, width - 40, 58, 22];
+  const base = top + step * series.length;
+  const X = (share) => left + (end - left) * share;
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${base + 24}`, class: "panel strips", role: "img" });
+  const draw = (name, attributes, ...children) => svg.append(shape(name, attributes, ...children));
+  const write = (css, x, y, anchor, text) => draw("text", { class: css, x, y, "text-anchor": anchor }, text);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
+    draw("line", { class: "grid", x1: X(tick), x2: X(tick), y1: top - 6, y2: base });
+    write("tick", X(tick), base + 17, tick ? "middle" : "start", `${100 * tick} %`);
+  }
+  const words = series.map(({ name, css, rows: [[reached, expected, low, high, n]] }, i) => {
+    const y = top + step * i;
+    const counts = [`reached ${percent(reached)}`, `expected ${percent(expected)} (${percent(low)} to ${percent(high)})`];
+    write("title", left, y, "start", series.length > 1 || width > 500 ? `${name}, n = ${grouped(n)}` : `n = ${grouped(n)}`);
+    const group = shape("g", { class: "series control" });
+    group.append(
+      shape("rect", { class: "range", x: X(low), y: y + 9, width: Math.max(2, X(high) - X(low)), height: 14 }),
+      shape("line", { class: "whisker", x1: X(expected), x2: X(expected), y1: y + 7, y2: y + 25 }),
+    );
+    const dot = shape("g", { class: `series ${css}` });
+    dot.append(shape("circle", { class: "dot", cx: X(reached), cy: y + 16, r: 6 }));
+    svg.append(group, dot);
+    const text = `${name}: ${counts.join("; ")}; n = ${grouped(n)}`;
+    track(group, (event) => showTip(event, name, counts.map((line) => [line])));
+    track(dot, (event) => showTip(event, name, counts.map((line) => [line])));
+    return text;
+  });
+  svg.setAttribute("aria-label", words.join(". "));
   return svg;
 }
 
@@ -208,8 +244,11 @@ function toolsOf(name, panels) {
 for (const { id, panels } of data.figures) {
   const figure = document.getElementById(`figure-${id}`);
   const plot = element("div", { class: "plot" });
-  const names = new Map(panels.flatMap(({ kind, series }) =>
-    kind === "map" ? [] : series.map(({ name, css }) => [name, css])));
+  const names = new Map(panels.flatMap(({ kind, series }) => {
+    if (kind === "map") return [];
+    if (kind !== "strip") return series.map(({ name, css }) => [name, css]);
+    return [["reached", "dot"], ["expected, with 95 % of draws", "range control"]];
+  }));
   const legend = [...names].map(([name, css]) =>
     element("li", {}, element("i", { class: `series ${css}` }), name));
   const draw = (width) => {

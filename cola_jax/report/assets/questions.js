@@ -1,6 +1,7 @@
 // The list of questions; the details of each come in chunks, from the page or from files beside it.
 
 const LISTED = 20; // questions, and paths of a question, shown at once
+const PRINTED = 300; // questions on paper
 const LINKED = 2000; // characters of an id that has a link: a longer address takes seconds
 const many = data.runs.length > 1;
 const letter = (answer) => (answer < 0 ? "no answer" : ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[answer] ?? `${answer}`));
@@ -70,7 +71,7 @@ function answerOf(question, { answer, margin }, decoded) {
 }
 
 function factsOf({ layers, margin, correct, target, node, mark }, decoded) {
-  const facts = [`${layers.length} positions`];
+  const facts = [`${layers.length} layers run`];
   if (margin === null) facts.push("margin not finite");
   else if (correct !== null) facts.push(`margin ${signed(margin)}`);
   if (decoded) facts.push(`${decoded[4]} tokens`);
@@ -113,7 +114,7 @@ function optionItem({ gold, baseline, controls }, option, j) {
 
 const pathKinds = {
   "all paths": () => true,
-  correct: ({ correct }) => correct === 1,
+  right: ({ correct }) => correct === 1,
   wrong: ({ correct }) => correct === 0,
   ungraded: ({ correct }) => correct === null,
   shorter: ({ layers }) => layers.length < data.layers,
@@ -122,9 +123,9 @@ const pathKinds = {
 };
 const pathOrders = {
   "order of the search": () => 0,
-  "fewest positions": fewest,
+  "fewest layers": fewest,
   "largest margin": (a, b) => (b.margin ?? -Infinity) - (a.margin ?? -Infinity),
-  "correct first": (a, b) => (b.correct ?? 0.5) - (a.correct ?? 0.5) || fewest(a, b),
+  "right first": (a, b) => (b.correct ?? 0.5) - (a.correct ?? 0.5) || fewest(a, b),
 };
 
 function choice(label, names, onChange) {
@@ -148,7 +149,7 @@ function fillQuestion(body, entry, question) {
     return { ...path, layers, ...usesOf(layers) };
   });
   const shortest = paths.filter(({ target }) => target === null).sort(fewest);
-  for (const mark of ["correct", "wrong"]) Object.assign(shortest.find(pathKinds[mark]) ?? {}, { mark });
+  for (const mark of ["right", "wrong"]) Object.assign(shortest.find(pathKinds[mark]) ?? {}, { mark });
   const targets = [null, ...paths.map(({ target }) => target)];
   const searches = new Map(targets.map((target) => [searchName(question, target), target]));
   const room = body.clientWidth - (innerWidth > 992 ? 470 : 24);
@@ -174,16 +175,18 @@ function fillQuestion(body, entry, question) {
   const head = element("p", { class: "note" }, element("bdi", { class: "id" }, question.id));
   if (!data.float32 && question.confirmed !== null) {
     const outcomes = data.decodes ? ["different text", "same text"] : ["wrong", "correct"];
-    head.append(` · shortest correct path in float32: ${outcomes[Number(question.confirmed)]}`);
+    head.append(` · shortest right path in float32: ${outcomes[Number(question.confirmed)]}`);
   }
   const hash = hashOf(entry);
   if (hash) head.append(" · ", element("a", { href: hash }, "link"));
   const options = question.options.map((option, j) => optionItem(question, option, j));
+  const prompt = question.prompt === null ? [] : [element("details", { class: "completion" },
+    element("summary", {}, "prompt, as the model reads it"), element("pre", {}, question.prompt))];
   const pictures = question.picture
     ? [element("img", { class: "picture", src: addressOf(question.picture), alt: "picture of the question" })] : [];
   body.replaceChildren(
     head, ...pictures, element("p", { class: "prompt" }, question.text), element("ul", { class: "options" }, ...options),
-    element("div", { class: "tools" }, ...choices, count), list, rest,
+    ...prompt, element("div", { class: "tools" }, ...choices, count), list, rest,
   );
   show(LISTED);
 }
@@ -216,19 +219,19 @@ window.colaQuestions = (token, number, questions) => {
   else reject(new Error(`${data.files[number]} is of another report: write this one again.`));
 };
 
-const outcomes = { "C→C": "stays correct", "W→C": "now correct", "W→W": "stays wrong" };
+const outcomes = { "C→C": "right before", "W→C": "right on some path", "W→W": "wrong on all" };
 const kinds = {
   all: () => true,
-  "wrong, then correct (W→C)": ({ kind }) => kind === "W→C",
-  "correct (C→C)": ({ kind }) => kind === "C→C",
-  "correct on a shorter path": ({ kind, best }) => kind === "C→C" && best < data.layers,
-  "wrong (W→W)": ({ kind }) => kind === "W→W",
+  "right on some path (W→C)": ({ kind }) => kind === "W→C",
+  "right before (C→C)": ({ kind }) => kind === "C→C",
+  "right on fewer layers too": ({ kind, best }) => kind === "C→C" && best < data.layers,
+  "wrong on all (W→W)": ({ kind }) => kind === "W→W",
   moved: ({ moved }) => moved,
   "ungraded before": ({ kind }) => kind.startsWith("?"),
 };
 const orders = {
   "order of the run": () => 0,
-  "fewest positions": (a, b) => (a.best ?? 1e9) - (b.best ?? 1e9),
+  "fewest layers": (a, b) => (a.best ?? 1e9) - (b.best ?? 1e9),
   "found first": (a, b) => (a.first ?? 1e9) - (b.first ?? 1e9),
   "found last": (a, b) => (b.first ?? -1) - (a.first ?? -1),
 };
@@ -246,7 +249,7 @@ function questionItem(question) {
   if (many) summary.append(span(`run series run-${run + 1}`, data.runs[run]));
   summary.append(span("text", text));
   if (moved) summary.append(span("mark", "moved"));
-  summary.append(span("note", best === null ? "no correct path" : `${data.layers} → ${best} positions`));
+  summary.append(span("note", best === null ? "–" : `${best} of ${data.layers} layers`));
   const details = element("details", { class: "question" }, summary);
   details.addEventListener("toggle", async () => {
     if (!details.open) return;
@@ -322,7 +325,7 @@ function browse(browser) {
   search.addEventListener("input", update);
   more.addEventListener("click", showMore);
   const samples = [
-    [[0], 1, "run once, path correct"], [[0], 0, "run once, path wrong"],
+    [[0], 1, "layer run once, path right"], [[0], 0, "the same, path wrong"],
     [[0, 0], 1, "run twice; the arc is the jump back"], [[], 1, "skipped"],
     [[1, 0], 1, "framed: moved, first run after a later layer"],
     ...(data.decodes ? [[[0], null, "pale: path ungraded"]] : []),
@@ -335,6 +338,9 @@ function browse(browser) {
   update();
   openLinked();
   addEventListener("hashchange", openLinked);
+  addEventListener("beforeprint", () => {
+    while (items.size < Math.min(matches.length, PRINTED)) showMore();
+  });
 }
 
 if (data.questions) browse(document.getElementById("browser"));

@@ -1,0 +1,132 @@
+"""`Outcomes`: the results of the searches of several questions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from cola_jax.errors import count
+from cola_jax.path import format_path
+from cola_jax.scoring.evaluator import EncodedQuestions
+from cola_jax.scoring.preference import Preference
+from cola_jax.strategies.outcome import ROOT, Outcome
+from cola_jax.strategies.reached import Case, Reached, Ways
+from cola_jax.strategies.rules import Settings
+from cola_jax.strategies.summary import SearchSummary
+
+
+class Outcomes(list[Outcome]):
+    """The outcomes of several questions, in their order, and the settings of their search."""
+
+    def __init__(
+        self,
+        outcomes: Iterable[Outcome],
+        settings: Settings,
+        asked: EncodedQuestions | None = None,
+    ):
+        """Take outcomes, the settings of their search, and the questions as a model was asked."""
+        super().__init__(outcomes)
+        self.settings, self.asked = settings, asked
+
+    def __reduce__(self) -> tuple:
+        """Leave out the model."""
+        return Outcomes, (list(self), self.settings)
+
+    @property
+    def evaluations(self) -> int:
+        """The number of evaluations, those of control searches included and each once."""
+        return sum(map(count_evaluations, self))
+
+    def summary(self, preference: Preference | None = None) -> SearchSummary:
+        """Compare the searches with their controls, and state in a sentence what they show.
+
+        The preference is that of other searches with the model; by default fitted to these.
+        """
+        graded = [outcome for outcome in self if outcome.baseline is not None]
+        ways = Ways.of(
+            list(map(case_of, graded)),
+            robust=any(each.again is not None and each.again.first is not None for each in self),
+            weighted=not any(outcome.question.open for outcome in self),
+        )
+        return SearchSummary.of(ways, len(self[0].paths[ROOT]) if self else 0, preference)
+
+    def to_pandas(self) -> Any:
+        """Make a DataFrame with a row for each question; needs pandas.
+
+        The columns are question (its id), baseline (whether the pretrained model is right), best
+        (the shortest correct path, or None), length (its layers), confirmed (right in float32 too),
+        controls (searches for wrong answers other than the model's own), controls_reached (those
+        of them that reached their answer), control_best (the shortest path that did, or None) and
+        evaluations (those of control searches included).
+        """
+        import pandas
+
+        rows = []
+        for outcome in self:
+            wrong = case_of(outcome).wrong_targets
+            controls = [each for each in outcome.controls if each.target in wrong]
+            reached = [control.best for control in controls if control.best is not None]
+            rows.append(
+                {
+                    "question": outcome.question.id,
+                    "baseline": outcome.baseline,
+                    "best": path_text(outcome.best),
+                    "length": None if outcome.best is None else len(outcome.best),
+                    "confirmed": outcome.confirmed,
+                    "controls": len(controls),
+                    "controls_reached": len(reached),
+                    "control_best": path_text(min(reached, key=len, default=None)),
+                    "evaluations": count_evaluations(outcome),
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        size = f"{count(len(self), 'question')}, {count(self.evaluations, 'evaluation')}"
+        return f"Outcomes of {size}\n{self.summary()!r}"
+
+    def _repr_html_(self) -> str:
+        size = f"{count(len(self), 'question')}, {count(self.evaluations, 'evaluation')}"
+        return f"<p>Outcomes of {size}</p>{self.summary()._repr_html_()}"
+
+
+def count_evaluations(outcome: Outcome) -> int:
+    """Count the evaluations of a question, those of its control searches included and each once."""
+    searches = (outcome, *outcome.controls)
+    return len({path for search in searches for path in search.paths})
+
+
+def case_of(outcome: Outcome) -> Case:
+    """Return what the searches of a question reached."""
+    again, question = outcome.again, outcome.question
+    plain, options = int(outcome.verdicts.answer[ROOT]), len(question.options)
+    answers = [plain] if again is None else [plain, *again.plain]
+    if again is not None and again.first is not None:
+        answers[0] = again.first
+    scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
+    if scores.shape[1] != options:  # of a function that returns one score for each path
+        scores = np.full((len(answers), options), np.nan)
+    searches = {each.target: reached_by(each) for each in (outcome, *outcome.controls)}
+    return Case(
+        question.id,
+        outcome.target,
+        bool(outcome.baseline),
+        answers,
+        np.asarray(scores, float),
+        searches,
+    )
+
+
+def reached_by(outcome: Outcome) -> Reached:
+    """Return the result of one search."""
+    best, robust, held = outcome.shortest_correct, outcome.robust, None
+    if outcome.again is not None and best in outcome.again.nodes:
+        held = bool(outcome.again.holds[outcome.again.nodes.index(best)].all())
+    lengths = (None if i is None else int(outcome.lengths[i]) for i in (best, robust))
+    shortest, shortest_robust = lengths
+    return Reached(shortest, held, shortest_robust)
+
+
+def path_text(path: tuple[int, ...] | None) -> str | None:
+    """Write a path, if there is one."""
+    return None if path is None else format_path(path)

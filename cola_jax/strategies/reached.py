@@ -1,0 +1,212 @@
+"""What searches reach, of gold and of wrong answers: counted once, and in all variants."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cola_jax.scoring.preference import Kept, Targets
+from cola_jax.scoring.statistics import Share
+
+ONCE, AGAIN, ROBUST = "once", "asked again", "robust"
+
+
+class Reached(NamedTuple):
+    """The result of one search; lengths are None where it found no such path."""
+
+    best: int | None  # positions of the shortest path to its target
+    held: bool | None  # whether that path gives the target in all variants, None if not asked again
+    robust: int | None  # positions of the shortest path that gives the target in all variants
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Reached":
+        """Read the search for gold from a question's row, or a control search."""
+        held = [all(path["holds"]) for path in row["again"] or () if path["path"] == row["best"]]
+        best, robust = (None if row[n] is None else len(row[n]) for n in ("best", "robust"))
+        return cls(best, held[0] if held else None, robust)
+
+
+HITS: dict[str, Callable[[Reached], bool | None]] = {
+    ONCE: lambda search: search.best is not None,
+    AGAIN: lambda search: search.held,
+    ROBUST: lambda search: search.robust is not None,
+}
+
+
+class Case(NamedTuple):
+    """A searched question whose baseline is graded."""
+
+    id: str
+    gold: int
+    baseline: bool  # whether the pretrained model is right
+    answers: list[int]  # the model's, as first asked and in each other variant
+    scores: np.ndarray  # [1 + V, J], its scores of the options, likewise; NaN where unknown
+    searches: dict[int, Reached]  # by target
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Case":
+        """Read a question's row."""
+        searches = {search["target"]: Reached.of(search) for search in row["controls"] or ()}
+        answers = [row["baseline_answer"], *(row["variant_answers"] or ())]
+        options = len(row["options"] or ())
+        scores = np.full((len(answers), options), np.nan)  # of a user's metric
+        if [len(stored) for stored in row["baseline_scores"] or ()] == [options] * len(answers):
+            scores = np.array(row["baseline_scores"], float)
+        gold = 0 if row["gold"] is None else row["gold"]
+        searches = {gold: Reached.of(row)} | searches
+        return cls(row["question"], gold, bool(row["baseline"]), answers, scores, searches)
+
+    @property
+    def before(self) -> str:
+        """Whether the model is `right` or `wrong` in all variants, or `mixed`."""
+        right = [answer == self.gold for answer in self.answers]
+        return "right" if all(right) else "mixed" if any(right) else "wrong"
+
+    @property
+    def own(self) -> Reached | None:
+        """The search for the answer that the model gives in all variants, if it is the same."""
+        return self.searches.get(self.answers[0]) if len(set(self.answers)) == 1 else None
+
+    @property
+    def wrong_targets(self) -> list[int]:
+        """The wrong answers that are searched for and that the model gives in no variant."""
+        given = {self.gold, *self.answers}
+        return [target for target in self.searches if target not in given]
+
+    @property
+    def controls(self) -> list[Reached]:
+        """The searches for `wrong_targets`."""
+        return [self.searches[target] for target in self.wrong_targets]
+
+    def first(self) -> "Case":
+        """Drop the other variants."""
+        return self._replace(answers=self.answers[:1], scores=self.scores[:1])
+
+
+class Compared(NamedTuple):
+    """The questions that are wrong in all variants and have a control search."""
+
+    cases: list[Case]
+    targets: list[list[int]]  # of each: gold first, then its other answers
+    gaps: np.ndarray  # [n, J], as `Targets` has them
+    weighted: bool
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the questions."""
+        return [case.id for case in self.cases]
+
+    def reached(self, hit: Callable[[Case, int], bool]) -> Targets:
+        """Return the targets, with the hits of a function from a question and a target."""
+        rows = [
+            [target in case.searches and hit(case, target) for target in targets]
+            for case, targets in zip(self.cases, self.targets, strict=True)
+        ]
+        return Targets(padded(rows, False), self.gaps, self.weighted)
+
+
+class Ways(NamedTuple):
+    """The questions of searches, and the ways in which their results can be counted."""
+
+    cases: list[Case]
+    names: tuple[str, ...]  # of ONCE, AGAIN and ROBUST
+    weighted: bool  # whether the model scores the options that are searched for
+
+    @classmethod
+    def of(cls, cases: list[Case], *, robust: bool, weighted: bool) -> "Ways":
+        """Take searched questions; `robust` searches look for paths right in all variants."""
+        variants = any(len(case.answers) > 1 for case in cases)
+        names = (ONCE, AGAIN, ROBUST) if variants else (ONCE,)
+        return cls(cases, (ROBUST,) if robust else names, weighted)
+
+    def asked(self, name: str) -> list[Case]:
+        """Return the questions with the variants that one way of counting regards."""
+        return [case.first() for case in self.cases] if name == ONCE else self.cases
+
+    def compared(self, name: str) -> Compared:
+        """Collect the questions that are wrong in all variants and have a control search.
+
+        Weighted targets need finite scores; questions without are left out.
+        """
+        cases, every, gaps = [], [], []
+        for case in self.asked(name):
+            order = [case.gold, *(j for j in range(case.scores.shape[1]) if j != case.gold)]
+            score = case.scores.mean(axis=0)[order] if self.weighted else np.zeros(len(order))
+            if case.before != "wrong" or not case.controls or not np.isfinite(score).all():
+                continue
+            missing = np.array([j in case.answers or j not in case.searches for j in order])
+            cases.append(case)
+            every.append(order)
+            gaps.append(np.where(missing, np.nan, score.max() - score))
+        return Compared(cases, every, padded(gaps, np.nan), self.weighted)
+
+    def targets(self, name: str) -> tuple[list[str], Targets]:
+        """Return the ids of the questions `compared`, and what their searches reached."""
+        compared = self.compared(name)
+        hits = compared.reached(lambda case, target: bool(HITS[name](case.searches[target])))
+        return compared.ids, hits
+
+    def kept(self, name: str, num_layers: int) -> Kept:
+        """Compare the layers saved on right and on wrong answers that are kept."""
+        rows = []
+        for case in self.asked(name):
+            if case.own is None or case.before == "mixed":
+                continue
+            score = np.sort(case.scores.mean(axis=0))
+            length = case.own.best if name == ONCE else case.own.robust
+            saved = max(0, num_layers - (length or num_layers))
+            if len(score) > 1 and np.isfinite(score).all():
+                rows.append((saved, case.before == "right", score[-1] - score[-2]))
+        saved, right, margin = np.array(rows, float).reshape(-1, 3).T
+        return Kept.of(saved, right > 0, margin)
+
+    def solved(self, num_layers: int) -> dict[str, tuple[bool, bool]]:
+        """Return for each graded question: correct on some path, and on a shorter path."""
+        best = {case.id: case.searches[case.gold].best for case in self.cases}
+        return {id: (n is not None, n is not None and n < num_layers) for id, n in best.items()}
+
+
+def padded(rows: Sequence[Sequence[Any] | np.ndarray], fill: Any) -> np.ndarray:
+    """Stack rows of different lengths."""
+    out = np.full((len(rows), max(map(len, rows), default=1)), fill)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+class AskedAgain(NamedTuple):
+    """The answers of the best paths in the other variants of their questions.
+
+    A robust path is right in all variants.
+    """
+
+    agreement: Share  # answers of the pretrained model in another variant: as in the first
+    held: Share  # best paths of questions wrong in all variants: right in all
+    held_control: Share  # best paths of their control searches that give the target in all
+    before: Share  # right in all variants before
+    corrected: Share  # wrong in all variants before: right in all on one path
+    mixed: Share  # right in some variants before: right in all on one path
+    shortened: Share  # right in all variants before: also on a shorter path
+
+    @classmethod
+    def of(cls, ways: Ways, num_layers: int) -> "AskedAgain":
+        """Summarise the variants of the questions of a run."""
+        gold: dict[str, list[Reached]] = {"right": [], "wrong": [], "mixed": []}
+        for case in ways.cases:
+            gold[case.before].append(case.searches[case.gold])
+        wrong = (case for case in ways.cases if case.before == "wrong")
+        controls = [search for case in wrong for search in case.controls]
+        return cls(
+            agreement=share(answer == c.answers[0] for c in ways.cases for answer in c.answers[1:]),
+            held=share(search.held for search in gold["wrong"]),
+            held_control=share(search.held for search in controls),
+            before=Share(len(gold["right"]), len(ways.cases)),
+            corrected=share(search.robust is not None for search in gold["wrong"]),
+            mixed=share(search.robust is not None for search in gold["mixed"]),
+            shortened=share((s.robust or num_layers) < num_layers for s in gold["right"]),
+        )
+
+
+def share(values: Iterable[bool | None]) -> Share:
+    """Count how many values are true, of those that are not None."""
+    return Share.of(np.array([value for value in values if value is not None], bool))
