@@ -20,7 +20,7 @@ def test_status_of_a_run_in_progress_and_of_others(tmp_path, capsys, refused):
         "someone/model on arc_easy",
         "questions done 5 of 1,000 (0.5 %)",
         "unfinished 995, of them 0 set aside",
-        "evaluations 2 of about 400",
+        "evaluations 15 of about 3,000",
         " questions/s, ",
         "time left about ",
         " 5 100.0 % ",
