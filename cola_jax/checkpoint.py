@@ -94,6 +94,7 @@ class Metadata(BaseModel):
     scales: dict[str, ScaleRecord] = {}  # of these
     sums: dict[str, NonNegativeInt]  # of the bits of each array
     tokenizer: dict[str, str]  # the SHA-256 of each file
+    tower: str | None = None  # the digest of the parts for pictures, which stay in the source
     origin: SourceRecord
     stop_tokens: list[NonNegativeInt] = []
     pad_token: NonNegativeInt | None = None
@@ -107,6 +108,7 @@ def save(
     *,
     stop_tokens: Iterable[int] = (),
     pad_token: int | None = None,
+    tower: str | None = None,
 ) -> dict[str, Any]:
     """Write weights (field name and stacked array) one by one, then the metadata.
 
@@ -139,6 +141,7 @@ def save(
         **({"scales": scales} if scales else {}),
         "sums": sums,
         "tokenizer": file_digests(folder / TOKENIZER),
+        **({"tower": tower} if tower else {}),
         "stop_tokens": sorted(stop_tokens),
         "pad_token": pad_token,
         "origin": origin,
@@ -166,15 +169,17 @@ def quieten_orbax() -> None:
 
 
 def model_digest(metadata: dict[str, Any]) -> str:
-    """Return the digest of a model: its weights in order, its config, and its tokenizer.
+    """Return the digest of a model: its weights in order, config, tokenizer and vision tower.
 
-    The same weights with another rope, window or vocabulary are another model; under another name
-    they are the same.
+    The same weights with another rope, window, vocabulary or tower are another model; under another
+    name they are the same.
     """
     config = ModelConfig.from_json(metadata["config"]).to_json()
     config.pop("model_type", None)
     facts = [metadata["dtype"], metadata["sums"], config, metadata["tokenizer"]]
-    return digest(*facts, *([scales] if (scales := metadata.get("scales")) else []))
+    # those that not every model has
+    facts += [metadata[name] for name in ("scales", "tower") if metadata.get(name)]
+    return digest(*facts)
 
 
 def stored_dtype(metadata: dict[str, Any]) -> str:

@@ -285,7 +285,7 @@ def test_load_restores_the_padding_token(copy):
     assert len(jax.tree.leaves(model)) == len(shapes(model.config))  # a static field
 
 
-def test_model_digest_is_of_weights_config_and_tokenizer(copy):
+def test_model_digest_is_of_weights_config_tokenizer_and_tower(copy):
     metadata = checkpoint.read_metadata(copy)
     assert checkpoint.model_digest(metadata | {"pad_token": 5}) == metadata["digest"]
     for changed in (
@@ -293,5 +293,6 @@ def test_model_digest_is_of_weights_config_and_tokenizer(copy):
         {"config": metadata["config"] | {"norm_eps": 0.5}},
         {"tokenizer": {"tokenizer.json": "0"}},
         {"dtype": "bfloat16"},
+        {"tower": "0"},
     ):
         assert checkpoint.model_digest(metadata | changed) != metadata["digest"]

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 from scipy.special import log_expit, log_softmax
 
-from cola_jax.checkpoint import absolute, model_digest, read_metadata
+from cola_jax.checkpoint import absolute, read_metadata
 from cola_jax.config import Count
 from cola_jax.errors import InputError, check_belongs, printed, reading
 from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padded_right
@@ -298,7 +298,7 @@ def load_router(directory: epath.PathLike, model: Model) -> Router:
     Raises InputError for another directory, a router of another model, and other weights.
     """
     record, config = Record.read(directory), model.config
-    known = None if model.checkpoint is None else model_digest(read_metadata(model.checkpoint))
+    known = None if model.checkpoint is None else read_metadata(model.checkpoint)["digest"]
     theirs = record.model_dump(include={"identity", "num_layers", "width"})
     ours = {"identity": known, "num_layers": config.num_layers, "width": config.width}
     action = f"load {printed(record.model)}, or train a router for this model"

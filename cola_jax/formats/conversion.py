@@ -123,8 +123,15 @@ def convert_opened(
         pad_token = write_tokenizer(source, partial / checkpoint.TOKENIZER)
         floats = source.dtype if dtype in (None, INT8) else np.dtype(dtype)
         weights = stack(source, floats, int8=dtype == INT8, on_progress=on_progress)
-        tokens = {"stop_tokens": source.stop_tokens, "pad_token": pad_token}
-        return checkpoint.save(partial, source.config, weights, source.origin, **tokens)
+        return checkpoint.save(
+            partial,
+            source.config,
+            weights,
+            source.origin,
+            stop_tokens=source.stop_tokens,
+            pad_token=pad_token,
+            tower=None if source.tower is None else source.tower(),
+        )
 
 
 def write_tokenizer(source: Source, folder: Path) -> int | None:

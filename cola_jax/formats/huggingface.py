@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from safetensors import safe_open
 
 from cola_jax.config import Count
 from cola_jax.errors import InputError, printed, reading, shorten, shown
-from cola_jax.files import check_link, is_file, read_json
-from cola_jax.formats.families import FAMILIES, read_config
+from cola_jax.files import check_link, is_file, read_bytes, read_json
+from cola_jax.formats.families import FAMILIES, SEEING, read_config
 from cola_jax.formats.table import Source, check, expected, origin_of, unused_names
+from cola_jax.question import digest, sha256_of
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -84,7 +86,27 @@ def open_directory(folder: Path) -> Source:
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
         origin=origin_of("directory", folder, read_license(folder)) | multimodal,
         stop_tokens=read_stop_tokens(folder, values),
+        tower=(lambda: tower_digest(folder, values, tensors, outside))
+        if values["model_type"] in SEEING
+        else None,
     )
+
+
+def tower_digest(
+    folder: Path, values: Mapping[str, Any], tensors: "SafetensorsFiles", prefixes: tuple[str, ...]
+) -> str:
+    """Return the digest of the parts for pictures: their config, processor and weights.
+
+    `values` are those of `config.json`, `prefixes` those of the names of the weights.
+    """
+    others = "text_config", "transformers_version"
+    config = {name: value for name, value in values.items() if name not in others}
+    processor = {
+        file.name: sha256_of(read_bytes(file))
+        for file in sorted(folder.glob("*processor_config.json"))
+    }
+    names = sorted(name for name in tensors.shapes if name.startswith(prefixes))
+    return digest(config, processor, {name: tensors.digest(name) for name in names})
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
@@ -175,6 +197,11 @@ class SafetensorsFiles:
             ends = name + BLOCKS, name + SCALES
             return widen_mxfp4(*(self.files[end].get_tensor(end) for end in ends))
         return self.files[name].get_tensor(name)
+
+    def digest(self, name: str) -> str:
+        """Return the digest of one tensor, with its shape, as it is stored."""
+        content = self.files[name].get_tensor(name).tobytes()
+        return digest(self.stored[name], self.shapes[name], sha256_of(content))
 
 
 def widen_mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:

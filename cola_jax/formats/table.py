@@ -117,6 +117,7 @@ class Source(NamedTuple):
     origin: dict[str, Any]  # recorded in the metadata
     stop_tokens: tuple[int, ...]  # empty where only the tokenizer can tell
     q8: Mapping[str, Callable[[], Int8]] = MappingProxyType({})  # readers of tensors in blocks
+    tower: Callable[[], str] | None = None  # reads the parts for pictures, and returns their digest
 
 
 def origin_of(kind: str, place: Path, license: Any) -> dict[str, Any]:

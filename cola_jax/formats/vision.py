@@ -18,7 +18,7 @@ from cola_jax.files import cache_directory, is_file, read_bytes, write_whole
 from cola_jax.formats.conversion import locate
 from cola_jax.formats.families import NOT_AS_TEXT, SEEING
 from cola_jax.formats.pictures import open_picture
-from cola_jax.question import PICTURE, digest, sha256_of
+from cola_jax.question import PICTURE, sha256_of
 
 
 class Embedded(NamedTuple):
@@ -47,16 +47,30 @@ class Tower:
                 f"{', '.join(SEEING)}, or questions without pictures."
             )
         with reading(f"the vision tower of {directory}", "Convert the model again."):
-            located = locate(name, origin["revision"])
-        self.source, self.key = located, digest(metadata["digest"], located.key)[:16]
+            self.source = locate(name, origin["revision"])
+        self.key, self.digest = metadata["digest"][:16], metadata.get("tower")
+        if self.digest is None:
+            raise InputError(
+                f"{directory} was converted by a version that did not identify vision towers: "
+                "convert the model again; where it lies in the cache, after `cola cache --remove`."
+            )
 
     @functools.cached_property
     def parts(self) -> tuple[Any, Any]:
-        """Load the processor and the model but for the layers of its language model."""
+        """Load the processor and the model but for the layers of its language model.
+
+        Raises InputError where the source is no longer what was converted.
+        """
         import transformers
         from transformers.utils import logging as log
 
+        tower = self.source.open().tower
         folder, verbosity = self.source.folder(), log.get_verbosity()
+        if tower is None or tower() != self.digest:
+            raise InputError(
+                f"{folder} has another vision tower than when it was converted: restore it, or "
+                "convert the model again."
+            )
         log.set_verbosity_error()  # it would list the weights that are left out
         try:
             with reading(f"the vision tower in {folder}", "Download it again."):

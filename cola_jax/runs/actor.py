@@ -44,10 +44,9 @@ class ModelPlace(NamedTuple):
     @classmethod
     def of(cls, handle: ModelHandle) -> "ModelPlace":
         """Return the place of a model."""
-        digest = checkpoint.model_digest(handle.metadata)
         source = handle.source if is_url(handle.source) else handle.directory
         directory = str(checkpoint.absolute(source))
-        return cls(directory, digest, handle.dtype, handle.devices)
+        return cls(directory, handle.metadata["digest"], handle.dtype, handle.devices)
 
     @property
     def received(self) -> Path:
@@ -68,7 +67,7 @@ class ModelPlace(NamedTuple):
                 if is_url(self.directory):
                     raise
                 continue
-            if checkpoint.model_digest(metadata) == self.digest:
+            if metadata["digest"] == self.digest:
                 return directory
         return None
 

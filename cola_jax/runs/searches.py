@@ -130,7 +130,7 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
         "chat": scorer.chat,
         "questions": len(outcomes),
         "dtype": str(asked.model.embedding.dtype),
-        "model": None if metadata is None else checkpoint.model_digest(metadata),
+        "model": None if metadata is None else metadata["digest"],
     }
     environment = {
         "model": source,

@@ -11,7 +11,6 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from cola_jax import checkpoint
 from cola_jax.errors import InputError, count, shorten
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
@@ -157,7 +156,7 @@ class Session:
         handle.check(prepared)
         engine, shard, saved = run_config.engine, run_config.shard, handle.metadata
         settings = {
-            "model": checkpoint.model_digest(saved),
+            "model": saved["digest"],
             "dtype": handle.dtype,
             "questions": len(prepared.encoded),
             **prepared.settings(),

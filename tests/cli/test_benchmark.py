@@ -2,7 +2,7 @@
 
 import json
 
-from cola_jax.checkpoint import model_digest, read_metadata
+from cola_jax.checkpoint import read_metadata
 from cola_jax.cli.main import main
 from cola_jax.layer_costs import read_layer_costs
 from tests import tiny
@@ -26,7 +26,7 @@ def test_benchmark_writes_what_its_table_shows(tiny_checkpoint, tmp_path, capsys
     assert costs["dtype"] == "float32"
     shown = " ".join(capsys.readouterr().out.split())
     assert f"layer 4 {chr(0x2502)} {costs['milliseconds'][4]:.3g} ms a question" in shown
-    digest = model_digest(read_metadata(tiny_checkpoint))
+    digest = read_metadata(tiny_checkpoint)["digest"]
     read = read_layer_costs(file, tiny.LAYERS, digest)
     assert read.milliseconds == tuple(costs["milliseconds"])
     assert "rounds must be at least 1" in refused(*command, "--rounds", "0")

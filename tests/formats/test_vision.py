@@ -8,9 +8,13 @@ import pytest
 
 pytest.importorskip("PIL")
 
+from safetensors.numpy import load_file, save_file
+
 import cola_jax
+from cola_jax.checkpoint import model_digest, read_metadata
 from cola_jax.errors import InputError
 from cola_jax.formats import vision
+from cola_jax.formats.conversion import convert
 from cola_jax.prompts import Prompts
 from cola_jax.scoring.pictures import insert
 from tests import oracle, pictures
@@ -73,6 +77,44 @@ def test_tower_refuses_models_that_read_no_pictures(tiny_checkpoint, tmp_path):
         (copy / "cola.json").write_text(json.dumps(metadata))
         with pytest.raises(InputError, match=rf"it is a {kind}, which has {why}"):
             vision.Tower(str(copy))
+
+
+def change_tower(folder):
+    """Add 1 to the first weight of the vision tower."""
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if "vision" in name)
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def change_processor(folder):
+    """Normalize pictures by another mean."""
+    file = next(folder.glob("*processor_config.json"))
+    file.write_text(file.read_text().replace("image_mean", "mean_of_image"))
+
+
+@pytest.mark.parametrize("change", [change_tower, change_processor])
+def test_the_digest_of_a_model_is_of_its_tower_too(seeing, tmp_path, change):
+    theirs = shutil.copytree(seeing("llava-llama") / "theirs", tmp_path / "theirs")
+    before = convert(str(theirs), tmp_path / "before")
+    assert before["digest"] == read_metadata(seeing("llava-llama") / "ours")["digest"]
+    change(theirs)
+    after = convert(str(theirs), tmp_path / "after")
+    assert before["digest"] != after["digest"]
+    assert before["sums"] == after["sums"]
+    assert vision.Tower(str(tmp_path / "after")).parts
+    with pytest.raises(InputError, match="another vision tower than when it was converted"):
+        vision.Tower(str(tmp_path / "before")).embed(pictures.picture(1))
+
+
+def test_tower_refuses_checkpoints_without_its_digest(seeing, tmp_path):
+    copy = shutil.copytree(seeing("smolvlm") / "ours", tmp_path / "copy")
+    metadata = json.loads((copy / "cola.json").read_text())
+    del metadata["tower"]
+    metadata["digest"] = model_digest(metadata)
+    (copy / "cola.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="did not identify vision towers: convert the model again"):
+        vision.Tower(str(copy))
 
 
 def test_tower_needs_its_source(seeing, tmp_path):
