@@ -11,9 +11,9 @@ import pytest
 
 import cola_jax
 from cola_jax import checkpoint
+from cola_jax.chat import render_chat, user_message
 from cola_jax.cli.main import main
 from cola_jax.errors import InputError
-from cola_jax.scoring.scorer import render_chat
 from cola_jax.tasks.registry import load_hub
 from tests import tiny
 
@@ -57,7 +57,7 @@ def test_render_chat_runs_templates_in_a_sandbox():
     ):
         tokenizer.chat_template = template
         with pytest.raises(InputError, match=r"the tokenizer's chat template cannot be read \("):
-            render_chat(tokenizer, "Hello")
+            render_chat(tokenizer, user_message("Hello"))
 
 
 def test_no_code_of_a_data_set_runs(tmp_path):

@@ -178,6 +178,8 @@ class Generate(Printing):
     """Most tokens decoded after each prompt."""
     temperature: float = 0.0
     """Temperature at which tokens are drawn; 0 decodes greedily."""
+    top_p: float = 1.0
+    """Share of the probability, of the likeliest tokens, from which tokens are drawn; 1 for all."""
     sample_seed: int = 0
     """Random seed of drawn tokens, combined with the prompt's id and the path."""
     stop: tuple[str, ...] = ()
@@ -219,6 +221,7 @@ class Generate(Printing):
             stop=stop,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
+            top_p=self.top_p,
             seed=self.sample_seed,
             chat=chat,
             context=context,

@@ -5,13 +5,14 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.forward import embed_tokens
 from cola_jax.execute.inputs import bucket, cut, decode_tokens, token_counts
@@ -102,17 +103,33 @@ class Stop:
 class Sampling:
     """The choice of a token: the likeliest at temperature 0, else one drawn with a seed.
 
-    Draws are from softmax(logits / temperature) over the whole vocabulary.
+    Draws are from softmax(logits / temperature), over the fewest of the likeliest tokens that hold
+    `top_p` of the probability: all of the vocabulary by default.
     """
 
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self):
+        for name, kind in (("temperature", Real), ("top_p", Real), ("seed", Integral)):
+            if not isinstance(value := getattr(self, name), kind):
+                number = "a number" if kind is Real else "a whole number"
+                raise InputError(f"{name} must be {number}, it is {shown(value)}.")
         if self.temperature and not COLDEST <= self.temperature <= HOTTEST:
             raise InputError(
                 f"the temperature is {self.temperature}: give 0, which decodes greedily, or a "
                 f"number from {COLDEST} to {HOTTEST}."
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(
+                f"top_p is {self.top_p}: give a share above 0 and up to 1, which draws from all "
+                "tokens."
+            )
+        if self.top_p < 1 and not self.temperature:
+            raise InputError(
+                f"top_p is {self.top_p}, but nothing is drawn at temperature 0: give a temperature "
+                "above 0 as well, such as 1."
             )
 
     def key(self, name: str, path: Sequence[int]) -> np.ndarray:
@@ -124,7 +141,8 @@ class Sampling:
         """Describe draws in JSON values; empty at temperature 0."""
         if not self.temperature:
             return {}
-        return {"temperature": float(self.temperature), "sample_seed": self.seed}
+        record = {"temperature": float(self.temperature), "sample_seed": self.seed}
+        return record if self.top_p == 1 else record | {"top_p": float(self.top_p)}
 
 
 GREEDY = Sampling()
@@ -192,7 +210,10 @@ class Decoder:
         if sampling.temperature:
             self.keys = np.zeros((sizes.decode_slots + 1, 2), np.uint32)
             temperature = worker.put(np.float32(sampling.temperature))
-            self.choose_tokens = functools.partial(random_sample, temperature=temperature)
+            top_p = None if sampling.top_p == 1 else worker.put(np.float32(sampling.top_p))
+            self.choose_tokens = functools.partial(
+                random_sample, temperature=temperature, top_p=top_p
+            )
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""

@@ -1,13 +1,19 @@
 """`generate`: decoding, where every row follows its own path."""
 
 import contextlib
+import dataclasses
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from cola_jax.errors import InputError
+from cola_jax.chat import Chat, chats_of, render_chat
+from cola_jax.checkpoint import stop_tokens
+from cola_jax.errors import InputError, shown
 from cola_jax.execute.decoder import Decoder, Sampling, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
+    NO_TOKENIZER,
     Paths,
     check_keys,
     check_prompts,
@@ -15,6 +21,7 @@ from cola_jax.execute.inputs import (
     pad_paths,
     padded_right,
     prompts_for,
+    texts_of,
     tokenizer_of,
 )
 from cola_jax.execute.kv_cache import DecodeRow
@@ -64,12 +71,13 @@ class Generated(NamedTuple):
 
 def generate(
     model: Model,
-    prompts: PromptsLike,
+    prompts: PromptsLike | Chat | Sequence[Chat],
     paths: Paths | None = None,
     *,
     max_new_tokens: int = 64,
-    stop: Stop = Stop(),  # noqa: B008 - frozen
+    stop: str | Sequence[str] | Stop = (),
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     **options: Unpack[WorkerOptions],
 ) -> Generated:
@@ -82,22 +90,31 @@ def generate(
 
     Args:
       model: prompts are divided over the `data` axis of its mesh.
-      prompts: B prompts as `run_path` takes them, without continuations.
+      prompts: B prompts as `run_path` takes them, without continuations; or a chat, a list of
+        messages {"role": ..., "content": ...}, or a list of chats, which the tokenizer's template
+        turns into prompts up to the model's turn.
       paths: [B, C, P] padded with STOP, for each prompt a list of paths, or one path or list of
         paths for all; the whole model where None.
       max_new_tokens: N, the most tokens that a row decodes; `stop` ends it before that.
+      stop: a string or strings that end a text, besides the model's own stop tokens; these end
+        texts and chats in any case, but ids only where strings are given. Or a `Stop`, which alone
+        counts.
       temperature: 0 decodes greedily; else each token is drawn from softmax(logits / temperature).
         The log-probabilities are those of the model, at temperature 1, in either case.
+      top_p: draws are from the fewest of the likeliest tokens that hold this share of the
+        probability at the temperature (nucleus sampling); 1 draws from all.
       seed: of the draws. Each depends on the seed, the prompt's row, the path and the token's index
         alone: a path that is given twice draws the same tokens, and a prompt in two rows others.
       options: dtype, memory_budget, tile_tokens, metrics; see `WorkerOptions`.
 
     Raises:
       InputError: as `run_paths`, where a prompt and the new tokens exceed the context, and for a
-        temperature that is negative or not finite.
+        temperature that is negative or not finite, a `top_p` out of range or without a temperature,
+        and messages without role and content.
     """
-    sampling = Sampling(temperature, seed)
-    prompts = check_plain(model, prompts, max_new_tokens, stop)
+    sampling = Sampling(temperature, seed, top_p)
+    stop = stop_of(model, prompts, stop)
+    prompts = check_plain(model, chat_prompts(model, prompts), max_new_tokens, stop)
     if paths is None:
         paths = range(model.config.num_layers)
     single = is_path(paths)
@@ -133,16 +150,51 @@ def generate(
     return Generated(*(field[:, 0] for field in out)) if single else out
 
 
+def stop_of(model: Model, prompts: Any, stop: Any) -> Stop:
+    """Return the end of texts after prompts; InputError for anything but strings or a `Stop`."""
+    if isinstance(stop, Stop):
+        return stop
+    strings = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(strings, list | tuple) or not all(isinstance(x, str) for x in strings):
+        raise InputError(f"stop must be a string, a list of strings, or a Stop, not {shown(stop)}.")
+    if not strings and texts_of(prompts) is None and chats_of(prompts) is None:
+        return Stop()
+    if model.checkpoint is None:
+        raise InputError(NO_TOKENIZER)
+    tokenizer = tokenizer_of(model.checkpoint)
+    try:
+        tokens = stop_tokens(model.checkpoint)
+    except InputError:  # the model names none
+        tokens = ()
+    return Stop(tokens, tuple(strings), tokenizer=tokenizer)
+
+
+def chat_prompts(model: Model, prompts: Any) -> PromptsLike:
+    """Return the prompts of chats, and others as they are."""
+    chats = chats_of(prompts)
+    if chats is None:
+        return prompts
+    if model.checkpoint is None:
+        raise InputError(NO_TOKENIZER)
+    tokenizer = tokenizer_of(model.checkpoint)
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template: give texts in place of messages.")
+    texts = [render_chat(tokenizer, chat) for chat in chats]
+    # the template writes the special tokens itself
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return Prompts.stack([Prompts.plain(np.array(row, np.int32)) for row in rows])
+
+
 def with_texts(out: Generated, checkpoint: str, stop: Stop) -> Generated:
-    """Add the texts of the tokens, without the stop tokens."""
+    """Add the texts of the tokens, up to the stop token or the stop string."""
     try:
         tokenizer = tokenizer_of(checkpoint)
     except ValueError:  # the checkpoint has none
         return out
+    stop = dataclasses.replace(stop, tokenizer=stop.tokenizer or tokenizer)
     text = np.full(out.length.shape, "", object)
     for b, c in np.ndindex(*text.shape):
-        row = out.tokens[b, c, : out.length[b, c]]
-        text[b, c] = tokenizer.decode([int(token) for token in row if token not in stop.tokens])
+        text[b, c] = stop.text(out.tokens[b, c, : out.length[b, c]].tolist())
     return out._replace(text=text)
 
 
@@ -165,8 +217,8 @@ def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: S
             "continues them, so give a prompt from its beginning, without padding before it."
         )
     longest = int(lengths.max())
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be at least 1, it is {max_new_tokens}.")
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, it is {shown(max_new_tokens)}.")
     if longest + max_new_tokens > context:
         raise InputError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "

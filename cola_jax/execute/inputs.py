@@ -25,22 +25,32 @@ from cola_jax.prompts import (
     is_split,
 )
 
+NO_TOKENIZER = (
+    "this model was not loaded from a checkpoint with a tokenizer: give ids, and no stop strings."
+)
+
 Path = str | Sequence[int] | np.ndarray | Array
 Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
 
 
 def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
     """Wrap prompts of any kind for a model: as `as_prompts` does, texts, or a single text."""
-    texts: Any = [prompts] if isinstance(prompts, str) else prompts
-    is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)
-    if not is_text:
+    texts = texts_of(prompts)
+    if texts is None:
         return as_prompts(prompts, model.pad_token)
     if model.checkpoint is None:
-        raise InputError("this model was not loaded from a checkpoint with a tokenizer: give ids.")
-    rows = tokenizer_of(model.checkpoint)(list(texts))["input_ids"]
+        raise InputError(NO_TOKENIZER)
+    rows = tokenizer_of(model.checkpoint)(texts)["input_ids"]
     if empty := [i for i, row in enumerate(rows) if not row]:
         raise InputError(f"prompt {empty[0]} has no tokens: give a text.")
     return Prompts.stack([Prompts.plain(np.array(row, np.int32)) for row in rows])
+
+
+def texts_of(prompts: Any) -> list[str] | None:
+    """Return prompts that are texts, a single one or several; None for prompts of another kind."""
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)
+    return list(texts) if is_text else None
 
 
 @functools.cache

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # settings that decide a verdict, and with PROMPT the prompts
 DECIDING = (
     *("model", "dtype", "scorer", "rule", "grader", "max_new_tokens"),
-    *("temperature", "sample_seed", "chat"),
+    *("temperature", "top_p", "sample_seed", "chat"),
 )
 PROMPT = ("format", "shots")
 # may differ where the paths of a run are only tried again

@@ -8,7 +8,7 @@ from .generation import (
     OpenScorer,
 )
 from .grader import Grade, Grader
-from .scorer import TEMPLATE_ARGUMENTS, Encoded, Evaluate, Scorer, encode_answers
+from .scorer import Encoded, Evaluate, Scorer, encode_answers
 from .verdicts import Completion, Verdicts
 
 SCORERS: dict[str, str]
@@ -19,7 +19,6 @@ def scorer_names(*, open: bool) -> list[str]: ...
 
 __all__ = [
     "SCORERS",
-    "TEMPLATE_ARGUMENTS",
     "Completion",
     "Completions",
     "DecodingScorer",

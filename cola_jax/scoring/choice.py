@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.chat import render_chat, user_message
 from cola_jax.errors import InputError
 from cola_jax.prompts import Readings
 from cola_jax.question import DELIMITER, Question
@@ -14,7 +15,6 @@ from cola_jax.scoring.scorer import (
     ShotSource,
     check_length,
     encode_answers,
-    render_chat,
     shots_of,
 )
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
@@ -43,7 +43,7 @@ class ChoiceScorer(Scorer):
             )
         prompt, answers = self.ask(question)
         if self.chat:
-            prompt = render_chat(self.tokenizer, prompt)
+            prompt = render_chat(self.tokenizer, user_message(prompt))
         else:
             delimiter = question.get(DELIMITER)
             space = " " if delimiter is None else delimiter

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cola_jax.chat import render_chat, user_message
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.execute.decoder import (
@@ -37,7 +38,6 @@ from cola_jax.scoring.scorer import (
     most_options,
     pack,
     prompts_of,
-    render_chat,
     shots_of,
 )
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
@@ -74,17 +74,27 @@ class DecodingScorer(Scorer):
     stop: Stop
     max_new_tokens: int
 
-    def __init__(self, tokenizer: Any, *, temperature: float = 0.0, seed: int = 0, **options: Any):
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        **options: Any,
+    ):
         """Take the arguments of `Scorer`, and those of `generate` that draw tokens.
 
         A draw depends on the seed, the question's id, the path and the token's index alone.
         """
         super().__init__(tokenizer, **options)
-        self.sampling = Sampling(temperature, seed)
+        self.sampling = Sampling(temperature, seed, top_p)
 
     def prompt(self, question: Question) -> str:
         """Write a question's prompt, by default its text."""
-        return render_chat(self.tokenizer, question.text) if self.chat else question.text
+        if not self.chat:
+            return question.text
+        return render_chat(self.tokenizer, user_message(question.text))
 
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt alone; InputError where it is empty, or too long with new tokens."""
@@ -220,7 +230,7 @@ class OpenScorer(Scorer):
                 f"question {question.id} is multiple choice: use a scorer of options or letters."
             )
         text = self.format.ask(question, shots_of(self.shots, question))
-        return render_chat(self.tokenizer, text) if self.chat else text
+        return render_chat(self.tokenizer, user_message(text)) if self.chat else text
 
     def record(self) -> dict[str, Any]:
         return super().record() | {"rule": self.rule}

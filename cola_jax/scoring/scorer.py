@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, shown
 from cola_jax.execute.inputs import decode_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.plan import Workload
@@ -19,11 +18,8 @@ from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts, Readings
-from cola_jax.question import PICTURE, Question, sha256
+from cola_jax.question import Question, sha256
 from cola_jax.scoring.verdicts import Completion, Verdicts
-
-# Llama's template prints today's date by default, and Qwen3's starts to think.
-TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
 
@@ -263,34 +259,6 @@ def pack(
     fields = (ids, positions, branch, read, targets)
     row = Prompts(*(np.asarray(values, np.int32) for values in fields))
     return row, np.asarray(option, np.int32)
-
-
-def render_chat(tokenizer: Any, text: str) -> str:
-    """Wrap a user's message in the tokenizer's own chat template, up to the model's turn.
-
-    Templates of models with pictures may take messages in parts alone, and leave out others.
-    """
-    action = "Repair its chat_template, or remove it: prompts are then plain text."
-
-    def render(content: Any) -> str:
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=False,
-            add_generation_prompt=True,
-            **TEMPLATE_ARGUMENTS,
-        )
-
-    with reading("the tokenizer's chat template", action):
-        whole = render(text)
-        return whole if text.strip() in whole else render(message_parts(text))
-
-
-def message_parts(text: str) -> list[dict[str, str]]:
-    """Divide a message at the placeholder of its picture, where it has one."""
-    parts = filter(None, re.split(f"({PICTURE})\n?", text))
-    return [
-        {"type": "image"} if part == PICTURE else {"type": "text", "text": part} for part in parts
-    ]
 
 
 def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax import scoring
+from cola_jax.chat import TEMPLATE_ARGUMENTS
 from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.scoring.answer import check_rule
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 # the scorer and the format of multiple choice by default, and those of kinds with others
 USUAL = ("options", "plain")
 DEFAULTS = {"mmlu": ("letter", "harness"), "scienceqa": ("letter", "plain")}
-DECODING = ("max_new_tokens", "rule", "temperature", "sample_seed")  # of scorers that decode
+# of scorers that decode
+DECODING = ("max_new_tokens", "rule", "temperature", "top_p", "sample_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ScorerMaker:
     def make(self) -> "tuple[Scorer, dict[str, Any]]":
         make = self.of_choices if self.task.choice else self.of_open_questions
         scorer, record = (self.of_library if self.task.of_library else make)()
-        chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
+        chat = dict(TEMPLATE_ARGUMENTS) if self.config.chat else None
         return scorer, {"scorer": scorer.name, "chat": chat} | record
 
     def of_library(self) -> "tuple[Scorer, dict[str, Any]]":
@@ -112,7 +114,8 @@ class ScorerMaker:
     def decoding(self) -> dict[str, Any]:
         """Return the settings of a scorer that decodes."""
         config = self.config
-        draws = {"temperature": config.temperature, "seed": config.sample_seed}
+        draws = {name: getattr(config, name) for name in ("temperature", "top_p")}
+        draws["seed"] = config.sample_seed
         return self.common | {"max_new_tokens": config.max_new_tokens} | draws
 
     def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":

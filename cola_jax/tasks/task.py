@@ -111,6 +111,9 @@ class TaskConfig:
     """Most tokens that `generation` decodes; the format's limit by default."""
     temperature: float = 0.0
     """Temperature at which `generation` draws tokens; 0 decodes greedily."""
+    top_p: float = 1.0
+    """Share of the probability, of the likeliest tokens, from which `generation` draws; 1 for
+    all."""
     sample_seed: int = 0
     """Random seed of drawn tokens, combined with the question's id and the path."""
     variants: tuple[str, ...] = ()

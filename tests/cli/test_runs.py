@@ -64,7 +64,8 @@ def test_generate_writes_what_the_function_decodes(
 def test_generate_draws_what_the_function_draws(command, tiny_checkpoint, tmp_path, refused):
     text, out = " ".join(tiny.WORDS[:3]), str(tmp_path / "run")
     command += ["--prompt", text, "--paths", *PATHS, "--out", out]
-    command += ["--temperature", "2", "--sample-seed", "3"]
+    assert "top_p is 0.8, but nothing is drawn" in refused(*command, "--top-p", "0.8")
+    command += ["--temperature", "2", "--sample-seed", "3", "--top-p", "0.8"]
     main(command)
     ids = cola_jax.load_tokenizer(tiny_checkpoint)(text, return_tensors="np").input_ids
     drawn = cola_jax.generate(
@@ -74,12 +75,14 @@ def test_generate_draws_what_the_function_draws(command, tiny_checkpoint, tmp_pa
         max_new_tokens=5,
         stop=cola_jax.Stop(stop_tokens(tiny_checkpoint)),
         temperature=2.0,
+        top_p=0.8,
         seed=3,
     )
     rows = Run(out).evaluations().to_pylist()
     tokens = [row[row != -1].tolist() for row in drawn.tokens[0]]
     assert [row["tokens"] for row in rows] == tokens
     assert "--sample-seed: 3 there, 4 here" in refused(*command, "--sample-seed", "4")
+    assert "--top-p: 0.8 there, 0.7 here" in refused(*command, "--top-p", "0.7")
     assert "the temperature is nan" in refused(*command, "--temperature", "nan")
 
 

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import torch
+from transformers.generation.logits_process import TopPLogitsWarper
 
 import cola_jax
+from cola_jax.checkpoint import stop_tokens
 from cola_jax.execute import driver, plan
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
+from cola_jax.execute.generate import stop_of
 from cola_jax.execute.reference import run_reference
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING
-from tests import oracle
+from tests import oracle, tiny
 from tests.execute import batches
 
 LONGEST = 72  # tokens of a prompt and what follows it, padded
@@ -281,6 +285,87 @@ def test_generate_draws_from_softmax_of_transformers(pair, model, prompts):
         assert fits == (temperature == TEMPERATURE)
 
 
+def test_generate_draws_from_nucleus_of_transformers(pair, model, prompts):
+    paths, top_p = pad([PATHS[:4]] * 3), 0.7
+    warp = TopPLogitsWarper(top_p)
+    counts, expected = np.zeros((2, oracle.VOCAB))
+    for seed in range(4):
+        draw = {"temperature": TEMPERATURE, "top_p": top_p, "seed": seed}
+        tokens = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW, **draw).tokens
+        for b, c in np.ndindex(len(LENGTHS), 4):
+            prompt = np.asarray(prompts.ids)[b, : LENGTHS[b]]
+            text = np.concatenate([prompt, tokens[b, c]])[None]
+            logits = oracle.logits(pair("qwen2-window").theirs, text, PATHS[c])[0]
+            logits = logits[LENGTHS[b] - 1 : -1] / TEMPERATURE
+            kept = warp(None, torch.from_numpy(np.array(logits, np.float32))).numpy()
+            assert np.isfinite(kept[np.arange(NEW), tokens[b, c]]).all()
+            counts += np.bincount(tokens[b, c], minlength=oracle.VOCAB)
+            expected += scipy.special.softmax(kept.astype(np.float64), axis=-1).sum(axis=0)
+    common = expected > 5
+    folded = ([*x[common], x[~common].sum()] for x in (counts, expected))
+    assert scipy.stats.chisquare(*folded).pvalue > 1e-3
+
+
+@pytest.fixture
+def texted(tiny_checkpoint):
+    return cola_jax.load(str(tiny_checkpoint))
+
+
+def test_generate_takes_chats(texted, tiny_checkpoint):
+    words = cola_jax.load_tokenizer(tiny_checkpoint)
+    system = {"role": "system", "content": "the moon"}
+    asked = [{"role": "user", "content": " ".join(tiny.WORDS[i : i + 2])} for i in range(2)]
+    chats = [[asked[0]], [system, asked[1]]]
+    out = cola_jax.generate(texted, chats, "0-3", max_new_tokens=4)
+    for b, chat in enumerate(chats):
+        text = words.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = words(text, add_special_tokens=False, return_tensors="np").input_ids
+        stop = cola_jax.Stop(stop_tokens(tiny_checkpoint))
+        alone = cola_jax.generate(texted, ids, "0-3", max_new_tokens=4, stop=stop)
+        np.testing.assert_array_equal(out.tokens[b], alone.tokens[0])
+        assert out.text[b] == alone.text[0]
+    single = cola_jax.generate(texted, chats[1], "0-3", max_new_tokens=4)
+    assert single.text.tolist() == out.text[1:].tolist()
+
+
+def test_generate_ends_texts_at_strings(texted, tiny_checkpoint, monkeypatch):
+    text = " ".join(tiny.WORDS[:3])
+    free = cola_jax.generate(texted, text, max_new_tokens=8, stop=cola_jax.Stop())
+    end = free.text[0][4:6]
+    assert free.length[0] == 8
+    for stop in (end, ["no such text", end]):
+        out = cola_jax.generate(texted, text, max_new_tokens=8, stop=stop)
+        assert out.text[0] == free.text[0][: free.text[0].index(end)]
+        assert out.finish[0] == STOPPED
+    # the model's own stop tokens end texts; of ids, only where strings are given
+    ids = cola_jax.load_tokenizer(tiny_checkpoint)([text], return_tensors="np").input_ids
+    ending = int(free.tokens[0, 2])
+    monkeypatch.setattr("cola_jax.execute.generate.stop_tokens", lambda _: (ending,))
+    for prompts, more in ((text, {}), ([text], {}), (ids, {"stop": "no such text"})):
+        assert cola_jax.generate(texted, prompts, max_new_tokens=8, **more).length[0] <= 3
+    assert cola_jax.generate(texted, ids, max_new_tokens=8).length[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("prompts", "change", "message"),
+    [
+        ([{"role": "user"}], {}, "prompt 0 has the message {'role': 'user'}: give each a role"),
+        ([[{"role": "user", "content": "a"}], "b"], {}, "prompt 1 is not a list of messages"),
+        ("the sun", {"stop": [""]}, "an empty stop string"),
+    ],
+)
+def test_generate_refuses_bad_texts(texted, prompts, change, message):
+    with pytest.raises(ValueError, match=message):
+        cola_jax.generate(texted, prompts, **change)
+
+
+def test_stop_of_refuses_other_types(texted):
+    with pytest.raises(
+        ValueError, match=r"must be a string, a list of strings, or a Stop, not \[5"
+    ):
+        stop_of(texted, "the sun", [5])
+
+
 def test_draws_depend_on_seed_row_path_and_place_alone(model, prompts, free):
     every = functools.partial(cola_jax.generate, model, max_new_tokens=NEW)
     draw, paths = functools.partial(every, temperature=TEMPERATURE), pad([PATHS] * 3)
@@ -305,6 +390,10 @@ def test_draws_depend_on_seed_row_path_and_place_alone(model, prompts, free):
         ),
         ({"temperature": np.nan}, "the temperature is nan"),
         ({"temperature": np.inf}, "the temperature is inf"),
+        ({"top_p": 0.9}, "top_p is 0.9, but nothing is drawn at temperature 0: give a temperature"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0: give a share above 0 and up to 1"),
+        ({"temperature": 1.0, "top_p": np.nan}, "top_p is nan: give a share"),
+        ({"stop": "x"}, "was not loaded from a checkpoint with a tokenizer"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_new_tokens": 120}, "12 tokens and 120 new ones exceed the model's context of 128"),
         ({"stop": cola_jax.Stop(tokens=(97,))}, r"stop tokens are \[97\], but the model's vocab"),

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from transformers.generation.logits_process import TopPLogitsWarper
 
 from cola_jax.execute.inputs import no_readings
 from cola_jax.execute.readouts import (
@@ -17,6 +20,7 @@ from cola_jax.execute.readouts import (
     best_two_at_once,
     best_two_by_parts,
     draw_token,
+    nucleus,
     read_logits,
 )
 from cola_jax.path import STOP
@@ -131,6 +135,36 @@ def test_draw_token_draws_from_softmax(vocabulary):
         assert (scipy.stats.chisquare(*lumped(counts, expected, kept)).pvalue > 1e-3) == fits
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.5])
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999])
+def test_nucleus_keeps_tokens_of_transformers(temperature, top_p):
+    logits = 3 * np.random.default_rng(2).normal(size=(16, 1500)).astype(np.float32)
+    logits[0, :-1], logits[1] = -1e9, np.sort(logits[1])  # one likely token; in order
+    warmed = logits / np.float32(temperature)
+    theirs = TopPLogitsWarper(top_p)(None, torch.from_numpy(warmed.copy())).numpy()
+    ours = jax.jit(jax.vmap(nucleus, in_axes=(0, None)))(warmed, top_p)
+    np.testing.assert_array_equal(ours, theirs)
+    assert (np.isfinite(theirs).sum(axis=1) < 1500).all()
+
+
+@pytest.mark.parametrize("top_p", [0.6, 1.0])
+def test_draw_token_draws_from_nucleus(top_p):
+    logits = 2 * np.random.default_rng(3).normal(size=96).astype(np.float32)
+    key, every = jnp.array([3, 4], jnp.uint32), jnp.arange(20_000)
+    draw = jax.jit(jax.vmap(draw_token, in_axes=(None, None, 0, None, None)))
+    counts = np.bincount(draw(logits, key, every, 1.5, top_p), minlength=96)
+    # numpy: the likeliest tokens up to the one with which they hold top_p
+    share = scipy.special.softmax(logits.astype(np.float64) / 1.5)
+    order = np.argsort(-share)
+    kept = order[: np.searchsorted(np.cumsum(share[order]), top_p * (1 - 1e-9)) + 1]
+    assert set(np.flatnonzero(counts)) <= set(kept)
+    expected = np.zeros(96)
+    expected[kept] = share[kept] / share[kept].sum() * len(every)
+    assert scipy.stats.chisquare(*lumped(counts, expected, expected > 5)).pvalue > 1e-3
+
+
 def lumped(counts, expected, kept):
-    """Add up the classes that are too rare for the test."""
-    return [np.append(x[kept], x[~kept].sum()) for x in (counts, expected)]
+    """Add up the classes that are too rare for the test, if any."""
+    rare = ~kept & (expected > 0)
+    rest = [rare] if rare.any() else []
+    return [np.append(x[kept], [x[which].sum() for which in rest]) for x in (counts, expected)]

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import AddedToken
 
 import cola_jax
+from cola_jax.chat import render_chat, user_message
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
@@ -26,7 +27,7 @@ from cola_jax.scoring import (
     scorer_class,
     scorer_names,
 )
-from cola_jax.scoring.scorer import render_chat, score_readings
+from cola_jax.scoring.scorer import score_readings
 from tests import tiny
 from tests.tokenizers import CodePoints
 
@@ -83,7 +84,7 @@ def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(row):
     rendered, words = row["rendered"], tiny.tokenizer()  # which puts <s> in front of plain text
     words.chat_template = row["template"]
     words.add_tokens([AddedToken(x, special=True) for x in ("[end]", "[user]")])
-    assert render_chat(words, "Hi?") == rendered
+    assert render_chat(words, user_message("Hi?")) == rendered
     encoded = Options(words, chat=True).encode(Question("q", "Hi?", ("sun", "moon"), 0))
     prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
     assert prompt.count(words.bos_token_id) == rendered.count("<s>")

@@ -124,6 +124,7 @@ def test_prepare_needs_no_stop_token_for_choice(prepare):
         ("arc", {"max_new_tokens": 5}, "max_new_tokens is a setting of the scorer `generation`"),
         ("arithmetic", {"temperature": 0.5}, "temperature is a setting of the scorer `generation`"),
         ("arithmetic", {"scorer": "generation", "temperature": -1.0}, "the temperature is -1"),
+        ("arithmetic", {"scorer": "generation", "top_p": 0.5}, "nothing is drawn at temperature 0"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"scorer": "generation", "rule": "last"}, "one of boxed, hashes, number"),
         ("arithmetic", {"scorer": "letter"}, "scorer 'letter' is not for: use exact, generation"),
