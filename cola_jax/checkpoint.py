@@ -121,11 +121,12 @@ def save(
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
         for name, weight in weights:
+            arrays = arrays_of(name, weight)
             if isinstance(weight, Int8):
-                arrays, scale = {name: weight.values, name + SCALE: weight.scale}, weight.scale
+                scale = weight.scale
                 scales[name] = {"dtype": str(scale.dtype), "shape": list(scale.shape)}
             else:
-                arrays, dtype = {name: weight}, str(weight.dtype)
+                dtype = str(weight.dtype)
             try:
                 checkpointer.save(folder / WEIGHTS / name, args=ocp.args.PyTreeSave(arrays))
             except ValueError as error:
@@ -150,6 +151,13 @@ def save(
     metadata["digest"] = model_digest(metadata)
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     return metadata
+
+
+def arrays_of(name: str, weight: np.ndarray | Int8) -> dict[str, np.ndarray]:
+    """Return the arrays that a weight is stored as, by name: one of eight bits has scales too."""
+    if isinstance(weight, Int8):
+        return {name: weight.values, name + SCALE: weight.scale}
+    return {name: weight}
 
 
 def local(directory: str | os.PathLike[str]) -> Path:

@@ -293,7 +293,7 @@ class Export(Command):
                 f"{self.model} was converted from {name}, which is not a GGUF file that exists "
                 "here: give --source the .gguf file of the same model."
             )
-        export_gguf(Path(self.source or name), path, self.out)
+        export_gguf(Path(self.source or name), path, self.out, directory)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,30 @@
 """Export a path of a GGUF file as another: tensors are copied as they are and renumbered."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
+from cola_jax.checkpoint import (
+    arrays_of,
+    bit_sum,
+    read_metadata,
+    restore_weights,
+    stored_dtype,
+)
+from cola_jax.config import ModelConfig
 from cola_jax.deploy.export import exporting
-from cola_jax.errors import InputError, shown
-from cola_jax.formats.gguf import read_file
+from cola_jax.errors import InputError, check_belongs, shown
+from cola_jax.formats.gguf import open_gguf, read_file
 from cola_jax.formats.gguf_architectures import LARGEST
+from cola_jax.formats.table import Row, stack
+from cola_jax.params import INT8, Int8, kind_of_weight
 from cola_jax.path import format_path, validate
+from cola_jax.progress import log
 from cola_jax.storage import AnyPath
 
 # llama.cpp treats the layers of these alike, whatever their place
@@ -23,15 +36,24 @@ BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 PATH_KEY = "cola.path"  # for people; no reader depends on it
 BASE_MODEL = "general.base_model."
 WRITTEN = ("general.architecture", PATH_KEY)  # keys that are not copied
+FREE = ("context", "model_type", "rooted_scales")  # fields of a config that are not the file's
+ORIGINAL = "give the .gguf file that the model was converted from, or search this one"
 
 
-def export_gguf(source: Path, path: Sequence[int], destination: AnyPath) -> None:
+def export_gguf(
+    source: Path,
+    path: Sequence[int],
+    destination: AnyPath,
+    checkpoint: AnyPath | None = None,
+) -> None:
     """Write a GGUF file whose layers are those of a path, without requantising anything.
 
     All keys are copied, the license among them, and the source is recorded as the base model.
-    Layers that predict further tokens are left out.
+    Layers that predict further tokens are left out. The path is one of `checkpoint`, which must be
+    converted from the source; without it, of the source alone.
     Raises InputError, before any work, if the destination exists, the source is not a whole GGUF
-    file of a supported architecture, or llama.cpp would treat a layer differently at its new place.
+    file of a supported architecture or not that of the checkpoint, or llama.cpp would treat a layer
+    differently at its new place.
     """
     with exporting(destination, folder=False) as file:
         reader = read_file(source)
@@ -43,12 +65,53 @@ def export_gguf(source: Path, path: Sequence[int], destination: AnyPath) -> None
         interval, period = f"{architecture}.full_attention_interval", PERIODS.get(architecture, 1)
         period = max(1, size_of(source, reader, interval, period))
         check_places(path, architecture, layers, period)
+        if checkpoint is not None:
+            check_original(source, checkpoint)
         placed = list(place_tensors(source, reader, path))
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
         writer.data_alignment = reader.alignment
         copy_tensors(placed, writer, reader.endianess)
         writer.close()
+
+
+def check_original(source: Path, checkpoint: AnyPath) -> None:
+    """Raise InputError for a GGUF file that a checkpoint was not converted from.
+
+    Converts each weight as those of the checkpoint were, and compares its digest.
+    """
+    log.info("comparing the layers of %s with those of %s", source, checkpoint)
+    opened, metadata = open_gguf(source), read_metadata(checkpoint)
+    config = ModelConfig.from_json(metadata["config"])
+    theirs, ours = (
+        {name: str(value) for name, value in dataclasses.asdict(each).items() if name not in FREE}
+        for each in (opened.config, config)
+    )
+    check_belongs(str(source), theirs, str(checkpoint), ours, ORIGINAL)
+    rows = {row.ours: row for row in opened.rows}
+    int8 = stored_dtype(metadata) == INT8
+    for name, weight in stack(opened, np.dtype(metadata["dtype"]), int8=int8):
+        sums = {key: bit_sum(array) for key, array in arrays_of(name, weight).items()}
+        if any(metadata["sums"].get(key) != total for key, total in sums.items()):
+            restored = restore_weights(checkpoint, metadata)
+            stored = next(other for key, other in restored if key == name)
+            raise InputError(
+                f"{source} is not the file that {checkpoint} was converted from: it differs in "
+                f"{describe_layers(rows[name], config, weight, stored)}. {ORIGINAL.capitalize()}."
+            )
+
+
+def describe_layers(row: Row, config: ModelConfig, weight: np.ndarray | Int8, stored: Any) -> str:
+    """Name the tensor of a weight that differs from another, and the layers where it does."""
+    if "{i}" not in row.theirs:
+        return row.theirs
+    ours, theirs = (arrays_of(row.ours, each) for each in (weight, stored))
+    layers = [
+        layer
+        for place, layer in enumerate(config.layers_of(kind_of_weight(row.ours)))
+        if any(not np.array_equal(ours[key][place], theirs[key][place]) for key in ours)
+    ]
+    return f"{row.theirs.partition('{i}.')[2]} (layers {format_path(layers)})"
 
 
 def field_value(reader: GGUFReader, key: str) -> Any:

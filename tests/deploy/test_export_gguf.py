@@ -7,10 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import torch
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 import cola_jax
 from cola_jax.deploy.export_gguf import check_places, export_gguf, field_value
+from cola_jax.errors import InputError
+from cola_jax.formats.conversion import convert
 from tests import oracle
 from tests.formats.gguf_writer import (
     FAMILIES,
@@ -149,6 +152,41 @@ def test_export_gguf_refuses_bad_input(llama, tmp_path):
         with pytest.raises(ValueError, match=message):
             export_gguf(tmp_path / "bad.gguf", PATH, tmp_path / "new.gguf")
     assert not (tmp_path / "new.gguf").exists()
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory):
+    """The model of `llama` with another up-projection in its second layer."""
+    model = tiny_llama(vocab_size=300)
+    with torch.no_grad():
+        model.model.model.layers[1].mlp.up_proj.weight.mul_(-2)
+    file = tmp_path_factory.mktemp("another") / "another.gguf"
+    write_gguf(file, model, "Q4_0", metadata=[add_byte_level])
+    return file
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "int8"])
+def test_export_gguf_refuses_a_file_with_other_layers(llama, another, tmp_path, dtype):
+    convert(str(llama), tmp_path / "ours", dtype=dtype)
+    message = (
+        r"another\.gguf is not the file that .*ours was converted from: .*ffn_up.*\(layers 1\)"
+    )
+    with pytest.raises(InputError, match=message):
+        export_gguf(another, PATH, tmp_path / "out.gguf", tmp_path / "ours")
+    assert not (tmp_path / "out.gguf").exists()
+    export_gguf(llama, PATH, tmp_path / "out.gguf", tmp_path / "ours")
+    assert_reads_back_as_path(llama, tmp_path / "out.gguf", PATH)
+
+
+def test_export_gguf_takes_a_file_with_the_weights_of_a_hugging_face_model(tmp_path):
+    model = tiny_llama(vocab_size=300)
+    write_gguf(tmp_path / "same.gguf", model)
+    model.model.save_pretrained(tmp_path / "theirs")
+    convert(str(tmp_path / "theirs"), tmp_path / "ours")
+    export_gguf(tmp_path / "same.gguf", PATH, tmp_path / "out.gguf", tmp_path / "ours")
+    write_gguf(tmp_path / "wider.gguf", tiny_llama(vocab_size=301))
+    with pytest.raises(InputError, match="its vocab_size is 301, here it is 300"):
+        export_gguf(tmp_path / "wider.gguf", PATH, tmp_path / "no.gguf", tmp_path / "ours")
 
 
 FOLDER = os.environ.get("COLA_TEST_MODELS")
