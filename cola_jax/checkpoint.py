@@ -273,13 +273,18 @@ def stop_tokens(directory: str | os.PathLike[str]) -> tuple[int, ...]:
 
     Without any, the tokenizer's end of sequence; InputError if there is none either.
     """
-    ids = read_metadata(directory).get("stop_tokens") or [load_tokenizer(directory).eos_token_id]
-    if ids == [None]:
+    stored = read_metadata(directory).get("stop_tokens")
+    return tuple(stored) if stored else end_of_sequence(load_tokenizer(directory), directory)
+
+
+def end_of_sequence(tokenizer: Any, name: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return the end of sequence of the tokenizer of a model; InputError where it has none."""
+    if tokenizer.eos_token_id is None:
         raise InputError(
-            f"{directory} has no token that ends a generation, and neither has its tokenizer: "
+            f"{name} has no token that ends a generation, and neither has its tokenizer: "
             "convert the model again from a source whose generation_config.json has eos_token_id."
         )
-    return tuple(ids)
+    return (tokenizer.eos_token_id,)
 
 
 def load(

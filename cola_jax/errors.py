@@ -94,6 +94,11 @@ def one_line(text: str) -> str:
     if len(text) > LONGEST_LINE:
         half = LONGEST_LINE // 2
         text = f"{text[:half]} ... {text[-half:]}"
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """Write the characters of a text that are not printable as Python writes them."""
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 

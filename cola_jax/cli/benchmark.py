@@ -14,19 +14,20 @@ from cola_jax.cli.flags import (
     DeviceChoice,
     Dtype,
     Model,
-    Printing,
     TaskChoice,
     console,
     log_devices,
     open_session,
     values_of,
 )
+from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
 from cola_jax.errors import InputError
 from cola_jax.files import check_file, write_whole
 from cola_jax.progress import log
 from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
+from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -37,7 +38,7 @@ COSTS = "layer_costs.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark(Printing):
+class Benchmark(TaskCommand):
     """Measure the speed of a search, or the time of each layer, on this machine."""
 
     model: Model
@@ -54,7 +55,10 @@ class Benchmark(Printing):
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        return self.model, [self.task]
+
+    def run_task(self) -> None:
         for name in ("rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")

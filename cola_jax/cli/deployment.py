@@ -21,7 +21,6 @@ from cola_jax.cli.flags import (
     HubFlags,
     Model,
     Output,
-    Printing,
     TaskChoice,
     checkpoint_of,
     console,
@@ -32,6 +31,7 @@ from cola_jax.cli.flags import (
     yaml_of,
 )
 from cola_jax.cli.main import keeping
+from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
 from cola_jax.errors import InputError, shown
@@ -61,7 +61,7 @@ UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on wit
 
 
 @dataclasses.dataclass(frozen=True)
-class Static(Printing):
+class Static(TaskCommand):
     """Search one path for all questions of a task, and measure it on held-out ones."""
 
     flags: Flags
@@ -72,7 +72,10 @@ class Static(Printing):
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer: the cost of a
     path, in place of its number of layers, for --max-cost and between paths as good."""
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        return self.flags.model, [self.flags.over_prompts().task]
+
+    def run_task(self) -> None:
         from cola_jax.deploy.static import find_path
         from cola_jax.report.results import static_content, static_table
 
@@ -89,7 +92,7 @@ class Static(Printing):
 
 
 @dataclasses.dataclass(frozen=True)
-class Menu(Printing):
+class Menu(TaskCommand):
     """Choose a few paths that serve a task, and how to decide between them without the answer."""
 
     flags: Flags
@@ -102,7 +105,10 @@ class Menu(Printing):
     """Scorer with which candidates are tried on training questions, such as exact where answers
     are decoded; the task's own by default."""
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        return self.flags.model, [self.flags.over_prompts().task]
+
+    def run_task(self) -> None:
         from cola_jax.deploy.menu import find_menu
         from cola_jax.deploy.rules import MENU, SELECTOR
         from cola_jax.report.results import menu_content, menu_table
@@ -147,7 +153,7 @@ def origin_of(session: "Session") -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Printing):
+class Distill(TaskCommand):
     """Train a router, which names a path from the prompt alone, on the correct paths of a run."""
 
     model: Model
@@ -164,7 +170,10 @@ class Distill(Printing):
     checkpoint's own."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        return self.model, [self.task]
+
+    def run_task(self) -> None:
         check_writable(self.out)
         with contextlib.nullcontext() if is_url(self.out) else claimed(self.out):
             self.train()

@@ -23,6 +23,7 @@ from cola_jax.cli.flags import (
     values_of,
 )
 from cola_jax.cli.main import keeping
+from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.files import check_writable
@@ -38,7 +39,7 @@ from cola_jax.strategies.rules import (
     Space,
 )
 from cola_jax.tasks.readers import read_id, read_lines
-from cola_jax.tasks.task import Prepared
+from cola_jax.tasks.task import Prepared, TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.runs.run import Run
@@ -48,7 +49,7 @@ UNKEPT = "nothing is kept. Give --output to resume an interrupted command."
 
 
 @dataclasses.dataclass(frozen=True)
-class Search(Printing):
+class Search(TaskCommand):
     """Search, for every question, which layers to skip or repeat."""
 
     flags: Flags
@@ -78,7 +79,12 @@ class Search(Printing):
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, which trees weigh
     in place of the number of layers."""
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        if self.decoys is not None:
+            raise InputError("the prompts are shown without decoys: leave out --decoys.")
+        return self.flags.model, [flags.task for flags in self.flags.each()]
+
+    def run_task(self) -> None:
         sessions = self.flags.prepare_each(self.decoys, self)
         for directory, session in sessions.items():
             self.search(directory, session)
@@ -104,13 +110,16 @@ class Search(Printing):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate(Printing):
+class Evaluate(TaskCommand):
     """Evaluate the pretrained model, or given or random paths, on every question."""
 
     flags: Flags
     path_flags: PathChoice = dataclasses.field(default_factory=PathFlags)
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        return self.flags.model, [flags.task for flags in self.flags.each()]
+
+    def run_task(self) -> None:
         from cola_jax.path import format_path, identity
 
         sessions, prompts = self.flags.prepare_each(command=self), self.flags.task.prompts or 1
@@ -136,7 +145,7 @@ def run_evaluation(
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan(Printing):
+class Scan(TaskCommand):
     """Skip, and repeat once, every block of layers, and map the effects."""
 
     flags: Flags
@@ -145,7 +154,10 @@ class Scan(Printing):
     edits: tuple[Literal["skip", "repeat"], ...] = ("skip", "repeat")
     """Edits of blocks: skip, repeat or both."""
 
-    def run(self) -> None:
+    def asked(self) -> tuple[str, list[TaskConfig]]:
+        return self.flags.model, [self.flags.over_prompts().task]
+
+    def run_task(self) -> None:
         from cola_jax.report.scan import scan_paths
 
         if self.flags.task.measures_in_several:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from cola_jax.cli.flags import MEASURING, Flags, Printing, console, group, run_with_progress
+from cola_jax.cli.flags import (
+    MEASURING,
+    Flags,
+    console,
+    group,
+    run_with_progress,
+)
+from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
 from cola_jax.deploy.settings import Outcome, TrialSettings
 from cola_jax.errors import InputError, UsageError, shown
@@ -20,13 +27,14 @@ if TYPE_CHECKING:
     from cola_jax.cli.flags import TaskFlags
     from cola_jax.deploy.verify.claims import Claim
     from cola_jax.runs.session import Session
+    from cola_jax.tasks.task import TaskConfig
 
 
 PLANNED = (4, 8, 16, 32)  # prompts of a plan
 
 
 @dataclasses.dataclass(frozen=True)
-class Verify(Printing):
+class Verify(TaskCommand):
     """Try claims: is a path better or worse than the model, or as good on fewer layers?
 
     Several claims and tasks are corrected for their number. The protocol is written before any
@@ -49,7 +57,10 @@ class Verify(Printing):
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, to show the cost
     of paths."""
 
-    def run(self) -> None:
+    def asked(self) -> "tuple[str, list[TaskConfig]]":
+        return self.flags.model, [flags.task for flags in self.each().values()]
+
+    def run_task(self) -> None:
         from cola_jax.deploy.verify.claims import check_text
         from cola_jax.deploy.verify.trial import run_trial, time_paths
         from cola_jax.report import write_page

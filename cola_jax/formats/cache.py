@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
+from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading
 from cola_jax.files import building, cache_directory, hold, remove_partial, written_bytes
 from cola_jax.formats import demo_model
-from cola_jax.formats.conversion import convert_opened, locate
+from cola_jax.formats.conversion import convert_opened, load_written, locate
 from cola_jax.formats.table import Source
 from cola_jax.params import INT8, Model
 from cola_jax.progress import OnProgress, byte_bar
@@ -94,6 +96,45 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     return checkpoint.load_tokenizer(find(source))
 
 
+class TextModel(NamedTuple):
+    """The parts of a model that make prompts: all but its weights."""
+
+    tokenizer: Any
+    context: int
+    stop_tokens: Callable[[], tuple[int, ...]]
+
+
+def open_texts(source: str) -> TextModel:
+    """Open a model to make prompts; reads no weights, and converts nothing.
+
+    Raises InputError as `load`, and for a model without a tokenizer.
+    """
+    directory = converted(source)
+    if directory is not None:
+        config = ModelConfig.from_json(checkpoint.read_metadata(directory)["config"])
+        tokenizer = checkpoint.load_tokenizer(directory)
+        return TextModel(tokenizer, config.context, lambda: checkpoint.stop_tokens(directory))
+    with reading(source), tempfile.TemporaryDirectory(prefix="cola-tokenizer-") as folder:
+        texts = locate(source).open_texts()
+        tokenizer = load_written(texts, Path(folder), source)
+    if tokenizer is None:
+        raise InputError(f"{source} has no tokenizer that can be read: give a model that has one.")
+
+    def stop_tokens() -> tuple[int, ...]:
+        return texts.stop_tokens or checkpoint.end_of_sequence(tokenizer, source)
+
+    return TextModel(tokenizer, texts.config.context, stop_tokens)
+
+
+def converted(source: str) -> str | None:
+    """Return the checkpoint directory of a source, None where it is not converted yet."""
+    is_checkpoint = (Path(source).expanduser() / checkpoint.METADATA).exists()
+    if is_url(source) or (is_checkpoint and not demo_model.is_named(source)):
+        return find(source)
+    folder = folder_of(locate(source).key)
+    return str(folder) if (folder / checkpoint.METADATA).exists() else None
+
+
 def find(
     source: epath.PathLike, dtype: DTypeLike | None = None, progress: bool | None = False
 ) -> str:
@@ -110,7 +151,8 @@ def find(
     is_local = not demo_model.is_named(text)
     if is_local and (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
-    key, open_source, _ = locate(text)
+    located = locate(text)
+    key, open_source = located.key, located.open
     if dtype is None or jnp.dtype(dtype) != INT8:
         return keep_converted(key, open_source, text, progress)
     return keep_converted(f"{key} {INT8}", open_source, text, progress, INT8)
@@ -154,7 +196,7 @@ def keep(
     key: str, make: Callable[[Path, OnProgress], None], label: str, progress: bool | None
 ) -> str:
     """Return the folder of the cache with this key, making it if need be with a bar."""
-    folder = root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
+    folder = folder_of(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold(folder.with_suffix(".lock")):
         if folder.exists():
@@ -166,6 +208,11 @@ def keep(
         with byte_bar(label, progress) as on_progress:
             make(folder, on_progress)
     return str(folder)
+
+
+def folder_of(key: str) -> Path:
+    """Return the folder of the cache with a key."""
+    return root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
 
 
 def discard(folder: Path, error: Exception) -> None:

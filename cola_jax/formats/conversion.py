@@ -17,8 +17,16 @@ from cola_jax.files import building, check_apart, check_writable, exists, matchi
 from cola_jax.formats import demo_model
 from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
-from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
-from cola_jax.formats.table import Source, stack
+from cola_jax.formats.huggingface import (
+    CARD,
+    CONFIG,
+    FILES,
+    TEXT_FILES,
+    open_directory,
+    open_texts,
+    read_config_file,
+)
+from cola_jax.formats.table import Source, Texts, stack, texts_of
 from cola_jax.params import INT8
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
@@ -137,13 +145,18 @@ def convert_opened(
 def write_tokenizer(source: Source, folder: Path) -> int | None:
     """Write the tokenizer, if the source has one, and try it; return its padding token."""
     folder.mkdir()
-    name = source.origin["name"]
+    tokenizer = load_written(texts_of(source), folder, str(source.origin["name"]))
+    return None if tokenizer is None else tokenizer.pad_token_id
+
+
+def load_written(source: Texts, folder: Path, name: str) -> Any:
+    """Write the tokenizer of a source to a folder, load it and try it; None where it has none."""
     source.write_tokenizer(folder)
     if not any(folder.iterdir()):
         return None
     tokenizer = checkpoint.load_folder(folder, name)
     try_tokenizer(tokenizer, name, source.config.vocab_size)
-    return tokenizer.pad_token_id
+    return tokenizer
 
 
 def try_tokenizer(tokenizer: Any, name: str, vocab_size: int) -> None:
@@ -162,6 +175,7 @@ class Located(NamedTuple):
 
     key: str  # of its content: another one whenever a conversion may give another model
     open: Callable[[], Source]
+    open_texts: Callable[[], Texts]  # the same without the weights
     folder: Callable[[], Path]  # of its files in Hugging Face layout
 
 
@@ -174,15 +188,25 @@ def locate(source: str, revision: str | None = None) -> Located:
     if demo_model.is_named(source):
         if revision is not None:
             raise InputError(f"--revision is for Hub ids, but {source} is the demo's model.")
-        return Located(demo_model.KEY, demo_model.open_model, demo_model.find_file)
+        return Located(
+            demo_model.KEY,
+            demo_model.open_model,
+            lambda: texts_of(demo_model.open_model()),
+            demo_model.find_file,
+        )
     local = Path(source).expanduser()
     if local.is_dir() or local.suffix == ".gguf":
         if revision is not None:
             raise InputError(f"--revision is for Hub ids, but {source} is a local path.")
         if not local.exists():
             raise InputError(f"{source} does not exist{similar_name(local)}.")
-        open_local = open_directory if local.is_dir() else open_gguf
-        return Located(stamp(local), lambda: open_local(local), lambda: local)
+        is_directory = local.is_dir()
+        return Located(
+            stamp(local),
+            lambda: open_directory(local) if is_directory else open_gguf(local),
+            lambda: open_texts(local) if is_directory else texts_of(open_gguf(local)),
+            lambda: local,
+        )
     name, _, suffix = source.partition("@")
     if suffix and revision is not None:
         raise InputError(f"{source} names a revision, and --revision {revision} another.")
@@ -225,7 +249,10 @@ def locate_on_hub(name: str, revision: str | None) -> Located:
         hub = {"kind": "hub", "name": name, "revision": commit}
         return source._replace(origin=source.origin | hub)
 
-    return Located(f"{name}@{commit}", open_model, whole)
+    def open_tokenizer() -> Texts:
+        return open_texts(download(name, commit, TEXT_FILES))
+
+    return Located(f"{name}@{commit}", open_model, open_tokenizer, whole)
 
 
 def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -15,7 +15,7 @@ from cola_jax.config import Count
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import check_link, is_file, read_bytes, read_json
 from cola_jax.formats.families import FAMILIES, SEEING, read_config
-from cola_jax.formats.table import Source, check, expected, origin_of, unused_names
+from cola_jax.formats.table import Source, Texts, check, expected, origin_of, unused_names
 from cola_jax.question import digest, sha256_of
 
 DTYPES = {
@@ -34,11 +34,24 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION, CARD = "generation_config.json", "README.md"
+TEXT_FILES = (CONFIG, GENERATION, *TOKENIZER_FILES)
 # that a conversion reads, and of those that read pictures their tower
 FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES, "*processor_config.json")
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
+
+
+def open_texts(folder: Path) -> Texts:
+    """Open a local directory without its weights; InputError for a model that is not supported."""
+    for pattern in TEXT_FILES:
+        for file in folder.glob(pattern):
+            check_link(file, folder)
+    values = read_config_file(folder)
+    with reading(folder / CONFIG):
+        config, _ = read_config(values)
+    stop = read_stop_tokens(folder, values)
+    return Texts(config, lambda target: copy_tokenizer(folder, target), stop)
 
 
 def open_directory(folder: Path) -> Source:

@@ -120,6 +120,19 @@ class Source(NamedTuple):
     tower: Callable[[], str] | None = None  # reads the parts for pictures, and returns their digest
 
 
+class Texts(NamedTuple):
+    """The parts of a source that texts need: all but its weights."""
+
+    config: ModelConfig
+    write_tokenizer: Callable[[Path], None]
+    stop_tokens: tuple[int, ...]
+
+
+def texts_of(source: Source) -> Texts:
+    """Return the parts of a source that texts need."""
+    return Texts(source.config, source.write_tokenizer, source.stop_tokens)
+
+
 def origin_of(kind: str, place: Path, license: Any) -> dict[str, Any]:
     """Return the record of a local source; a license that is not a text is not known."""
     license = license if isinstance(license, str) else None

@@ -210,6 +210,7 @@ class TaskConfig:
         context: int,
         stop_tokens: Callable[[], Sequence[int]],
         decoy: Callable[[Question], str | None] | None = None,
+        first: int | None = None,
     ) -> Prepared:
         """Load and encode the questions, each in one of `choose_prompts` prompts.
 
@@ -217,11 +218,12 @@ class TaskConfig:
           context: the longest prompt allowed, in tokens.
           stop_tokens: called for open questions only: not every model names stop tokens.
           decoy: chooses a wrong answer to an open question for its control search.
+          first: encode this many questions alone, and none that are held out.
 
         Raises:
           InputError: for an invalid task, row, prompt or setting.
         """
-        maker, questions, others = self.maker(tokenizer, context, stop_tokens)
+        maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
         if decoy is not None:
             if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
@@ -249,15 +251,21 @@ class TaskConfig:
         return Prepared(encoded, scorer, record, variants, held_out)
 
     def prepare_prompts(
-        self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
+        self,
+        tokenizer: Any,
+        *,
+        context: int,
+        stop_tokens: Callable[[], Sequence[int]],
+        first: int | None = None,
     ) -> list[Prepared]:
         """Load the questions and encode all of them in each of `prompts` prompts.
 
-        A single one is the task's own, several are drawn. Raises InputError as `prepare`.
+        A single one is the task's own, several are drawn. `first` and InputError are as for
+        `prepare`.
         """
         if self.variants and self.measures_in_several:
             raise InputError("drawn prompts have no variants: leave out --variants or --prompts.")
-        maker, questions, others = self.maker(tokenizer, context, stop_tokens)
+        maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
         return [
             Prepared(
                 list(map(prompt.encode, questions)),
@@ -269,13 +277,19 @@ class TaskConfig:
         ]
 
     def maker(
-        self, tokenizer: Any, context: int, stop_tokens: Callable[[], Sequence[int]]
+        self,
+        tokenizer: Any,
+        context: int,
+        stop_tokens: Callable[[], Sequence[int]],
+        first: int | None = None,
     ) -> "tuple[ScorerMaker, list[Question], list[Question]]":
         """Return a maker of scorers, the questions to run, and those held out."""
         task, (sources, train, held) = find_task(self.task), self.load()
         questions, others = (train, held) if self.part == "train" else (held, [])
         if not questions:
             raise InputError("no questions are held out: give held_out or held_out_from.")
+        if first is not None:
+            questions, others = questions[:first], []
         common: dict[str, Any] = {"context": context, "chat": self.chat}
         if not task.choice:
             common["stop_tokens"] = stop_tokens()
