@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ DELAY = 1.0  # seconds, so that short calls show nothing
 INTERVAL = 0.2  # seconds between two looks at the metrics
 SECONDS_PER_LINE = 10.0
 LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+COUNT = "{desc}: {n_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]"  # of an unknown total
+SHARE = "{desc}: {percentage:.0f}% [{elapsed}<{remaining}{postfix}]"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 UNITS = {"loading": "B", "compiling": " programs", "evaluating": " evaluations"}
 
 OnProgress = Callable[[int, int], None]  # called with the bytes done and the total
@@ -43,8 +47,8 @@ class LogFile:
         """No-op."""
 
 
-def new_bar(label: str, progress: bool | None, **options: Any) -> Any:
-    """Make a bar, as a widget where a notebook can show one."""
+def new_bar(label: str, progress: bool | None, *, steps: bool = False, **options: Any) -> Any:
+    """Make a bar, as a widget where a notebook can show one; of `steps`, the share alone counts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that ipywidgets are missing: the bar is text then
         from tqdm.auto import tqdm
@@ -52,7 +56,10 @@ def new_bar(label: str, progress: bool | None, **options: Any) -> Any:
     options |= {"delay": DELAY, "miniters": 0, "smoothing": 0, "unit_divisor": 1000}
     if not (progress or "ipykernel" in sys.modules or sys.stderr.isatty()):
         options |= {"delay": SECONDS_PER_LINE, "mininterval": SECONDS_PER_LINE}
-        options |= {"file": LogFile(), "bar_format": LINE}
+        line = SHARE if steps else LINE if options.get("total") else COUNT
+        options |= {"file": LogFile(), "bar_format": line}
+    elif steps:
+        options |= {"bar_format": BAR}
     return tqdm(desc=label, dynamic_ncols=True, **options)
 
 
@@ -67,7 +74,7 @@ def byte_bar(label: str, progress: bool | None = None) -> Iterator[OnProgress]:
     if is_hidden(progress):
         yield ignore_progress
         return
-    with new_bar(label, progress, unit="B", unit_scale=True) as bar:
+    with new_bar(label, progress, unit="B", unit_scale=True, total=1) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -83,25 +90,38 @@ class MetricsBar:
         self.metrics, self.progress = metrics, progress
         self.before = metrics.earlier + metrics.evaluations
         self.stage, self.bar = "", None
+        self.began, self.evaluated = 0.0, 0  # when the bar was made, and the evaluations by then
 
     def show(self, *, complete: bool = False) -> None:
-        """Draw the bar; the total of a search is a bound, and a complete run ends there."""
+        """Draw the bar; a complete run ends at its total."""
         name, done, total = self.metrics.stage()
         if name == "loading" and not total:  # nothing is known yet
             return
         if name == "evaluating":
             done, total = done - self.before, total - self.before
+        known = total if total >= max(done, 1) else None
         if name != self.stage:
             self.close()
             # earlier evaluations are done, but do not count for the speed
-            options = {"unit": UNITS[name], "unit_scale": name == "loading", "initial": done}
+            options = {"unit": UNITS.get(name, ""), "unit_scale": name == "loading"}
+            options |= {"initial": done, "steps": name == "searching", "total": known}
             self.stage = name
-            self.bar = new_bar(name, self.progress, total=total, leave=False, **options)
+            self.began, self.evaluated = time.perf_counter(), self.metrics.evaluations
+            self.bar = new_bar(name, self.progress, leave=False, **options)
         bar: Any = self.bar
-        bar.set_postfix_str(describe_results(self.metrics), refresh=False)
-        bar.total = done if complete else total
+        speed = [self.describe_speed()] if name == "searching" else []
+        results = ", ".join([*speed, *describe_results(self.metrics)])
+        bar.set_postfix_str(results, refresh=False)
+        bar.total = done if complete else known
         bar.update(done - bar.n)
         bar.leave = complete
+
+    def describe_speed(self) -> str:
+        """Write the evaluations so far, and the speed of those since the bar was made."""
+        metrics = self.metrics
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        rate = (metrics.evaluations - self.evaluated) / seconds
+        return f"{metrics.earlier + metrics.evaluations:,} evaluations, {rate:,.1f}/s"
 
     def close(self) -> None:
         """Remove the bar, unless it is complete."""
@@ -133,14 +153,14 @@ def metrics_bar(metrics: "Metrics", progress: bool | None = None) -> Iterator[No
         bar.close()
 
 
-def describe_results(metrics: "Metrics") -> str:
+def describe_results(metrics: "Metrics") -> list[str]:
     """Write the machines of a cluster, and the results of a search or the tokens decoded first."""
     parts = [count(metrics.machines, "machine")] if metrics.machines else []
     if metrics.corrected or metrics.shortened:
         parts.append(f"W→C {metrics.corrected}, shorter C→C {metrics.shortened}")
     elif metrics.tokens and not metrics.evaluations:
         parts.append(f"{metrics.tokens:,} tokens decoded")
-    return ", ".join(parts)
+    return parts
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:

@@ -57,6 +57,37 @@ def test_bars_are_drawn_in_notebooks_and_lines_logged_elsewhere(capsys, monkeypa
     assert run() == run(shown=False) == ("", "")
 
 
+def test_a_search_shows_the_share_of_its_steps(monkeypatch, caplog):
+    """Its evaluations are not known before, as searches of a question share them."""
+    monkeypatch.setattr(progress.log, "propagate", True)
+    monkeypatch.setattr(progress.log, "handlers", [])
+    caplog.set_level(logging.INFO, "cola_jax")
+    metrics = Metrics(all_steps=40, clocks=[Clock(on_cpu=False)])
+    bar = MetricsBar(metrics, progress=None)
+    bar.show()
+    metrics.add(steps=10, evaluations=1234, corrected=3)
+    bar.show()
+    bar.close()
+    shown = caplog.messages[-1]
+    assert shown.startswith("searching: 25% [")
+    assert "1,234 evaluations, " in shown
+    assert "W→C 3" in shown
+
+
+def test_an_unknown_total_is_not_shown(monkeypatch, caplog):
+    monkeypatch.setattr(progress.log, "propagate", True)
+    monkeypatch.setattr(progress.log, "handlers", [])
+    caplog.set_level(logging.INFO, "cola_jax")
+    metrics = Metrics()
+    metrics.compiled_before -= 17
+    bar = MetricsBar(metrics, progress=None)
+    metrics.clocks.append(Clock(on_cpu=False))
+    bar.show()
+    bar.close()
+    assert caplog.messages[-1].startswith("compiling: 17 programs [")
+    assert "/0" not in caplog.text
+
+
 def shown(bar, **amounts):
     """Return what a bar shows after metrics have grown."""
     bar.metrics.add(**amounts)

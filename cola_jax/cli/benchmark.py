@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
 from tyro.conf import arg
 
 from cola_jax.cli.flags import (
@@ -30,6 +29,7 @@ from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.report.terminal import TerminalTable
     from cola_jax.runs.session import Session
 
 LEAVES = 16  # of a wave, the default of `cola search`
@@ -134,26 +134,34 @@ class Benchmark(TaskCommand):
         }
 
 
-def table_of(results: dict[str, Any]) -> Table:
+def table_of(results: dict[str, Any]) -> "TerminalTable":
     """Show the speed of a search and its savings."""
     device, date = results["machine"]["device"], results["machine"]["date"][:10]
     metrics, speed = results["rounds"][-1], results["evaluations_per_second"]
-    table = Table(title=f"{device}, {date}", show_header=False)
-    table.add_row(f"questions of up to {results['tokens']} tokens", f"{results['questions']}")
-    table.add_row("evaluations", f"{metrics['evaluations']:,}")
     spread = f"({results['least']:,.1f} to {results['most']:,.1f})"
-    table.add_row("evaluations/s", f"{speed:,.1f}  {spread}")
-    table.add_row("prefix sharing", f"{metrics['prefix_sharing'] or 1:.2f}x")
-    return table
+    facts = {
+        f"questions of up to {results['tokens']} tokens": f"{results['questions']}",
+        "evaluations": f"{metrics['evaluations']:,}",
+        "evaluations/s": f"{speed:,.1f} {spread}",
+        "prefix sharing": f"{metrics['prefix_sharing'] or 1:.2f}x",
+    }
+    return facts_table(f"{device}, {date}", facts)
 
 
-def layer_table(results: dict[str, Any]) -> Table:
+def layer_table(results: dict[str, Any]) -> "TerminalTable":
     """Show the time of each layer, and their sum beside that of a whole path."""
     device, date = results["machine"]["device"], results["machine"]["date"][:10]
     times = {f"layer {i}": time for i, time in enumerate(results["milliseconds"])}
     times |= {"sum of layers": sum(times.values()), "whole path": results["path_milliseconds"]}
-    table = Table(title=f"{device}, {results['dtype']}, {date}", show_header=False)
-    table.add_row(f"questions of up to {results['tokens']} tokens", f"{results['questions']}")
-    for name, time in times.items():
-        table.add_row(name, f"{time:.3g} ms a question")
-    return table
+    facts = {f"questions of up to {results['tokens']} tokens": f"{results['questions']}"}
+    facts |= {name: f"{time:.3g} ms a question" for name, time in times.items()}
+    return facts_table(f"{device}, {results['dtype']}, {date}", facts)
+
+
+def facts_table(title: str, facts: dict[str, str]) -> "TerminalTable":
+    """Make a table of names and values."""
+    from cola_jax.report.terminal import TerminalTable
+    from cola_jax.scoring.number_format import Row, Table
+
+    rows = [Row(name, (value,)) for name, value in facts.items()]
+    return TerminalTable(Table(rows, title, ("", "")))

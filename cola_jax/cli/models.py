@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Command, Dtype, Output, Printing, TaskFlags, console
@@ -73,6 +71,8 @@ class Cache(Printing):
 
     def run(self) -> None:
         from cola_jax.formats import cache
+        from cola_jax.report.terminal import TerminalTable
+        from cola_jax.scoring.number_format import Row, Table
 
         entries = cache.entries()
         if self.clear or self.remove:
@@ -81,13 +81,12 @@ class Cache(Printing):
             models = [entry._asdict() for entry in entries]
             print_json({"directory": str(cache.root()), "models": models})
         else:
-            table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
-            table.columns[0].no_wrap = True
-            table.columns[1].overflow = "fold"
+            rows = []
             for key, source, revision, layers, dtype, size in entries:
                 facts = (revision or "")[:12], str(layers or "?"), dtype or "?"
-                table.add_row(key, source, *facts, f"{size / 1e6:,.1f}")
-            console.print(table)
+                rows.append(Row(source, (key, *facts, f"{size / 1e6:,.1f}")))
+            columns = ("source", "key", "revision", "layers", "dtype", "MB")
+            console.print(TerminalTable(Table(rows, columns=columns)))
             console.print(f"{cache.root()}: {describe_all(entries)}", soft_wrap=True)
 
     def free(self, entries: "Sequence[Entry]") -> None:
@@ -120,16 +119,18 @@ class Tasks(Printing):
     """List the tasks, with their scorers, formats and shots."""
 
     def run(self) -> None:
+        from cola_jax.report.terminal import TerminalTable
+        from cola_jax.scoring.number_format import Row, Table
+
         rows = catalogue()
         if self.json:
             print_json(rows)
             return
         columns = ("task", "data set", "split", "formats", "shots")
-        table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-        table.columns[1].overflow = "fold"
+        listed = [Row(row["task"], tuple(row[column] for column in columns[1:])) for row in rows]
+        table = TerminalTable(Table(listed, columns=columns), numbers=False)
         tasks: dict[str, list[str]] = {}
         for row in rows:
-            table.add_row(*(row[column] for column in columns))
             tasks.setdefault(row["scorers"], []).append(row["task"])
         lines = (f"  {scorers}: for {', '.join(names)}." for scorers, names in tasks.items())
         # at once, so that a pipe that ends early, as that of `grep -q`, has read all of it

@@ -150,7 +150,7 @@ class Report(Printing):
     def compare(self, runs: "Sequence[Run]") -> None:
         """Print the report of each of several searches, and write one page about all."""
         from cola_jax import report
-        from cola_jax.report.tables import terminal_table
+        from cola_jax.report.terminal import TerminalTable
 
         report.check_runs(runs)
         preference, page = self.read_preference(runs[0]), self.page_in(Path())
@@ -164,7 +164,7 @@ class Report(Printing):
         tables = list(map(report.search_report, runs, summaries))
         self.print_report(results, tables, names)
         if not self.json:
-            console.print(terminal_table(report.changes_table(names, changes)))
+            console.print(TerminalTable(report.changes_table(names, changes)))
         self.write_markdown(tables, page)
 
     def read_preference(self, run: "Run") -> "Preference | None":
@@ -231,7 +231,8 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
     Of evaluations in several prompts, in directories one after the other, the tables over them.
     """
     from cola_jax import report
-    from cola_jax.report.tables import terminal_report, terminal_table
+    from cola_jax.report.tables import terminal_report
+    from cola_jax.report.terminal import TerminalTable
     from cola_jax.runs.run import Run
 
     runs = [Run(directory) for directory in directories]
@@ -247,4 +248,4 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
         print_json([report.write_results(run) for run in runs])
     else:
         every = [Report(()).show(run) for run in runs]
-        console.print(terminal_table(report.tasks_table(every)))
+        console.print(TerminalTable(report.tasks_table(every)))

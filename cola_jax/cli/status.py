@@ -12,7 +12,7 @@ from cola_jax.cli.report import print_json
 from cola_jax.errors import count, shorten
 
 if TYPE_CHECKING:
-    from cola_jax.report.tables import Table
+    from cola_jax.scoring.number_format import Table
 
 SHOWN = 10  # the last starts and failures that are printed
 UNITS = {"days": 86400, "h": 3600, "min": 60}
@@ -26,7 +26,7 @@ class Status(Printing):
     """Run directory, also on gs:// or s3://."""
 
     def run(self) -> None:
-        from cola_jax.report.tables import terminal_table
+        from cola_jax.report.terminal import TerminalTable
         from cola_jax.runs.run import Run
         from cola_jax.runs.status import read_progress
 
@@ -35,13 +35,13 @@ class Status(Printing):
             print_json(progress)
             return
         for table in filter(lambda table: table.rows, status_tables(progress)):
-            console.print(terminal_table(table))
+            console.print(TerminalTable(table))
 
 
 def status_tables(progress: Mapping[str, Any]) -> "Iterator[Table]":
     """Yield the tables of a run: its progress, machines, last starts and last failures."""
-    from cola_jax.report.tables import Table, run_title, title
-    from cola_jax.scoring.number_format import Row, format_percent
+    from cola_jax.report.tables import run_title, title
+    from cola_jax.scoring.number_format import Row, Table, format_percent
 
     done, asked, starts = (progress[name] for name in ("done", "questions", "starts"))
     about, left, last = (progress[name] for name in ("estimated", "seconds_left", "last_part"))

@@ -110,10 +110,10 @@ class Verify(TaskCommand):
 
     def plan(self, points: float) -> None:
         """Print how many questions a trial needs, in the prompts asked for and in others."""
-        from rich.table import Table
-
         from cola_jax.deploy.verify.power import Components, plan
+        from cola_jax.report.terminal import TerminalTable
         from cola_jax.report.verdicts import earlier_components
+        from cola_jax.scoring.number_format import Row, Table
 
         components = earlier_components(self.flags.out) or Components()
         tests = len(self.flags.each()) * len(self.claims)
@@ -122,13 +122,13 @@ class Verify(TaskCommand):
         if self.json:
             print_json({count: planned._asdict() for count, planned in plans.items()})
             return
-        table = Table("prompts", "questions", box=None)
+        rows = []
         for count, planned in plans.items():
             need = "none suffices"
             if planned.least_prompts is not None:
                 need += f": take {planned.least_prompts} prompts or more"
-            table.add_row(str(count), str(planned.questions or need))
-        console.print(table)
+            rows.append(Row(str(count), (str(planned.questions or need),)))
+        console.print(TerminalTable(Table(rows, columns=("prompts", "questions")), numbers=False))
         console.print(
             f"Each question asked in each prompt, to show {points:g} points four times in five in "
             f"{count_of(tests, 'test')}, with {100 * components.prompt_sd:.1f} points between "

@@ -87,8 +87,8 @@ class Clock:
 class Stage(NamedTuple):
     """The present stage of a run, and its progress."""
 
-    name: Literal["loading", "compiling", "evaluating"]
-    done: int  # bytes of weights, programs, or evaluations
+    name: Literal["loading", "compiling", "searching", "evaluating"]
+    done: int  # bytes of weights, programs, steps of a search, or evaluations
     total: int  # 0 where it is not known yet
 
 
@@ -101,7 +101,9 @@ class Metrics:
 
     loaded: int = 0  # bytes of weights
     to_load: int = 0
-    total: int = 0  # evaluations expected; a search that runs out of paths makes fewer
+    total: int = 0  # evaluations expected, where they are known
+    steps: int = 0  # of a search, whose evaluations are not: those for gold, of `all_steps`
+    all_steps: int = 0
     earlier: int = 0  # evaluations of earlier starts
     evaluations: int = 0  # of this start
     corrected: int = 0  # questions wrong before and right after, earlier starts included
@@ -125,7 +127,7 @@ class Metrics:
     def take(self) -> dict[str, Any]:
         """Return the counts since the last call, for the metrics of another process to add."""
         with self.lock:
-            names = ("earlier", "evaluations", "cost", "prefix_layers", "tokens")
+            names = ("earlier", "evaluations", "steps", "cost", "prefix_layers", "tokens")
             amounts = {name: getattr(self, name) for name in names}
             for name in names:
                 setattr(self, name, type(amounts[name])())
@@ -141,6 +143,8 @@ class Metrics:
             return Stage("loading", self.loaded, self.to_load)
         if not (self.evaluations or self.tokens or self.machines):
             return Stage("compiling", compilations() - self.compiled_before, 0)
+        if self.all_steps:
+            return Stage("searching", self.steps, self.all_steps)
         return Stage("evaluating", self.earlier + self.evaluations, self.total)
 
     def report(self) -> dict[str, Any]:

@@ -326,14 +326,14 @@ class Workers:
         self,
         function: Callable[[Worker, Batch], Result],
         batches: Iterable[Batch],
-        evaluations: int = 0,
+        evaluations: int | None = 0,
     ) -> Iterator[tuple[Batch, Result]]:
         """Yield each batch with the function's result, in the order they finish.
 
         `evaluations` are expected of all batches, where they are not in the metrics yet, and shown
-        by a bar. The first error ends all threads and is raised here.
+        by a bar; None where they are unknown. The first error ends all threads and is raised here.
         """
-        self.metrics.add(total=evaluations)
+        self.metrics.add(total=evaluations or 0)
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for worker in self.workers * self.threads:
@@ -347,7 +347,7 @@ class Workers:
                 idle.put(worker)
 
         pool = ThreadPoolExecutor(self.batches_at_once, thread_name_prefix="worker")
-        with metrics_bar(self.metrics, self.progress if evaluations else False):
+        with metrics_bar(self.metrics, self.progress if evaluations != 0 else False):
             try:
                 count = 0  # and no list of futures, which would keep the results
                 for batch in batches:
@@ -359,5 +359,5 @@ class Workers:
                 self.stopped.set()
                 pool.shutdown(cancel_futures=True)
                 self.stopped.clear()
-                if evaluations:  # a search may have run out of paths
+                if evaluations != 0:
                     self.metrics.total = self.metrics.earlier + self.metrics.evaluations

@@ -6,22 +6,16 @@ import math
 import numpy as np
 import pyarrow.compute as pc
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, count, shown
 from cola_jax.path import format_path, identity
 from cola_jax.report.controls import scorer_flag
 from cola_jax.report.layers import is_null, is_true
 from cola_jax.report.summary import read_evaluations
-from cola_jax.report.tables import (
-    RunReport,
-    Table,
-    effect_cells,
-    in_prompts,
-    run_settings,
-    run_title,
-)
+from cola_jax.report.tables import RunReport, effect_cells, in_prompts, run_settings, run_title
 from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (
     Row,
+    Table,
     format_interval,
     format_mean,
     format_p,
@@ -111,7 +105,7 @@ def evaluation_report(run: Run) -> RunReport:
     decodes = scorer_flag(manifest, "decodes")
     rows = [path_row(result, decodes) for result in results]
     measure = "tokens" if decodes else "margin"  # which is that of a single token there
-    columns = ("path", "positions", "correct", "points more", "p", measure)
+    columns = ("path", "layers run", "correct", "points more", "p", measure)
     rest = [Table(rows[MAIN:], "Other paths", columns)] if rows[MAIN:] else []
     return RunReport(
         run_title(manifest["starts"][-1]),
@@ -125,10 +119,18 @@ def evaluation_report(run: Run) -> RunReport:
 
 
 def evaluation_verdict(results: list[PathResult]) -> str:
-    """State in a sentence whether a path differs from the pretrained model."""
+    """State in a sentence whether a path differs from the pretrained model.
+
+    Of one path alone, state its accuracy.
+    """
     compared = [(result, result.effect) for result in results if result.effect is not None]
+    if not compared and len(results) == 1:
+        return stated_accuracy(results[0])
     if not compared:
-        return "Nothing shown: no path is compared with the pretrained model."
+        return (
+            "Nothing compared: the identity path, which is the pretrained model, is not among "
+            f"these {len(results):,} paths."
+        )
     different = [pair for pair in compared if is_shown(pair[0].p, pair[1].difference.interval)]
     better = [pair for pair in different if pair[1].difference.value > 0]
     result, effect = (better or different or compared)[0]
@@ -136,9 +138,21 @@ def evaluation_verdict(results: list[PathResult]) -> str:
     size = f"{points} points, 95 % interval {interval}, p {format_p(result.p)}"
     path = format_path(result.path)
     if different:
-        count = "more" if better else "fewer"
-        return f"Shown: path {path} answers {count} questions correctly than the model ({size})."
+        more = "more" if better else "fewer"
+        return f"Shown: path {path} answers {more} questions correctly than the model ({size})."
     return f"Nothing shown: no path differs from the model beyond chance; {path} is best ({size})."
+
+
+def stated_accuracy(result: PathResult) -> str:
+    """State the accuracy of a path, or of the pretrained model."""
+    name = "The model" if result.is_identity else f"Path {format_path(result.path)}"
+    if not result.correct.n:
+        return f"{name} was not graded on any question."
+    return (
+        f"{name} answers {result.correct.hits:,} of {count(result.correct.n, 'question')} "
+        f"correctly, {format_percent(result.correct.value)} (95 % interval "
+        f"{format_interval(result.correct.interval)})."
+    )
 
 
 def path_row(result: PathResult, decodes: bool) -> Row:

@@ -7,9 +7,9 @@ import numpy as np
 from cola_jax.errors import InputError
 from cola_jax.path import format_path, identity
 from cola_jax.report.scan import COLUMNS, read_map
-from cola_jax.report.tables import RunReport, Table, effect_cells, run_settings, run_title
+from cola_jax.report.tables import RunReport, effect_cells, run_settings, run_title
 from cola_jax.runs.run import Run
-from cola_jax.scoring.number_format import Row, format_p, format_percent, format_points
+from cola_jax.scoring.number_format import Row, Table, format_p, format_percent, format_points
 from cola_jax.scoring.statistics import Crossed, Effect, holm
 
 ON_A_LINE = 4  # differences of a row

@@ -5,18 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
-from rich.table import Table as TerminalTable
 
 from cola_jax.errors import InputError, check_belongs, one_line, reading
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
-from cola_jax.report.evaluation import path_results
+from cola_jax.report.evaluation import evaluation_verdict, path_results
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.tables import Table, cost_texts, effect_cells, terminal_table
+from cola_jax.report.tables import cost_texts, effect_cells
+from cola_jax.report.terminal import TerminalTable
 from cola_jax.runs.run import Run
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring.number_format import (
     Row,
+    Table,
     format_interval,
     format_mean,
     format_percent,
@@ -62,7 +63,8 @@ def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
         samples, effects = summary.done, search_effects(summary)
     else:
         measured = path_results(run)
-        samples, effects = max(result.not_finite.n for result in measured), {"paths": {}}
+        samples = max(result.not_finite.n for result in measured)
+        effects = {"sentence": evaluation_verdict(measured), "paths": {}}
         for result in measured:
             label = task if result.is_identity else f"{task} {format_path(result.path)}"
             entry = metrics(label, {name: result.correct})
@@ -262,7 +264,7 @@ def static_table(content: Mapping[str, Any]) -> TerminalTable:
         f"{held_out_of(content['effect'])}, paired with the pretrained model."
     )
     columns = ("path", "layers", "training", "validation", "held out", "points more")
-    return terminal_table(Table(rows, columns=columns), caption)
+    return TerminalTable(Table(rows, columns=columns), caption)
 
 
 def menu_content(menu: "TaskMenu", metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +316,7 @@ def menu_table(content: Mapping[str, Any]) -> TerminalTable:
         "rule that is best in training is in bold."
     )
     columns = ("rule", "layers", "training", "held out", "points more")
-    return terminal_table(Table(rows, columns=columns), caption)
+    return TerminalTable(Table(rows, columns=columns), caption)
 
 
 def read_deployed(directory: epath.Path) -> tuple[dict[str, Any], TerminalTable] | None:

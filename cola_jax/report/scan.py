@@ -16,10 +16,11 @@ import pyarrow as pa
 from cola_jax.errors import InputError, shown
 from cola_jax.path import edited, format_path, identity
 from cola_jax.question import split
-from cola_jax.report.tables import RunReport, Table, in_prompts, run_settings, run_title
+from cola_jax.report.tables import RunReport, in_prompts, run_settings, run_title
 from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (
     Row,
+    Table,
     format_interval,
     format_p,
     format_percent,

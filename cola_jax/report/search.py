@@ -7,19 +7,12 @@ from pathlib import PurePath
 from cola_jax.report.controls import Change
 from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED
 from cola_jax.report.summary import Summary
-from cola_jax.report.tables import (
-    RunReport,
-    Table,
-    cost_texts,
-    in_prompts,
-    run_settings,
-    run_title,
-    title,
-)
+from cola_jax.report.tables import RunReport, cost_texts, in_prompts, run_settings, run_title, title
 from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (
     NO_VALUE,
     Row,
+    Table,
     format_interval,
     format_mean,
     format_p,

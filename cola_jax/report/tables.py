@@ -2,32 +2,25 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
-from cola_jax.scoring.number_format import Row, format_interval, format_percent, format_points
+from cola_jax.report.terminal import TerminalTable
+from cola_jax.scoring.number_format import (
+    Table,
+    format_interval,
+    format_percent,
+    format_points,
+)
 from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS
 
 MAX_NAME, MAX_VALUE = 120, 1000  # characters of a title and of a setting
-PATH = re.compile(r"[\d,()x-]+( \(identity\))?$")
-COLUMNS = ("", "value", "95 % interval", "n")
-
-
-class Table(NamedTuple):
-    """Rows with the names of their columns, the first of which is that of the labels."""
-
-    rows: list[Row]
-    heading: str = ""
-    columns: tuple[str, ...] = COLUMNS
 
 
 class RunReport(NamedTuple):
@@ -42,27 +35,6 @@ class RunReport(NamedTuple):
     settings: list[tuple[str, str]]
 
 
-def terminal_table(table: Table, caption: str = "") -> TerminalTable:
-    """Format a table for a terminal of 80 columns: labels wrap, intervals do not."""
-    out = TerminalTable(
-        box=SIMPLE_HEAD,
-        title=Text(table.heading) if table.heading else None,
-        title_justify="left",
-        caption=Text(caption) if caption else None,
-        caption_justify="left",
-    )
-    out.add_column(table.columns[0], overflow="fold", min_width=14)
-    for name in table.columns[1:]:
-        out.add_column(name, justify="right", no_wrap=True)
-    for row in table.rows:
-        style = "yellow" if row.control else "bold" if row.bold else None
-        # a path breaks after a comma, not within a number
-        name = row.label.replace(",", ", ") if PATH.match(row.label) else row.label
-        label = Text(("↳ " if row.control else "") + name)
-        out.add_row(label, *map(Text, row.cells), style=style)
-    return out
-
-
 def terminal_report(report: RunReport, *, whole: bool = False) -> Group:
     """Format a report for a terminal, with all of its tables if `whole`."""
     parts = [Text(verdict, style="bold") for verdict in report.verdicts]
@@ -71,7 +43,7 @@ def terminal_report(report: RunReport, *, whole: bool = False) -> Group:
     shown = whole or not report.rest
     caption = report.note if shown else "All numbers: cola report --all, or the page."
     captions = [*[""] * (len(tables) - 1), caption]
-    return Group(*parts, *map(terminal_table, tables, captions))
+    return Group(*parts, *map(TerminalTable, tables, captions))
 
 
 def markdown_report(report: RunReport, *, whole: bool = False) -> str:

@@ -17,10 +17,11 @@ from cola_jax.files import exists, read_json
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import format_path, identity, parse_path
 from cola_jax.report.prompts import prompt_cells
-from cola_jax.report.tables import RunReport, Table, cost_texts, title
+from cola_jax.report.tables import RunReport, cost_texts, title
 from cola_jax.scoring.number_format import (
     NO_VALUE,
     Row,
+    Table,
     format_interval,
     format_p,
     format_percent,

@@ -182,6 +182,11 @@ class BatchSearch:
     settings: Settings
     robust: bool  # a path is right where it is right in all variants
 
+    @property
+    def steps(self) -> int:
+        """The steps of a question, with one for each variant that is asked afterwards."""
+        return self.settings.steps + (0 if self.robust else len(self.scorers) - 1)
+
     def __call__(self, worker: Worker, batch: Batch) -> Part:
         return self.search_robust(worker, batch) if self.robust else self.search(worker, batch)
 
@@ -191,13 +196,16 @@ class BatchSearch:
         encoded, workload = batch.encoded, batch.workload
         with scorer.evaluator(worker, encoded, workload) as evaluate:
             evaluations = batch.evaluations(evaluate, worker.metrics, call_size=scorer.call_size)
-            outcomes = search_batch(evaluations, layers, self.settings)
+            outcomes = search_batch(evaluations, layers, self.settings, on_steps=count_on(worker))
         held = scorer.confirm(worker, encoded, workload, *paths_to_confirm(outcomes))
         outcomes = with_confirmed(outcomes, held)
         if others:
             paths = paths_to_ask(outcomes, self.settings.positions(layers))
             variants = zip(others, batch.rewordings, strict=True)
-            verdicts = [ask(worker, batch, *variant, paths) for variant in variants]
+            verdicts = []
+            for variant in variants:
+                verdicts.append(ask(worker, batch, *variant, paths))
+                worker.metrics.add(steps=len(encoded))
             outcomes = with_again(outcomes, verdicts, [each.places for each in batch.rewordings])
         return search_part(encoded, outcomes)
 
@@ -215,7 +223,7 @@ class BatchSearch:
             plain = every(np.tile(root, (len(rows), 1, 1)))
             evaluations = Evaluations(robust(every, questions, places), questions)
             answers = plain_answers(plain, places)
-            outcomes = search_batch(evaluations, layers, self.settings, answers)
+            outcomes = search_batch(evaluations, layers, self.settings, answers, count_on(worker))
         best, completions = paths_to_confirm(outcomes)
         repeats = len(places)
         held = scorer.confirm(worker, rows, workload, best * repeats, completions * repeats)
@@ -224,6 +232,15 @@ class BatchSearch:
         part = search_part(encoded, with_robust(with_confirmed(outcomes, agreed), plain, places))
         # a verdict combines several prompts, so no other search can reuse it
         return part._replace(evaluations=[row | {"asked": None} for row in part.evaluations])
+
+
+def count_on(worker: Worker) -> Callable[[int], None]:
+    """Return a function that adds steps to the metrics of a worker."""
+
+    def count(steps: int) -> None:
+        worker.metrics.add(steps=steps)
+
+    return count
 
 
 def ask(

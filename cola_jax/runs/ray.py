@@ -372,18 +372,18 @@ class RayEvaluator(BatchEvaluator):
         self,
         function: Callable[[Evaluate, np.ndarray], Any],
         workload: Workload,
-        evaluations: int,
+        evaluations: int | None,
     ) -> Iterator[tuple[np.ndarray, Any]]:
         """Call a function of an `Evaluate` and indices for each batch, on its worker.
 
-        `evaluations` are expected of all batches.
+        `evaluations` are expected of all batches, None where unknown.
         """
 
         def batch(indices: np.ndarray, workload: Workload) -> Batch:
             return Batch([self.encoded[i] for i in indices], workload, indices=indices)
 
         metrics = self.metrics
-        metrics.total = metrics.earlier + metrics.evaluations + evaluations
+        metrics.total = metrics.earlier + metrics.evaluations + evaluations if evaluations else 0
         work, every = BatchFunction(self.scorer, function), range(len(self.encoded))
         with metrics_bar(metrics):
             yield from self.map(work, workload, batch, every)

@@ -19,9 +19,7 @@ from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, sear
 from cola_jax.runs.stored import deciding
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.controls import most_asked
 from cola_jax.strategies.loop import asked_questions
 from cola_jax.strategies.outcomes import Outcomes
 from cola_jax.strategies.rules import InfluenceRules, Settings
@@ -57,17 +55,6 @@ class Reuse:
         """Return the verdict [1] of each path of a question with at most `positions` layers."""
         known = known_verdicts(self.tables[encoded.question.id], encoded)
         return {path: verdict for path, verdict in known.items() if len(path) <= positions}
-
-
-def most_per_question(
-    encoded: Sequence[Encoded], settings: Settings, variants: int, robust: bool
-) -> int:
-    """Return the most evaluations of a question, in its control searches and variants as well."""
-    searches, size = settings.searches(most_options(encoded)), settings.simulations
-    if robust:
-        return (1 + variants) * (1 + size * searches)
-    again = 1 + (most_asked(1 + size) - 1) * searches  # the baseline is asked once for all
-    return 1 + size * searches + variants * again
 
 
 def recorded_search(settings: Settings) -> dict[str, Any]:

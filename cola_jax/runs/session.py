@@ -41,7 +41,6 @@ from cola_jax.runs.searches import (
     Reuse,
     check_robust,
     fitted,
-    most_per_question,
     recorded_search,
 )
 from cola_jax.runs.stored import (
@@ -251,7 +250,6 @@ class Session:
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         scorers = [self.scorer, *(variant.scorer for variant in self.variants)]
         workload = settings.workload(self.num_layers)
-        most = most_per_question(self.encoded, settings, len(self.variants), robust)
         with self.open(directory, recorded, metrics) as run:
 
             def batch(indices: np.ndarray, workload: Workload) -> Batch:
@@ -262,7 +260,7 @@ class Session:
                 return Batch(encoded, workload, rewordings, known=known)
 
             work = BatchSearch(scorers, settings, robust)
-            self.fill(run, self.encoded, workload, work, batch, most)
+            self.fill(run, self.encoded, workload, work, batch, steps=work.steps)
         return run
 
     def evaluate(
@@ -291,7 +289,7 @@ class Session:
                 return Batch([questions[i] for i in indices], workload)
 
             work = PathRows(self.scorer, paths, padded)
-            self.fill(run, questions, workload, work, batch, len(paths))
+            self.fill(run, questions, workload, work, batch, evaluations=len(paths))
         return run
 
     @contextlib.contextmanager
@@ -357,14 +355,18 @@ class Session:
         workload: Workload,
         work: Work,
         batch: MakeBatch,
-        most: int,
+        *,
+        evaluations: int = 0,
+        steps: int = 0,
     ) -> None:
-        """Write the rows of the questions that a run lacks, at most `most` evaluations of each."""
+        """Write the rows of the questions that a run lacks: evaluations, or steps, of each."""
         metrics, missing = run.metrics, run.missing(questions)
         run.count_earlier(self.num_layers)
         # a command may fill several runs under the same metrics, and know how many
-        expected = metrics.earlier + metrics.evaluations + most * len(missing)
-        metrics.total = max(metrics.total, expected)
+        expected = metrics.earlier + metrics.evaluations + evaluations * len(missing)
+        metrics.total = max(metrics.total, expected) if evaluations else 0
+        metrics.all_steps = steps * len(questions)
+        metrics.steps = metrics.all_steps - steps * len(missing)
         if not missing:
             return
 

@@ -207,11 +207,12 @@ class Evaluator(abc.ABC):
         self,
         function: Callable[[Evaluate, np.ndarray], Result],
         workload: Workload,
-        evaluations: int,
+        evaluations: int | None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Call a function of an `Evaluate` and the indices of its questions for each batch.
 
-        `evaluations` are expected of all batches. Yields indices with results, as they finish.
+        `evaluations` are expected of all batches, None where unknown. Yields indices with results,
+        as they finish.
         """
 
 
@@ -244,7 +245,7 @@ class FunctionEvaluator(Evaluator):
         self,
         function: Callable[[Evaluate, np.ndarray], Result],
         workload: Workload,
-        evaluations: int,
+        evaluations: int | None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         indices = np.arange(len(self.questions))
         yield indices, function(self.run, indices)
@@ -360,7 +361,7 @@ class ModelEvaluator(BatchEvaluator):
         self,
         function: Callable[[Evaluate, np.ndarray], Result],
         workload: Workload,
-        evaluations: int,
+        evaluations: int | None,
         questions: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Call a function of an `Evaluate` for each batch; the rest is as for `map_batches`."""
@@ -377,7 +378,7 @@ class ModelEvaluator(BatchEvaluator):
         self,
         function: Callable[[Worker, np.ndarray, Workload], Result],
         workload: Workload,
-        evaluations: int = 0,
+        evaluations: int | None = 0,
         questions: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Call a function for each batch of questions, in threads, under one progress bar.
@@ -385,7 +386,8 @@ class ModelEvaluator(BatchEvaluator):
         Args:
           function: takes a worker, the indices of the batch's questions, and its workload.
           workload: of a batch, without its prefix.
-          evaluations: expected number, of all batches, where it is not in the metrics yet.
+          evaluations: expected number of all batches, where it is not in the metrics yet; None
+            where it is unknown.
           questions: indices; all when None.
 
         Yields:

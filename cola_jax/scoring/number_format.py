@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cola_jax.scoring.statistics import ALPHA, Share
 
 NO_VALUE = "–"
+COLUMNS = ("", "value", "95 % interval", "n")
 
 
 class Row(NamedTuple):
@@ -15,6 +16,14 @@ class Row(NamedTuple):
     cells: tuple[str, ...]
     control: bool = False  # of control searches, which are shown in another colour
     bold: bool = False
+
+
+class Table(NamedTuple):
+    """Rows with the names of their columns, the first of which is that of the labels."""
+
+    rows: list[Row]
+    heading: str = ""
+    columns: tuple[str, ...] = COLUMNS
 
 
 def value_row(

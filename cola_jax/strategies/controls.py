@@ -177,11 +177,6 @@ def nodes_to_ask(outcome: Outcome) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
-def most_asked(evaluations: int) -> int:
-    """Return the most evaluations of a search that are asked again."""
-    return min(evaluations, 1 + MOST * (1 + len(budgets(evaluations))))
-
-
 def budgets(evaluations: int) -> list[int]:
     """Return 26, 51, 101, ... below the number of evaluations, the baseline included."""
     sizes = [1 + FIRST * 2**n for n in range(evaluations.bit_length())]

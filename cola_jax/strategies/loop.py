@@ -1,7 +1,7 @@
 """The loop that every strategy runs in, a wave at a time."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Unpack
 
 import numpy as np
@@ -28,6 +28,10 @@ from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings
 from cola_jax.strategies.walks import Search, searches
 
 NO_LEAF = Leaf("")
+
+
+def ignore_steps(steps: int) -> None:
+    """No-op."""
 
 
 def search(
@@ -81,10 +85,8 @@ def search(
         evaluations = Evaluations(evaluate, [listed[i] for i in indices])
         return search_batch(evaluations, layers, settings)
 
-    searches = settings.searches(max(len(question.options) for question in listed))
-    expected = len(listed) * (1 + simulations * searches)
     outcomes: dict[int, Outcome] = {}
-    for indices, batch in run.over_batches(work, settings.workload(layers), expected):
+    for indices, batch in run.over_batches(work, settings.workload(layers), None):
         outcomes |= zip(indices.tolist(), batch, strict=True)
     return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, run.asked)
 
@@ -104,16 +106,23 @@ def search_batch(
     num_layers: int,
     settings: Settings,
     answers: Sequence[Collection[int]] | None = None,
+    on_steps: Callable[[int], None] = ignore_steps,
 ) -> list[Outcome]:
     """Search a batch of questions in step, each for gold and for its control targets.
 
-    The searches of a question share their evaluations: no path is evaluated twice. `answers` are
-    the pretrained model's in all variants of each question; that of the identity path when None.
+    The searches of a question share their evaluations: no path is evaluated twice.
+
+    Args:
+      answers: the pretrained model's in all variants of each question; that of the identity path
+        when None.
+      on_steps: called with the evaluations for gold after each wave, and with those that are left
+        over at the end, so that `settings.steps` of each question are counted in all.
     """
     questions, positions = evaluations.questions, settings.positions(num_layers)
     root = [Leaf(as_text(identity(num_layers)))]
     of_gold = [History(question, question.answer, b) for b, question in enumerate(questions)]
     record_wave(evaluations, 0, [(history, root) for history in of_gold], positions)
+    on_steps(len(of_gold))
     if answers is None:
         answers = [[int(history.verdicts[0].answer[ROOT])] for history in of_gold]
     controls = [
@@ -144,6 +153,9 @@ def search_batch(
         running = [(history, search) for history, search, leaves in proposed if leaves]
         leaves = [(history, leaves) for history, _, leaves in proposed if leaves]
         record_wave(evaluations, wave, leaves, positions)
+        gold = (len(row) for history, row in leaves if history.target == history.question.answer)
+        on_steps(sum(gold))
+    on_steps(sum(settings.steps - len(history.leaves) for history in of_gold))
     outcomes: list[list[Outcome]] = [[] for _ in questions]
     for history in (*of_gold, *controls):
         outcomes[history.index].append(history.outcome())

@@ -201,10 +201,10 @@ class Settings:
         """Return the costs of layers, by which trees weigh paths."""
         return LayerCosts(num_layers, self.layer_costs)
 
-    def searches(self, options: int) -> int:
-        """Return the most searches of a question with that many options, controls included."""
-        most = {"none": 1, "one": 3, "all": options}[self.control]
-        return max(1, min(most, options))
+    @property
+    def steps(self) -> int:
+        """The most evaluations of a question for gold, the identity path among them."""
+        return 1 + self.simulations
 
     def positions(self, num_layers: int) -> int:
         """Return P, the layers of the longest path allowed; the identity path is always run."""

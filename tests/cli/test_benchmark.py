@@ -18,14 +18,14 @@ def test_benchmark_writes_what_its_table_shows(tiny_checkpoint, tmp_path, capsys
     assert len(results["rounds"]) == 2
     shown = " ".join(capsys.readouterr().out.split())
     assert f"questions of up to {results['tokens']} tokens" in shown
-    assert f"prefix sharing {chr(0x2502)} {results['rounds'][1]['prefix_sharing']:.2f}x" in shown
+    assert f"prefix sharing {results['rounds'][1]['prefix_sharing']:.2f}x" in shown
     main([*command, "--layers", "--rounds", "1", "--output", str(file)])
     costs = json.loads(file.read_text())
     assert len(costs["milliseconds"]) == tiny.LAYERS
     assert min(*costs["milliseconds"], costs["path_milliseconds"]) > 0
     assert costs["dtype"] == "float32"
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"layer 4 {chr(0x2502)} {costs['milliseconds'][4]:.3g} ms a question" in shown
+    assert f"layer 4 {costs['milliseconds'][4]:.3g} ms a question" in shown
     digest = read_metadata(tiny_checkpoint)["digest"]
     read = read_layer_costs(file, tiny.LAYERS, digest)
     assert read.milliseconds == tuple(costs["milliseconds"])

@@ -50,8 +50,20 @@ def test_report_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
     alone = [letters(f"q{i}", pair[1:]) for i, pair in enumerate(rows)]
     run = make_run(tmp_path / "2", *alone, command="evaluate", paths=[[0, 3]])
     text = words_of(evaluation_report(run))
+    assert text.startswith("Path 0,3 answers 11 of 12 questions correctly, 91.7 % (95 % interval ")
     assert "The identity path was not evaluated" in text
     assert "add --paths 0-3" in text
+
+
+def test_report_of_the_model_alone_states_its_accuracy(tmp_path: Path):
+    parts = [letters(f"q{i}", [(WHOLE, 0, i > 0)]) for i in range(4)]
+    run = make_run(tmp_path, *parts, command="evaluate", paths=[list(WHOLE)])
+    text = words_of(evaluation_report(run))
+    assert text.startswith("The model answers 3 of 4 questions correctly, 75.0 % (95 % interval ")
+    assert "Nothing shown" not in text
+    ungraded = [letters("q0", [(WHOLE, 0, None)])]
+    run = make_run(tmp_path / "2", *ungraded, command="evaluate", paths=[list(WHOLE)])
+    assert words_of(evaluation_report(run)).startswith("The model was not graded on any question.")
 
 
 def test_report_without_finite_margin(tmp_path: Path):

@@ -15,7 +15,7 @@ from cola_jax.deploy.static import Measured, TaskPath
 from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.report import results as documents
-from cola_jax.report.tables import terminal_table
+from cola_jax.report.terminal import TerminalTable
 from tests.report.conftest import WHOLE, letters, make_run, part, printed
 
 
@@ -73,7 +73,7 @@ def test_tasks_table_has_a_row_for_each_metric(tmp_path):
     name = "\x1b[31mred"  # an escape code is not shown
     entry = {"acc,none": 0.5, "acc_stderr,none": 0.1}
     other = {"results": {name: entry}, "n-samples": {name: {"effective": 4}}}
-    text = printed(terminal_table(documents.tasks_table([results, results, other])))
+    text = printed(TerminalTable(documents.tasks_table([results, results, other])))
     assert text.count("found_among_paths") == 2
     assert "0.5000" in text
     assert "\x1b" not in text

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import binom
 
 from cola_jax.report import scan
-from cola_jax.report.tables import Table, terminal_table
+from cola_jax.report.terminal import TerminalTable
+from cola_jax.scoring.number_format import Table
 from tests.report.conftest import printed
 
 LAYERS = 4
@@ -99,7 +100,7 @@ def test_csv_has_every_cell(summary: scan.ScanSummary) -> None:
 
 
 def test_rows_name_the_best_blocks(summary: scan.ScanSummary) -> None:
-    text = printed(terminal_table(Table(scan.scan_rows(summary), columns=("",) * 6)))
+    text = printed(TerminalTable(Table(scan.scan_rows(summary), columns=("",) * 6)))
     assert max(map(len, text.splitlines())) <= 80
     low, high = summary.best.difference.interval
     assert f"{100 * low:+.1f} to {100 * high:+.1f}" in text  # whole

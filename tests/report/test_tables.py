@@ -1,40 +1,17 @@
 """Tables: formats, the terminal, Markdown, and names and settings of runs."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
 from cola_jax.report import search_report, summarise, tables
 from cola_jax.strategies.rules import PRESETS
-from tests.report.conftest import PARTS, SETTINGS, START, make_run, printed
+from tests.report.conftest import PARTS, SETTINGS, START, make_run
 from tests.report.hostile import TEXTS, letters_part, settings_of, start_of
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 KINDS = {"text", "text_special"}  # of all that is in a line
-
-
-def test_format_percent_points_and_intervals():
-    shares = (0.0, 1 / 3, 0.0625, 1.0, 0.0004, 0.9996, math.nan)
-    texts = ["0.0 %", "33.3 %", "6.2 %", "100.0 %", "<0.1 %", ">99.9 %", "–"]
-    assert list(map(tables.format_percent, shares)) == texts
-    texts = [tables.format_points(x) for x in (0.111, -0.25, 0.0, math.nan)]
-    assert texts == ["+11.1", "−25.0", "+0.0", "–"]
-    assert tables.format_interval((0.117, 0.7693)) == "11.7 to 76.9"
-    assert tables.format_interval((-0.304, 0.486), signed=True) == "−30.4 to +48.6"
-    assert tables.format_interval((math.nan, math.nan)) == ""
-
-
-def test_terminal_table_clips_no_interval():
-    cells = ("−100.0", "−100.0 to +100.0", "uncorrected 0.123", "1,000,000")
-    label = "[b]a label that is longer than the terminal is wide" * 3
-    columns = ("", "value", "interval", "p", "n")
-    table = tables.Table([tables.Row(label, cells, control=True)], "Heading", columns)
-    text = printed(tables.terminal_table(table))
-    assert max(map(len, text.splitlines())) <= 80
-    assert all(cell in text for cell in cells)
-    assert "[b]" in text
 
 
 def markdown(folder: Path, texts: list[str], text: str) -> str:
