@@ -33,6 +33,7 @@ from cola_jax.errors import InputError
 from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import open_directory
+from cola_jax.formats.identity import Identity
 from cola_jax.scoring import Options
 from cola_jax.tasks.task import TaskConfig
 from experiments.shapes import llama
@@ -84,7 +85,7 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
     """Return functions that read a file as a command does, by patterns of its name."""
     words, static, menu = folder / "ours/tokenizer", folder / "static.json", str(folder / "menu")
     context: dict[str, Any] = {"context": 2048, "stop_tokens": lambda: [1]}
-    tokenizer = tiny.tokenizer()
+    tokenizer, named = tiny.tokenizer(), Identity("digest", "someone/model", "someone/model", None)
 
     def prepare(**settings: Any) -> None:
         settings = {x: f"{folder}/{y}" if isinstance(y, str) else y for x, y in settings.items()}
@@ -105,7 +106,7 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
             checkpoint.load_folder(words, "model"), "model", 10**6
         ),
         "flags.yaml": lambda: parse(["search", "--config", str(folder / "flags.yaml")]),
-        "static.json": lambda: read_effects(static, read_path(str(static), LAYERS), LAYERS),
+        "static.json": lambda: read_effects(static, read_path(str(static), LAYERS, named), LAYERS),
         "menu/": lambda: load_menu(menu, "digest", LAYERS),
         "router/": lambda: Record.read(folder / "router"),
         "template.txt": lambda: prepare(task="prompt.jsonl", variants=(f"{folder}/template.txt",)),
@@ -118,7 +119,9 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
         readers[f"{kind}.jsonl"] = functools.partial(prepare, task=f"{kind}.jsonl")
     config = llama(LAYERS, 8, 1, 1, 8, 8)
     for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
-        readers[name] = functools.partial(PathFlags(paths_file=folder / name).collect, config)
+        readers[name] = functools.partial(
+            PathFlags(paths_file=folder / name).collect, config, named
+        )
     return readers
 
 

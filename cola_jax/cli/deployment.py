@@ -34,12 +34,11 @@ from cola_jax.cli.main import keeping
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError
 from cola_jax.files import (
     check_apart,
     check_writable,
     claimed,
-    read_json,
     write_whole,
     written_bytes,
 )
@@ -146,6 +145,7 @@ def origin_of(session: "Session") -> dict[str, Any]:
     """Return the model, the scorer and the questions that a result was found with."""
     return {
         "model": session.settings["model"],
+        "model_name": session.handle.identity.name,
         "num_layers": session.num_layers,
         "scorer": session.scorer.name,
         "questions": digest(sorted(question_digest(each.question) for each in session.encoded)),
@@ -226,6 +226,7 @@ class Export(Command):
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
         from cola_jax.deploy.export import read_path
+        from cola_jax.formats.identity import Identity
         from cola_jax.path import format_path
 
         if os.path.exists(self.model) or is_url(self.model):
@@ -239,14 +240,8 @@ class Export(Command):
         self.repository.check(self.out)
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
-        num_layers, digest = metadata["config"]["num_layers"], metadata["digest"]
-        path = read_path(self.path, num_layers)
-        measured = read_json(self.path).get("model") if self.path.endswith(".json") else None
-        if measured not in (None, digest):
-            log.warning(
-                f"--path {self.path} is of another checkpoint ({shown(measured)}, here it is "
-                f"{digest}): what the path does to this one is not known."
-            )
+        num_layers = metadata["config"]["num_layers"]
+        path = read_path(self.path, num_layers, Identity.of(metadata))
         write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
         write[self.format](directory, metadata, path)
         size = written_bytes(self.out) / 1e6

@@ -22,6 +22,7 @@ from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
+    from cola_jax.formats.identity import Identity
     from cola_jax.runs.handle import ModelHandle
     from cola_jax.runs.ray import RayEngine
     from cola_jax.runs.session import RunConfig, Session
@@ -333,10 +334,13 @@ class PathFlags:
     max_length: int | None = None
     """Longest path allowed, in layers; twice the model's by default."""
 
-    def collect(self, config: "ModelConfig") -> list[tuple[int, ...]]:
+    def collect(
+        self, config: "ModelConfig", model: "Identity | None" = None
+    ) -> list[tuple[int, ...]]:
         """Read all paths, each once, in order; the identity path where there are none.
 
-        Raises InputError for malformed paths, and named ones that the model cannot run.
+        Raises InputError for malformed paths, named ones that the model cannot run, and a file that
+        names another model than `model`.
         """
         from cola_jax.formats.peers import read_paths
         from cola_jax.path import identity, parse_path, random_paths
@@ -344,7 +348,7 @@ class PathFlags:
         num_layers = config.num_layers
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
-            paths += read_paths(self.paths_file, num_layers, self.max_length)
+            paths += read_paths(self.paths_file, num_layers, self.max_length, model)
         for path in paths:
             config.check_keys(path)
         if self.random:

@@ -124,7 +124,8 @@ class Evaluate(TaskCommand):
 
         sessions, prompts = self.flags.prepare_each(command=self), self.flags.task.prompts or 1
         (first, *_) = sessions.values()
-        paths, plain = self.path_flags.collect(first.handle.config), identity(first.num_layers)
+        paths = self.path_flags.collect(first.handle.config, first.handle.identity)
+        plain = identity(first.num_layers)
         if prompts > 1 and plain not in paths:
             raise InputError(
                 "paths are compared with the identity path in each prompt: add --paths "
@@ -213,7 +214,7 @@ class Generate(Printing):
         """Complete the prompts in a run directory, and print its completions."""
         metadata = {"flags": values_of(self)}
         session = open_session(self.model, self.prepare, self.run_flags.resolve(), metadata)
-        paths = self.path_flags.collect(session.handle.config)
+        paths = self.path_flags.collect(session.handle.config, session.handle.identity)
         show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
 
     def prepare(

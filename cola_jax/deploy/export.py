@@ -26,6 +26,7 @@ from cola_jax.formats.config_json import (
 )
 from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.huggingface import GENERATION, INDEX
+from cola_jax.formats.identity import Identity, named_model
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, shapes
@@ -47,19 +48,23 @@ class Selected(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def read_path(text: str, num_layers: int) -> tuple[int, ...]:
+def read_path(text: str, num_layers: int, model: Identity | None = None) -> tuple[int, ...]:
     """Read a path from its text form, or from the field `path` of a JSON file.
 
-    Raises InputError if the file has no such field, or the path does not fit the model.
+    Raises InputError if the file has no such field or names another model than `model`, or the path
+    does not fit the model.
     """
     if not text.endswith(".json"):
         return parse_path(text, num_layers)
-    path = read_json(Path(text)).get("path")
+    content = read_json(Path(text))
+    path = content.get("path")
     if not isinstance(path, str):
         raise InputError(
             f"{text} has no path: the field path must be a text such as 0-5,7-29, it is "
             f"{shown(path)}."
         )
+    if model is not None:
+        model.check(text, *named_model(content))
     return parse_path_of(text, path, num_layers)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import parse_yaml, read_text
+from cola_jax.formats.identity import Identity, named_model
 from cola_jax.path import STOP, Ids, ascending_ranges, format_path, parse_path, validate
 
 Layer = Annotated[int, Field(strict=True, ge=0)]
@@ -51,25 +52,32 @@ SAMPLES = TypeAdapter(list[Sample])
 
 
 def read_paths(
-    file: FilePath, num_layers: int, max_length: int | None = None
+    file: FilePath,
+    num_layers: int,
+    max_length: int | None = None,
+    model: Identity | None = None,
 ) -> list[tuple[int, ...]]:
     """Read the paths of a file of any format, each once, in order; of PoLar, the right ones first.
 
     The format is recognised by the content. Paths have at most `max_length` layers, by default
-    2 * num_layers. Raises InputError for an unreadable file, and for other than paths of the model,
-    with the entry.
+    2 * num_layers. Raises InputError for an unreadable file, for other than paths of the model,
+    with the entry, and for a file that names another model than `model`.
     """
     text = read_text(file)
     limit = 2 * num_layers if max_length is None else max_length
     with reading(file):
         if text.lstrip()[:1] in ("[", "{"):
-            paths = json_paths(parse_without_nulls(text), num_layers, limit)
+            content = parse_without_nulls(text)
+            paths, named = json_paths(content, num_layers, limit), named_model(content)
         elif MERGE.search(text):
-            paths = [merge_path(parse_yaml(text, file), num_layers)]
+            content = parse_yaml(text, file)
+            paths, named = [merge_path(content, num_layers)], (merge_model(content), None)
         else:
-            paths = line_paths(file, text.splitlines(), num_layers, limit)
+            paths, named = line_paths(file, text.splitlines(), num_layers, limit), (None, None)
         if not paths:
             raise InputError("the file has no path.")
+        if model is not None:
+            model.check(file, *named)
         return list(dict.fromkeys(validate(path, num_layers, limit) for path in paths))
 
 
@@ -269,6 +277,16 @@ def merge_sources(content: Any) -> list[MergeSource]:
     if any(model != models[0] for model in models):
         raise InputError(f"it has several models, {shown(models)}")
     return sources
+
+
+def merge_model(content: Any) -> str:
+    """Return the name of the model of a passthrough merge, with @revision if one is meant."""
+    model = merge_sources(content)[0].model
+    while isinstance(model, dict):  # mergekit's own form of a name
+        revision = model.get("revision")
+        model = model.get("path", model.get("model"))
+        model = f"{model}@{revision}" if revision else model
+    return str(model)
 
 
 def mergekit_config(path: Ids, model_name: str) -> str:

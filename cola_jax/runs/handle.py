@@ -15,6 +15,7 @@ from cola_jax.execute.inputs import check_tokens
 from cola_jax.execute.memory import Memory, default_budget, default_limits
 from cola_jax.execute.metrics import Metrics
 from cola_jax.formats import cache
+from cola_jax.formats.identity import Identity
 from cola_jax.params import Model, float_dtype, weight_bytes
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.scoring.pictures import with_pictures
@@ -44,6 +45,11 @@ class ModelHandle:
         backend = None if engine is None else engine.facts.backend
         self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata), backend)
         self.loaded: Model | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of the model, for files that name one."""
+        return Identity.of(self.metadata)
 
     def prepare(self, prepare: Callable[..., Result]) -> Result:
         """Call a function that encodes questions with the tokenizer, as `TaskConfig.prepare`."""

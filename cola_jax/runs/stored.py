@@ -176,7 +176,8 @@ def polar_samples(run: "Run") -> dict[str, Any]:
     questions. Control searches and variants are left out; ungraded paths are wrong. A baseline that
     is not known is left out, which their loader takes for wrong.
     """
-    start = run.manifest()["starts"][-1]
+    manifest = run.manifest()
+    start, model = manifest["starts"][-1], manifest["settings"].get("model")
     num_layers, is_open = start["num_layers"], (start.get("scorer") or {}).get("open")
     samples = []
     for labels in read_labels(run):
@@ -197,7 +198,8 @@ def polar_samples(run: "Run") -> dict[str, Any]:
         sample[VALID] = [list(path) for path in labels.correct]
         sample[INVALID] = [list(path) for path, right in labels.verdicts.items() if not right]
         samples.append(sample)
-    return {"num_layers": num_layers, "samples": samples}
+    named = {} if model is None else {"model": model}  # `read_paths` refuses it for another
+    return {"num_layers": num_layers, **named, "samples": samples}
 
 
 def stored_verdicts(run: "Run", encoded: Sequence[Encoded], paths: int) -> Verdicts:

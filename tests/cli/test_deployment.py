@@ -150,12 +150,18 @@ def test_export_writes_a_card_with_the_effect_and_uploads(tiny_checkpoint, hub, 
     assert "cola export --model theirs --path '0-1,3-4'\n" in card
     assert "| arc-easy | 9 |" in card
     assert (tmp_path / "out" / ".eval_results" / "arc_easy.yaml").exists()
-    file.write_text(json.dumps(values | {"model": "xyz"}))
     export(tiny_checkpoint, file, tmp_path / "one.yaml", "--format", "mergekit")
-    assert "static.json is of another checkpoint ('xyz', here it is" in capsys.readouterr().err
     recipe = yaml.safe_load((tmp_path / "one.yaml").read_text())
     name = read_metadata(tiny_checkpoint)["origin"]["name"]
     assert recipe["slices"][0]["sources"][0]["model"] == name
+
+
+def test_export_refuses_the_path_of_another_model(tiny_checkpoint, tmp_path, refused):
+    file = tmp_path / "static.json"
+    file.write_text(json.dumps({"path": "0-1", "model": "ab" * 32, "model_name": "someone/large"}))
+    line = refused("export", "--model", tiny_checkpoint, "--path", file, "--out", tmp_path / "out")
+    assert "another model (someone/large, digest abababababab) than the one here (theirs" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_copies_the_gguf_file_that_was_converted(tmp_path, refused):

@@ -1,9 +1,14 @@
 """Flags that subcommands share: what they collect, and what they refuse."""
 
+import json
+
 import pytest
 
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
+from cola_jax.errors import InputError
+from cola_jax.formats.identity import Identity
+from cola_jax.formats.peers import VALID, mergekit_config
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts
 from cola_jax.tasks.task import TaskConfig
@@ -27,6 +32,20 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             flags.collect(config)
+
+
+def test_collect_refuses_a_file_that_names_another_model(tmp_path):
+    config, file = llama(5, 8, 1, 1, 8, 8), tmp_path / "merge.yaml"
+    model = Identity("ab" * 32, "someone/tiny", "someone/tiny", "0" * 40)
+    recipe = mergekit_config((0, 1, 1), "someone/tiny@main")
+    file.write_text(recipe)
+    assert PathFlags(paths_file=file).collect(config, model) == [(0, 1, 1)]
+    file.write_text(recipe.replace("tiny@main", "large"))
+    with pytest.raises(InputError, match=r"merge\.yaml has paths of another model \(someone/large"):
+        PathFlags(paths_file=file).collect(config, model)
+    file.write_text(json.dumps({"samples": [{VALID: [[0, 1]]}], "model": "cd" * 32}))
+    with pytest.raises(InputError, match=r"another model \(cdcdcdcdcdcd\)"):
+        PathFlags(paths_file=file).collect(config, model)
 
 
 def test_resolve_gives_the_configuration_of_a_session():

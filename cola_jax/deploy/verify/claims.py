@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cola_jax.checkpoint import read_metadata
 from cola_jax.deploy.verify.edited_model import path_of_model
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, parse_yaml, read_bytes, read_text
 from cola_jax.formats.conversion import HUB_ID, similar_name
 from cola_jax.formats.huggingface import CONFIG
+from cola_jax.formats.identity import Identity, named_model
 from cola_jax.formats.peers import (
     MERGE,
     Sample,
     is_drllm,
-    merge_sources,
+    merge_model,
     parse_without_nulls,
     read_paths,
     read_samples,
@@ -67,7 +69,8 @@ def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     6. A Hub id with its owner, also as ID@REVISION: a model as in 3.
 
     Only a model's weights are read, and those of the checkpoint to compare them. Raises InputError
-    for other texts, layers that the model lacks, and the identity path.
+    for other texts, layers that the model lacks, a file that names another model, and the identity
+    path.
     """
     claim = recognise(text, checkpoint, num_layers)
     with reading(f"the claim {printed(text)}"):
@@ -101,8 +104,8 @@ def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
         note = "Each layer of the model is equal to the layer of the base model on the path."
         return Claim(place.name, text, "model", path, model_digest, note)
     if place.is_dir():
-        return from_directory(text, num_layers)
-    return from_file(text, num_layers)
+        return from_directory(text, checkpoint, num_layers)
+    return from_file(text, checkpoint, num_layers)
 
 
 def from_text(text: str, num_layers: int) -> Claim:
@@ -163,10 +166,16 @@ def whole_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]:
     return tuple(i for i, word in enumerate(words) if word == "attn+mlp")
 
 
-def from_file(text: str, num_layers: int) -> Claim:
+def check_model(file: Path, checkpoint: str | Path, model: Any, name: Any = None) -> None:
+    """Raise InputError for a file that names another model; most name none."""
+    if model is not None:
+        Identity.of(read_metadata(checkpoint)).check(file, model, name)
+
+
+def from_file(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     """Read a file: JSON, EvoPress's lines, a passthrough merge of mergekit, or a line as a claim.
 
-    Raises InputError for several paths.
+    Raises InputError for several paths, and for paths of another model.
     """
     file = Path(text).expanduser()
     content = read_text(file)
@@ -174,6 +183,7 @@ def from_file(text: str, num_layers: int) -> Claim:
     with reading(file):
         if content.lstrip()[:1] in ("[", "{"):
             claim = from_json(text, content, num_layers)
+            check_model(file, checkpoint, *named_model(parse_without_nulls(content)))
         elif lines and set(lines) <= EVOPRESS:
             claim = from_list(f"{DROPPED}{text}", num_layers)
         elif len(lines) == 1:
@@ -181,8 +191,9 @@ def from_file(text: str, num_layers: int) -> Claim:
         else:
             claim = Claim(file.name, text, "path", only_path(file, num_layers))
             if MERGE.search(content):
-                model = merge_sources(parse_yaml(content, file))[0].model
-                note = f"A passthrough merge of layers of {printed(str(model))}."
+                model = merge_model(parse_yaml(content, file))
+                check_model(file, checkpoint, model)
+                note = f"A passthrough merge of layers of {printed(model)}."
                 claim = dataclasses.replace(claim, kind="mergekit", note=note)
     return dataclasses.replace(claim, text=text, digest=digest_of(file))
 
@@ -216,7 +227,7 @@ def only_path(file: Path, num_layers: int) -> tuple[int, ...]:
     return paths[0]
 
 
-def from_directory(text: str, num_layers: int) -> Claim:
+def from_directory(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     """Read the results of PoLar or Dr.LLM in a directory; InputError for other JSON files."""
     folder = Path(text).expanduser()
     files, samples, kinds = sorted(folder.rglob("*.json")), [], []
@@ -228,6 +239,7 @@ def from_directory(text: str, num_layers: int) -> Claim:
             read = read_samples(value, num_layers)
             if read is None:
                 raise InputError("it is not a result of PoLar or Dr.LLM: move it elsewhere.")
+            check_model(file, checkpoint, *named_model(value))
         samples, kinds = samples + read, [*kinds, search_kind(value)]
     file_digest = digest(*((str(file.relative_to(folder)), digest_of(file)) for file in files))
     claim = most_often_right(folder.name, text, kinds[0], samples, num_layers)

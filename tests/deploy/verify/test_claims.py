@@ -6,17 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 
+from cola_jax.checkpoint import read_metadata
 from cola_jax.deploy.export import export
 from cola_jax.deploy.export_gguf import export_gguf
 from cola_jax.deploy.verify import claims
 from cola_jax.deploy.verify.claims import read_claim
+from cola_jax.errors import InputError
 from cola_jax.formats.conversion import convert
 from cola_jax.path import parse_path
 from tests.formats import gguf_writer
 
-NOWHERE = "/no/checkpoint"  # claims without a model do not read it
+NOWHERE = "/no/checkpoint"  # only claims that name a model read it
 PATH = (0, 2, 2, 5, 4, 1, 4, 1)  # through six layers
 
 
@@ -33,9 +36,9 @@ def written(case, folder):
 
 
 @pytest.mark.parametrize("case", cases("claims.jsonl"), ids=lambda case: case["name"])
-def test_read_claim_reads_published_forms(tmp_path, case):
+def test_read_claim_reads_published_forms(tmp_path, case, tiny_checkpoint):
     text, file = written(case, tmp_path)
-    claim = read_claim(text, NOWHERE, 8)
+    claim = read_claim(text, tiny_checkpoint, 8)  # of other layers: its name alone is read
     assert (claim.kind, claim.text, claim.path) == (case["kind"], text, parse_path(case["path"], 8))
     assert case["note"] in claim.note
     assert bool(claim.note) == bool(case["note"])
@@ -48,6 +51,37 @@ def test_read_claim_reads_published_forms(tmp_path, case):
 def test_read_claim_refuses(tmp_path, case):
     with pytest.raises(ValueError, match=case["message"]):
         read_claim(written(case, tmp_path)[0], NOWHERE, 8)
+
+
+@pytest.mark.parametrize("name", ["static.json", "merge.yaml", "polar.json", "polar"])
+def test_read_claim_refuses_files_that_name_another_model(tiny_checkpoint, tmp_path, name):
+    base = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    metadata = read_metadata(base)
+    metadata["origin"] = {"kind": "hub", "name": "someone/tiny", "revision": "0" * 40}
+    (base / "cola.json").write_text(json.dumps(metadata))
+    contents = {
+        "static.json": {"path": "0-1,3-4", "model": metadata["digest"]},
+        "merge.yaml": {
+            "merge_method": "passthrough",
+            "slices": [{"sources": [{"model": "someone/tiny", "layer_range": [0, 3]}]}],
+        },
+        "polar.json": {"samples": [{"final_valid_transitions": [[0, 1]]}], "model": "someone/tiny"},
+    }
+    file = tmp_path / ("polar.json" if name == "polar" else name)
+    claim, text = tmp_path / name, json.dumps(contents[file.name], indent=1)
+    if name == "polar":
+        claim.mkdir()
+        file = claim / file.name
+    file.write_text(text if name != "merge.yaml" else yaml.safe_dump(contents[name]))
+    assert read_claim(str(claim), base, 5).path[0] == 0
+    other = (
+        file.read_text()
+        .replace("someone/tiny", "else/large")
+        .replace(metadata["digest"], "ab" * 32)
+    )
+    file.write_text(other)
+    with pytest.raises(InputError, match=r"has paths of another model \((else/large|abab)"):
+        read_claim(str(claim), base, 5)
 
 
 def test_read_claim_counts_questions_over_a_directory(tmp_path):

@@ -1,0 +1,78 @@
+"""The identity of a model, which files with paths are compared with before their paths are run."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from cola_jax.errors import InputError, printed
+from cola_jax.progress import log
+from cola_jax.storage import AnyPath
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # with its owner: another name may be of a folder
+DIGEST, COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]+)")
+
+
+class Identity(NamedTuple):
+    """The digest of a checkpoint, and the name of the model that it was converted from."""
+
+    digest: str
+    name: str  # a Hub id, or that of a local file or folder
+    hub_id: str | None  # None where it is not known
+    revision: str | None  # the commit of a Hub id
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> "Identity":
+        """Return the identity of a checkpoint with this metadata."""
+        origin, digest = metadata["origin"], metadata["digest"]
+        name, revision = str(origin.get("name")), origin.get("revision")
+        if origin["kind"] == "hub":
+            return cls(digest, name, name, revision)
+        # a folder of the Hub's cache
+        if snapshot := SNAPSHOT.fullmatch("/".join(PurePath(name).parts[-3:])):
+            hub_id = f"{snapshot['owner']}/{snapshot['name']}"
+            return cls(digest, hub_id, hub_id, snapshot["revision"])
+        return cls(digest, PurePath(name).name, None, None)
+
+    def check(self, file: AnyPath, model: Any, name: Any = None) -> None:
+        """Raise InputError where a file has paths of another model than this one.
+
+        `model` is the file's name of its model: a digest, with a `name` for messages, or a Hub id,
+        also as ID@REVISION, or a folder. Models that cannot be told apart by their names are
+        logged. Does nothing for other values than texts.
+        """
+        if not isinstance(model, str) or model == self.digest:
+            return
+        if DIGEST.fullmatch(model):
+            theirs = f"{name}, digest {model[:12]}" if isinstance(name, str) else f"{model[:12]}"
+            raise self.refusal(file, theirs, f"{self.name}, digest {self.digest[:12]}")
+        theirs, _, revision = model.partition("@")
+        if self.hub_id and HUB_ID.fullmatch(theirs) and not os.path.exists(theirs):
+            if theirs.casefold() != self.hub_id.casefold():
+                raise self.refusal(file, model, self.hub_id)
+            is_same = not COMMIT.fullmatch(revision) or revision == self.revision
+        else:
+            is_same = PurePath(theirs).name.casefold() == PurePath(self.name).name.casefold()
+        if not is_same:
+            ours = f"{self.name}@{self.revision}" if self.hub_id else self.name
+            log.warning(
+                f"{file} has paths of {printed(model)}, and the model here was converted from "
+                f"{ours}: whether they are the same is not known."
+            )
+
+    @staticmethod
+    def refusal(file: AnyPath, theirs: str, ours: str) -> InputError:
+        """Return the error for a file of another model."""
+        return InputError(
+            f"{file} has paths of another model ({printed(theirs)}) than the one here "
+            f"({printed(ours)}): give that model, or the path itself, to try it on this one."
+        )
+
+
+def named_model(content: Any) -> tuple[Any, Any]:
+    """Return the digest or name of the model of parsed JSON, and its name beside a digest."""
+    if not isinstance(content, Mapping):
+        return None, None
+    return content.get("model"), content.get("model_name")
