@@ -12,7 +12,8 @@ from .prompts import Prompts, Readings
 from .question import Question
 from .runs.ray import RayEngine
 from .runs.searches import save_run
-from .scoring.evaluator import Evaluation, evaluate, evaluator
+from .scoring.evaluation import Evaluation
+from .scoring.evaluator import evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .strategies.loop import confirm, search

@@ -2,22 +2,22 @@
 
 import abc
 import contextlib
-import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, check_keywords, check_whole, shown
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
-from cola_jax.path import STOP, format_path
+from cola_jax.path import STOP
 from cola_jax.question import Question, check_questions
 from cola_jax.scoring import scorer_class, scorer_names
+from cola_jax.scoring.evaluation import Evaluation
 from cola_jax.scoring.pictures import with_pictures
 from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
@@ -73,6 +73,11 @@ def evaluator(
                 "leave it out, as it is for a function of your own."
             )
         return evaluator_of_model(model, questions, scorer, **options)
+    if not callable(model):
+        raise InputError(
+            f"the model is {shown(model)}, but must be what cola_jax.load returns, or a function "
+            "from paths [B, C, P] to scores."
+        )
     if scorer is not None or options:
         names = ", ".join(["scorer"] * (scorer is not None) + sorted(options))
         raise InputError(f"{names}: this is for a model, not for a function of paths.")
@@ -80,11 +85,6 @@ def evaluator(
         if model.questions != questions:
             raise InputError("the questions are not those that the evaluator was made for.")
         return model
-    if not callable(model):
-        raise InputError(
-            f"the model is {shown(model)}, but must be a model (`cola_jax.load`), or a function "
-            "from paths [B, C, P] to Verdicts or scores."
-        )
     return FunctionEvaluator(model, questions, num_layers)
 
 
@@ -97,6 +97,10 @@ def evaluator_of_model(
     **options: Any,
 ) -> "BatchEvaluator":
     """Make the evaluator of a model, on its own devices or those of an engine."""
+    if isinstance(engine, str):
+        raise InputError(f"engine must be a cola_jax.RayEngine, not {shown(engine)}.")
+    if options.get("batch_size") is not None:
+        check_whole("batch_size", options["batch_size"])
     if isinstance(scorer, str):
         scorer = named_scorer(model, scorer)
     if not isinstance(scorer, Scorer):
@@ -125,36 +129,6 @@ def named_scorer(model: Model, name: str) -> Scorer:
     return make(tokenizer_of(model.checkpoint), context=model.config.context)
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The verdicts of paths on questions, as `evaluate` returns them."""
-
-    questions: list[Question]
-    paths: np.ndarray  # [B, C, P], STOP-padded
-    verdicts: Verdicts  # fields [B, C]
-
-    def to_pandas(self) -> Any:
-        """Make a DataFrame with a row for each question and path; needs pandas.
-
-        The columns are question (its id), path (text), length (layers), correct, margin and answer
-        (the index of the option).
-        """
-        import pandas
-
-        present = np.nonzero(self.paths[:, :, 0] != STOP)
-        paths, verdicts = self.paths[present], self.verdicts.take(present)
-        return pandas.DataFrame(
-            {
-                "question": [self.questions[b].id for b in present[0]],
-                "path": [format_path(path) for path in paths],
-                "length": (paths != STOP).sum(axis=1),
-                "correct": verdicts.verdict,
-                "margin": verdicts.margin.astype(float),
-                "answer": verdicts.answer,
-            }
-        )
-
-
 def evaluate(
     model: "Model | Evaluate",
     questions: Sequence[Question],
@@ -177,9 +151,10 @@ def evaluate(
       num_layers: L; needed where `model` is a function of your own.
       options: those of `EvaluatorOptions`, where `model` is a model.
     """
+    check_keywords(evaluate, options, EvaluatorOptions)
     run = evaluator(model, questions, scorer, num_layers=num_layers, **options)
     padded = pad_paths(paths, len(run.questions), run.num_layers)
-    return Evaluation(run.questions, padded, run(padded))
+    return Evaluation(run.questions, padded, run(padded), run.num_layers)
 
 
 class EncodedQuestions(NamedTuple):
@@ -234,6 +209,7 @@ class FunctionEvaluator(Evaluator):
         """
         if num_layers is None:
             raise InputError("a function of your own does not tell the layers: give num_layers.")
+        check_whole("num_layers", num_layers)
         self.function, self.questions, self.num_layers = function, questions, num_layers
         self.gold = np.array([question.answer for question in questions])
         self.options = np.array([max(1, len(question.options)) for question in questions])

@@ -84,20 +84,6 @@ def test_evaluate_refuses_results_of_a_function(questions, returned, message):
         cola_jax.evaluate(lambda paths: returned, questions, PATHS, num_layers=tiny.LAYERS)
 
 
-def test_to_pandas_has_a_row_per_evaluation(questions):
-    evaluation = cola_jax.evaluate(
-        lengths, questions[:2], [(0, 1, 1, 2), (4, 0, 1, 2, 3)], num_layers=5
-    )
-    assert evaluation.to_pandas().to_dict("list") == {
-        "question": ["q0", "q0", "q1", "q1"],
-        "path": ["0,1,1,2", "4,0-3"] * 2,
-        "length": [4, 5] * 2,
-        "correct": [True, False] * 2,
-        "margin": [1.0, 0.0] * 2,
-        "answer": [1, 0] * 2,
-    }
-
-
 def test_prefix_is_that_of_all_questions_and_depends_on_no_later_one(words):
     scorer = Options(words, shots=tiny.questions(12)[10:])
     encoded = [scorer.encode(question) for question in tiny.questions(10)]
