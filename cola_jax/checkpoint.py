@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,6 @@ WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
 FloatDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal[FloatDtype, "int8"]
-DTYPES: tuple[str, ...] = (*get_args(FloatDtype), INT8)
 SCALE = ".scale"  # follows a weight's name where its scales are meant
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")  # in errors of Orbax

@@ -3,9 +3,11 @@
 import contextlib
 import difflib
 import errno
+import inspect
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 # raised by parsers for files that are not as they expect; AssertionError is ours alone
@@ -79,7 +81,7 @@ def shown(value: Any) -> str:
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
     try:
-        return short.repr(value)
+        return short.repr(value).replace("\n", " ")
     except ValueError:  # an integer of more digits than Python writes
         return "a huge number"
 
@@ -134,6 +136,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint at the most similar of the known names, to append; "" where there is none."""
     near = nearest(name, known)
     return f" (did you mean {near}?)" if near else ""
+
+
+def check_keywords(function: Callable, options: Mapping[str, Any], known: type) -> None:
+    """Raise InputError for an option of a function that `known`, a TypedDict, does not have."""
+    names = {*inspect.signature(function).parameters, *known.__annotations__} - {"options"}
+    for name in options.keys() - known.__annotations__.keys():
+        raise InputError(f"{function.__name__} has no argument {name}{did_you_mean(name, names)}.")
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise InputError where an argument is not a whole number, or less than `least`."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        rule = f"at least {least}" if is_whole else "a whole number"
+        raise InputError(f"{name} must be {rule}, it is {shown(value)}.")
 
 
 def plain_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Array, Int
 
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, check_whole, reading, shown
 from cola_jax.question import random_of
 
 Ids = Sequence[int] | np.ndarray | Array
@@ -30,6 +30,9 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
     Spaces do not matter. ValueError for other text, ids outside 0..num_layers-1, and paths of more
     than `max_length` layers, by default 2 * num_layers.
     """
+    check_whole("num_layers", num_layers)
+    if not isinstance(text, str):
+        raise InputError(f"a path is read from a text such as 0-5,7,7,8-29, not {shown(text)}.")
     layers: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
     for part in PARTS.findall("".join(text.split())):
@@ -75,6 +78,8 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
 
 def format_path(path: Ids) -> str:
     """Write a path, whose padding is ignored, in the shortest form that `parse_path` reads."""
+    if isinstance(path, str):
+        raise InputError(f"a path is written from its layer ids, and {shown(path)} is a text.")
     layers = [int(layer) for layer in path if layer != STOP]
     parts: list[str] = []
     plain: list[int] = []
@@ -124,20 +129,22 @@ def ascending_ranges(layers: Sequence[int]) -> list[range]:
 
 
 def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
-    """Return the path as a tuple of ints, without padding at its end.
+    """Return the path as a tuple of ints, an array without the padding at its end.
 
     InputError where it is empty or longer than `max_length`, or has other ids than
-    0..num_layers-1, which inside jit would wrap or clamp silently.
+    0..num_layers-1, which inside jit would wrap or clamp silently. A list has no padding: where a
+    user writes -1 in one, the last layer may be meant.
     """
     path = [int(layer) for layer in layers]
-    while path and path[-1] == STOP:
+    while not isinstance(layers, Sequence) and path and path[-1] == STOP:
         path.pop()
     if not path:
         raise InputError("a path needs at least one layer, this one has none.")
     bad = sorted({layer for layer in path if not 0 <= layer < num_layers})
     if bad:
+        hint = " (-1 pads arrays alone)" if bad == [STOP] else ""
         raise InputError(
-            f"path has layer ids {bad}, but the model has layers 0..{num_layers - 1}: {path}"
+            f"path has layer ids {bad}, but the model has layers 0..{num_layers - 1}{hint}: {path}"
         )
     if max_length is not None and len(path) > max_length:
         raise InputError(

@@ -123,7 +123,7 @@ def as_integers(name: str, value: Any) -> Any:
     if array.ndim != 2 or array.dtype.kind not in "iub":
         raise InputError(
             f"{name} is {array.dtype} of shape {array.shape}, but must be integers [B, T]: "
-            "tokenize a list of texts."
+            "tokenize a list of texts, or add a batch axis."
         )
     return array.astype(np.int32)
 

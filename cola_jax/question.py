@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +36,23 @@ class Question:
     solution: str | None = None  # worked solution, without the line that states the answer
     metadata: tuple[tuple[str, str], ...] = ()  # such as ("math_level", "3")
     picture: bytes | None = dataclasses.field(default=None, repr=False)  # the file of a picture
+
+    def __post_init__(self):
+        """Check the types of a user's own question; InputError names what is wrong."""
+        options, about = self.options, f"question {shown(self.id)}"
+        if not isinstance(self.id, str) or not isinstance(self.text, str):
+            raise InputError(f"{about}: its id and its text must be texts.")
+        is_list = isinstance(options, Sequence) and not isinstance(options, str)
+        if not is_list or not all(isinstance(option, str) for option in options):
+            raise InputError(f"{about}: options must be a list of texts, not {shown(options)}.")
+        count = max(1, len(options))  # without options, a metric of the user's own
+        is_index = isinstance(self.answer, Integral) and not isinstance(self.answer, bool)
+        if not is_index or not 0 <= self.answer < count:
+            raise InputError(
+                f"{about}: answer must be the index of the right option, 0 to {count - 1}, not "
+                f"{shown(self.answer)}."
+            )
+        object.__setattr__(self, "options", tuple(options))
 
     @property
     def letters(self) -> str:
@@ -114,6 +132,13 @@ def check_questions(questions: Any) -> list[Question]:
         )
     if not listed:
         raise InputError("there are no questions: give a list of one or more.")
+    known: set[str] = set()
+    for question in listed:
+        if question.id in known:
+            raise InputError(
+                f"two questions have the id {shown(question.id)}: give each an id of its own."
+            )
+        known.add(question.id)
     return listed
 
 

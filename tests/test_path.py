@@ -72,7 +72,8 @@ def test_parse_path_refuses_bad_text_and_long_paths():
 
 def test_validate_refuses_bad_paths():
     for path, message in (
-        ([STOP], "at least one layer"),
+        (np.array([STOP]), "at least one layer"),
+        ([0, 1, STOP], r"layer ids \[-1\]"),  # a list has no padding
         ([0, 9, 12], r"layer ids \[9, 12\], but the model has layers 0\.\.8"),
         ([0, STOP, 1], r"layer ids \[-1\]"),
         ([0] * 5, "path has 5 layers, but at most 4 are allowed"),

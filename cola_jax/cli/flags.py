@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from cola_jax import progress
+from cola_jax.dtypes import DTYPES, SHORT, dtype_name
 from cola_jax.errors import InputError
 from cola_jax.files import check_writable, inside
 from cola_jax.progress import log
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 SPEED = "Speed and devices"  # a help group
 CHOOSING, MEASURING = 4, 8  # prompts over which a result is chosen, and in which it is measured
-DTYPES = {name: name for name in ("float32", "bfloat16", "float16", "int8")}
-DTYPES |= {"auto": None, "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # for results; rich would take [/b] in a name for markup, and :b: for an emoji
 console = Console(markup=False, emoji=False)
 
@@ -46,10 +45,10 @@ Dtype = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="auto|float32|bfloat16|float16|int8",
-        instance_from_str=lambda texts: DTYPES[texts[0]],
+        instance_from_str=lambda texts: dtype_name(texts[0]),
         is_instance=lambda value: value is None or isinstance(value, str),
         str_from_instance=lambda value: [value or "auto"],
-        choices=tuple(DTYPES),
+        choices=("auto", *DTYPES, *SHORT),
     ),
 ]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]

@@ -3,19 +3,19 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from cola_jax.chat import Chat, chats_of, render_chat
 from cola_jax.checkpoint import stop_tokens
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, check_keywords, check_whole, shown
 from cola_jax.execute.decoder import Decoder, Sampling, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
     NO_TOKENIZER,
     Paths,
     check_keys,
+    check_model,
     check_prompts,
     is_path,
     pad_paths,
@@ -112,6 +112,8 @@ def generate(
         temperature that is negative or not finite, a `top_p` out of range or without a temperature,
         and messages without role and content.
     """
+    check_keywords(generate, options, WorkerOptions)
+    check_model(model)
     sampling = Sampling(temperature, seed, top_p)
     stop = stop_of(model, prompts, stop)
     prompts = check_plain(model, chat_prompts(model, prompts), max_new_tokens, stop)
@@ -217,8 +219,7 @@ def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: S
             "continues them, so give a prompt from its beginning, without padding before it."
         )
     longest = int(lengths.max())
-    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be at least 1, it is {shown(max_new_tokens)}.")
+    check_whole("max_new_tokens", max_new_tokens)
     if longest + max_new_tokens > context:
         raise InputError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "

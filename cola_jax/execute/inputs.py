@@ -1,7 +1,8 @@
 """Inputs of the executors: prompts and paths, checked, padded, and rounded to few shapes."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike
 
 from cola_jax.checkpoint import load_tokenizer
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_lists, parse_path, unpad_path, validate
 from cola_jax.prompts import (
@@ -21,6 +22,7 @@ from cola_jax.prompts import (
     Prompts,
     PromptsLike,
     Readings,
+    as_integers,
     check_unpadded,
     is_split,
 )
@@ -33,8 +35,17 @@ Path = str | Sequence[int] | np.ndarray | Array
 Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
 
 
+def check_model(model: Any) -> None:
+    """Raise InputError for what is not a model, such as its name."""
+    if not isinstance(model, Model):
+        raise InputError(
+            f"the model is of type {type(model).__name__}, but must be what cola_jax.load returns."
+        )
+
+
 def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
     """Wrap prompts of any kind for a model: as `as_prompts` does, texts, or a single text."""
+    check_model(model)
     texts = texts_of(prompts)
     if texts is None:
         return as_prompts(prompts, model.pad_token)
@@ -74,12 +85,12 @@ def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
     """
     if isinstance(prompts, Mapping):
         return Prompts.from_encoding(prompts, pad_token)
-    ids: Any = prompts.ids if isinstance(prompts, Prompts) else prompts
-    shape = np.shape(ids)
-    if len(shape) != 2:
-        raise InputError(f"ids have shape {shape}, but a batch is [B, T]: add a batch axis.")
     if isinstance(prompts, Prompts):
+        if np.ndim(prompts.ids) != 2:
+            shape = np.shape(prompts.ids)
+            raise InputError(f"ids have shape {shape}, but a batch is [B, T]: add a batch axis.")
         return prompts
+    ids = as_integers("ids", prompts)
     check_unpadded(ids, pad_token)
     return Prompts.plain(ids)
 
@@ -163,12 +174,19 @@ def check_embeddings(prompts: Prompts, width: int) -> None:
 
 
 def path_ids(path: Path, num_layers: int) -> np.ndarray:
-    """Return a path as an integer array [P]."""
-    ids = np.asarray(parse_path(path, num_layers) if isinstance(path, str) else path)
+    """Return a valid path as an integer array [P]; an array keeps its padding with STOP."""
+    if isinstance(path, str):
+        return np.array(parse_path(path, num_layers))
+    try:
+        ids = np.asarray(path)
+    except ValueError:  # lists of unequal lengths
+        raise InputError(f"a path is text or a list of layer ids, not {shown(path)}.") from None
     if ids.ndim != 1:
         raise InputError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"path holds {ids.dtype}, but layer ids are whole numbers: {ids.tolist()}")
+    is_array = isinstance(path, np.ndarray | jax.Array)
+    validate(ids if is_array else ids.tolist(), num_layers)
     return ids
 
 
@@ -178,7 +196,7 @@ def is_path(value: Any) -> bool:
         return True
     if isinstance(value, np.ndarray | jax.Array):
         return value.ndim == 1
-    return len(value) > 0 and isinstance(value[0], int | np.integer)
+    return isinstance(value, Sequence) and len(value) > 0 and isinstance(value[0], Number)
 
 
 def count_paths(paths: np.ndarray) -> int:
@@ -192,24 +210,42 @@ def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
     A single path, or list of paths, is that of every question.
     """
     values: Any = [paths] if is_path(paths) else paths
-    is_array = isinstance(values, np.ndarray | jax.Array)
-    if is_array:
-        values = np.asarray(values)
-        if values.ndim != 3 or not np.issubdtype(values.dtype, np.integer):
-            raise InputError(
-                f"paths are {values.dtype} of shape {values.shape}, but must be ids [B, C, P]."
-            )
-        rows = [[c.tolist() for c in row if (c != STOP).any()] for row in values]
+    if isinstance(values, np.ndarray | jax.Array):
+        padded = check_padded(np.asarray(values), num_layers)
     else:
-        lists = [values] * questions if any(map(is_path, values)) else values
-        rows = [[path_ids(path, num_layers).tolist() for path in row] for row in lists]
-    if len(rows) != questions:
-        raise InputError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
-    checked = [[validate(path, num_layers) for path in row] for row in rows]
-    if is_array:
-        return values.astype(np.int32)
-    longest = max((len(path) for row in checked for path in row), default=1)
-    return pad_lists(checked, bucket(longest))
+        rows = list_of_paths(values)
+        if not rows:
+            raise InputError("there are no paths: give one or more.")
+        rows = [rows] * questions if any(map(is_path, rows)) else map(list_of_paths, rows)
+        ids = [[unpad_path(path_ids(path, num_layers)) for path in row] for row in rows]
+        padded = pad_lists(ids, bucket(max((len(path) for row in ids for path in row), default=1)))
+    if len(padded) != questions:
+        raise InputError(f"there are paths for {len(padded)} questions, but {questions} prompts.")
+    return padded
+
+
+def check_padded(paths: np.ndarray, num_layers: int) -> np.ndarray:
+    """Return an array of paths as int32; InputError unless each is valid, or STOP alone."""
+    if paths.ndim != 3 or not np.issubdtype(paths.dtype, np.integer):
+        raise InputError(
+            f"paths are {paths.dtype} of shape {paths.shape}, but must be ids [B, C, P]."
+        )
+    padding = paths == STOP
+    valid = padding | ((paths >= 0) & (paths < num_layers))
+    valid[..., 1:] &= padding[..., 1:] | ~padding[..., :-1]  # no layer after padding
+    for path in paths[~valid.all(axis=-1)]:
+        validate(path, num_layers)  # raises
+    return paths.astype(np.int32)
+
+
+def list_of_paths(values: Any) -> list[Any]:
+    """Return paths, or lists of paths, as a list; InputError for what is neither."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InputError(
+            f"paths are {shown(values)}, but must be a path (text or layer ids), a list of paths, "
+            "or a list of paths for each question."
+        )
+    return list(values)
 
 
 def bucket(size: int, smallest: int = 8) -> int:

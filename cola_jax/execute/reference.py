@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from cola_jax.dtypes import FLOATS, dtype_name
 from cola_jax.execute.inputs import (
     Path,
     Paths,
@@ -24,7 +25,7 @@ from cola_jax.execute.inputs import (
 )
 from cola_jax.model import embed, residual, run_layer, unembed, view_of
 from cola_jax.params import Model, number_runs
-from cola_jax.path import STOP, validate
+from cola_jax.path import STOP, unpad_path
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike, Readings, readings
 
 AHEAD = 64  # paths dispatched before the host waits for the first
@@ -43,9 +44,9 @@ def run_path(
     Args:
       prompts: a batch of Prompts, a Hugging Face tokenizer's output for a list of texts, ids
         [B, T] without padding, or texts. Rows may be padded on either side.
-      path: text such as 0-5,7,7,8-29, or layer ids in order; an array may be padded with STOP
-        after its end. Paths of the same padded length share one compilation.
-      dtype: of the activations; the weights' own when None.
+      path: text such as 0-5,7,7,8-29, or layer ids in order; an array, but no list, may be padded
+        with STOP (-1) after its end. Paths of the same padded length share one compilation.
+      dtype: of the activations: float32, bfloat16 or float16; the weights' own when None.
       return_states: return the hidden states as well.
 
     Returns:
@@ -59,10 +60,11 @@ def run_path(
         (see `Prompts.from_encoding`), and prompts longer than the model's context. Values traced
         by JAX are not checked; there, ids out of range clamp.
     """
+    dtype = dtype_name(dtype, FLOATS)
     prompts = prompts_for(model, prompts)
     if not isinstance(path, jax.core.Tracer):
         path = path_ids(path, model.config.num_layers)
-        model.config.check_keys(validate(path.tolist(), model.config.num_layers))
+        model.config.check_keys(unpad_path(path))
     check_prompts(model, prompts, either_side=True)
     ids = jnp.asarray(path, jnp.int32)
     if not return_states or isinstance(path, jax.core.Tracer):

@@ -7,6 +7,7 @@ from typing import TypeVar, Unpack
 import numpy as np
 
 from cola_jax.config import ModelConfig
+from cola_jax.errors import check_keywords
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.inputs import Paths, check_batch, cut, distinct_reads, no_readings
 from cola_jax.execute.memory import Memory, Sizes, choose_sizes, held_bytes, round_questions
@@ -194,6 +195,7 @@ def run_paths(
       InputError: as `run_path`, where the budget is too small for a path, and where there are fewer
         questions than places on the `data` axis.
     """
+    check_keywords(run_paths, options, WorkerOptions)
     batch, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(batch.read).shape[1])
     # one batch at a time on a worker: each has the whole budget

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from cola_jax.errors import InputError
+from cola_jax.dtypes import FLOATS, dtype_name
+from cola_jax.errors import InputError, check_whole
 from cola_jax.execute import placement
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
@@ -264,8 +265,12 @@ class Workers:
         """
         devices = placement.model_devices(model)
         self.config, self.threads, self.progress = model.config, threads, progress
-        dtype = jnp.dtype(dtype or model.embedding.dtype)
-        if memory_budget is None:
+        dtype = jnp.dtype(dtype_name(dtype, FLOATS) or model.embedding.dtype)
+        if tile_tokens is not None:
+            check_whole("tile_tokens", tile_tokens)
+        if memory_budget is not None:
+            check_whole("memory_budget", memory_budget)
+        else:
             weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
             memory_budget = default_budget(devices.flat[0], weights // devices.shape[1])
         self.memory = Memory(

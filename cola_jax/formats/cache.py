@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError, reading
+from cola_jax.dtypes import dtype_name
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import building, cache_directory, hold, remove_partial, written_bytes
 from cola_jax.formats import demo_model
 from cola_jax.formats.conversion import convert_opened, load_written, locate
@@ -49,8 +50,9 @@ def load(
         layout, a `.gguf` file, a Hub id, also as ID@REVISION, or "smollm2", the model of
         `cola demo`. All but local checkpoints are converted or downloaded once, into the cache
         that `cola cache` lists.
-      dtype: of the parameters; that of the checkpoint if None. With int8 the matrices of layers
-        have eight bits, in the blocks of a GGUF file in Q8_0 or Q4_0 and else by output channel.
+      dtype: of the parameters: float32, bfloat16 (bf16), float16 (fp16) or int8, also as
+        `jnp.bfloat16`; that of the checkpoint if None. With int8 the matrices of layers have eight
+        bits, in the blocks of a GGUF file in Q8_0 or Q4_0 and else by output channel.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
       progress: shows a bar while the model is converted or loaded; by default in a notebook or on
@@ -63,6 +65,9 @@ def load(
       InputError: if the source is none of these, is not supported, cannot be downloaded, is
         damaged or incomplete, or does not fit the mesh.
     """
+    dtype = dtype_name(dtype)
+    if not isinstance(mesh, Mesh | None):
+        raise InputError(f"mesh must be a jax.sharding.Mesh, it is {shown(mesh)}.")
     directory = find(source, dtype, progress)
     with byte_bar("loading", progress) as on_progress:
         return load_converted(source, directory, dtype, mesh, on_progress)
@@ -145,6 +150,10 @@ def find(
     replaced, with a line on stderr. Two processes convert or download a source once. int8 has a
     separate copy, as a source may have eight bits.
     """
+    if not isinstance(source, str | os.PathLike) or not str(source):
+        raise InputError(
+            f"a model is loaded by its name, path or Hub id, not from {shown(source)}."
+        )
     text = os.fspath(source)
     if is_url(text):
         return find_in_storage(path_of(text), progress)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
+from cola_jax.dtypes import dtype_name
 from cola_jax.errors import InputError, first_line, nearest, printed, reading
 from cola_jax.files import building, check_apart, check_writable, exists, matching
 from cola_jax.formats import demo_model
@@ -43,7 +45,7 @@ def convert(
     source: str,
     destination: str | Path,
     *,
-    dtype: str | None = None,
+    dtype: DTypeLike | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     rooted_scales: bool = False,
@@ -80,8 +82,7 @@ def convert(
     if os.path.exists(os.path.expanduser(source)):
         check_apart(place, source)
     check_destination(place, overwrite)
-    if dtype is not None and dtype not in checkpoint.DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(checkpoint.DTYPES)}.")
+    dtype = dtype_name(dtype)
     open_source = locate(source, revision).open
     if rooted_scales:
         return convert_opened(lambda: with_roots(open_source()), place, dtype, on_progress)

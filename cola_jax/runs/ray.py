@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cola_jax.errors import InputError, first_line
+from cola_jax.errors import InputError, first_line, shown
 from cola_jax.execute.memory import Memory, limits_of
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
@@ -94,6 +94,10 @@ class RayEngine:
         """
         if not HAS_RAY:
             raise InputError("many machines need Ray: pip install 'cola-jax[ray]'.")
+        if not isinstance(resources, Mapping | None):
+            raise InputError(
+                f'resources must be a dict such as {{"TPU": 4}}, not {shown(resources)}.'
+            )
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # a spare worker always waits
         handler = signal.getsignal(signal.SIGTERM)
         try:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax import checkpoint
-from cola_jax.errors import InputError, check_belongs
+from cola_jax.errors import InputError, check_belongs, shown
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.devices import machine
 from cola_jax.runs.run import Path, Run
@@ -108,6 +108,8 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
     Raises InputError for a directory that has other files, or a run of other settings.
     """
     asked = asked_questions(outcomes, "save_run(outcomes, directory)")
+    if not isinstance(directory, str | os.PathLike):
+        raise InputError(f"a run is saved in a directory, not in {shown(directory)}.")
     settings, scorer, source = outcomes.settings, asked.scorer, asked.model.checkpoint
     metadata = None if source is None else checkpoint.read_metadata(source)
     recorded = {

@@ -1,12 +1,12 @@
 """The loop that every strategy runs in, a wave at a time."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Unpack
 
 import numpy as np
 
-from cola_jax.errors import InputError, did_you_mean
+from cola_jax.errors import InputError, check_keywords, did_you_mean, shown
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.params import Model
@@ -75,6 +75,9 @@ def search(
     Raises:
       InputError: for no questions, those that the scorer cannot ask, and invalid settings.
     """
+    check_keywords(search, options, EvaluatorOptions)
+    if not isinstance(layer_costs, Iterable | None):
+        raise InputError(f"layer_costs must be a list [L], it is {shown(layer_costs)}.")
     costs = None if layer_costs is None else tuple(layer_costs)
     settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
     run = evaluator(model, questions, scorer, num_layers=num_layers, **options)
@@ -93,11 +96,11 @@ def search(
 
 def resolve(strategy: str | Rules) -> Rules:
     """Return a preset by its name; InputError with the list of names for an unknown name."""
-    if not isinstance(strategy, str):
+    if isinstance(strategy, Rules):
         return strategy
-    if strategy not in PRESETS:
-        near = did_you_mean(strategy, PRESETS)
-        raise InputError(f"preset {strategy!r} is not one of {', '.join(PRESETS)}{near}.")
+    if not isinstance(strategy, str) or strategy not in PRESETS:
+        near = did_you_mean(str(strategy), PRESETS)
+        raise InputError(f"preset {shown(strategy)} is not one of {', '.join(PRESETS)}{near}.")
     return PRESETS[strategy]
 
 

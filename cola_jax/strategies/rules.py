@@ -1,9 +1,10 @@
 """Rules: the choices of a search as data, and `PRESETS` of them by name."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.layer_costs import LayerCosts
 
 if TYPE_CHECKING:
@@ -35,10 +36,16 @@ RANGES = {  # the least and the largest value of each field of rules and setting
 
 
 def check_ranges(settings: Any) -> None:
-    """Raise InputError for a field outside its range."""
-    for name, (least, most) in RANGES.items():
-        value = getattr(settings, name, None)
-        if value is not None and not least <= value <= most:
+    """Raise InputError for a field outside its range, or of another type."""
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if name not in RANGES or (value is None and field.type == int | None):
+            continue
+        kind, number = (Real, "number") if field.type is float else (Integral, "whole number")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise InputError(f"{name} must be a {number}, it is {shown(value)}.")
+        least, most = RANGES[name]
+        if not least <= value <= most:
             allowed = f"at least {least:g}" if most == ANY else f"{least:g} to {most:g}"
             raise InputError(f"{name} must be {allowed}, it is {value}.")
 
@@ -184,7 +191,10 @@ class InfluenceRules(Rules):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of a search, beside the model and the questions."""
+    """The settings of a search, beside the model and the questions.
+
+    Raises InputError for a value that is out of range or of another type.
+    """
 
     preset: Rules
     simulations: int
@@ -196,6 +206,13 @@ class Settings:
 
     def __post_init__(self):
         check_ranges(self)
+        if self.control not in get_args(Control):
+            names, near = get_args(Control), did_you_mean(str(self.control), get_args(Control))
+            raise InputError(
+                f"control {shown(self.control)} is not one of {', '.join(names)}{near}."
+            )
+        if not isinstance(self.early_stop, bool):
+            raise InputError(f"early_stop must be True or False, it is {shown(self.early_stop)}.")
 
     def costs(self, num_layers: int) -> LayerCosts:
         """Return the costs of layers, by which trees weigh paths."""

@@ -80,7 +80,8 @@ def test_generate_honours_the_attention_mask(pair):
     ("path", "message"),
     [
         ((0, 6), r"layer ids \[6\], but the model has layers 0\.\.5"),
-        ((STOP, STOP), "at least one layer"),
+        (np.array([STOP, STOP]), "at least one layer"),
+        ([0, 1, STOP], r"layer ids \[-1\], .*\(-1 pads arrays alone\)"),
         (np.array([[0, 1]]), r"path has shape \(1, 2\)"),
         (np.array([0.0, 1.5]), "whole numbers"),
     ],
@@ -112,7 +113,7 @@ IDS = oracle.random_ids(2)
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (IDS[0], r"ids have shape \(12,\), but a batch is \[B, T\]"),
+        (IDS[0], r"ids is int32 of shape \(12,\), but must be integers \[B, T\]"),
         (np.where(np.arange(12) == 3, 97, IDS), r"97.*vocabulary is 0\.\.96"),
         (np.where(np.arange(12) == 3, -1, IDS), r"-1.*vocabulary is 0\.\.96"),
         (oracle.random_ids(1, 129), "129 tokens, but the model's context is 128"),
