@@ -5,6 +5,7 @@
 
 import copy
 import functools
+import gzip
 import json
 import os
 import random
@@ -14,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
@@ -54,6 +57,12 @@ LINES = (
     *("x: &x {<<: *x}", "limit: !!python/object/apply:os.system [ls]", "limit: " + "[" * 3000),
     *(f"limit: {'9' * 5000}", "? [a]\n: 3", "model: []", "{question}" * 99, "{", "\u2028", "\t"),
 )
+KINDS = ("arc", "mmlu", "gsm8k", "math", "dart", "prompt", "inspect", "messages", "hellaswag")
+TABLES = (
+    *(f"{kind}.jsonl" for kind in (*KINDS, "piqa")),
+    *("list.json", "rows.csv", "letters.csv", "cells.csv", "rows.tsv", "rows.tsv.gz"),
+    *("sheet.xlsx", "columns.parquet"),
+)
 FILES = Path(__file__).with_name("fuzz")  # sound files that are small enough to keep
 TEXTS = [file.relative_to(FILES).as_posix() for file in sorted(FILES.rglob("*.*"))]
 
@@ -76,6 +85,11 @@ def make(folder: Path) -> None:
     record = Record(model="someone/model", identity="digest", settings={"epochs": 25}, **sizes)
     record.save(folder / "router", {"queries": np.zeros((LAYERS, 8), np.float32)})
     words, asked = checkpoint.load_tokenizer(folder / "ours"), tiny.questions(3)
+    table = pandas.read_csv(folder / "letters.csv")
+    table.to_excel(folder / "sheet.xlsx", index=False)
+    table.to_parquet(folder / "columns.parquet")
+    (folder / "rows.tsv.gz").write_bytes(gzip.compress((folder / "rows.tsv").read_bytes()))
+    datasets.Dataset.from_pandas(table).save_to_disk(folder / "saved")
     model = cola_jax.load(folder / "ours")
     outcomes = cola_jax.search(model, asked, scorer=Options(words), simulations=4)
     cola_jax.save_run(outcomes, folder / "run")
@@ -112,11 +126,11 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
         "template.txt": lambda: prepare(task="prompt.jsonl", variants=(f"{folder}/template.txt",)),
         "held.jsonl": lambda: prepare(task="arc.jsonl", held_out_from="held.jsonl"),
         "shots.jsonl": read_shots,
-        "rows.csv": lambda: prepare(task="rows.csv"),
+        "saved/": lambda: prepare(task="saved"),
         "run/": parse(["report", str(folder / "run")]).run,
     }
-    for kind in ("arc", "mmlu", "gsm8k", "math", "dart", "prompt"):
-        readers[f"{kind}.jsonl"] = functools.partial(prepare, task=f"{kind}.jsonl")
+    for name in TABLES:
+        readers[name] = functools.partial(prepare, task=name)
     config = llama(LAYERS, 8, 1, 1, 8, 8)
     for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
         readers[name] = functools.partial(
@@ -149,7 +163,7 @@ def mutate(data: bytes, suffix: str, draw: random.Random) -> bytes:
                 mutate_value(values, draw)
         escaped = draw.random() < 0.5
         return "\n".join(json.dumps(x, ensure_ascii=escaped) for x in values).encode()
-    if suffix in (".txt", ".yaml", ".csv") and draw.random() < 0.7:
+    if suffix in (".txt", ".yaml", ".csv", ".tsv") and draw.random() < 0.7:
         lines = data.decode().splitlines()
         at = draw.randrange(len(lines) + 1)
         lines[at : at + draw.randrange(2)] = [draw.choice(LINES)]
@@ -177,11 +191,11 @@ def mutate_value(node: Any, draw: random.Random) -> None:
     elif kind == 0:
         del node[key]
     elif kind == 1 and isinstance(node, dict):
-        node[draw.choice(("extra", "auto_map", "type", ""))] = draw.choice(VALUES)
+        node[draw.choice(("extra", "auto_map", "type", ""))] = copy.deepcopy(draw.choice(VALUES))
     elif kind == 1:
         node += [copy.deepcopy(node[key]) for _ in range(draw.choice((1, 99)))]
     else:
-        node[key] = draw.choice(VALUES)
+        node[key] = copy.deepcopy(draw.choice(VALUES))
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +209,7 @@ NAMES = [
     *("tiny.gguf", "theirs/config.json", "theirs/model.safetensors", "mixture/config.json"),
     *("ours/cola.json", "ours/tokenizer/tokenizer.json", "ours/tokenizer/tokenizer_config.json"),
     *("flags.yaml", *TEXTS, f"menu/{SELECTOR}", f"router/{RECORD}", *RUN),
+    *("sheet.xlsx", "columns.parquet", "rows.tsv.gz", "saved/state.json", "saved/*.arrow"),
 ]
 
 

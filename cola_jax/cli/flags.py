@@ -229,7 +229,7 @@ class TaskFlags:
         `decoys` is a run with the model's answers. The flags of `command` are recorded.
         """
         check_writable(self.out)
-        check_task(self.task.task)
+        check_task(self.task.task, self.task.fields, self.task.answers_from)
         config, metadata = self.run.resolve(), self.metadata(command)
         return open_session(self.model, self.task.prepare, config, metadata, decoys)
 
@@ -265,7 +265,7 @@ class TaskFlags:
                 "--distributed, and give --engine ray to use several machines."
             )
         check_writable(self.out)
-        check_task(self.task.task)
+        check_task(self.task.task, self.task.fields, self.task.answers_from)
         checkpoint_of(self.model, self.run.dtype)
         from cola_jax.runs.session import Session
 

@@ -38,7 +38,8 @@ from cola_jax.strategies.rules import (
     Settings,
     Space,
 )
-from cola_jax.tasks.readers import read_id, read_lines
+from cola_jax.tasks.readers import read_id
+from cola_jax.tasks.tables import read_rows
 from cola_jax.tasks.task import Prepared, TaskConfig
 
 if TYPE_CHECKING:
@@ -244,17 +245,17 @@ class Generate(Printing):
 
 
 def read_prompts(prompts: Sequence[str], file: Path | None) -> list[Question]:
-    """Read prompts given by place and those of a JSONL file, with its ids or line numbers.
+    """Read prompts given by place and those of a file, with its ids or line numbers.
 
     Raises InputError where there are none, a row has no text, or an id occurs twice.
     """
     texts = [(str(i), text) for i, text in enumerate(prompts)]
-    for number, row in read_lines(str(file)) if file is not None else ():
-        with reading(f"{file}:{number}"):
+    for where, _, row in read_rows(str(file)) if file is not None else ():
+        with reading(where):
             text = row.get("prompt")
             if not isinstance(text, str):
                 raise InputError(f"the field 'prompt' must be a text, it is {shown(text)}.")
-            texts.append((read_id(row.get("id", number)), text))
+            texts.append((read_id(row.get("id", where.rpartition(":")[2].strip())), text))
     if not texts:
         raise InputError("there are no prompts: give --prompt or --prompts-file.")
     ids = [id for id, _ in texts]

@@ -11,10 +11,12 @@ from cola_jax.question import Question, content
 from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.tasks import registry
 from cola_jax.tasks.arithmetic import arithmetic
+from cola_jax.tasks.columns import FieldNames
 from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.prompt_sets import PromptSet
-from cola_jax.tasks.readers import OWN, read_questions, read_rows
-from cola_jax.tasks.registry import Task, find_task, hub_rows
+from cola_jax.tasks.question_table import open_table
+from cola_jax.tasks.readers import OWN
+from cola_jax.tasks.registry import Task, find_task, hub_questions, hub_rows
 
 if TYPE_CHECKING:
     from cola_jax.scoring import Generation
@@ -244,6 +246,8 @@ def load_shots(
     hub: str | None = None,
     seed: int = 0,
     prompt_set: PromptSet | None = None,
+    fields: FieldNames = None,
+    answers_from: int | None = None,
 ) -> Shots:
     """Load `count` questions to show before each question of a task.
 
@@ -251,7 +255,7 @@ def load_shots(
     of the same subject in `dev`), or of the generator of the arithmetic task. Those of ARC are
     drawn for each of `questions`, the questions of each source in order, as lm-evaluation-harness
     does. A prompt set shuffles them all. `level` and `seed` are of arithmetic, `hub` has the
-    training split.
+    training split, and `fields` and `answers_from` read files as `load_questions` does.
 
     Raises:
       InputError: for a file of questions without a file of shots, and for a file with other fields
@@ -266,9 +270,9 @@ def load_shots(
                 "give the number of shots."
             )
         return Shots(name, 0, {})
-    task, drawn = find_task(name), None
+    task, drawn = find_task(name, fields, answers_from), None
     if shots_file is not None:
-        candidates = shots_of_file(task, shots_file)
+        candidates = shots_of_file(task, shots_file, fields, answers_from)
     elif task.name == registry.ARITHMETIC:
         size = count + 1 if prompt_set is None else max(DRAWN_FROM, count + 1)
         candidates = iter(arithmetic(level, size, seed, purpose="shots"))
@@ -305,16 +309,18 @@ def draw(
     return drawn
 
 
-def shots_of_file(task: Task, file: str) -> Iterator[Question]:
+def shots_of_file(
+    task: Task, file: str, fields: FieldNames = None, answers_from: int | None = None
+) -> Iterator[Question]:
     """Yield the questions of a file of shots, in order."""
-    shots = find_task(file)
+    shots = find_task(file, fields, answers_from)
     kinds = {shots.kind, task.kind}
     if shots.name in registry.TASKS or not (len(kinds) == 1 or kinds <= ALIKE):
         raise InputError(
             f"the shots in {file} are {shots.kind} questions, but {task.name} asks {task.kind} "
             "questions: give a file with the task's own fields."
         )
-    return read_questions(shots.kind, read_rows(file))
+    return open_table(file, fields, answers_from).questions([])
 
 
 def shots_of_split(task: Task, hub: str | None) -> Iterator[Question]:
@@ -325,4 +331,4 @@ def shots_of_split(task: Task, hub: str | None) -> Iterator[Question]:
             "shots, or ask for 0 shots."
         )
     source = registry.TASKS[task.shots_of or task.name]
-    return read_questions(source.kind, hub_rows(source, source.shots, hub))
+    return hub_questions(source, hub_rows(source, source.shots, hub), hub)

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, shown
 from cola_jax.files import exists, read_bytes
 from cola_jax.formats.pictures import check_bytes, encode_picture
 from cola_jax.storage import AnyPath, is_url, path_of
 
 
-def read_picture(row: Mapping[str, Any], where: str, folder: AnyPath | None) -> Mapping[str, Any]:
+def read_picture(row: Mapping[str, Any], folder: AnyPath | None) -> Mapping[str, Any]:
     """Return a row with the content of its picture.
 
     `image` is a path in `folder`, the content, a dict of either, as data sets have it, or an image
@@ -24,8 +24,7 @@ def read_picture(row: Mapping[str, Any], where: str, folder: AnyPath | None) -> 
     image = row.get("image")
     if image is None or isinstance(image, bytes):
         return row
-    with reading(where):
-        return {**row, "image": picture_content(image, folder)}
+    return {**row, "image": picture_content(image, folder)}
 
 
 def picture_content(image: Any, folder: AnyPath | None) -> bytes | None:

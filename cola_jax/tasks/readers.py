@@ -1,94 +1,30 @@
-"""Readers: the rows of files and of memory, and the question in each row of a kind.
+"""Readers: the question in each row of a table.
 
-A pydantic model for each kind of row checks its fields.
+A pydantic model for each kind of question checks its fields.
 """
 
-import csv
 import hashlib
-import io
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import from_json
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.files import parse_object, read_bytes, read_text
 from cola_jax.question import LETTERS, PICTURE, Question, open_question, sha256_of
 from cola_jax.scoring.answer import last_box
-from cola_jax.storage import path_of
+from cola_jax.storage import AnyPath
+from cola_jax.tasks.choices import NO_YES, Meaning, answer_index, options_by_label
+from cola_jax.tasks.columns import Columns
 from cola_jax.tasks.pictures import read_picture
+from cola_jax.tasks.tables import PlacedRow
 
-# a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
-Source = Any
-PlacedRow = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
 OWN = ("prompt", "question")  # kinds of open questions of a user's own, by the field of the text
-ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gold answer
-OPTION = re.compile(r"option[ _]?([a-z]|[0-9]{1,2})", re.IGNORECASE)  # a field of one option
+CHOICE = ("arc", "mmlu", "choice", "scienceqa")  # kinds of multiple choice
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
 LEVEL = re.compile(r"(?:level\s*)?([1-5?])", re.IGNORECASE)
-SCHEMA = (
-    "question (or prompt) and answer (or label, target, gold), for multiple choice options (or "
-    "choices, or option_a, option_b, ...); or the fields of ARC, MMLU, GSM8K, MATH or DART-Math"
-)
-
-
-def read_rows(source: Source) -> Iterator[PlacedRow]:
-    """Yield the rows of a file or of memory."""
-    if isinstance(source, str):
-        suffix = PurePath(source).suffix.lower()
-        read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
-        for number, row in read(source):
-            where = f"{source}:{number}"
-            yield where, None, read_picture(row, where, path_of(source).parent)
-        return
-    if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
-        source = source.astype(object).where(source.notna(), None).to_dict("records")
-    if isinstance(source, Mapping) or not isinstance(source, Iterable):
-        raise InputError(f"questions are a file, a list of dicts or a table, not {shown(source)}.")
-    for number, row in enumerate(source):
-        if not isinstance(row, Mapping):
-            raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", None, read_picture(plain_value(row), f"row {number}", os.curdir)
-
-
-def plain_value(value: Any) -> Any:
-    """Convert numpy values to Python's, also in a dict."""
-    if isinstance(value, Mapping):
-        return {str(name): plain_value(inner) for name, inner in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def read_csv(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a CSV file and their line numbers; an empty cell has no value."""
-    with reading(file):
-        lines = csv.DictReader(io.StringIO(read_text(file), newline=""))
-        try:
-            for row in lines:
-                if None in row:
-                    raise InputError(f"line {lines.line_num} has more cells than the first line.")
-                yield lines.line_num, {name: value or None for name, value in row.items()}
-        except csv.Error as error:
-            raise InputError(f"line {lines.line_num}: {error}.") from error
-
-
-def read_parquet(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a Parquet file and their numbers, from 1."""
-    import pyarrow.parquet
-
-    with reading(file):
-        rows = pyarrow.parquet.read_table(io.BytesIO(read_bytes(file))).to_pylist()
-    yield from enumerate(rows, 1)
-
-
-def read_lines(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a JSONL file and their line numbers; blank lines are skipped."""
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if line.strip():
-            yield number, parse_object(line, f"{file}:{number}")
 
 
 def read_id(value: Any) -> str:
@@ -102,16 +38,13 @@ def read_id(value: Any) -> str:
 
 
 def read_level(value: Any) -> str | None:
-    """Read "Level 3", "3" or 3; None for "Level ?" or no level."""
+    """Read "Level 3", "3" or 3; None for "Level ?" or no level. DART-Math has it in a dict."""
+    if isinstance(value, Mapping):
+        value = value.get("level")
     match = LEVEL.fullmatch("?" if value is None else str(value).strip())
     if match is None:
         raise ValueError(f"must be 1 to 5, or Level ?, got {shown(value)}")
     return None if match[1] == "?" else match[1]
-
-
-def named(*names: str) -> Any:
-    """Declare a required field by the names that it may have in a row, the first present."""
-    return Field(validation_alias=AliasChoices(*names))
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -120,119 +53,69 @@ Id = Annotated[str, BeforeValidator(read_id)]
 
 
 class Fields(pydantic.BaseModel):
-    """The fields of a row that are read; others are kept apart."""
+    """The fields of a question; `question` is its text, `context` a text before it."""
 
-    model_config = pydantic.ConfigDict(extra="allow", coerce_numbers_to_str=True)
+    model_config = pydantic.ConfigDict(coerce_numbers_to_str=True)
 
     id: Id | None = None
+    question: Text
+    context: str | None = None
     image: bytes | None = None
+    subject: Any = None
 
-    def show(self, text: str) -> str:
-        """Return a text that shows the picture, at its beginning unless it says where."""
-        return text if self.image is None or PICTURE in text else f"{PICTURE}\n{text}"
+    @property
+    def words(self) -> str:
+        """The text after its context."""
+        texts = [text for text in (self.context, self.question) if text and text.strip()]
+        return "\n".join(texts)
 
-    def text_id(self, *texts: str) -> str:
+    @property
+    def text(self) -> str:
+        """The words after their picture, unless they say where they show it."""
+        words = self.words
+        return words if self.image is None or PICTURE in words else f"{PICTURE}\n{words}"
+
+    def id_of(self, default_id: str | None, *texts: str) -> str:
         """Return the row's id, by default one derived from its texts and picture."""
-        return text_id(*texts, *(() if self.image is None else (sha256_of(self.image),)))
+        picture = () if self.image is None else (sha256_of(self.image),)
+        return self.id or default_id or text_id(self.words, *texts, *picture)
 
-    def question(self, default_id: str | None) -> Question:
+    def make(self, default_id: str | None) -> Question:
         """Make the question; `default_id` is its id where the row has none."""
         raise NotImplementedError
 
 
 class Choice(Fields):
-    """Multiple choice: question (or prompt), options, answer, subject; MMLU's and ARC's as well.
+    """Multiple choice. An option may be empty: the letter scorers accept it, others refuse it."""
 
-    Options are `options` or `choices`: a list, a dict by label, or ARC's {text, label}; or the
-    fields `option_a`, `option_b`, ... An option may be empty: the letter scorers accept it, the
-    others refuse it.
-    """
-
-    text: Text = named("question", "prompt")
     options: Annotated[dict[str, str | int | Number], Field(min_length=2, max_length=len(LETTERS))]
-    answer: Any = named(*ANSWERS)
-    subject: Any = None
+    answer: Any
+    meaning: Meaning = "0"  # of answers that are numbers
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def label_options(cls, row: dict[str, Any]) -> dict[str, Any]:
         """Give options in any of their forms as a dict by label."""
-        row = dict(row)
-        options = row.pop("options", None) or row.pop("choices", None)
-        if options is None:
-            fields = {name: match[1] for name in row if (match := OPTION.fullmatch(name))}
-            options = {label: row.pop(name) for name, label in fields.items()}
-        elif isinstance(options, Mapping) and {"text", "label"} <= options.keys():
-            options, row["answer"] = read_arc(options, row.pop("answerKey", None))
-        if isinstance(options, Mapping):
-            options = {label: value for label, value in options.items() if value is not None}
-        if isinstance(options, list):
-            more = map(str, range(len(LETTERS), len(options)))
-            options = dict(zip([*LETTERS, *more], options, strict=False))
-        return row | {"options": options}
+        if "options" not in row and isinstance(row.get("answer"), bool):
+            return row | {"options": dict(zip(LETTERS, NO_YES, strict=False))}
+        return row | {"options": options_by_label(row["options"])} if "options" in row else row
 
-    def question(self, default_id: str | None) -> Question:
-        values = list(self.options.values())
-        texts = tuple(str(value) for value in values)
-        answer = answer_index(self.answer, list(self.options), values)
-        id = self.id or default_id or self.text_id(self.text, *texts)
-        text, metadata = self.show(self.text), metadata_of(subject=self.subject)
-        return Question(id, text, texts, answer, metadata=metadata, picture=self.image)
-
-
-class ScienceQa(Choice):
-    """ScienceQA: question, choices, answer, a hint that comes first, and for some an image."""
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def put_hint(cls, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the hint before the question."""
-        texts = filter(None, (row.get("hint"), row.get("question")))
-        return row | {"question": "\n".join(map(str, texts))}
-
-
-def read_arc(choices: Mapping[str, Any], key: Any) -> tuple[list[Any], int]:
-    """Return ARC's options and the index of the right one; some rows have the labels 1-4."""
-    texts, labels = list(choices["text"]), list(choices["label"])
-    if len(texts) != len(labels) or labels.count(key) != 1:
-        raise ValueError(
-            f"answerKey {shown(key)} must be one of the labels {shown(labels)} of the "
-            f"{len(texts)} options"
-        )
-    return texts, labels.index(key)
-
-
-def answer_index(answer: Any, labels: Sequence[str], values: Sequence[Any]) -> int:
-    """Read an index from 0, a label, or the text of an option; InputError where it is ambiguous."""
-    labels, texts = ([str(x).strip() for x in each] for each in (labels, values))
-    whole = isinstance(answer, float) and answer.is_integer()
-    answer = int(answer) if whole else answer
-    text, numbered, indices = str(answer).strip(), labels[0].isdecimal(), range(len(texts))
-    by_index = isinstance(answer, int) and not numbered
-    if by_index and answer in indices and (answer not in values or values[answer] == answer):
-        return answer
-    places = {names.index(text) for names in (labels, texts) if text in names}
-    places |= {i for i, label in enumerate(labels) if label.lower() == text.lower()}
-    places |= {i for i in indices if str(i) == text and not numbered}
-    if len(places) != 1 or (by_index and answer == len(texts)):  # which may be an index from 1
-        raise InputError(
-            f"the answer must be the index (0..{len(texts) - 1}), the letter or the text of an "
-            f"option, and not of two options, got {shown(answer)}."
-        )
-    return places.pop()
+    def make(self, default_id: str | None) -> Question:
+        texts = tuple(str(value) for value in self.options.values())
+        answer = answer_index(self.answer, self.options, self.meaning)
+        id, metadata = self.id_of(default_id, *texts), metadata_of(subject=self.subject)
+        return Question(id, self.text, texts, answer, metadata=metadata, picture=self.image)
 
 
 class Open(Fields):
-    """An open question: prompt (or question), answer (a string or number), id, solution."""
+    """An open question, whose answer is a string or number."""
 
-    text: Text = named("prompt", "question")
-    answer: Text = named(*ANSWERS)
+    answer: Text
     solution: str | None = None
 
-    def question(self, default_id: str | None) -> Question:
-        id = self.id or default_id or self.text_id(self.text)
-        text, details = self.show(self.text), (self.solution, self.metadata(), self.image)
-        return open_question(id, text, self.answer, *details)
+    def make(self, default_id: str | None) -> Question:
+        details = self.solution, self.metadata(), self.image
+        return open_question(self.id_of(default_id), self.text, self.answer, *details)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the level and the subject."""
@@ -240,7 +123,7 @@ class Open(Fields):
 
 
 class Gsm8k(Open):
-    """GSM8K: question, and answer: a worked solution, ####, and the number."""
+    """GSM8K, whose answer is a worked solution, ####, and the number."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -254,27 +137,20 @@ class Gsm8k(Open):
 
 
 class Math(Open):
-    """MATH: problem, solution, level, type; MATH-500 adds answer and subject.
+    """MATH, MATH-500 and DART-Math, which has a row for each response to a query.
 
-    The gold is the answer, or else the content of the last box of the solution. DART-Math has
-    query_id, query, gt_ans, domain, query_metadata, and a row for each response to a query.
+    The gold is the answer, or else the content of the last box of the solution.
     """
 
-    id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "unique_id", "id"))
-    text: Text = named("query", "problem")
-    answer: Text = named("gt_ans", "answer")
-    level: Annotated[str | None, BeforeValidator(read_level)] = Field(
-        None, validation_alias=AliasChoices("level", AliasPath("query_metadata", "level"))
-    )
-    subject: Any = Field(None, validation_alias=AliasChoices("subject", "domain", "type"))
+    level: Annotated[str | None, BeforeValidator(read_level)] = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def read_box(cls, row: dict[str, Any]) -> dict[str, Any]:
         """Take the answer from the solution where there is no other."""
-        if "problem" not in row or "answer" in row:
+        if "answer" in row or "solution" not in row:
             return row
-        gold = last_box(str(row.get("solution")))
+        gold = last_box(str(row["solution"]))
         if gold is None:
             raise ValueError("there is no answer: the 'solution' has no complete \\boxed{...}")
         return row | {"answer": gold}
@@ -284,82 +160,100 @@ class Math(Open):
 
 
 KINDS: dict[str, type[Fields]] = {
-    **dict.fromkeys(("arc", "mmlu", "choice"), Choice),
-    "scienceqa": ScienceQa,
+    **dict.fromkeys(CHOICE, Choice),
     "gsm8k": Gsm8k,
     "math": Math,
     **dict.fromkeys(OWN, Open),
 }
 
 
-def read_questions(
-    kind: str, rows: Iterable[PlacedRow], unused: dict[str, None] | None = None
-) -> Iterator[Question]:
-    """Read rows; of the rows of a pool of responses, each query once.
+def read_values(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """Return the values of a row by field, with the texts of messages and of lists of one.
 
-    Collects the names of ignored fields in `unused`. Raises InputError that names the row.
+    Raises InputError for messages of other turns, and for an answer that is several.
+    """
+    values = columns.values(row)
+    if (messages := messages_of(values.get("question"))) is not None:
+        values["question"], answer = read_messages(messages)
+        if answer is not None and "answer" in values:
+            raise InputError("there is an answer in the messages and one beside: leave one out.")
+        if answer is not None:
+            values["answer"] = answer
+    if isinstance(answers := values.get("answer"), list):
+        if len(answers) != 1:
+            raise InputError(f"the answer must be one, and is a list of {len(answers)}.")
+        values["answer"] = answers[0]
+    return values
+
+
+def messages_of(value: Any) -> list[Any] | None:
+    """Return the messages of a chat, in one cell as well; None for any other value."""
+    if isinstance(value, str) and value.lstrip().startswith("[{") and "role" in value:
+        value = from_json(value)
+    return value if isinstance(value, list) else None
+
+
+def read_messages(messages: list[Any]) -> tuple[str, str | None]:
+    """Return the texts of the user and of the assistant, if there is one.
+
+    Raises InputError for other turns: a system message, or a talk, is no question alone.
+    """
+    roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
+    if roles not in (["user"], ["user", "assistant"]):
+        raise InputError(
+            f"messages must be one of the user and the answer of the assistant, not of "
+            f"{shown(roles)}: write the text of such a talk as a question, and its answer."
+        )
+    texts = []
+    for message in messages:
+        text = message.get("content")
+        if isinstance(text, list) and len(text) == 1 and isinstance(text[0], Mapping):
+            text = text[0].get("text")
+        if not isinstance(text, str):
+            raise InputError(f"the content of a message must be one text, not {shown(text)}.")
+        texts.append(text)
+    return texts[0], texts[1] if len(texts) == 2 else None
+
+
+def read_question(
+    kind: str,
+    row: Mapping[str, Any],
+    columns: Columns,
+    default_id: str | None = None,
+    folder: AnyPath | None = None,
+    meaning: Meaning = "0",
+) -> Question:
+    """Return the question in a row of a kind, with its picture from a folder, if it names one.
+
+    Raises ValueError for a row that does not match the schema.
+    """
+    values = read_picture(read_values(row, columns), folder)
+    if kind in OWN and "####" in str(values.get("answer")):
+        raise InputError("the row is a gsm8k question, and the first row is not: divide the file.")
+    if kind in CHOICE:
+        values = {**values, "meaning": meaning}
+    return KINDS[kind].model_validate(values).make(default_id)
+
+
+def read_questions(
+    kind: str, rows: Iterable[PlacedRow], columns: Columns, folder: AnyPath | None = None
+) -> Iterator[Question]:
+    """Read the rows of a data set; of the rows of a pool of responses, each query once.
+
+    Raises InputError that names the row.
     """
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
         with reading(where):
-            question, ignored = read_row(kind, row, default_id)
+            question = read_question(kind, row, columns, default_id, folder)
             if question.id in seen:
                 earlier, other = seen[question.id]
                 same = (question.text, question.gold) == (other.text, other.gold)
                 if same and "query_id" in row:
                     continue
-                if question == other:
-                    raise InputError(f"the row repeats the question of {earlier}: remove it.")
                 raise InputError(f"the id {question.id!r} is already used in {earlier}.")
-        if unused is not None:
-            unused |= dict.fromkeys(ignored)
         seen[question.id] = where, question
         yield question
-
-
-def read_row(
-    kind: str, fields: Mapping[str, Any], default_id: str | None
-) -> tuple[Question, list[str]]:
-    """Return the question in a row of a kind, and the ignored fields.
-
-    Raises ValueError for a row that does not match the schema, or is of another kind.
-    """
-    row = {name: value for name, value in fields.items() if value is not None}
-    other = kind_of_row(row) if kind in OWN else None
-    if other not in (None, *OWN):
-        raise InputError(
-            f"the row is a {other} question, and the first row is not: give all rows the same "
-            "fields."
-        )
-    parsed = KINDS[kind].model_validate(row)
-    return parsed.question(default_id), list(parsed.model_extra or ())
-
-
-def kind_of(source: Source) -> str:
-    """Determine the kind of a file, or of rows in memory, from the fields of the first row."""
-    for where, _, row in read_rows(source):
-        if kind := kind_of_row(row):
-            return kind
-        raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {SCHEMA}.")
-    name = f"{source} yields" if isinstance(source, str) else "the rows yield"
-    raise InputError(f"{name} no questions: nothing is there.")
-
-
-def kind_of_row(row: Mapping[str, Any]) -> str | None:
-    """Determine the kind of a row from the names of its fields; None for no kind."""
-    names = {name for name, value in row.items() if value is not None}
-    choices = row.get("choices")
-    if "answerKey" in names or (isinstance(choices, Mapping) and "text" in choices):
-        return "arc"
-    if isinstance(choices, list):
-        return "mmlu"
-    if names & {"options", "choices"} or any(OPTION.fullmatch(name) for name in names):
-        return "choice"
-    if names & {"problem", "query", "query_id"}:
-        return "math"
-    if "question" in names and "####" in str(row.get("answer")):
-        return "gsm8k"
-    return next((name for name in OWN if name in names), None)
 
 
 def text_id(*texts: str) -> str:

@@ -9,19 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cola_jax.errors import InputError, did_you_mean, first_line, plain_name, shown
+from cola_jax.errors import InputError, count, did_you_mean, first_line, plain_name, shorten, shown
 from cola_jax.question import Question
-from cola_jax.storage import is_url
-from cola_jax.tasks import harness
+from cola_jax.tasks import harness, readers
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.pictures import read_picture
-from cola_jax.tasks.readers import (
-    PlacedRow,
-    Source,
-    kind_of,
-    read_questions,
-    read_rows,
-)
+from cola_jax.tasks.columns import FieldNames, find_columns
+from cola_jax.tasks.question_table import QuestionTable, open_table
+from cola_jax.tasks.readers import read_questions
+from cola_jax.tasks.tables import SUFFIXES, PlacedRow, Source, is_table, undecoded
 
 log = logging.getLogger(__name__)
 ARITHMETIC = "arithmetic"
@@ -29,8 +24,7 @@ DEMO = "demo"  # also a local file's name, which is read then
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
-CHOICE = ("arc", "mmlu", "choice", "scienceqa", HARNESS)  # kinds of multiple choice
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files, which no task of the library has
+CHOICE = (*readers.CHOICE, HARNESS)  # kinds of multiple choice
 # the configs of EleutherAI/hendrycks_math
 MATH_SUBJECTS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
@@ -79,7 +73,13 @@ class Task(NamedTuple):
     @property
     def options(self) -> tuple[str, ...]:
         """The options of `load_questions` that have an effect."""
-        return (*(("split", "hub") if self.hub else ()), *OPTIONS.get(self.kind, ()))
+        of_table = ("fields", *(("answers_from",) if self.choice else ())) if self.own else ()
+        return (*(("split", "hub") if self.hub else of_table), *OPTIONS.get(self.kind, ()))
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a file of the user's own, or rows in memory."""
+        return not (self.hub or self.file or self.of_library or self.kind == ARITHMETIC)
 
     @property
     def choice(self) -> bool:
@@ -135,21 +135,22 @@ def canonical(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def find_task(source: Source) -> Task:
+def find_task(source: Source, fields: FieldNames = None, answers_from: int | None = None) -> Task:
     """Return the task of a name, of a file of questions, or of rows in memory.
 
-    Raises InputError for an unknown name, with the most similar.
+    `fields` and `answers_from` are those of `load_questions`. Raises InputError for an unknown
+    name, with the most similar.
     """
     name, subject = canonical(source) if isinstance(source, str) else ("the questions", None)
-    if source == DEMO and Path(DEMO).is_file():
+    if isinstance(source, str) and source == DEMO and Path(DEMO).is_file():
         warn_once(Path.cwd() / DEMO)
-        return Task(name, kind_of(name))
+        return Task(name, open_table(name, fields, answers_from).kind)
     if name in TASKS:
         return TASKS[name]._replace(subject=subject)
     if not isinstance(source, str):
-        return Task(name, kind_of(source))
-    if not name.startswith(LIBRARY) and (is_url(name) or Path(name).is_file()):
-        return Task(name, kind_of(name))
+        return Task(name, open_table(source, fields, answers_from).kind)
+    if not name.startswith(LIBRARY) and is_table(name):
+        return Task(name, open_table(name, fields, answers_from).kind)
     name = library_name(name)
     return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)
 
@@ -160,10 +161,10 @@ def warn_once(local: Path) -> None:
     log.warning("%s: reading the file %s; rename it to ask the demo's questions.", DEMO, local)
 
 
-def check_task(name: str) -> None:
+def check_task(name: str, fields: FieldNames = None, answers_from: int | None = None) -> None:
     """Raise InputError for an unknown task; files in storage are not looked up."""
     if "://" not in name:
-        find_task(name)
+        find_task(name, fields, answers_from)
 
 
 def library_name(task: str) -> str:
@@ -205,13 +206,16 @@ def load_questions(
     seed: int | None = None,
     num_fewshot: int | None = None,
     rule: str | None = None,
+    fields: FieldNames = None,
+    answers_from: int | None = None,
 ) -> list[Question]:
     """Load the questions of a task, of a file, or of rows in memory, in order.
 
     Args:
-      source: one of `TASKS`; a JSONL, CSV or Parquet file, or a list of dicts, a DataFrame or a
-        `datasets.Dataset`, whose first row determines the fields of all; or a task of
-        lm-evaluation-harness.
+      source: one of `TASKS`; a file (JSON, JSONL, CSV, TSV, Parquet or Excel) or a folder that
+        `datasets` has saved; a list of dicts, a DataFrame or a `datasets.Dataset`; or a task of
+        lm-evaluation-harness. Equal questions of a file are one, and what can be read in two ways
+        is refused.
       limit: number of questions, from the first, or a share of them (0.1 or "10%"), rounded up; by
         default all, or 100 of arithmetic.
       beside: number of questions beyond the limit.
@@ -222,6 +226,9 @@ def load_questions(
       seed: of arithmetic.
       num_fewshot: shots in the prompts of a task of lm-evaluation-harness.
       rule: the filter of completions of such a task.
+      fields: which columns of a file are which field of a question, where their names do not say
+        it: "question=ctx,options=a+b,answer=label", or a dict.
+      answers_from: the number of the first option, 0 or 1, where answers of a file are numbers.
 
     Raises:
       InputError: for an unknown task, an option that the task ignores, a row that does not match
@@ -230,11 +237,13 @@ def load_questions(
     if isinstance(source, Iterator):
         source = list(source)  # read twice
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
-    task, limit = find_task(source), read_limit(limit)
+    task, limit = find_task(source, fields, answers_from), read_limit(limit)
     options = {"split": split, "hub": hub, "subject": subject, "level": level, "seed": seed}
     options |= {"num_fewshot": num_fewshot, "rule": rule}
+    options |= {"fields": fields, "answers_from": answers_from}
     values = check_options(task, {name: x for name, x in options.items() if x is not None})
-    unused: dict[str, None] = {}  # names, in order
+    table: QuestionTable | None = None
+    repeats: list[str] = []  # places of rows
     questions: Iterable[Question]
     if task.kind == ARITHMETIC:
         if isinstance(limit, float):
@@ -245,8 +254,12 @@ def load_questions(
         questions = arithmetic(level, limit + beside, seed or 0)
     elif task.of_library:
         questions = harness.load_task(task.name, hub, rule).questions(num_fewshot)
+    elif task.hub:
+        rows = hub_rows(task, values.get("split"), values.get("hub"))
+        questions = select(hub_questions(task, rows, values.get("hub")), values)
     else:
-        questions = select(task, source, values, unused)
+        table = open_table(task.file or source, fields, answers_from)
+        questions = select(table.questions(repeats), values)
     if isinstance(limit, float):
         questions = list(questions)
         limit = math.ceil(limit * len(questions))
@@ -255,9 +268,15 @@ def load_questions(
     if not questions:
         chosen = "".join(f", {name} {value}" for name, value in values.items())
         raise InputError(f"{task.name} yields no questions (limit {limit}{chosen}).")
-    if unused and not task.hub:
-        names = ", ".join(map(shown, unused))
-        log.warning("%s: not used are the fields %s.", task.name, names)
+    if table is not None and task.own:
+        log.log(logging.WARNING if table.columns.unused else logging.INFO, table.describe())
+        if repeats:
+            log.warning(
+                "%s: %s repeat other questions and are left out (%s).",
+                task.name,
+                count(len(repeats), "row"),
+                shorten(repeats),
+            )
     return questions
 
 
@@ -296,18 +315,23 @@ def read_limit(limit: int | float | str | None) -> int | float | None:
     return value
 
 
-def select(
-    task: Task, source: Source, values: Mapping[str, Any], unused: dict[str, None]
-) -> Iterator[Question]:
-    """Yield the questions of the Hub or of rows that have the wanted metadata."""
-    if task.hub:
-        rows = hub_rows(task, values.get("split"), values.get("hub"))
-    else:
-        rows = read_rows(task.file or source)
+def select(questions: Iterable[Question], values: Mapping[str, Any]) -> Iterator[Question]:
+    """Yield the questions that have the wanted metadata."""
     wanted = {SELECTED[key]: str(value) for key, value in values.items() if key in SELECTED}
-    for question in read_questions(task.kind, rows, unused):
+    for question in questions:
         if all(question.get(name) == value for name, value in wanted.items()):
             yield question
+
+
+def hub_questions(
+    task: Task, rows: Iterable[PlacedRow], hub: str | None = None
+) -> Iterator[Question]:
+    """Yield the questions of rows of the Hub, or of a local directory of the same layout."""
+    rows = iter(rows)
+    if (first := next(rows, None)) is not None:
+        folder = hub if hub is not None and os.path.isdir(hub) else None
+        columns = find_columns(list(first[2]))
+        yield from read_questions(task.kind, itertools.chain([first], rows), columns, folder)
 
 
 def hub_rows(task: Task, split: str | None, hub: str | None) -> Iterator[PlacedRow]:
@@ -331,7 +355,6 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
     Of a pool of responses, such as DART-Math's, only the first row of each query.
     """
     rows = load_hub(hub, config, split)
-    folder = hub if os.path.isdir(hub) else None
     numbers: Iterable[int] = range(len(rows))
     if "query_id" in rows.column_names:  # by column: a million rows one by one take minutes
         numbers = rows.select_columns("query_id").to_pandas().drop_duplicates().index
@@ -339,8 +362,7 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
     place = f"{config}/{split}" if config else split
     where = " ".join(filter(None, (hub, config, split)))
     for number, row in zip(numbers, rows, strict=True):
-        name = f"{where}:{number + 1}"
-        yield name, f"{place}/{number + 1}", read_picture(row, name, folder)
+        yield f"{where}:{number + 1}", f"{place}/{number + 1}", row
 
 
 def load_hub(hub: str, config: str | None, split: str) -> Any:
@@ -348,11 +370,7 @@ def load_hub(hub: str, config: str | None, split: str) -> Any:
     import datasets
 
     try:
-        rows = datasets.load_dataset(hub, config, split=split)
-        for name, feature in rows.features.items():
-            if isinstance(feature, datasets.Image):  # the content of its file
-                rows = rows.cast_column(name, datasets.Image(decode=False))
-        return rows
+        return undecoded(datasets.load_dataset(hub, config, split=split))
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         name = hub if config is None else f"{hub} {config}"
         raise InputError(

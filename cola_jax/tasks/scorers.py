@@ -147,4 +147,6 @@ class ScorerMaker:
             hub=None if self.task.shots_of else config.hub,
             seed=config.shots_seed,
             prompt_set=self.prompt_set,
+            fields=config.fields,
+            answers_from=config.answers_from,
         )

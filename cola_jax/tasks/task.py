@@ -77,6 +77,12 @@ class TaskConfig:
     subject: str | None = None
     """Subject of MMLU, MATH or DART-Math as their rows name it, such as abstract_algebra or
     Algebra."""
+    fields: Annotated[str | None, arg(metavar="FIELD=COLUMN,...")] = None
+    """Columns of a file that their names do not explain, such as
+    question=ctx,options=endings,answer=label; options in several columns are options=a+b+c+d."""
+    answers_from: Literal[0, 1] | None = None
+    """Number of the first option, where the answers of a file are numbers that may count from 0 or
+    from 1."""
     task_seed: int = 0
     """Random seed of the arithmetic task's questions."""
     scorer: ScorerName | None = None
@@ -143,6 +149,10 @@ class TaskConfig:
         for name in ("prompts", "choose_prompts"):
             check_count(name, getattr(self, name))
 
+    def find(self, source: str) -> Task:
+        """Return the task of a name or file, read with the same columns; see `find_task`."""
+        return find_task(source, self.fields, self.answers_from)
+
     @property
     def chooses_over_several(self) -> bool:
         """Whether a result is chosen over several prompts."""
@@ -167,7 +177,7 @@ class TaskConfig:
 
     def draws_prompts(self) -> bool:
         """Tell whether any number of prompts can be drawn."""
-        task = find_task(self.task)
+        task = self.find(self.task)
         if not task.choice:
             default = 0 if task.of_library else format_of(task.kind, self.format).shots
             return (default if self.shots is None else self.shots) > 0 and not task.of_library
@@ -179,7 +189,7 @@ class TaskConfig:
         """Load the questions of each source, in order: the task, and a file of held-out questions;
         those for training; and those held out. Raises InputError as `load_questions`.
         """
-        task = find_task(self.task)
+        task = self.find(self.task)
         questions = load_questions(
             self.task,
             limit=self.limit,
@@ -191,15 +201,22 @@ class TaskConfig:
             seed=self.task_seed or None,
             num_fewshot=self.shots if task.of_library else None,
             rule=self.rule if task.of_library else None,
+            fields=self.fields,
+            answers_from=self.answers_from,
         )
         if not self.held_out_from:
             return [questions], *hold_out(questions, self.held_out, self.held_out_seed)
-        if (kind := find_task(self.held_out_from).kind) != task.kind:
+        if (kind := self.find(self.held_out_from).kind) != task.kind:
             raise InputError(
                 f"{self.held_out_from} asks {kind} questions, {self.task} {task.kind} questions: "
                 "hold out questions of the same kind."
             )
-        held = load_questions(self.held_out_from, limit=self.held_out or None)
+        held = load_questions(
+            self.held_out_from,
+            limit=self.held_out or None,
+            fields=self.fields,
+            answers_from=self.answers_from,
+        )
         check_disjoint(questions, held)
         return [questions, held], questions, held
 
@@ -284,7 +301,7 @@ class TaskConfig:
         first: int | None = None,
     ) -> "tuple[ScorerMaker, list[Question], list[Question]]":
         """Return a maker of scorers, the questions to run, and those held out."""
-        task, (sources, train, held) = find_task(self.task), self.load()
+        task, (sources, train, held) = self.find(self.task), self.load()
         questions, others = (train, held) if self.part == "train" else (held, [])
         if not questions:
             raise InputError("no questions are held out: give held_out or held_out_from.")

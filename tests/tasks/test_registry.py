@@ -105,9 +105,9 @@ def ids(file, **options):
 
 
 def test_load_questions_skips_blank_lines_and_stops_at_limit(write):
-    rows = [changed(ARC, id=f"q{i}") for i in range(3)]
+    rows = [changed(ARC, id=f"q{i}", question=f"What melts {i}?") for i in range(3)]
     assert ids(write("", rows[0], "   ", rows[1], rows[2])) == ["q0", "q1", "q2"]
-    assert ids(write(*rows, "broken"), limit=2) == ["q0", "q1"]
+    assert ids(write(*rows, changed(ARC, answerKey="E")), limit=2) == ["q0", "q1"]
     for limit, count in ((0.5, 2), (0.01, 1)):
         assert len(ids(write(*rows), limit=limit)) == count
     for lines, limit in ((rows, 0), (rows, -1), (["", "  "], None)):
@@ -133,8 +133,7 @@ def test_read_limit_refuses_other_texts():
 
 def test_load_questions_refuses_duplicate_id(write):
     for row, other, message in (
-        (PLAIN, PLAIN, "the row repeats the question of .*:1"),
-        (PLAIN | {"id": 7}, PLAIN | {"id": 7, "answer": "Lyon"}, "the id '7' is already used in"),
+        (PLAIN | {"id": 7}, PLAIN | {"id": 7, "prompt": "Rome is"}, "the id '7' is already used"),
         (DART, DART | {"query": "Which?", "gt_ans": "2"}, "the id .* is already used in .*:1"),
     ):
         with pytest.raises(ValueError, match=rf"task\.jsonl:2: {message}"):
@@ -152,11 +151,16 @@ def test_load_questions_reads_each_query_of_dart_once(write):
 
 
 def test_load_questions_selects_levels_and_subjects(write):
-    file = write(*[changed(MATH500, unique_id=str(i), level=x) for i, x in enumerate((1, 2, 4, 2))])
+    rows = [
+        changed(MATH500, unique_id=str(i), problem=f"How many {i}?", level=level)
+        for i, level in enumerate((1, 2, 4, 2))
+    ]
+    file = write(*rows)
     assert ids(file, level=2) == ["1", "3"]
     assert ids(file, level=2, limit=1) == ["1"]
-    laws = write(MMLU, changed(MMLU, subject="law", id="legal"), name="mmlu")
-    assert ids(laws, subject="law") == ["legal"]
+    legal = changed(MMLU, subject="law", id="legal", question="Which is odd?")
+    laws = write(MMLU, legal, name="mmlu")
+    assert ids(laws, subject="law", answers_from=0) == ["legal"]
     for task, options, message in (
         (file, {"level": 3}, r"no questions \(limit None, level 3\)"),
         ("gsm8k", {"level": 1}, r"gsm8k has no level, .*math, math-500, dart-math, arithm"),
@@ -166,16 +170,36 @@ def test_load_questions_selects_levels_and_subjects(write):
             load_questions(task, **options)
 
 
-def test_load_questions_warns_of_fields_that_are_not_used(write, caplog):
+def test_load_questions_says_what_each_column_is_taken_for(write, caplog):
     row = {"prompt": "1 + 1 =", "answer": "2"}
     file = write(row | {"topic": "sums"}, row | {"prompt": "1 + 2 =", "unit": "cm", "note": None})
-    assert len(load_questions(file)) == 2
-    (message,) = caplog.messages
-    assert message.endswith("not used are the fields 'topic', 'unit'.")
-    caplog.clear()
-    for row in (ARC, MMLU, GSM8K, MATH500, DART, PLAIN):
-        load_questions(write(row))
+    with caplog.at_level("INFO", "cola_jax"):
+        assert len(load_questions(file)) == 2
+        (message,) = caplog.messages
+        parts = "prompt from 'prompt'; answer from 'answer'; not used: 'topic', 'unit'."
+        assert message == f"{file}: {parts}"
+        assert caplog.records[0].levelname == "WARNING"
+        for row in (ARC, GSM8K, MATH500, PLAIN):
+            caplog.clear()
+            load_questions(write(row))
+            (record,) = caplog.records
+            assert record.levelname == "INFO"
+            assert all(repr(name) in record.message for name in row if name != "choices")
+        caplog.clear()
+        load_questions(write(MMLU), answers_from=0)
+        assert caplog.messages[0].endswith("subject from 'subject'; answers count from 0.")
+
+
+def test_load_questions_says_nothing_of_a_task_on_the_hub(hub, caplog):
+    with caplog.at_level("INFO", "cola_jax"):
+        load_questions("gsm8k", hub=hub(("main", "test", [GSM8K | {"more": "x"}])))
     assert not caplog.messages
+
+
+def test_load_questions_drops_repeats_of_a_file_and_says_how_many(write, caplog):
+    rows = [PLAIN | {"id": f"p{i}"} for i in range(30)]
+    assert ids(write(*rows, PLAIN | {"prompt": "Rome is in", "id": "other"})) == ["p0", "other"]
+    assert "29 rows repeat other questions and are left out" in caplog.text
 
 
 POOL = [changed(DART, query_id=id, resp=str(i)) for i, id in enumerate(["q1", "q1", "q2"])]
