@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
             main([*map(str, arguments)])
         assert end.value.code == 1
         out, error = capsys.readouterr()
-        (line,) = (line for line in error.splitlines() if not line.startswith("loading "))
+        progress = re.compile(r"loading |.*: (question|prompt) from ")
+        (line,) = (line for line in error.splitlines() if not progress.match(line))
         assert out == ""
         assert line.startswith("error: ")
         return line
