@@ -49,7 +49,7 @@ class TaskCommand(Printing):
         """Encode the first questions of the tasks, without the model's weights; see `write_out`."""
         model, tasks = self.asked()
         for task in tasks:
-            check_task(task.task)
+            check_task(task.task, task.fields, task.answers_from)
         log.info("loading the tokenizer of %s", model)
         from cola_jax.formats.cache import open_texts
         from cola_jax.report.write_out import wording_records
