@@ -93,7 +93,7 @@ def test_write_out_shows_where_decoding_begins(written):
 
 
 def test_write_out_escapes_hostile_rows(written, tmp_path):
-    row = {"question": "\x1b[31m\u202e\nread:", "options": ["\x07a", "b"], "answer": 1}
+    row = {"question": "\x1b[31m\u202e\nread:", "options": ["\x07a", "b"], "answer": "B"}
     (tmp_path / "hostile.jsonl").write_text(json.dumps(row))
     out = written("evaluate", "--task", tmp_path / "hostile.jsonl", "--output", "r")
     assert "  | <s>Question: \\x1b[31m\\u202e\n  | read:\n" in out
