@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
 from cola_jax.files import check_link, is_file, parse_object, read_bytes
-from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding
+from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding, weights_of
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
 from cola_jax.storage import is_url, path_of
@@ -122,8 +122,7 @@ def save(
         for name, weight in weights:
             arrays = arrays_of(name, weight)
             if isinstance(weight, Int8):
-                scale = weight.scale
-                scales[name] = {"dtype": str(scale.dtype), "shape": list(scale.shape)}
+                scales[name] = scale_record(weight)
             else:
                 dtype = str(weight.dtype)
             try:
@@ -152,7 +151,12 @@ def save(
     return metadata
 
 
-def arrays_of(name: str, weight: np.ndarray | Int8) -> dict[str, np.ndarray]:
+def scale_record(weight: Int8) -> dict[str, Any]:
+    """Describe the scales of a weight of eight bits, as `ScaleRecord` reads them."""
+    return {"dtype": str(weight.scale.dtype), "shape": list(weight.scale.shape)}
+
+
+def arrays_of(name: str, weight: Any) -> dict[str, Any]:
     """Return the arrays that a weight is stored as, by name: one of eight bits has scales too."""
     if isinstance(weight, Int8):
         return {name: weight.values, name + SCALE: weight.scale}
@@ -187,6 +191,42 @@ def model_digest(metadata: dict[str, Any]) -> str:
     # those that not every model has
     facts += [metadata[name] for name in ("scales", "tower") if metadata.get(name)]
     return digest(*facts)
+
+
+def digest_of(model: Model) -> str:
+    """Return the digest of a model in memory: its checkpoint's, unless it was changed since.
+
+    The checkpoint is read again where the model has another dtype.
+    """
+    weights = dict(weights_of(model))
+    scales = {name: scale_record(w) for name, w in weights.items() if isinstance(w, Int8)}
+    sums = bit_sums(weights.items())
+    dtype = str(model.embedding.dtype)
+    facts = {"config": model.config.to_json(), "dtype": dtype, "sums": sums, "scales": scales}
+    if model.checkpoint is None:
+        return model_digest(facts | {"tokenizer": {}})
+    metadata = read_metadata(model.checkpoint)
+    same_config = ModelConfig.from_json(metadata["config"]) == model.config
+    if same_config and sums in loaded_sums(model.checkpoint, metadata, INT8 if scales else dtype):
+        return metadata["digest"]
+    return model_digest(metadata | facts)
+
+
+def loaded_sums(directory: str, metadata: dict[str, Any], dtype: str) -> Iterator[dict[str, int]]:
+    """Yield the sums of a checkpoint's weights as they are stored, and as `load` converts them."""
+    yield metadata["sums"]
+    if dtype == INT8 or dtype != stored_dtype(metadata):
+        restored = restore_weights(directory, metadata)
+        yield bit_sums((name, cast(name, weight, dtype)) for name, weight in restored)
+
+
+def bit_sums(weights: Iterable[tuple[str, Any]]) -> dict[str, int]:
+    """Return the sum of the bits of each array of weights, and of the scales of those of int8."""
+    return {
+        key: int(device_bit_sum(array))
+        for name, weight in weights
+        for key, array in arrays_of(name, weight).items()
+    }
 
 
 def stored_dtype(metadata: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -308,6 +309,14 @@ def assemble(
         pad_token=pad_token,
         origin=Origin(checkpoint),
     )
+
+
+def weights_of(model: Model) -> Iterator[tuple[str, Any]]:
+    """Yield the weights of a model by name, as `assemble` takes them."""
+    fields = {field.name for field in dataclasses.fields(Model)}
+    for name in shapes(model.config):
+        holder = model if name in fields else model.layers[kind_of_weight(name)]
+        yield name, getattr(holder, field_of(name))
 
 
 def number_runs(config: ModelConfig, paths: Any) -> Any:

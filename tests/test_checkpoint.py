@@ -1,5 +1,6 @@
 """Saving and loading: dtypes, meshes, and the errors for damaged and other directories."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -296,3 +297,15 @@ def test_model_digest_is_of_weights_config_tokenizer_and_tower(copy):
         {"tower": "0"},
     ):
         assert checkpoint.model_digest(metadata | changed) != metadata["digest"]
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "int8"])
+def test_digest_of_a_model_is_its_checkpoints_until_it_is_changed(tiny_checkpoint, dtype):
+    model = cola_jax.load(tiny_checkpoint, dtype=dtype)
+    of_file = checkpoint.read_metadata(tiny_checkpoint)["digest"]
+    assert checkpoint.digest_of(model) == of_file
+    longer = dataclasses.replace(model.config, context=512)
+    changed = [model.replace(norm=model.norm.at[0].add(1)), model.replace(config=longer)]
+    digests = [checkpoint.digest_of(each) for each in changed]
+    assert len({of_file, *digests}) == 3
+    assert checkpoint.digest_of(model.replace(norm=model.norm.at[0].add(1))) == digests[0]

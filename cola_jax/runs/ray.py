@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, shown
 from cola_jax.execute.memory import Memory, limits_of
 from cola_jax.execute.metrics import Metrics
@@ -281,6 +282,11 @@ class RayEngine:
         """Make the same for a model that is loaded here; InputError without a checkpoint."""
         if model.checkpoint is None:
             raise InputError("this model was not loaded from a checkpoint, which workers can load.")
+        if checkpoint.digest_of(model) != checkpoint.read_metadata(model.checkpoint)["digest"]:
+            raise InputError(
+                "this model was changed after it was loaded, and workers of Ray would load its "
+                "checkpoint: leave out the engine."
+            )
         layers = jax.tree.leaves(model.layers, is_leaf=lambda x: isinstance(x, Int8))
         eight = any(isinstance(weight, Int8) for weight in layers)
         dtype = INT8 if eight else str(model.embedding.dtype)

@@ -111,7 +111,6 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
     if not isinstance(directory, str | os.PathLike):
         raise InputError(f"a run is saved in a directory, not in {shown(directory)}.")
     settings, scorer, source = outcomes.settings, asked.scorer, asked.model.checkpoint
-    metadata = None if source is None else checkpoint.read_metadata(source)
     recorded = {
         **recorded_search(settings),
         **scorer.record(),
@@ -119,7 +118,7 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
         "chat": scorer.chat,
         "questions": len(outcomes),
         "dtype": str(asked.model.embedding.dtype),
-        "model": None if metadata is None else metadata["digest"],
+        "model": checkpoint.digest_of(asked.model),
     }
     environment = {
         "model": source,

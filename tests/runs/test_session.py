@@ -20,7 +20,7 @@ from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
-from cola_jax.runs.searches import check_robust
+from cola_jax.runs.searches import Reuse, check_robust
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -321,6 +321,22 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     assert [row["question"] for row in rows] == [question.id for question in questions]
     assert [row["confirmed"] for row in rows] == [outcome.confirmed for outcome in outcomes]
     assert summarise(run).before.n == 5
+
+
+def test_saved_search_of_a_changed_model_is_not_its_checkpoints(checkpoint, tmp_path):
+    questions, model = tiny.questions(5), cola_jax.load(checkpoint)
+    changed, runs = model.replace(norm=model.norm * 2), []
+    for each in (model, changed):
+        outcomes = cola_jax.search(each, questions, scorer="options", simulations=2)
+        runs.append(cola_jax.save_run(outcomes, tmp_path / f"run{len(runs)}"))
+    with pytest.raises(ValueError, match=r"created with different settings .*--model"):
+        cola_jax.save_run(outcomes, runs[0].directory)
+    digest = checkpoints.read_metadata(checkpoint)["digest"]
+    assert runs[0].settings()["model"] == digest != runs[1].settings()["model"]
+    ours = runs[0].settings()
+    with pytest.raises(ValueError, match="its model is"):
+        Reuse(runs[1:], ours, outcomes.asked.encoded)
+    Reuse(runs[:1], ours, outcomes.asked.encoded)
 
 
 def of(size):
