@@ -48,15 +48,15 @@ def search_figures(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
     noun, layers = summary.answer_noun, summary.num_layers
     drawn = "by the model's preference " * (not summary.open)
     expected = (
-        f"the number expected if the correct {noun} were drawn {drawn}among those that were "
-        "searched for: the mean and 95 % of such draws. Only what lies beyond them is more than "
-        "luck"
+        f"the share expected if the correct {noun} were drawn {drawn}among those that were "
+        "searched for: the mean, and a band of 95 % of such draws. Only what lies beyond the band "
+        "is more than luck"
     )
     figures = [
         figure(
             EXPECTED,
             "Reached and expected",
-            f"W→C: the share of wrong questions on which some path is right, beside {expected}.",
+            f"The share of wrong questions on which some path is right, beside {expected}.",
             [{"kind": "strip", "title": "", "columns": STRIP, "series": list(strips(runs))}],
         ),
         figure(

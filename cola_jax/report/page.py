@@ -308,6 +308,11 @@ def path_entry(row: dict[str, Any]) -> list[Any]:
         row["answer"],
         row["node"],
         row["parent"],
-        row["edit"] and cut_middle(row["edit"].replace(" at ", " at position "), MAX_ANSWER),
+        row["edit"] and cut_middle(edit_text(row["edit"]), MAX_ANSWER),
         row["target"] if row["control"] else None,
     ]
+
+
+def edit_text(edit: str) -> str:
+    """Say of an edit that it names a position, which is no layer; once is not said."""
+    return edit.replace(" at ", " at position ").removesuffix(" x1")

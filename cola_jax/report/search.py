@@ -58,8 +58,8 @@ def search_lead(summary: Summary, prompts: str) -> str:
     shared = f" ({added})" if added else ""
     return (
         f"{summary.evaluations:,} evaluations{shared} on {summary.done:,} of {summary.planned:,} "
-        f"questions{unfinished}, {prompts}; {summary.num_layers} layers. Only the answer tells "
-        "which path is right, so that a search by itself answers no question."
+        f"questions{unfinished}, {prompts}; {summary.num_layers} layers. To pick a path that is "
+        "right takes the answer."
     )
 
 

@@ -79,7 +79,7 @@ class Outcomes(list[Outcome]):
                     "evaluations": count_evaluations(outcome),
                 }
             )
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame(rows).astype({"length": "Int64"} if rows else {})
 
     def __repr__(self) -> str:
         size = f"{count(len(self), 'question')}, {count(self.evaluations, 'evaluation')}"

@@ -299,6 +299,11 @@ def test_question_entries_have_the_prompt_if_the_run_kept_it(tmp_path: Path):
     assert [each["prompt"] for each in details] == ["Question: <b>q1</b>", None]
 
 
+def test_edit_text_names_the_position():
+    assert pages.edit_text("repeat 1 at 13 x1") == "repeat 1 at position 13"
+    assert pages.edit_text("repeat 1 at 13 x2") == "repeat 1 at position 13 x2"
+
+
 def test_long_texts_are_shortened(tmp_path: Path):
     long = [((n,), "7" * 5000, False, {"text": f"{n}" * 5000}) for n in range(2)]
     run = make_run(tmp_path, answers("g1", long, text="x" * 500), scorer="generation")

@@ -128,25 +128,25 @@ function drawPanel(panel, width) {
 // Draw a line for each series: the range of expected shares as a bar, their mean as a notch, and the
 // share reached as a dot.
 function drawStrips({ series }, width) {
-  const [left, end, step, top] = [4, width - 40, 58, 22];
+  const [left, end, step, top] = [4, width - 40, 48, 22];
   const base = top + step * series.length;
   const X = (share) => left + (end - left) * share;
-  const svg = shape("svg", { viewBox: `0 0 ${width} ${base + 24}`, class: "panel strips", role: "img" });
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${base + 20}`, class: "panel strips", role: "img" });
   const draw = (name, attributes, ...children) => svg.append(shape(name, attributes, ...children));
   const write = (css, x, y, anchor, text) => draw("text", { class: css, x, y, "text-anchor": anchor }, text);
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
-    draw("line", { class: "grid", x1: X(tick), x2: X(tick), y1: top - 6, y2: base });
-    write("tick", X(tick), base + 17, tick ? "middle" : "start", `${100 * tick} %`);
+    draw("line", { class: "grid", x1: X(tick), x2: X(tick), y1: top + 4, y2: base - 4 });
+    write("tick", X(tick), base + 10, tick ? "middle" : "start", `${100 * tick} %`);
   }
   const words = series.map(({ name, css, rows: [[reached, expected, low, high, n]] }, i) => {
     const y = top + step * i;
     const counts = [`reached ${percent(reached)}`, `expected ${percent(expected)} (${percent(low)} to ${percent(high)})`];
-    write("title", left, y, "start", series.length > 1 || width > 500 ? `${name}, n = ${grouped(n)}` : `n = ${grouped(n)}`);
+    write("title", left, y, "start", `${series.length > 1 || width > 500 ? name : name.split(":")[0]}, n = ${grouped(n)}`);
     const group = shape("g", { class: "series control" });
     group.append(
       shape("rect", { class: "range", x: X(low), y: y + 9, width: Math.max(2, X(high) - X(low)), height: 14 }),
-      shape("line", { class: "whisker", x1: X(expected), x2: X(expected), y1: y + 7, y2: y + 25 }),
+      shape("line", { class: "whisker", x1: X(expected), x2: X(expected), y1: y + 5, y2: y + 27 }),
     );
     const dot = shape("g", { class: `series ${css}` });
     dot.append(shape("circle", { class: "dot", cx: X(reached), cy: y + 16, r: 6 }));
@@ -258,7 +258,7 @@ for (const { id, panels } of data.figures) {
     plot.replaceChildren(...panels.map((panel) => drawPanel(panel, each)));
   };
   figure.querySelector("figcaption").before(element("ul", { class: "legend" }, ...legend), plot);
-  figure.append(toolsOf(id, panels));
+  if (panels[0].kind !== "strip") figure.append(toolsOf(id, panels)); // a table stands below
   let width = 0;
   new ResizeObserver(() => {
     if (plot.clientWidth === width || !plot.clientWidth) return;

@@ -107,7 +107,7 @@ function optionItem({ gold, baseline, controls }, option, j) {
   if (!data.open) item.append(span("letter", letter(j)));
   item.append(element("bdi", { class: "option" }, option));
   if (j === gold) item.append(span("mark gold", "correct answer"));
-  if (j === baseline) item.append(span("mark", "answered before"));
+  if (j === baseline) item.append(span("mark", "the model's answer"));
   if (control) item.append(span("mark", `control: ${control[1] ? "reached" : "not reached"}`));
   return item;
 }
@@ -151,6 +151,7 @@ function fillQuestion(body, entry, question) {
   const shortest = paths.filter(({ target }) => target === null).sort(fewest);
   for (const mark of ["right", "wrong"]) Object.assign(shortest.find(pathKinds[mark]) ?? {}, { mark });
   const targets = [null, ...paths.map(({ target }) => target)];
+  const evaluations = new Set(paths.map(({ text }) => text)).size; // which searches share
   const searches = new Map(targets.map((target) => [searchName(question, target), target]));
   const room = body.clientWidth - (innerWidth > 992 ? 470 : 24);
   const size = Math.max(9, Math.min(18, Math.floor(room / data.layers)));
@@ -160,7 +161,8 @@ function fillQuestion(body, entry, question) {
     const [target, belongs] = [searches.get(choices[0].value), pathKinds[choices[1].value]];
     const chosen = paths.filter((path) => path.target === target && belongs(path));
     chosen.sort(pathOrders[choices[2].value]);
-    count.textContent = `${grouped(chosen.length)} of ${grouped(paths.length)} evaluations`;
+    const own = paths.filter((path) => path.target === target).length;
+    count.textContent = `${grouped(chosen.length)} of ${grouped(own)} paths; ${grouped(evaluations)} evaluations in all`;
     rest.hidden = chosen.length <= most;
     const scale = element("li", {}, element("div", { class: "wide" }, ruler(size)));
     list.replaceChildren(scale, ...chosen.slice(0, most).map((path) => pathItem(question, path, size)));
