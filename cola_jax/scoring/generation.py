@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +26,7 @@ from cola_jax.path import STOP
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import GenerationSettings, Rule, check_rule, find_answer
-from cola_jax.scoring.grader import Grade, Grader, check_installed
+from cola_jax.scoring.grader import AnyGrader, Grade, Grader
 from cola_jax.scoring.scorer import (
     Encoded,
     Evaluate,
@@ -237,7 +236,7 @@ class OpenScorer(Scorer):
 
 
 class Generation(OpenScorer, DecodingScorer):
-    """Decodes an answer and grades it with math-verify; used as a context manager."""
+    """Decodes an answer and grades it, by default with math-verify; used as a context manager."""
 
     name = "generation"
 
@@ -247,23 +246,25 @@ class Generation(OpenScorer, DecodingScorer):
         format: PromptFormat,
         *,
         max_new_tokens: int | None = None,
+        grader: type[AnyGrader] = Grader,
         **options: Any,
     ):
         """Take the arguments of `OpenScorer` and `DecodingScorer`; the format's limit by default.
 
-        Raises InputError where math-verify is not installed.
+        `grader` is that of `choose_grader`. Raises InputError where it needs math-verify, which is
+        not installed.
         """
         super().__init__(tokenizer, format, **options)
         usual = format.max_new_tokens
         self.max_new_tokens = usual if max_new_tokens is None else max_new_tokens
-        check_installed()
-        self.grader: Grader | None = None
+        self.grader_class, self.grader_name = grader, grader.describe()
+        self.grader: AnyGrader | None = None
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Generation":
         """Start the grader's processes."""
         if self.grader is None:
-            self.grader = self.stack.enter_context(Grader())
+            self.grader = self.stack.enter_context(self.grader_class())
             self.stack.callback(setattr, self, "grader", None)
         return self
 
@@ -271,8 +272,7 @@ class Generation(OpenScorer, DecodingScorer):
         self.stack.close()
 
     def record(self) -> dict[str, Any]:
-        # another version may grade otherwise
-        return super().record() | {"grader": f"math-verify {version('math-verify')}"}
+        return super().record() | {"grader": self.grader_name}
 
     def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
         completions = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]

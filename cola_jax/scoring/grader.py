@@ -1,5 +1,7 @@
 """`Grader`: math-verify in worker processes, which may hang, crash or run out of memory.
 
+`TextGrader` compares answers in words alone, in this process.
+
 Run as a program, this module is such a worker, which loads no JAX: it reads one JSON pair
 [answer, gold] per line, and writes true, false or, if grading failed, null.
 """
@@ -15,12 +17,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
+from cola_jax.question import Question
 
 WORKER = ("-m", "cola_jax.scoring.grader")
 FAILURES = (MemoryError, RecursionError)
@@ -34,6 +38,9 @@ PROSE = re.compile(r"[\w\s.,:'’-]+")  # not a formula, in which X differs from
 LONG = re.compile(r"[^\W\d_]{3}")  # shorter words may be products: xy equals yx
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?")
 TIME = re.compile(r"\d\d?(?::\d\d)?\s*[ap]\.?\s?m")
+FORMULA = re.compile(r"[\\${}^_=+*/<>|~]|\w\(")  # signs that words do not have
+QUOTES = " \t\n\"'“”‘’«»"
+ENDS = QUOTES + ".,;:!?"  # ignored around an answer in words
 START_SECONDS = 120.0  # for a worker to import math-verify: a third of a second on an idle core
 
 
@@ -77,6 +84,15 @@ class Grader:
             self.idle.put(worker)
         self.threads = ThreadPoolExecutor(self.count, thread_name_prefix="grade")
 
+    @staticmethod
+    def describe() -> str:
+        """Return the name that a run records: another version may grade otherwise.
+
+        Raises InputError where math-verify is not installed.
+        """
+        check_installed()
+        return f"math-verify {version('math-verify')}"
+
     def __enter__(self) -> "Grader":
         return self
 
@@ -115,6 +131,55 @@ class Grader:
             return Grade.UNGRADED
         finally:
             self.idle.put(worker)
+
+
+class TextGrader:
+    """Grade answers in words by exact match, which needs no other package.
+
+    Ignored are case, extra whitespace, quotes, and punctuation at both ends. Used as `Grader`.
+    """
+
+    def __enter__(self) -> "TextGrader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """No-op."""
+
+    @staticmethod
+    def describe() -> str:
+        """Return the name that a run records."""
+        return "exact match"
+
+    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+        """Grade pairs of (answer, gold)."""
+        return [self.grade_pair(answer, gold) for answer, gold in pairs]
+
+    def grade_pair(self, answer: str, gold: str) -> Grade:
+        """Grade a pair as `Grader` does, but where that one asks math-verify."""
+        same = match_text(answer.strip(), gold.strip())
+        if same is None:
+            same = bare(answer) == bare(gold) != ""
+        return Grade.RIGHT if same else Grade.WRONG
+
+
+AnyGrader = Grader | TextGrader
+
+
+def choose_grader(questions: Iterable[Question]) -> type[AnyGrader]:
+    """Return the grader of questions: `TextGrader` where all answers are texts.
+
+    Raises InputError for a number or a formula where math-verify is not installed.
+    """
+    formula = next((each for each in questions if not is_text(each.gold)), None)
+    if formula is None:
+        return TextGrader
+    if missing := missing_packages():
+        raise InputError(
+            f"question {formula.id}: the answer {shown(formula.gold)} is a number or a formula, "
+            f"whose grading needs {missing}: pip install 'cola-jax[math]', or give a file of "
+            "answers in words alone."
+        )
+    return Grader
 
 
 class GradeWorker:
@@ -175,9 +240,29 @@ class GradeWorker:
 
 def check_installed() -> None:
     """Raise InputError if math-verify or its LaTeX parser is not installed."""
-    missing = [name for name in ("math_verify", "antlr4") if not importlib.util.find_spec(name)]
-    if missing:
-        raise InputError(f"grading needs {' and '.join(missing)}: pip install 'cola-jax[math]'.")
+    if missing := missing_packages():
+        raise InputError(f"grading needs {missing}: pip install 'cola-jax[math]'.")
+
+
+def missing_packages() -> str:
+    """Name math-verify and its LaTeX parser where they are not installed."""
+    packages = ("math_verify", "antlr4")
+    return " and ".join(name for name in packages if not importlib.util.find_spec(name))
+
+
+def is_text(gold: str) -> bool:
+    """Return whether an answer is compared as text: words, a date or a time of day.
+
+    A text begins with a letter and has no sign of a formula: 7 cm and x + y are none.
+    """
+    text = gold.strip(QUOTES)
+    whole = DATE.fullmatch(text) or TIME.fullmatch(text.casefold())
+    return bool(whole) or (text[:1].isalpha() and not FORMULA.search(text))
+
+
+def bare(text: str) -> str:
+    """Return a text as answers in words are compared: `normalize`, without punctuation around."""
+    return normalize(text).strip(ENDS)
 
 
 def match_text(answer: str, gold: str) -> bool | None:

@@ -10,6 +10,7 @@ from cola_jax.chat import TEMPLATE_ARGUMENTS
 from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.scoring.answer import check_rule
+from cola_jax.scoring.grader import choose_grader
 from cola_jax.tasks.formats import Shots, check_answerable, format_of, load_shots
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.prompt_sets import PromptSet
@@ -101,6 +102,8 @@ class ScorerMaker:
             format = dataclasses.replace(format, extract=check_rule(config.rule))
         shots = self.shots(format.shots)
         options = self.decoding() if scorer_class.decodes else self.common
+        if kind in OWN and scorer_class.decodes:
+            options["grader"] = choose_grader(itertools.chain(*self.sources))
         scorer = scorer_class(self.tokenizer, format, shots=shots, **options)
         if kind in OWN and scorer_class.decodes:
             check_answerable(itertools.chain(*self.sources), scorer)

@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from cola_jax.question import open_question
 from cola_jax.scoring import grader as grader_module
-from cola_jax.scoring.grader import Grade, Grader, GradeWorker, match_text
+from cola_jax.scoring.grader import (
+    Grade,
+    Grader,
+    GradeWorker,
+    TextGrader,
+    choose_grader,
+    is_text,
+    match_text,
+)
 
 
 def rows_of(name):
@@ -170,3 +179,48 @@ def test_grader_refuses_worker_that_does_not_start(set_worker):
 def test_match_text_compares_words():
     for row in rows_of("words.jsonl"):
         assert match_text(row["answer"], row["gold"]) is row["same"], row
+
+
+def questions(*golds):
+    return [open_question(f"q{i}", "?", gold) for i, gold in enumerate(golds)]
+
+
+WORDS = [
+    "Paris",
+    "the blue whale",
+    "no",
+    "World War 2",
+    "“Yes.”",
+    "東京",
+    "H2O",
+    "B",
+    "Paris (France)",
+]
+FORMULAS = ["42", "-1.5", "1,000", "7 cm", "2x", "x + y", r"\frac{1}{2}", "$x$", "x^2", "a/b"]
+FORMULAS += ["1984", "sin(x)"]
+
+
+def test_choose_grader_needs_math_verify_for_numbers_and_formulas_alone(monkeypatch):
+    assert choose_grader(questions(*WORDS, "2024-05-01", "9:30 am")) is TextGrader
+    assert not any(map(is_text, FORMULAS))
+    assert choose_grader(questions(*WORDS, *FORMULAS)) is Grader
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_grader(questions(*WORDS)) is TextGrader
+    message = "question q1: the answer '42' is a number .* math_verify and antlr4: pip install"
+    with pytest.raises(ValueError, match=message):
+        choose_grader(questions("Paris", "42", "x^2"))
+
+
+def test_text_grader_compares_words():
+    same = [("paris", "Paris"), (" The  blue\nwhale. ", "the blue whale"), ('"No!"', "no")]
+    other = [("Paris, France", "Paris"), ("on", "no"), ("", "no"), (".", "no"), ("Pari", "Paris")]
+    with TextGrader() as grader:
+        grades = grader.grade([*same, *other])
+    assert grades == [Grade.RIGHT] * len(same) + [Grade.WRONG] * len(other)
+
+
+def test_text_grader_agrees_with_grader_on_words(grader):
+    rows = [row for row in rows_of("words.jsonl") if is_text(row["gold"])]
+    pairs = [(row["answer"], row["gold"]) for row in rows if row["same"] is not None]
+    assert len(pairs) > 10
+    assert TextGrader().grade(pairs) == grader.grade(pairs)

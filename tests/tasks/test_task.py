@@ -232,6 +232,17 @@ def test_task_holds_out_questions_beyond_its_limit(prepare):
         prepare("arithmetic", part="held-out")
 
 
+def test_grader_of_a_file_depends_on_its_answers(prepare, write, monkeypatch):
+    words = [{"prompt": f"the {i}", "answer": text} for i, text in enumerate(("sun", "B", "no"))]
+    numbers = [{"prompt": "1 + 1 =", "answer": 2}]
+    assert prepare(write(*words, name="words")).record["grader"] == "exact match"
+    assert "math-verify" in prepare(write(*words, *numbers, name="both")).record["grader"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert prepare(write(*words, name="words")).record["grader"] == "exact match"
+    with pytest.raises(ValueError, match="the answer '2' is a number or a formula"):
+        prepare(write(*words, *numbers, name="both"))
+
+
 def test_held_out_from_a_file(write):
     rows = [{"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(20)]
     train_file, other = write(*rows[:8], name="train"), write(*rows[8:], name="test")
