@@ -191,11 +191,13 @@ def printed(table: Any, width: int = 80) -> str:
 
 
 def text_of(report: RunReport, *, whole: bool = True) -> str:
-    """Print a report in 80 columns."""
-    text = printed(terminal_report(report, whole=whole))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "nan" not in text
-    return text
+    """Print a report in 80 columns, which loses no letters there or in 60."""
+    texts = {width: printed(terminal_report(report, whole=whole), width) for width in (60, 80)}
+    for width, text in texts.items():
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+    assert "nan" not in texts[80]
+    return texts[80]
 
 
 def words_of(report: RunReport) -> str:
