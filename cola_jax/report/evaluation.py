@@ -103,9 +103,11 @@ def evaluation_report(run: Run) -> RunReport:
     """Make the report of an evaluation; raises as `path_results`."""
     results, manifest = path_results(run), run.manifest()
     decodes = scorer_flag(manifest, "decodes")
-    rows = [path_row(result, decodes) for result in results]
+    compared = any(result.effect is not None for result in results)
+    rows = [path_row(result, decodes, compared=compared) for result in results]
     measure = "tokens" if decodes else "margin"  # which is that of a single token there
-    columns = ("path", "layers run", "correct", "points more", "p", measure)
+    change = ("points more", "p") if compared else ()
+    columns = ("path", "layers run", "correct", *change, measure)
     rest = [Table(rows[MAIN:], "Other paths", columns)] if rows[MAIN:] else []
     return RunReport(
         run_title(manifest["starts"][-1]),
@@ -155,15 +157,15 @@ def stated_accuracy(result: PathResult) -> str:
     )
 
 
-def path_row(result: PathResult, decodes: bool) -> Row:
-    """Make the row of a path, each interval below its value."""
+def path_row(result: PathResult, decodes: bool, *, compared: bool) -> Row:
+    """Make the row of a path, each interval below its value, with its change if `compared`."""
     correct = format_percent(result.correct.value), format_interval(result.correct.interval)
     more = effect_cells(result.effect)[1:] if result.effect else ()
+    change = "\n".join(filter(None, more)), format_p(result.p) if result.effect else ""
     cells = (
         str(len(result.path)),
         "\n".join(filter(None, correct)),
-        "\n".join(filter(None, more)),
-        format_p(result.p) if result.effect else "",
+        *(change if compared else ()),
         format_mean(result.tokens) if decodes else format_mean(result.margin, decimals=2),
     )
     label = format_path(result.path) + " (identity)" * result.is_identity
