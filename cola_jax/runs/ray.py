@@ -5,6 +5,7 @@ progress. It alone writes results.
 """
 
 import collections
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -48,6 +49,7 @@ else:
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # workers that a batch ends before it is set aside
 STARTS = 3  # workers, one after the other, that end before they have loaded the model
+LOOPBACK = "127.0.0.1"
 CHUNK = 256 << 20  # bytes of a file that are sent at a time
 
 
@@ -86,7 +88,7 @@ class RayEngine:
 
         Args:
           address: such as ray://HOST:PORT; by default the cluster of RAY_ADDRESS or of this
-            machine, which is started where there is none.
+            machine, which is started where there is none, for this machine alone.
           resources: of each worker, such as {"TPU": 4}; by default all TPUs of a machine, else
             `tensor` GPUs, else all CPUs of the smallest machine.
 
@@ -102,12 +104,7 @@ class RayEngine:
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # a spare worker always waits
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(
-                address,
-                ignore_reinit_error=True,
-                logging_level=logging.ERROR,
-                log_to_driver=log.isEnabledFor(logging.DEBUG),
-            )
+            connect(address)
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster was found at {address or 'RAY_ADDRESS'} ({first_line(error)}): "
@@ -342,6 +339,49 @@ class RayEngine:
             log.warning("a worker on %s has ended: %s", worker.host, first_line(error))
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         return worker.facts is None or worker.facts.node in alive
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster, by default that of RAY_ADDRESS or of this machine, or start one.
+
+    Whoever reaches the ports of a cluster can run code on it, and Ray opens them to the network by
+    default. One that is started here listens on the loopback interface alone.
+    """
+    options: dict[str, Any] = {
+        "ignore_reinit_error": True,
+        "logging_level": logging.ERROR,
+        "log_to_driver": log.isEnabledFor(logging.DEBUG),
+    }
+    target = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if target == "auto":
+        try:
+            ray.init("auto", **options)
+        except ConnectionError:  # there is none
+            target = "local"
+    elif target != "local":
+        ray.init(target, **options)
+    if target == "local":
+        with on_loopback():
+            ray.init("local", include_dashboard=False, **options)
+        addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
+        if addresses != {LOOPBACK}:
+            log.warning("the ports of Ray are open on %s: use a firewall", ", ".join(addresses))
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray start a cluster of one machine, as it does by default on macOS and Windows.
+
+    Its own parameter for the address of a machine turns 127.0.0.1 into that of the network.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 class RayEvaluator(BatchEvaluator):
