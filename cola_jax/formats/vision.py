@@ -6,6 +6,7 @@ model is ours.
 
 import contextlib
 import functools
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,9 @@ class Tower:
                 f"{', '.join(SEEING)}, or questions without pictures."
             )
         with reading(f"the vision tower of {directory}", "Convert the model again."):
-            self.source = locate(name, origin["revision"])
+            # a local source is no Hub id, whatever its name
+            place = name if origin["kind"] == "hub" else os.path.abspath(name)
+            self.source = locate(place, origin["revision"])
         self.key, self.digest = metadata["digest"][:16], metadata.get("tower")
         if self.digest is None:
             raise InputError(

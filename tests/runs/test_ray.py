@@ -22,7 +22,7 @@ from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, PathRows
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.handle import ModelHandle
-from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, parse_resources
+from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, connect, parse_resources
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -283,6 +283,27 @@ def test_bad_clusters_are_refused(cluster, engine, monkeypatch):
     other = versions() | {"jax": "0.1"}
     with pytest.raises(InputError, match=r"has jax .*, and this one 0.1: install the same"):
         RayWorker().facts(other)
+
+
+def test_connect_starts_a_cluster_where_there_is_none_alone(engine, monkeypatch):
+    called = []
+
+    def init(address, **options):
+        called.append((address, options.get("include_dashboard")))
+        if address == "auto":
+            raise ConnectionError
+
+    monkeypatch.setattr(ray, "init", init)
+    for address, variable, expected in (
+        (None, "", [("auto", None), ("local", False)]),
+        (None, "local", [("local", False)]),
+        (None, "1.2.3.4:5", [("1.2.3.4:5", None)]),
+        ("ray://host:1", "local", [("ray://host:1", None)]),
+    ):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        called.clear()
+        connect(address)
+        assert called == expected
 
 
 def test_sigterm_reaches_the_handler_of_the_command(cluster, engine):
