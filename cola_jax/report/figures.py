@@ -36,7 +36,7 @@ EXPECTED = "expected"  # the figure that stands above the table
 STRIP = ("reached", "expected", "low", "high", "n")
 ROW = ("x", "value", "low", "high", "n")
 BLOCK = ("first layer", "last layer", "value", "low", "high", "p")
-GROUPS = {RETAINED: "Correct before", CORRECTED: "Wrong before"}
+GROUPS = {RETAINED: "Right before", CORRECTED: "Wrong before"}
 ACCURACY, MARGIN = "Change in points of accuracy", "Change in nats of margin"
 Rows = list[list[Any]]
 NamedRun = tuple[str, Run, Summary]
@@ -98,17 +98,17 @@ def figure(name: str, title: str, caption: str, panels: Iterable[dict[str, Any]]
 
 
 def sized(title: str, filled: Sequence[Mapping[str, Any]]) -> str:
-    """Add the number of questions or searches of one run to the title of a panel."""
+    """Add the number of questions of one run to the title of a panel, and of others that differ."""
     sizes = {
-        series["name"]: f"n = {series['rows'][0][-1]:,}"
+        series["name"]: f"{series['rows'][0][-1]:,}"
         for series in filled
         if series["css"] in ("search", "control")
     }
     if not sizes or not title:
         return title
-    if len(set(sizes.values())) == 1:
-        return f"{title} ({next(iter(sizes.values()))})"
-    return f"{title} ({', '.join(f'{name}: {size}' for name, size in sizes.items())})"
+    (_, n), *others = sizes.items()
+    rest = [f"{name} {size}" for name, size in others if size != n]
+    return f"{title} ({', '.join([f'n = {n}', *rest])})"
 
 
 def series(

@@ -24,7 +24,7 @@ from cola_jax.scoring.number_format import (
 from cola_jax.strategies.reached import ONCE
 from cola_jax.strategies.summary import LABELS
 
-GROUPS = {RETAINED: "correct before (C→C)", CORRECTED: "wrong before (W→C)"}
+GROUPS = {RETAINED: "right before (C→C)", CORRECTED: "wrong before (W→C)"}
 
 
 def search_report(run: Run, summary: Summary) -> RunReport:

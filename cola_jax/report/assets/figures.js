@@ -38,7 +38,9 @@ function frameOf(panel, width, height = 270) {
   const { series, reference, kind } = panel;
   const pad = kind === "steps" ? 0 : 0.7;
   const xs = series.flatMap(({ rows }) => rows.map(([x]) => x)).concat(reference?.x ?? []);
-  const [first, last] = [Math.min(...xs) - pad, Math.max(...xs) + pad];
+  const [least, most] = [Math.min(...xs), Math.max(...xs)];
+  // the last step is as long as can be seen
+  const [first, last] = [least - pad, most + (kind === "steps" ? 0.02 * (most - least) : pad)];
   const [low, high] = rangeOf(panel);
   const [top, base, left, end] = [EDGE.top, height - EDGE.bottom, EDGE.left, width - EDGE.right];
   const X = (x) => left + ((end - left) * (x - first)) / (last - first || 1);
