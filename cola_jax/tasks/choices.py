@@ -175,7 +175,7 @@ def choose_meaning(rows: Sequence[Numbered]) -> Meaning:
         )
     row = next(row for row in rows if len({row.meanings[name] for name in possible}) > 1)
     counts = [name for name in possible if name in ("0", "1")]
-    may = [f"count from {name}" for name in counts]
+    may = [f"count from {' or from '.join(counts)}"] if counts else []
     may += ["be the text of an option"] if "text" in possible else []
     flags = " or ".join(f"--answers-from {name}" for name in counts)
     raise InputError(

@@ -270,24 +270,39 @@ def check_open(rows: Sequence[PlacedRow], columns: Columns) -> None:
                 f"{give_fields(f'options={name}')}, or remove it."
             )
     answers = [answer for _, _, answer in asked]
-    if columns.unused and all(LETTER.fullmatch(answer) for answer in answers):
-        raise InputError(
-            f"all answers are letters, such as {shown(answers[0])}, and none of "
-            f"{listed(columns.unused)} is known to be an option: "
-            f"{give_fields('options=COLUMN+COLUMN')}, or remove these columns."
-        )
+    if all(map(LETTER.fullmatch, answers)):
+        check_letters(columns, answers[0])
     if "answer" not in columns.explicit:
         check_counts(rows, columns, answers)
 
 
+def check_letters(columns: Columns, answer: str) -> None:
+    """Raise InputError for answers that are all letters, and may be those of options."""
+    if columns.unused:
+        raise InputError(
+            f"all answers are letters, such as {shown(answer)}, and none of "
+            f"{listed(columns.unused)} is known to be an option: "
+            f"{give_fields('options=COLUMN+COLUMN')}, or remove these columns."
+        )
+    if "answer" not in columns.explicit:
+        raise InputError(
+            f"all answers are letters, such as {shown(answer)}, and there are no options: "
+            f"{GIVE_OPTIONS}; or {themselves(columns)}."
+        )
+
+
+def themselves(columns: Columns) -> str:
+    """Say how a user says that a column has the answers, and no numbers or letters of options."""
+    name = columns.of["answer"][0] if "answer" in columns.of else "COLUMN"
+    return f"{give_fields(f'answer={name}')} if they are the answers themselves"
+
+
 def check_counts(rows: Sequence[PlacedRow], columns: Columns, answers: Sequence[str]) -> None:
     """Raise InputError for answers that are all small numbers, and may be those of options."""
-    name = columns.of["answer"][0] if "answer" in columns.of else ""
-    themselves = f"or {give_fields(f'answer={name}')} if they are the answers themselves"
     if columns.column("answer") == "label" and all(map(DIGIT_ALONE.fullmatch, answers)):
         raise InputError(
-            f"the column {shown(name)} has numbers of classes, and there are no options: "
-            f"{GIVE_OPTIONS}; {themselves}."
+            f"the column {shown(columns.of['answer'][0])} has numbers of classes, and there are no "
+            f"options: {GIVE_OPTIONS}; or {themselves(columns)}."
         )
     numbers = [whole_number(answer) for answer in answers]
     texts = [
@@ -305,7 +320,7 @@ def check_counts(rows: Sequence[PlacedRow], columns: Columns, answers: Sequence[
             raise InputError(
                 f"the answers are small numbers, such as {answers[0]}, and may be those of options "
                 f"in {listed(candidates)}: "
-                f"{give_fields('options=' + '+'.join(candidates))}; {themselves}."
+                f"{give_fields('options=' + '+'.join(candidates))}; or {themselves(columns)}."
             )
 
 

@@ -74,7 +74,18 @@ def file_rows(file: str) -> Iterator[PlacedRow]:
         if suffix == ".gz":
             content = decompress(content)
             suffix = PurePath(file).with_suffix("").suffix.lower()
+        if suffix not in READERS:
+            check_json(content, file)
         yield from READERS.get(suffix, json_rows)(content, file)
+
+
+def check_json(content: bytes, file: str) -> None:
+    """Raise InputError for a file of another suffix that is not JSON."""
+    if not content.decode(encoding_of(content), "replace").lstrip().startswith(("{", "[")):
+        raise InputError(
+            f"{file} is not JSON, and its suffix none of {', '.join(READERS)}: save it as one of "
+            "these."
+        )
 
 
 def decompress(content: bytes) -> bytes:
@@ -85,10 +96,15 @@ def decompress(content: bytes) -> bytes:
         raise InputError(f"it is not whole, or not compressed by gzip ({error}).") from error
 
 
-def decode(content: bytes, file: str) -> str:
-    """Decode a text by its byte order mark, and one without as UTF-8."""
+def encoding_of(content: bytes) -> str:
+    """Return the encoding of a text by its byte order mark, UTF-8 without one."""
     marks = (encoding for mark, encoding in ENCODINGS.items() if content.startswith(mark))
-    encoding = next(marks, "utf-8")
+    return next(marks, "utf-8")
+
+
+def decode(content: bytes, file: str) -> str:
+    """Decode a text; InputError that names the line."""
+    encoding = encoding_of(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
