@@ -184,7 +184,7 @@ class Generate(Printing):
     prompt: tuple[str, ...] = ()
     """Texts to complete; --prompt="-x" where one begins with a hyphen."""
     prompts_file: Path | None = None
-    """JSONL file with the field prompt, and optionally id."""
+    """File of rows with the field prompt, and optionally id, such as JSONL or CSV."""
     path_flags: PathChoice = dataclasses.field(default_factory=PathFlags)
     out: Annotated[str | None, arg(name="output", aliases=["-o"], metavar="DIRECTORY")] = None
     """Run directory, created or resumed; completions are printed either way."""

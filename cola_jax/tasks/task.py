@@ -61,10 +61,11 @@ class TaskConfig:
     """The questions, their prompts and their scorer."""
 
     task: Annotated[str, arg(aliases=["-t"])]
-    """A task that `cola tasks` lists, such as demo or arc_easy; a JSONL, CSV or Parquet file with
-    the fields of one, prompt and answer, or question, options and answer; or another task of
-    lm-evaluation-harness that chooses or decodes, such as hellaswag (extra lm-eval). `cola search`
-    and `cola evaluate` take several, such as arc_easy,gsm8k, each with a directory of its own."""
+    """A task that `cola tasks` lists, such as demo or arc_easy; a file of questions (JSON, JSONL,
+    CSV, TSV, Parquet or Excel), with columns such as question, options and answer, or a folder that
+    `datasets` has saved; or another task of lm-evaluation-harness that chooses or decodes, such as
+    hellaswag (extra lm-eval). `cola search` and `cola evaluate` take several, such as
+    arc_easy,gsm8k, each with a directory of its own."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
