@@ -98,7 +98,7 @@ def test_completions_follow_a_picture(folder, tokenizer):
     theirs, processor = pictures.loaded(folder)
     model, path = cola_jax.load(str(folder / "ours")), (0, 1, 2, 3)
     scorer = Completions(tokenizer, stop=Stop(), max_new_tokens=4)
-    question = dataclasses.replace(pictures.question(1), options=(), open=True)
+    question = dataclasses.replace(pictures.question(1), options=(), answer=0, open=True)
     (encoded,) = with_pictures(scorer, [scorer.encode(question)], str(folder / "ours"))
     out = cola_jax.generate(model, Prompts.stack([encoded.prompts]), path, max_new_tokens=4)
     inputs = processor(
