@@ -207,6 +207,9 @@ def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):
     summary = summarise(run)
     assert summary.again is not None
     assert summary.again.agreement.n == 2 * QUESTIONS
+    # the rows tell how many were run, those in variants and of control searches included
+    assert summary.evaluations == run.manifest()["starts"][-1]["metrics"]["evaluations"]
+    assert summary.evaluations > summary.gold_evaluations + summary.again_evaluations > 0
 
 
 def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, search, tmp_path):
@@ -266,9 +269,11 @@ def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, sett
         answers = {question["baseline_answer"], *question["variant_answers"]}
         assert not (question["controls"] and question["gold"] in answers)
         assert (question["robust"] is None) == (question["best"] is None)
-    summary = summarise(run).again
-    assert summary is not None
-    assert summary.held.hits == summary.held.n  # every best path is right in all variants
+    summary = summarise(run)
+    assert summary.evaluations == run.manifest()["starts"][-1]["metrics"]["evaluations"]
+    again = summary.again
+    assert again is not None
+    assert again.held.hits == again.held.n  # every best path is right in all variants
 
 
 def test_robust_searches_that_cannot_be_are_refused():
