@@ -40,6 +40,7 @@ class ReportedEffect(BaseModel):
     after: Share  # accuracy along the path
     interval: tuple[Change, Change]  # of the difference, 95 %
     outcome: str | None = None  # of a trial
+    sentence: str | None = None  # of the report of a trial or of an evaluation
 
     @property
     def difference(self) -> str:
@@ -55,7 +56,7 @@ class ReportedEffect(BaseModel):
 
 
 def effects_section(effects: Sequence[ReportedEffect]) -> str:
-    """Write effects as a section with a table; none for no effects."""
+    """Write effects as a section with a table, and what is said of them; none for no effects."""
     if not effects:
         return ""
     names = ["task", "questions", "prompts", "accuracy before", "after"]
@@ -63,7 +64,8 @@ def effects_section(effects: Sequence[ReportedEffect]) -> str:
     width = len(names) - all(effect.outcome is None for effect in effects)
     rows = [names, ["---"] * width, *(effect.cells() for effect in effects)]
     lines = [f"| {' | '.join(row[:width])} |\n" for row in rows]
-    return f"## Measured effect\n\n{''.join(lines)}"
+    said = "".join(f"\nThe report: {literal(effect.sentence)}\n" for effect in effects if effect.sentence)
+    return f"## Measured effect\n\n{''.join(lines)}{said}"
 
 
 def read_effects(
@@ -116,7 +118,9 @@ def effect_of_results(file: Path, results: dict[str, Any], path: str) -> dict[st
         )
     (task, *_) = (config["task"] for config in results["configs"].values())
     model = results["cola_jax"]["settings"]["model"]
-    return {"model": model, "path": path, "effect": {"task": task, **known[path]}}
+    sentence = results["cola_jax"]["effects"].get("sentence")
+    effect = {"task": task, "sentence": sentence, **known[path]}
+    return {"model": model, "path": path, "effect": effect}
 
 
 def model_card(

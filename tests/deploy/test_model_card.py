@@ -73,7 +73,7 @@ def test_card_omits_local_places_and_unknown_facts():
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_no_text_is_markup(text):
     def kinds(text):
-        effects = [ReportedEffect(**EFFECT | {"task": text, "outcome": text})]
+        effects = [ReportedEffect(**EFFECT | {"task": text, "outcome": text, "sentence": text})]
         origin = LOCAL | {"name": text, "license": text}
         reader = MarkdownIt("commonmark", {"html": True}).enable("table")
         tokens = reader.parse(model_card(METADATA | {"origin": origin}, PATH, effects=effects).text)
@@ -99,9 +99,12 @@ def test_read_effects_reads_the_results_of_an_evaluation(write):
     static = write(path="0,1,1-2,4,3", effect=EFFECT, task=None)
     assert read_effects(static, PATH, 6) == [ReportedEffect(**EFFECT)]
     known = {"0,1,1,2,4,3": {k: v for k, v in EFFECT.items() if k != "task"} | {"p": 0.5}}
-    theirs = {"settings": {"model": "theirs"}, "effects": {"paths": known}}
+    effects = {"sentence": "Nothing shown: no path differs.", "paths": known}
+    theirs = {"settings": {"model": "theirs"}, "effects": effects}
     file = write(cola_jax=theirs, configs={"sums": {"task": "sums"}})
-    assert read_effects(file, PATH, 6, "theirs")[0].task == "sums"
+    (effect,) = read_effects(file, PATH, 6, "theirs")
+    assert effect.task == "sums"
+    assert "The report: Nothing shown: no path differs.\n" in model_card(METADATA, PATH, effects=[effect]).text
     with pytest.raises(InputError, match="its model is theirs, here it is ours"):
         read_effects(file, PATH, 6, "ours")
     with pytest.raises(InputError, match="measures 0,1,1,2,4,3 against the identity path"):
