@@ -24,7 +24,8 @@ class Convert(Command):
     """Convert pretrained weights into a checkpoint that every other command takes."""
 
     source: Positional[str]
-    """A Hub id, a local directory in Hugging Face layout, or a .gguf file."""
+    """A Hub id, a local directory in Hugging Face layout, a .gguf file, or smollm2, the demo's
+    model."""
     destination: Positional[str]
     """Directory to make, or a gs:// or s3:// URL."""
     dtype: Dtype = None
