@@ -15,11 +15,13 @@ from safetensors.numpy import load, save
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, reading
-from cola_jax.files import cache_directory, is_file, read_bytes, write_whole
+from cola_jax.files import cache_directory, exists, is_file, read_bytes, write_whole
 from cola_jax.formats.conversion import locate
 from cola_jax.formats.families import NOT_AS_TEXT, SEEING
 from cola_jax.formats.pictures import open_picture
 from cola_jax.question import PICTURE, sha256_of
+
+ADAPTER = "adapter_config.json"
 
 
 class Embedded(NamedTuple):
@@ -73,6 +75,11 @@ class Tower:
             raise InputError(
                 f"{folder} has another vision tower than when it was converted: restore it, or "
                 "convert the model again."
+            )
+        if exists(folder / ADAPTER):
+            raise InputError(
+                f"{folder} has an {ADAPTER}, by which transformers loads other weights: remove "
+                "it, or convert a copy without it."
             )
         log.set_verbosity_error()  # it would list the weights that are left out
         try:

@@ -107,6 +107,14 @@ def test_the_digest_of_a_model_is_of_its_tower_too(seeing, tmp_path, change):
         vision.Tower(str(tmp_path / "before")).embed(pictures.picture(1))
 
 
+def test_tower_refuses_an_adapter_beside_it(seeing, tmp_path):
+    theirs = shutil.copytree(seeing("llava-llama") / "theirs", tmp_path / "theirs")
+    convert(str(theirs), tmp_path / "ours")
+    (theirs / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
+    with pytest.raises(InputError, match=r"has an adapter_config\.json, by which .*remove it"):
+        vision.Tower(str(tmp_path / "ours")).embed(pictures.picture(1))
+
+
 def test_tower_refuses_checkpoints_without_its_digest(seeing, tmp_path):
     copy = shutil.copytree(seeing("smolvlm") / "ours", tmp_path / "copy")
     metadata = json.loads((copy / "cola.json").read_text())
