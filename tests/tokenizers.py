@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from cola_jax.question import Question
-from cola_jax.tasks.formats import Format
+from cola_jax.scoring.format import Format
 
 EOS = 1
 STOPS = tuple(range(1, 40))  # many, so that a random model ends its answers

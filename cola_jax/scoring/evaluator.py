@@ -4,11 +4,12 @@ import abc
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
-from cola_jax.errors import InputError, check_keywords, check_whole, shown
+from cola_jax.checkpoint import stop_tokens
+from cola_jax.errors import InputError, check_keywords, check_whole, did_you_mean, shown
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
@@ -16,8 +17,10 @@ from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.question import Question, check_questions
-from cola_jax.scoring import scorer_class, scorer_names
+from cola_jax.scoring import scorer_class
 from cola_jax.scoring.evaluation import Evaluation
+from cola_jax.scoring.format import FREE_FORMATS, Format
+from cola_jax.scoring.grader import choose_grader
 from cola_jax.scoring.pictures import with_pictures
 from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
@@ -32,8 +35,22 @@ FIRST = 32  # questions that decide the common prefixes
 WAVE = 16  # paths of a question for which an open batch keeps states
 
 
-class EvaluatorOptions(WorkerOptions, total=False):
-    """Keywords of `evaluator`, beside those of `WorkerOptions`.
+class ScorerOptions(TypedDict, total=False):
+    """Keywords of a scorer that is given by its name; a Scorer has its own.
+
+    chat: whether prompts go through the tokenizer's chat template.
+    format: how `exact` and `generation` put a question: question (the default, "Question: ...,
+      Answer:"), prompt (the text alone), or direct (an answer in a box).
+    max_new_tokens: the most tokens that `generation` decodes; 50 by default.
+    """
+
+    chat: bool
+    format: str
+    max_new_tokens: int | None
+
+
+class EvaluatorOptions(WorkerOptions, ScorerOptions, total=False):
+    """Keywords of `evaluate` and `search` of a model, beside those of their scorer and workers.
 
     batch_size: the most questions of a batch.
     engine: the machines that evaluate, such as `cola_jax.RayEngine()`, which load the model's
@@ -60,8 +77,7 @@ def evaluator(
         it; or an evaluator of these questions, which is returned.
       questions: B questions, in the order of `evaluate(paths)`; InputError for any that the scorer
         cannot ask.
-      scorer: of a model; for multiple choice also the name of a scorer (options, options-norm,
-        letter, letter-strict).
+      scorer: of a model; a Scorer or a name, as for `evaluate`.
       num_layers: L, of a function.
       options: those of `EvaluatorOptions`, of a model.
     """
@@ -101,8 +117,11 @@ def evaluator_of_model(
         raise InputError(f"engine must be a cola_jax.RayEngine, not {shown(engine)}.")
     if options.get("batch_size") is not None:
         check_whole("batch_size", options["batch_size"])
+    named = {name: options.pop(name) for name in ScorerOptions.__annotations__ if name in options}
     if isinstance(scorer, str):
-        scorer = named_scorer(model, scorer)
+        scorer = named_scorer(model, scorer, questions, **named)
+    elif named:
+        raise InputError(f"{', '.join(named)}: this is for a scorer that is given by its name.")
     if not isinstance(scorer, Scorer):
         given = "" if scorer is None else f", not {shown(scorer)}"
         raise InputError(
@@ -116,17 +135,35 @@ def evaluator_of_model(
     return ModelEvaluator(model, encoded, scorer, **options)
 
 
-def named_scorer(model: Model, name: str) -> Scorer:
-    """Make a scorer of multiple choice with the model's own tokenizer; InputError for others."""
+def named_scorer(
+    model: Model, name: str, questions: Sequence[Question], **options: Unpack[ScorerOptions]
+) -> Scorer:
+    """Make a scorer of questions by its name, with the model's own tokenizer and stop tokens.
+
+    InputError for an unknown name, and for options that the scorer does not have.
+    """
     make: Any = scorer_class(name)
-    if make.open:
-        raise InputError(
-            f"the scorer {name!r} needs a format as well, so that a name does not do: make it, or "
-            f"give one of {', '.join(scorer_names(open=False))}."
-        )
     if model.checkpoint is None:
         raise InputError("this model was not loaded from a checkpoint with a tokenizer.")
-    return make(tokenizer_of(model.checkpoint), context=model.config.context)
+    known = {"chat"} | ({"format"} if make.open else set())
+    known |= {"max_new_tokens"} if make.decodes else set()
+    if unknown := sorted(options.keys() - known):
+        raise InputError(f"the scorer {name!r} has no {', '.join(unknown)}: leave it out.")
+    settings: dict[str, Any] = {**options, "context": model.config.context}
+    if make.open:
+        format = ask_format(settings.pop("format", "question"))
+        settings |= {"format": format, "stop_tokens": stop_tokens(model.checkpoint)}
+    if make.decodes:
+        settings["grader"] = choose_grader(question for question in questions if question.open)
+    return make(tokenizer_of(model.checkpoint), **settings)
+
+
+def ask_format(name: str) -> Format:
+    """Return the format of open questions of a name."""
+    if name not in FREE_FORMATS:
+        near = did_you_mean(str(name), FREE_FORMATS)
+        raise InputError(f"format {shown(name)} is not one of {', '.join(FREE_FORMATS)}{near}.")
+    return FREE_FORMATS[name]
 
 
 def evaluate(
@@ -146,8 +183,8 @@ def evaluate(
       questions: B questions, such as those of `cola_jax.load_questions`.
       paths: one list of paths for all questions, a list for each, or an array [B, C, P]; each path
         as text or layer ids.
-      scorer: how the model is asked: for multiple choice the name of a scorer (options,
-        options-norm, letter, letter-strict), or a Scorer.
+      scorer: how the model is asked: options, options-norm, letter or letter-strict for multiple
+        choice, exact or generation for open questions, or a Scorer.
       num_layers: L; needed where `model` is a function of your own.
       options: those of `EvaluatorOptions`, where `model` is a model.
     """

@@ -26,6 +26,7 @@ from cola_jax.path import STOP
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import GenerationSettings, Rule, check_rule, find_answer
+from cola_jax.scoring.format import Format
 from cola_jax.scoring.grader import AnyGrader, Grade, Grader
 from cola_jax.scoring.scorer import (
     Encoded,
@@ -47,21 +48,6 @@ TIE = 1e-6  # the margin of a token that is as likely as its rival
 
 Rows = Sequence[DecodeRow]
 Questions = Sequence[Question]  # of rows or completions, one each
-
-
-class PromptFormat(Protocol):
-    """The wording of open questions and the rules of their answers; see `tasks.formats`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def stop(self) -> tuple[str, ...]: ...
-    @property
-    def extract(self) -> Rule: ...
-    @property
-    def max_new_tokens(self) -> int: ...
-    def ask(self, question: Question, shots: Sequence[Question] = ()) -> str: ...
-    def completion(self, question: Question, answer: str, *, chat: bool = False) -> str: ...
 
 
 class DecodingScorer(Scorer):
@@ -208,7 +194,7 @@ class OpenScorer(Scorer):
     def __init__(
         self,
         tokenizer: Any,
-        format: PromptFormat,
+        format: Format,
         *,
         shots: ShotSource = (),
         stop_tokens: Sequence[int] = (),
@@ -243,7 +229,7 @@ class Generation(OpenScorer, DecodingScorer):
     def __init__(
         self,
         tokenizer: Any,
-        format: PromptFormat,
+        format: Format,
         *,
         max_new_tokens: int | None = None,
         grader: type[AnyGrader] = Grader,

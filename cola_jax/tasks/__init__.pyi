@@ -1,5 +1,5 @@
-from .formats import Format, Shots, format_of, load_shots
+from .formats import Shots, load_shots
 from .registry import load_questions
 from .task import TaskConfig
 
-__all__ = ["Format", "Shots", "TaskConfig", "format_of", "load_questions", "load_shots"]
+__all__ = ["Shots", "TaskConfig", "load_questions", "load_shots"]

@@ -10,8 +10,9 @@ from cola_jax.chat import TEMPLATE_ARGUMENTS
 from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.scoring.answer import check_rule
+from cola_jax.scoring.format import format_of
 from cola_jax.scoring.grader import choose_grader
-from cola_jax.tasks.formats import Shots, check_answerable, format_of, load_shots
+from cola_jax.tasks.formats import Shots, check_answerable, load_shots
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.prompt_sets import PromptSet
 from cola_jax.tasks.readers import OWN

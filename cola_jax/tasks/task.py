@@ -12,7 +12,7 @@ from cola_jax import scoring
 from cola_jax.errors import InputError, shorten
 from cola_jax.question import Question, content, sha256, split
 from cola_jax.scoring import ScorerName
-from cola_jax.tasks.formats import FORMATS, format_of
+from cola_jax.scoring.format import FORMATS, format_of
 from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts, place_of
 from cola_jax.tasks.registry import (
     ARITHMETIC,

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax import checkpoint
 from cola_jax.execute.plan import Workload
 from cola_jax.path import STOP, identity, pad_lists, random_paths, unpad_path
-from cola_jax.question import Question
-from cola_jax.scoring import Options, Verdicts
+from cola_jax.question import Question, open_question
+from cola_jax.scoring import Exact, Generation, Options, Verdicts
 from cola_jax.scoring.evaluator import question_batches
+from cola_jax.scoring.format import DIRECT, QUESTION
 from tests import tiny
 
 PATHS = [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, 9, seed=0)]
@@ -57,13 +59,37 @@ def test_evaluate_takes_paths_in_every_form(questions):
 def test_evaluate_refuses_invalid_arguments(model, questions):
     for asked, scorer, message in (
         ([], "options", "there are no questions"),
-        (questions, "exact", "needs a format as well"),
+        (questions, "exact", "q0 is multiple choice: use a scorer of options"),
     ):
         with pytest.raises(ValueError, match=message):
             cola_jax.evaluator(model, asked, scorer)
     for own, message in ((model, "give scorer= as well"), (lengths, "give num_layers")):
         with pytest.raises(ValueError, match=message):
             cola_jax.evaluate(own, questions, PATHS)
+
+
+def test_evaluate_asks_open_questions_by_the_name_of_a_scorer(model, words):
+    """With the model's tokenizer, stop tokens and context."""
+    asked = [open_question("a", "which is hot?", "sun"), open_question("b", "2 + 3", "5")]
+    stops = checkpoint.stop_tokens(model.checkpoint)
+    for format, chat in ((QUESTION, False), (DIRECT, True)):
+        options = {"chat": chat, "context": 256, "stop_tokens": stops}
+        scorers = [Exact(words, format, **options), Generation(words, format, **options)]
+        name = "direct" if format is DIRECT else "question"
+        for scorer in scorers:
+            limit = {"max_new_tokens": 5} if scorer.decodes else {}
+            if scorer.decodes:
+                scorer.max_new_tokens = 5
+            by_name = cola_jax.evaluate(
+                model, asked, PATHS, scorer=scorer.name, format=name, chat=chat, **limit
+            )
+            made = cola_jax.evaluate(model, asked, PATHS, scorer=scorer)
+            np.testing.assert_array_equal(by_name.verdicts.scores, made.verdicts.scores)
+            texts = [
+                [each and each.text for each in result.verdicts.completion.flat]
+                for result in (by_name, made)
+            ]
+            assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Readings
 from cola_jax.scoring import Exact
 from cola_jax.scoring.exact import ENDS_READ
+from cola_jax.scoring.format import ARITHMETIC, DIRECT, GSM8K, PROMPT
 from cola_jax.scoring.generation import DECOY, GOLD, TIE
 from cola_jax.scoring.scorer import encode_prompt
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
-from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
 from tests import tiny
 from tests.tokenizers import (
     BARE,

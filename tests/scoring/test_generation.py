@@ -24,10 +24,10 @@ from cola_jax.scoring import (
     Grader,
 )
 from cola_jax.scoring.answer import GenerationSettings
+from cola_jax.scoring.format import ARITHMETIC, DIRECT
 from cola_jax.scoring.generation import DECOY, GOLD, TIE, completion_verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
-from cola_jax.tasks.formats import ARITHMETIC, DIRECT
 from tests import tiny
 from tests.tokenizers import BARE, EOS, STOPS, question
 

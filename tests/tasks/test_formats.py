@@ -8,8 +8,8 @@ import pytest
 
 from cola_jax.question import open_question
 from cola_jax.scoring.answer import find_answer
-from cola_jax.tasks import format_of, load_questions, load_shots
-from cola_jax.tasks.formats import FORMATS
+from cola_jax.scoring.format import FORMATS, format_of
+from cola_jax.tasks import load_questions, load_shots
 from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.registry import MATH_SUBJECTS
 from cola_jax.tasks.task import TaskConfig
