@@ -1,5 +1,6 @@
 """The input and the output of a model: `Prompts` and `Readings`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ class Prompts(struct.PyTreeNode):
     # replace those of the tokens at `places`, such as a picture's; -1 pads the places
     embeddings: Float[Array | np.ndarray, "*B I D"] | None = None
     places: Int[Array | np.ndarray, "*B I"] | None = None  # indices into T
+
+    def __repr__(self) -> str:
+        return f"Prompts({shapes_of(self)})"
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
@@ -112,6 +116,12 @@ class Prompts(struct.PyTreeNode):
 PromptsLike = Prompts | ArrayLike | Mapping[str, Any] | str | Sequence[str]
 
 
+def shapes_of(tree: Any) -> str:
+    """Write the names and shapes of the arrays of a structure."""
+    fields = ((field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree))
+    return ", ".join(f"{name} {[*np.shape(x)]}" for name, x in fields if x is not None)
+
+
 def as_integers(name: str, value: Any) -> Any:
     """Return lists or an array as int32 [B, T], traced values as such; InputError otherwise."""
     try:
@@ -177,6 +187,9 @@ class Readings(struct.PyTreeNode):
     finite: Bool[Array | np.ndarray, "*B"]  # whether every logit of the path was finite
     # of the next token's distribution from the identity path's, where a scorer asks for it
     divergence: Float[Array | np.ndarray, "*B Q"] | None = None
+
+    def __repr__(self) -> str:
+        return f"Readings({shapes_of(self)})"
 
 
 def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Readings:

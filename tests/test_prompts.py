@@ -138,3 +138,10 @@ def test_readings_flag_only_paths_with_logits_that_are_not_finite():
     assert large.logprob.tolist() == [0.0]
     assert large.rival[0] < -1e38
     assert bool(large.finite)
+
+
+def test_prompts_and_readings_show_their_shapes():
+    prompts = Prompts.plain(np.zeros((2, 57), int))
+    assert repr(prompts) == "Prompts(ids [2, 57], positions [2, 57], branch [2, 57])"
+    out = readings(jnp.zeros((3, 4, 5)), jnp.zeros((3, 4), int))
+    assert repr(out) == "Readings(logprob [3, 4], token [3, 4], rival [3, 4], finite [3])"

@@ -28,8 +28,10 @@ from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.plan import Workload, take
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
-from cola_jax.path import STOP
+from cola_jax.path import STOP, format_path
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
+
+SHOWN = 8  # texts in a representation
 
 
 class Generated(NamedTuple):
@@ -45,11 +47,20 @@ class Generated(NamedTuple):
     length: np.ndarray  # [B, C] int32, tokens decoded
     finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
     text: np.ndarray  # [B, C] str; "" where the model has no tokenizer
+    path: np.ndarray  # [B, C] str, such as 0-5,7,7,8-29
+
+    def __repr__(self) -> str:
+        texts = self.text[self.finish != ""].tolist()
+        lines = [f"Generated {len(texts)} texts, {int(self.length.sum())} tokens"]
+        lines += [shown(text) for text in texts[:SHOWN]]
+        if len(texts) > SHOWN:
+            lines.append(f"... and {len(texts) - SHOWN} more: see to_pandas()")
+        return "\n".join(lines)
 
     def to_pandas(self) -> Any:
         """Make a DataFrame with a row for each prompt and path; needs pandas.
 
-        Its columns are prompt and path (their indices), text, tokens, logprob (the sum over tokens)
+        Its columns are prompt (its index), path (text), text, tokens, logprob (the sum over tokens)
         and finish.
         """
         import pandas
@@ -60,7 +71,7 @@ class Generated(NamedTuple):
         return pandas.DataFrame(
             {
                 "prompt": [b for b, _ in present],
-                "path": [c for _, c in present],
+                "path": [out.path[b, c] for b, c in present],
                 "text": [out.text[b, c] for b, c in present],
                 "tokens": [out.tokens[b, c, : out.length[b, c]].tolist() for b, c in present],
                 "logprob": [float(out.logprob[b, c].sum()) for b, c in present],
@@ -147,6 +158,8 @@ def generate(
     for questions, generated in workers.map_questions(run, prompts, padded, workload):
         for whole, part in zip(out, generated, strict=True):
             whole[questions] = part
+    for b, c in np.argwhere(padded[:, :, 0] != STOP):
+        out.path[b, c] = format_path(padded[b, c])
     if model.checkpoint is not None:
         out = with_texts(out, model.checkpoint, stop)
     return Generated(*(field[:, 0] for field in out)) if single else out
@@ -252,4 +265,5 @@ def empty(shape: tuple[int, ...], limit: int) -> Generated:
         length=np.zeros(shape, np.int32),
         finish=np.full(shape, "", "<U10"),
         text=np.full(shape, "", object),
+        path=np.full(shape, "", object),
     )

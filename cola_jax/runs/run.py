@@ -10,6 +10,7 @@ question: readers take it from the first part that has it.
 import contextlib
 import datetime
 import functools
+import html
 import json
 import shutil
 import uuid
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import yaml
 from etils import epath
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, count
 from cola_jax.execute.metrics import Metrics
 from cola_jax.files import (
     create_whole,
@@ -83,6 +84,27 @@ class Run:
         self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
         self.number = 0  # of the next part
         self.start = ""  # name of the record of this start
+
+    def __repr__(self) -> str:
+        return "\n".join(self.describe())
+
+    def _repr_html_(self) -> str:
+        return f"<p>{'<br>'.join(map(html.escape, self.describe()))}</p>"
+
+    def describe(self) -> list[str]:
+        """Say in a few lines what the directory has."""
+        try:
+            settings, starts = self.read_starts()
+            done = self.questions(["question"]).num_rows
+        except (InputError, OSError):
+            return [f"Run in {self.directory}, which is no run yet or cannot be read"]
+        model = starts[-1].get("model") if starts else None
+        return [
+            f"Run of `cola {settings.get('command')}` in {self.directory}",
+            f"{done} of {count(settings.get('questions', 0), 'question')} done, scorer "
+            f"{settings.get('scorer')}, model {model}",
+            f"see `cola report {self.directory}`",
+        ]
 
     @contextlib.contextmanager
     def open(

@@ -39,6 +39,12 @@ class Verdicts(NamedTuple):
     finite: np.ndarray  # bool
     completion: np.ndarray  # of Completion where answers are decoded, else of None
 
+    def __repr__(self) -> str:
+        count, shape = np.size(self.verdict), [*np.shape(self.verdict)]
+        lost = count - int(np.sum(self.finite))
+        text = f"Verdicts({shape}: {int(np.sum(self.verdict))} of {count} right"
+        return f"{text}, {lost} not finite)" if lost else f"{text})"
+
     @property
     def graded(self) -> np.ndarray:
         """False where the grader failed, so that the answer may be right or wrong."""

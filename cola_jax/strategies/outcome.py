@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cola_jax.path import format_edit
+from cola_jax.errors import count, shown
+from cola_jax.path import format_edit, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -48,7 +49,7 @@ class Again(NamedTuple):
     first: int | None = None  # its answer as first asked, where verdicts are of all variants
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Outcome:
     """The E evaluations of one search in order; the first is the identity path, the baseline.
 
@@ -66,6 +67,12 @@ class Outcome:
     confirmed: bool | None = None  # the shortest correct path is right in float32; None without one
     controls: tuple["Outcome", ...] = ()  # of the same question for wrong options
     again: Again | None = None  # None where no other variant was asked
+
+    def __repr__(self) -> str:
+        before = {True: "right", False: "wrong", None: "ungraded"}[self.baseline]
+        best = "none" if self.best is None else format_path(self.best)
+        text = f"Outcome(question {shown(self.question.id)}, {before} before, "
+        return f"{text}{count(self.evaluations, 'path')}, shortest correct one: {best})"
 
     @property
     def evaluations(self) -> int:

@@ -422,3 +422,15 @@ def test_generate_after_embeddings(model, prompts, free):
     out = cola_jax.generate(model, carried, pad([PATHS] * 3), max_new_tokens=NEW)
     np.testing.assert_array_equal(out.tokens, free.tokens)
     np.testing.assert_allclose(out.logprob, free.logprob, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("paths", ["0-4", ["0-4", "0-2"] * 10])
+def test_generated_shows_texts_and_paths(tiny_checkpoint, paths):
+    model = cola_jax.load(tiny_checkpoint)
+    generated = cola_jax.generate(model, ["the sun", "ice"], paths, max_new_tokens=3)
+    table = generated.to_pandas()
+    expected = [paths] if isinstance(paths, str) else paths
+    assert table["path"].tolist() == expected * 2
+    lines = repr(generated).splitlines()
+    assert lines[0] == f"Generated {len(table)} texts, {generated.length.sum()} tokens"
+    assert len(lines) == 1 + min(len(table), 8) + (len(table) > 8)

@@ -327,6 +327,11 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     assert [row["question"] for row in rows] == [question.id for question in questions]
     assert [row["confirmed"] for row in rows] == [outcome.confirmed for outcome in outcomes]
     assert summarise(run).before.n == 5
+    text = repr(run)
+    assert len(text) < 500
+    assert "5 of 5 questions done, scorer options" in text
+    assert run._repr_html_().count("<br>") == text.count("\n")
+    assert "no run yet" in repr(Run(tmp_path / "other"))
 
 
 def test_saved_search_of_a_changed_model_is_not_its_checkpoints(checkpoint, tmp_path):

@@ -81,3 +81,8 @@ def test_graded_is_false_where_grader_failed():
     ]
     assert verdicts.graded.tolist() == [True, True, True, False, False]
     assert verdicts.take(np.array([3, 0])).graded.tolist() == [False, True]
+
+
+def test_repr_counts_right_answers():
+    verdicts = Verdicts.of_margins(np.array([[0.5, -1.0, np.nan]] * 4))
+    assert repr(verdicts) == "Verdicts([4, 3]: 4 of 12 right, 4 not finite)"

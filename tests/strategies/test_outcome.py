@@ -45,6 +45,11 @@ def test_outcome_has_shortest_correct_path_and_front(evaluations, best, front):
     assert made.evaluations == len(evaluations)
 
 
+def test_outcome_shows_its_best_path():
+    made = outcome((FULL, False, -1.0), (OTHER, True, 0.5))
+    assert repr(made) == "Outcome(question 'q', wrong before, 2 paths, shortest correct one: 0,2)"
+
+
 def test_ungraded_answer_is_neither_right_nor_wrong():
     made = outcome((FULL, True, 1.0), (ONE, False, -1.0), (TWO, False, -2.0))
     grades = (Grade.RIGHT, Grade.UNGRADED, Grade.WRONG)
