@@ -30,7 +30,7 @@ def test_wheel_holds_the_package_and_its_files_only(tmp_path):
 
 WITHOUT_EXTRAS = """
 import inspect, pydoc, sys
-sys.modules.update(dict.fromkeys(["lm_eval", "math_verify", "PIL", "ray", "torch", "torchvision"]))
+sys.modules.update(dict.fromkeys(["gcsfs", "lm_eval", "math_verify", "PIL", "ray", "s3fs"]))
 import cola_jax
 from cola_jax import *
 members, page = dict(inspect.getmembers(cola_jax)), pydoc.plain(pydoc.render_doc(cola_jax))

@@ -193,7 +193,10 @@ def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
         letters = letter_tokenizer(len(letters), "}")
     # gold, and the answer after it as the decoy
     pairs = [(b, own[i - 1], own[i]) for b, own in enumerate(golds) for i in range(len(own))]
-    questions = [question(decoded.texts[b], *map(letters.decode, options)) for b, *options in pairs]
+    questions = [
+        dataclasses.replace(question(decoded.texts[b], *map(letters.decode, options)), id=str(i))
+        for i, (b, *options) in enumerate(pairs)
+    ]
     evaluate = cola_jax.evaluator(model, questions, exact(letters, format, STOPS))
     verdicts = evaluate([decoded.listed] * len(questions))
 
