@@ -18,7 +18,6 @@ from cola_jax.files import check_writable, inside
 from cola_jax.progress import log
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts
-from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -229,7 +228,7 @@ class TaskFlags:
         `decoys` is a run with the model's answers. The flags of `command` are recorded.
         """
         check_writable(self.out)
-        check_task(self.task.task, self.task.fields, self.task.answers_from)
+        self.task.check()
         config, metadata = self.run.resolve(), self.metadata(command)
         return open_session(self.model, self.task.prepare, config, metadata, decoys)
 
@@ -265,7 +264,7 @@ class TaskFlags:
                 "--distributed, and give --engine ray to use several machines."
             )
         check_writable(self.out)
-        check_task(self.task.task, self.task.fields, self.task.answers_from)
+        self.task.check()
         checkpoint_of(self.model, self.run.dtype)
         from cola_jax.runs.session import Session
 
@@ -275,9 +274,18 @@ class TaskFlags:
     def over_prompts(self) -> "TaskFlags":
         """Return the flags with several prompts to choose and to measure by, where none are given.
 
-        They stay one where the task has no others.
+        They stay one where the task has no others, which is logged.
         """
-        return dataclasses.replace(self, task=self.task.with_prompts(CHOOSING, MEASURING))
+        self.task.check()
+        task = self.task.with_prompts(CHOOSING, MEASURING)
+        if self.task.prompts is self.task.choose_prompts is None and not task.measures_in_several:
+            log.warning(
+                "%s has one prompt, in which alone the result is chosen and measured: for several, "
+                "%s",
+                task.task,
+                task.more_prompts(),
+            )
+        return dataclasses.replace(self, task=task)
 
     def measuring(self, session: "Session", command: Any) -> "list[Session]":
         """Return the sessions in which a result is measured: its own, or those of drawn prompts."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from cola_jax.cli.flags import Printing, console
 from cola_jax.cli.report import print_json
 from cola_jax.progress import log
-from cola_jax.tasks.registry import check_task
 
 if TYPE_CHECKING:
     from cola_jax.tasks.task import TaskConfig
@@ -49,7 +48,7 @@ class TaskCommand(Printing):
         """Encode the first questions of the tasks, without the model's weights; see `write_out`."""
         model, tasks = self.asked()
         for task in tasks:
-            check_task(task.task, task.fields, task.answers_from)
+            task.check()
         log.info("loading the tokenizer of %s", model)
         from cola_jax.formats.cache import open_texts
         from cola_jax.report.write_out import wording_records

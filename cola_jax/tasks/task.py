@@ -19,6 +19,7 @@ from cola_jax.tasks.registry import (
     TASKS,
     Task,
     canonical,
+    check_task,
     find_task,
     load_questions,
     read_limit,
@@ -185,6 +186,30 @@ class TaskConfig:
         scorer = self.scorer or DEFAULTS.get(task.kind, USUAL)[0]
         lists_options = scoring.scorer_class(scorer).lists_options
         return not task.of_library and (bool(self.shots) or lists_options)
+
+    def check(self) -> None:
+        """Raise InputError for an unknown task, and several prompts where the task has one.
+
+        Reads no model, and of a file of questions as much as tells its fields.
+        """
+        check_task(self.task, self.fields, self.answers_from)
+        wanted = max(self.prompts or 1, self.choose_prompts or 1)
+        if wanted > 1 and not self.draws_prompts():
+            raise InputError(
+                f"{self.task} has one prompt, and {wanted} are wanted, which differ in solved "
+                f"examples, listed options or format: {self.more_prompts()}."
+            )
+
+    def more_prompts(self) -> str:
+        """Name the flags with which a task of one prompt has others to draw."""
+        task = self.find(self.task)
+        if task.of_library:
+            return "its prompt is lm-evaluation-harness's own, so give another task"
+        examples = "--num-fewshot 2"
+        if not task.hub and task.name != ARITHMETIC and self.shots_file is None:
+            examples += " --shots-file FILE"
+        shown = f"give {examples}, to show examples"
+        return f"{shown}, or --scorer letter, to list the options" if task.choice else shown
 
     def load(self) -> tuple[list[list[Question]], list[Question], list[Question]]:
         """Load the questions of each source, in order: the task, and a file of held-out questions;

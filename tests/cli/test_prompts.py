@@ -102,5 +102,5 @@ def test_write_out_escapes_hostile_rows(written, tmp_path):
 
 def test_write_out_refuses_what_the_command_refuses(source, task, refused):
     flags = ["--model", source, "--task", task, "--output", "r", "--write-out"]
-    assert "0 other prompts" in refused("verify", "0-3", *flags)
+    assert "has one prompt, and 8 are wanted" in refused("verify", "0-3", *flags)
     assert "without decoys" in refused("search", *flags, "--decoys", "run")

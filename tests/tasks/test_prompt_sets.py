@@ -99,6 +99,22 @@ def test_a_task_without_other_prompts_is_refused(write):
             dataclasses.replace(config, prompts=count)
 
 
+def test_check_names_the_flags_that_give_a_task_more_prompts(write):
+    choices = str(write({"question": "which?", "options": ["a", "b"], "answer": "b"}))
+    for config, message in (
+        (TaskConfig(choices, prompts=2), "2 --shots-file FILE, to show examples, or --scorer lett"),
+        (TaskConfig(choices, choose_prompts=3), "one prompt, and 3 are wanted"),
+        (TaskConfig("gsm8k", prompts=2), "give --num-fewshot 2, to show examples.$"),
+        (TaskConfig("arithmetic", shots=0, prompts=2), "give --num-fewshot 2, to show examples.$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config.check()
+    TaskConfig(choices, scorer="letter", prompts=2).check()
+    TaskConfig(choices, shots=1, prompts=2).check()
+    TaskConfig(choices, prompts=1).check()
+    SUMS.with_prompts(4, 8).check()
+
+
 def test_draw_ends_where_a_task_has_no_further_prompts(write):
     rows = [{"question": f"number {i}?", "options": list("wxyz"), "answer": "y"} for i in range(3)]
     config = TaskConfig(str(write(*rows)), scorer="options", prompts=1000)
