@@ -64,7 +64,9 @@ def effects_section(effects: Sequence[ReportedEffect]) -> str:
     width = len(names) - all(effect.outcome is None for effect in effects)
     rows = [names, ["---"] * width, *(effect.cells() for effect in effects)]
     lines = [f"| {' | '.join(row[:width])} |\n" for row in rows]
-    said = "".join(f"\nThe report: {literal(effect.sentence)}\n" for effect in effects if effect.sentence)
+    said = "".join(
+        f"\nThe report: {literal(effect.sentence)}\n" for effect in effects if effect.sentence
+    )
     return f"## Measured effect\n\n{''.join(lines)}{said}"
 
 

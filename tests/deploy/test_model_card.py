@@ -104,7 +104,8 @@ def test_read_effects_reads_the_results_of_an_evaluation(write):
     file = write(cola_jax=theirs, configs={"sums": {"task": "sums"}})
     (effect,) = read_effects(file, PATH, 6, "theirs")
     assert effect.task == "sums"
-    assert "The report: Nothing shown: no path differs.\n" in model_card(METADATA, PATH, effects=[effect]).text
+    card = model_card(METADATA, PATH, effects=[effect]).text
+    assert "The report: Nothing shown: no path differs.\n" in card
     with pytest.raises(InputError, match="its model is theirs, here it is ours"):
         read_effects(file, PATH, 6, "ours")
     with pytest.raises(InputError, match="measures 0,1,1,2,4,3 against the identity path"):
