@@ -123,24 +123,40 @@ def find_columns(
             rivals[field] = found
     if "options" not in of:
         of |= option_columns(rest, is_piqa="goal" in map(folded, rest))
-    if not is_math:
-        check_rivals(rivals, rows)
-    used = {name for columns in of.values() for name in columns}
-    unused = tuple(name for name in names if name not in used)
-    others = [name for name in unused if folded(name) in TEXTS]
-    if others and "question" in of and not {"question", "prompt"} & explicit.keys() and rows:
-        text = of["question"][0]
-        fields = f"context={others[0]} or question={text}"
-        raise InputError(
-            f"the question may be in the columns {shown(text)} and {shown(others[0])}: "
-            f"{give_fields(fields)}."
-        )
-    ordered = {field: of[field] for field in (*NAMES, "level") if field in of}
     prompt = "prompt" in explicit or (
         "question" not in explicit and folded(of.get("question", ("",))[0]) == "prompt"
     )
-    labels = labels_of(of.get("options", ()), "options" in explicit)
-    return Columns(ordered, unused, frozenset(explicit), prompt, labels)
+    if "prompt" in explicit and "context" not in explicit:
+        of.pop("context", None)  # a whole prompt has it
+    used = {name for columns in of.values() for name in columns}
+    columns = Columns(
+        {field: of[field] for field in (*NAMES, "level") if field in of},
+        tuple(name for name in names if name not in used),
+        frozenset(explicit),
+        prompt,
+        labels_of(of.get("options", ()), "options" in explicit),
+    )
+    if rows and not is_math:
+        check_rivals(rivals, rows)
+        check_texts(columns)
+    return columns
+
+
+def check_texts(columns: Columns) -> None:
+    """Raise InputError where the question may be in another column as well."""
+    if "question" not in columns.of or {"question", "prompt"} & columns.explicit:
+        return
+    others = [name for name in columns.unused if folded(name) in TEXTS]
+    if columns.prompt and "context" not in columns.explicit:  # the prompt may have it already
+        others += columns.of.get("context", ())
+    if others:
+        text = columns.of["question"][0]
+        field = "prompt" if columns.prompt else "question"
+        fields = f"context={others[0]} or {field}={text}"
+        raise InputError(
+            f"the {field} may be in the columns {shown(text)} and {shown(others[0])}: "
+            f"{give_fields(fields)}."
+        )
 
 
 def is_math_table(names: Sequence[str]) -> bool:
@@ -197,6 +213,8 @@ def field_pairs(fields: FieldNames) -> FieldPairs:
     """Return the fields that a user names, with their columns as they are given."""
     if fields is None:
         return ()
+    if not isinstance(fields, str | Mapping):
+        raise InputError(f"fields are a text or a dict of columns, not {shown(fields)}.")
     if isinstance(fields, str):
         parts = [part.partition("=") for part in fields.split(",") if part.strip()]
         return tuple((field.strip(), columns) for field, _, columns in parts)

@@ -65,9 +65,9 @@ class Fields(pydantic.BaseModel):
 
     @property
     def words(self) -> str:
-        """The text after its context."""
-        texts = [text for text in (self.context, self.question) if text and text.strip()]
-        return "\n".join(texts)
+        """The text after its context, unless it has that already."""
+        context = (self.context or "").strip()
+        return self.question if context in self.question else f"{self.context}\n{self.question}"
 
     @property
     def text(self) -> str:

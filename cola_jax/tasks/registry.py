@@ -186,6 +186,10 @@ def library_name(task: str) -> str:
             f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
             "with commas between them."
         )
+    if Path(name).is_dir():
+        raise InputError(
+            f"{name} is a folder, and none that Dataset.save_to_disk has written: give a file."
+        )
     more = "" if harness.is_installed() else " (for which: pip install 'cola-jax[lm-eval]')"
     raise InputError(
         f"task {task!r} is neither one of {', '.join(TASKS)}, nor an existing file of questions, "

@@ -46,6 +46,11 @@ def test_find_columns_refuses_other_fields(fields, message):
         find_columns(["a", "bc"], field_pairs(fields))
 
 
+def test_field_pairs_refuses_other_types():
+    with pytest.raises(InputError, match=r"a text or a dict of columns, not \['a'\]"):
+        field_pairs(["a"])  # type: ignore[arg-type]
+
+
 def test_families_are_numbered_or_lettered_columns():
     names = ["ending0", "ending1", "opa", "opb", "opc", "choice 1", "choice 2", "x2", "x4"]
     assert families(names) == [names[:2], names[2:5], names[5:7]]

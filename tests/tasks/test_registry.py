@@ -92,6 +92,12 @@ def test_find_task_names_a_file_beside_without_the_library(tmp_path, monkeypatch
         find_task(str(tmp_path / "tsk.jsonl"))
 
 
+def test_find_task_refuses_a_folder_of_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "task_names", list)
+    with pytest.raises(ValueError, match=r"is a folder, and none that Dataset\.save_to_disk"):
+        find_task(str(tmp_path))
+
+
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(harness, "is_installed", lambda: False)
     with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
