@@ -61,7 +61,7 @@ def search_figures(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
         ),
         figure(
             "corrected",
-            "Reached and expected, by cost",
+            "Reached and expected, by evaluations and by layers",
             "W→C among the first evaluations of each search, and on paths of at most so many "
             f"layers, beside {expected}. The vertical line is the pretrained model.",
             corrected_panels(runs),
