@@ -69,7 +69,16 @@ class Columns(NamedTuple):
                 values[field] = {key: x for key, x in options.items() if x is not None}
             elif (value := row.get(names[0])) is not None:
                 values[field] = value
+        if self.labels and isinstance(values.get("answer"), str):
+            values["answer"] = self.label_of(values["answer"], values["options"])
         return values
+
+    def label_of(self, answer: str, options: Mapping[str, Any]) -> str:
+        """Return the label of the option whose column an answer names; other answers as is."""
+        if answer in options or answer in map(str, options.values()):
+            return answer
+        labels = dict(zip(map(folded, self.of["options"]), self.labels, strict=True))
+        return labels.get(folded(answer), answer)
 
     def describe(self) -> str:
         """Describe what each column is taken for."""

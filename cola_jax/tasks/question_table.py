@@ -5,10 +5,8 @@ count from 0 or from 1, equal options, options inside a question's text, one que
 answers. The whole table decides, whatever part of it is used.
 """
 
-import difflib
 import functools
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,27 +29,14 @@ from cola_jax.tasks.columns import (
     FieldNames,
     FieldPairs,
     check_complete,
-    families,
     field_pairs,
     find_columns,
-    folded,
-    give_fields,
     is_math_table,
     is_science_table,
-    listed,
 )
+from cola_jax.tasks.hidden_options import check_options_hidden
 from cola_jax.tasks.readers import CHOICE, OWN, read_question, read_values
 from cola_jax.tasks.tables import PlacedRow, Source, folder_of, read_rows
-
-LETTER = re.compile(r"\(?([A-Ja-j])[).:]?\)?")  # an answer that is a letter
-DIGIT_ALONE = re.compile(r"[0-9]")
-DIGIT = re.compile(r"\(?([1-9])[).:]?\)?")
-OPTIONS = ("option", "options", "choice", "choices", "endings")  # folded names of columns
-# the beginning of an option in a text, such as (A), A) or A.
-INSIDE = re.compile(r"(?:^|(?<=[\s(\[,;]))([A-Ja-j1-9])[).:\]](?=\s*\S)", re.MULTILINE)
-GIVE_OPTIONS = (
-    "give the options in a column of their own: options, a list, or option_a, option_b, ..."
-)
 
 
 class QuestionTable(NamedTuple):
@@ -150,7 +135,7 @@ def make_table(source: Source, pairs: FieldPairs, answers_from: int | None) -> Q
         elif answers_from is not None:
             raise InputError(f"it has no options, so leave out --answers-from {answers_from}.")
         if kind in OWN:
-            check_open(rows, columns)
+            check_options_hidden(rows, columns)
     return QuestionTable(name, rows, folder_of(source), kind, columns, meaning)
 
 
@@ -236,111 +221,3 @@ def numbered_rows(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[Numbe
         except (ValueError, LookupError, TypeError):
             continue
         yield Numbered(where, answer, meanings)
-
-
-def check_open(rows: Sequence[PlacedRow], columns: Columns) -> None:
-    """Raise InputError for open questions that look like multiple choice.
-
-    Their options may be in the text, or in columns that are not used.
-    """
-    asked = [(where, *asked_of(row, columns)) for where, _, row in rows]
-    for where, text, answer in asked:
-        if (match := LETTER.fullmatch(answer)) and match[1] in labels_in(text, "A", "a"):
-            raise InputError(
-                f"{where}: the answer {shown(answer)} is one of the options in the question's "
-                f"text: {GIVE_OPTIONS}."
-            )
-    numbers = [DIGIT.fullmatch(answer) for _, _, answer in asked]
-    if all(
-        match and match[1] in labels_in(text, "1")
-        for (_, text, _), match in zip(asked, numbers, strict=True)
-    ):
-        raise InputError(
-            f"the answers are numbers of options in the questions' texts: {GIVE_OPTIONS}."
-        )
-    for family in families(columns.unused):
-        options = "options=" + "+".join(family)
-        raise InputError(
-            f"{listed(family)} may be options: {give_fields(options)}, or remove them."
-        )
-    for name in columns.unused:
-        if difflib.get_close_matches(folded(name), OPTIONS, 1, 0.8):
-            raise InputError(
-                f"the column {shown(name)} may be the options: "
-                f"{give_fields(f'options={name}')}, or remove it."
-            )
-    answers = [answer for _, _, answer in asked]
-    if all(map(LETTER.fullmatch, answers)):
-        check_letters(columns, answers[0])
-    if "answer" not in columns.explicit:
-        check_counts(rows, columns, answers)
-
-
-def check_letters(columns: Columns, answer: str) -> None:
-    """Raise InputError for answers that are all letters, and may be those of options."""
-    if columns.unused:
-        raise InputError(
-            f"all answers are letters, such as {shown(answer)}, and none of "
-            f"{listed(columns.unused)} is known to be an option: "
-            f"{give_fields('options=COLUMN+COLUMN')}, or remove these columns."
-        )
-    if "answer" not in columns.explicit:
-        raise InputError(
-            f"all answers are letters, such as {shown(answer)}, and there are no options: "
-            f"{GIVE_OPTIONS}; or {themselves(columns)}."
-        )
-
-
-def themselves(columns: Columns) -> str:
-    """Say how a user says that a column has the answers, and no numbers or letters of options."""
-    name = columns.of["answer"][0] if "answer" in columns.of else "COLUMN"
-    return f"{give_fields(f'answer={name}')} if they are the answers themselves"
-
-
-def check_counts(rows: Sequence[PlacedRow], columns: Columns, answers: Sequence[str]) -> None:
-    """Raise InputError for answers that are all small numbers, and may be those of options."""
-    if columns.column("answer") == "label" and all(map(DIGIT_ALONE.fullmatch, answers)):
-        raise InputError(
-            f"the column {shown(columns.of['answer'][0])} has numbers of classes, and there are no "
-            f"options: {GIVE_OPTIONS}; or {themselves(columns)}."
-        )
-    numbers = [whole_number(answer) for answer in answers]
-    texts = [
-        column
-        for column in columns.unused
-        if all(isinstance(row.get(column), str) and row[column].strip() for _, _, row in rows)
-    ]
-    lists = [
-        column
-        for column in columns.unused
-        if all(isinstance(row.get(column), list | Mapping) for _, _, row in rows)
-    ]
-    for candidates, size in ((texts, len(texts)), *(([x], len(rows[0][2][x])) for x in lists)):
-        if size > 1 and all(number is not None and 0 <= number <= size for number in numbers):
-            raise InputError(
-                f"the answers are small numbers, such as {answers[0]}, and may be those of options "
-                f"in {listed(candidates)}: "
-                f"{give_fields('options=' + '+'.join(candidates))}; or {themselves(columns)}."
-            )
-
-
-def asked_of(row: Mapping[str, Any], columns: Columns) -> tuple[str, str]:
-    """Return the text and the answer of a row; rows that are broken are refused when used."""
-    try:
-        values = read_values(row, columns)
-    except ValueError:
-        return "", ""
-    return str(values.get("question")), str(values.get("answer")).strip()
-
-
-def labels_in(text: str, *firsts: str) -> set[str]:
-    """Return the labels of the options in a text, from one of the first labels on without a gap."""
-    found = set(INSIDE.findall(text))
-    labels: set[str] = set()
-    for first in firsts:
-        series = []
-        while chr(ord(first) + len(series)) in found:
-            series.append(chr(ord(first) + len(series)))
-        if len(series) > 1:
-            labels |= set(series)
-    return labels
