@@ -13,7 +13,7 @@ from .question import Question
 from .runs.ray import RayEngine
 from .runs.searches import save_run
 from .scoring.evaluation import Evaluation
-from .scoring.evaluator import evaluate, evaluator
+from .scoring.evaluator import evaluate
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .strategies.loop import confirm, search
@@ -41,7 +41,6 @@ __all__ = [
     "confirm",
     "convert",
     "evaluate",
-    "evaluator",
     "format_path",
     "generate",
     "load",

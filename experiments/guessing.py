@@ -23,6 +23,7 @@ from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
+from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.exact import EncodedAnswer
 from cola_jax.scoring.preference import Net, Targets
 from cola_jax.scoring.statistics import Mean
@@ -87,7 +88,7 @@ def guessed(golds: Sequence[str], answers: Sequence[str | None], guesses: int) -
 def main(settings: Guessing) -> None:
     session = Session.prepare(settings.model, settings.task.prepare, decoys=settings.decoys)
     asked = [encoded.question for encoded in session.encoded]
-    evaluate = cola_jax.evaluator(session.model, asked, session.scorer)
+    evaluate = evaluator(session.model, asked, session.scorer)
     paths = [identity(session.num_layers)]
     right = cola_jax.evaluate(evaluate, asked, paths).verdicts.verdict[:, 0]
     compared = ~right & np.array([len(question.options) > 1 for question in asked])

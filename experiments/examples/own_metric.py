@@ -23,11 +23,11 @@ whole = cola_jax.run_paths(model, TEXTS, [range(layers)]).logprob  # [B, 1, Q], 
 tokens = np.isfinite(whole)  # the texts differ in length
 
 
-def evaluate(paths: np.ndarray) -> cola_jax.Verdicts:
-    """Takes the paths [B, C, P] of a wave; the margin of a path is what the search maximizes."""
+def evaluate(paths: np.ndarray) -> np.ndarray:
+    """Takes the paths [B, C, P] of a wave, and scores each [B, C], which the search maximizes."""
     logprob = cola_jax.run_paths(model, TEXTS, paths, progress=False).logprob  # [B, C, Q]
     gain = logprob.mean(-1, where=tokens) - whole.mean(-1, where=tokens)
-    return cola_jax.Verdicts.of_margins(gain + ALLOWED)  # correct where it is not negative
+    return gain + ALLOWED  # correct where it is not negative
 
 
 questions = [cola_jax.Question(str(i), text) for i, text in enumerate(TEXTS)]

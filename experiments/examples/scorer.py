@@ -35,8 +35,10 @@ questions = [
     cola_jax.Question(name, TEXT.format(name), NAMES, 1 - j) for j, name in enumerate(NAMES)
 ]
 model, tokenizer = cola_jax.load(MODEL), cola_jax.load_tokenizer(MODEL)
-evaluate = cola_jax.evaluator(model, questions, NameDifference(tokenizer))
-outcomes = cola_jax.search(evaluate, questions, simulations=20)
+scorer = NameDifference(tokenizer)
+outcomes = cola_jax.search(model, questions, scorer=scorer, simulations=20)
 best = [outcome.paths[outcome.verdicts.margin.argmax()] for outcome in outcomes]
-margins = cola_jax.evaluate(evaluate, questions, best).verdicts.margin  # [questions, paths]
+margins = cola_jax.evaluate(
+    model, questions, best, scorer=scorer
+).verdicts.margin  # [questions, paths]
 print(margins)

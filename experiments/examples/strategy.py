@@ -35,6 +35,5 @@ PRESETS["middle-out"] = MiddleOutRules()
 
 question = cola_jax.Question("france", "What is the capital of France?", ("Rome", "Paris"), 1)
 model = cola_jax.load(MODEL)
-evaluate = cola_jax.evaluator(model, [question], "options")
-outcomes = cola_jax.search(evaluate, [question], preset="middle-out", simulations=10)
+outcomes = cola_jax.search(model, [question], scorer="options", preset="middle-out", simulations=10)
 print(outcomes.to_pandas().to_string(index=False))

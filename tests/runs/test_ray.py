@@ -25,6 +25,7 @@ from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, connect, parse_resources
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
+from cola_jax.scoring.evaluator import evaluator
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
@@ -100,8 +101,8 @@ def test_other_presets_read_the_influence_of_layers(engine, prepare, tmp_path):
 
 def test_evaluators_give_what_the_model_does(engine, checkpoint):
     model, questions = cola_jax.load(checkpoint), tiny.questions(9)
-    local = cola_jax.evaluator(model, questions, "options")
-    remote = cola_jax.evaluator(model, questions, "options", engine=engine)
+    local = evaluator(model, questions, "options")
+    remote = evaluator(model, questions, "options", engine=engine)
     settings = {"scorer": "options", "engine": engine}
     assert cola_jax.evaluate(model, questions, PATHS, **settings).verdicts.verdict.shape == (9, 3)
     lists = [PATHS[: 1 + i % 3] for i in range(9)]
@@ -215,8 +216,7 @@ def test_another_model_waits_until_the_first_has_loaded(engine, checkpoint, tmp_
     assert len(engine.starting) == loading
     model = cola_jax.load(checkpoint)
     remote, local = (
-        cola_jax.evaluator(model, questions, "options", engine=each)([PATHS[0]])
-        for each in (engine, None)
+        evaluator(model, questions, "options", engine=each)([PATHS[0]]) for each in (engine, None)
     )
     np.testing.assert_allclose(remote.margin, local.margin, atol=1e-4)
 

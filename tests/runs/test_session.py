@@ -23,6 +23,7 @@ from cola_jax.runs.run import TABLES, UNFINISHED, Run
 from cola_jax.runs.searches import Reuse, check_robust
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grader
+from cola_jax.scoring.evaluator import evaluator
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
@@ -183,7 +184,7 @@ def test_decoding_rows(decode):
 def evaluated_alone(model, asked, place, paths):
     """The verdicts of paths on the prompt of one question of a session or of a variant."""
     question = asked.encoded[place].question
-    return cola_jax.evaluator(model, [question], asked.scorer)([paths])
+    return evaluator(model, [question], asked.scorer)([paths])
 
 
 def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):

@@ -9,7 +9,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.path import STOP, identity, pad_lists, random_paths, unpad_path
 from cola_jax.question import Question, open_question
 from cola_jax.scoring import Exact, Generation, Options, Verdicts
-from cola_jax.scoring.evaluator import question_batches
+from cola_jax.scoring.evaluator import evaluator, question_batches
 from cola_jax.scoring.format import DIRECT, QUESTION
 from tests import tiny
 
@@ -32,7 +32,7 @@ def questions():
 
 
 def test_evaluator_keeps_order_of_questions(model, words, questions):
-    evaluate = cola_jax.evaluator(model, questions, Options(words))
+    evaluate = evaluator(model, questions, Options(words))
     verdicts = evaluate([PATHS] * len(questions))
     assert evaluate.questions == questions
     assert evaluate.num_layers == tiny.LAYERS
@@ -62,7 +62,7 @@ def test_evaluate_refuses_invalid_arguments(model, questions):
         (questions, "exact", "q0 is multiple choice: use a scorer of options"),
     ):
         with pytest.raises(ValueError, match=message):
-            cola_jax.evaluator(model, asked, scorer)
+            evaluator(model, asked, scorer)
     for own, message in ((model, "give scorer= as well"), (lengths, "give num_layers")):
         with pytest.raises(ValueError, match=message):
             cola_jax.evaluate(own, questions, PATHS)

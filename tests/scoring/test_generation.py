@@ -24,6 +24,7 @@ from cola_jax.scoring import (
     Grader,
 )
 from cola_jax.scoring.answer import GenerationSettings
+from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.format import ARITHMETIC, DIRECT
 from cola_jax.scoring.generation import DECOY, GOLD, TIE, completion_verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
@@ -150,7 +151,7 @@ def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present)
     bad = (decoded.paths == 4).any(axis=-1)
     assert bad[present].any()
     for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters)):
-        evaluate = cola_jax.evaluator(model.replace(layers=broken), decoded.questions, scorer)
+        evaluate = evaluator(model.replace(layers=broken), decoded.questions, scorer)
         verdicts = evaluate(decoded.paths)
         np.testing.assert_array_equal(verdicts.finite, present & ~bad)
         assert not verdicts.verdict[bad].any()
@@ -219,14 +220,14 @@ def test_draws_are_those_of_a_question_in_any_batch(model, letters, decoded):
     stop = cola_jax.Stop(tokenizer=letters)
     settings = {"stop": stop, "max_new_tokens": 6, "temperature": 1.0}
     scorer = Completions(letters, **settings)
-    drawn = cola_jax.evaluator(model, decoded.questions, scorer)(decoded.paths).completion
+    drawn = evaluator(model, decoded.questions, scorer)(decoded.paths).completion
     back = slice(None, None, -1)
     questions = decoded.questions[back]
-    again = cola_jax.evaluator(model, questions, scorer, batch_size=3)(decoded.paths[back, back])
+    again = evaluator(model, questions, scorer, batch_size=3)(decoded.paths[back, back])
     for one, other in zip(drawn.flat, again.completion[back, back].flat, strict=True):
         assert (one and one.tokens) == (other and other.tokens)
     seeded = Completions(letters, seed=1, **settings)
-    others = cola_jax.evaluator(model, decoded.questions, seeded)(decoded.paths).completion
+    others = evaluator(model, decoded.questions, seeded)(decoded.paths).completion
     pairs = [(a.tokens, b.tokens) for a, b in zip(drawn.flat, others.flat, strict=True) if a]
     assert np.mean([a == b for a, b in pairs]) < 0.5
     record = seeded.record()

@@ -27,6 +27,7 @@ from cola_jax.scoring import (
     scorer_class,
     scorer_names,
 )
+from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.scorer import score_readings
 from tests import tiny
 from tests.tokenizers import CodePoints
@@ -107,7 +108,7 @@ class LogitDifference(Scorer):
 def test_own_scorer_is_searched_and_evaluated(model, words):
     names = ("iron", "gas")  # a token each, with the space before it
     questions = [Question(f"{b}", f"iron and gas {b}", names, b % 2) for b in range(4)]
-    evaluate = cola_jax.evaluator(model, questions, LogitDifference(words))
+    evaluate = evaluator(model, questions, LogitDifference(words))
     outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
     assert [outcome.evaluations for outcome in outcomes] == [9] * 4
     paths = outcomes[0].paths[:3]
