@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from cola_jax.checkpoint import stop_tokens
 from cola_jax.errors import InputError, check_keywords, check_whole, did_you_mean, shown
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from cola_jax.runs.ray import RayEngine
 
 Result = TypeVar("Result")
+# a function of the user's own, which `FunctionEvaluator` checks
+PathFunction = Callable[[np.ndarray], Verdicts | ArrayLike]
 
 OPEN = 4  # batches that share a worker where they stay open
 FIRST = 32  # questions that decide the common prefixes
@@ -62,7 +65,7 @@ class EvaluatorOptions(WorkerOptions, ScorerOptions, total=False):
 
 
 def evaluator(
-    model: "Model | Evaluate",
+    model: Model | PathFunction,
     questions: Sequence[Question],
     scorer: Scorer | str | None = None,
     *,
@@ -167,7 +170,7 @@ def ask_format(name: str) -> Format:
 
 
 def evaluate(
-    model: "Model | Evaluate",
+    model: Model | PathFunction,
     questions: Sequence[Question],
     paths: Paths,
     *,
@@ -233,7 +236,7 @@ class FunctionEvaluator(Evaluator):
 
     def __init__(
         self,
-        function: Callable[[np.ndarray], Any],
+        function: PathFunction,
         questions: list[Question],
         num_layers: int | None,
     ):

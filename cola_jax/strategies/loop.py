@@ -17,6 +17,7 @@ from cola_jax.scoring.evaluator import (
     EncodedQuestions,
     EvaluatorOptions,
     ModelEvaluator,
+    PathFunction,
     evaluator,
 )
 from cola_jax.scoring.scorer import Evaluate, Scorer
@@ -35,7 +36,7 @@ def ignore_steps(steps: int) -> None:
 
 
 def search(
-    model: Model | Evaluate,
+    model: Model | PathFunction,
     questions: Sequence[Question],
     *,
     scorer: Scorer | str | None = None,

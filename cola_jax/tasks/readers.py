@@ -236,7 +236,11 @@ def read_question(
 
 
 def read_questions(
-    kind: str, rows: Iterable[PlacedRow], columns: Columns, folder: AnyPath | None = None
+    kind: str,
+    rows: Iterable[PlacedRow],
+    columns: Columns,
+    folder: AnyPath | None = None,
+    meaning: Meaning = "0",
 ) -> Iterator[Question]:
     """Read the rows of a data set; of the rows of a pool of responses, each query once.
 
@@ -245,7 +249,7 @@ def read_questions(
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
         with reading(where):
-            question = read_question(kind, row, columns, default_id, folder)
+            question = read_question(kind, row, columns, default_id, folder, meaning)
             if question.id in seen:
                 earlier, other = seen[question.id]
                 same = (question.text, question.gold) == (other.text, other.gold)

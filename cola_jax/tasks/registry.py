@@ -13,7 +13,8 @@ from cola_jax.errors import InputError, count, did_you_mean, first_line, plain_n
 from cola_jax.question import Question
 from cola_jax.tasks import harness, readers
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.columns import FieldNames, find_columns
+from cola_jax.tasks.choices import Meaning
+from cola_jax.tasks.columns import FieldNames, field_pairs, find_columns
 from cola_jax.tasks.question_table import QuestionTable, open_table
 from cola_jax.tasks.readers import read_questions
 from cola_jax.tasks.tables import SUFFIXES, PlacedRow, Source, is_table, undecoded
@@ -69,6 +70,8 @@ class Task(NamedTuple):
     shots_of: str | None = None  # the task from whose split they are, where it has none
     subject: str | None = None  # that the task's name selects
     file: str = ""  # of the questions that the package brings
+    fields: FieldNames = None  # columns of a data set with other names, as `load_questions` takes
+    meaning: Meaning = "0"  # of its answers that are numbers
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -334,8 +337,9 @@ def hub_questions(
     rows = iter(rows)
     if (first := next(rows, None)) is not None:
         folder = hub if hub is not None and os.path.isdir(hub) else None
-        columns = find_columns(list(first[2]))
-        yield from read_questions(task.kind, itertools.chain([first], rows), columns, folder)
+        columns = find_columns(list(first[2]), field_pairs(task.fields))
+        every = itertools.chain([first], rows)
+        yield from read_questions(task.kind, every, columns, folder, task.meaning)
 
 
 def hub_rows(task: Task, split: str | None, hub: str | None) -> Iterator[PlacedRow]:

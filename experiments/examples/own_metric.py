@@ -27,7 +27,7 @@ def evaluate(paths: np.ndarray) -> np.ndarray:
     """Takes the paths [B, C, P] of a wave, and scores each [B, C], which the search maximizes."""
     logprob = cola_jax.run_paths(model, TEXTS, paths, progress=False).logprob  # [B, C, Q]
     gain = logprob.mean(-1, where=tokens) - whole.mean(-1, where=tokens)
-    return gain + ALLOWED  # correct where it is not negative
+    return np.asarray(gain) + ALLOWED  # correct where it is not negative
 
 
 questions = [cola_jax.Question(str(i), text) for i, text in enumerate(TEXTS)]

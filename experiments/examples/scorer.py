@@ -38,7 +38,6 @@ model, tokenizer = cola_jax.load(MODEL), cola_jax.load_tokenizer(MODEL)
 scorer = NameDifference(tokenizer)
 outcomes = cola_jax.search(model, questions, scorer=scorer, simulations=20)
 best = [outcome.paths[outcome.verdicts.margin.argmax()] for outcome in outcomes]
-margins = cola_jax.evaluate(
-    model, questions, best, scorer=scorer
-).verdicts.margin  # [questions, paths]
+results = cola_jax.evaluate(model, questions, best, scorer=scorer)
+margins = results.verdicts.margin  # [questions, paths]
 print(margins)
