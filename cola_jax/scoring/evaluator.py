@@ -189,7 +189,9 @@ def evaluate(
       scorer: how the model is asked: options, options-norm, letter or letter-strict for multiple
         choice, exact or generation for open questions, or a Scorer.
       num_layers: L; needed where `model` is a function of your own.
-      options: those of `EvaluatorOptions`, where `model` is a model.
+      options: of a model: chat, format and max_new_tokens of a scorer that is given by name;
+        batch_size, engine, dtype, memory_budget, tile_tokens, metrics and progress, as
+        `cola_jax.scoring.evaluator.EvaluatorOptions` describes them.
     """
     check_keywords(evaluate, options, EvaluatorOptions)
     run = evaluator(model, questions, scorer, num_layers=num_layers, **options)

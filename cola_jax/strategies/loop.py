@@ -71,7 +71,9 @@ def search(
         its own answer, or `none`.
       num_layers: L; needed where `model` is a function of your own.
       layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
-      options: those of `EvaluatorOptions`, where `model` is a model.
+      options: of a model: chat, format and max_new_tokens of a scorer that is given by name;
+        batch_size, engine, dtype, memory_budget, tile_tokens, metrics and progress, as
+        `cola_jax.scoring.evaluator.EvaluatorOptions` describes them.
 
     Raises:
       InputError: for no questions, those that the scorer cannot ask, and invalid settings.
