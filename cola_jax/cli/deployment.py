@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.table import Table
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.cli.flags import (
@@ -50,6 +49,7 @@ from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.report.terminal import TerminalTable
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
@@ -130,7 +130,7 @@ class Menu(TaskCommand):
         write_result(f"{out}/{MENU}", content, None if self.json else menu_table(content))
 
 
-def write_result(file: str, content: dict[str, Any], table: Table | None) -> None:
+def write_result(file: str, content: dict[str, Any], table: "TerminalTable | None") -> None:
     """Write a file of JSON, and print its table, or the JSON itself where there is none."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_whole(file, text.encode())
