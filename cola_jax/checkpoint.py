@@ -29,6 +29,8 @@ from cola_jax.question import digest
 from cola_jax.storage import is_url, path_of
 
 LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
+# transformers serves for tokenizers and configs, and need not report that torch is missing
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"

@@ -15,7 +15,7 @@ def test_dtype_name_takes_names_short_names_and_dtypes():
     assert [dtype_name(name) for name in DTYPES] == list(DTYPES)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat", float, "int8", object(), 16], ids=str)
+@pytest.mark.parametrize("dtype", ["bfloat", float, "int8", [], 16], ids=str)
 def test_dtype_name_refuses_others(dtype):
     with pytest.raises(ValueError, match="is not one of float32, bfloat16, float16"):
         dtype_name(dtype, FLOATS)

@@ -60,8 +60,6 @@ def keeping(kept: str) -> Iterator[None]:
 def run_command(arguments: Sequence[str]) -> None:
     """Parse a command line and run its command; exit with a line for an error of the input."""
     keep_programs()
-    # transformers serves for tokenizers alone, and need not report that torch is missing
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     set_messages()
     from cola_jax.cli.commands import parse
     from cola_jax.cli.flags import yaml_of
