@@ -49,8 +49,8 @@ def search_figures(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
     drawn = "by the model's preference " * (not summary.open)
     expected = (
         f"the share expected if the correct {noun} were drawn {drawn}among those that were "
-        "searched for: the mean, and a band of 95 % of such draws. Only what lies beyond the band "
-        "is more than luck"
+        "searched for: the mean, and a band of 95 % of such draws. Within the band, chance "
+        "explains the result"
     )
     figures = [
         figure(

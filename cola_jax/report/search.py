@@ -58,8 +58,8 @@ def search_lead(summary: Summary, prompts: str) -> str:
     shared = f" ({added})" if added else ""
     return (
         f"{summary.evaluations:,} evaluations{shared} on {summary.done:,} of {summary.planned:,} "
-        f"questions{unfinished}, {prompts}; {summary.num_layers} layers. To pick a path that is "
-        "right takes the answer."
+        f"questions{unfinished}, {prompts}; {summary.num_layers} layers. Only the "
+        "correct answer tells which path is right, so a search by itself answers no question."
     )
 
 
@@ -70,9 +70,9 @@ def main_rows(summary: Summary) -> list[Row]:
         value_row("right before (pretrained model)", summary.before),
         *summary.rows(),
         value_row("C→C: right before, also on fewer layers", summary.shortened),
-        value_row(f"own wrong {noun}s kept on fewer", summary.own_kept, control=True),
+        value_row(f"own wrong {noun}s, also on fewer layers", summary.own_kept, control=True),
         Row(
-            f"mean layers run, of {summary.num_layers}",
+            f"mean layers of the best paths, of {summary.num_layers}",
             (
                 format_mean(summary.length),
                 ", ".join(cost),

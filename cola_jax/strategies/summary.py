@@ -25,8 +25,8 @@ LABELS = {
     ROBUST: "W→C: right in all variants on one path",
 }
 STATED = {  # of a search in all variants at once, the last one
-    ONCE: "some path was right on",
-    ROBUST: "one path was right in all variants on",
+    ONCE: "the searches found a correct path for",
+    ROBUST: "the searches found a path that is correct in all variants for",
 }
 
 
@@ -117,8 +117,10 @@ class SearchSummary:
             return f"Nothing to correct: the model was right before on {all_of(self.before.n)}."
         wrong = f"{stated} {net.reached} of the {count(net.n, 'question')} that the model got wrong"
         if not net.n:
-            found = f"{self.corrected.hits} of {self.corrected.n}"
-            return f"Nothing shown: {stated} {found} wrong questions, but {self.no_comparison()}."
+            found = (
+                f"{self.corrected.hits} of {self.corrected.n} questions that the model got wrong"
+            )
+            return f"Nothing shown: {stated} {found}, but {self.no_comparison()}."
         if net.undecided:
             reason = f"the model's preference alone nearly decides which {self.answer_noun} is"
             return f"Nothing shown: {wrong}, but {reason} the correct one."
@@ -126,14 +128,14 @@ class SearchSummary:
         interval = f"95 % interval {format_interval((low, high), signed=True)}"
         if math.isnan(low):
             interval = "too few questions for an interval"
-        size = f"{format_points(net.difference)} points of these questions"
-        size = f"{size} ({interval}, p {format_p(p)})"
+        points = f"{format_points(net.difference)} points"
+        size = f"Difference: {points} ({interval}, p {format_p(p)})"
+        expected = f"{net.expected:.1f} were expected by chance"
         if is_shown(p, (low, high)):
-            than = "and" if low > 0 else "and even"
-            return f"Shown: {wrong}, {than} {net.expected:.1f} were expected by luck: {size}."
+            than = "and" if low > 0 else "but"
+            return f"Shown: {wrong}, {than} {expected}. {size}."
         undone = ", which the correction for several tests undoes" * (low > 0 or high < 0)
-        expected = f"but {net.expected:.1f} were expected, {self.because()}"
-        return f"Nothing shown: {wrong}, {expected}: {size}{undone}."
+        return f"Nothing shown: {wrong}, but {expected}, {self.because()}. {size}{undone}."
 
     def no_comparison(self) -> str:
         """Return why no question can be compared with a control search."""
@@ -165,7 +167,7 @@ class SearchSummary:
         if net.undecided:
             points, interval = "undecided", ""
         uncorrected = "" if math.isnan(p) else f"uncorrected {format_p(p)}"
-        kind = "chance" if self.open else "the model's preference"
+        kind = "chance" if self.open else "chance and preference"
         return [
             value_row(LABELS[name], Share(net.reached, net.n)),
             Row(

@@ -94,7 +94,8 @@ def test_search_records_and_shows_layer_costs(tiny_checkpoint, tmp_path, capsys,
     command += ["--control", "none", "--output", str(tmp_path / "run"), "--layer-costs", str(costs)]
     main(command)
     assert Run(tmp_path / "run").settings()["layer_costs"] == [2, 1, 5, 1, 1]
-    assert re.search(r"mean layers run, of 5 +\d\.\d +[\d.]+ ms, [\d.]+ %", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"mean layers of the best paths, of 5 +\d\.\d +[\d.]+ ms, [\d.]+ %", shown)
     costs.write_text("[2, 1, 5, 1, 2]")
     assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in refused(*command)
 

@@ -26,7 +26,7 @@ def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
     assert sizes in " ".join(text.split())
     # of q2, q3 and q5, the last one has no control
     assert re.search(r"W→C: wrong before, right on some path +50\.0 % +9\.5 to 90\.5 +2", text)
-    assert re.search(r"expected by the model's preference +50\.0 % +\S+ to \S+ +2", text)
+    assert re.search(r"expected by chance and preference +50\.0 % +\S+ to \S+ +2", text)
     assert re.search(r"difference in points +[+−]0\.0 +too few for one +2", text)
     assert "Cost" not in text
     text = words_of(report)
@@ -41,7 +41,7 @@ def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
 def test_cost_stands_beside_positions(tmp_path: Path):
     run = make_run(tmp_path, part("q1"), part("q2"), part("q3"), layer_costs=[1.0, 2.0, 3.0, 4.0])
     # q1: 0, 1 and 3; q2: 0, 1, 1, 2 and 3; q3: all
-    assert "mean layers run, of 4 4.0 9.67 ms, 96.7 %" in words_of(report_of(run))
+    assert "mean layers of the best paths, of 4 4.0 9.67 ms, 96.7 %" in words_of(report_of(run))
 
 
 def test_missing_values_are_dashes(tmp_path: Path):

@@ -23,10 +23,10 @@ def test_repr_has_a_few_lines_and_the_control(outcomes: Outcomes):
     assert len(text) < 1000
     assert len(text.splitlines()) < 10
     assert text.startswith(f"Outcomes of 8 questions, {outcomes.evaluations} evaluations")
-    assert "expected by the model's preference" in text
+    assert "expected by chance and preference" in text
     assert outcomes.summary().sentence in text
     html = outcomes._repr_html_()
-    assert "expected by the model&#x27;s preference" in html
+    assert "expected by chance and preference" in html
 
 
 def test_no_outcomes_have_a_repr(outcomes: Outcomes):

@@ -28,18 +28,18 @@ def summary_of(*cases: Case, weighted: bool = True) -> SearchSummary:
 def test_sentence_shows_what_is_beyond_expectation():
     better = summary_of(*(case(i, gold=TWO) for i in range(12)))
     assert better.sentence.startswith(
-        "Shown: some path was right on 12 of the 12 questions that the model got wrong, and 6.0 "
-        "were expected by luck: +50.0 points of these questions (95 % interval "
+        "Shown: the searches found a correct path for 12 of the 12 questions that the model got "
+        "wrong, and 6.0 were expected by chance. Difference: +50.0 points (95 % interval "
     )
     worse = summary_of(*(case(i, other=TWO) for i in range(12)))
-    assert "right on 0 of the 12 questions that the model got wrong, and even 6.0" in worse.sentence
+    assert "for 0 of the 12 questions that the model got wrong, but 6.0" in worse.sentence
 
 
 def test_sentence_needs_p_and_interval():
     better = summary_of(*(case(i, gold=TWO) for i in range(12)))
     for fields, words in (
         ({"p": 0.06}, "which the correction for several tests undoes"),
-        ({"interval": (-0.1, 0.9)}, "6.0 were expected, as searches reach wrong options too"),
+        ({"interval": (-0.1, 0.9)}, "6.0 were expected by chance, as searches reach wrong options"),
         ({"effective": 1.0}, "preference alone nearly decides which option is the correct one"),
     ):
         net = better.net._replace(**fields)
@@ -55,12 +55,12 @@ def test_sentence_gives_the_reason_of_the_expected_number():
     assert second not in summary_of(*few).sentence  # as preferred as the control
     ways = Ways.of(few, robust=False, weighted=True)
     assert second in SearchSummary.of(ways, LAYERS, Preference(0.5, 0.1)).sentence
-    assert "as searches reach wrong answers too:" in summary_of(*few, weighted=False).sentence
+    assert "as searches reach wrong answers too." in summary_of(*few, weighted=False).sentence
 
 
 def test_sentence_without_a_comparison():
     alone = case(gold=TWO)._replace(searches={GOLD: TWO, OWN: TWO})
-    assert "right on 1 of 1 wrong questions, but none of these questions has a control" in (
+    assert "for 1 of 1 questions that the model got wrong, but none of these questions has a" in (
         summary_of(alone).sentence
     )
     unscored = case(gold=TWO)._replace(scores=np.full((1, 3), np.nan))
@@ -85,10 +85,11 @@ def test_rows_have_the_expected_number_below_the_reached_one():
 
 
 def test_repr_is_short_and_html_is_escaped():
-    summary = summary_of(case(0, gold=TWO), case(1, other=TWO))
+    ways = Ways.of([case(0, gold=TWO), case(1, other=TWO)], robust=False, weighted=True)
+    summary = SearchSummary.of(ways, LAYERS, Preference(0.5, 0.1))
     lines = repr(summary).splitlines()
     assert lines[0] == summary.sentence
     assert len(lines) < 8
     html = summary._repr_html_()
-    assert "model&#x27;s preference" in html
+    assert "model&#x27;s second choice" in html
     assert "expected" in html
