@@ -157,7 +157,8 @@ def named_scorer(
         format = ask_format(settings.pop("format", "question"))
         settings |= {"format": format, "stop_tokens": stop_tokens(model.checkpoint)}
     if make.decodes:
-        settings["grader"] = choose_grader(question for question in questions if question.open)
+        golds = ((f"question {each.id}", each.gold) for each in questions if each.open)
+        settings["grader"] = choose_grader(golds)
     return make(tokenizer_of(model.checkpoint), **settings)
 
 

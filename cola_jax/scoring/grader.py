@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.errors import InputError, shown
-from cola_jax.question import Question
 
 WORKER = ("-m", "cola_jax.scoring.grader")
 FAILURES = (MemoryError, RecursionError)
@@ -165,17 +164,17 @@ class TextGrader:
 AnyGrader = Grader | TextGrader
 
 
-def choose_grader(questions: Iterable[Question]) -> type[AnyGrader]:
-    """Return the grader of questions: `TextGrader` where all answers are texts.
+def choose_grader(golds: Iterable[tuple[str, str]]) -> type[AnyGrader]:
+    """Return the grader of gold answers, each after its place: `TextGrader` where all are texts.
 
     Raises InputError for a number or a formula where math-verify is not installed.
     """
-    formula = next((each for each in questions if not is_text(each.gold)), None)
-    if formula is None:
+    place, formula = next((each for each in golds if not is_text(each[1])), (None, ""))
+    if place is None:
         return TextGrader
     if missing := missing_packages():
         raise InputError(
-            f"question {formula.id}: the answer {shown(formula.gold)} is a number or a formula, "
+            f"{place}: the answer {shown(formula)} is a number or a formula, "
             f"whose grading needs {missing}: pip install 'cola-jax[math]', or give a file of "
             "answers in words alone."
         )

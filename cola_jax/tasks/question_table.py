@@ -79,6 +79,13 @@ class QuestionTable(NamedTuple):
             ids[question.id] = where, question
             yield question
 
+    def golds(self) -> Iterator[tuple[str, str]]:
+        """Yield the answers of open questions, each after the place of its row."""
+        for where, _, row in self.rows:
+            answer = read_values(row, self.columns).get("answer")
+            if answer is not None:
+                yield where, str(answer)
+
     def describe(self) -> str:
         """Describe in one line what each column is taken for."""
         text = f"{self.name}: {self.columns.describe()}"

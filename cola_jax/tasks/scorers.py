@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax import scoring
@@ -15,6 +15,7 @@ from cola_jax.scoring.grader import choose_grader
 from cola_jax.tasks.formats import Shots, check_answerable, load_shots
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.prompt_sets import PromptSet
+from cola_jax.tasks.question_table import open_table
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import Task
 
@@ -104,7 +105,7 @@ class ScorerMaker:
         shots = self.shots(format.shots)
         options = self.decoding() if scorer_class.decodes else self.common
         if kind in OWN and scorer_class.decodes:
-            options["grader"] = choose_grader(itertools.chain(*self.sources))
+            options["grader"] = choose_grader(self.golds())
         scorer = scorer_class(self.tokenizer, format, shots=shots, **options)
         if kind in OWN and scorer_class.decodes:
             check_answerable(itertools.chain(*self.sources), scorer)
@@ -114,6 +115,14 @@ class ScorerMaker:
             "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
         }
         return scorer, {"prompt": prompt} | scorer.record()
+
+    def golds(self) -> Iterator[tuple[str, str]]:
+        """Yield the answers in the files of the task, each after its place.
+
+        Those of all rows, so that a larger limit grades no question otherwise.
+        """
+        for file in filter(None, (self.config.task, self.config.held_out_from)):
+            yield from open_table(file, self.config.fields, self.config.answers_from).golds()
 
     def decoding(self) -> dict[str, Any]:
         """Return the settings of a scorer that decodes."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cola_jax.question import open_question
 from cola_jax.scoring import grader as grader_module
 from cola_jax.scoring.grader import (
     Grade,
@@ -181,8 +180,8 @@ def test_match_text_compares_words():
         assert match_text(row["answer"], row["gold"]) is row["same"], row
 
 
-def questions(*golds):
-    return [open_question(f"q{i}", "?", gold) for i, gold in enumerate(golds)]
+def placed(*golds):
+    return [(f"question q{i}", gold) for i, gold in enumerate(golds)]
 
 
 WORDS = [
@@ -201,14 +200,14 @@ FORMULAS += ["1984", "sin(x)"]
 
 
 def test_choose_grader_needs_math_verify_for_numbers_and_formulas_alone(monkeypatch):
-    assert choose_grader(questions(*WORDS, "2024-05-01", "9:30 am")) is TextGrader
+    assert choose_grader(placed(*WORDS, "2024-05-01", "9:30 am")) is TextGrader
     assert not any(map(is_text, FORMULAS))
-    assert choose_grader(questions(*WORDS, *FORMULAS)) is Grader
+    assert choose_grader(placed(*WORDS, *FORMULAS)) is Grader
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert choose_grader(questions(*WORDS)) is TextGrader
+    assert choose_grader(placed(*WORDS)) is TextGrader
     message = "question q1: the answer '42' is a number .* math_verify and antlr4: pip install"
     with pytest.raises(ValueError, match=message):
-        choose_grader(questions("Paris", "42", "x^2"))
+        choose_grader(placed("Paris", "42", "x^2"))
 
 
 def test_text_grader_compares_words():
