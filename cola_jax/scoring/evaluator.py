@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -24,7 +25,7 @@ from cola_jax.scoring.format import FREE_FORMATS, Format
 from cola_jax.scoring.grader import choose_grader
 from cola_jax.scoring.pictures import with_pictures
 from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer, most_options, prompts_of
-from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 if TYPE_CHECKING:
     from cola_jax.runs.ray import RayEngine
@@ -246,9 +247,9 @@ class FunctionEvaluator(Evaluator):
         """Take a function from paths [B, C, P], padded with STOP, to verdicts or scores.
 
         These are Verdicts with fields [B, C]; scores of every option [B, C, J], the higher the
-        better, where those of options that a question lacks are ignored; or [B, C], a number for
-        each path, right where it is 0 or more, or a bool. One number a path says nothing of wrong
-        options.
+        better, where those of options that a question lacks are ignored, and the score of an option
+        alone is right where it is 0 or more; or [B, C], a number for each path, right likewise, or
+        a bool. One number a path says nothing of wrong options.
         """
         if num_layers is None:
             raise InputError("a function of your own does not tell the layers: give num_layers.")
@@ -291,17 +292,30 @@ class FunctionEvaluator(Evaluator):
             scores = np.empty(0)
         if scores.dtype == bool and scores.shape == wave:
             return Verdicts.of_margins(np.where(scores, 1.0, -1.0))
-        if scores.dtype.kind != "f" or scores.shape not in (wave, (*wave, most)):
+        if not jnp.issubdtype(scores.dtype, jnp.floating) or scores.shape not in (
+            wave,
+            (*wave, most),
+        ):
             raise InputError(
                 f"the function returned {scores.dtype} of shape {scores.shape} for paths "
                 f"{paths.shape}: give floats {wave}, right where they are 0 or more, or bools, or "
                 f"the scores of every option {(*wave, most)}, or Verdicts."
             )
+        if scores.dtype.kind != "f":  # bfloat16, of which numpy knows no more than its size
+            scores = scores.astype(np.float32)
         if scores.ndim == 2:
             return Verdicts.of_margins(scores)
         lacking = np.arange(most) >= self.options[:, None, None]
         present = (np.isfinite(scores) | lacking).all(axis=-1) & (paths[:, :, 0] != STOP)
-        return Verdicts.of_scores(np.where(lacking, np.nan, scores), self.gold[:, None], present)
+        alone = (self.options == 1)[:, None]  # has no rival, so is judged against 0
+        answer = np.where(lacking, -np.inf, scores).argmax(axis=-1)
+        return Verdicts.of_scores(
+            np.where(lacking, np.nan, scores),
+            self.gold[:, None],
+            present,
+            answer=np.where(alone & (scores[..., 0] < 0), NO_ANSWER, answer),
+            outside=np.where(alone, np.nan, -np.inf),
+        )
 
 
 class BatchEvaluator(Evaluator):

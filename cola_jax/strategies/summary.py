@@ -113,14 +113,23 @@ class SearchSummary:
         net, (_, p), stated = self.net, self.p_values[self.counted], STATED[self.counted]
         if not self.before.n:
             return "Nothing shown: no question was graded before."
-        if not self.corrected.n:
+        if self.before.hits == self.before.n:
             return f"Nothing to correct: the model was right before on {all_of(self.before.n)}."
-        wrong = f"{stated} {net.reached} of the {count(net.n, 'question')} that the model got wrong"
+        if not self.corrected.n:
+            return "Nothing to compare: the model got no question wrong in all variants."
+        got_wrong = "that the model got wrong"
+        if self.counted == ROBUST:
+            got_wrong += " in all variants"
         if not net.n:
-            found = (
-                f"{self.corrected.hits} of {self.corrected.n} questions that the model got wrong"
-            )
+            found = f"{self.corrected.hits} of {self.corrected.n} questions {got_wrong}"
             return f"Nothing shown: {stated} {found}, but {self.no_comparison()}."
+        compared = f"{count(net.n, 'question')} {got_wrong}"
+        if net.n < self.corrected.n:
+            compared = (
+                f"{count(net.n, 'question')} that can be compared, of {self.corrected.n} "
+                f"{got_wrong}"
+            )
+        wrong = f"{stated} {net.reached} of the {compared}"
         if net.undecided:
             reason = f"the model's preference alone nearly decides which {self.answer_noun} is"
             return f"Nothing shown: {wrong}, but {reason} the correct one."
@@ -132,8 +141,9 @@ class SearchSummary:
         size = f"Difference: {points} ({interval}, p {format_p(p)})"
         expected = f"{net.expected:.1f} were expected by chance"
         if is_shown(p, (low, high)):
-            than = "and" if low > 0 else "but"
-            return f"Shown: {wrong}, {than} {expected}. {size}."
+            if low > 0:
+                return f"Shown: {wrong}, and {expected}. {size}."
+            return f"Shown to be fewer than expected: {wrong}, but {expected}. {size}."
         undone = ", which the correction for several tests undoes" * (low > 0 or high < 0)
         return f"Nothing shown: {wrong}, but {expected}, {self.because()}. {size}{undone}."
 

@@ -1,5 +1,6 @@
 """Functions from paths to verdicts: of a model, and of the user's own."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,6 +109,34 @@ def test_evaluate_asks_open_questions_by_the_name_of_a_scorer(model, words):
 def test_evaluate_refuses_results_of_a_function(questions, returned, message):
     with pytest.raises(ValueError, match=message):
         cola_jax.evaluate(lambda paths: returned, questions, PATHS, num_layers=tiny.LAYERS)
+
+
+def test_score_of_an_option_alone_is_right_from_zero():
+    alone = open_question("alone", "which is hot?", "sun")
+    scores = np.array([-1.0, 0.0, 2.0])
+    for questions in ([alone], [alone, *tiny.questions(1)]):
+        most = max(1, *(len(each.options) for each in questions))
+        made = np.zeros((len(questions), 3, most))
+        made[0, :, 0] = scores
+        made[0, :, 1:] = 9  # of options that the question lacks
+        verdicts = cola_jax.evaluate(
+            lambda paths, made=made: made, questions, PATHS[:3], num_layers=tiny.LAYERS
+        ).verdicts
+        of_margins = Verdicts.of_margins(scores)
+        assert verdicts.verdict[0].tolist() == of_margins.verdict.tolist() == [False, True, True]
+        assert verdicts.margin[0].tolist() == of_margins.margin.tolist() == scores.tolist()
+        assert verdicts.answer[0].tolist() == of_margins.answer.tolist()
+
+
+def test_evaluate_takes_scores_of_bfloat16(questions):
+    of_each = cola_jax.evaluate(
+        lambda paths: jnp.full(paths.shape[:2], -0.5, jnp.bfloat16),
+        questions,
+        PATHS,
+        num_layers=tiny.LAYERS,
+    )
+    assert not of_each.verdicts.verdict.any()
+    assert (of_each.verdicts.margin == -0.5).all()
 
 
 def test_prefix_is_that_of_all_questions_and_depends_on_no_later_one(words):

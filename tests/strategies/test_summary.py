@@ -32,7 +32,10 @@ def test_sentence_shows_what_is_beyond_expectation():
         "wrong, and 6.0 were expected by chance. Difference: +50.0 points (95 % interval "
     )
     worse = summary_of(*(case(i, other=TWO) for i in range(12)))
-    assert "for 0 of the 12 questions that the model got wrong, but 6.0" in worse.sentence
+    assert worse.sentence.startswith(
+        "Shown to be fewer than expected: the searches found a correct path for 0 of the 12 "
+        "questions that the model got wrong, but 6.0 were expected by chance. Difference: −50.0"
+    )
 
 
 def test_sentence_needs_p_and_interval():
@@ -69,6 +72,34 @@ def test_sentence_without_a_comparison():
         "Nothing to correct: the model was right before on the only question."
     )
     assert summary_of().sentence == "Nothing shown: no question was graded before."
+
+
+def test_sentence_counts_the_questions_that_cannot_be_compared():
+    compared = [case(i, gold=TWO) for i in range(2)]
+    alone = [case(i, gold=TWO)._replace(searches={GOLD: TWO, OWN: TWO}) for i in range(2, 5)]
+    sentence = summary_of(*compared, *alone).sentence
+    assert "for 2 of the 2 questions that can be compared, of 5 that the model got wrong, " in (
+        sentence
+    )
+
+
+def test_sentence_of_a_search_in_all_variants():
+    def sentence(*cases):
+        return SearchSummary.of(Ways.of(list(cases), robust=True, weighted=True), LAYERS).sentence
+
+    scores = np.array([[-1.0, -2.0, -3.0]] * 2)
+    wrong = case(gold=Reached(2, None, 2))._replace(answers=[OWN, OWN], scores=scores)
+    mixed = wrong._replace(id="mixed", answers=[GOLD, OWN])
+    right = wrong._replace(id="right", answers=[GOLD, GOLD], baseline=True)
+    assert sentence(mixed) == (
+        "Nothing to compare: the model got no question wrong in all variants."
+    )
+    assert sentence(right, mixed).startswith("Nothing to compare: ")
+    assert sentence(right).startswith("Nothing to correct: the model was right before on the only")
+    assert "a path that is correct in all variants for 1 of the 1 question that the model got " in (
+        sentence(wrong, mixed)
+    )
+    assert "got wrong in all variants, but " in sentence(wrong, mixed)
 
 
 def test_rows_have_the_expected_number_below_the_reached_one():
