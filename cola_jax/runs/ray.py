@@ -403,7 +403,8 @@ class RayEvaluator(BatchEvaluator):
         self.engine, self.handle, self.scorer = engine, handle, scorer
         self.encoded, self.first = list(encoded), encoded if first is None else first
         if model is not None:
-            self.asked = EncodedQuestions(model, scorer, self.encoded, batch_size)
+            asked_with = {"batch_size": batch_size}
+            self.asked = EncodedQuestions(model, scorer, self.encoded, asked_with)
         self.questions = [each.question for each in encoded]
         self.num_layers, self.work = handle.config.num_layers, PathVerdicts(scorer)
         self.batch_size, self.metrics = batch_size, metrics or Metrics()

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax.numpy as jnp
@@ -207,7 +207,7 @@ class EncodedQuestions(NamedTuple):
     model: Model
     scorer: Scorer
     encoded: Sequence[Encoded]
-    batch_size: int | None
+    options: Mapping[str, Any]  # of `ModelEvaluator`
 
 
 class Evaluator(abc.ABC):
@@ -368,7 +368,8 @@ class ModelEvaluator(BatchEvaluator):
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
         self.questions = [each.question for each in self.encoded]
         self.num_layers = model.config.num_layers
-        self.asked = EncodedQuestions(model, scorer, self.encoded, batch_size)
+        asked_with = {"batch_size": batch_size, **options}
+        self.asked = EncodedQuestions(model, scorer, self.encoded, asked_with)
         self.batch_size = batch_size or limits.questions
         self.first = self.encoded if first is None else first
         few = keep_open and len(self.encoded) <= OPEN * self.batch_size

@@ -214,7 +214,11 @@ def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> 
 
 
 def asked_questions(outcomes: Outcomes, call: str) -> EncodedQuestions:
-    """Return the questions as a model was asked them; InputError for other first arguments."""
+    """Return the questions of outcomes, in their order, as a model was asked them.
+
+    Outcomes are a list, which may have been sorted or shortened since. InputError for other first
+    arguments, and for outcomes of other searches among them.
+    """
     if not isinstance(outcomes, Outcomes):
         raise InputError(
             f"the first argument of {call} is of type {type(outcomes).__name__}, but must be the "
@@ -225,7 +229,17 @@ def asked_questions(outcomes: Outcomes, call: str) -> EncodedQuestions:
             f"{call} takes outcomes of a search of a model in this process, and these are of a "
             "function or were copied: search(model, questions, scorer=...)."
         )
-    return outcomes.asked
+    by_id = {each.question.id: each for each in outcomes.asked.encoded}
+    encoded = []
+    for outcome in outcomes:
+        each = by_id.pop(outcome.question.id, None)
+        if each is None or each.question != outcome.question:
+            raise InputError(
+                f"question {shown(outcome.question.id)} is of another search, or there twice: give "
+                "the outcomes that cola_jax.search returned, or some of them."
+            )
+        encoded.append(each)
+    return outcomes.asked._replace(encoded=encoded)
 
 
 def confirm(outcomes: Outcomes) -> Outcomes:
@@ -233,8 +247,9 @@ def confirm(outcomes: Outcomes) -> Outcomes:
 
     Takes the outcomes of a search of a model, and returns them with `confirmed`.
     """
-    model, scorer, encoded, batch_size = asked_questions(outcomes, "confirm(outcomes)")
-    again = ModelEvaluator(model, encoded, scorer, batch_size=batch_size, keep_open=False)
+    asked = asked_questions(outcomes, "confirm(outcomes)")
+    scorer, encoded = asked.scorer, asked.encoded
+    again = ModelEvaluator(asked.model, encoded, scorer, keep_open=False, **asked.options)
 
     def run(worker: Worker, indices: np.ndarray, workload: Workload) -> list[bool | None]:
         paths = paths_to_confirm([outcomes[i] for i in indices])

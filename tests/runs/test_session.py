@@ -326,8 +326,12 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     assert run.settings()["simulations"] == 8
     rows = run.questions().to_pylist()
     assert [row["question"] for row in rows] == [question.id for question in questions]
+    assert [row["text"] for row in rows] == [question.text for question in questions]
     assert [row["confirmed"] for row in rows] == [outcome.confirmed for outcome in outcomes]
     assert summarise(run).before.n == 5
+    outcomes.sort(key=lambda outcome: outcome.question.id, reverse=True)
+    other = cola_jax.save_run(outcomes, tmp_path / "sorted").questions().to_pylist()
+    assert other == rows[::-1]
     text = repr(run)
     assert len(text) < 500
     assert "5 of 5 questions done, scorer options" in text

@@ -12,6 +12,7 @@ from cola_jax.execute import worker
 from cola_jax.path import STOP, identity
 from cola_jax.scoring import Options, Verdicts
 from cola_jax.scoring.evaluator import evaluator
+from cola_jax.strategies import loop
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
 from tests.strategies.formula import checksum, checksum_answer, formula, questions
@@ -242,6 +243,26 @@ def test_search_of_model_is_counted_and_confirmed_in_float32(searched):
     confirmed = [outcome.confirmed for outcome in searched[0]]
     assert True in confirmed
     assert confirmed == [True if o.verdicts.verdict.any() else None for o in searched[0]]
+
+
+def test_confirm_takes_sorted_outcomes_and_the_options_of_their_search(model, scorer, monkeypatch):
+    metrics, made, make = cola_jax.Metrics(), [], loop.ModelEvaluator
+    options = {"memory_budget": 1 << 26, "tile_tokens": 64, "batch_size": 2, "metrics": metrics}
+    outcomes = cola_jax.search(model, tiny.questions(4), scorer=scorer, **options, **MODEL)
+    monkeypatch.setattr(
+        loop, "ModelEvaluator", lambda *args, **given: made.append(given) or make(*args, **given)
+    )
+    expected, counted = cola_jax.confirm(outcomes), metrics.evaluations
+    outcomes.reverse()
+    outcomes.pop()
+    again = cola_jax.confirm(outcomes)
+    assert [given | options for given in made] == made
+    assert metrics.evaluations == counted
+    assert [each.question.id for each in again] == ["q3", "q2", "q1"]
+    assert [o.confirmed for o in again] == [o.confirmed for o in expected[:0:-1]]
+    outcomes.append(outcomes[0])
+    with pytest.raises(ValueError, match="question 'q3' is of another search, or there twice"):
+        cola_jax.confirm(outcomes)
 
 
 def test_search_of_model_is_that_of_its_evaluator(model, searched):
