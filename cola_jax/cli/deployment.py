@@ -146,6 +146,7 @@ def origin_of(session: "Session") -> dict[str, Any]:
     return {
         "model": session.settings["model"],
         "model_name": session.handle.identity.name,
+        "model_dtype": session.handle.identity.dtype,
         "num_layers": session.num_layers,
         "scorer": session.scorer.name,
         "questions": digest(sorted(question_digest(each.question) for each in session.encoded)),

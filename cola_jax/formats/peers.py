@@ -71,9 +71,9 @@ def read_paths(
             paths, named = json_paths(content, num_layers, limit), named_model(content)
         elif MERGE.search(text):
             content = parse_yaml(text, file)
-            paths, named = [merge_path(content, num_layers)], (merge_model(content), None)
+            paths, named = [merge_path(content, num_layers)], (merge_model(content),)
         else:
-            paths, named = line_paths(file, text.splitlines(), num_layers, limit), (None, None)
+            paths, named = line_paths(file, text.splitlines(), num_layers, limit), (None,)
         if not paths:
             raise InputError("the file has no path.")
         if model is not None:

@@ -5,13 +5,13 @@ to reach. So the null hypothesis is that gold is drawn among a question's target
 preference, in proportion to exp(tau * score).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
+from scipy.signal import fftconvolve
 from scipy.special import softmax
 from scipy.stats import poisson_binom, rankdata, t
 
@@ -190,13 +190,13 @@ class Net(NamedTuple):
             n=len(gaps),
             reached=int(targets.hits[:, 0].sum()),
             expected=float(chances.sum()),
-            by_chance=number_by_chance(chances),
+            by_chance=NO_INTERVAL,
             informative=int(np.count_nonzero(differ)),
             effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
             scale=scale,
         )
         if min(net.informative, net.effective) < INFORMATIVE and before is None:
-            return net
+            return net._replace(by_chance=number_by_chance(chances))
         # beside the test, which regards the gaps of gold itself
         low, high = (min(max(0.0, net.reached + bound), net.n) for bound in known.by_chance())
         expected = min(max(0.0, net.reached - known.observed), net.n)
@@ -209,9 +209,14 @@ class Net(NamedTuple):
 
 def number_by_chance(chances: np.ndarray) -> tuple[float, float]:
     """Return the bounds of 95 % of the numbers of successes, by their chances [n]."""
-    numbers = functools.reduce(lambda pmf, p: np.convolve(pmf, [1 - p, p]), chances, np.ones(1))
-    low, high = np.searchsorted(np.cumsum(numbers), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
-    return float(low), float(min(high, len(chances)))
+    chances = np.append(chances, 0.0)  # which adds none, as there may be no other
+    numbers = np.stack([1 - chances, chances], axis=1)  # [n, 2], the distribution of each
+    while len(numbers) > 1:  # of the sums of two; by halves, so that n may be 100,000
+        if len(numbers) % 2:
+            numbers = np.concatenate([numbers, np.eye(1, numbers.shape[1])])  # always 0
+        numbers = fftconvolve(numbers[::2], numbers[1::2], axes=1)
+    low, high = np.searchsorted(np.cumsum(numbers[0]), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
+    return float(low), float(min(high, len(chances) - 1))
 
 
 class Drawn:

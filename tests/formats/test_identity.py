@@ -15,7 +15,7 @@ GGUF = {"kind": "gguf", "name": "/data/tiny.Q4_1.gguf", "revision": None}
 
 
 def identity(origin):
-    return Identity.of({"origin": origin, "digest": DIGEST})
+    return Identity.of({"origin": origin, "digest": DIGEST, "dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize("origin", [HUB, CACHED])
@@ -35,6 +35,19 @@ def test_check_refuses_another_digest_of_a_local_model():
     for origin in (LOCAL, GGUF):
         with pytest.raises(InputError, match=r"than the one here \(tiny.*, digest abababababab\)"):
             identity(origin).check("f", OTHER)
+
+
+def test_check_logs_a_digest_that_may_differ_by_the_dtype_alone(caplog):
+    for origin, name in ((HUB, "Someone/tiny"), (LOCAL, "tiny")):
+        for dtype, theirs in (("int8", " in int8"), (None, "")):
+            caplog.clear()
+            with caplog.at_level(logging.WARNING):
+                identity(origin).check("f", OTHER, name, dtype)
+            assert f"{name}, digest cdcdcdcdcdcd{theirs}, and the model here is " in caplog.text
+            assert "digest abababababab in bfloat16: they may differ by more" in caplog.text
+        for strange, dtype in ((name, "bfloat16"), ("large", "int8")):
+            with pytest.raises(InputError, match="has paths of another model"):
+                identity(origin).check("f", OTHER, strange, dtype)
 
 
 @pytest.mark.parametrize(

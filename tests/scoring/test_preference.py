@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import poisson_binom
 
 from cola_jax.scoring.preference import (
     UNWEIGHTED,
@@ -69,6 +70,13 @@ def test_number_by_chance_is_that_of_independent_questions():
     assert number_by_chance(np.full(20, 0.5)) == (6, 14)  # binomial
     assert number_by_chance(np.array([1.0, 1.0, 0.0])) == (2, 2)
     assert number_by_chance(np.ones(0)) == (0, 0)
+    chances = np.random.default_rng(0).random(1001)
+    low, high = number_by_chance(chances)
+    below = poisson_binom(chances).cdf([low - 1, low, high - 1, high])
+    assert below[0] < 0.025 <= below[1] < below[2] < 0.975 <= below[3]
+    normal = 1.96 * math.sqrt(200_000 / 4)  # of as many as no sum one by one would end for
+    wide = number_by_chance(np.full(200_000, 0.5))
+    assert wide == pytest.approx((100_000 - normal, 100_000 + normal), abs=1)
 
 
 def test_reached_lies_outside_the_range_by_chance_where_p_is_small():

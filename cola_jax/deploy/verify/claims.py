@@ -166,10 +166,12 @@ def whole_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]:
     return tuple(i for i, word in enumerate(words) if word == "attn+mlp")
 
 
-def check_model(file: Path, checkpoint: str | Path, model: Any, name: Any = None) -> None:
+def check_model(
+    file: Path, checkpoint: str | Path, model: Any, name: Any = None, dtype: Any = None
+) -> None:
     """Raise InputError for a file that names another model; most name none."""
     if model is not None:
-        Identity.of(read_metadata(checkpoint)).check(file, model, name)
+        Identity.of(read_metadata(checkpoint)).check(file, model, name, dtype)
 
 
 def from_file(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
