@@ -37,9 +37,16 @@ PROSE = re.compile(r"[\w\s.,:'’-]+")  # not a formula, in which X differs from
 LONG = re.compile(r"[^\W\d_]{3}")  # shorter words may be products: xy equals yx
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?")
 TIME = re.compile(r"\d\d?(?::\d\d)?\s*[ap]\.?\s?m")
-FORMULA = re.compile(r"[\\${}^_=+*/<>|~]|\w\(")  # signs that words do not have
+# signs that words do not have. A name may have +, * and /, such as C++ and AC/DC, but not between
+# two terms of which one is a number or a single letter, as in x/y and pi/2
+ATOM = r"(?:[0-9]+|(?<![^\W\d_])[^\W\d_](?![^\W\d_]))"
+TERM_BEFORE, TERM_AFTER = r"[\w)]", r"[\w(]"
+OPERATOR = r"\s*[+*/]\s*"
+SIGNS = (r"[\\${}^_=<>|~]", r"\w\(", ATOM + OPERATOR + TERM_AFTER, TERM_BEFORE + OPERATOR + ATOM)
+FORMULA = re.compile("|".join(SIGNS))
 QUOTES = " \t\n\"'“”‘’«»"
-ENDS = QUOTES + ".,;:!?"  # ignored around an answer in words
+BEGIN = re.compile(rf"[¿¡*]*(?:\((?={LONG.pattern}))?")  # signs before the first letter of a text
+ENDS = QUOTES + ".,;:!?¿¡()"  # ignored around an answer in words
 START_SECONDS = 120.0  # for a worker to import math-verify: a third of a second on an idle core
 
 
@@ -135,7 +142,8 @@ class Grader:
 class TextGrader:
     """Grade answers in words by exact match, which needs no other package.
 
-    Ignored are case, extra whitespace, quotes, and punctuation at both ends. Used as `Grader`.
+    Ignored are case, extra whitespace, and quotes, punctuation and parentheses at both ends. Used as
+    `Grader`.
     """
 
     def __enter__(self) -> "TextGrader":
@@ -252,9 +260,10 @@ def missing_packages() -> str:
 def is_text(gold: str) -> bool:
     """Return whether an answer is compared as text: words, a date or a time of day.
 
-    A text begins with a letter and has no sign of a formula: 7 cm and x + y are none.
+    A text begins with a letter and has no sign of a formula: 7 cm and x + y are none. Signs before
+    the first letter are ignored, such as in ¿Qué?, *NSYNC and (none).
     """
-    text = gold.strip(QUOTES)
+    text = BEGIN.sub("", gold.strip(QUOTES), count=1)
     whole = DATE.fullmatch(text) or TIME.fullmatch(text.casefold())
     return bool(whole) or (text[:1].isalpha() and not FORMULA.search(text))
 

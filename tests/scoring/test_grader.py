@@ -194,9 +194,10 @@ WORDS = [
     "H2O",
     "B",
     "Paris (France)",
+    *("AC/DC", "C++", "and/or", "¿Qué?", "*NSYNC", "(none)", "O+"),
 ]
 FORMULAS = ["42", "-1.5", "1,000", "7 cm", "2x", "x + y", r"\frac{1}{2}", "$x$", "x^2", "a/b"]
-FORMULAS += ["1984", "sin(x)"]
+FORMULAS += ["1984", "sin(x)", "x/y", "2+3", "pi/2", "x / two", "ab+c", "a*b", "(x+1)", "(a, b)"]
 
 
 def test_choose_grader_needs_math_verify_for_numbers_and_formulas_alone(monkeypatch):
@@ -212,7 +213,15 @@ def test_choose_grader_needs_math_verify_for_numbers_and_formulas_alone(monkeypa
 
 def test_text_grader_compares_words():
     same = [("paris", "Paris"), (" The  blue\nwhale. ", "the blue whale"), ('"No!"', "no")]
-    other = [("Paris, France", "Paris"), ("on", "no"), ("", "no"), (".", "no"), ("Pari", "Paris")]
+    same += [("qué", "¿Qué?"), ("ac/dc.", "AC/DC"), ("none", "(none)"), ("c++", "C++")]
+    other = [
+        ("C", "C++"),
+        ("Paris, France", "Paris"),
+        ("on", "no"),
+        ("", "no"),
+        (".", "no"),
+        ("Pari", "Paris"),
+    ]
     with TextGrader() as grader:
         grades = grader.grade([*same, *other])
     assert grades == [Grade.RIGHT] * len(same) + [Grade.WRONG] * len(other)
