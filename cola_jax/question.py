@@ -39,7 +39,10 @@ class Question:
 
     def __post_init__(self):
         """Check the types of a user's own question; InputError names what is wrong."""
-        options, about = self.options, f"question {shown(self.id)}"
+        about = f"question {shown(self.id)}"
+        options: Any = self.options
+        if hasattr(options, "tolist"):  # an array of NumPy's
+            options = options.tolist()
         if not isinstance(self.id, str) or not isinstance(self.text, str):
             raise InputError(f"{about}: its id and its text must be texts.")
         is_list = isinstance(options, Sequence) and not isinstance(options, str)

@@ -1,7 +1,9 @@
 """Questions: decoys of open ones, what is none, their digests and their order."""
 
+import numpy as np
 import pytest
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question, open_question, question_digest, split
 
 
@@ -17,6 +19,14 @@ def test_decoy_of_an_integer_is_plausible_and_others_have_none():
             assert int(gold) < 0 or value >= 0
     for gold in ("1.5", "1,000", "x", "-0", "007", r"\frac{1}{2}", "9" * 30):
         assert open_question("q", "?", gold).options == (gold,)
+
+
+def test_question_takes_options_as_an_array():
+    question = Question("q", "Which?", np.array(["a", "b"]), np.int64(1))  # type: ignore[arg-type]
+    assert (question.options, question.gold) == (("a", "b"), "b")
+    assert question == Question("q", "Which?", ("a", "b"), 1)
+    with pytest.raises(InputError, match="options must be a list of texts"):
+        Question("q", "Which?", np.array([1, 2]), 1)  # type: ignore[arg-type]
 
 
 def test_open_question_refuses_blank_text_or_answer():

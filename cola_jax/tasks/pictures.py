@@ -1,7 +1,8 @@
 """The picture of a row: its own content, or a file in the folder of the questions.
 
 Whoever writes a file of questions does not choose which other files of a user are read, so a path
-leads nowhere else: not by `..`, an absolute path, a link or a URL.
+leads nowhere else: not by `..`, an absolute path, a link or a URL. A `Path`, which no file has, is
+the user's own choice.
 """
 
 import os
@@ -18,8 +19,8 @@ from cola_jax.storage import AnyPath, is_url, path_of
 def read_picture(row: Mapping[str, Any], folder: AnyPath | None) -> Mapping[str, Any]:
     """Return a row with the content of its picture.
 
-    `image` is a path in `folder`, the content, a dict of either, as data sets have it, or an image
-    of Pillow's. Without a folder it is no path.
+    `image` is a path in `folder`, the content, a dict of either, as data sets have it, an image of
+    Pillow's, or a `Path` to any file. Without a folder it is no text of a path.
     """
     image = row.get("image")
     if image is None or isinstance(image, bytes):
@@ -35,13 +36,19 @@ def picture_content(image: Any, folder: AnyPath | None) -> bytes | None:
         return image
     if hasattr(image, "convert") and hasattr(image, "format"):  # Pillow's
         return encode_picture(image)
+    if isinstance(image, Path):
+        return picture_file(image)
     if not isinstance(image, str):
         raise InputError(
             f"image must be the path of a picture, its content or Pillow's: {shown(image)}."
         )
     if folder is None:
         raise InputError(f"image must be the content of a picture, not a path: {shown(image)}.")
-    place = place_below(folder, image)
+    return picture_file(place_below(folder, image))
+
+
+def picture_file(place: AnyPath) -> bytes:
+    """Return the content of a file; InputError where there is none, or a large one."""
     if not exists(place):
         raise InputError(f"the picture {place} is missing: paths start at the file's own folder.")
     if not is_url(place):

@@ -12,16 +12,17 @@ import gzip
 import importlib.util
 import io
 import os
+import re
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import from_json
 
-from cola_jax.errors import InputError, first_line, reading, shorten, shown
+from cola_jax.errors import InputError, escaped, first_line, reading, shorten, shown
 from cola_jax.files import parse_object, read_bytes, read_json
 from cola_jax.storage import AnyPath, is_url, path_of
 
@@ -35,6 +36,9 @@ ENCODINGS = {  # by the marks at the beginning of a file; that of UTF-16 begins 
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# the first line of a text, where a quoted cell may have line breaks
+HEADER = re.compile(r'(?:"[^"]*"|[^"\n])*')
+QUOTED = re.compile(r'"[^"]*"')
 SAVED = "state.json"  # of a folder that `Dataset.save_to_disk` has written
 SAVED_SPLITS = "dataset_dict.json"  # likewise, of `DatasetDict.save_to_disk`
 
@@ -83,8 +87,8 @@ def check_json(content: bytes, file: str) -> None:
     """Raise InputError for a file of another suffix that is not JSON."""
     if not content.decode(encoding_of(content), "replace").lstrip().startswith(("{", "[")):
         raise InputError(
-            f"{file} is not JSON, and its suffix none of {', '.join(READERS)}: save it as one of "
-            "these."
+            f"{file} is not JSON, and its suffix is none of {', '.join(READERS)}: save it as one "
+            "of these."
         )
 
 
@@ -145,22 +149,58 @@ def is_object(text: str) -> bool:
 def csv_rows(content: bytes, file: str, delimiter: str | None = None) -> Iterator[PlacedRow]:
     """Yield the rows of a text with one row on each line, and a cell may have several.
 
-    The cells of a .csv file may be divided by semicolons or tabs, as some programs write it.
+    The cells of a .csv file may be divided by semicolons or tabs, as some programs write it. Quotes
+    in a text divided by tabs may be its own.
     """
     text = decode(content, file)
     if delimiter is None:
-        header = text.lstrip("\r\n").partition("\n")[0]
-        delimiter = next((mark for mark in ",;\t" if mark in header), ",")
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        header = QUOTED.sub("", HEADER.match(text.lstrip("\r\n"))[0])  # type: ignore[index]
+        delimiter = max(",;\t", key=header.count)
+    try:
+        lines = split_cells(text, file, delimiter, csv.QUOTE_MINIMAL)
+    except InputError:
+        if delimiter != "\t":
+            raise
+        lines = split_cells(text, file, delimiter, csv.QUOTE_NONE)
+        if has_quoted_cells([cells for _, cells in lines]):
+            raise
+    return table_rows(lines, file)
 
-    def cells() -> Iterator[tuple[int, Sequence[str]]]:
-        try:
-            for line in lines:
-                yield lines.line_num, line
-        except csv.Error as error:
-            raise InputError(f"{file}:{lines.line_num}: {error}.") from error
 
-    return table_rows(cells(), file)
+def split_cells(
+    text: str, file: str, delimiter: str, quoting: Literal[0, 3]
+) -> list[tuple[int, list[str]]]:
+    """Return the cells of each row, after the number of the line in which it begins."""
+    rows: list[tuple[int, list[str]]] = []
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
+    )
+    limit = csv.field_size_limit(max(len(text), 1))  # of the whole process
+    begin = 1
+    try:
+        for cells in reader:
+            rows.append((begin, cells))
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        reason = escaped(str(error))
+        raise InputError(
+            f"{file}:{begin}: {reason}, in the row that begins here: look at its quotes."
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+    return rows
+
+
+def has_quoted_cells(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether quotes around cells were taken for their text.
+
+    Some cell is between quotes, or a row was divided at the line breaks of a cell.
+    """
+    filled = [cells for cells in rows if any(cells)]
+    between = any(
+        len(cell) > 1 and cell[0] == cell[-1] == '"' for cells in filled for cell in cells
+    )
+    return between or len({len(cells) for cells in filled}) > 1
 
 
 def excel_rows(content: bytes, file: str) -> Iterator[PlacedRow]:
@@ -260,30 +300,44 @@ def memory_rows(source: Source) -> Iterator[PlacedRow]:
             f"questions are a file, a list of dicts or a table, not {what}; of data with several "
             "splits give one, such as data['test']."
         )
+    pictures = picture_columns(source)
     for number, row in enumerate(undecoded(source)):
         if not isinstance(row, Mapping):
             raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", None, plain_value(row)
+        own = {name: own_picture(row[name]) for name in pictures}
+        yield f"row {number}", None, plain_value({**row, **own})
 
 
 def undecoded(rows: Any) -> Any:
     """Return rows of `datasets` whose pictures are the content of their files; others as is."""
-    datasets = sys.modules.get("datasets")
-    if datasets is None or not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
-        return rows
-    for name, feature in (rows.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            rows = rows.cast_column(name, datasets.Image(decode=False))
+    for name in picture_columns(rows):
+        rows = rows.cast_column(name, sys.modules["datasets"].Image(decode=False))
     return rows
 
 
+def picture_columns(rows: Any) -> list[str]:
+    """Return the names of the columns of pictures that rows of `datasets` have."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
+        return []
+    features = rows.features or {}
+    return [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+
+
+def own_picture(image: Any) -> Any:
+    """Return the `Path` of a picture of the user's own `datasets` that has a path alone."""
+    if not isinstance(image, Mapping) or image.get("bytes") or not image.get("path"):
+        return image
+    return image if is_url(image["path"]) else Path(image["path"])
+
+
 def plain_value(value: Any) -> Any:
-    """Convert numpy values to Python's, also in dicts and lists."""
+    """Convert numpy values to Python's, and tuples to lists, also in dicts and lists."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(name): plain_value(inner) for name, inner in value.items()}
-    return [plain_value(inner) for inner in value] if isinstance(value, list) else value
+    return [plain_value(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def check_names(names: Sequence[str], table: str) -> None:

@@ -66,6 +66,20 @@ def test_image_of_pillow_is_encoded():
     assert only(rows).picture == picture
 
 
+def test_image_that_the_user_names_by_a_path_object_may_be_anywhere(folder, monkeypatch):
+    secret = folder.parent / "secret.png"
+    assert only([PICTURED | {"image": secret}]).picture == b"secret"
+    rows = datasets.Dataset.from_list([PICTURED | {"image": str(secret)}])
+    assert only(rows.cast_column("image", datasets.Image())).picture == b"secret"
+    for path in ("https://example.com/a.png", "zip://a.png::b.zip"):
+        rows = datasets.Dataset.from_list([PICTURED | {"image": path}])
+        with pytest.raises(InputError, match="is outside of the folder"):
+            load_questions(rows.cast_column("image", datasets.Image()))
+    monkeypatch.setattr("cola_jax.formats.pictures.MOST_BYTES", 4)
+    with pytest.raises(InputError, match="the picture has 6 bytes, and may have 4"):
+        load_questions([PICTURED | {"image": secret}])
+
+
 @pytest.mark.parametrize(
     "image",
     [
