@@ -296,7 +296,7 @@ class Export(Command):
         if self.source is None and not (kind == "gguf" and Path(name).is_file()):
             raise InputError(
                 f"{self.model} was converted from {name}, which is not a GGUF file that exists "
-                "here: give --source the .gguf file of the same model."
+                "here: give --source the .gguf file that it was converted from."
             )
         export_gguf(Path(self.source or name), path, self.out, directory)
 

@@ -29,7 +29,7 @@ ESCAPED = re.compile(r"\\(.)")
 ESCAPES = {"n": "\n", "t": "\t"}
 NO_LIST = (
     'write them as a list of JSON, such as ["red", "blue"], or give each a column (option_a, '
-    "option_b, ...)"
+    "option_b and so on)"
 )
 
 
@@ -203,9 +203,9 @@ def answer_index(answer: Any, options: Mapping[str, Any], meaning: Meaning) -> i
             label = label.strip("().: ")  # as in (B), B) and B.
         places = [i for i in range(len(texts)) if labels[i] == label or texts[i] == text]
     if len(places) != 1:
-        counted = "counted from 1" if meaning == "1" else f"index (0..{len(texts) - 1})"
+        first = 1 if meaning == "1" else 0
         raise InputError(
-            f"the answer must be the {counted}, the letter or the text of an option, and not of "
-            f"two options, got {shown(answer)}."
+            f"the answer must be the number ({first} to {first + len(texts) - 1}), the letter or "
+            f"the text of an option, and not of two options, got {shown(answer)}."
         )
     return places[0]

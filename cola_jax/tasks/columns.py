@@ -182,7 +182,7 @@ def is_science_table(names: Sequence[str]) -> bool:
 def option_columns(names: Sequence[str], is_piqa: bool) -> dict[str, tuple[str, ...]]:
     """Find options in columns of their own: option_a, ...; A, B, ...; or PIQA's sol1 and sol2."""
     columns = tuple(name for name in names if OPTION.fullmatch(name.strip()))
-    letters = [name for name in names if name.strip() in LETTERS and name.strip()]
+    letters = [name for name in names if len(name.strip()) == 1 and name.strip() in LETTERS]
     if not columns and sorted(map(str.strip, letters)) == list(LETTERS[: len(letters)]):
         columns = tuple(sorted(letters, key=str.strip)) if len(letters) > 1 else ()
     if not columns and is_piqa:
@@ -245,10 +245,8 @@ def read_fields(pairs: FieldPairs, names: Sequence[str]) -> dict[str, tuple[str,
                 f"--fields names no field {shown(field)}{did_you_mean(field, FIELDS)}: write "
                 f"FIELD=COLUMN with the fields {', '.join(FIELDS)}."
             )
-        texts = (value,) if isinstance(value, str) else value
-        if isinstance(value, str) and value.strip() not in names:
-            texts = value.split("+")
-        columns[field] = tuple(column_of(text.strip(), names) for text in texts)
+        texts = columns_in(value, names)
+        columns[field] = tuple(column_of(text, names) for text in texts)
         if len(texts) > 1 and field != "options":
             raise InputError(f"--fields: {field} is one column, and only options are several.")
     # the right answer may be a column of its own among the options
@@ -261,6 +259,14 @@ def read_fields(pairs: FieldPairs, names: Sequence[str]) -> dict[str, tuple[str,
     if {"question", "prompt"} <= columns.keys():
         raise InputError("--fields has a question and a prompt, which are one text: give one.")
     return columns
+
+
+def columns_in(value: str | Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the columns that a user gives for a field; a+b are two, unless one is named so."""
+    texts = value
+    if isinstance(value, str):
+        texts = [value] if value.strip() in names else value.split("+")
+    return [text.strip() for text in texts]
 
 
 def column_of(text: str, names: Sequence[str]) -> str:

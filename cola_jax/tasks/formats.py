@@ -14,7 +14,7 @@ from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.columns import FieldNames
 from cola_jax.tasks.harness import SEED
 from cola_jax.tasks.prompt_sets import PromptSet
-from cola_jax.tasks.question_table import open_table
+from cola_jax.tasks.question_table import fields_beside, open_table
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import Task, find_task, hub_questions, hub_rows
 
@@ -182,6 +182,7 @@ def shots_of_file(
     task: Task, file: str, fields: FieldNames = None, answers_from: int | None = None
 ) -> Iterator[Question]:
     """Yield the questions of a file of shots, in order."""
+    fields = fields_beside(file, fields)
     shots = find_task(file, fields, answers_from)
     kinds = {shots.kind, task.kind}
     if shots.name in registry.TASKS or not (len(kinds) == 1 or kinds <= ALIKE):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.question import Question, content
-from cola_jax.storage import AnyPath, is_url
+from cola_jax.question import Question, content, stable_hash
+from cola_jax.storage import AnyPath, file_system, is_url
 from cola_jax.tasks.choices import (
     Meaning,
     Numbered,
@@ -29,14 +29,20 @@ from cola_jax.tasks.columns import (
     FieldNames,
     FieldPairs,
     check_complete,
+    columns_in,
     field_pairs,
     find_columns,
+    folded,
     is_math_table,
     is_science_table,
 )
 from cola_jax.tasks.hidden_options import check_options_hidden
 from cola_jax.tasks.readers import CHOICE, OWN, read_question, read_values
-from cola_jax.tasks.tables import PlacedRow, Source, folder_of, read_rows
+from cola_jax.tasks.tables import PlacedRow, Source, folder_of, is_table, read_rows
+
+# data sets whose answers count from 0: their columns of the question, the options and the answer
+COUNTED_FROM_0 = (("ctx", ("endings",), "label"), ("goal", ("sol1", "sol2"), "label"))
+Version = tuple[tuple[int, ...], ...]  # of a file
 
 
 class QuestionTable(NamedTuple):
@@ -104,13 +110,34 @@ def open_table(
     Raises InputError for a table that asks nothing, and one that can be read in two ways.
     """
     pairs = field_pairs(fields)
-    if isinstance(source, str) and not is_url(source):
+    if isinstance(source, str):
         return open_file(source, version_of(source), pairs, answers_from)
-    return make_table(source, pairs, answers_from)
+    return make_table("the questions", flat_rows(source), folder_of(source), pairs, answers_from)
 
 
-def version_of(source: str) -> tuple[tuple[int, ...], ...]:
-    """Return what changes when a local file, or any in a folder, is written."""
+def fields_beside(file: str, fields: FieldNames) -> FieldNames:
+    """Return the fields of a task that hold for another file, such as one of its shots.
+
+    The columns of the file may have other names: it has a field's columns, or the field is found by
+    its names.
+    """
+    if not fields or not is_table(file):
+        return None
+    names = [name.strip() for name in names_of(row for _, _, row in file_rows(file))]
+    kept = {
+        field: columns
+        for field, columns in field_pairs(fields)
+        if set(columns_in(columns, names)) <= set(names)
+    }
+    return kept or None
+
+
+def version_of(source: str) -> Version:
+    """Return what changes when a file, local or in storage, or any in a folder is written."""
+    if is_url(source):
+        with file_system(source) as (system, path):
+            details = system.info(path)  # such as its digest and when it was written
+        return ((stable_hash(repr(sorted(details.items()))),),)
     files = sorted(Path(source).iterdir()) if os.path.isdir(source) else [Path(source)]
     every = map(Path.stat, files)
     return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in every)
@@ -118,16 +145,36 @@ def version_of(source: str) -> tuple[tuple[int, ...], ...]:
 
 @functools.lru_cache(maxsize=3)  # a command asks for the kind of a task, and then for its questions
 def open_file(
-    file: str, version: tuple[tuple[int, ...], ...], pairs: FieldPairs, answers_from: int | None
+    file: str, version: Version, pairs: FieldPairs, answers_from: int | None
 ) -> QuestionTable:
-    """Read a local file, again when its version has changed."""
-    return make_table(file, pairs, answers_from)
+    """Find out what a file is, again when its version has changed."""
+    return make_table(file, version_rows(file, version), folder_of(file), pairs, answers_from)
 
 
-def make_table(source: Source, pairs: FieldPairs, answers_from: int | None) -> QuestionTable:
-    """Read a table and find out what it is."""
-    name = source if isinstance(source, str) else "the questions"
-    rows = [(where, id, flattened(row)) for where, id, row in read_rows(source)]
+def file_rows(file: str) -> Sequence[PlacedRow]:
+    """Return the rows of a file."""
+    return version_rows(file, version_of(file))
+
+
+@functools.lru_cache(maxsize=3)
+def version_rows(file: str, version: Version) -> Sequence[PlacedRow]:
+    """Read a file, again when its version has changed."""
+    return flat_rows(file)
+
+
+def flat_rows(source: Source) -> Sequence[PlacedRow]:
+    """Read the rows of a source."""
+    return [(where, id, flattened(row)) for where, id, row in read_rows(source)]
+
+
+def make_table(
+    name: str,
+    rows: Sequence[PlacedRow],
+    folder: AnyPath,
+    pairs: FieldPairs,
+    answers_from: int | None,
+) -> QuestionTable:
+    """Find out what a table is."""
     if not rows:
         raise InputError(f"{name}: there are no questions.")
     rows_alone = [row for _, _, row in rows]
@@ -143,7 +190,7 @@ def make_table(source: Source, pairs: FieldPairs, answers_from: int | None) -> Q
             raise InputError(f"it has no options, so leave out --answers-from {answers_from}.")
         if kind in OWN:
             check_options_hidden(rows, columns)
-    return QuestionTable(name, rows, folder_of(source), kind, columns, meaning)
+    return QuestionTable(name, rows, folder, kind, columns, meaning)
 
 
 def names_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -173,9 +220,8 @@ def kind_of(columns: Columns, names: Sequence[str], first: PlacedRow) -> str:
             options = parse_options(options)
     if is_science_table(names):
         return "scienceqa"
-    if columns.column("answer") == "answerkey" or (
-        isinstance(options, Mapping) and "text" in options
-    ):
+    is_key = columns.column("answer") == "answerkey" and "options" in columns.of
+    if is_key or (isinstance(options, Mapping) and "text" in options):
         return "arc"
     if columns.column("options") == "choices" and isinstance(options, list):
         return "choice" if columns.column("question") == "input" else "mmlu"
@@ -191,8 +237,6 @@ def kind_of(columns: Columns, names: Sequence[str], first: PlacedRow) -> str:
 def needed(kind: str, columns: Columns) -> Iterator[str]:
     """Yield the fields that a kind of question cannot be without."""
     yield "question"
-    if kind == "arc":
-        yield "options"
     if kind == "math" and "solution" in columns.of:
         return
     if columns.column("question") != "messages":
@@ -204,15 +248,17 @@ def meaning_of(
 ) -> Meaning | None:
     """Determine what answers mean that are numbers, from all rows; None where none are.
 
-    HellaSwag's and PIQA's count from 0.
+    HellaSwag's and PIQA's count from 0, where they can.
     """
     if answers_from is not None:
         if answers_from not in (0, 1):
             raise InputError(f"answers count from 0 or from 1, not from {shown(answers_from)}.")
         return "1" if answers_from else "0"
-    if columns.column("question") in ("ctx", "goal"):
-        return "0"
     numbered = list(numbered_rows(rows, columns))
+    options = tuple(map(folded, columns.of.get("options", ())))
+    known = columns.column("question"), options, columns.column("answer")
+    if known in COUNTED_FROM_0 and all("0" in row.meanings for row in numbered if row.meanings):
+        return "0"
     return choose_meaning(numbered) if numbered else None
 
 

@@ -15,7 +15,7 @@ from cola_jax.scoring.grader import choose_grader
 from cola_jax.tasks.formats import Shots, check_answerable, load_shots
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.prompt_sets import PromptSet
-from cola_jax.tasks.question_table import open_table
+from cola_jax.tasks.question_table import fields_beside, open_table
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import Task
 
@@ -121,8 +121,11 @@ class ScorerMaker:
 
         Those of all rows, so that a larger limit grades no question otherwise.
         """
-        for file in filter(None, (self.config.task, self.config.held_out_from)):
-            yield from open_table(file, self.config.fields, self.config.answers_from).golds()
+        config = self.config
+        yield from open_table(config.task, config.fields, config.answers_from).golds()
+        if other := config.held_out_from:
+            fields = fields_beside(other, config.fields)
+            yield from open_table(other, fields, config.answers_from).golds()
 
     def decoding(self) -> dict[str, Any]:
         """Return the settings of a scorer that decodes."""

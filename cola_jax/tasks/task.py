@@ -14,6 +14,7 @@ from cola_jax.question import Question, content, sha256, split
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.format import FORMATS, format_of
 from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts, place_of
+from cola_jax.tasks.question_table import fields_beside
 from cola_jax.tasks.registry import (
     ARITHMETIC,
     TASKS,
@@ -232,7 +233,9 @@ class TaskConfig:
         )
         if not self.held_out_from:
             return [questions], *hold_out(questions, self.held_out, self.held_out_seed)
-        if (kind := self.find(self.held_out_from).kind) != task.kind:
+        fields = fields_beside(self.held_out_from, self.fields)
+        kind = find_task(self.held_out_from, fields, self.answers_from).kind
+        if kind != task.kind:
             raise InputError(
                 f"{self.held_out_from} asks {kind} questions, {self.task} {task.kind} questions: "
                 "hold out questions of the same kind."
@@ -240,7 +243,7 @@ class TaskConfig:
         held = load_questions(
             self.held_out_from,
             limit=self.held_out or None,
-            fields=self.fields,
+            fields=fields,
             answers_from=self.answers_from,
         )
         check_disjoint(questions, held)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy
 import pandas
 from PIL import Image
 
@@ -89,6 +90,13 @@ def pictured(_: Path) -> Any:
     return datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
 
 
+def pictured_by_path(folder: Path) -> Any:
+    """Make rows of `datasets` with a column of the paths of pictures, as its imagefolder does."""
+    Image.new("RGB", (4, 3), "red").save(folder / "red.png")
+    rows = [{**ROW, "image": str(folder / "red.png")}]
+    return datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+
+
 CASES = [
     *map(case_of, Path(__file__).with_suffix(".jsonl").read_text().splitlines()),
     Case("a folder of save_to_disk", saved, [SPAIN]),
@@ -99,6 +107,9 @@ CASES = [
     Case("a DatasetDict", lambda _: datasets.DatasetDict(test=datasets.Dataset.from_list([ROW])),
          r"data\['test'\]"),
     Case("a Dataset with an Image column", pictured, [SEEN]),
+    Case("a Dataset with paths of pictures", pictured_by_path, [SEEN]),
+    Case("options in a tuple", lambda _: [ROW | {"options": SPAIN[1]}], [SPAIN]),
+    Case("options in an array", lambda _: [ROW | {"options": numpy.array(SPAIN[1])}], [SPAIN]),
     Case("pictures of Pillow", lambda _: [ROW | {"image": Image.new("RGB", (4, 3))}], [SEEN]),
 ]  # fmt: skip
 

@@ -101,6 +101,8 @@ def test_answer_index_takes_one_option_alone():
     options = {"A": "B", "B": "A", "C": "AB"}
     assert answer_index("(c)", options, "0") == 2
     assert answer_index("AB", options, "0") == 2
+    with pytest.raises(InputError, match=r"the number \(1 to 3\), the letter or the text of an op"):
+        answer_index(0, options, "1")
     for answer in ("A", "D", "", True, 7, None):
         with pytest.raises(InputError, match="not of two options"):
             answer_index(answer, options, "0")

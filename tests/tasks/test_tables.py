@@ -1,5 +1,6 @@
 """Tables: how files are refused that are not what their suffix says, and what is not read."""
 
+import csv
 import json
 import os
 import subprocess
@@ -74,6 +75,30 @@ def test_load_questions_reads_a_file_again_that_has_changed(saved, tmp_path):
         assert [question.text for question in load_questions(file)] == [text]
         datasets.Dataset.from_list([ROW | {"question": text}]).save_to_disk(saved)
         assert [question.text for question in load_questions(saved)] == [text]
+
+
+def test_load_questions_reads_an_object_in_storage_once_until_it_has_changed(monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    reads = []
+    read = memory.cat_file
+    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **options: memory)
+    monkeypatch.setattr(memory, "cat_file", lambda path, **_: reads.append(path) or read(path))
+    url = "gs://bucket/questions/rows.jsonl"
+    for number, text in enumerate(("Who?", "Where is it?"), 1):
+        memory.pipe("bucket/questions/rows.jsonl", json.dumps(ROW | {"question": text}).encode())
+        for _ in range(3):
+            assert [question.text for question in load_questions(url)] == [text]
+        assert len(reads) == number
+
+
+def test_csv_rows_leaves_the_limit_of_cells_as_it_is(tmp_path):
+    limit = csv.field_size_limit()
+    (tmp_path / "rows.csv").write_text("question,answer\n" + "x" * (limit + 1) + ",yes\n")
+    ((_, _, row),) = read_rows(str(tmp_path / "rows.csv"))
+    assert len(row["question"]) == limit + 1
+    assert csv.field_size_limit() == limit
 
 
 def test_load_questions_of_json_lines_imports_no_library_of_tables(tmp_path):

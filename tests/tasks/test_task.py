@@ -243,6 +243,22 @@ def test_grader_of_a_file_depends_on_its_answers(prepare, write, monkeypatch):
         prepare(write(*words, *numbers, name="both"))
 
 
+def test_fields_hold_for_other_files_as_far_as_they_have_the_columns(prepare, write):
+    rows = [{"q": f"{i} + 1 =", "a": f"the {i + 1}"} for i in range(6)]
+    usual = [{"question": row["q"], "answer": row["a"]} for row in rows]
+    mixed = [{"q": row["q"], "answer": row["a"]} for row in rows]
+    file, fields = write(*rows[:3], name="mine"), "question=q,answer=a"
+    for number, other in enumerate((rows, usual, mixed)):
+        held, shots = (write(*part, name=f"{number}") for part in (other[3:], other[3:]))
+        config = TaskConfig(file, fields=fields, held_out_from=held)
+        assert [question.gold for question in config.load()[2]] == ["the 4", "the 5", "the 6"]
+        prepared = prepare(file, fields=fields, held_out_from=held, shots_file=shots, shots=1)
+        assert len(prepared.record["prompt"]["shots"]) == 1
+        assert prepared.record["grader"] == "exact match"
+    with pytest.raises(ValueError, match="names the column 'b'"):
+        TaskConfig(file, fields="question=q,answer=b", held_out_from=file).load()
+
+
 def test_held_out_from_a_file(write):
     rows = [{"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(20)]
     train_file, other = write(*rows[:8], name="train"), write(*rows[8:], name="test")
