@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -231,7 +231,7 @@ def bit_sums(weights: Iterable[tuple[str, Any]]) -> dict[str, int]:
     }
 
 
-def stored_dtype(metadata: dict[str, Any]) -> str:
+def stored_dtype(metadata: Mapping[str, Any]) -> str:
     """Return the dtype of a checkpoint: int8 where its layers are."""
     return INT8 if metadata.get("scales") else metadata["dtype"]
 

@@ -23,8 +23,8 @@ from cola_jax.deploy.rules import (
     fit_rules,
     right_by_rule,
 )
-from cola_jax.report.controls import read_ways
 from cola_jax.runs.run import Run
+from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.preference import Kept, Net, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from cola_jax.strategies.reached import ROBUST, Case, Ways

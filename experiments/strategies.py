@@ -17,9 +17,10 @@ import tyro
 from etils import epath
 
 from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
-from cola_jax.report.controls import net_change, read_ways
+from cola_jax.report.controls import net_change
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
+from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none

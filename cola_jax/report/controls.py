@@ -1,38 +1,19 @@
 """What the searches of a run reached, and how much more those of another run did."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cola_jax.errors import InputError, shown
 from cola_jax.runs.run import Run
 from cola_jax.runs.stored import asked_by_run, check_comparable
+from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.preference import Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm, number_or_none
-from cola_jax.strategies.reached import Case, Ways
 
-COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
-COLUMNS += ["variant_answers", "best", "robust", "again", "controls"]
 MAX_RUNS = 6  # as many as have a colour of their own
-
-
-def scorer_flag(manifest: Mapping[str, Any], name: str) -> bool:
-    """Return a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
-    return bool((manifest["starts"][-1].get("scorer") or {}).get(name))
-
-
-def read_ways(run: Run, questions: pa.Table | None = None) -> Ways:
-    """Read what the searches of a run reached, from its questions if they are at hand."""
-    manifest = run.manifest()
-    table = run.questions(COLUMNS) if questions is None else questions
-    rows = table.filter(pc.field("baseline").is_valid()).select(COLUMNS)
-    cases = [Case.of(row) for batch in rows.to_batches() for row in batch.to_pylist()]
-    robust = bool(manifest["settings"].get("robust"))
-    return Ways.of(cases, robust=robust, weighted=not scorer_flag(manifest, "open"))
 
 
 class Change(NamedTuple):

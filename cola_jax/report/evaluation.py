@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pyarrow.compute as pc
 
-from cola_jax.errors import InputError, count, shown
+from cola_jax.errors import InputError, shown
 from cola_jax.path import format_path, identity
-from cola_jax.report.controls import scorer_flag
 from cola_jax.report.layers import is_null, is_true
 from cola_jax.report.summary import read_evaluations
 from cola_jax.report.tables import RunReport, effect_cells, in_prompts, run_settings, run_title
 from cola_jax.runs.run import Run
+from cola_jax.runs.summary import scorer_flag
+from cola_jax.scoring.evaluation_summary import EvaluationSummary, PathShare
 from cola_jax.scoring.number_format import (
     Row,
     Table,
@@ -20,7 +21,6 @@ from cola_jax.scoring.number_format import (
     format_mean,
     format_p,
     format_percent,
-    is_shown,
 )
 from cola_jax.scoring.statistics import Effect, Share, holm, mean
 
@@ -121,40 +121,18 @@ def evaluation_report(run: Run) -> RunReport:
 
 
 def evaluation_verdict(results: list[PathResult]) -> str:
-    """State in a sentence whether a path differs from the pretrained model.
-
-    Of one path alone, state its accuracy.
-    """
-    compared = [(result, result.effect) for result in results if result.effect is not None]
-    if not compared and len(results) == 1:
-        return stated_accuracy(results[0])
-    if not compared:
-        return (
-            "Nothing compared: the identity path, which is the pretrained model, is not among "
-            f"these {len(results):,} paths."
+    """State whether a path differs from the pretrained model; of one path alone, its accuracy."""
+    shares = [
+        PathShare(
+            each.path,
+            each.is_identity,
+            each.correct,
+            None if each.effect is None else each.effect.difference,
+            each.p,
         )
-    different = [pair for pair in compared if is_shown(pair[0].p, pair[1].difference.interval)]
-    better = [pair for pair in different if pair[1].difference.value > 0]
-    result, effect = (better or different or compared)[0]
-    _, points, interval = effect_cells(effect)
-    size = f"{points} points, 95 % interval {interval}, p {format_p(result.p)}"
-    path = format_path(result.path)
-    if different:
-        more = "more" if better else "fewer"
-        return f"Shown: path {path} answers {more} questions correctly than the model ({size})."
-    return f"Nothing shown: no path differs from the model beyond chance; {path} is best ({size})."
-
-
-def stated_accuracy(result: PathResult) -> str:
-    """State the accuracy of a path, or of the pretrained model."""
-    name = "The model" if result.is_identity else f"Path {format_path(result.path)}"
-    if not result.correct.n:
-        return f"{name} was not graded on any question."
-    return (
-        f"{name} answers {result.correct.hits:,} of {count(result.correct.n, 'question')} "
-        f"correctly, {format_percent(result.correct.value)} (95 % interval "
-        f"{format_interval(result.correct.interval)})."
-    )
+        for each in results
+    ]
+    return EvaluationSummary(shares).sentence
 
 
 def path_row(result: PathResult, decodes: bool, *, compared: bool) -> Row:

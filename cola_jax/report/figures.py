@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.report.controls import read_ways
 from cola_jax.report.layers import (
     ALL,
     CONTROLS,
@@ -24,6 +23,7 @@ from cola_jax.report.layers import (
 from cola_jax.report.scan import KINDS, Cell, ScanSummary
 from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
+from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Share, Z
 from cola_jax.strategies.reached import ROBUST, Compared

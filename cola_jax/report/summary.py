@@ -10,12 +10,7 @@ import pyarrow.compute as pc
 
 from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.report.controls import COLUMNS as CONTROL_COLUMNS
-from cola_jax.report.controls import (
-    check_search,
-    read_ways,
-    scorer_flag,
-)
+from cola_jax.report.controls import check_search
 from cola_jax.report.layers import (
     CONTROLS,
     RETAINED,
@@ -30,11 +25,13 @@ from cola_jax.report.layers import (
 )
 from cola_jax.runs.run import COUNTED, Run, count_again, count_evaluations
 from cola_jax.runs.schema import EVALUATIONS, join
+from cola_jax.runs.summary import COLUMNS as COMPARED
+from cola_jax.runs.summary import read_ways, scorer_flag
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Share, mean
 from cola_jax.strategies.summary import SearchSummary
 
-COLUMNS = [*CONTROL_COLUMNS, "confirmed", "evaluations"]  # of questions
+COLUMNS = [*COMPARED, "confirmed", "evaluations"]  # of questions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

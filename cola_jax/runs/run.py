@@ -53,11 +53,14 @@ from cola_jax.runs.schema import (
 )
 from cola_jax.runs.settings import check_digests, continues
 from cola_jax.runs.stored import Asked, check_asked
+from cola_jax.runs.summary import read_summary
 from cola_jax.scoring import Encoded
+from cola_jax.scoring.evaluation_summary import EvaluationSummary
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.storage import AnyPath, for_each, is_url, path_of
+from cola_jax.strategies.summary import SearchSummary
 
 Path = tuple[int, ...]
 PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table
@@ -90,6 +93,13 @@ class Run:
 
     def _repr_html_(self) -> str:
         return f"<p>{'<br>'.join(map(html.escape, self.describe()))}</p>"
+
+    def summary(self) -> SearchSummary | EvaluationSummary:
+        """State in a sentence what the questions done so far show, as a search or `evaluate` does.
+
+        InputError for a run of another command than `search`, and of other than given paths.
+        """
+        return read_summary(self)
 
     def describe(self) -> list[str]:
         """Say in a few lines what the directory has."""

@@ -17,7 +17,7 @@ from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
-from cola_jax.path import STOP
+from cola_jax.path import STOP, identity
 from cola_jax.question import Question, check_questions
 from cola_jax.scoring import scorer_class
 from cola_jax.scoring.evaluation import Evaluation
@@ -174,7 +174,7 @@ def ask_format(name: str) -> Format:
 def evaluate(
     model: Model | PathFunction,
     questions: Sequence[Question],
-    paths: Paths,
+    paths: Paths | None = None,
     *,
     scorer: Scorer | str | None = None,
     num_layers: int | None = None,
@@ -187,7 +187,7 @@ def evaluate(
         STOP, to scores [B, C] or [B, C, J], or to Verdicts, as `cola_jax.search` takes it.
       questions: B questions, such as those of `cola_jax.load_questions`.
       paths: one list of paths for all questions, a list for each, or an array [B, C, P]; each path
-        as text or layer ids.
+        as text or layer ids. By default the identity path, which is the whole model.
       scorer: how the model is asked: options, options-norm, letter or letter-strict for multiple
         choice, exact or generation for open questions, or a Scorer.
       num_layers: L; needed where `model` is a function of your own.
@@ -197,7 +197,8 @@ def evaluate(
     """
     check_keywords(evaluate, options, EvaluatorOptions)
     run = evaluator(model, questions, scorer, num_layers=num_layers, **options)
-    padded = pad_paths(paths, len(run.questions), run.num_layers)
+    chosen = identity(run.num_layers) if paths is None else paths
+    padded = pad_paths(chosen, len(run.questions), run.num_layers)
     return Evaluation(run.questions, padded, run(padded), run.num_layers)
 
 

@@ -1,5 +1,6 @@
 """Shares, differences and p-values as text and as rows of tables, the same wherever shown."""
 
+import html
 import math
 from typing import NamedTuple
 
@@ -24,6 +25,15 @@ class Table(NamedTuple):
     rows: list[Row]
     heading: str = ""
     columns: tuple[str, ...] = COLUMNS
+
+
+def table_html(table: Table) -> str:
+    """Write a table as a notebook shows it."""
+    rows = ((row.label, *row.cells) for row in table.rows)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def value_row(

@@ -8,11 +8,13 @@ from cola_jax.errors import count
 from cola_jax.scoring.number_format import (
     NO_VALUE,
     Row,
+    Table,
     format_interval,
     format_p,
     format_percent,
     format_points,
     is_shown,
+    table_html,
     value_row,
 )
 from cola_jax.scoring.preference import Kept, Net, Preference
@@ -200,11 +202,8 @@ class SearchSummary:
 
     def _repr_html_(self) -> str:
         rows = [value_row("right before", self.before), *self.rows()]
-        cells = ((row.label, *row.cells) for row in rows)
-        head = "".join(f"<th>{name}</th>" for name in ("", "value", "95 %", "n"))
-        lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells)
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        return f"<p><b>{html.escape(self.sentence)}</b></p><table><tr>{head}</tr>{body}</table>"
+        table = table_html(Table(rows, columns=("", "value", "95 %", "n")))
+        return f"<p><b>{html.escape(self.sentence)}</b></p>{table}"
 
 
 def all_of(n: int) -> str:

@@ -329,6 +329,7 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     assert [row["text"] for row in rows] == [question.text for question in questions]
     assert [row["confirmed"] for row in rows] == [outcome.confirmed for outcome in outcomes]
     assert summarise(run).before.n == 5
+    assert run.summary().sentence == outcomes.summary().sentence
     outcomes.sort(key=lambda outcome: outcome.question.id, reverse=True)
     other = cola_jax.save_run(outcomes, tmp_path / "sorted").questions().to_pylist()
     assert other == rows[::-1]

@@ -36,14 +36,14 @@ def test_summary_compares_each_path_with_the_identity_path():
     evaluation = cola_jax.evaluate(lengths, QUESTIONS, paths, num_layers=5)
     ungraded = Completion("x", "x", "stop", False, Grade.UNGRADED, (1,), -1.0)
     evaluation.verdicts.completion[2, 1] = ungraded
-    plain, short = evaluation.summary().to_dict("records")
+    plain, short = evaluation.summary().to_pandas().to_dict("records")
     assert (plain["path"], plain["length"], plain["n"], plain["correct"]) == ("0-4", 5, 7, 0)
     assert np.isnan(plain["difference"])
     assert (short["path"], short["length"], short["n"], short["correct"]) == ("0-1", 2, 3, 1)
     assert (short["difference"], short["p"]) == (1, 0.5)  # of two questions
     assert short["low"] < 1 == short["high"]
     alone = cola_jax.evaluate(lengths, QUESTIONS, [(0, 1)], num_layers=5)
-    assert list(alone.summary()) == ["path", "length", "n", "correct", "low", "high"]
+    assert list(alone.summary().to_pandas()) == ["path", "length", "n", "correct", "low", "high"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 60])
@@ -51,11 +51,14 @@ def test_repr_is_a_short_table(count):
     paths = [identity(5), *random_paths(5, 59, seed=0)][:count]
     evaluation = cola_jax.evaluate(lengths, QUESTIONS, paths, num_layers=5)
     text, page = repr(evaluation), evaluation._repr_html_()
-    assert text.startswith(f"Evaluation of 8 questions, {8 * count} evaluations\npath ")
+    title, sentence, head = text.splitlines()[:3]
+    assert title == f"Evaluation of 8 questions, {8 * count} evaluations"
+    assert sentence == evaluation.summary().sentence
+    assert head.startswith("path ")
     assert len(text) < 1200
     assert len(page) < 2500
-    assert len(text.splitlines()) == 2 + min(count, 10) + (count > 10)
+    assert len(text.splitlines()) == 3 + min(count, 10) + (count > 10)
     assert ("and 50 paths more" in text) == ("and 50 paths more" in page) == (count == 60)
     long = np.array([[[0] * 300]])
     verdicts = Verdicts.of_margins(np.ones((1, 1)))
-    assert len(repr(Evaluation(QUESTIONS[:1], long, verdicts, 5))) < 300
+    assert len(repr(Evaluation(QUESTIONS[:1], long, verdicts, 5))) < 1300

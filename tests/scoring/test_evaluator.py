@@ -57,6 +57,13 @@ def test_evaluate_takes_paths_in_every_form(questions):
             assert evaluation.verdicts.verdict[b].tolist() == [len(p) < 5 for p in PATHS]
 
 
+def test_evaluate_asks_the_whole_model_without_paths(questions):
+    evaluation = cola_jax.evaluate(lengths, questions, num_layers=tiny.LAYERS)
+    assert {unpad_path(path) for path in evaluation.paths[:, 0]} == {identity(tiny.LAYERS)}
+    with pytest.raises(ValueError, match=r"load_questions\('file\.jsonl'\)"):
+        cola_jax.evaluate(lengths, "file.jsonl")  # type: ignore[arg-type]
+
+
 def test_evaluate_refuses_invalid_arguments(model, questions):
     for asked, scorer, message in (
         ([], "options", "there are no questions"),
