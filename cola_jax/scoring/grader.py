@@ -142,8 +142,8 @@ class Grader:
 class TextGrader:
     """Grade answers in words by exact match, which needs no other package.
 
-    Ignored are case, extra whitespace, and quotes, punctuation and parentheses at both ends. Used as
-    `Grader`.
+    Ignored are case, extra whitespace, and quotes, punctuation and parentheses at both ends. Used
+    as `Grader`.
     """
 
     def __enter__(self) -> "TextGrader":

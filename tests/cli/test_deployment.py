@@ -173,7 +173,9 @@ def test_export_copies_the_gguf_file_that_was_converted(tmp_path, refused):
     source.unlink()
     command = ["export", "--model", ours, "--path", "0,2", "--out", tmp_path / "new", "--format"]
     assert "give --source the Hub id or directory" in refused(*command, "mergekit")
-    assert "tiny.gguf, which is not a GGUF file that exists here" in refused(*command, "gguf")
+    assert "here: give --source the .gguf file that it was converted from" in refused(
+        *command, "gguf"
+    )
 
 
 def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused):
