@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from cola_jax.config import ModelConfig
+from cola_jax.dtypes import FloatDtype
 from cola_jax.errors import InputError, first_line, reading
 from cola_jax.files import check_link, is_file, parse_object, read_bytes
 from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding, weights_of
@@ -34,8 +35,6 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
-FloatDtype = Literal["float32", "bfloat16", "float16"]
-Dtype = Literal[FloatDtype, "int8"]
 SCALE = ".scale"  # follows a weight's name where its scales are meant
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")  # in errors of Orbax

@@ -1,12 +1,14 @@
 """Names of the dtypes of weights and activations."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from cola_jax.errors import InputError, did_you_mean, shown
 
-FLOATS = ("float32", "bfloat16", "float16")
-DTYPES = (*FLOATS, "int8")  # the last of weights alone
+FloatDtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal[FloatDtype, "int8"]  # the last of weights alone
+FLOATS: tuple[str, ...] = get_args(FloatDtype)
+DTYPES: tuple[str, ...] = get_args(Dtype)
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 

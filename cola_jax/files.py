@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.storage import AnyPath, bucket_of, file_system, for_each, is_url, path_of, upload
 
-BLOBS = re.compile(r"(?:models|datasets)--.+/blobs")  # folders of files in the cache of the Hub
+# the cache of the Hub has folders of files by their content, and of links to them by revision
+BLOBS = re.compile(r"(?:models|datasets)--.+/blobs")
+SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]+)")
 
 
 def check_writable(place: AnyPath) -> None:

@@ -26,10 +26,10 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from tqdm import tqdm
 
 from cola_jax import checkpoint
-from cola_jax.checkpoint import Dtype
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
+from cola_jax.dtypes import Dtype
 from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.execute.decoder import Stop
 from cola_jax.execute.generate import Generated, generate

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from cola_jax.formats.huggingface import (
     open_texts,
     read_config_file,
 )
+from cola_jax.formats.identity import HUB_ID
 from cola_jax.formats.table import Source, Texts, stack, texts_of
 from cola_jax.params import INT8
 from cola_jax.progress import OnProgress, ignore_progress
@@ -35,7 +35,6 @@ from cola_jax.question import digest
 from cola_jax.storage import AnyPath, is_url
 
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # some repositories hold a second copy of the weights in their authors' own format
 SKIPPED = ["consolidated*", "*/*"]
 SECONDS = 5.0  # that the Hub has to answer, before it counts as unreachable

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from cola_jax.checkpoint import stored_dtype
 from cola_jax.errors import InputError, printed
+from cola_jax.files import SNAPSHOT
 from cola_jax.progress import log
 from cola_jax.storage import AnyPath
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # with its owner: another name may be of a folder
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # without its owner, of few old models
 DIGEST, COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]+)")
 
 
 class Identity(NamedTuple):
@@ -61,7 +61,9 @@ class Identity(NamedTuple):
             )
             return
         theirs, _, revision = model.partition("@")
-        if self.hub_id and HUB_ID.fullmatch(theirs) and not os.path.exists(theirs):
+        # a name without its owner may be that of a folder
+        is_hub_id = "/" in theirs and HUB_ID.fullmatch(theirs) and not os.path.exists(theirs)
+        if self.hub_id and is_hub_id:
             if theirs.casefold() != self.hub_id.casefold():
                 raise self.refusal(file, model, self.hub_id)
             is_same = not COMMIT.fullmatch(revision) or revision == self.revision

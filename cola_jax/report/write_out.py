@@ -9,6 +9,7 @@ import numpy as np
 from cola_jax.errors import count, escaped
 from cola_jax.execute.inputs import decode_tokens
 from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.generation import DecodingScorer
 from cola_jax.tasks.task import Prepared, TaskConfig
 
 EDGE = "  | "  # before each line of a prompt, which may read like anything
@@ -61,10 +62,9 @@ def question_record(encoded: Encoded, scorer: Scorer) -> dict[str, Any]:
     }
     if question.options:
         record["gold"] = question.gold
-    if row.read is None:
-        stop = getattr(scorer, "stop", None)
-        record["max_new_tokens"] = getattr(scorer, "max_new_tokens", None)
-        record["stop"] = [] if stop is None else list(stop.strings)
+    if isinstance(scorer, DecodingScorer):
+        record["max_new_tokens"] = scorer.max_new_tokens
+        record["stop"] = list(scorer.stop.strings)
         return record
     record["continuations"] = continuations(encoded, scorer.tokenizer)
     return record

@@ -374,9 +374,18 @@ def on_loopback() -> Iterator[None]:
 
     Its own parameter for the address of a machine turns 127.0.0.1 into that of the network.
     """
-    from ray._private import ray_constants
+    try:
+        from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
+        before = ray_constants.ENABLE_RAY_CLUSTER
+    except (ImportError, AttributeError):  # a part of Ray that another version may lack
+        log.warning(
+            "this version of Ray (%s) may open its ports to the network: use a firewall, or "
+            "install another version",
+            ray.__version__,
+        )
+        yield
+        return
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield

@@ -32,6 +32,9 @@ for (const file of process.argv.slice(2)) vm.runInThisContext(fs.readFileSync(fi
 assert.deepEqual(ticksOf(0, 33, 6, true), [0, 10, 20, 30]);
 assert.deepEqual(ticksOf(0, 1, 4, true), [0, 1]);
 assert.deepEqual(parsePath("0-2,1-3,7"), [0, 1, 2, 1, 2, 3, 7]);
+assert.equal(leftOut(300, 300), "");
+assert.match(leftOut(301, 300), /^1 more question is not printed: /);
+assert.match(leftOut(1500, 300), /^1,200 more questions are not printed: /);
 const use = usesOf(parsePath("0-1,3,2,2"));
 assert.deepEqual([use.counts, [...use.moved]], [[1, 1, 2, 1], [2]]);
 assert.equal(csvOf([["a", "b"], ['x,"y"', 0.5], ["=1+1", null]]), 'a,b\n"x,""y""",0.5\n\'=1+1,\n');

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 from ray import cloudpickle
+from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 import cola_jax
@@ -22,7 +23,7 @@ from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, PathRows
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.handle import ModelHandle
-from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, connect, parse_resources
+from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, connect, on_loopback, parse_resources
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring.evaluator import evaluator
@@ -90,6 +91,16 @@ def test_search_finds_what_one_process_does(engine, prepare, tmp_path):
     again = Metrics()
     prepare(engine, **settings).search(str(tmp_path / "run"), SEARCH, again)
     assert again.evaluations == 0
+
+
+def test_on_loopback_warns_of_a_version_that_cannot(monkeypatch, caplog):
+    with on_loopback():
+        assert not ray_constants.ENABLE_RAY_CLUSTER
+    assert not caplog.text
+    monkeypatch.delattr(ray_constants, "ENABLE_RAY_CLUSTER")
+    with on_loopback():
+        assert "may open its ports to the network" in caplog.text
+    assert not hasattr(ray_constants, "ENABLE_RAY_CLUSTER")
 
 
 def test_other_presets_read_the_influence_of_layers(engine, prepare, tmp_path):

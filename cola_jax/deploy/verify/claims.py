@@ -13,9 +13,9 @@ from cola_jax.checkpoint import read_metadata
 from cola_jax.deploy.verify.edited_model import path_of_model
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, parse_yaml, read_bytes, read_text
-from cola_jax.formats.conversion import HUB_ID, similar_name
+from cola_jax.formats.conversion import similar_name
 from cola_jax.formats.huggingface import CONFIG
-from cola_jax.formats.identity import Identity, named_model
+from cola_jax.formats.identity import HUB_ID, Identity, named_model
 from cola_jax.formats.peers import (
     MERGE,
     Sample,

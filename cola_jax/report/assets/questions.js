@@ -5,6 +5,14 @@ const PRINTED = 300; // questions on paper
 const LINKED = 2000; // characters of an id that has a link: a longer address takes seconds
 const many = data.runs.length > 1;
 const letter = (answer) => (answer < 0 ? "no answer" : ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[answer] ?? `${answer}`));
+// Say how many questions are left out on paper; nothing where all of them are listed.
+function leftOut(found, listed) {
+  const left = found - listed;
+  if (left <= 0) return "";
+  const those = left === 1 ? "1 more question is" : `${grouped(left)} more questions are`;
+  return `${those} not printed: filter the questions on the page, and print it again.`;
+}
+
 const span = (css, ...children) => element("span", { class: css }, ...children);
 const fewest = (a, b) => a.layers.length - b.layers.length || b.margin - a.margin;
 
@@ -151,7 +159,7 @@ function fillQuestion(body, entry, question) {
   const shortest = paths.filter(({ target }) => target === null).sort(fewest);
   for (const mark of ["right", "wrong"]) Object.assign(shortest.find(pathKinds[mark]) ?? {}, { mark });
   const targets = [null, ...paths.map(({ target }) => target)];
-  const evaluations = new Set(paths.map(({ text }) => text)).size; // which searches share
+  const different = new Set(paths.map(({ text }) => text)).size; // which searches share
   const searches = new Map(targets.map((target) => [searchName(question, target), target]));
   const room = body.clientWidth - (innerWidth > 992 ? 470 : 24);
   const size = Math.max(9, Math.min(18, Math.floor(room / data.layers)));
@@ -162,7 +170,7 @@ function fillQuestion(body, entry, question) {
     const chosen = paths.filter((path) => path.target === target && belongs(path));
     chosen.sort(pathOrders[choices[2].value]);
     const own = paths.filter((path) => path.target === target).length;
-    count.textContent = `${grouped(chosen.length)} of ${grouped(own)} paths; ${grouped(evaluations)} evaluations in all`;
+    count.textContent = `${grouped(chosen.length)} of ${grouped(own)} paths; ${grouped(different)} different paths in all searches`;
     rest.hidden = chosen.length <= most;
     const scale = element("li", {}, element("div", { class: "wide" }, ruler(size)));
     list.replaceChildren(scale, ...chosen.slice(0, most).map((path) => pathItem(question, path, size)));
@@ -340,8 +348,15 @@ function browse(browser) {
   update();
   openLinked();
   addEventListener("hashchange", openLinked);
+  const unprinted = element("p", { class: "note", hidden: "" });
+  browser.append(unprinted);
   addEventListener("beforeprint", () => {
     while (items.size < Math.min(matches.length, PRINTED)) showMore();
+    unprinted.textContent = leftOut(matches.length, items.size);
+    unprinted.hidden = false;
+  });
+  addEventListener("afterprint", () => {
+    unprinted.hidden = true;
   });
 }
 
