@@ -52,7 +52,7 @@ CASES = [
     (lambda: evaluate(QUESTIONS[:1] * 2), "two questions have the id 'q0'"),
     (lambda: evaluate(paths=[0, 1, -1]), r"layer ids \[-1\]"),
     (lambda: evaluate(paths=[]), "there are no paths"),
-    (lambda: evaluate(paths=None), "paths are None, but must be a path"),
+    (lambda: evaluate(paths=5), "paths are 5, but must be a path"),
     (lambda: evaluate(paths={"a": [0]}), "paths are {'a': "),
     (
         lambda: cola_jax.search("m", QUESTIONS),
