@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from cola_jax.errors import InputError
@@ -122,9 +122,17 @@ def machine() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "device": f"{device.platform} {device.device_kind}",
-        "command_line": shlex.join(sys.argv),
+        "command_line": command_line(),
         "commit": git_commit(Path(__file__).parents[2]),
     }
+
+
+def command_line() -> str:
+    """Return the command of this process, without the folder of its program."""
+    program, *words = sys.argv
+    place = PurePath(program)
+    name = f"python -m {place.parent.name}" if place.name == "__main__.py" else place.name
+    return " ".join([name, shlex.join(words)]).strip()
 
 
 def git_commit(folder: Path) -> str | None:

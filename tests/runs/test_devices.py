@@ -55,7 +55,7 @@ def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
 
 
 def test_machine_records_the_command_and_versions(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["cola", "search", "--model", "a b"])
+    monkeypatch.setattr(sys, "argv", ["/home/me/.venv/bin/cola", "search", "--model", "a b"])
     record = devices.machine()
     assert record["command_line"] == "cola search --model 'a b'"
     assert record["versions"].keys() >= {"cola-jax", "jax"}
