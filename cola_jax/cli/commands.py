@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str]) -> Command:
     after a help page and the like, and with status 2 after an error that tyro prints.
     """
     name, *words = arguments or ["--help"]
-    check_text(words)
+    check_utf8(words)
     if name == "--version":
         print(f"cola-jax {version('cola-jax')}")
         sys.exit()
@@ -113,7 +113,7 @@ def parse(arguments: Sequence[str]) -> Command:
         if preset != values.get("preset", preset):  # its rules go with it
             values = {name: values[name] for name in values if not name.startswith("rules.")}
         words = [*words_of(values), *words]
-        check_text(words)
+        check_utf8(words)
     rules = PRESETS.get(str(preset))
     if kind is Search and rules is not None:
         fields = [("rules", Rules, rules)]
@@ -128,7 +128,7 @@ def parse(arguments: Sequence[str]) -> Command:
     )
 
 
-def check_text(words: Sequence[str]) -> None:
+def check_utf8(words: Sequence[str]) -> None:
     """Raise UsageError for a word with bytes that are not UTF-8, which no record of a run holds."""
     for word in words:
         try:

@@ -61,7 +61,7 @@ class Verify(TaskCommand):
         return self.flags.model, [flags.task for flags in self.each().values()]
 
     def run_task(self) -> None:
-        from cola_jax.deploy.verify.claims import check_text
+        from cola_jax.deploy.verify.claims import check_not_empty
         from cola_jax.deploy.verify.trial import run_trial, time_paths
         from cola_jax.report import write_page
         from cola_jax.report.tables import markdown_report, terminal_report
@@ -75,7 +75,7 @@ class Verify(TaskCommand):
         if not self.claims:
             raise UsageError("`cola verify` needs CLAIMS: give at least one, such as 0-28.")
         for text in self.claims:
-            check_text(text)
+            check_not_empty(text)
         if self.power is not None:
             self.plan(self.power)
             return

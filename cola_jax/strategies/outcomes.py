@@ -70,12 +70,12 @@ class Outcomes(list[Outcome]):
                 {
                     "question": outcome.question.id,
                     "baseline": outcome.baseline,
-                    "best": path_text(outcome.best),
+                    "best": format_optional(outcome.best),
                     "length": None if outcome.best is None else len(outcome.best),
                     "confirmed": outcome.confirmed,
                     "controls": len(controls),
                     "controls_reached": len(reached),
-                    "control_best": path_text(min(reached, key=len, default=None)),
+                    "control_best": format_optional(min(reached, key=len, default=None)),
                     "evaluations": count_evaluations(outcome),
                 }
             )
@@ -127,6 +127,6 @@ def reached_by(outcome: Outcome) -> Reached:
     return Reached(shortest, held, shortest_robust)
 
 
-def path_text(path: tuple[int, ...] | None) -> str | None:
+def format_optional(path: tuple[int, ...] | None) -> str | None:
     """Write a path, if there is one."""
     return None if path is None else format_path(path)

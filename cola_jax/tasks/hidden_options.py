@@ -34,7 +34,7 @@ GIVE_OPTIONS = (
 )
 
 
-class Asked(NamedTuple):
+class OpenRow(NamedTuple):
     """The place, the text and the answer of a row."""
 
     where: str
@@ -72,17 +72,17 @@ def check_options_hidden(rows: Sequence[PlacedRow], columns: Columns) -> None:
     check_counts(rows, columns, answers)
 
 
-def asked_of(placed: PlacedRow, columns: Columns) -> Asked:
+def asked_of(placed: PlacedRow, columns: Columns) -> OpenRow:
     """Return the text and the answer of a row; rows that are broken are refused when used."""
     where, _, row = placed
     try:
         values = read_values(row, columns)
     except ValueError:
-        return Asked(where, "", "")
-    return Asked(where, str(values.get("question")), str(values.get("answer")).strip())
+        return OpenRow(where, "", "")
+    return OpenRow(where, str(values.get("question")), str(values.get("answer")).strip())
 
 
-def check_inside(asked: Sequence[Asked], columns: Columns) -> None:
+def check_inside(asked: Sequence[OpenRow], columns: Columns) -> None:
     """Raise InputError for options in the texts of questions, one of which is the answer.
 
     A number may as well be a count, so that all rows must have such an answer.

@@ -80,7 +80,7 @@ def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     return claim
 
 
-def check_text(text: str) -> None:
+def check_not_empty(text: str) -> None:
     """Raise InputError for an empty claim, which as a path would be the current directory."""
     if not text.strip():
         raise InputError(f"{shown(text)} is an empty claim. {FORMS}")
@@ -88,7 +88,7 @@ def check_text(text: str) -> None:
 
 def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     """Read a claim by its form; see `read_claim`."""
-    check_text(text)
+    check_not_empty(text)
     place = Path(text).expanduser()
     if text.lower().startswith((DROPPED, LAYERS)):
         return from_list(text, num_layers)
