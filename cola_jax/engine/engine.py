@@ -1,0 +1,51 @@
+"""`Engine`: what does work on batches, on this machine or on many."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.work import Batch, Work
+from cola_jax.execute.memory import Memory
+from cola_jax.metrics import Metrics
+
+Machine = str | None  # the name of the machine that did a batch; None for this one
+
+
+class Capacity(NamedTuple):
+    """What an engine has for a model."""
+
+    memory: Memory  # of each worker
+    parts: int  # batches that run at the same time
+    questions: int  # of a batch, at most
+
+
+class Engine(Protocol):
+    """Devices, a model on them, and the work on batches of questions.
+
+    One failure rule holds for every engine, see `Dispatch`.
+    """
+
+    @property
+    def backend(self) -> str:
+        """The backend of JAX on the workers, such as cpu, gpu or tpu."""
+        ...
+
+    def capacity(self, model: ModelHandle, questions: int) -> Capacity:
+        """Tell what there is for a model, before its weights load, to run some questions."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """Return the facts for the record of a start of a run."""
+        ...
+
+    def map(
+        self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None
+    ) -> Iterator[tuple[Batch, Any, Machine]]:
+        """Do the work on batches, in any order.
+
+        Yields parts of results that the work keeps, and at the end of a batch its result; or
+        `Failed` for questions that are set aside.
+
+        Raises InputError of the work, and its other errors where they are bugs.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""`ModelHandle`: a model whose weights are loaded once they are needed."""

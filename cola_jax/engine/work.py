@@ -1,0 +1,74 @@
+"""Work on batches of questions: what an engine does on its workers, and what it is given."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cola_jax.engine.model import ModelHandle
+from cola_jax.execute.plan import Batches, Workload
+from cola_jax.execute.worker import Worker
+from cola_jax.prompts import Prompts
+from cola_jax.question import Question
+from cola_jax.scoring.encoder import Encoder
+from cola_jax.scoring.scorer import Encoded, Scorer, prompts_of
+
+Keep = Callable[[Any], None]  # takes a part of the result of a batch before its end
+
+
+class Batch(NamedTuple):
+    """Questions that are done together, and the rows that are known of them."""
+
+    indices: np.ndarray  # [B], their places among all questions of the work
+    questions: Sequence[Question]
+    known: Mapping[str, Any] = {}  # rows of earlier starts, by the id of a question
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """Cut the batch in two."""
+        middle = len(self.questions) // 2
+        return self.take(slice(middle)), self.take(slice(middle, None))
+
+    def take(self, part: slice) -> "Batch":
+        """Return a part of the questions."""
+        questions = self.questions[part]
+        known = {q.id: self.known[q.id] for q in questions if q.id in self.known}
+        return Batch(self.indices[part], questions, known)
+
+
+class Failed(NamedTuple):
+    """The result of questions that an engine has set aside."""
+
+    reason: str
+    attempts: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work(abc.ABC):
+    """What is done to each batch; it travels to the workers."""
+
+    model: ModelHandle
+    encoder: Encoder
+    workload: Workload = Workload(0, 0)  # of a batch, without its prefix
+    first: Prompts | None = None  # prompts whose common prefixes are run once
+
+    @property
+    def scorers(self) -> Sequence[Scorer]:
+        """The scorers that are entered while the work is done."""
+        return [self.encoder.scorer]
+
+    @abc.abstractmethod
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Any:
+        """Do the work on a batch; `keep` takes parts of the result that are complete before."""
+
+    def encode(self, worker: Worker, batch: Batch) -> list[Encoded]:
+        """Make the prompts of a batch."""
+        return self.encoder(batch.questions, worker.model.checkpoint)
+
+    def workload_of(self, encoded: Sequence[Encoded]) -> Workload:
+        """Return the workload of prompts, with the tokens that all of them share."""
+        if self.first is None:
+            return self.workload
+        prefixes = Batches.of_prompts(prompts_of(encoded), self.first, self.workload).prefixes
+        return self.workload._replace(prefix=min(prefixes))
