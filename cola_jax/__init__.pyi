@@ -1,11 +1,11 @@
 from .config import ModelConfig
 from .execute.decoder import Stop
 from .execute.generate import Generated, generate
-from .execute.metrics import Metrics
 from .execute.reference import run_path
 from .execute.run_paths import run_paths
 from .formats.cache import load, load_tokenizer
 from .formats.conversion import convert
+from .metrics import Metrics
 from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings

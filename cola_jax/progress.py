@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cola_jax.errors import count
 
 if TYPE_CHECKING:
-    from cola_jax.execute.metrics import Metrics
+    from cola_jax.metrics import Metrics
 
 DELAY = 1.0  # seconds, so that short calls show nothing
 INTERVAL = 0.2  # seconds between two looks at the metrics

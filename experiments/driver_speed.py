@@ -18,8 +18,8 @@ import ray
 import tyro
 from ray import cloudpickle
 
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
+from cola_jax.metrics import Metrics
 from cola_jax.runs import ray as ray_module
 from cola_jax.runs.actor import Facts
 from cola_jax.runs.ray import RayEngine, RemoteWorker

@@ -20,7 +20,7 @@ from tyro.conf import Positional
 
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.metrics import Metrics
+from cola_jax.metrics import Metrics
 from cola_jax.path import format_path
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session

@@ -120,7 +120,7 @@ def sample(arguments: list[str]) -> None:
     file, *command = arguments
     with CpuParts() as parts:
         from cola_jax.cli.main import main as run_command
-        from cola_jax.execute.metrics import compilations
+        from cola_jax.metrics import compilations
 
         run_command(command)
         compiled: Any = compilations()

@@ -8,7 +8,7 @@ import pytest
 
 import cola_jax
 from cola_jax import progress
-from cola_jax.execute.metrics import Clock, Metrics
+from cola_jax.metrics import Clock, Metrics
 from cola_jax.progress import MetricsBar, metrics_bar
 
 

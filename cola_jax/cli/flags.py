@@ -428,7 +428,7 @@ def log_devices() -> None:
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:
     """Call a function with metrics, show them while it runs, and log its speed."""
-    from cola_jax.execute.metrics import Metrics
+    from cola_jax.metrics import Metrics
 
     log_devices()
     metrics = Metrics()

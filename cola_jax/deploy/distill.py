@@ -27,9 +27,9 @@ from cola_jax.deploy.router import (
 from cola_jax.deploy.settings import DistillSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import bucket
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.reference import replicated
 from cola_jax.files import write_whole
+from cola_jax.metrics import Metrics
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest, split

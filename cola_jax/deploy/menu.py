@@ -22,8 +22,8 @@ from cola_jax.deploy.rules import (
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.static import evaluate_on
 from cola_jax.errors import InputError
-from cola_jax.execute.metrics import Metrics
 from cola_jax.files import inside
+from cola_jax.metrics import Metrics
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import split
 from cola_jax.runs.run import Run

@@ -15,9 +15,9 @@ from scipy.special import expit
 
 from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.errors import InputError
-from cola_jax.execute.metrics import Metrics
 from cola_jax.files import inside
 from cola_jax.layer_costs import LayerCosts
+from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts

@@ -16,9 +16,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.plan import NONE, Chunk, Columns, Cost, Layout, Step, Tiles, pack_tiles
+from cola_jax.execute.plan import NONE, Chunk, Columns, Layout, Step, Tiles, pack_tiles
 from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
 from cola_jax.kernels.attention import KeysValues, get, put
+from cola_jax.metrics import Cost
 from cola_jax.path import STOP
 
 IN_ORDER = ArrayLayout((0, 1, 2, 3))  # in memory as in the shape

@@ -298,18 +298,3 @@ class Chunk(NamedTuple):
     tiles: Tiles
     last: Tiles  # which writes to rows of the output
     paths: np.ndarray  # [n] numbers of the paths in the wave, in the order of `last`
-
-
-class Cost(NamedTuple):
-    """Counts of a plan: layers run on a state, and tokens of these states."""
-
-    useful: int = 0  # of all paths, each run in full
-    unique: int = 0  # run, without the last layers of the paths
-    last: int = 0  # last layers, run at the read positions
-    tokens: int = 0  # of the states run
-    token_rows: int = 0  # of their tiles, padding included
-    hits: int = 0  # saved by states held from earlier waves
-    evicted: int = 0  # states that lost their slot
-
-    def __add__(self, other: "Cost") -> "Cost":  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Cost(*(a + b for a, b in zip(self, other, strict=True)))

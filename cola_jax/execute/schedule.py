@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Columns, Cost, Layout, Step, Tiles, pack_tiles
+from cola_jax.execute.plan import NONE, Chunk, Columns, Layout, Step, Tiles, pack_tiles
+from cola_jax.metrics import Cost
 from cola_jax.path import STOP
 
 

@@ -15,10 +15,10 @@ import jax
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
 from cola_jax.execute.memory import Memory, default_limits
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.files import building, hold, keep_programs
 from cola_jax.formats import cache
+from cola_jax.metrics import Metrics
 from cola_jax.runs.batches import Batch, Work
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.handle import ModelHandle

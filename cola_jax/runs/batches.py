@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
+from cola_jax.metrics import Metrics
 from cola_jax.path import identity, pad_path
 from cola_jax.runs.schema import Part, evaluation_rows, known_verdicts, question_row, search_part
 from cola_jax.scoring import Encoded, Scorer

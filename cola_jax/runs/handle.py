@@ -13,9 +13,9 @@ from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.execute.inputs import check_tokens
 from cola_jax.execute.memory import Memory, default_budget, default_limits
-from cola_jax.execute.metrics import Metrics
 from cola_jax.formats import cache
 from cola_jax.formats.identity import Identity
+from cola_jax.metrics import Metrics
 from cola_jax.params import Model, float_dtype, weight_bytes
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.scoring.pictures import with_pictures

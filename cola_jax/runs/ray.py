@@ -23,8 +23,8 @@ import numpy as np
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, first_line, shown
 from cola_jax.execute.memory import Memory, limits_of
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
+from cola_jax.metrics import Metrics
 from cola_jax.params import INT8, Int8, Model
 from cola_jax.progress import metrics_bar
 from cola_jax.runs.actor import CALLS, Facts, ModelPlace, RayWorker, versions

@@ -25,7 +25,6 @@ import yaml
 from etils import epath
 
 from cola_jax.errors import InputError, count
-from cola_jax.execute.metrics import Metrics
 from cola_jax.files import (
     create_whole,
     inside,
@@ -35,6 +34,7 @@ from cola_jax.files import (
     remove_files,
     write_whole,
 )
+from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import digest
 from cola_jax.runs.batches import resumed

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, check_belongs, shown
-from cola_jax.execute.metrics import Metrics
+from cola_jax.metrics import Metrics
 from cola_jax.runs.devices import machine
 from cola_jax.runs.run import Path, Run
 from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, search_part

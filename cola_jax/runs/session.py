@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 
 from cola_jax.errors import InputError, count, shorten
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
 from cola_jax.layer_costs import LayerCosts, read_layer_costs
+from cola_jax.metrics import Metrics
 from cola_jax.params import Model
 from cola_jax.runs.batches import (
     WAVE,

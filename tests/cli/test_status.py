@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from cola_jax.cli.main import main
 from cola_jax.cli.status import format_seconds
-from cola_jax.execute.metrics import Metrics
+from cola_jax.metrics import Metrics
 from tests.report.conftest import PARTS, START, make_run
 
 

@@ -7,9 +7,9 @@ import pytest
 
 import cola_jax
 from cola_jax.execute.decoder import TRUNCATED, Decoder, rows_of
-from cola_jax.execute.metrics import compilations
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Stopped, Workers
+from cola_jax.metrics import compilations
 from cola_jax.path import pad_path
 from tests import tiny
 from tests.execute import batches

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cola_jax.execute import driver, memory
-from cola_jax.execute.metrics import Metrics, compilations
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Workers
+from cola_jax.metrics import Metrics, compilations
 from cola_jax.path import STOP
 from tests.execute import batches
 

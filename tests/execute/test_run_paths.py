@@ -11,11 +11,11 @@ import cola_jax
 from cola_jax.execute import memory
 from cola_jax.execute.inputs import distinct_reads, token_counts
 from cola_jax.execute.memory import parse_size
-from cola_jax.execute.metrics import compilations
 from cola_jax.execute.plan import Workload, layout_of, take
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import Workers
+from cola_jax.metrics import compilations
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts
 from tests import oracle

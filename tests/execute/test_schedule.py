@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from cola_jax.execute.driver import PrefixTrie
 from cola_jax.execute.kv_cache import decode_tiles
-from cola_jax.execute.plan import Cost, Layout, TileShape
+from cola_jax.execute.plan import Layout, TileShape
 from cola_jax.execute.schedule import Trie, count_token_rows
+from cola_jax.metrics import Cost
 from cola_jax.path import STOP, pad_path, random_paths
 
 SHAPES = (TileShape(5, 8), TileShape(3, 16), TileShape(2, 32))

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from cola_jax.execute.metrics import Metrics
+from cola_jax.metrics import Metrics
 from cola_jax.runs import run as run_module
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts

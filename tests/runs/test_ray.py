@@ -17,8 +17,8 @@ from ray.cluster_utils import Cluster
 
 import cola_jax
 from cola_jax.errors import InputError
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Workload
+from cola_jax.metrics import Metrics
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, PathRows
 from cola_jax.runs.devices import Devices

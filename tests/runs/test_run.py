@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.execute.metrics import Metrics
+from cola_jax.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import UNFINISHED, Run

@@ -15,7 +15,7 @@ from cola_jax import checkpoint as checkpoints
 from cola_jax.errors import InputError
 from cola_jax.execute import memory
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.metrics import Metrics
+from cola_jax.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Shard

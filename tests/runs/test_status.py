@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from cola_jax.errors import InputError
-from cola_jax.execute.metrics import Metrics
 from cola_jax.files import matching
+from cola_jax.metrics import Metrics
 from cola_jax.runs import status
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import host_name, part_name, question_row

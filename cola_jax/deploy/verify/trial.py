@@ -25,8 +25,8 @@ from cola_jax.deploy.verify.protocol import (
 )
 from cola_jax.deploy.verify.verdict import Verdict, decide
 from cola_jax.errors import InputError
-from cola_jax.execute.metrics import Metrics
 from cola_jax.files import inside
+from cola_jax.metrics import Metrics
 from cola_jax.path import identity, parse_path
 from cola_jax.runs.session import Session, evaluate_prompts
 from cola_jax.scoring.statistics import Crossed

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cola_jax.execute import metrics
-from cola_jax.execute.metrics import Clock, Metrics, compilations
-from cola_jax.execute.plan import Cost
+from cola_jax import metrics
+from cola_jax.metrics import Clock, Cost, Metrics, compilations
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from cola_jax.execute.plan import Cost
-
 COMPILED = "/jax/core/compile/backend_compile_duration"
 compile_seconds: list[float] = []  # of each program of this process, from a cache or not
 thread = threading.local()  # its `seconds` of compilation
@@ -90,6 +88,21 @@ class Stage(NamedTuple):
     name: Literal["loading", "compiling", "searching", "evaluating"]
     done: int  # bytes of weights, programs, steps of a search, or evaluations
     total: int  # 0 where it is not known yet
+
+
+class Cost(NamedTuple):
+    """Counts of a plan: layers run on a state, and tokens of these states."""
+
+    useful: int = 0  # of all paths, each run in full
+    unique: int = 0  # run, without the last layers of the paths
+    last: int = 0  # last layers, run at the read positions
+    tokens: int = 0  # of the states run
+    token_rows: int = 0  # of their tiles, padding included
+    hits: int = 0  # saved by states held from earlier waves
+    evicted: int = 0  # states that lost their slot
+
+    def __add__(self, other: "Cost") -> "Cost":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 @dataclasses.dataclass
