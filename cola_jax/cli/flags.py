@@ -138,7 +138,7 @@ class RunFlags:
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
     batch_size: int | Literal["auto"] = "auto"
-    """Questions per batch, which changes no result. Auto is 8 on a CPU, else 64."""
+    """Questions per batch, which changes no result. Auto is 32 on a CPU, else 64."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
     engine: str = "local"
     """Machines that run the batches: local, this one; ray, the Ray cluster of RAY_ADDRESS or of
