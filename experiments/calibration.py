@@ -24,7 +24,6 @@ from cola_jax.deploy.rules import (
     right_by_rule,
 )
 from cola_jax.runs.run import Run
-from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.preference import Kept, Net, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from cola_jax.strategies.reached import ROBUST, Case, Ways
@@ -180,7 +179,7 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     """Tabulate a run whose gold is another of the searched options."""
     assert settings.run is not None
     run = Run(settings.run)
-    ways, layers = read_ways(run), run.manifest()["starts"][-1]["num_layers"]
+    ways, layers = run.ways(), run.manifest()["starts"][-1]["num_layers"]
     random, count = np.random.default_rng(5), settings.replicates
     for name in ways.names:
         _, targets = ways.targets(name)

@@ -20,7 +20,6 @@ from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.report.controls import net_change
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
-from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none
@@ -225,7 +224,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
         reuse = [run for run in settings.reuse if run != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
-        seeds.append(Seed(read_ways(run), searches(run)))
+        seeds.append(Seed(run.ways(), searches(run)))
         every = [start.get("metrics") for start in run.manifest()["starts"]]
         metrics += [each for each in every if each and each["evaluations"]]
     rows = []

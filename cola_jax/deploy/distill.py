@@ -33,9 +33,10 @@ from cola_jax.metrics import Metrics
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest, split
+from cola_jax.runs.compare import asked_here, check_comparable
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
-from cola_jax.runs.stored import Labels, asked_by_run, asked_here, check_comparable, read_labels
+from cola_jax.runs.stored import Labels, read_labels
 from cola_jax.scoring.statistics import Effect
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def distill(
     early_layers, source = settings.depth(session.num_layers), Run(run)
     ours = asked_here(session.settings, session.encoded)
     allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
-    check_comparable(asked_by_run(source), ours, allowed)
+    check_comparable(source.asked(), ours, allowed)
     examples = make_examples(read_labels(source), session, settings)
     digests = digest(*(part.tolist() for part in examples[:3]), examples.held_out)
     shared = {name: session.settings[name] for name in ("task", "dtype")}

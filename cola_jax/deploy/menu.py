@@ -26,17 +26,10 @@ from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import split
+from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import prompt_folders
-from cola_jax.runs.stored import (
-    ANY_SCORER,
-    Labels,
-    asked_by_run,
-    asked_here,
-    check_comparable,
-    read_labels,
-    stored_verdicts,
-)
+from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -250,7 +243,7 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     run = Run(directory)
     ours = asked_here(session.settings, session.encoded)
     allowed = (*ANY_SCORER, "options")  # other decoys, or another order in a prompt
-    check_comparable(asked_by_run(run), ours, allowed)
+    check_comparable(run.asked(), ours, allowed)
     ids = {encoded.question.id for encoded in session.encoded}
     return [label for label in read_labels(run) if label.question in ids]
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.errors import InputError, shown
+from cola_jax.runs.compare import check_comparable
 from cola_jax.runs.run import Run
-from cola_jax.runs.stored import asked_by_run, check_comparable
-from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.preference import Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm, number_or_none
 
@@ -37,7 +36,7 @@ def compare_runs(
 
     The preference is of another run of the model; by default fitted to each comparison.
     """
-    first, *others = map(read_ways, runs)
+    first, *others = (run.ways() for run in runs)
     nets = [
         {
             name: net_change(first.targets(name), other.targets(name), preference)
@@ -101,4 +100,4 @@ def check_runs(runs: Sequence[Run]) -> None:
                 "same kind."
             )
     for run in runs[1:]:
-        check_comparable(asked_by_run(runs[0]), asked_by_run(run))
+        check_comparable(runs[0].asked(), run.asked())

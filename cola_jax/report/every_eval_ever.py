@@ -20,8 +20,8 @@ from cola_jax.files import inside, readable_json, write_whole
 from cola_jax.path import format_path, identity
 from cola_jax.report.evaluation import path_results
 from cola_jax.report.summary import summarise
+from cola_jax.runs.compare import deciding
 from cola_jax.runs.run import Run
-from cola_jax.runs.stored import deciding
 from cola_jax.runs.summary import scorer_flag
 from cola_jax.scoring.preference import Net
 from cola_jax.scoring.statistics import LEVEL, Share, number_or_none

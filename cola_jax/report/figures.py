@@ -23,7 +23,6 @@ from cola_jax.report.layers import (
 from cola_jax.report.scan import KINDS, Cell, ScanSummary
 from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
-from cola_jax.runs.summary import read_ways
 from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Share, Z
 from cola_jax.strategies.reached import ROBUST, Compared
@@ -161,7 +160,7 @@ def corrected_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
     """
     by_size, by_length = [], []
     for place, (_, run, summary) in enumerate(runs):
-        compared = read_ways(run).compared(summary.counted)
+        compared = run.ways().compared(summary.counted)
         first, last = first_hits(run)
         lengths = {
             (case.id, target): length

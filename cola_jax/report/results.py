@@ -13,8 +13,8 @@ from cola_jax.report.evaluation import evaluation_verdict, path_results
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.tables import cost_texts, effect_cells
 from cola_jax.report.terminal import TerminalTable
+from cola_jax.runs.compare import deciding
 from cola_jax.runs.run import Run
-from cola_jax.runs.stored import deciding
 from cola_jax.scoring.number_format import (
     Row,
     Table,

@@ -26,7 +26,7 @@ from cola_jax.report.layers import (
 from cola_jax.runs.run import COUNTED, Run, count_again, count_evaluations
 from cola_jax.runs.schema import EVALUATIONS, join
 from cola_jax.runs.summary import COLUMNS as COMPARED
-from cola_jax.runs.summary import read_ways, scorer_flag
+from cola_jax.runs.summary import scorer_flag, ways_of
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Share, mean
 from cola_jax.strategies.summary import SearchSummary
@@ -101,7 +101,7 @@ def summarise(run: Run, preference: Preference | None = None) -> Summary:
     alone = [row | {"controls": None, "again": None} for row in counted]
     layers = summarise_layers(questions, gold["path"], num_layers)
     own = layers["reach"][CONTROLS[RETAINED]]
-    compared = SearchSummary.of(read_ways(run, questions), num_layers, preference)
+    compared = SearchSummary.of(ways_of(manifest, questions), num_layers, preference)
     return Summary(
         **vars(compared),
         directory=str(run.directory),

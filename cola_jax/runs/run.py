@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import yaml
 from etils import epath
 
-from cola_jax.errors import InputError, count
+from cola_jax.errors import InputError, count, shown
 from cola_jax.files import (
     create_whole,
     inside,
@@ -38,6 +38,7 @@ from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import digest
 from cola_jax.runs.batches import resumed
+from cola_jax.runs.compare import Asked, check_asked
 from cola_jax.runs.hosts import WHOLE, Shard, locked
 from cola_jax.runs.schema import (
     EVALUATIONS,
@@ -52,14 +53,14 @@ from cola_jax.runs.schema import (
     read_part,
 )
 from cola_jax.runs.settings import check_digests, continues
-from cola_jax.runs.stored import Asked, check_asked
-from cola_jax.runs.summary import read_summary
+from cola_jax.runs.summary import COLUMNS, VERDICTS, summarise_evaluation, ways_of
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluation_summary import EvaluationSummary
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.storage import AnyPath, for_each, is_url, path_of
+from cola_jax.strategies.reached import Ways
 from cola_jax.strategies.summary import SearchSummary
 
 Path = tuple[int, ...]
@@ -99,7 +100,25 @@ class Run:
 
         InputError for a run of another command than `search`, and of other than given paths.
         """
-        return read_summary(self)
+        manifest = self.manifest()
+        command = manifest["settings"].get("command")
+        if command == "search":
+            return SearchSummary.of(self.ways(), manifest["starts"][-1]["num_layers"])
+        if "paths" not in manifest["settings"]:
+            raise InputError(
+                f"{self.directory} was made by {shown(command)}, not by a search or an evaluation "
+                f"of given paths: see `cola report {self.directory}`."
+            )
+        return summarise_evaluation(manifest, self.evaluations(VERDICTS))
+
+    def ways(self) -> Ways:
+        """Read what the searches of the run reached."""
+        return ways_of(self.manifest(), self.questions(COLUMNS))
+
+    def asked(self) -> Asked:
+        """Read the settings that decide verdicts, and the questions."""
+        rows = self.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
+        return Asked.of(str(self.directory), self.settings(), rows)
 
     def describe(self) -> list[str]:
         """Say in a few lines what the directory has."""
@@ -147,7 +166,8 @@ class Run:
             sources = (starts[-1] if starts else {}).get("model"), environment.get("model")
             further = continues(self.directory, before, settings, sources)
             if starts and asked is not None:
-                check_asked(self, asked)
+                complete = self.shard == WHOLE
+                check_asked(self.directory, self.asked(), asked, complete=complete)
             check_digests(self.directory, before, settings)
             if further:
                 self.set_aside()

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, check_belongs, shown
 from cola_jax.metrics import Metrics
+from cola_jax.runs.compare import deciding
 from cola_jax.runs.devices import machine
 from cola_jax.runs.run import Path, Run
 from cola_jax.runs.schema import asked_digest, by_question, known_verdicts, search_part
-from cola_jax.runs.stored import deciding
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import Verdicts

@@ -32,6 +32,7 @@ from cola_jax.runs.batches import (
     SetAside,
     Work,
 )
+from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.devices import Devices, machine
 from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
@@ -43,14 +44,7 @@ from cola_jax.runs.searches import (
     fitted,
     recorded_search,
 )
-from cola_jax.runs.stored import (
-    ANY_SCORER,
-    Answers,
-    asked_by_run,
-    asked_here,
-    check_comparable,
-    stored_verdicts,
-)
+from cola_jax.runs.stored import Answers, stored_verdicts
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
@@ -123,7 +117,7 @@ class Session:
         session = cls.of(handle, prepared, run_config, metadata)
         if answers is not None:
             ours = asked_here(session.settings, prepared.encoded)
-            check_comparable(asked_by_run(answers.run), ours, (*ANY_SCORER, "options"))
+            check_comparable(answers.run.asked(), ours, (*ANY_SCORER, "options"))
         return session
 
     @classmethod

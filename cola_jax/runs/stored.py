@@ -1,115 +1,26 @@
-"""Stored runs: whether a command asks and uses the questions of one, and the results it takes."""
+"""Results of stored runs that other commands take: labels, verdicts and decoded answers."""
 
 import dataclasses
 import hashlib
 import json
-import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from cola_jax.errors import (
-    InputError,
-    check_belongs,
-    count,
-    describe_difference,
-    shown,
-)
+from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
 from cola_jax.path import identity
-from cola_jax.question import INTEGER, LETTERS, Question, decoy_of, digest
-from cola_jax.runs.hosts import WHOLE
-from cola_jax.runs.schema import by_question, question_row, stored_verdict
-from cola_jax.runs.settings import other_settings
+from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
+from cola_jax.runs.run import Run
+from cola_jax.runs.schema import by_question, stored_verdict
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
-if TYPE_CHECKING:
-    from cola_jax.runs.run import Run
-
 Path = tuple[int, ...]
-log = logging.getLogger(__name__)
-# settings that decide a verdict, and with PROMPT the prompts
-DECIDING = (
-    *("model", "dtype", "scorer", "rule", "grader", "max_new_tokens"),
-    *("temperature", "top_p", "sample_seed", "chat"),
-)
-PROMPT = ("format", "shots")
-# may differ where the paths of a run are only tried again
-ANY_SCORER = (*DECIDING[1:], *PROMPT, "prompts")
 ANSWER = ["question", "path", "answer_text", "grade", "truncated"]
-
-
-class Asked(NamedTuple):
-    """The model, prompts and questions of a run, or of a command that begins."""
-
-    name: str
-    values: dict[str, Any]  # that decide verdicts; those of each question by its id
-
-    @classmethod
-    def of(
-        cls, name: str, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
-    ) -> "Asked":
-        """Take the settings of a run and the rows of its questions."""
-        values = deciding(settings) | {"texts": {}, "prompts": {}, "options": {}, "golds": {}}
-        for row in rows:
-            question, options, gold = row["question"], list(row["options"]), row["gold"]
-            values["texts"][question] = row["text"]
-            values["prompts"][question] = row["prompt_hash"]
-            values["options"][question] = options
-            values["golds"][question] = None if gold is None else options[gold]
-        return cls(name, values)
-
-
-def asked_by_run(run: "Run") -> Asked:
-    """Read the questions of a run, and its settings."""
-    rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
-    return Asked.of(str(run.directory), run.settings(), rows)
-
-
-def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:
-    """Return the questions of a command with its settings."""
-    return Asked.of("this command", settings, (question_row(each, 0) for each in encoded))
-
-
-def check_comparable(theirs: Asked, ours: Asked, allowed: Collection[str] = ()) -> None:
-    """Raise InputError for results that do not belong together, with the values that differ.
-
-    Questions are compared where both have them. Differences of `allowed` names are logged.
-    """
-    compared = {name: value for name, value in theirs.values.items() if name not in allowed}
-    action = "give results of one model, with the same questions and prompts"
-    check_belongs(theirs.name, compared, ours.name, ours.values, action)
-    differences = (
-        describe_difference(name, theirs.values[name], ours.values[name])
-        for name in sorted(allowed)
-    )
-    if text := "; ".join(filter(None, differences)):
-        log.info("%s was made with other settings: %s", theirs.name, text)
-
-
-def check_asked(run: "Run", asked: Asked) -> None:
-    """Raise InputError where a run asks other or changed questions."""
-    before = asked_by_run(run)
-    check_comparable(before, asked)
-    others = before.values["texts"].keys() - asked.values["texts"].keys()
-    if others and run.shard == WHOLE:
-        text = f"--task: it has other questions, such as {shown(min(others))}"
-        raise other_settings(run.directory, [text])
-
-
-def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide verdicts, without the questions."""
-    prompt = settings.get("prompt") or {}
-    style, shots = prompt.get("format", "plain"), prompt.get("num_fewshot")
-    if isinstance(style, dict):
-        rest = {name: value for name, value in style.items() if name != "shots"}
-        style = f"{style['name']} {digest(rest)[:8]}"
-    prompts = {"format": style, "shots": len(prompt.get("shots") or ()) if shots is None else shots}
-    return {name: settings.get(name) for name in DECIDING} | prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +49,7 @@ class Labels:
         return [path for path in self.correct if self.robust.get(path)]
 
 
-def read_labels(run: "Run") -> list[Labels]:
+def read_labels(run: Run) -> list[Labels]:
     """Read the labels of the finished questions, in order; InputError where there are none."""
     verdicts: dict[str, dict[Path, bool]] = defaultdict(dict)
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():
@@ -157,7 +68,7 @@ def read_labels(run: "Run") -> list[Labels]:
     return labels
 
 
-def write_polar(run: "Run", file: FilePath) -> str:
+def write_polar(run: Run, file: FilePath) -> str:
     """Write a run as a new `merged_mcts_samples.json` of PoLar, and return a summary."""
     check_file(file)
     if exists(file):
@@ -169,7 +80,7 @@ def write_polar(run: "Run", file: FilePath) -> str:
     return f"PoLar: {file}, {count(len(samples), 'question')} with {paths} paths"
 
 
-def polar_samples(run: "Run") -> dict[str, Any]:
+def polar_samples(run: Run) -> dict[str, Any]:
     """Make the content of PoLar's file from the finished questions of a run.
 
     Options are part of a question's text, and the answer is a letter, but for scorers of open
@@ -202,7 +113,7 @@ def polar_samples(run: "Run") -> dict[str, Any]:
     return {"num_layers": num_layers, **named, "samples": samples}
 
 
-def stored_verdicts(run: "Run", encoded: Sequence[Encoded], paths: int) -> Verdicts:
+def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdicts:
     """Read the verdicts [n, C] of a run of C paths, in the order of `encoded`.
 
     Raises InputError for questions that an engine has set aside, which would count as wrong.
@@ -223,7 +134,7 @@ def stored_verdicts(run: "Run", encoded: Sequence[Encoded], paths: int) -> Verdi
 class Answers:
     """The decoded answers of a run: of the pretrained model, and of other paths."""
 
-    def __init__(self, run: "Run"):
+    def __init__(self, run: Run):
         """Read a run of `cola evaluate` that decodes, along the identity path and others."""
         self.run, manifest = run, run.manifest()
         settings, start = manifest["settings"], manifest["starts"][-1]

@@ -12,10 +12,10 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP
+from cola_jax.runs.compare import asked_here
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import PART, host_name, known_verdicts, question_row
-from cola_jax.runs.stored import asked_here
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
 

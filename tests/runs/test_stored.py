@@ -1,8 +1,6 @@
-"""Stored runs: settings that match, labels, samples for PoLar, and decoys."""
+"""Stored runs: labels, samples for PoLar, and decoys."""
 
-import dataclasses
 import json
-import logging
 from typing import Any
 
 import numpy as np
@@ -10,60 +8,13 @@ import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.formats.peers import read_paths
-from cola_jax.question import Question, open_question
+from cola_jax.question import open_question
 from cola_jax.runs import stored
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.runs.searches import Reuse
 from cola_jax.scoring import Verdicts
-from tests.runs.conftest import asking, encode
-
-DECIDED = {
-    **{"model": "abc", "dtype": "float32", "scorer": "options", "chat": None},
-    **{"prompt": {"format": "plain", "shots": ["a", "b"], "hash": "1"}, "simulations": 100},
-}
-ASKED = [Question(name, f"What is {name}?", ("x", "y", "z"), 1) for name in ("p", "q")]
-
-
-def asked(questions=ASKED, digest="0", **settings) -> stored.Asked:
-    encoded = [encode(each, digest) for each in questions]
-    return stored.asked_here(DECIDED | settings, encoded)._replace(name="here")
-
-
-def changed(**fields) -> list[Question]:
-    return [dataclasses.replace(ASKED[0], **fields), Question("other", "Else?", ("x", "y"), 0)]
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (asked(model="xyz"), "its model is abc, here it is xyz"),
-        (asked(scorer="letter"), "its scorer is options, here it is letter"),
-        (asked(prompt={"format": "x", "num_fewshot": 2}), "its format is plain, here it is x"),
-        (asked(prompt={"format": "plain", "shots": ["a"]}), "its shots is 2, here it is 1"),
-        (asked(digest="1"), r"2 of 2 prompts have changed \('p', 'q'\)"),
-        (asked(changed(text="Who?")), r"1 of 2 texts have changed \('p'\)"),
-        (asked(changed(options=("x", "y"))), r"1 of 2 options have changed \('p'\)"),
-        (asked(changed(answer=2)), r"1 of 2 golds have changed \('p'\)"),
-    ],
-)
-def test_check_comparable_names_differences(other, message):
-    with pytest.raises(InputError, match=f"run does not belong to here: {message}. Give results"):
-        stored.check_comparable(asked()._replace(name="run"), other)
-
-
-def test_check_comparable_logs_allowed_differences(caplog):
-    shots = {"format": "plain", "shots": ["c", "d"], "hash": "2"}  # of another first question
-    with caplog.at_level(logging.INFO, "cola_jax"):
-        stored.check_comparable(asked(), asked(ASKED[:1], simulations=50, prompt=shots))
-        assert not caplog.records
-        stored.check_comparable(
-            asked(), asked(scorer="letter", dtype="bfloat16"), stored.ANY_SCORER
-        )
-    assert "its dtype is float32, here it is bfloat16; its scorer is options" in caplog.text
-    with pytest.raises(InputError, match="its model is abc, here it is xyz"):
-        stored.check_comparable(asked(), asked(model="xyz"), stored.ANY_SCORER)
-
+from tests.runs.conftest import asking
 
 LABELLED = {(0, 1, 2): False, (0, 1, 1, 2): True, (0, 2): True, (1, 2): None, (2, 1): False}
 QUESTION = {"text": "1 + 1?", "options": ["2", "3"], "gold": 0, "prompt_hash": "x"}
