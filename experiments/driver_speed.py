@@ -24,7 +24,7 @@ from cola_jax.runs import ray as ray_module
 from cola_jax.runs.actor import Facts
 from cola_jax.runs.ray import RayEngine, RemoteWorker
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import EVALUATIONS, encode_part
+from cola_jax.runs.schema import EVALUATIONS, Part, encode_part
 
 
 class SleepingBatch(NamedTuple):
@@ -62,7 +62,7 @@ class SleepingWorker:
         ]
         questions = [{"question": name, "evaluations": self.rows} for name in names]
         content = encode_part(EVALUATIONS, evaluations, batch.mark) if names else b""
-        return (content, questions), {"evaluations": batch.size * self.rows}
+        return Part(content, questions), {"evaluations": batch.size * self.rows}
 
 
 @dataclasses.dataclass
@@ -112,11 +112,9 @@ def main(settings: DriverSpeed) -> None:
     begun, metrics = time.perf_counter(), Metrics()
     with Run(f"{folder}/run").open({}, {}) as run:
         batch: Any = SleepingBatch(settings.questions, bytes(1000 * settings.questions), run.mark)
-        for _, (evaluations, questions), host in engine.map(
-            handle, work, batches, lambda *_: batch, metrics, print
-        ):
-            if questions:
-                run.write(evaluations, questions, host)
+        for _, part, host in engine.map(handle, work, batches, lambda *_: batch, metrics, print):
+            if part.questions:
+                run.write(part, host)
     seconds, workers = time.perf_counter() - begun, settings.actors * settings.batches
     least = settings.rounds * settings.seconds
     memory = (process.memory_info().rss - before) / workers / 1e3

@@ -229,9 +229,8 @@ class BatchSearch:
         held = scorer.confirm(worker, rows, workload, best * repeats, completions * repeats)
         by_question = [held[b :: len(encoded)] for b in range(len(encoded))]
         agreed = [None if None in each else all(each) for each in by_question]
-        part = search_part(encoded, with_robust(with_confirmed(outcomes, agreed), plain, places))
-        # a verdict combines several prompts, so no other search can reuse it
-        return part._replace(evaluations=[row | {"asked": None} for row in part.evaluations])
+        outcomes = with_robust(with_confirmed(outcomes, agreed), plain, places)
+        return search_part(encoded, outcomes, combined=True)
 
 
 def count_on(worker: Worker) -> Callable[[int], None]:

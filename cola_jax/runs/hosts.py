@@ -7,21 +7,15 @@ disconnect, so that a host that dies does not end the others.
 import contextlib
 import ctypes
 import dataclasses
-import math
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from etils import epath
+from typing import Any
 
 from cola_jax.errors import InputError, first_line
-from cola_jax.files import hold, inside, matching
 from cola_jax.question import digest
-from cola_jax.storage import is_url
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
@@ -44,35 +38,8 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def overlaps(self, other: "Shard") -> bool:
-        """Whether two shards, of the same or of different counts, may share a question."""
-        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
-
 
 WHOLE = Shard(0, 1)
-
-
-@contextlib.contextmanager
-def locked(directory: "epath.Path", shard: Shard) -> Iterator[None]:
-    """Keep other processes from the questions of a shard of a run; InputError where one has some.
-
-    The system drops the lock when its process ends, however it ends. Remote storage has no lock.
-    """
-    if is_url(directory):
-        yield
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    own = inside(directory, f".shard-{shard.index}-of-{shard.count}.lock")
-    with contextlib.ExitStack() as stack:
-        for file in sorted({own, *matching(directory, ".shard-*.lock")}):
-            other = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
-            if shard.overlaps(other):
-                busy = (
-                    f"another process is filling {directory}: wait for it, or choose another "
-                    "directory."
-                )
-                stack.enter_context(hold(file, busy))
-        yield
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,13 +36,14 @@ from cola_jax.files import (
 )
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, unpad_path
-from cola_jax.question import digest
+from cola_jax.question import Question, digest
 from cola_jax.runs.batches import resumed
 from cola_jax.runs.compare import Asked, check_asked
-from cola_jax.runs.hosts import WHOLE, Shard, locked
+from cola_jax.runs.lock import locked
 from cola_jax.runs.schema import (
     EVALUATIONS,
     QUESTIONS,
+    Part,
     by_question,
     encode_part,
     evaluation_rows,
@@ -50,6 +51,7 @@ from cola_jax.runs.schema import (
     join,
     part_name,
     part_stem,
+    questions_of,
     read_part,
 )
 from cola_jax.runs.settings import check_digests, continues
@@ -76,16 +78,23 @@ FAILED = "failed"  # folder of records of questions that an engine has set aside
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
 
 
-class Run:
-    """A directory of results; several processes may fill it, each with a shard of the questions."""
+class Wave(NamedTuple):
+    """A file of evaluations of questions, which goes when the last of them is finished."""
 
-    def __init__(self, directory: AnyPath, shard: Shard = WHOLE):
+    file: epath.Path
+    left: set[str]  # ids of its unfinished questions
+
+
+class Run:
+    """A directory of results; processes that share it fill it together, each with questions."""
+
+    def __init__(self, directory: AnyPath, *, shared: bool = False):
         self.directory = path_of(directory)
-        self.shard = shard
+        self.shared = shared  # with the other processes of a distributed start
         self.metrics = Metrics()
         self.done: set[str] = set()  # ids of the finished questions
         self.earlier: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, of past starts
-        self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
+        self.waves: dict[str, list[Wave]] = defaultdict(list)  # of this start, by question
         self.number = 0  # of the next part
         self.start = ""  # name of the record of this start
 
@@ -159,15 +168,14 @@ class Run:
         """
         is_new = not self.exists()
         settings = json.loads(json.dumps(settings))  # as JSON has it
-        with locked(self.directory, self.shard):
+        with locked(self.directory, shared=self.shared):
             if is_new:
                 self.create(settings)
             before, starts = self.read_starts()
             sources = (starts[-1] if starts else {}).get("model"), environment.get("model")
             further = continues(self.directory, before, settings, sources)
             if starts and asked is not None:
-                complete = self.shard == WHOLE
-                check_asked(self.directory, self.asked(), asked, complete=complete)
+                check_asked(self.directory, self.asked(), asked, complete=not self.shared)
             check_digests(self.directory, before, settings)
             if further:
                 self.set_aside()
@@ -186,27 +194,36 @@ class Run:
         """Return the path of a folder or file of the run; InputError as `inside`."""
         return inside(self.directory, name)
 
-    def missing(self, encoded: Sequence[Encoded]) -> list[int]:
+    def missing(self, questions: Sequence[Question]) -> list[int]:
         """Return the indices of the questions that are not finished."""
-        return [i for i, each in enumerate(encoded) if each.question.id not in self.done]
+        return [i for i, question in enumerate(questions) if question.id not in self.done]
 
-    def write(
-        self,
-        evaluations: Iterable[dict[str, Any]] | bytes,
-        questions: Sequence[dict[str, Any]],
-        machine: str | None = None,
-    ) -> None:
-        """Write the rows of finished questions, or the content of a part, and remove their waves.
+    def write(self, part: Part, machine: str | None = None) -> None:
+        """Write the rows of finished questions, and remove what was written of them before.
 
-        `machine` is the host that evaluated them, this one by default.
+        A part without finished questions has evaluations of unfinished ones, which are kept until
+        these are finished. `machine` is the host that evaluated them, this one by default.
         """
-        stem = part_stem(self.number, len(questions), machine)
+        if not part.questions:
+            self.write_unfinished(part.evaluations)
+            return
+        stem = part_stem(self.number, len(part.questions), machine)
         self.number += 1
-        self.write_rows("evaluations", stem, evaluations)
-        self.write_rows("questions", stem, questions)
-        for row in questions:
+        self.write_rows("evaluations", stem, part.evaluations)
+        self.write_rows("questions", stem, part.questions)
+        for row in part.questions:
             self.earlier.pop(row["question"], None)
-            remove_files(self.waves.pop(row["question"], []))
+            for wave in self.waves.pop(row["question"], ()):
+                wave.left.discard(row["question"])
+                if not wave.left:
+                    remove_files([wave.file])
+
+    def write_unfinished(self, evaluations: list[dict[str, Any]] | bytes) -> None:
+        """Write evaluations of unfinished questions."""
+        names = questions_of(evaluations)
+        wave = Wave(self.write_rows(UNFINISHED, uuid.uuid4().hex, evaluations), names)
+        for name in names:
+            self.waves[name].append(wave)
 
     def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
         """Record questions, by their ids, that this start sets aside; the next one tries again."""
@@ -222,12 +239,10 @@ class Run:
         files = matching(self.place(FAILED), f"{last}-*.json")
         return sorted(for_each(read_record, files), key=lambda record: record["date"])
 
-    def replace(
-        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
-    ) -> None:
+    def replace(self, part: Part) -> None:
         """Write the rows of all questions, in place of those of earlier starts."""
         self.set_aside()
-        self.write(evaluations, questions)
+        self.write(part)
 
     def resume(self, evaluate: Evaluate, batch: Sequence[Encoded]) -> Evaluations:
         """Return the evaluations of a batch, with those of earlier starts; writes new ones."""
@@ -240,8 +255,7 @@ class Run:
             entries = np.flatnonzero(paths[b, :, 0] != STOP)
             written = [unpad_path(path) for path in paths[b, entries]]
             rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
-        file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
-        self.waves[batch[0].question.id].append(file)
+        self.write(Part(rows, []))
 
     def write_rows(
         self, folder: str, stem: str, rows: Iterable[dict[str, Any]] | bytes

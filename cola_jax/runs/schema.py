@@ -108,9 +108,9 @@ def thumbnail_name(question: str) -> str:
 
 
 class Part(NamedTuple):
-    """The rows of one batch."""
+    """The rows of one batch; without those of questions, evaluations of unfinished questions."""
 
-    evaluations: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]] | bytes  # rows, or the content of their file
     questions: list[dict[str, Any]]
 
 
@@ -201,13 +201,18 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
     }
 
 
-def search_part(batch: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
-    """Make the rows of the searches of a batch."""
+def search_part(
+    batch: Sequence[Encoded], outcomes: Sequence[Outcome], *, combined: bool = False
+) -> Part:
+    """Make the rows of the searches of a batch.
+
+    Where a verdict is that of several prompts, `combined`, no other search can reuse it.
+    """
     pairs = list(zip(batch, outcomes, strict=True))
-    return Part(
-        [row for pair in pairs for row in search_evaluation_rows(*pair)],
-        [search_question_row(*pair) for pair in pairs],
-    )
+    evaluations = [row for pair in pairs for row in search_evaluation_rows(*pair)]
+    if combined:
+        evaluations = [row | {"asked": None} for row in evaluations]
+    return Part(evaluations, [search_question_row(*pair) for pair in pairs])
 
 
 def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str, Any]]:
@@ -326,6 +331,14 @@ def read_part(
             column = schema.field(name)
             table = table.append_column(column, pa.nulls(len(table), column.type))
         return table.select(names).replace_schema_metadata()
+
+
+def questions_of(evaluations: list[dict[str, Any]] | bytes) -> set[str]:
+    """Return the ids of the questions that evaluations are of: rows, or the content of a file."""
+    if not isinstance(evaluations, bytes):
+        return {row["question"] for row in evaluations}
+    opened = pq.ParquetFile(pa.BufferReader(evaluations))
+    return set(opened.read(["question"], use_threads=False)["question"].to_pylist())
 
 
 def join(*tables: Iterable[pa.Table]) -> pa.Table:

@@ -127,5 +127,5 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
         **machine(),
     }
     with Run(directory).open(recorded, environment) as run:
-        run.replace(*search_part(asked.encoded, outcomes))
+        run.replace(search_part(asked.encoded, outcomes))
     return run

@@ -37,7 +37,7 @@ from cola_jax.runs.devices import Devices, machine
 from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run, improvements
-from cola_jax.runs.schema import PICTURES, evaluation_rows, question_row, thumbnail_name
+from cola_jax.runs.schema import PICTURES, Part, evaluation_rows, question_row, thumbnail_name
 from cola_jax.runs.searches import (
     Reuse,
     check_robust,
@@ -312,8 +312,9 @@ class Session:
                 if paths := list(evaluations.known[b]):
                     rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
                     done.append(question_row(encoded, len(paths)))
-            if run.waves or run.missing(self.encoded):  # else a finished run is left as it is
-                run.replace(rows, done)
+            missing = run.missing([each.question for each in self.encoded])
+            if run.waves or missing:  # else a finished run is left as it is
+                run.replace(Part(rows, done))
 
     @contextlib.contextmanager
     def open(
@@ -332,7 +333,7 @@ class Session:
             settings.pop("variants", None)
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         devices = 1 if self.mesh is None else self.mesh.size
-        with Run(directory, config.shard).open(
+        with Run(directory, shared=config.shard != WHOLE).open(
             settings,
             self.environment | {"devices": devices},
             asked_here(settings, questions),
@@ -354,7 +355,7 @@ class Session:
         steps: int = 0,
     ) -> None:
         """Write the rows of the questions that a run lacks: evaluations, or steps, of each."""
-        metrics, missing = run.metrics, run.missing(questions)
+        metrics, missing = run.metrics, run.missing([each.question for each in questions])
         run.count_earlier(self.num_layers)
         # a command may fill several runs under the same metrics, and know how many
         expected = metrics.earlier + metrics.evaluations + evaluations * len(missing)
@@ -384,7 +385,7 @@ class Session:
 
         results = self.map(questions, missing, workload, work, resumed, metrics, set_aside)
         for _, part, host in results:
-            run.write(part.evaluations, part.questions, host)
+            run.write(part, host)
             metrics.add(**improvements(part.questions, self.num_layers))
 
     def map(

@@ -1,7 +1,7 @@
 """The progress of a run, which other machines may be writing."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -45,10 +45,8 @@ def read_progress(run: Run) -> dict[str, Any]:
     paths = len(settings.get("paths", ()))  # a search has none
     mean = sum(part.evaluations or 0 for part in read) / max(count_questions(read), 1) or paths
     failed = len({name for failure in failures for name in failure["questions"]})
-    # hosts that divide the questions start together
-    hosts = int(starts[-1].get("shard", "0/1").partition("/")[2]) if starts else 1
     state, rate, left, recent = "not started", None, None, []
-    if last := starts[-hosts:]:
+    if last := last_starts(starts):
         began = min(datetime.fromisoformat(start["date"]) for start in last)
         recent = [part for part in parts if part.time >= began]
         rate = questions_per_second(began, recent)
@@ -80,6 +78,14 @@ def read_progress(run: Run) -> dict[str, Any]:
         "starts": starts,
         "failures": failures,
     }
+
+
+def last_starts(starts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last start, with those of the other processes of a distributed start."""
+    together = starts[-1].get("together") if starts else None
+    if together is None:
+        return list(starts[-1:])
+    return [start for start in starts if start.get("together") == together]
 
 
 def list_parts(run: Run) -> list[WrittenPart]:

@@ -18,7 +18,7 @@ from cola_jax.deploy.menu import (
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
-from cola_jax.runs.schema import question_row
+from cola_jax.runs.schema import Part, question_row
 from cola_jax.runs.session import Session
 from cola_jax.runs.stored import Labels
 from cola_jax.scoring.evaluations import Evaluations
@@ -99,7 +99,7 @@ def test_labels_may_have_options_in_another_order(
         for n in (1, 4)
     )
     with searched.open(str(tmp_path / "run"), {"command": "search"}, None) as run:
-        run.write([], [question_row(each, 0) for each in searched.encoded])
+        run.write(Part([], [question_row(each, 0) for each in searched.encoded]))
     assert len(training_labels(str(tmp_path / "run"), session)) == 12
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from cola_jax.report.tables import RunReport, terminal_report
+from cola_jax.runs import schema
 from cola_jax.runs.run import Run
 
 Part = tuple[list[Any], list[Any]]  # evaluations, questions
@@ -30,7 +31,7 @@ def make_run(directory: Path, *parts: Part, start: Any = START, **settings: Any)
     asked = max(SETTINGS["questions"], sum(len(questions) for _, questions in parts))
     with run.open(SETTINGS | {"questions": asked} | settings, start):
         for evaluations, questions in parts:
-            run.write(evaluations, questions)
+            run.write(schema.Part(evaluations, questions))
     return run
 
 

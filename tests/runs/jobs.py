@@ -60,7 +60,7 @@ def write_parts(
     os.environ |= variables
     with Run(out).open(settings, {"device": "cpu"}) as run:
         for part in parts:
-            run.write(*part)
+            run.write(part)
 
 
 def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:

@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
+from cola_jax.files import matching
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs.compare import asked_here
-from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import UNFINISHED, Run
-from cola_jax.runs.schema import PART, host_name, known_verdicts, question_row
+from cola_jax.runs.schema import (
+    EVALUATIONS,
+    PART,
+    Part,
+    encode_part,
+    host_name,
+    known_verdicts,
+    question_row,
+)
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
 
@@ -29,7 +37,7 @@ def rows(ids):
     """The rows of a part: two evaluations for each question."""
     fixed = {"length": 2, "verdict": True, "margin": 0.5, "answer": 0, "finite": True}
     evaluations = [{"question": i, "path": [0, n], "node": n} | fixed for i in ids for n in (0, 1)]
-    return evaluations, [question_row(asking(i), 2) for i in ids]
+    return Part(evaluations, [question_row(asking(i), 2) for i in ids])
 
 
 def wave(*scores):
@@ -47,7 +55,7 @@ def run(tmp_path):
 
 def reopened(run, settings=SETTINGS, start=START, *more, **options):
     """The same run, to be opened again."""
-    return Run(run.directory, run.shard).open(settings, start, *more, **options)
+    return Run(run.directory, shared=run.shared).open(settings, start, *more, **options)
 
 
 def done(run, *settings):
@@ -61,8 +69,8 @@ def column(table, name="question"):
 
 
 def test_write_keeps_the_order(run):
-    run.write(*rows("ab"))
-    run.write(*rows("c"))
+    run.write(rows("ab"))
+    run.write(rows("c"))
     assert done(run) == {"a", "b", "c"}
     again = Run(run.directory)
     assert column(again.questions()) == ["a", "b", "c"]
@@ -72,10 +80,10 @@ def test_write_keeps_the_order(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["run.json", "starts", "evaluations", "questions", UNFINISHED, ".shard-0-of-1.lock"]
+    "name", ["run.json", "starts", "evaluations", "questions", UNFINISHED, ".lock"]
 )
 def test_a_link_out_of_a_run_is_neither_read_nor_written(run, tmp_path, name):
-    run.write(*rows("ab"))
+    run.write(rows("ab"))
     outside, place = tmp_path / "outside", Path(run.directory) / name
     if place.exists():
         place.rename(outside)
@@ -91,7 +99,7 @@ def test_a_link_out_of_a_run_is_neither_read_nor_written(run, tmp_path, name):
 
 def test_a_link_among_the_parts_is_refused_before_any_is_deleted(run, tmp_path):
     for ids in "ab":
-        run.write(*rows(ids))
+        run.write(rows(ids))
     last = Path(run.parts()[-1]["questions"])
     last.rename(tmp_path / last.name)
     last.symlink_to(tmp_path / last.name)
@@ -102,8 +110,8 @@ def test_a_link_among_the_parts_is_refused_before_any_is_deleted(run, tmp_path):
 
 
 def test_names_of_parts_have_their_questions_and_machine(run):
-    run.write(*rows("ab"), "t1v-n-1234567-w-0.c.my-project.internal.example")
-    run.write(*rows("c"))
+    run.write(rows("ab"), "t1v-n-1234567-w-0.c.my-project.internal.example")
+    run.write(rows("c"))
     names = [part["questions"].name for part in run.parts()]
     assert re.match(
         r"part-00000-2-234567_w_0_c_my_project_internal_example-[0-9a-f]{8}\.", names[0]
@@ -173,7 +181,7 @@ def test_damaged_and_changed_records_are_named(run, name):
 @pytest.mark.parametrize("kind", ["evaluations", "questions"])
 def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
     for i in "abc":
-        run.write(*rows(i))
+        run.write(rows(i))
     (run.directory / kind / ".part-00003.parquet.partial").write_bytes(b"half")
     file = run.parts()[1][kind]
     file.write_bytes(file.read_bytes()[:-1])
@@ -183,7 +191,7 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
     with reopened(run) as again:
         assert again.done == {"a", "c"}
         assert column(again.evaluations()) == ["a", "a", "c", "c"]
-        again.write(*rows("b"))
+        again.write(rows("b"))
     assert sorted(column(run.questions())) == ["a", "b", "c"]
     assert len(column(run.evaluations())) == 6
 
@@ -191,7 +199,7 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
 def test_a_question_of_two_processes_is_read_from_the_first_part(run):
     for ids, margin in (("ab", 0.25), ("bc", 0.5)):
         evaluations, questions = rows(ids)
-        run.write([row | {"margin": margin} for row in evaluations], questions)
+        run.write(Part([row | {"margin": margin} for row in evaluations], questions))
     assert column(run.questions()) == ["a", "b", "c"]
     assert run.evaluations(["margin"])["margin"].to_pylist() == [0.25] * 4 + [0.5] * 2
     assert [table.num_rows for table in run.tables("evaluations")] == [4, 2]
@@ -200,7 +208,7 @@ def test_a_question_of_two_processes_is_read_from_the_first_part(run):
 
 def test_tidy_keeps_a_part_that_another_host_completes_meanwhile(run, monkeypatch):
     read, (evaluations, questions) = Run.questions, rows("c")
-    run.write(*rows("ab"))
+    run.write(rows("ab"))
 
     def complete(self, columns):
         run.write_rows("questions", "part-00001-1-other-0", questions)
@@ -213,9 +221,9 @@ def test_tidy_keeps_a_part_that_another_host_completes_meanwhile(run, monkeypatc
 
 
 def test_parts_of_another_run_are_refused(run, tmp_path):
-    run.write(*rows("a"))
+    run.write(rows("a"))
     with Run(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
-        other.write(*rows("b"))
+        other.write(rows("b"))
     (part,) = other.parts()
     for kind, file in part.items():
         shutil.copy(file, run.directory / kind)
@@ -251,16 +259,16 @@ def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
 
 
 def test_replace_writes_all_questions_together(run):
-    run.write(*rows("abc"))
+    run.write(rows("abc"))
     for missing, interrupted in (([], True), ([0, 1, 2], False), ([], False)):
         with reopened(run) as again:
             again.load_finished()
-            assert again.missing([asking(name) for name in "abc"]) == missing
+            assert again.missing([asking(name).question for name in "abc"]) == missing
             assert again.earlier.keys() == {"a", "b", "c"}
             if interrupted:
                 again.set_aside()
             else:
-                again.replace(*rows("abc"))
+                again.replace(rows("abc"))
     assert column(run.questions()) == ["a", "b", "c"]
     assert not (run.directory / UNFINISHED).exists()
 
@@ -271,37 +279,59 @@ def test_other_questions_are_refused(run):
         with pytest.raises(InputError, match=message), reopened(run, settings, START, asked):
             pass
 
-    run.write(*rows("ab"))
+    run.write(rows("ab"))
     questions = [asking(i) for i in "abcde"]
     with reopened(run, SETTINGS, START, asked_here(SETTINGS, questions[:3])) as again:
-        assert again.missing(questions[:3]) == [2]
+        assert again.missing([each.question for each in questions[:3]]) == [2]
     more = SETTINGS | {"questions": 4}
     refused(more, questions[1:], "--task: it has other questions, such as 'a'")
     refused(SETTINGS, [asking("a", "Who?"), asking("b")], "1 of 2 texts have changed")
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), [("0/2", "1/2"), ("0/2", "2/4"), ("1/4", "2/4"), ("0/1", "3/4")]
-)
-def test_open_refuses_shards_that_share_questions(tmp_path, one, other):
-    first, second = (Run(tmp_path / "run", Shard.parse(s)) for s in (one, other))
-    sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
-    with first.open(SETTINGS, {"shard": one}):
-        if sets[0] & sets[1]:
+@pytest.mark.parametrize("shared", [(False, False), (False, True), (True, False), (True, True)])
+def test_open_refuses_a_second_process_but_where_both_share(tmp_path, shared):
+    first, second = (Run(tmp_path / "run", shared=each) for each in shared)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".shard-0-of-4.lock").touch()  # of an earlier version
+    with first.open(SETTINGS, START):
+        if all(shared):
+            assert done(second) == set()
+        else:
             with pytest.raises(InputError, match="another process is filling"):
                 done(second)
-        else:
-            done(second)
-    done(second)
+    assert done(second) == set()
+    assert not list((tmp_path / "run").glob(".shard*"))
+
+
+def test_processes_that_share_a_run_ask_some_of_its_questions(run):
+    run.write(rows("ab"))
+    shared = Run(run.directory, shared=True)
+    some = asked_here(SETTINGS, [asking("b"), asking("c")])
+    with shared.open(SETTINGS, START, some) as again:
+        assert again.done == {"a", "b"}
+
+
+def test_unfinished_evaluations_are_kept_until_their_questions_are_finished(run):
+    def kept():
+        return len(matching(run.directory / UNFINISHED, "*"))
+
+    with reopened(run) as first:
+        content = encode_part(EVALUATIONS, rows("ab").evaluations, run.mark)
+        first.write(Part(content, []))  # as a worker encodes it
+        first.write(Part(rows("b").evaluations, []))
+        first.write(rows("b"))
+        assert kept() == 1  # a is not finished
+        first.write(rows("a"))
+        assert kept() == 0
 
 
 def test_count_earlier_adds_what_is_done(tmp_path):
     results = [(False, [0, 1]), (False, None), (True, [0]), (True, [0, 1]), (None, [0])]
-    evaluations, questions = rows("abcde")
-    for question, (baseline, best) in zip(questions, results, strict=True):
+    part = rows("abcde")
+    for question, (baseline, best) in zip(part.questions, results, strict=True):
         question |= {"baseline": baseline, "best": best}
     with Run(tmp_path / "run").open(SETTINGS | {"questions": 5}, START) as run:
-        run.write(evaluations, questions)
+        run.write(part)
     run.metrics.corrected = 1
     run.count_earlier(num_layers=2)
     assert (run.metrics.earlier, run.metrics.evaluations) == (10, 0)
@@ -309,7 +339,7 @@ def test_count_earlier_adds_what_is_done(tmp_path):
 
 
 def test_full_disk_keeps_written_rows(run, monkeypatch):
-    run.write(*rows("a"))
+    run.write(rows("a"))
 
     def fail(file, content):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -317,6 +347,6 @@ def test_full_disk_keeps_written_rows(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("cola_jax.runs.run.write_whole", fail)
         with pytest.raises(OSError, match="No space left"):
-            run.write(*rows("b"))
-    run.write(*rows("b"))
+            run.write(rows("b"))
+    run.write(rows("b"))
     assert column(run.questions()) == ["a", "b"]

@@ -12,7 +12,7 @@ from cola_jax.files import matching
 from cola_jax.metrics import Metrics
 from cola_jax.runs import status
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import host_name, part_name, question_row
+from cola_jax.runs.schema import Part, host_name, part_name, question_row
 from cola_jax.runs.status import questions_per_second, read_progress
 from tests.runs.conftest import KILLED, asking, end
 
@@ -21,7 +21,7 @@ SETTINGS = {"command": "search", "questions": 10}
 
 
 def begin(directory, began=BEGAN, metrics=None, **settings):
-    start = {"date": began.isoformat(timespec="seconds"), "shard": "0/1"}
+    start = {"date": began.isoformat(timespec="seconds")}
     return Run(directory).open(SETTINGS | settings, start, metrics=metrics)
 
 
@@ -29,7 +29,8 @@ def write(run, names, seconds=0, machine=None, evaluations=3):
     """Write a part of questions at a number of seconds after `BEGAN`."""
     before = set(matching(run.directory / "questions", "*"))
     rows = [question_row(asking(name), evaluations) for name in names]
-    run.write([], [row | {"controls": [{"evaluations": 4, "shared": 1}]} for row in rows], machine)
+    rows = [row | {"controls": [{"evaluations": 4, "shared": 1}]} for row in rows]
+    run.write(Part([], rows), machine)
     (file,) = set(matching(run.directory / "questions", "*")) - before
     time = BEGAN.timestamp() + seconds
     os.utime(file, (time, time))
@@ -87,10 +88,10 @@ def test_evaluations_of_given_paths_are_expected_before_any_part(tmp_path):
         assert read_progress(run)["evaluations_expected"] == 20
 
 
-def test_progress_of_hosts_that_started_together(tmp_path):
-    for ended in ((False, False), (True, False), (True, True)):
-        for host, metrics in enumerate(ended):
-            start = {"date": BEGAN.isoformat(), "shard": f"{host}/2"}
+def test_progress_of_processes_that_started_together(tmp_path):
+    for together, ended in enumerate(((False, False), (True, False), (True, True))):
+        for metrics in ended:
+            start = {"date": BEGAN.isoformat(), "together": str(together)}
             with Run(tmp_path).open(SETTINGS, start, metrics=Metrics() if metrics else None):
                 pass
         assert read_progress(Run(tmp_path))["state"] == ("stopped" if all(ended) else "not ended")
@@ -156,7 +157,7 @@ def fill(directory):
     """Write parts of one question, and be killed."""
     with begin(directory, datetime.now(UTC), questions=40) as run:
         for i in range(30):
-            run.write([], [question_row(asking(str(i)), 2)])
+            run.write(Part([], [question_row(asking(str(i)), 2)]))
         os.kill(os.getpid(), signal.SIGKILL)
 
 

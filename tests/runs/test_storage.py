@@ -6,9 +6,10 @@ import pytest
 
 from cola_jax.files import matching
 from cola_jax.runs.run import MANIFEST, Run
+from cola_jax.runs.schema import Part
 from tests.runs import jobs
 from tests.runs.conftest import end
-from tests.runs.test_run import BATCH, SETTINGS, START, column, reopened, rows, wave
+from tests.runs.test_run import BATCH, SETTINGS, START, column, reopened, rows
 
 pytestmark = pytest.mark.slow
 
@@ -20,18 +21,17 @@ def test_requests_grow_with_parts_alone(bucket):
     with run.open(SETTINGS, START):
         for name in "abcdef":
             with bucket.counted() as written:
-                run.write_wave(BATCH, *wave(0.25, -0.5))
-                run.waves[name] = run.waves.pop("a")
-                run.write(*rows(name))
+                run.write(Part(rows(name).evaluations, []))
+                run.write(rows(name))
             counts.append(written)
     assert counts == [{"PUT": 3, "DELETE": 1}] * 6
     opened = []
     for _ in range(2):
         with bucket.counted() as requests, reopened(run) as again:
-            assert again.missing(BATCH) == []
+            assert again.missing([each.question for each in BATCH]) == []
         opened.append(requests)
         for name in "ghijkl":
-            again.write(*rows(name))
+            again.write(rows(name))
     assert opened[1]["LIST"] == opened[0]["LIST"]
     # six more files of questions, and the record of another start
     assert opened[1]["GET"] == opened[0]["GET"] + 6 + 1
@@ -41,15 +41,15 @@ def test_requests_grow_with_parts_alone(bucket):
 def test_two_processes_that_finish_a_question_leave_a_run_that_is_read(bucket):
     run = Run(bucket.folder())
     with run.open(SETTINGS, START), reopened(run) as other:
-        other.write(*rows("bc"))
-        run.write(*rows("ab"))
+        other.write(rows("bc"))
+        run.write(rows("ab"))
     for reader in (run, other, Run(run.directory)):
         assert sorted(column(reader.questions())) == ["a", "b", "c"]
         assert sorted(column(reader.evaluations())) == ["a", "a", "b", "b", "c", "c"]
     with reopened(run, SETTINGS | {"simulations": 9}) as again:  # all are searched again
         assert again.done == set()
         assert again.earlier.keys() == {"a", "b", "c"}
-        again.write(*rows("abc"))
+        again.write(rows("abc"))
     assert len(matching(run.directory / "evaluations", "*")) == 1
 
 

@@ -11,7 +11,7 @@ from cola_jax.formats.peers import read_paths
 from cola_jax.question import open_question
 from cola_jax.runs import stored
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import evaluation_rows, question_row
+from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.searches import Reuse
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
@@ -26,9 +26,8 @@ def write_run(folder, labelled=LABELLED, start=DONE, **changes) -> Run:
     rows = [{"path": path, "verdict": right, "control": False} for path, right in labelled.items()]
     rows.append({"path": (2,), "verdict": True, "control": True})
     with Run(folder).open({"simulations": 4}, start) as run:
-        run.write(
-            [{"question": "a"} | row for row in rows], [{"question": "a"} | QUESTION | changes]
-        )
+        questions = [{"question": "a"} | QUESTION | changes]
+        run.write(Part([{"question": "a"} | row for row in rows], questions))
     return run
 
 
@@ -80,7 +79,7 @@ def run(tmp_path):
     with Run(tmp_path / "run").open(SETTINGS, {"num_layers": 3}) as run:
         for i, encoded in enumerate((asking("a"), asking("b"))):
             rows = evaluation_rows(encoded, PATHS, Verdicts.of_scores(SCORES - i, 0))
-            run.write(rows, [question_row(encoded, len(PATHS))])
+            run.write(Part(rows, [question_row(encoded, len(PATHS))]))
     return run
 
 
@@ -117,7 +116,7 @@ def answered(folder, own, others, settings=ANSWERED, start=START, cut=()):
         grade = {"answer_text": answer, "grade": "right" if answer == "8" else "wrong"}
         rows.append({"question": "q", "path": path, "truncated": answer in cut} | grade)
     with Run(folder).open(settings, start) as run:
-        run.write(rows, [{"question": "q"}])
+        run.write(Part(rows, [{"question": "q"}]))
     return run
 
 
