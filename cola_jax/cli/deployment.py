@@ -24,12 +24,12 @@ from cola_jax.cli.flags import (
     checkpoint_of,
     console,
     group,
+    keeping,
     log_devices,
     open_session,
     run_with_progress,
     yaml_of,
 )
-from cola_jax.cli.main import keeping
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings

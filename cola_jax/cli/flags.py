@@ -1,5 +1,6 @@
 """Flags that subcommands share: the run, its task and devices, and paths."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -424,6 +425,16 @@ def log_devices() -> None:
 
         names = ", ".join(f"{device} ({device.device_kind})" for device in jax.local_devices())
         log.debug("devices: %s", names)
+
+
+@contextlib.contextmanager
+def keeping(kept: str) -> Iterator[None]:
+    """Add a message to an interruption of the body: the work that is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(kept)
+        raise
 
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:

@@ -1,11 +1,10 @@
 """The command `cola`: its signals, messages, errors and exit status."""
 
-import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 from cola_jax import progress
@@ -45,16 +44,6 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     raise KeyboardInterrupt(number)
-
-
-@contextlib.contextmanager
-def keeping(kept: str) -> Iterator[None]:
-    """Add a message to an interruption of the body: the work that is kept, and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt as interruption:
-        interruption.add_note(kept)
-        raise
 
 
 def run_command(arguments: Sequence[str]) -> None:

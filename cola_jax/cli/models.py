@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Group
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command, Dtype, Output, Printing, TaskFlags, console
-from cola_jax.cli.main import keeping
+from cola_jax.cli.flags import Command, Dtype, Output, Printing, TaskFlags, console, keeping
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
 from cola_jax.errors import InputError, count, shorten

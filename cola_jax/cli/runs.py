@@ -18,11 +18,11 @@ from cola_jax.cli.flags import (
     RunChoice,
     RunFlags,
     console,
+    keeping,
     open_session,
     run_with_progress,
     values_of,
 )
-from cola_jax.cli.main import keeping
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
