@@ -1,5 +1,6 @@
 """Checkpoints in our own layout: Orbax weights, the metadata in `cola.json`, and the tokenizer."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -417,6 +418,12 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
     if file_digests(folder) != wanted:
         raise DamagedError(f"{folder} has changed since the conversion")
     return load_folder(folder, str(directory))
+
+
+@functools.cache
+def tokenizer_of(directory: str) -> Any:
+    """Load the tokenizer of a checkpoint, once."""
+    return load_tokenizer(directory)
 
 
 def load_folder(folder: Path, name: str) -> Any:

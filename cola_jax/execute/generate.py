@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from cola_jax.chat import Chat, chats_of, render_chat
-from cola_jax.checkpoint import stop_tokens
+from cola_jax.checkpoint import stop_tokens, tokenizer_of
 from cola_jax.errors import InputError, check_keywords, check_whole, shown
 from cola_jax.execute.decoder import Decoder, Sampling, Stop, check_decode_memory
 from cola_jax.execute.inputs import (
@@ -22,7 +22,6 @@ from cola_jax.execute.inputs import (
     padded_right,
     prompts_for,
     texts_of,
-    tokenizer_of,
 )
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.plan import Workload, take

@@ -1,6 +1,5 @@
 """Inputs of the executors: prompts and paths, checked, padded, and rounded to few shapes."""
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from cola_jax.checkpoint import load_tokenizer
+from cola_jax.checkpoint import tokenizer_of
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.params import Model
@@ -62,12 +61,6 @@ def texts_of(prompts: Any) -> list[str] | None:
     texts = [prompts] if isinstance(prompts, str) else prompts
     is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)
     return list(texts) if is_text else None
-
-
-@functools.cache
-def tokenizer_of(checkpoint: str) -> Any:
-    """Load the tokenizer of a checkpoint, once."""
-    return load_tokenizer(checkpoint)
 
 
 def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cola_jax.checkpoint import stop_tokens
+from cola_jax.checkpoint import stop_tokens, tokenizer_of
 from cola_jax.errors import InputError, check_keywords, check_whole, did_you_mean, shown
-from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
+from cola_jax.execute.inputs import Paths, count_paths, pad_paths
 from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
