@@ -1,201 +1,335 @@
 """`Dispatch`: the states of the batches of a work, and the rule for those that fail.
 
-A batch that fails, by the end of its worker, an exception or a deadline, is cut in two, and the
-halves go to other workers where there are some. A single question that fails `ATTEMPTS` times is
-set aside. The first result of a question counts. Nothing here knows what a worker is.
+    batch -> waits -> in progress -> done
+               ^           |
+               |           +-- its machine is lost: waits again, as it is
+               |           +-- fails: its halves wait, for another machine if there is one
+               |           +-- late: the same, while the batch itself may still be done first
+               +-----------+
+                           +-- a single question that has failed `ATTEMPTS` times: set aside
+
+A batch fails by the end of its worker, by an exception, or by taking much longer than others. What
+is a part of one that failed runs alone on its worker, so that it takes no other questions along.
+Nothing here knows what a worker is, or waits for one: an engine tells what happens.
 """
 
 import collections
 import dataclasses
-import statistics
+import logging
+import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 
+from cola_jax.engine.pauses import Pauses
+from cola_jax.engine.times import Times
 from cola_jax.engine.work import Batch, Failed
-from cola_jax.errors import InputError, first_line
+from cola_jax.errors import InputError, count, first_line
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of a single question, before it is set aside
-DEADLINE = 8  # times the median of the seconds of a question, after which a batch is late
-PATIENCE = 60.0  # seconds after which a batch can be late
-FIRST_PATIENCE = 1800.0  # the same of the first batch of a worker, which compiles
-FEWEST = 3  # batches that tell the median
+CHECKED = 1.0  # seconds between searches for late batches
+GROWTH = 4  # of the time that a batch may take, each time that it was late
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "out of memory", "OOM")  # in errors of accelerators
+
+Aside = tuple[Batch, Failed]
 
 
 @dataclasses.dataclass(eq=False)
 class Ticket:
-    """A batch that a worker has in progress."""
+    """A batch or a part of one, which waits for a worker or is in progress on one."""
 
     batch: Batch
-    worker: Hashable
-    machine: str
-    began: float
-    first: bool  # of its worker, which compiles
-    attempts: int = 0  # earlier ones that failed, of a single question
-    avoided: frozenset[str] = frozenset()  # machines on which it failed
-    late: bool = False  # past its deadline, and handed out again
+    unanswered: set[int]  # of the whole batch, shared by its parts
+    avoided: frozenset[str | None] = frozenset()  # machines on which it failed
+    failures: int = 0  # of a single question
+    losses: int = 0  # of the machines that had it in progress
+    expiries: int = 0  # times that it, or what it is a part of, was late
+    # while it is in progress
+    worker: Hashable = None
+    machine: str | None = None
+    first: bool = False  # of its worker, which compiles
+    began: float = 0.0
+    late: bool = False
+    replaced: bool = False  # late, and handed out again
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it, or what it is a part of, has failed."""
+        return bool(self.avoided)
+
+    @property
+    def answered(self) -> bool:
+        """Whether all of its questions have a result."""
+        return self.unanswered.isdisjoint(self.batch.indices.tolist())
+
+    def again(self, batch: Batch, failures: int = 0) -> "Ticket":
+        """Return a ticket for this batch or a part of it, elsewhere if possible."""
+        avoided, expiries = self.avoided | {self.machine}, self.expiries + self.late
+        return Ticket(batch, self.unanswered, avoided, failures, expiries=expiries)
 
 
 @dataclasses.dataclass(eq=False)
-class Waiting:
-    """A batch that waits for a worker."""
+class Place:
+    """A worker that takes batches."""
 
-    batch: Batch
-    attempts: int = 0
-    avoided: frozenset[str] = frozenset()
+    machine: str | None
+    slots: int  # batches at once
+    running: dict[Ticket, None] = dataclasses.field(default_factory=dict)  # in their order
+    started: bool = False  # has done a batch
 
     @property
-    def fresh(self) -> bool:
-        """Whether it has not failed yet; one that has runs alone on its worker."""
-        return not self.avoided
+    def stuck(self) -> bool:
+        """Whether it has a batch in progress that was handed out again, as it was late."""
+        return any(ticket.replaced for ticket in self.running)
 
 
 class Dispatch:
-    """The batches of a work: those that wait, run, are done, and are set aside."""
+    """The batches of a work and the workers that do them; for one thread."""
 
-    def __init__(self, batches: Iterable[Batch], clock: Callable[[], float] = time.monotonic):
-        self.fresh = iter(batches)
-        self.queue: collections.deque[Waiting] = collections.deque()  # lost ones, before fresh ones
-        self.retries: collections.deque[Waiting] = collections.deque()  # failed ones, after them
-        self.running: dict[Ticket, None] = {}
-        self.done: set[int] = set()  # questions with a result, or set aside
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        *,
+        times: Times | None = None,
+        pauses: Pauses | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Take batches when workers do.
+
+        Args:
+          times: of earlier batches of such work, to which those of this one are added.
+          pauses: of the machines; the failures of this work are added.
+        """
+        self.batches = iter(batches)
+        self.times = times or Times()
+        self.pauses = pauses or Pauses(clock)
         self.clock = clock
-        self.seconds: list[float] = []  # per question, of batches that are no worker's first
-        self.first_seconds: list[float] = []  # of workers' first batches
-        self.succeeded = 0
-        self.raised: list[tuple[Batch, tuple[type, str]]] = []  # before the first success
+        self.places: dict[Hashable, Place] = {}
+        self.free: dict[Hashable, None] = {}  # workers that take one more, the next one first
+        self.queue: collections.deque[Ticket] = collections.deque()
+        self.retries: collections.deque[Ticket] = collections.deque()  # the last ones first
+        self.running: dict[Ticket, None] = {}
+        self.checked = clock()
+        self.succeeded = 0  # batches
+        self.set_aside = 0  # questions
+        self.raised: list[tuple[str, frozenset[int]]] = []  # before the first success
+
+    # Workers
+
+    def join(self, worker: Hashable, machine: str | None = None, slots: int = 1) -> None:
+        """Add a worker that takes some batches at once."""
+        self.places[worker] = Place(machine, slots)
+        self.free[worker] = None
+
+    def leave(self, worker: Hashable, *, failed: bool) -> None:
+        """Remove a worker; its batches in progress end as the engine tells for each."""
+        place = self.places.pop(worker)
+        self.free.pop(worker, None)
+        if failed:
+            self.pauses.fail(place.machine)
+
+    def is_available(self, place: Place) -> bool:
+        """Return whether batches can be expected from a worker."""
+        return not place.stuck and not self.pauses.remaining(place.machine)
+
+    # Batches
 
     @property
     def waiting(self) -> bool:
         """Whether a batch waits for a worker."""
-        self.fill()
+        for tickets in (self.queue, self.retries):
+            while tickets and tickets[0].answered:
+                tickets.popleft()
+        if not self.queue and (batch := next(self.batches, None)) is not None:
+            self.queue.append(Ticket(batch, set(batch.indices.tolist())))
         return bool(self.queue or self.retries)
 
     @property
     def finished(self) -> bool:
-        """Whether every batch is done or set aside; late ones may still run."""
-        return not self.waiting and all(self.is_done(ticket.batch) for ticket in self.running)
+        """Whether all questions are done or set aside, while late batches may be in progress."""
+        return not self.waiting and all(ticket.answered for ticket in self.running)
 
-    def fill(self) -> None:
-        """Take the next fresh batch, where none waits before it."""
-        for queue in (self.queue, self.retries):
-            while queue and self.is_done(queue[0].batch):
-                queue.popleft()
-        if not self.queue and (batch := next(self.fresh, None)) is not None:
-            self.queue.append(Waiting(batch))
-
-    def is_done(self, batch: Batch) -> bool:
-        """Whether all questions of a batch have a result."""
-        return self.done.issuperset(batch.indices.tolist())
-
-    def hand_out(
-        self, worker: Hashable, machine: str, *, idle: bool, first: bool, alone: bool = False
-    ) -> Ticket | None:
-        """Return the next batch for a worker, None where there is none for it.
-
-        Args:
-          idle: the worker runs nothing else, as a batch that failed before needs.
-          first: the worker has finished no batch yet.
-          alone: there is no other machine, on which a batch that failed here could run.
-        """
-        self.fill()
-        chosen = None
-        if self.queue and (self.queue[0].fresh or idle):
-            chosen = self.queue.popleft()
-        elif idle:
-            fitting = [w for w in self.retries if alone or machine not in w.avoided]
-            if fitting:
-                chosen = fitting[0]
-                self.retries.remove(chosen)
-        if chosen is None:
+    def hand_out(self) -> Ticket | None:
+        """Return a batch for a worker to begin, None where none can."""
+        if not self.waiting:
             return None
-        batch, attempts, avoided = chosen.batch, chosen.attempts, chosen.avoided
-        ticket = Ticket(batch, worker, machine, self.clock(), first, attempts, avoided)
-        self.running[ticket] = None
-        return ticket
+        for worker in self.free:
+            place = self.places[worker]
+            ticket = self.choose(place)
+            if ticket is not None:
+                self.begin(ticket, worker, place)
+                return ticket
+        return None
+
+    def choose(self, place: Place) -> Ticket | None:
+        """Take the next batch for a worker from those that wait."""
+        if place.stuck or any(ticket.suspect for ticket in place.running):
+            return None
+        machines = None  # of workers that can be expected to take batches
+        if self.pauses.remaining(place.machine):
+            machines = self.available_machines()
+            if machines:  # another one does what there is
+                return None
+        # until something has succeeded, a failed batch comes first, as nothing else may be better
+        if self.retries and not (self.queue and self.succeeded):
+            machines = self.available_machines() if machines is None else machines
+            for ticket in self.retries:
+                elsewhere = machines - ticket.avoided
+                if not ticket.answered and (place.machine not in ticket.avoided or not elsewhere):
+                    if place.running:
+                        return None  # until it can run alone
+                    self.retries.remove(ticket)
+                    return ticket
+        return self.queue.popleft() if self.queue else None
+
+    def available_machines(self) -> set[str | None]:
+        """Return the machines of workers from which batches can be expected."""
+        return {place.machine for place in self.places.values() if self.is_available(place)}
+
+    def begin(self, ticket: Ticket, worker: Hashable, place: Place) -> None:
+        """Note that a worker begins a batch."""
+        ticket.worker, ticket.machine = worker, place.machine
+        ticket.first, ticket.began = not place.started, self.clock()
+        self.running[ticket] = place.running[ticket] = None
+        del self.free[worker]
+        if len(place.running) < place.slots:
+            self.free[worker] = None  # after the others
+
+    def end(self, ticket: Ticket) -> None:
+        """Note that a batch is no longer in progress."""
+        del self.running[ticket]
+        place = self.places.get(ticket.worker)
+        if place is not None and ticket in place.running:
+            del place.running[ticket]
+            self.free[ticket.worker] = None
 
     def succeed(self, ticket: Ticket) -> bool:
-        """Take the result of a batch; return whether it counts, as the first of its questions."""
-        self.running.pop(ticket, None)
-        took = self.clock() - ticket.began
-        if ticket.first:
-            self.first_seconds.append(took)
-        else:
-            self.seconds.append(took / len(ticket.batch.questions))
-        indices = ticket.batch.indices.tolist()
-        if not self.done.isdisjoint(indices):
-            return False  # of a half that was faster; the other half still runs or waits
-        self.done.update(indices)
+        """Note that a batch is done; return whether its result counts, as the first one.
+
+        That of a late batch does not where one of its halves was faster: the other follows.
+        """
+        self.end(ticket)
+        self.pauses.succeed(ticket.machine)
+        self.times.add(self.clock() - ticket.began, len(ticket.batch.questions), first=ticket.first)
+        if place := self.places.get(ticket.worker):
+            place.started = True
+        questions = set(ticket.batch.indices.tolist())
+        if not questions <= ticket.unanswered:
+            return False
+        ticket.unanswered -= questions
         self.succeeded += 1
         return True
 
-    def lose(self, ticket: Ticket) -> None:
-        """Hand a batch out again as it is: its machine was lost, which says nothing of it."""
-        self.running.pop(ticket, None)
-        if not ticket.late:
-            self.queue.appendleft(Waiting(ticket.batch, ticket.attempts, ticket.avoided))
+    def lose(self, ticket: Ticket) -> list[Aside]:
+        """Hand out a batch again as it is, since its machine was lost; return as `fail` does.
 
-    def fail(self, ticket: Ticket, error: BaseException) -> Iterator[tuple[Batch, Failed]]:
-        """Hand out the halves of a batch that failed; yield a question that is set aside.
-
-        Raises the error where it is an InputError, or a bug: one that two batches without a
-        question in common raise before any has succeeded.
+        One whose machines are lost again and again has failed.
         """
-        self.running.pop(ticket, None)
+        self.end(ticket)
+        if ticket.replaced:
+            return []
+        if ticket.losses + 1 >= ATTEMPTS:
+            return self.split(ticket, "its machines were lost")
+        ticket = dataclasses.replace(ticket, losses=ticket.losses + 1, late=False)
+        (self.retries if ticket.suspect else self.queue).appendleft(ticket)
+        return []
+
+    def fail(self, ticket: Ticket, error: Exception) -> list[Aside]:
+        """Hand out the halves of a batch that raised an error; return the question set aside.
+
+        Raises the error where it is an InputError, or a bug: where nothing has succeeded, and two
+        batches without a question in common have raised it.
+        """
+        self.end(ticket)
         if isinstance(error, InputError):
             raise error
+        self.pauses.fail(ticket.machine)
         self.check_bug(ticket.batch, error)
-        if not ticket.late:  # else it was handed out again before
-            yield from self.again(ticket, first_line(error))
+        return [] if ticket.replaced else self.split(ticket, first_line(error))
 
-    def check_bug(self, batch: Batch, error: BaseException) -> None:
-        """Raise an error that is a bug of the work, not of a question or machine."""
-        if self.succeeded or is_exhausted(error) or not isinstance(error, Exception):
+    def crash(self, ticket: Ticket, reason: str) -> list[Aside]:
+        """Hand out the halves of a batch whose worker has ended; return as `fail` does."""
+        self.end(ticket)
+        return [] if ticket.replaced else self.split(ticket, reason)
+
+    def check_bug(self, batch: Batch, error: Exception) -> None:
+        """Raise an error that seems to be of the work, not of a question or a machine."""
+        if self.succeeded or is_exhausted(error):
             return
-        kind, questions = (type(error), str(error)), set(batch.indices.tolist())
-        for other, before in self.raised:
-            if before == kind and questions.isdisjoint(other.indices.tolist()):
-                raise error
-        self.raised.append((batch, kind))
+        # errors of different batches may differ in the numbers that they name
+        text = re.sub(r"\d+", "0", f"{type(error)} {error}")
+        questions = frozenset(batch.indices.tolist())
+        if any(same == text and questions.isdisjoint(other) for same, other in self.raised):
+            raise error
+        self.raised.append((text, questions))
 
-    def again(self, ticket: Ticket, reason: str) -> Iterator[tuple[Batch, Failed]]:
-        """Queue the halves of a batch, or a single question once more; yield what is set aside."""
-        batch, avoided = ticket.batch, ticket.avoided | {ticket.machine}
+    def split(self, ticket: Ticket, reason: str) -> list[Aside]:
+        """Let the halves of a batch wait, or a single question once more, or set it aside."""
+        if ticket.answered:  # by a late batch that it is a part of
+            return []
+        batch = ticket.batch
+        what = f"{count(len(batch.questions), 'question')} on {ticket.machine or 'this machine'}"
         if len(batch.questions) > 1:
-            for half in batch.halves():
-                self.retries.append(Waiting(half, 0, avoided))
-        elif ticket.attempts + 1 < ATTEMPTS:
-            self.retries.append(Waiting(batch, ticket.attempts + 1, avoided))
-        elif not self.is_done(batch):
-            self.done.update(batch.indices.tolist())
-            yield batch, Failed(reason, ATTEMPTS)
+            log.warning("%s failed, and run again in two halves: %s", what, reason)
+            self.retries.extendleft(ticket.again(half) for half in reversed(batch.halves()))
+            return []
+        failures = ticket.failures + 1
+        if failures < ATTEMPTS:
+            log.warning("%s failed, and runs again: %s", what, reason)
+            self.retries.appendleft(ticket.again(batch, failures))
+            return []
+        ticket.unanswered.difference_update(batch.indices.tolist())
+        self.set_aside += 1
+        if self.set_aside >= ATTEMPTS and not self.succeeded:
+            raise InputError(
+                f"nothing has succeeded, and {self.set_aside} questions have failed {failures} "
+                f"times each when they were run alone ({reason}): give workers more memory, and "
+                "see their logs."
+            )
+        return [(batch, Failed(reason, failures))]
+
+    # Deadlines
 
     def overdue(self) -> list[Ticket]:
-        """Return batches that are past their deadline for the first time; they are not queued."""
-        late = []
+        """Return batches that have become late since the last call."""
+        now = self.clock()
+        if now < self.checked + CHECKED:
+            return []
+        self.checked = now
+        medians = self.times.medians()
+        overdue = []
         for ticket in self.running:
-            limit = self.limit(ticket)
-            if not ticket.late and limit is not None and self.clock() - ticket.began > limit:
-                late.append(ticket)
-        return late
+            if not ticket.late and now - ticket.began > self.limit(ticket, medians):
+                ticket.late = True
+                overdue.append(ticket)
+        return overdue
 
-    def expire(self, ticket: Ticket) -> Iterator[tuple[Batch, Failed]]:
-        """Hand out a batch again that is late, while its worker may still finish it."""
-        ticket.late = True
-        yield from self.again(ticket, f"no result within {self.clock() - ticket.began:.0f} s")
+    def limit(self, ticket: Ticket, medians: tuple[float, float | None] | None = None) -> float:
+        """Return the seconds that a batch in progress may take."""
+        questions = len(ticket.batch.questions)
+        limit = self.times.limit(questions, first=ticket.first, medians=medians)
+        return limit if ticket.first else limit * GROWTH**ticket.expiries
 
-    def limit(self, ticket: Ticket) -> float | None:
-        """Return the seconds that a batch may take, None while nothing tells."""
-        if ticket.first:
-            known = statistics.median(self.first_seconds) if self.first_seconds else 0.0
-            return max(FIRST_PATIENCE, DEADLINE * known)
-        if len(self.seconds) < FEWEST:
-            return None
-        return max(
-            PATIENCE, DEADLINE * statistics.median(self.seconds) * len(ticket.batch.questions)
-        )
+    def expire(self, ticket: Ticket) -> list[Aside]:
+        """Hand out the halves of a late batch, as if it had failed; return as `fail` does.
+
+        It is still in progress, and counts if it is done before its halves are. Its worker gets
+        no other batch until it has ended.
+        """
+        ticket.replaced = True
+        return self.split(ticket, f"no result within {self.clock() - ticket.began:.0f} s")
+
+    def hung(self) -> list[Hashable]:
+        """Return workers whose batches have taken twice the time after which they were late."""
+        now, medians = self.clock(), self.times.medians()
+        return [
+            worker
+            for worker, place in self.places.items()
+            if any(t.replaced and now - t.began > 2 * self.limit(t, medians) for t in place.running)
+        ]
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
+    """Return whether an error says that memory does not suffice."""
     return isinstance(error, MemoryError) or any(text in str(error) for text in EXHAUSTED)
