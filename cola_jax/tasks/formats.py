@@ -13,10 +13,10 @@ from cola_jax.tasks import registry
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.columns import FieldNames
 from cola_jax.tasks.harness import SEED
-from cola_jax.tasks.prompt_sets import PromptSet
 from cola_jax.tasks.question_table import fields_beside, open_table
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import Task, find_task, hub_questions, hub_rows
+from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
     from cola_jax.scoring import Generation
@@ -30,7 +30,7 @@ REPLIES = {  # the completion in which a rule finds an answer
 }
 NUMBERS = ("hashes", "number")  # rules that find a number, which may be written otherwise
 AROUND = "$. \n"  # ignored around an answer
-DRAWN_FROM = 100  # questions of arithmetic of which a prompt set shows some
+DRAWN_FROM = 100  # questions of arithmetic of which a drawn wording shows some
 ALIKE = {registry.ARITHMETIC, *OWN}  # kinds whose questions may be shown before another
 
 
@@ -114,7 +114,7 @@ def load_shots(
     level: int | None = None,
     hub: str | None = None,
     seed: int = 0,
-    prompt_set: PromptSet | None = None,
+    wording: Wording | None = None,
     fields: FieldNames = None,
     answers_from: int | None = None,
 ) -> Shots:
@@ -123,7 +123,7 @@ def load_shots(
     They are the first of `shots_file`, or else of the task's own training split (of MMLU the first
     of the same subject in `dev`), or of the generator of the arithmetic task. Those of ARC are
     drawn for each of `questions`, the questions of each source in order, as lm-evaluation-harness
-    does. A prompt set shuffles them all. `level` and `seed` are of arithmetic, `hub` has the
+    does. A drawn wording shuffles them all. `level` and `seed` are of arithmetic, `hub` has the
     training split, and `fields` and `answers_from` read files as `load_questions` does.
 
     Raises:
@@ -143,7 +143,7 @@ def load_shots(
     if shots_file is not None:
         candidates = shots_of_file(task, shots_file, fields, answers_from)
     elif task.name == registry.ARITHMETIC:
-        size = count + 1 if prompt_set is None else max(DRAWN_FROM, count + 1)
+        size = count + 1 if wording is None else max(DRAWN_FROM, count + 1)
         candidates = iter(arithmetic(level, size, seed, purpose="shots"))
     else:
         candidates = shots_of_split(task, hub)
@@ -151,7 +151,7 @@ def load_shots(
     if task.kind == "mmlu":
         for question in candidates:
             pool.setdefault(question.get("subject"), []).append(question)
-    elif prompt_set is not None:
+    elif wording is not None:
         pool[None] = list({content(question): question for question in candidates}.values())
     elif task.kind == "arc" and shots_file is None:
         pool[None] = list(candidates)
@@ -161,8 +161,8 @@ def load_shots(
         while len(distinct) <= count and (question := next(candidates, None)) is not None:
             distinct.setdefault(content(question), question)
         pool[None] = list(distinct.values())
-    if prompt_set is not None:
-        pool = {subject: prompt_set.shuffle(questions) for subject, questions in pool.items()}
+    if wording is not None:
+        pool = {subject: wording.shuffle(questions) for subject, questions in pool.items()}
     return Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
 
 

@@ -1,9 +1,10 @@
 """`TaskConfig`: the questions of a task, their prompts and their scorer."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
@@ -13,8 +14,9 @@ from cola_jax.errors import InputError, shorten
 from cola_jax.question import Question, content, sha256, split
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.format import FORMATS, format_of
+from cola_jax.tasks.formats import load_shots
 from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts, place_of
-from cola_jax.tasks.question_table import fields_beside
+from cola_jax.tasks.question_table import fields_beside, open_table
 from cola_jax.tasks.registry import (
     ARITHMETIC,
     TASKS,
@@ -25,8 +27,9 @@ from cola_jax.tasks.registry import (
     load_questions,
     read_limit,
 )
-from cola_jax.tasks.scorers import DEFAULTS, USUAL, ScorerMaker
+from cola_jax.tasks.scorers import DEFAULTS, USUAL, ScorerFlags, ScorerMaker
 from cola_jax.tasks.variants import Variant, make_variant
+from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Encoded, Scorer
@@ -274,7 +277,7 @@ class TaskConfig:
             if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
-        prompts = choosing_prompts(maker, self.choose_prompts or 1)
+        prompts = choosing_prompts(maker, self.choose_prompts or 1, self.prompts or 1)
         scorer, record = prompts[0].scorer, prompts[0].record
         if len(prompts) > 1:
             record = record | {"choose_prompts": [prompt.record for prompt in prompts]}
@@ -282,9 +285,8 @@ class TaskConfig:
         shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
 
         def changed(**changes: Any) -> "Scorer":
-            config = dataclasses.replace(self, variants=(), **changes)
-            settings = maker.common | {"chat": config.chat}
-            return dataclasses.replace(maker, config=config, common=settings).make()[0]
+            wording = dataclasses.replace(maker.wording, **changes)
+            return dataclasses.replace(maker, wording=wording).make()[0]
 
         asked = [each.question for each in encoded]  # with its options in the order of its prompt
         variants = [
@@ -322,6 +324,16 @@ class TaskConfig:
             for prompt in measuring_prompts(maker, self.prompts or 1)
         ]
 
+    def golds(self) -> Iterator[tuple[str, str]]:
+        """Yield the answers in the files of the task, each after its place.
+
+        Those of all rows, so that a larger limit grades no question otherwise.
+        """
+        yield from open_table(self.task, self.fields, self.answers_from).golds()
+        if other := self.held_out_from:
+            fields = fields_beside(other, self.fields)
+            yield from open_table(other, fields, self.answers_from).golds()
+
     def maker(
         self,
         tokenizer: Any,
@@ -336,10 +348,39 @@ class TaskConfig:
             raise InputError("no questions are held out: give held_out or held_out_from.")
         if first is not None:
             questions, others = questions[:first], []
-        common: dict[str, Any] = {"context": context, "chat": self.chat}
+        limits: dict[str, Any] = {"context": context}
         if not task.choice:
-            common["stop_tokens"] = stop_tokens()
-        return ScorerMaker(self, task, tokenizer, sources, common), questions, others
+            limits["stop_tokens"] = stop_tokens()
+        shots = functools.partial(
+            load_shots,
+            self.task,
+            questions=sources,
+            level=self.level,
+            hub=None if task.shots_of else self.hub,
+            fields=self.fields,
+            answers_from=self.answers_from,
+        )
+        maker = ScorerMaker(
+            task,
+            self.wording(),
+            self.scorer_flags(),
+            tokenizer,
+            sources,
+            limits,
+            shots,
+            self.golds,
+            self.hub,
+        )
+        return maker, questions, others
+
+    def wording(self) -> Wording:
+        """Return the task's own wording, as its flags have it."""
+        return Wording(self.format, self.shots, self.shots_file, self.shots_seed, self.chat)
+
+    def scorer_flags(self) -> ScorerFlags:
+        """Return the flags that choose the scorer, and what it decodes."""
+        names = (field.name for field in dataclasses.fields(ScorerFlags))
+        return ScorerFlags(**{name: getattr(self, name) for name in names})
 
 
 def hold_out(

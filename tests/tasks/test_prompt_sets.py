@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.question import Question
 from cola_jax.tasks import TaskConfig
-from cola_jax.tasks.prompt_sets import PromptSet
 from tests import tiny
 
 SUMS = TaskConfig("arithmetic", limit=12, level=1)
@@ -48,14 +46,6 @@ def test_questions_are_chosen_over_prompts_that_measure_nothing():
     assert not asked & {tuple(each.record["prompt"]["shots"]) for each in measured}
     more = prepare(dataclasses.replace(SUMS, choose_prompts=3, limit=15))
     assert prompts_of(more)[:12] == prompts_of(chosen)  # a run of more questions goes on
-
-
-def test_prompt_set_reorders_options_and_keeps_the_answer():
-    question = Question("q", "Which?", ("a", "b", "c", "d"), 2)
-    orders = {PromptSet(f"measure {i}", 0).reorder(question).options for i in range(20)}
-    assert len(orders) > 5
-    for number in range(5):
-        assert PromptSet(f"measure {number}", 0).reorder(question).gold == "c"
 
 
 def test_letters_are_asked_in_other_orders_and_formats(write):
