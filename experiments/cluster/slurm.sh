@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # A Ray cluster on the nodes of a Slurm job, and a search on it.
-# Install cola-jax where all nodes see it (pip install ".[ray,cuda13]"), edit the #SBATCH lines, the
-# environment and the command, and submit; submit it again to resume. A node that is lost costs its
-# batches in progress; the job then ends with status 1, also when the search is done.
+# Install cola-jax where all nodes see it, edit the #SBATCH lines, the environment and the command,
+# and submit; submit it again to resume. A node that is lost costs its batches in progress; the job
+# then ends with status 1, also when the search is done.
+#   pip install -c experiments/cluster/versions.txt ".[ray,cuda13]"
 #   ray get-auth-token --generate # once, in a home that all nodes see
 #   sbatch experiments/cluster/slurm.sh
 #SBATCH --job-name=cola

@@ -1,4 +1,4 @@
-"""The cluster files: their YAML and commands parse, and pyproject.toml knows what they install."""
+"""The cluster files: YAML and commands parse, and versions and extras are pyproject.toml's."""
 
 import re
 import shlex
@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from cola_jax.cli.commands import parse
 
@@ -36,5 +37,15 @@ def test_versions_and_extras_exist():
     assert {extra for extras in installed for extra in extras.split(",")} <= set(EXTRAS)
     pythons = re.findall(r"--python (3\.\d+) ", text) + ["3.12" for _ in re.findall("-py312", text)]
     assert all(SpecifierSet(PROJECT["requires-python"]).contains(python) for python in pythons)
-    (image,) = re.findall(r"rayproject/ray:([\d.]+)-", text)
-    assert Requirement(EXTRAS["ray"][0]).specifier.contains(image)
+
+
+def test_machines_that_join_later_have_the_same_versions():
+    pinned = dict(line.split("==") for line in TEXTS["versions.txt"].splitlines() if line[0] != "#")
+    needed = [Requirement(text) for text in PROJECT["dependencies"] + EXTRAS["ray"] + EXTRAS["gcs"]]
+    for each in needed:
+        assert each.specifier.contains(pinned[canonicalize_name(each.name)]), each
+    texts = [text for name, text in TEXTS.items() if name != "versions.txt"]
+    installing = [line for text in texts for line in text.splitlines() if "pip install" in line]
+    assert all("versions.txt" in line for line in installing if "[ray," in line)
+    rays = re.findall(r"(?:rayproject/ray:|rayVersion: |ray\[default\]==)([\d.]+)", "".join(texts))
+    assert rays == [pinned["ray"]] * 3
