@@ -1,157 +1,580 @@
-"""Random faults on runs of a Ray cluster: machines and workers that end, new ones, a dead driver.
+"""What faults of machines, drivers and storage cost a run on a Ray cluster of four nodes.
 
-`python -m experiments.faults --model CHECKPOINT --task QUESTIONS.jsonl --out FOLDER` starts a
-cluster of several nodes on this machine and runs `cola` on it, again and again, with a fault every
-few seconds: a node, a worker or the driver is killed, or a node is added. Each run must have the
-rows of one on a single process, once each. The command needs Linux.
+`python -m experiments.faults --out FOLDER` starts such a cluster on this machine for each fault,
+and `cola search` on it, applies the fault while the search is in progress, and compares the rows
+with those of a single process. The results are in FOLDER/faults.jsonl, and a fault that has its
+row there is not tried again; the table of all is printed at the end. Of a race there are three
+trials. Needs Linux and root.
+
+Columns: questions without a row at the end, with rows twice, with other rows than those of one
+process, and begun again; questions that the run names as set aside; the exit status of the command
+(of both, where there are two), and its seconds. A command that does not end within `--limit` is
+killed.
 """
 
 import collections
 import contextlib
 import dataclasses
 import json
+import logging
 import os
-import random
-import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import psutil
 import tyro
-from ray.cluster_utils import Cluster
 
 from cola_jax.runs.run import Run
-from experiments.same_rows import differences
-from tests.buckets import serve
+from experiments import bucket as buckets
+from experiments.machines import Machines, Material, end, lines_of, machines, start_cola, until
+from experiments.same_rows import Rows, compare, read_rows
 
-COMMANDS = {
-    "search": ["--simulations", "24"],
-    "evaluate": ["--random", "24"],
-    "generate": ["--random", "12", "--max-new-tokens", "8"],
-}
-REPEATED = re.compile(r"(\d+) questions were in progress there")
+NODES = 4
+QUESTIONS = 48
+MANY = 128  # questions, for batches of 32
+POISONED = "q7"
+RACES = 3  # trials of a race
+PAUSE = 0.8  # seconds that are added to each evaluation of a batch
+SIMULATIONS = 12
+HEAD = (
+    "| fault | lost | doubled | other rows | begun again | set aside | status | seconds | |",
+    "| --- | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |",
+)
+FULL = {"automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.01}
+Status = int | None  # None for a command that was killed by this script
 
 
 @dataclasses.dataclass
 class Faults:
-    """Try runs under random faults."""
+    """Try a run under each fault."""
 
-    model: str
-    """Checkpoint directory."""
-    task: str
-    """File of questions."""
     out: Path
-    """Folder of the runs."""
-    faults: int = 40
-    """Faults in all."""
-    machines: int = 4
-    """Nodes of the cluster, each with a CPU."""
-    seconds: tuple[float, float] = (3.0, 9.0)
-    """Between two faults, at least and at most."""
-    batch_size: int = 2
-    """Questions of a batch."""
-    storage: float = 0.0
-    """Share of its requests that an emulated bucket fails; with it, the runs are there."""
-    seed: int = 0
-    """Random seed."""
-
-    def command(self, name: str, out: str) -> list[str]:
-        """Return a command line, without the engine."""
-        asked = ["--task", self.task]
-        if name == "generate":
-            prompts = self.out / "prompts.jsonl"
-            rows = map(json.loads, Path(self.task).read_text().splitlines())
-            prompts.write_text("".join(f"{json.dumps({'prompt': r['question']})}\n" for r in rows))
-            asked = ["--prompts-file", str(prompts)]
-        command = [sys.executable, "-m", "cola_jax", name, *COMMANDS[name], *asked]
-        command += ["--model", self.model, "--output", out]
-        return [*command, "--batch-size", str(self.batch_size)]
+    """Folder of the runs and of the results."""
+    only: tuple[str, ...] = ()
+    """Faults to try, by their names; all by default."""
+    without: tuple[str, ...] = ()
+    """Faults to leave out."""
+    races: int = RACES
+    """Trials of each race."""
+    away: float = 600.0
+    """Seconds for which storage is away."""
+    limit: float = 180.0
+    """Seconds within which a command is to end after the fault."""
 
 
+@dataclasses.dataclass
 class Trial:
-    """A run under faults."""
+    """A run under one fault."""
 
-    def __init__(self, settings: Faults, cluster: Cluster, name: str, out: str, log: Path):
-        self.cluster, self.log = cluster, log
-        self.command = [*settings.command(name, out), "--engine", "ray"]
-        self.machines, self.driver = settings.machines, self.start()
+    settings: Faults
+    number: int
+    """Of the trials of this fault, from 0."""
+    folder: Path
+    stack: contextlib.ExitStack
+    batch_size: int = 2
+    questions: int = QUESTIONS
+    simulations: int = SIMULATIONS
+    out: str = ""
+    """The run directory."""
+    bucket: buckets.Bucket | None = None
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of the driver."""
+    limit: float = 0.0
+    statuses: list[Status] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    cluster: Machines = dataclasses.field(init=False)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the driver."""
-        environment = os.environ | {"RAY_ADDRESS": str(self.cluster.address)}
-        with self.log.open("a") as log:
-            return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
+    @property
+    def material(self) -> Material:
+        """The model and the questions."""
+        return Material.make(self.settings.out / "material", self.questions)
 
-    def kinds(self) -> list[str]:
-        """Return the faults that are possible now."""
-        nodes = len(self.cluster.worker_nodes)
-        kinds = ["worker killed", "driver killed"]
-        kinds += ["node killed"] * (nodes > 1)
-        return [*kinds, *["node added"] * (nodes <= self.machines)]
+    def nodes(
+        self, count: int = NODES, environment: Mapping[str, str] | None = None, **head: Any
+    ) -> Machines:
+        """Start the cluster of this trial."""
+        pause = {"FAULTS_PAUSE": str(PAUSE), "JAX_PLATFORMS": "cpu"}
+        variables = pause | dict(environment or {})
+        made = machines(self.folder / "begun.jsonl", count, variables, **head)
+        self.cluster = self.stack.enter_context(made)
+        self.environment["RAY_ADDRESS"] = self.cluster.address
+        return self.cluster
 
-    def apply(self, kind: str, draw: random.Random) -> bool:
-        """Apply a fault; return whether there was something to apply it to."""
-        if kind == "node added":
-            self.cluster.add_node(num_cpus=1)
-        elif kind == "node killed":
-            node = draw.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id))
-            self.cluster.remove_node(node, allow_graceful=False)
-        elif kind == "driver killed":
-            self.driver.kill()
-            self.driver.wait()
-            self.driver = self.start()
-        else:
-            own = {process.pid for process in psutil.Process().children(recursive=True)}
-            each = psutil.process_iter(["cmdline"])
-            named = (p for p in each if p.pid in own and p.info["cmdline"])
-            workers = [p for p in named if p.info["cmdline"][0].startswith("ray::RayWorker")]
-            if not workers:
-                return False
-            draw.choice(workers).kill()
-        return True
+    def storage(self) -> buckets.Bucket:
+        """Serve a bucket, where the run is to be."""
+        self.bucket = self.stack.enter_context(buckets.serve())
+        variables = self.bucket.environment | buckets.KEYS
+        self.environment |= variables
+        self.stack.enter_context(read_from(self.bucket))
+        self.out = f"s3://{buckets.NAME}/run"
+        return self.bucket
+
+    def arguments(self, engine: str = "ray", model: str | None = None) -> list[str]:
+        """Return the command."""
+        material = self.material
+        command = ["search", "--model", model or material.model, "--task", material.task]
+        command += ["--simulations", str(self.simulations), "--output", self.out]
+        return [*command, "--batch-size", str(self.batch_size), "--engine", engine, "--seed", "0"]
+
+    def start(self, engine: str = "ray", model: str | None = None) -> subprocess.Popen[bytes]:
+        """Start the command."""
+        log = self.folder / "printed.log"
+        process = start_cola(self.arguments(engine, model), log, self.environment)
+        self.stack.callback(end, process, 0)
+        return process
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start the command, and wait until all machines are at work, or much of it is done."""
+        process, machines = self.start(), self.cluster
+
+        def at_work() -> bool:
+            parts, nodes = self.parts(), {batch["node"] for batch in machines.begun()}
+            return (parts > 1 and len(nodes) == len(machines.nodes)) or parts > 9
+
+        until(at_work, process, 120)
+        return process
+
+    def parts(self) -> int:
+        """Count the parts of the run."""
+        return len(Run(self.out).parts())
+
+    def finish(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the command to end, and note its exit status."""
+        self.statuses.append(end(process, self.limit or self.settings.limit))
+
+
+@contextlib.contextmanager
+def read_from(bucket: buckets.Bucket) -> Iterator[None]:
+    """Let this process read a bucket, without variables that nodes would inherit."""
+    from fsspec.config import conf
+
+    variables = bucket.environment | buckets.KEYS
+    conf["s3"] = {
+        "key": variables["AWS_ACCESS_KEY_ID"],
+        "secret": variables["AWS_SECRET_ACCESS_KEY"],
+        "endpoint_url": variables["AWS_ENDPOINT_URL"],
+    }
+    try:
+        yield
+    finally:
+        del conf["s3"]
+
+
+def busy(cluster: Machines) -> dict[str, Any]:
+    """Return the batch that was begun last, on a node that is in the cluster."""
+    return [each for each in cluster.begun() if each["node"] in cluster.nodes][-1]
+
+
+# Workers
+
+
+def no_fault(trial: Trial) -> None:
+    trial.nodes()
+    trial.finish(trial.begin())
+
+
+def worker_killed(trial: Trial) -> None:
+    signal_worker(trial, signal.SIGKILL)
+
+
+def worker_hung(trial: Trial) -> None:
+    signal_worker(trial, signal.SIGSTOP)
+
+
+def signal_worker(trial: Trial, number: signal.Signals) -> None:
+    """Send a signal to the worker that has begun a batch last."""
+    cluster = trial.nodes()
+    process = trial.begin()
+    os.kill(busy(cluster)["pid"], number)
+    trial.finish(process)
+
+
+def worker_slow(trial: Trial) -> None:
+    """Let one worker take ten times as long as the others."""
+    cluster = trial.nodes(NODES - 1)
+    cluster.add(FAULTS_PAUSE=str(10 * PAUSE))
+    trial.finish(trial.begin())
+
+
+def out_of_memory(trial: Trial) -> None:
+    """Raise what XLA raises, for batches of more than two questions."""
+    trial.batch_size = 8
+    trial.nodes(environment={"FAULTS_HOLDS": "2"})
+    trial.finish(trial.start())
+
+
+def poisoned(trial: Trial, variable: str, size: int) -> None:
+    """Let a question kill each worker that evaluates it, or raise an exception there."""
+    trial.batch_size = size
+    trial.questions = MANY if size * NODES > QUESTIONS else QUESTIONS
+    trial.nodes(environment={variable: POISONED})
+    trial.finish(trial.start())
+
+
+# Nodes
+
+
+def node_killed(trial: Trial) -> None:
+    cluster = trial.nodes()
+    process = trial.begin()
+    cluster.kill(busy(cluster)["node"])
+    trial.finish(process)
+
+
+def node_frozen(trial: Trial) -> None:
+    cluster = trial.nodes()
+    process = trial.begin()
+    cluster.freeze(busy(cluster)["node"])
+    trial.finish(process)
+
+
+def node_added(trial: Trial) -> None:
+    cluster = trial.nodes(NODES - 1)
+    process = trial.begin()
+    added = cluster.add()
+    trial.finish(process)
+    trial.notes.append(shares(cluster, added))
+
+
+def other_version(trial: Trial) -> None:
+    """Let one node have another version of transformers."""
+    cluster = trial.nodes(NODES - 1)
+    added = cluster.add(FAULTS_VERSION="5.1.0")
+    trial.finish(trial.start())
+    trial.notes.append(shares(cluster, added))
+
+
+def other_code(trial: Trial) -> None:
+    """Let one node have another version of cola-jax, which its tags do not tell."""
+    cluster = trial.nodes(NODES - 1)
+    added = cluster.add(code=changed_code(trial.folder / "code"))
+    trial.finish(trial.start())
+    trial.notes.append(shares(cluster, added))
+
+
+def changed_code(folder: Path) -> Path:
+    """Copy the package, and change a constant of it."""
+    import cola_jax
+
+    source = Path(cola_jax.__file__).parent
+    shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / source.name / "scoring" / "verdicts.py"
+    file.write_text(file.read_text() + "\nCHANGED = True\n")
+    return folder
+
+
+def without_checkpoint(trial: Trial) -> None:
+    """Hide the checkpoint from one node."""
+    cluster = trial.nodes(NODES - 1)
+    cache = str(trial.folder / "cache")
+    added = cluster.add(hidden=Path(trial.material.model), COLA_CACHE=cache)
+    trial.finish(trial.start())
+    trial.notes.append(shares(cluster, added))
+
+
+def without_credentials(trial: Trial) -> None:
+    """Let one node lack the file of credentials for the bucket that has the checkpoint."""
+    model, home = upload_model(trial), trial.folder / "home"
+    write_credentials(home)
+    trial.environment["HOME"] = str(home)
+    for name in buckets.KEYS:
+        del trial.environment[name]
+    assert trial.bucket is not None
+    cluster = trial.nodes(NODES - 1, trial.bucket.environment | {"HOME": str(home)})
+    added = cluster.add(HOME=str(trial.folder), COLA_CACHE=str(trial.folder / "cache"))
+    trial.finish(trial.start(model=model))
+    trial.notes.append(shares(cluster, added))
+
+
+def driver_has_credentials(trial: Trial) -> None:
+    """Let the environment of the driver alone have the credentials of the bucket."""
+    model = upload_model(trial)
+    trial.nodes(environment={"COLA_CACHE": str(trial.folder / "cache")})
+    trial.finish(trial.start(model=model))
+
+
+def upload_model(trial: Trial) -> str:
+    """Copy the checkpoint to a bucket, where the run is as well; return its URL."""
+    from cola_jax.storage import upload
+
+    trial.storage()
+    url = f"s3://{buckets.NAME}/model"
+    upload(Path(trial.material.model), url)
+    return url
+
+
+def write_credentials(home: Path) -> None:
+    """Write the keys of the bucket where Amazon's programs look for them."""
+    (home / ".aws").mkdir(parents=True)
+    keys = "".join(f"{name.lower()} = {value}\n" for name, value in buckets.KEYS.items())
+    (home / ".aws" / "credentials").write_text(f"[default]\n{keys}")
+
+
+def shares(cluster: Machines, node: str) -> str:
+    """Say how many batches a node has begun."""
+    begun = [each["node"] == node for each in cluster.begun()]
+    return f"{sum(begun)} of {len(begun)} batches there"
+
+
+# Drivers
+
+
+def driver_restarted(trial: Trial) -> None:
+    trial.nodes()
+    kill_driver(trial)
+    trial.finish(trial.start())
+
+
+def driver_restarted_elsewhere(trial: Trial) -> None:
+    cluster = trial.nodes()
+    kill_driver(trial)
+    cluster.close()
+    trial.nodes()
+    trial.finish(trial.start())
+
+
+def kill_driver(trial: Trial) -> None:
+    """Kill the driver in the middle of the run."""
+    process = trial.begin()
+    process.kill()
+    process.wait()
+
+
+def old_driver_ends_late(trial: Trial) -> None:
+    """Freeze a driver, and let it go on while, or after, one with more simulations runs."""
+    trial.storage()
+    trial.simulations //= 2
+    trial.nodes()
+    old = trial.begin()
+    old.send_signal(signal.SIGSTOP)
+    trial.simulations *= 2
+    new = trial.start("local")
+    parts = (1, 8, 24)[trial.number % 3]  # of the new driver
+
+    def is_time() -> bool:
+        return len(Run(trial.out).read_starts()[1]) > 1 and trial.parts() >= parts
+
+    until(is_time, new, 120)
+    old.send_signal(signal.SIGCONT)
+    trial.finish(new)
+    trial.finish(old)
+
+
+def two_drivers(trial: Trial) -> None:
+    """Start the same command twice, on storage that has no lock."""
+    trial.storage()
+    trial.nodes()
+    first, second = trial.start(), trial.start()
+    trial.finish(first)
+    trial.finish(second)
+
+
+# Storage
+
+
+def storage_fails(trial: Trial) -> None:
+    bucket = trial.storage()
+    trial.nodes()
+    bucket.failing.value = 0.1
+    trial.finish(trial.start())
+    bucket.failing.value = 0.0
+
+
+def storage_late(trial: Trial) -> None:
+    bucket = trial.storage()
+    trial.nodes()
+    bucket.delay.value = 0.3
+    trial.finish(trial.start())
+    bucket.delay.value = 0.0
+
+
+def storage_away(trial: Trial) -> None:
+    bucket = trial.storage()
+    trial.nodes()
+    process = trial.begin()
+    bucket.away.value = 1
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(trial.settings.away)
+    trial.notes.append(f"away for {trial.settings.away:.0f} s")
+    bucket.away.value = 0
+    trial.finish(process)
+
+
+def object_store_full(trial: Trial) -> None:
+    """Fill the object stores of all nodes, where nothing is moved to disk."""
+    cluster = trial.nodes(_system_config=FULL)
+    code = "import sys; from experiments.faults import fill_stores; fill_stores(sys.argv[1])"
+    filler = subprocess.Popen([sys.executable, "-c", code, cluster.address], stdout=subprocess.PIPE)
+    trial.stack.callback(end, filler, 0)
+    assert filler.stdout is not None
+    trial.notes.append(filler.stdout.readline().decode().strip())
+    trial.finish(trial.start())
+
+
+def fill_stores(address: str) -> None:
+    """Put objects into the store of every node, until it takes no more, and keep them."""
+    import numpy as np
+    import ray
+    from ray.exceptions import ObjectStoreFullError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Filler:
+        def fill(self) -> int:
+            self.kept = []
+            for size in (1 << 20, 1 << 17):
+                with contextlib.suppress(ObjectStoreFullError):
+                    while len(self.kept) < 10_000:
+                        self.kept.append(ray.put(np.zeros(size, np.uint8)))
+            return len(self.kept)
+
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    nodes = [each["NodeID"] for each in ray.nodes() if each["Alive"]]
+    make: Any = ray.remote(Filler)
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    fillers = [make.options(num_cpus=0, scheduling_strategy=place).remote() for place in places]
+    counts = ray.get([filler.fill.remote() for filler in fillers])
+    print(f"{sum(counts)} objects in {len(nodes)} stores", flush=True)
+    time.sleep(100_000)
+
+
+# The cluster itself
+
+
+def wrong_address(trial: Trial) -> None:
+    trial.environment["RAY_ADDRESS"] = "127.0.0.1:1"
+    trial.finish(trial.start())
+
+
+def no_machines(trial: Trial) -> None:
+    """Let the machines join after a while."""
+    cluster = trial.nodes(0)
+    process = trial.start()
+    time.sleep(20)
+    for _ in range(NODES):
+        cluster.add()
+    trial.finish(process)
+
+
+ALL: dict[str, Callable[[Trial], None]] = {
+    "none": no_fault,
+    "worker killed": worker_killed,
+    "worker hung": worker_hung,
+    "worker ten times slower": worker_slow,
+    "out of memory by exception": out_of_memory,
+    "node killed": node_killed,
+    "node frozen": node_frozen,
+    "node added": node_added,
+    "node with another transformers": other_version,
+    "node with another cola-jax": other_code,
+    "node without the checkpoint": without_checkpoint,
+    "node without credentials": without_credentials,
+    "credentials of the driver alone": driver_has_credentials,
+    "question that kills, batches of 4": lambda trial: poisoned(trial, "FAULTS_KILLS", 4),
+    "question that kills, batches of 32": lambda trial: poisoned(trial, "FAULTS_KILLS", 32),
+    "question that raises, batches of 4": lambda trial: poisoned(trial, "FAULTS_RAISES", 4),
+    "question that raises, batches of 32": lambda trial: poisoned(trial, "FAULTS_RAISES", 32),
+    "driver killed, same cluster": driver_restarted,
+    "driver killed, another cluster": driver_restarted_elsewhere,
+    "old driver that ends late": old_driver_ends_late,
+    "two drivers": two_drivers,
+    "storage with 10 % errors": storage_fails,
+    "storage with +300 ms": storage_late,
+    "storage away": storage_away,
+    "object store full": object_store_full,
+    "wrong address": wrong_address,
+    "no machines for 20 s": no_machines,
+}
+RACE = ("node added", "old driver that ends late", "two drivers")
 
 
 def main(settings: Faults) -> None:
-    draw, counts = random.Random(settings.seed), collections.Counter[str]()
+    settings.out = settings.out.absolute()
     settings.out.mkdir(parents=True, exist_ok=True)
-    for name in COMMANDS:
-        if not (alone := settings.out / f"{name}-alone").exists():
-            subprocess.run([*settings.command(name, str(alone)), "--quiet"], check=True)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(settings.machines):
-        cluster.add_node(num_cpus=1)
-    number = repeated = 0
-    stack = contextlib.ExitStack()
-    bucket = stack.enter_context(serve("s3")) if settings.storage else None
-    if bucket is not None:
-        stack.enter_context(bucket.answering(failing=settings.storage))
-    while sum(counts.values()) < settings.faults:
-        name = list(COMMANDS)[number % len(COMMANDS)]
-        out = f"{bucket.folder() if bucket else settings.out}/{number}-{name}"
-        trial = Trial(settings, cluster, name, out, settings.out / f"{number}-{name}.log")
-        begun, faults = time.time(), []
-        number += 1
-        while trial.driver.poll() is None:
-            try:
-                trial.driver.wait(draw.uniform(*settings.seconds))
-            except subprocess.TimeoutExpired:
-                kind = draw.choice(trial.kinds())
-                if sum(counts.values()) < settings.faults and trial.apply(kind, draw):
-                    counts[kind] += 1
-                    faults.append(kind)
-        run, text = Run(out), trial.log.read_text()
-        again = sum(map(int, REPEATED.findall(text)))
-        repeated += again
-        problems = differences(run, Run(settings.out / f"{name}-alone"))
-        if trial.driver.returncode or problems or run.failures():
-            sys.exit(f"{out}: {trial.driver.returncode}, {problems}, {run.failures()}\n{text}")
-        rows, seconds = run.questions(["question"]).num_rows, time.time() - begun
-        print(f"{name}: {rows} questions, {seconds:.0f} s, {again} run again, {faults}")
-    print(f"{number} runs, {dict(counts)}, {repeated} questions run again by living drivers")
-    stack.close()
-    cluster.shutdown()
+    file = settings.out / "faults.jsonl"
+    for name, apply in ALL.items():
+        if (settings.only and name not in settings.only) or name in settings.without:
+            continue
+        for number in range(settings.races if name in RACE else 1):
+            done = [json.loads(line) for line in lines_of(file)]
+            if not any((row["fault"], row["trial"]) == (name, number) for row in done):
+                row = {"fault": name, "trial": number} | tried(settings, number, name, apply)
+                with file.open("a") as results:
+                    results.write(json.dumps(row) + "\n")
+                print(line_of(row), flush=True)
+    print("\n".join(["", *HEAD, *(line_of(json.loads(line)) for line in lines_of(file))]))
+
+
+def tried(
+    settings: Faults, number: int, name: str, apply: Callable[[Trial], None]
+) -> dict[str, Any]:
+    """Try a run under a fault; return its row."""
+    folder = settings.out / f"{name.replace(' ', '-').replace('%', 'percent')}-{number}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was interrupted
+    folder.mkdir()
+    begun = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        trial = Trial(settings, number, folder, stack, out=str(folder / "run"))
+        apply(trial)
+        seconds = time.monotonic() - begun
+        return row_of(trial) | {"seconds": round(seconds, 1)}
+
+
+def row_of(trial: Trial) -> dict[str, Any]:
+    """Compare the run of a trial with that of one process."""
+    run, expected = Run(trial.out), rows_of_one_process(trial)
+    questions = [f"q{i}" for i in range(trial.questions)]
+    done, rows, doubled = [], {}, set()
+    if run.exists():
+        done = run.questions(["question"])["question"].to_pylist()
+        rows, doubled = read_rows(run)
+    kept = {key: row for key, row in expected.items() if key[0] in set(done)}
+    starts = collections.Counter[str]()
+    for batch in map(json.loads, lines_of(trial.folder / "begun.jsonl")):
+        starts.update(batch["questions"])
+    aside = [name for failure in run.failures() for name in failure["questions"]]
+    return {
+        "lost": len(set(questions) - set(done)),
+        "doubled": len(doubled),
+        "other rows": len(compare(rows, kept)),
+        "begun again": sum(starts.values()) - len(starts),
+        "set aside": sorted(aside),
+        "status": trial.statuses,
+        "note": "; ".join([*trial.notes, *last_words(trial)]),
+    }
+
+
+def rows_of_one_process(trial: Trial) -> Rows:
+    """Return the rows of the same search by one process, which is made once."""
+    out = trial.settings.out / f"alone-{trial.questions}-{trial.simulations}"
+    log = trial.settings.out / "alone.log"
+    material = trial.material
+    if not (out / "results.json").exists():  # which is written last
+        command = ["search", "--model", material.model, "--task", material.task, "--seed", "0"]
+        command += ["--simulations", str(trial.simulations), "--output", str(out)]
+        if start_cola(command, log).wait():
+            sys.exit(f"the run of one process failed: see {log}")
+    return read_rows(Run(out))[0]
+
+
+def last_words(trial: Trial) -> list[str]:
+    """Return the last line that a command has printed, where one did not end well."""
+    lines = [line for line in lines_of(trial.folder / "printed.log") if line.strip()]
+    return lines[-1:] if any(trial.statuses) else []
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """Write a row of the table."""
+    status = ", ".join("killed" if each is None else str(each) for each in row["status"])
+    aside = row["set aside"]
+    named = ", ".join(aside) if len(aside) < 5 else f"{len(aside)} questions"
+    numbers = [str(row[name]) for name in ("lost", "doubled", "other rows", "begun again")]
+    cells = [row["fault"], *numbers, named, status, f"{row['seconds']:.0f}", row["note"][:160]]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ differs, and exits with status 1 if anything does.
 """
 
 import dataclasses
-import io
 import json
 import sys
-from typing import Any
+from collections import Counter
 
 import numpy as np
-import pyarrow.parquet as pq
 import tyro
 from etils import epath
 from tyro.conf import Positional
@@ -48,9 +46,9 @@ class SameRows:
 
 
 def main(settings: SameRows) -> None:
-    rows = read_rows(Run(settings.run))
+    rows = rows_of(Run(settings.run))
     if settings.other is not None:
-        others = read_rows(Run(settings.other))
+        others = rows_of(Run(settings.other))
     else:
         others = evaluate_again(settings.run, rows, str(settings.model))
     lines = compare(rows, others)
@@ -79,7 +77,7 @@ def evaluate_again(run: str, rows: Rows, model: str) -> Rows:
 
 def differences(run: Run, other: Run) -> list[str]:
     """Describe each evaluation in which two runs differ."""
-    return compare(read_rows(run), read_rows(other))
+    return compare(rows_of(run), rows_of(other))
 
 
 def compare(rows: Rows, others: Rows) -> list[str]:
@@ -96,25 +94,28 @@ def compare(rows: Rows, others: Rows) -> list[str]:
     return lines
 
 
-def read_rows(run: Run) -> Rows:
-    """Read the verdict and the margin of every evaluation; a question twice is an error.
-
-    Reads the tables as they are, so that runs of two versions can be compared.
-    """
-    rows, questions = {}, []
-    for part in run.parts():
-        questions += read_table(part["questions"], ["question"])
-        for row in read_table(part["evaluations"], COLUMNS):
-            key = row["question"], row["target"] if row["control"] else None, tuple(row["path"])
-            rows[key] = row["verdict"], row["margin"]
-    if len({row["question"] for row in questions}) < len(questions):
-        raise InputError(f"{run.directory} has a question twice.")
+def rows_of(run: Run) -> Rows:
+    """Read the verdict and the margin of every evaluation; a question twice is an error."""
+    rows, doubled = read_rows(run)
+    if doubled:
+        raise InputError(f"{run.directory} has {len(doubled)} questions twice.")
     return rows
 
 
-def read_table(file: epath.Path, columns: list[str]) -> list[dict[str, Any]]:
-    """Read columns of a Parquet file."""
-    return pq.ParquetFile(io.BytesIO(file.read_bytes())).read(columns).to_pylist()
+def read_rows(run: Run) -> tuple[Rows, set[str]]:
+    """Read the verdict and the margin of every evaluation, and the questions that are there twice.
+
+    These are the rows that every reader of a run gets: of a question in two parts, those of one.
+    """
+    rows: Rows = {}
+    counts = Counter(run.questions(["question"])["question"].to_pylist())
+    doubled = {question for question, number in counts.items() if number > 1}
+    for row in run.evaluations(COLUMNS).to_pylist():
+        key = row["question"], row["target"] if row["control"] else None, tuple(row["path"])
+        if key in rows:
+            doubled.add(row["question"])
+        rows[key] = row["verdict"], row["margin"]
+    return rows, doubled
 
 
 def shown(key: Key) -> str:
