@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.storage import AnyPath, bucket_of, file_system, for_each, is_url, path_of, upload
+from cola_jax.storage import AnyPath, ask_storage, bucket_of, for_each, is_url, path_of, upload
 
 # the cache of the Hub has folders of files by their content, and of links to them by revision
 BLOBS = re.compile(r"(?:models|datasets)--.+/blobs")
@@ -105,11 +105,13 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     names = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_url(folder):
-            with file_system(folder) as (system, path):
-                # an object of the folder's own name, with a slash, is made by consoles
-                names = [
+            # an object of the folder's own name, with a slash, is made by consoles
+            names = ask_storage(
+                folder,
+                lambda system, path: [
                     name.removeprefix(path).strip("/") for name in system.ls(path, detail=False)
-                ]
+                ],
+            )
         else:
             names = os.listdir(folder)
     matches = (name for name in sorted(filter(None, names)) if fnmatch.fnmatch(name, pattern))
@@ -121,8 +123,7 @@ def exists(place: AnyPath) -> bool:
     """Return whether there is a file or folder."""
     if not is_url(place):
         return os.path.exists(place)
-    with file_system(place) as (system, path):
-        return system.exists(path)
+    return ask_storage(place, lambda system, path: system.exists(path))
 
 
 def written_times(folder: AnyPath) -> dict[str, datetime.datetime]:
@@ -130,10 +131,9 @@ def written_times(folder: AnyPath) -> dict[str, datetime.datetime]:
     times = {}
     with contextlib.suppress(FileNotFoundError):
         if is_url(folder):
-            with file_system(folder) as (system, path):
-                for entry in system.ls(path, detail=True):
-                    time = entry.get("mtime") or entry.get("LastModified")  # of gcsfs, of s3fs
-                    times[entry["name"].rpartition("/")[2]] = time
+            for entry in ask_storage(folder, lambda system, path: system.ls(path, detail=True)):
+                time = entry.get("mtime") or entry.get("LastModified")  # of gcsfs, of s3fs
+                times[entry["name"].rpartition("/")[2]] = time
             return times
         for entry in os.scandir(folder):
             with contextlib.suppress(FileNotFoundError):  # renamed since it was listed
@@ -156,8 +156,8 @@ def is_file(file: AnyPath) -> bool:
 def read_bytes(file: AnyPath) -> bytes:
     """Read a file, local or in storage; InputError where it is not a regular file."""
     if is_url(file):
-        with file_system(file) as (system, path):
-            return system.cat_file(path, max_concurrency=1)  # else S3 is asked for the size first
+        # else S3 is asked for the size first
+        return ask_storage(file, lambda system, path: system.cat_file(path, max_concurrency=1))
     is_file(file)
     return Path(file).read_bytes()
 
@@ -209,8 +209,7 @@ def write_whole(file: AnyPath, content: bytes) -> None:
     where it cannot be written; nothing is left then.
     """
     if is_url(file):
-        with file_system(file) as (system, path):
-            system.pipe_file(path, content)
+        ask_storage(file, lambda system, path: system.pipe_file(path, content))
         return
     is_file(file)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -228,12 +227,15 @@ def write_whole(file: AnyPath, content: bytes) -> None:
 def create_whole(file: AnyPath, content: bytes) -> None:
     """Write a file unless there is one, even if another process writes it at the same time."""
     if is_url(file):
-        with file_system(file) as (system, path):
+
+        def create(system: Any, path: str) -> None:
             try:
                 system.pipe_file(path, content, mode="create")
             except OSError:  # of a type that differs with the storage
                 if not system.exists(path):
                     raise
+
+        ask_storage(file, create)
     elif not is_file(file):
         write_whole(file, content)
 
@@ -246,8 +248,7 @@ def remove_files(files: "Sequence[epath.Path]") -> None:
             if not is_url(file):
                 os.unlink(file)
                 return
-            with file_system(file) as (system, path):
-                system.rm_file(path)
+            ask_storage(file, lambda system, path: system.rm_file(path))
 
     list(for_each(remove_file, files))
 
@@ -341,8 +342,7 @@ def remove_partial(place: Path) -> None:
 def written_bytes(place: AnyPath) -> int:
     """Return the bytes of a file, or of all files below a directory or URL."""
     if is_url(place):
-        with file_system(place) as (system, path):
-            return system.du(path)
+        return ask_storage(place, lambda system, path: system.du(path))
     place = Path(place).expanduser()
     return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
 

@@ -1,7 +1,7 @@
 """Storage behind URLs, which is reached through fsspec alone.
 
 It has no folders, renames or locks; an object appears when it is complete, and can be created only
-where there is none.
+where there is none. Requests that fail because storage is away are repeated until it is back.
 """
 
 import contextlib
@@ -10,6 +10,9 @@ import importlib.util
 import logging
 import os
 import re
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +25,22 @@ from cola_jax.errors import InputError, first_line, shown
 
 EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # and the packages that they install
 AT_ONCE = 32  # small objects that are read at once, as each takes a round trip
+CONNECTIONS = 128  # at once, to read and write objects; s3fs has 10 by default
 TRANSFERS = 4  # large files at once, of each of which s3fs holds up to 500 MB
+WAIT = 600.0  # seconds for which storage is waited for that is away
+FIRST_WAIT = 30.0  # the same before its first answer: its address may be wrong
+PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between two attempts, doubled each time
+TIMED_OUT, TOO_MANY, NOT_IMPLEMENTED = 408, 429, 501  # statuses of HTTP
+AWAY = {errno.EBUSY, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT}
+# errors of clients, by name as a client may not be installed
+CLIENTS = {
+    "aiohttp.client_exceptions.ClientError",
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "google.auth.exceptions.TransportError",
+    "requests.exceptions.RequestException",
+}
+log = logging.getLogger(__name__)
 AnyPath = str | os.PathLike[str]
 Result = TypeVar("Result")
 
@@ -45,6 +63,104 @@ def path_of(place: AnyPath) -> "epath.Path":
     return epath.Path(text)
 
 
+class Patience:
+    """Repeats requests of storage that is away, in any thread, until it is back or time is up."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
+        self.clock = clock
+        self.sleep = sleep
+        self.lock = threading.Lock()
+        self.answered: set[str] = set()  # buckets that have answered a request
+        self.away: dict[str, float] = {}  # buckets that are away now, and since when
+
+    def request(self, url: AnyPath, ask: "Callable[[], Result]") -> "Result":
+        """Call a function that asks storage; raises its error where that is not an outage."""
+        bucket = bucket_of(url)
+        began, pause = None, PAUSE
+        while True:
+            try:
+                result = ask()
+            except (FileNotFoundError, FileExistsError):
+                self.note_answer(bucket)
+                raise
+            except Exception as error:  # botocore, aiohttp and google-auth raise many types
+                now = self.clock()
+                began = now if began is None else began
+                seconds = WAIT if bucket in self.answered else FIRST_WAIT
+                if not is_outage(error) or now + pause > began + seconds:
+                    raise
+                self.note_outage(bucket, now, f"{first_line(error)}: waiting up to {seconds:.0f} s")
+            else:
+                self.note_answer(bucket)
+                return result
+            self.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def note_outage(self, bucket: str, now: float, text: str) -> None:
+        """Log, once for all threads, that a bucket is away."""
+        with self.lock:
+            if bucket in self.away:
+                return
+            self.away[bucket] = now
+        log.warning("%s does not answer (%s)", bucket, text)
+
+    def note_answer(self, bucket: str) -> None:
+        """Take note of an answer, and log where it ends an outage."""
+        if bucket in self.answered and bucket not in self.away:
+            return
+        with self.lock:
+            self.answered.add(bucket)
+            began = self.away.pop(bucket, None)
+        if began is not None:
+            log.warning("%s answers again, after %.0f s", bucket, self.clock() - began)
+
+
+PATIENCE = Patience()
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error is that of the connection or of the server, and may pass by itself.
+
+    Missing objects and buckets, credentials and permissions do not pass.
+    """
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return True
+    status = status_of(error)
+    if status is None and error.__cause__ is not None:
+        status = status_of(error.__cause__)
+    if status is not None:
+        is_server = status >= 500 and status != NOT_IMPLEMENTED
+        return is_server or status in (TIMED_OUT, TOO_MANY)
+    if isinstance(error, OSError) and error.errno in AWAY:
+        return True
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    return bool(names & CLIENTS)
+
+
+def status_of(error: Any) -> int | None:
+    """Return the status of HTTP of a client's error, None for an error without."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # of botocore
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if response is not None:  # of requests
+        return response.status_code
+    status = str(getattr(error, "status", None) or getattr(error, "code", None))  # aiohttp, gcsfs
+    return int(status) if status.isdecimal() else None
+
+
+def ask_storage(url: AnyPath, ask: "Callable[[Any, str], Result]") -> "Result":
+    """Call a function of the fsspec file system of a URL and the path of the URL in it.
+
+    It is called again while storage is away. Errors are those of `file_system`.
+    """
+    with file_system(url) as (system, path):
+        return PATIENCE.request(url, lambda: ask(system, path))
+
+
 @contextlib.contextmanager
 def file_system(url: AnyPath) -> "Iterator[tuple[Any, str]]":
     """Yield the fsspec file system of a URL, and the path of the URL in it.
@@ -58,11 +174,16 @@ def file_system(url: AnyPath) -> "Iterator[tuple[Any, str]]":
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{url} needs a package: pip install 'cola-jax[{extra}]'.")
     import fsspec
+    from fsspec.config import conf
 
     logging.getLogger(package).setLevel(logging.CRITICAL)  # gcsfs logs errors that it raises
     try:
         # other processes write to the same folders
-        yield fsspec.filesystem(scheme, use_listings_cache=False), path
+        options: dict[str, Any] = {"use_listings_cache": False}
+        if scheme == "s3":
+            of_user = conf.get("s3", {}).get("config_kwargs", {})
+            options["config_kwargs"] = {"max_pool_connections": CONNECTIONS} | of_user
+        yield fsspec.filesystem(scheme, **options), path
     except FileNotFoundError as error:
         missing = errno.ENOENT, os.strerror(errno.ENOENT), str(url)
         raise FileNotFoundError(*missing) from error
@@ -102,22 +223,29 @@ def upload(place: Path, url: AnyPath) -> None:
     The files in the folder itself come last, as one of them marks it as complete.
     """
     with file_system(url) as (system, path):
+
+        def put(file: Path, name: str) -> None:
+            PATIENCE.request(url, lambda: system.put_file(str(file), name))
+
+        def clear() -> None:
+            if system.exists(path):
+                system.rm(path, recursive=True)
+
         if place.is_file():
-            system.put_file(str(place), path)
+            put(place, path)
             return
-        if system.exists(path):
-            system.rm(path, recursive=True)
+        PATIENCE.request(url, clear)
         below = [file for file in place.rglob("*") if file.is_file() and file.parent != place]
         for files in (below, [file for file in place.iterdir() if file.is_file()]):
             with ThreadPoolExecutor(TRANSFERS) as pool:
                 names = [f"{path}/{file.relative_to(place).as_posix()}" for file in files]
-                list(pool.map(system.put_file, map(str, files), names))
+                list(pool.map(put, files, names))
 
 
 def download(url: AnyPath, folder: Path, on_progress: Callable[[int, int], None]) -> None:
     """Read all files below a URL into a folder; reports the bytes read so far and the total."""
     with file_system(url) as (system, path), ThreadPoolExecutor(TRANSFERS) as pool:
-        found = system.find(path, detail=True).items()
+        found = PATIENCE.request(url, lambda: system.find(path, detail=True)).items()
         sizes = {name: each["size"] for name, each in found if not name.endswith("/")}
         total, done = sum(sizes.values()), 0
 
@@ -126,7 +254,7 @@ def download(url: AnyPath, folder: Path, on_progress: Callable[[int, int], None]
             if ".." in file.parts:
                 raise InputError(f"{url} has a file outside of its folder: {shown(name)}.")
             file.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(name, str(file))
+            PATIENCE.request(url, lambda: system.get_file(name, str(file)))
             return sizes[name]
 
         for size in pool.map(read, sizes):

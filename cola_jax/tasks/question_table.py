@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.question import Question, content, stable_hash
-from cola_jax.storage import AnyPath, file_system, is_url
+from cola_jax.storage import AnyPath, ask_storage, is_url
 from cola_jax.tasks.choices import (
     Meaning,
     Numbered,
@@ -135,8 +135,8 @@ def fields_beside(file: str, fields: FieldNames) -> FieldNames:
 def version_of(source: str) -> Version:
     """Return what changes when a file, local or in storage, or any in a folder is written."""
     if is_url(source):
-        with file_system(source) as (system, path):
-            details = system.info(path)  # such as its digest and when it was written
+        # such as its digest and when it was written
+        details = ask_storage(source, lambda system, path: system.info(path))
         return ((stable_hash(repr(sorted(details.items()))),),)
     files = sorted(Path(source).iterdir()) if os.path.isdir(source) else [Path(source)]
     every = map(Path.stat, files)
