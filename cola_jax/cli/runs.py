@@ -40,11 +40,12 @@ from cola_jax.strategies.rules import (
 )
 from cola_jax.tasks.readers import read_id
 from cola_jax.tasks.tables import read_rows
-from cola_jax.tasks.task import Prepared, TaskConfig
+from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.runs.run import Run
     from cola_jax.runs.session import Session
+    from cola_jax.tasks.prepared import Prepared
 
 UNKEPT = "nothing is kept. Give --output to resume an interrupted command."
 
@@ -220,13 +221,15 @@ class Generate(Printing):
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
-    ) -> Prepared:
-        """Encode the prompts.
+    ) -> "Prepared":
+        """Read and check the prompts.
 
         Raises InputError where there are none, two have one id, or one is empty or too long.
         """
         from cola_jax.execute.decoder import Stop
         from cola_jax.scoring import Completions
+        from cola_jax.scoring.encoder import Encoder
+        from cola_jax.tasks.prepared import Prepared
 
         stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
         chat = self.chat
@@ -240,8 +243,9 @@ class Generate(Printing):
             chat=chat,
             context=context,
         )
-        encoded = [scorer.encode(q) for q in read_prompts(self.prompt, self.prompts_file)]
-        return Prepared(encoded, scorer, {"scorer": scorer.name, "chat": chat, **scorer.record()})
+        questions = read_prompts(self.prompt, self.prompts_file)
+        record = {"scorer": scorer.name, "chat": chat, **scorer.record()}
+        return Prepared.of(questions, Encoder((scorer,)), record)
 
 
 def read_prompts(prompts: Sequence[str], file: Path | None) -> list[Question]:
@@ -258,12 +262,14 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> list[Question]:
             texts.append((read_id(row.get("id", where.rpartition(":")[2].strip())), text))
     if not texts:
         raise InputError("there are no prompts: give --prompt or --prompts-file.")
-    ids = [id for id, _ in texts]
-    if twice := [id for i, id in enumerate(ids) if id in ids[:i]]:
-        raise InputError(
-            f"two prompts have the id {shown(twice[0])}: give the rows of the file ids of their "
-            "own (a prompt of --prompt is named by its place, from 0)."
-        )
+    known: set[str] = set()
+    for id, _ in texts:
+        if id in known:
+            raise InputError(
+                f"two prompts have the id {shown(id)}: give the rows of the file ids of their own "
+                "(a prompt of --prompt is named by its place, from 0)."
+            )
+        known.add(id)
     return [Question(id, text, (), 0, open=True) for id, text in texts]
 
 

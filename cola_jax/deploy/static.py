@@ -22,10 +22,10 @@ from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts
 from cola_jax.scoring.divergence import Divergence, divergences, without_answers
+from cola_jax.scoring.encoder import place_of
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FIRST
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.tasks.prompt_sets import place_of
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session

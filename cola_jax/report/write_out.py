@@ -8,9 +8,12 @@ import numpy as np
 
 from cola_jax.errors import count, escaped
 from cola_jax.execute.inputs import decode_tokens
+from cola_jax.question import Question
 from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.generation import DecodingScorer
-from cola_jax.tasks.task import Prepared, TaskConfig
+from cola_jax.tasks.prepared import Prepared
+from cola_jax.tasks.task import TaskConfig
 
 EDGE = "  | "  # before each line of a prompt, which may read like anything
 
@@ -25,10 +28,11 @@ def wording_records(config: TaskConfig, prepared: Sequence[Prepared]) -> list[di
         elif config.chooses_over_several:
             name = f"each question in one of {config.choose_prompts} prompts to choose by"
         head = {"task": config.task, "wording": name, **described(wording.record)}
-        records.append(head | questions_of(wording.scorer, wording.encoded))
+        records.append(head | questions_of(wording.encoder, wording.questions))
         for variant in wording.variants:
             head = {"task": config.task, "wording": f"variant {variant.name}"}
-            records.append(head | questions_of(variant.scorer, variant.encoded))
+            changed = [variant.change(question)[0] for question in wording.questions]
+            records.append(head | questions_of(variant.encoder, changed))
     return records
 
 
@@ -43,12 +47,13 @@ def described(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def questions_of(scorer: Scorer, encoded: Sequence[Encoded]) -> dict[str, Any]:
-    """Return the scorer of a wording, and its questions."""
+def questions_of(encoder: Encoder, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return the scorer of a wording, and its questions as they are encoded."""
+    scorer = encoder.scorer
     return {
         "scorer": scorer.name,
         "chat": scorer.chat,
-        "questions": [question_record(each, scorer) for each in encoded],
+        "questions": [question_record(each, scorer) for each in encoder.tokenize(questions)],
     }
 
 

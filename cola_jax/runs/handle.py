@@ -1,6 +1,5 @@
 """`ModelHandle`: a model whose weights are loaded once they are needed."""
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from cola_jax.formats.identity import Identity
 from cola_jax.metrics import Metrics
 from cola_jax.params import Model, float_dtype, weight_bytes
 from cola_jax.runs.devices import Devices, choose_dtype
-from cola_jax.scoring.pictures import with_pictures
-from cola_jax.tasks.task import Prepared
+from cola_jax.tasks.encoded import EncodedTask
+from cola_jax.tasks.prepared import Prepared
 
 if TYPE_CHECKING:
     from cola_jax.runs.ray import RayEngine
@@ -59,21 +58,11 @@ class ModelHandle:
             stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
         )
 
-    def show_pictures(self, prepared: Prepared) -> Prepared:
-        """Put the pictures of questions into their prompts; InputError as `with_pictures`."""
-        variants = [
-            dataclasses.replace(
-                each, encoded=with_pictures(each.scorer, each.encoded, self.directory)
-            )
-            for each in prepared.variants
-        ]
-        encoded, held_out = (
-            with_pictures(prepared.scorer, each, self.directory)
-            for each in (prepared.encoded, prepared.held_out)
-        )
-        return dataclasses.replace(prepared, encoded=encoded, variants=variants, held_out=held_out)
+    def encode(self, prepared: Prepared) -> EncodedTask:
+        """Encode questions with their pictures; InputError for one that cannot be asked."""
+        return EncodedTask.of(prepared, self.directory)
 
-    def check(self, prepared: Prepared) -> None:
+    def check(self, prepared: EncodedTask) -> None:
         """Raise InputError for tokens outside the vocabulary."""
         variants = (variant.encoded for variant in prepared.variants)
         for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):

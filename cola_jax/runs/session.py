@@ -52,8 +52,9 @@ from cola_jax.scoring.scorer import prompts_of
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.storage import AnyPath
 from cola_jax.strategies.rules import Settings
-from cola_jax.tasks.task import Prepared, TaskConfig, refuse_variants, task_digest
-from cola_jax.tasks.variants import Variant
+from cola_jax.tasks.encoded import EncodedTask, EncodedVariant, task_digest
+from cola_jax.tasks.prepared import Prepared
+from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
     from cola_jax.runs.ray import RayEngine, RayEvaluator
@@ -86,7 +87,7 @@ class Session:
     scorer: Scorer
     encoded: list[Encoded]  # of this shard
     others: list[Encoded]  # held-out questions of this shard
-    variants: list[Variant]  # of the same questions
+    variants: list[EncodedVariant]  # of the same questions
     first: list[Encoded]  # of all shards, to measure the model on
     settings: dict[str, Any]  # decide the rows, with those that a command adds
     environment: dict[str, Any]
@@ -113,7 +114,7 @@ class Session:
         answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        prepared = handle.show_pictures(handle.prepare(prepare))
+        prepared = handle.encode(handle.prepare(prepare))
         session = cls.of(handle, prepared, run_config, metadata)
         if answers is not None:
             ours = asked_here(session.settings, prepared.encoded)
@@ -134,14 +135,14 @@ class Session:
         `handle` is that of another session with the model.
         """
         handle = handle or open_handle(model, run_config)
-        every = map(handle.show_pictures, handle.prepare(task.prepare_prompts))
+        every = map(handle.encode, handle.prepare(task.prepare_prompts))
         return [cls.of(handle, prepared, run_config, metadata) for prepared in every]
 
     @classmethod
     def of(
         cls,
         handle: ModelHandle,
-        prepared: Prepared,
+        prepared: EncodedTask,
         run_config: RunConfig,
         metadata: dict[str, Any] | None = None,
     ) -> "Session":

@@ -1,6 +1,6 @@
 """Settings of a run: whether a command may continue it, and by which flags the two differ."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -19,8 +19,13 @@ FLAGS = {
     "prompt_set": "--shots-seed",
     "grader": "the grader",
 }
-# digests of questions and prompts, which other settings decide
-DIGESTS = ("task", "prompt.hash", "variant_digests", "choosing_digest")
+# digests of questions and prompts, which other settings decide; runs of earlier versions have other
+# ones than this, and those that both have are compared
+DIGESTS = (
+    *("questions_digest", "shots_digest", "variant_records"),
+    *("choosing_digest", "choosing_shots"),
+    *("task", "prompt.hash", "variant_digests"),  # of earlier versions
+)
 PLAIN = {"format": "plain", "shots": []}  # the prompt of a run that records none
 
 
@@ -53,7 +58,8 @@ def check_digests(
 ) -> None:
     """Raise InputError where a run of as many questions has others, or asks them differently."""
     changes = differing(as_flags(old), as_flags(new))
-    if "questions" not in changes and (names := [*digests_in(changes)]):
+    names = [name for name in digests_in(changes) if None not in changes[name]]
+    if "questions" not in changes and names:
         task = f"--task: other questions or prompts there than here (digest of {names[0]})"
         raise other_settings(directory, [task])
 
@@ -97,10 +103,20 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     out["prompt"] = prompt
     out["chat"] = bool(out.get("chat"))
     if variants := out.pop("variants", None):
-        out |= {"variants": sorted(variants), "variant_digests": dict(variants)}
+        out["variants"] = sorted(variants)
+        if isinstance(variants, Mapping):
+            out["variant_digests"] = dict(variants)
     if drawn := out.pop("choose_prompts", None):
-        out |= {"choose_prompts": len(drawn), "choosing_digest": digest(drawn)}
+        out |= {"choose_prompts": len(drawn), **drawn_digests(drawn)}
     return out
+
+
+def drawn_digests(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the digest of the records of drawn prompts, and that of the texts of their shots."""
+    name = "shots_digest"  # which runs of earlier versions lack
+    shots = [record[name] for record in records if name in record]
+    rest = [{key: x for key, x in record.items() if key != name} for record in records]
+    return {"choosing_digest": digest(rest)} | ({"choosing_shots": digest(shots)} if shots else {})
 
 
 def digests_in(changes: Mapping[str, Any]) -> list[str]:

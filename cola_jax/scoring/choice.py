@@ -32,8 +32,8 @@ class ChoiceScorer(Scorer):
     def ask(self, question: Question) -> tuple[str, list[str]]:
         """Write a question's prompt, or in a chat the user's message, and its answers."""
 
-    def encode(self, question: Question) -> Encoded:
-        """Encode a question; InputError for an open question or one without options."""
+    def check(self, question: Question) -> None:
+        """Raise InputError for an open question, one without options, and too few shots."""
         if not question.options:
             raise InputError(f"question {question.id} has no options to choose from: give it some.")
         if question.open:
@@ -41,6 +41,11 @@ class ChoiceScorer(Scorer):
                 f"question {question.id} is open, it has no options to choose from: use the scorer "
                 "`exact` or `generation`."
             )
+        shots_of(self.shots, question)
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode a question; InputError as `check`."""
+        self.check(question)
         prompt, answers = self.ask(question)
         if self.chat:
             prompt = render_chat(self.tokenizer, user_message(prompt))
@@ -86,13 +91,17 @@ class Options(ChoiceScorer):
                 f"the scorer {self.name!r} shows no shots in a chat: drop --chat, or use 0 shots."
             )
 
-    def ask(self, question: Question) -> tuple[str, list[str]]:
-        """Write the question alone; InputError for an option without text."""
+    def check(self, question: Question) -> None:
+        """Raise InputError for an option without text as well."""
+        super().check(question)
         if any(not option.strip() for option in question.options):
             raise InputError(
                 f"question {question.id} has an empty option, whose text cannot be scored: use a "
                 "scorer of letters, or leave the question out."
             )
+
+    def ask(self, question: Question) -> tuple[str, list[str]]:
+        """Write the question alone."""
         options = list(question.options)
         if self.chat or question.get(DELIMITER) is not None:  # the text is a whole prompt
             return question.text, options

@@ -3,9 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cola_jax.question import Question, stable_hash
+import numpy as np
+
+from cola_jax.execute.plan import common_with_first
+from cola_jax.question import PICTURE, Question, stable_hash
 from cola_jax.scoring.pictures import with_pictures
-from cola_jax.scoring.scorer import Encoded, Scorer
+from cola_jax.scoring.scorer import Encoded, Scorer, prompts_of
+
+FIRST = 32  # questions that are always encoded before work begins
+EXTREMES = 32  # the longest, and as many of the shortest, likewise
+SLACK = 1.5  # by which a text may have more tokens a byte than those of the sample
+LONG = 64  # bytes of a text that tells of others how many tokens a byte has
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +30,11 @@ class Encoder:
         """The scorer of verdicts."""
         return self.scorers[0]
 
+    @property
+    def own(self) -> "Encoder":
+        """The encoder that asks all questions in the first prompt."""
+        return dataclasses.replace(self, scorers=self.scorers[:1])
+
     def group(self, question: Question) -> int:
         """Return which of the prompts a question is asked in, by a hash of its id."""
         return place_of(question, len(self.scorers))
@@ -31,10 +44,91 @@ class Encoder:
 
         `checkpoint` is the directory of the model, whose tower embeds pictures.
         """
-        encoded = [self.scorers[self.group(each)].encode(each) for each in questions]
-        return with_pictures(self.scorer, encoded, checkpoint)
+        return with_pictures(self.scorer, self.tokenize(questions), checkpoint)
+
+    def tokenize(self, questions: Sequence[Question]) -> list[Encoded]:
+        """Encode questions without their pictures."""
+        return [self.scorers[self.group(question)].encode(question) for question in questions]
+
+    def check(self, questions: Sequence[Question]) -> list[Encoded]:
+        """Raise InputError for questions that cannot be asked, as far as their texts tell.
+
+        Encodes without pictures, and returns, the first questions in order, and then the shortest,
+        the longest, and others that may exceed the context.
+        """
+        for question in questions:
+            self.scorers[self.group(question)].check(question)
+        sizes = np.array([len(own_text(self.scorer, each).encode()) for each in questions])
+        order = np.argsort(sizes, kind="stable")
+        chosen = [*range(min(FIRST, len(questions))), *order[:EXTREMES], *order[-EXTREMES:]]
+        chosen += first_with_picture(questions)
+        indices = list(dict.fromkeys(map(int, chosen)))
+        sample = self.tokenize([questions[i] for i in indices])
+        longer = set(self.longer(sizes, sample).tolist()) - set(indices)
+        return sample + self.tokenize([questions[i] for i in sorted(longer)])
+
+    def longer(self, sizes: np.ndarray, sample: Sequence[Encoded]) -> np.ndarray:
+        """Return the indices of questions that may exceed the context, by the bytes of their texts.
+
+        A byte has at most a token, and few more than in the sample; so has the rest of a prompt.
+        """
+        scorer = self.scorer
+        if scorer.context is None:
+            return np.arange(0)
+        rest = []  # tokens that are not of the question's own text, such as those of shots
+        rates = []  # tokens a byte
+        for encoded in sample:
+            text = own_text(scorer, encoded.question)
+            own = len(scorer.tokenizer(text, add_special_tokens=False).input_ids)
+            rest.append(int(np.asarray(encoded.prompts.positions).max()) + 1 - own)
+            if (size := len(text.encode())) >= LONG:
+                rates.append(own / size)
+        rate = min(1.0, SLACK * max(rates, default=1.0))
+        most = rate * sizes + max(rest) + scorer.max_new_tokens
+        return np.flatnonzero(most > scorer.context)
+
+    def sizes(self, questions: Sequence[Question], sample: Sequence[Encoded]) -> list[int]:
+        """Estimate the tokens of questions after the tokens that their prompts share.
+
+        They are a linear function of the length of the texts, and of whether there is a picture,
+        fitted to a sample of the questions that are encoded.
+        """
+        own = np.zeros(len(sample))  # tokens after those that the prompts of a group share
+        groups = np.array([self.group(encoded.question) for encoded in sample])
+        for group in set(groups.tolist()):
+            (members,) = np.nonzero(groups == group)
+            rows = [sample[i] for i in members.tolist()]
+            shared = int(common_with_first(prompts_of(rows)).min()) if len(rows) > 1 else 0
+            own[members] = [encoded.num_tokens - shared for encoded in rows]
+        known = features([encoded.question for encoded in sample])
+        weights, *_ = np.linalg.lstsq(known, own, rcond=None)
+        estimates = features(questions) @ weights
+        return np.maximum(1, np.rint(estimates)).astype(int).tolist()
 
 
 def place_of(question: Question, prompts: int) -> int:
     """Return which of several prompts a question is asked in, by a hash of its id."""
     return stable_hash(f"prompt {question.id}") % prompts if prompts > 1 else 0
+
+
+def own_text(scorer: Scorer, question: Question) -> str:
+    """Return the texts of a question of which its longest row of tokens consists, for a scorer."""
+    options = question.options
+    if not scorer.lists_options:  # one of which follows the prompt
+        options = (max(options, key=len, default=""),)
+    return "".join((question.text, *options))
+
+
+def features(questions: Sequence[Question]) -> np.ndarray:
+    """Return what the number of tokens depends on, [n, 3]: 1, characters, and pictures."""
+    lengths = [len(each.text) + sum(map(len, each.options)) for each in questions]
+    pictures = [each.picture is not None for each in questions]
+    return np.stack([np.ones(len(lengths)), lengths, pictures], axis=1).astype(np.float64)
+
+
+def first_with_picture(questions: Sequence[Question]) -> list[int]:
+    """Return the index of the first question that has or names a picture, if any."""
+    for i, question in enumerate(questions):
+        if question.picture is not None or PICTURE in question.text:
+            return [i]
+    return []

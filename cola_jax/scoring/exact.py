@@ -47,6 +47,7 @@ class Exact(OpenScorer):
 
         Raises InputError for multiple choice, and for an answer that cannot be decoded there.
         """
+        self.check(question)
         text = self.prompt(question)
         prompt = tokenize_prompt(self.tokenizer, text, not self.chat)
         answers = [self.answer_tokens(question, text, prompt, each) for each in question.options]
@@ -72,18 +73,29 @@ class Exact(OpenScorer):
         check_length(encoded, self.context)
         return encoded
 
+    def check(self, question: Question) -> None:
+        """Raise InputError for an answer with a stop string as well."""
+        super().check(question)
+        for option in question.options:
+            body, _ = self.answer_texts(question, option)
+            if self.stop.find_string(body) is not None:
+                raise InputError(
+                    f"question {question.id}: the answer {shown(body)} contains a stop string, so "
+                    "no decoding gives it: leave it out, or use another format."
+                )
+
+    def answer_texts(self, question: Question, option: str) -> tuple[str, str]:
+        """Return the text of an answer after its prompt, without and with its end."""
+        whole = self.format.completion(question, option, chat=self.chat)
+        stop = self.format.stop
+        body = whole[: len(whole) - len(stop[0])] if stop and not self.chat else whole
+        return body, whole
+
     def answer_tokens(
         self, question: Question, text: str, prompt: list[int], option: str
     ) -> tuple[list[int], list[int]]:
         """Return the tokens that an answer adds after a prompt, without and with its end."""
-        whole = self.format.completion(question, option, chat=self.chat)
-        stop = self.format.stop
-        body = whole[: len(whole) - len(stop[0])] if stop and not self.chat else whole
-        if self.stop.find_string(body) is not None:
-            raise InputError(
-                f"question {question.id}: the answer {shown(body)} contains a stop string, so no "
-                "decoding gives it: leave it out, or use another format."
-            )
+        body, whole = self.answer_texts(question, option)
         tokens = self.tokens_after(question, text, prompt, body)
         if not tokens:
             raise InputError(

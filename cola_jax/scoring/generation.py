@@ -57,7 +57,6 @@ class DecodingScorer(Scorer):
     decodes = True
     call_size = DECODED
     stop: Stop
-    max_new_tokens: int
 
     def __init__(
         self,
@@ -81,10 +80,14 @@ class DecodingScorer(Scorer):
             return question.text
         return render_chat(self.tokenizer, user_message(question.text))
 
-    def encode(self, question: Question) -> Encoded:
-        """Encode the prompt alone; InputError where it is empty, or too long with new tokens."""
+    def check(self, question: Question) -> None:
+        """Raise InputError where nothing would be decoded."""
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, it is {self.max_new_tokens}.")
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode the prompt alone; InputError where it is empty, or too long with new tokens."""
+        self.check(question)
         text = self.prompt(question)
         encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
         if not encoded.num_tokens:
@@ -208,12 +211,17 @@ class OpenScorer(Scorer):
         complete = box_closed if self.rule == "boxed" else None
         self.stop = Stop(tuple(stop_tokens), format.stop, rule=complete, tokenizer=tokenizer)
 
-    def prompt(self, question: Question) -> str:
-        """Write a question's prompt; InputError for multiple choice."""
+    def check(self, question: Question) -> None:
+        """Raise InputError for multiple choice, and too few shots, as well."""
+        super().check(question)
         if not question.open:
             raise InputError(
                 f"question {question.id} is multiple choice: use a scorer of options or letters."
             )
+        shots_of(self.shots, question)
+
+    def prompt(self, question: Question) -> str:
+        """Write a question's prompt."""
         text = self.format.ask(question, shots_of(self.shots, question))
         return render_chat(self.tokenizer, user_message(text)) if self.chat else text
 

@@ -51,7 +51,7 @@ def with_picture(
         prompts=insert(encoded.prompts, int(places[0]), picture),
         prompt_hash=hash_of(f"{encoded.prompt_hash} {question.picture_digest}"),
     )
-    check_length(encoded, scorer.context, getattr(scorer, "max_new_tokens", 0))
+    check_length(encoded, scorer.context, scorer.max_new_tokens)
     return encoded
 
 

@@ -59,6 +59,7 @@ class Scorer(abc.ABC):
     lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
     call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
     divergence: ClassVar[bool] = False  # readings have the divergence from the identity path
+    max_new_tokens: int = 0  # decoded after a prompt, at most
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Take the model's tokenizer.
@@ -79,6 +80,9 @@ class Scorer(abc.ABC):
 
         Raises InputError for a question that cannot be asked so, or longer than the context.
         """
+
+    def check(self, question: Question) -> None:  # noqa: B027 - a scorer of your own need not
+        """Raise InputError for a question that cannot be asked so, as far as its texts tell."""
 
     @abc.abstractmethod
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:

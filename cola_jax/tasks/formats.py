@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, shown
-from cola_jax.question import Question, content
+from cola_jax.question import Question, content, digest, question_digest
 from cola_jax.scoring.answer import find_answer
 from cola_jax.tasks import registry
 from cola_jax.tasks.arithmetic import arithmetic
@@ -103,6 +103,19 @@ class Shots:
         """Return the record of the shots: those of the first question, and the seed."""
         shots: dict[str, Any] = {"shots": [shot.id for shot in self(first)]}
         return shots if self.drawn is None else shots | {"fewshot_seed": SEED}
+
+    def digest(self) -> dict[str, str]:
+        """Return the digest of all questions that may be shown, for a record; {} without shots."""
+        if not self.count:
+            return {}
+        # one more than are shown, for a question that is among them
+        end = self.count + 1 if self.drawn is None else None
+        texts = [
+            (subject, shot.id, shot.solution, question_digest(shot))
+            for subject, shots in self.pool.items()
+            for shot in shots[:end]
+        ]
+        return {"shots_digest": digest(self.count, self.by_subject, texts)}
 
 
 def load_shots(

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cola_jax.errors import InputError
-from cola_jax.question import Question, digest, stable_hash
+from cola_jax.question import Question, digest
 from cola_jax.tasks.scorers import ScorerMaker
 from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.scorer import Encoded, Scorer
+    from cola_jax.scoring.scorer import Scorer
 
 CHOOSE, MEASURE = "choose", "measure"  # purposes: draws for the one are none for the other
 MOST = 1000  # prompts of a task; the questions are asked in each
@@ -30,11 +30,11 @@ class Prompt(NamedTuple):
     record: dict[str, Any]
     wording: Wording
 
-    def encode(self, question: Question) -> "Encoded":
-        """Encode a question, with its options in the order of the draw."""
+    def ask(self, question: Question) -> Question:
+        """Return a question as it is asked, with its options in the order of the draw."""
         if self.wording.is_drawn and self.scorer.lists_options:
-            question = self.wording.reorder(question)
-        return self.scorer.encode(question)
+            return self.wording.reorder(question)
+        return question
 
     @property
     def key(self) -> str:
@@ -101,8 +101,3 @@ def enough(maker: ScorerMaker, drawn: list[Prompt], count: int) -> list[Prompt]:
             "enough), or ask for fewer (--prompts, --choose-prompts)."
         )
     return drawn
-
-
-def place_of(question: Question, prompts: int) -> int:
-    """Return which of several prompts a question is asked in, by a hash of its id."""
-    return stable_hash(f"prompt {question.id}") % prompts

@@ -103,7 +103,8 @@ class ScorerMaker:
                 f"the scorer {scorer_class.name!r} has the formats {', '.join(formats)}, not "
                 f"{style!r}: use another scorer or format."
             )
-        shots, record, options = self.shots(0), {}, dict[str, Any](self.common)
+        shots, options = self.shots(0), dict[str, Any](self.common)
+        record: dict[str, Any] = {**shots.digest()}
         if style != "plain" or shots:
             record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
             options["shots"] = shots
@@ -132,7 +133,7 @@ class ScorerMaker:
             **shots.record(self.sources[0][0]),
             "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
         }
-        return scorer, {"prompt": prompt} | scorer.record()
+        return scorer, {"prompt": prompt} | shots.digest() | scorer.record()
 
     def decoding(self) -> dict[str, Any]:
         """Return the settings of a scorer that decodes."""

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,11 +9,11 @@ from tyro.conf import arg
 
 from cola_jax import scoring
 from cola_jax.errors import InputError, shorten
-from cola_jax.question import Question, content, sha256, split
+from cola_jax.question import Question, content, split
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.format import FORMATS, format_of
 from cola_jax.tasks.formats import load_shots
-from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts, place_of
+from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts
 from cola_jax.tasks.question_table import fields_beside, open_table
 from cola_jax.tasks.registry import (
     ARITHMETIC,
@@ -28,37 +26,13 @@ from cola_jax.tasks.registry import (
     read_limit,
 )
 from cola_jax.tasks.scorers import DEFAULTS, USUAL, ScorerFlags, ScorerMaker
-from cola_jax.tasks.variants import Variant, make_variant
 from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.scorer import Encoded, Scorer
+    from cola_jax.scoring.scorer import Scorer
+    from cola_jax.tasks.prepared import Prepared
 
 Part = Literal["train", "held-out"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Encoded questions, their scorer, and the record of their prompts for a run's settings."""
-
-    encoded: list["Encoded"]
-    scorer: "Scorer"
-    record: dict[str, Any]
-    variants: Sequence[Variant] = ()
-    held_out: "Sequence[Encoded]" = ()
-
-    def settings(self) -> dict[str, Any]:
-        """Return the record with digests of the questions."""
-        out: dict[str, Any] = self.record | {"task": task_digest(self.encoded, self.scorer)}
-        if "prompt" in out:  # its hash covers the texts of shots too
-            parts = [out["prompt"], [each.prompt_hash for each in self.encoded]]
-            text = json.dumps(parts, sort_keys=True)
-            out["prompt"] = out["prompt"] | {"hash": sha256(text).hex()}
-        if self.variants:
-            out["variants"] = {
-                each.name: task_digest(each.encoded, each.scorer) for each in self.variants
-            }
-        return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,43 +234,43 @@ class TaskConfig:
         stop_tokens: Callable[[], Sequence[int]],
         decoy: Callable[[Question], str | None] | None = None,
         first: int | None = None,
-    ) -> Prepared:
-        """Load and encode the questions, each in one of `choose_prompts` prompts.
+    ) -> "Prepared":
+        """Load and check the questions, each to be asked in one of `choose_prompts` prompts.
 
         Args:
           context: the longest prompt allowed, in tokens.
           stop_tokens: called for open questions only: not every model names stop tokens.
           decoy: chooses a wrong answer to an open question for its control search.
-          first: encode this many questions alone, and none that are held out.
+          first: take this many questions alone, and none that are held out.
 
         Raises:
           InputError: for an invalid task, row, prompt or setting.
         """
+        from cola_jax.scoring.encoder import Encoder
+        from cola_jax.tasks.prepared import Prepared
+        from cola_jax.tasks.variants import make_variant
+
         maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
         if decoy is not None:
             if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
         prompts = choosing_prompts(maker, self.choose_prompts or 1, self.prompts or 1)
+        encoder = Encoder(tuple(prompt.scorer for prompt in prompts))
         scorer, record = prompts[0].scorer, prompts[0].record
         if len(prompts) > 1:
             record = record | {"choose_prompts": [prompt.record for prompt in prompts]}
-        encoded = [prompts[place_of(each, len(prompts))].encode(each) for each in questions]
+            questions = [prompts[encoder.group(each)].ask(each) for each in questions]
         shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
 
-        def changed(**changes: Any) -> "Scorer":
+        def changed(**changes: Any) -> "tuple[Scorer, dict[str, Any]]":
             wording = dataclasses.replace(maker.wording, **changes)
-            return dataclasses.replace(maker, wording=wording).make()[0]
+            return dataclasses.replace(maker, wording=wording).make()
 
-        asked = [each.question for each in encoded]  # with its options in the order of its prompt
-        variants = [
-            make_variant(name, asked, encoded, changed, shots)
-            for name in dict.fromkeys(self.variants)
-        ]
+        variants = [make_variant(name, changed, shots) for name in dict.fromkeys(self.variants)]
         if decoy is not None:
             record["decoys"] = "answers on other paths"
-        held_out = [scorer.encode(question) for question in others]
-        return Prepared(encoded, scorer, record, variants, held_out)
+        return Prepared.of(questions, encoder, record, variants, others)
 
     def prepare_prompts(
         self,
@@ -305,21 +279,24 @@ class TaskConfig:
         context: int,
         stop_tokens: Callable[[], Sequence[int]],
         first: int | None = None,
-    ) -> list[Prepared]:
-        """Load the questions and encode all of them in each of `prompts` prompts.
+    ) -> "list[Prepared]":
+        """Load and check the questions, all to be asked in each of `prompts` prompts.
 
         A single one is the task's own, several are drawn. `first` and InputError are as for
         `prepare`.
         """
+        from cola_jax.scoring.encoder import Encoder
+        from cola_jax.tasks.prepared import Prepared
+
         if self.variants and self.measures_in_several:
             raise InputError("drawn prompts have no variants: leave out --variants or --prompts.")
         maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
         return [
-            Prepared(
-                list(map(prompt.encode, questions)),
-                prompt.scorer,
+            Prepared.of(
+                list(map(prompt.ask, questions)),
+                Encoder((prompt.scorer,)),
                 prompt.record,
-                held_out=list(map(prompt.encode, others)),
+                held_out=list(map(prompt.ask, others)),
             )
             for prompt in measuring_prompts(maker, self.prompts or 1)
         ]
@@ -420,23 +397,6 @@ def refuse_variants(command: str, names: Sequence[str]) -> None:
             f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
             "leave out --variants, or use `cola search`, which asks again along the paths it finds."
         )
-
-
-def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:
-    """Return the SHA-256 of questions and their prompts, in order."""
-    import jax
-    import numpy as np
-
-    sha = hashlib.sha256(repr(sorted(scorer.record().items())).encode())
-    for each in encoded:
-        question = each.question
-        sha.update(repr((question.id, question.options, question.answer)).encode())
-        row = each.prompts.replace(embeddings=None, places=None)
-        if question.picture is not None:  # in place of its embeddings, which differ by machine
-            sha.update(each.prompt_hash.encode())
-        for array in (*jax.tree.leaves(row), each.option):
-            sha.update(repr(np.asarray(array).tolist()).encode())
-    return sha.hexdigest()
 
 
 def catalogue() -> list[dict[str, str]]:

@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cola_jax.errors import InputError, did_you_mean
 from cola_jax.files import read_text
-from cola_jax.question import Question, sha256
+from cola_jax.question import Question, digest, sha256
+from cola_jax.scoring.encoder import FIRST, Encoder
+from cola_jax.scoring.scorer import Encoded, Scorer
 
-if TYPE_CHECKING:
-    from cola_jax.scoring.scorer import Encoded, Scorer
-
-NAMES = ("plain", "chat", "instruction", "shots", "order")
+ORDER = "order"
+NAMES = ("plain", "chat", "instruction", "shots", ORDER)
 FIELD = "{question}"  # of a template
 INSTRUCTION = f"Read the question with care, then give the best answer.\n\n{FIELD}"
 MORE_SHOTS = 2
@@ -20,31 +20,69 @@ MORE_SHOTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Every question of a task, asked in another way."""
+    """Another way to ask the questions of a task."""
 
     name: str
-    scorer: "Scorer"
-    encoded: "list[Encoded]"
-    places: list[tuple[int, ...]]  # for each question, the place of each of its options here
+    scorer: Scorer
+    record: dict[str, Any]  # of its prompts, as that of the task
+    template: str = FIELD
 
-    def take(self, indices: Sequence[int]) -> "Variant":
-        """Select questions."""
-        encoded, places = ([each[i] for i in indices] for each in (self.encoded, self.places))
-        return dataclasses.replace(self, encoded=encoded, places=places)
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of changed questions."""
+        return Encoder((self.scorer,))
+
+    def change(self, question: Question) -> tuple[Question, tuple[int, ...]]:
+        """Return a question as it is asked here, and the place of each of its options.
+
+        Raises InputError for a question that cannot be changed.
+        """
+        if self.name == ORDER:
+            return reordered(question)
+        places = tuple(range(len(question.options)))
+        if self.template == FIELD:
+            return question, places
+        text = self.template.replace(FIELD, question.text)
+        return dataclasses.replace(question, text=text), places
+
+    def check(self, questions: Sequence[Question], sample: Sequence[Encoded]) -> list[Encoded]:
+        """Check questions of a task, and encode a sample of them, as `Encoder.check`.
+
+        Raises InputError for a variant that asks just as the task does; `sample` are prompts of
+        the same questions there.
+        """
+        try:
+            changed = [self.change(question)[0] for question in questions]
+            ours = self.encoder.check(changed)
+        except InputError as error:
+            raise cannot_be_made(self.name, error) from error
+        if all(map(has_same_tokens, ours[:FIRST], sample[:FIRST])):
+            raise InputError(f"the variant {self.name!r} asks just as the task does: leave it out.")
+        return ours
+
+    def digest(self) -> str:
+        """Return the digest of what decides the prompts."""
+        return digest(self.name == ORDER, self.template, self.record)
+
+
+def has_same_tokens(ours: Encoded, theirs: Encoded) -> bool:
+    """Return whether two prompts, with what follows them, have the same tokens."""
+    return ours.prompts.ids.tolist() == theirs.prompts.ids.tolist()
+
+
+def cannot_be_made(name: str, error: InputError) -> InputError:
+    """Return the error for a variant that this task or tokenizer cannot have."""
+    return InputError(f"the variant {name!r} cannot be made: {error}")
 
 
 def make_variant(
-    name: str,
-    questions: Sequence[Question],
-    encoded: "Sequence[Encoded]",
-    make_scorer: "Callable[..., Scorer]",
-    shots: int,
+    name: str, make_scorer: Callable[..., tuple[Scorer, dict[str, Any]]], shots: int
 ) -> Variant:
-    """Encode questions in the variant of a name, or in the words of a template file.
+    """Make the variant of a name, or of a template file.
 
-    `encoded` are the prompts of the task, `shots` is its number of shots, and `make_scorer` makes a
-    scorer with changed settings. Raises InputError for an unknown name, a variant that this task or
-    tokenizer cannot have, and one with the prompts of the task.
+    `make_scorer` makes a scorer with changed settings and its record, and `shots` is the task's own
+    number of shots. Raises InputError for an unknown name, and a variant that this task or
+    tokenizer cannot have.
     """
     settings: dict[str, Any] = {}
     template = FIELD
@@ -52,29 +90,18 @@ def make_variant(
         settings["chat"] = name == "chat"
     elif name == "shots":
         settings["shots"] = shots + MORE_SHOTS
-    elif name != "order":
+    elif name != ORDER:
         template = INSTRUCTION if name == "instruction" else read_template(name)
-
-    def change(question: Question) -> tuple[Question, tuple[int, ...]]:
-        if name == "order":
-            return reordered(question)
-        text = template.replace(FIELD, question.text)
-        return dataclasses.replace(question, text=text), tuple(range(len(question.options)))
-
     try:
-        scorer = make_scorer(**settings)
-        if name == "order" and not scorer.lists_options:
+        scorer, record = make_scorer(**settings)
+        if name == ORDER and not scorer.lists_options:
             raise InputError(
                 f"the prompt of the scorer {scorer.name!r} does not list the options: use a scorer "
                 "of letters."
             )
-        changed = [change(question) for question in questions]
-        ours = [scorer.encode(question) for question, _ in changed]
     except InputError as error:
-        raise InputError(f"the variant {name!r} cannot be made: {error}") from error
-    if [each.prompts.ids.tolist() for each in ours] == [e.prompts.ids.tolist() for e in encoded]:
-        raise InputError(f"the variant {name!r} asks just as the task does: leave it out.")
-    return Variant(name, scorer, ours, [places for _, places in changed])
+        raise cannot_be_made(name, error) from error
+    return Variant(name, scorer, record, template)
 
 
 def read_template(name: str) -> str:

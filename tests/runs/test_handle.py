@@ -13,7 +13,7 @@ from cola_jax.tasks.task import TaskConfig
 
 def test_check_refuses_tokens_outside_the_vocabulary(tiny_checkpoint):
     handle = ModelHandle(str(tiny_checkpoint), Devices())
-    prepared = handle.prepare(TaskConfig("arithmetic", limit=1).prepare)
+    prepared = handle.encode(handle.prepare(TaskConfig("arithmetic", limit=1).prepare))
     handle.check(prepared)
     (encoded,) = prepared.encoded
     ids = np.asarray(encoded.prompts.ids) + handle.config.vocab_size

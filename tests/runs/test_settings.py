@@ -43,7 +43,7 @@ SCORER = {"scorer": "letter", "task": "b", "grader": "exact match", "prompt": pr
         ({"prompt": prompt(format={"name": "direct", "stop": []})}, r"\(--format: plain there, d"),
         ({"prompt": prompt(shots=["q"])}, r"\(--num-fewshot: 0 there, 1 here\)"),
         ({"prompt": None, "chat": {"date_string": "26"}}, r"\(--chat: off there, on here\)"),
-        ({"choose_prompts": [1, 2]}, r"\(--choose-prompts: not given there, 2 here\)"),
+        ({"choose_prompts": [{}, {}]}, r"\(--choose-prompts: not given there, 2 here\)"),
         ({"dtype": "bfloat16"}, r"\(--dtype: not given there, bfloat16 here\)"),
         ({"command": "evaluate"}, "was made by `cola search`, not by `cola evaluate`"),
     ],
@@ -68,6 +68,33 @@ def test_models_are_told_by_their_names_or_else_their_digests():
     ):
         with pytest.raises(InputError, match=message):
             continues("run", old, new, models)
+
+
+def test_digests_of_earlier_versions_are_not_compared_with_those_of_this():
+    drawn = [{"prompt_set": "choose 0"}, {"prompt_set": "choose 1"}]
+    old = OLD | {"choose_prompts": drawn}
+    new = {name: value for name, value in old.items() if name != "task"} | {
+        "prompt": {"format": "plain"},
+        "shots_digest": "s",
+        "questions_digest": "q",
+        "variants": ["chat"],
+        "variant_records": {"chat": "v"},
+        "choose_prompts": [record | {"shots_digest": "s"} for record in drawn],
+    }
+    assert continues("run", old, new) is False
+    check_digests("run", old, new)
+    others = [record | {"shots_digest": "t"} for record in drawn]
+    for change in (
+        {"questions_digest": "r"},
+        {"shots_digest": "t"},
+        {"variant_records": {"chat": "w"}},
+        {"choose_prompts": others},
+    ):
+        assert continues("run", new, new | change) is False
+        with pytest.raises(InputError, match="--task: other questions or prompts"):
+            check_digests("run", new, new | change)
+    with pytest.raises(InputError, match="--variants"):
+        continues("run", old, new | {"variants": ["order"]})
 
 
 def test_check_digests_refuses_other_questions_where_no_setting_differs():

@@ -17,13 +17,14 @@ def prepare(config, several=False):
 
 
 def prompts_of(prepared):
-    return [each.prompts.ids.tolist() for each in prepared.encoded]
+    encoded = prepared.encoder.tokenize(prepared.questions)
+    return [each.prompts.ids.tolist() for each in encoded]
 
 
 def test_prompts_are_distinct_and_depend_on_the_seed_alone():
     five = prepare(dataclasses.replace(SUMS, prompts=5), several=True)
     assert len({str(prompts_of(each)) for each in five}) == 5
-    assert len({each.settings()["prompt"]["hash"] for each in five}) == 5
+    assert len({each.settings()["prompt_set"] for each in five}) == 5
     assert [prompts_of(each) for each in five[:3]] == [
         prompts_of(each) for each in prepare(dataclasses.replace(SUMS, prompts=3), several=True)
     ]
@@ -55,9 +56,9 @@ def test_letters_are_asked_in_other_orders_and_formats(write):
     ]
     config = TaskConfig(str(write(*rows)), scorer="letter", prompts=6)
     every = prepare(config, several=True)
-    orders = {each.encoded[0].question.options for each in every}
+    orders = {each.questions[0].options for each in every}
     assert len(orders) > 1
-    assert {each.encoded[0].question.gold for each in every} == {"y"}
+    assert {each.questions[0].gold for each in every} == {"y"}
     assert {each.scorer.harness for each in every} == {True, False}
 
 
@@ -69,10 +70,10 @@ def test_variants_keep_the_options_of_each_prompt(write):
     config = TaskConfig(str(write(*rows)), scorer="letter", choose_prompts=3, variants=("order",))
     prepared = prepare(config)
     (variant,) = prepared.variants
-    assert len({each.question.options for each in prepared.encoded}) > 1
-    for ours, theirs, places in zip(prepared.encoded, variant.encoded, variant.places, strict=True):
-        options = ours.question.options
-        assert [theirs.question.options[place] for place in places] == list(options)
+    assert len({question.options for question in prepared.questions}) > 1
+    for question in prepared.questions:
+        changed, places = variant.change(question)
+        assert [changed.options[place] for place in places] == list(question.options)
 
 
 def test_a_task_without_other_prompts_is_refused(write):

@@ -25,8 +25,12 @@ def prepare(config, tokenizer):
     return config.prepare(tokenizer, context=2000, stop_tokens=lambda: (1, 7))
 
 
-def texts(encoded, tokenizer):
-    return [tokenizer.decode(asked_again.prompts.ids) for asked_again in encoded]
+def texts(encoder, questions):
+    return [encoder.scorer.tokenizer.decode(e.prompts.ids) for e in encoder.tokenize(questions)]
+
+
+def changed(variant, questions):
+    return [variant.change(question)[0] for question in questions]
 
 
 def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
@@ -36,38 +40,46 @@ def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
     prepared = prepare(TaskConfig(choice, variants=names), words)
     chat, instruction, mine = prepared.variants
     assert [variant.name for variant in prepared.variants] == list(names)
-    plain = texts(prepared.encoded, words)
-    assert texts(prepare(TaskConfig(choice), words).encoded, words) == plain
-    assert all("user:" in text for text in texts(chat.encoded, words))
-    assert all("Read the question with care" in text for text in texts(instruction.encoded, words))
-    for asked_again, before in zip(texts(mine.encoded, words), plain, strict=True):
+    questions = prepared.questions
+    plain = texts(prepared.encoder, questions)
+    assert texts(prepare(TaskConfig(choice), words).encoder, questions) == plain
+    told = texts(instruction.encoder, changed(instruction, questions))
+    assert all("user:" in text for text in texts(chat.encoder, changed(chat, questions)))
+    assert all("Read the question with care" in text for text in told)
+    ours = texts(mine.encoder, changed(mine, questions))
+    for asked_again, before in zip(ours, plain, strict=True):
         assert asked_again.startswith("<s>Question: Think.\nwhich of")
         assert "? Say.\nAnswer:" in asked_again
         assert "Think" not in before
     for variant in prepared.variants:
-        for asked_again, other in zip(prepared.encoded, variant.encoded, strict=True):
-            ours, theirs = asked_again.question, other.question
-            assert (ours.options, ours.answer) == (theirs.options, theirs.answer)
-        assert variant.places == [tuple(range(len(e.question.options))) for e in prepared.encoded]
+        for question in questions:
+            other, places = variant.change(question)
+            assert (other.options, other.answer) == (question.options, question.answer)
+            assert places == tuple(range(len(question.options)))
     again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
-    assert texts(again.variants[0].encoded, words) == plain
-    assert len(set(prepared.settings()["variants"].values())) == 3
+    assert texts(again.variants[0].encoder, questions) == plain
+    settings = prepared.settings()
+    assert settings["variants"] == sorted(names)
+    assert len(set(settings["variant_records"].values())) == 3
 
 
 def test_order_turns_the_options(words, choice):
     config = TaskConfig(choice, scorer="letter", variants=("order",))
-    (order,) = prepare(config, words).variants
+    prepared = prepare(config, words)
+    (order,) = prepared.variants
     turns = set()
-    for asked_again, places in zip(order.encoded, order.places, strict=True):
-        before = next(q for q in tiny.questions(4) if q.id == asked_again.question.id)
-        assert asked_again.question.options != before.options
-        assert [asked_again.question.options[place] for place in places] == list(before.options)
-        assert asked_again.question.gold == before.gold
+    for before in prepared.questions:
+        asked_again, places = order.change(before)
+        assert asked_again.options != before.options
+        assert [asked_again.options[place] for place in places] == list(before.options)
+        assert asked_again.gold == before.gold
         turns.add(places[0])
     same = Question("q", "?", ("a", "a", "b"), 2)  # options that read the same keep their places
     turned, places = reordered(same)
     assert turned.gold == "b"
     assert sorted(places) == [0, 1, 2]
+    with pytest.raises(ValueError, match="'order' cannot be made: question one has one option"):
+        order.check([Question("one", "?", ("a",), 0)], [])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""`Prepared`: the questions of a task as they are asked, and what encodes them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from cola_jax.question import Question
+from cola_jax.scoring.encoder import Encoder
+from cola_jax.scoring.scorer import Encoded, Scorer
+from cola_jax.tasks.variants import Variant
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Questions, the encoder of their prompts, and the record of these for a run's settings.
+
+    Workers encode the questions. The samples are those that are encoded here, without pictures,
+    to refuse a task before long work starts: the first questions in order, and those that may not
+    fit.
+    """
+
+    questions: list[Question]  # with decoys, and options in the order of their prompts
+    encoder: Encoder
+    record: dict[str, Any]
+    sample: list[Encoded]  # of the questions
+    variants: Sequence[Variant] = ()
+    variant_samples: Sequence[list[Encoded]] = ()  # of each variant
+    held_out: Sequence[Question] = ()  # asked in the first prompt of the encoder
+    held_out_sample: Sequence[Encoded] = ()
+
+    @classmethod
+    def of(
+        cls,
+        questions: list[Question],
+        encoder: Encoder,
+        record: dict[str, Any],
+        variants: Sequence[Variant] = (),
+        held_out: Sequence[Question] = (),
+    ) -> "Prepared":
+        """Check questions, and encode the samples; InputError for one that cannot be asked.
+
+        All questions are checked as far as their texts tell, and the samples whole.
+        """
+        sample = encoder.check(questions)
+        return cls(
+            questions,
+            encoder,
+            record,
+            sample,
+            variants,
+            [variant.check(questions, sample) for variant in variants],
+            held_out,
+            encoder.own.check(held_out) if held_out else (),
+        )
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer of verdicts."""
+        return self.encoder.scorer
+
+    @property
+    def samples(self) -> list[tuple[Scorer, Sequence[Encoded]]]:
+        """All samples, each with its scorer."""
+        scorers = [self.scorer, *(variant.scorer for variant in self.variants), self.scorer]
+        samples = [self.sample, *self.variant_samples, self.held_out_sample]
+        return [pair for pair in zip(scorers, samples, strict=True) if pair[1]]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the record with digests of the questions and the variants."""
+        out = self.record | {"questions_digest": digest_of_questions(self.questions, self.scorer)}
+        if self.variants:
+            out |= {
+                "variants": sorted(variant.name for variant in self.variants),
+                "variant_records": {variant.name: variant.digest() for variant in self.variants},
+            }
+        return out
+
+
+def digest_of_questions(questions: Sequence[Question], scorer: Scorer) -> str:
+    """Return the SHA-256 of questions in order and of the settings of their scorer."""
+    sha = hashlib.sha256(repr((scorer.name, sorted(scorer.record().items()))).encode())
+    for each in questions:
+        facts = each.id, each.text, each.options, each.answer, each.open, each.metadata
+        sha.update(repr((*facts, each.picture_digest)).encode("utf-8", "surrogatepass"))
+    return sha.hexdigest()
