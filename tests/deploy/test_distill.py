@@ -58,7 +58,7 @@ def run(session, tmp_path_factory):
         part.evaluations.extend(rows)
         part.questions.append(question_row(encoded, 4))
     with Run(folder).open(session.settings, session.environment) as opened:
-        opened.write(part.evaluations, part.questions)
+        opened.write(part)
     return folder
 
 
