@@ -10,13 +10,12 @@ from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
+from .runs.evaluate import evaluate
 from .runs.ray import RayEngine
-from .runs.searches import save_run
+from .runs.search import confirm, save_run, search
 from .scoring.evaluation import Evaluation
-from .scoring.evaluator import evaluate
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
-from .strategies.loop import confirm, search
 from .strategies.outcome import Outcome
 from .strategies.outcomes import Outcomes
 from .tasks.registry import load_questions

@@ -22,6 +22,10 @@ class InputError(ValueError):
     """Something of the user's is wrong: `cola` shows the text in a line, without a traceback."""
 
 
+class Unfinished(Exception):
+    """Questions failed again and again; all others are done. Shown in a line, with status 1."""
+
+
 class UsageError(InputError):
     """A command line that cannot be run; the command ends with status 2."""
 

@@ -13,6 +13,7 @@ from cola_jax.cli.flags import (
     DeviceChoice,
     Dtype,
     Model,
+    RunFlags,
     TaskChoice,
     console,
     log_devices,
@@ -21,10 +22,11 @@ from cola_jax.cli.flags import (
 )
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
+from cola_jax.engine.devices import Devices, choose_dtype
 from cola_jax.errors import InputError
 from cola_jax.files import check_file, write_whole
 from cola_jax.progress import log
-from cola_jax.runs.devices import Devices, choose_dtype, machine
+from cola_jax.runs.machine import machine
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 
@@ -79,12 +81,10 @@ class Benchmark(TaskCommand):
 
     def open(self, devices: Devices) -> "Session":
         """Open the session of the task."""
-        from cola_jax.runs.session import RunConfig
-
-        config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=devices)
         if self.task.measures_in_several:
             raise InputError("a benchmark asks each question in one prompt: leave out --prompts.")
-        return open_session(self.model, self.task.prepare, config)
+        run = RunFlags(dtype=choose_dtype(self.dtype, "bfloat16"), devices=devices)
+        return open_session(self.model, self.task.prepare, run)
 
     def time_layers(self) -> dict[str, Any]:
         """Time the layers on the first questions, in milliseconds a question."""
@@ -94,10 +94,12 @@ class Benchmark(TaskCommand):
         from cola_jax.scoring.scorer import prompts_of
 
         # copies of the model would slow each other down
-        session = self.open(dataclasses.replace(self.devices, data=self.devices.data or 1))
-        encoded = session.encoded[:TIMED]
+        devices = dataclasses.replace(self.devices, data=self.devices.data or 1)
+        session = self.open(devices)
+        asked = session.asked.take(range(min(TIMED, len(session.asked))))
+        encoded = asked.encode(session.model)
         times = time_layers(
-            session.model,
+            session.model.load(devices.mesh(len(encoded))),
             prompts_of(encoded),
             self.rounds,
             memory_budget=self.devices.budget,
@@ -110,8 +112,8 @@ class Benchmark(TaskCommand):
             "path_milliseconds": unit * float(np.median(times.path)),
             "questions": len(encoded),
             "tokens": max(each.num_tokens for each in encoded),
-            "dtype": session.handle.dtype,
-            "model": session.settings["model"],
+            "dtype": session.model.dtype,
+            "model": session.model.digest,
         }
 
     def measure(self) -> dict[str, Any]:
@@ -124,9 +126,9 @@ class Benchmark(TaskCommand):
                 rounds.append(session.search(f"{folder}/{i}", settings).metrics.report())
         speeds = [metrics["evaluations_per_second"] for metrics in rounds[1:]]
         return {
-            "scorer": session.scorer.name,
-            "questions": len(session.encoded),
-            "tokens": max(encoded.num_tokens for encoded in session.encoded),
+            "scorer": session.asked.scorer.name,
+            "questions": len(session.asked),
+            "tokens": max(encoded.num_tokens for encoded in session.asked.sample),
             "evaluations_per_second": statistics.median(speeds),
             "least": min(speeds),
             "most": max(speeds),

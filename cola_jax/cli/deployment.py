@@ -20,6 +20,7 @@ from cola_jax.cli.flags import (
     HubFlags,
     Model,
     Output,
+    RunFlags,
     TaskChoice,
     checkpoint_of,
     console,
@@ -33,6 +34,7 @@ from cola_jax.cli.flags import (
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
+from cola_jax.engine.devices import Devices
 from cola_jax.errors import InputError
 from cola_jax.files import (
     check_apart,
@@ -41,9 +43,9 @@ from cola_jax.files import (
     write_whole,
     written_bytes,
 )
+from cola_jax.layer_costs import read_layer_costs
 from cola_jax.progress import byte_bar, log
 from cola_jax.question import digest, question_digest
-from cola_jax.runs.devices import Devices
 from cola_jax.storage import is_url
 from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
@@ -80,7 +82,8 @@ class Static(TaskCommand):
 
         flags = self.flags.over_prompts()
         session, out = flags.prepare(command=self), flags.out
-        costs = session.layer_costs(self.layer_costs)
+        model = session.model
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
         prompts = flags.measuring(session, self)
         best = run_with_progress(
             lambda metrics: find_path(session, out, self.settings, metrics, prompts, costs)
@@ -119,7 +122,7 @@ class Menu(TaskCommand):
             usual = {name: getattr(TaskConfig, name) for name in DECODING}
             task = dataclasses.replace(flags.task, scorer=self.try_scorer, **usual)
             screen = dataclasses.replace(flags, task=task).prepare(command=self)
-            screen = dataclasses.replace(screen, handle=session.handle)  # it shares the weights
+            screen = dataclasses.replace(screen, model=session.model)  # it shares the weights
         out, settings = flags.out, self.settings
         menu = run_with_progress(
             lambda metrics: find_menu(session, screen, out, self.runs, settings, metrics, prompts)
@@ -144,12 +147,12 @@ def write_result(file: str, content: dict[str, Any], table: "TerminalTable | Non
 def origin_of(session: "Session") -> dict[str, Any]:
     """Return the model, the scorer and the questions that a result was found with."""
     return {
-        "model": session.settings["model"],
-        "model_name": session.handle.identity.name,
-        "model_dtype": session.handle.identity.dtype,
-        "num_layers": session.num_layers,
-        "scorer": session.scorer.name,
-        "questions": digest(sorted(question_digest(each.question) for each in session.encoded)),
+        "model": session.model.digest,
+        "model_name": session.model.identity.name,
+        "model_dtype": session.model.identity.dtype,
+        "num_layers": session.model.config.num_layers,
+        "scorer": session.asked.scorer.name,
+        "questions": digest(sorted(map(question_digest, session.asked.questions))),
     }
 
 
@@ -184,15 +187,18 @@ class Distill(TaskCommand):
         from cola_jax.deploy.distill import distill
         from cola_jax.report.results import router_lines
         from cola_jax.runs.run import Run
-        from cola_jax.runs.session import RunConfig, Session
+        from cola_jax.runs.session import prepare_prompts
 
         Run(self.source).manifest()  # or it is not a run
-        run_config = RunConfig(dtype=self.dtype, devices=self.devices)
-        session = open_session(self.model, self.task.prepare, run_config)
+        run = RunFlags(dtype=self.dtype, devices=self.devices)
+        session = open_session(self.model, self.task.prepare, run)
         prompts, task = [session], self.task
         if task.measures_in_several:
-            prompts = Session.prepare_prompts(self.model, task, run_config, handle=session.handle)
+            prompts = prepare_prompts(session.model, task, session.engine)
         log_devices()
+        # the network is trained on the devices of the model
+        fewest = min(len(each.asked) for each in prompts)
+        session.model.load(self.devices.mesh(fewest))
         distilled = distill(session, self.source, self.out, self.settings, prompts)
         write_whole(f"{self.out}/{CONFIG}", yaml_of(self).encode())
         if self.json:

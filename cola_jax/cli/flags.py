@@ -14,19 +14,19 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from cola_jax import progress
 from cola_jax.dtypes import DTYPES, SHORT, dtype_name
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.hosts import Hosts
 from cola_jax.errors import InputError
 from cola_jax.files import check_writable, inside
 from cola_jax.progress import log
-from cola_jax.runs.devices import Devices
-from cola_jax.runs.hosts import WHOLE, Hosts
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
+    from cola_jax.engine.engine import Engine
+    from cola_jax.engine.model import ModelHandle
     from cola_jax.formats.identity import Identity
-    from cola_jax.runs.handle import ModelHandle
-    from cola_jax.runs.ray import RayEngine
-    from cola_jax.runs.session import RunConfig, Session
+    from cola_jax.runs.session import Session
 
 Result = TypeVar("Result")
 SPEED = "Speed and devices"  # a help group
@@ -151,41 +151,49 @@ class RunFlags:
         default_factory=Hosts
     )
 
-    def resolve(self) -> "RunConfig":
-        """Connect to the other hosts or a cluster, if any; return the settings of a session."""
-        from cola_jax.runs.session import RunConfig
+    def connect(self) -> "Engine":
+        """Return the engine: the devices of this machine, after the other hosts are there, or Ray.
 
-        engine = self.connect()
-        shard = self.hosts.join() if engine is None else WHOLE
-        batch_size = None if self.batch_size == "auto" else self.batch_size
-        return RunConfig(self.dtype, batch_size, self.devices, self.hosts, shard, engine)
-
-    def connect(self) -> "RayEngine | None":
-        """Connect to the Ray cluster; return None where this machine runs the batches."""
+        It is the same for all sessions of a command.
+        """
         scheme = self.engine.partition("://")[0]
+        batch_size = None if self.batch_size == "auto" else self.batch_size
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"a batch needs at least 1 question, not {batch_size}.")
         if self.engine == "local":
             if self.worker_resources is not None:
                 raise InputError("--worker-resources are for workers of Ray: give --engine ray.")
-            return None
+            return open_local(self.devices, batch_size, self.hosts)
         if scheme != "ray":
             raise InputError(
                 f"the engine {self.engine!r} is not one of local, ray, and ray://HOST:PORT."
             )
         if self.hosts.distributed:
             raise InputError("give --distributed or --engine ray: Ray finds the machines itself.")
-        return connect_once(self.engine, self.worker_resources, self.devices.tensor)
+        return open_ray(self.engine, self.worker_resources, self.devices, batch_size)
 
 
 @functools.cache
-def connect_once(address: str, resources: str | None, tensor: int) -> "RayEngine":
+def open_local(devices: Devices, batch_size: int | None, hosts: Hosts) -> "Engine":
+    """Return the engine of this machine, once for all sessions of a command."""
+    from cola_jax.engine.local import LocalEngine
+
+    return LocalEngine(devices, batch_size=batch_size, share=hosts.join())
+
+
+@functools.cache
+def open_ray(
+    address: str, resources: str | None, devices: Devices, batch_size: int | None
+) -> "Engine":
     """Connect to a Ray cluster, once for all sessions of a command."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the devices of this machine are for its worker
-    from cola_jax.runs.ray import RayEngine, parse_resources
+    from cola_jax.engine.ray import RayEngine, parse_resources
 
     asked = None if resources is None else parse_resources(resources)
-    return RayEngine(None if address == "ray" else address, asked, tensor=tensor)
+    place = None if address == "ray" else address
+    return RayEngine(place, asked, devices=devices, batch_size=batch_size)
 
 
 RunChoice = Annotated[OmitArgPrefixes[RunFlags], group(SPEED)]
@@ -230,8 +238,8 @@ class TaskFlags:
         """
         check_writable(self.out)
         self.task.check()
-        config, metadata = self.run.resolve(), self.metadata(command)
-        return open_session(self.model, self.task.prepare, config, metadata, decoys)
+        metadata = self.metadata(command)
+        return open_session(self.model, self.task.prepare, self.run, metadata, decoys)
 
     def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
         """Prepare the session of each task, by directory; they share the weights.
@@ -253,10 +261,10 @@ class TaskFlags:
             for number, session in enumerate(flags.prepare_prompts(command), start=1):
                 sessions[str(inside(flags.out, f"prompt-{number}"))] = session
         (first, *_) = sessions.values()
-        return {out: dataclasses.replace(s, handle=first.handle) for out, s in sessions.items()}
+        return {out: dataclasses.replace(s, model=first.model) for out, s in sessions.items()}
 
     def prepare_prompts(
-        self, command: Any = None, handle: "ModelHandle | None" = None
+        self, command: Any = None, model: "ModelHandle | None" = None
     ) -> "list[Session]":
         """Open a session for each prompt in which a task is measured, without the weights."""
         if self.run.hosts.distributed:
@@ -267,10 +275,15 @@ class TaskFlags:
         check_writable(self.out)
         self.task.check()
         checkpoint_of(self.model, self.run.dtype)
-        from cola_jax.runs.session import Session
+        from cola_jax.runs.session import prepare_prompts
 
-        metadata = self.metadata(command)
-        return Session.prepare_prompts(self.model, self.task, self.run.resolve(), metadata, handle)
+        return prepare_prompts(
+            model or self.model,
+            self.task,
+            self.run.connect(),
+            dtype=self.run.dtype,
+            metadata=self.metadata(command),
+        )
 
     def over_prompts(self) -> "TaskFlags":
         """Return the flags with several prompts to choose and to measure by, where none are given.
@@ -291,7 +304,7 @@ class TaskFlags:
     def measuring(self, session: "Session", command: Any) -> "list[Session]":
         """Return the sessions in which a result is measured: its own, or those of drawn prompts."""
         if self.task.measures_in_several:
-            return self.prepare_prompts(command, session.handle)
+            return self.prepare_prompts(command, session.model)
         return [session]
 
     def metadata(self, command: Any) -> dict[str, Any]:
@@ -308,15 +321,17 @@ Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
 def open_session(
     model: str,
     prepare: Callable[..., Any],
-    config: "RunConfig",
+    run: RunFlags,
     metadata: dict[str, Any] | None = None,
     decoys: str | None = None,
 ) -> "Session":
     """Open a session without loading the weights; see `Session.prepare`."""
-    checkpoint_of(model, config.dtype)
+    checkpoint_of(model, run.dtype)
     from cola_jax.runs.session import Session
 
-    return Session.prepare(model, prepare, config, metadata, decoys)
+    return Session.prepare(
+        model, prepare, run.connect(), dtype=run.dtype, metadata=metadata, decoys=decoys
+    )
 
 
 def split_tasks(task: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from cola_jax import progress
-from cola_jax.errors import InputError, UsageError, of_system, one_line
+from cola_jax.errors import InputError, Unfinished, UsageError, of_system, one_line
 from cola_jax.files import keep_programs
 from cola_jax.progress import log
 
@@ -60,7 +60,7 @@ def run_command(arguments: Sequence[str]) -> None:
         command.run()
     except BrokenPipeError:
         raise
-    except (InputError, OSError) as error:
+    except (InputError, Unfinished, OSError) as error:
         log.debug("traceback:", exc_info=error)
         log.error("%s", of_system(error) if isinstance(error, OSError) else error)
         sys.exit(2 if isinstance(error, UsageError) else 1)

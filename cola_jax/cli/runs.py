@@ -27,6 +27,7 @@ from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.files import check_writable
+from cola_jax.layer_costs import read_layer_costs
 from cola_jax.progress import log
 from cola_jax.question import Question
 from cola_jax.strategies.rules import (
@@ -97,10 +98,11 @@ class Search(TaskCommand):
         from cola_jax.strategies.controls import without_control
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
-        costs = session.layer_costs(self.layer_costs).milliseconds
+        model = session.model
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
         budget = self.simulations, self.leaves, self.seed
-        settings = Settings(rules, *budget, control=self.control, layer_costs=costs)
-        questions = [encoded.question for encoded in session.encoded]
+        settings = Settings(rules, *budget, control=self.control, layer_costs=costs.milliseconds)
+        questions = session.asked.questions
         if lacking := without_control(questions, self.control):
             log.warning(
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
@@ -126,8 +128,8 @@ class Evaluate(TaskCommand):
 
         sessions, prompts = self.flags.prepare_each(command=self), self.flags.task.prompts or 1
         (first, *_) = sessions.values()
-        paths = self.path_flags.collect(first.handle.config, first.handle.identity)
-        plain = identity(first.num_layers)
+        paths = self.path_flags.collect(first.model.config, first.model.identity)
+        plain = identity(first.model.config.num_layers)
         if prompts > 1 and plain not in paths:
             raise InputError(
                 "paths are compared with the identity path in each prompt: add --paths "
@@ -172,7 +174,7 @@ class Scan(TaskCommand):
         session = flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
-        paths = scan_paths(session.num_layers, self.longest_block, self.edits)
+        paths = scan_paths(session.model.config.num_layers, self.longest_block, self.edits)
         run_evaluation(session, flags.out, paths, "scan")
         Report((flags.out,), json=self.json).run()
 
@@ -215,8 +217,8 @@ class Generate(Printing):
     def complete(self, directory: str) -> None:
         """Complete the prompts in a run directory, and print its completions."""
         metadata = {"flags": values_of(self)}
-        session = open_session(self.model, self.prepare, self.run_flags.resolve(), metadata)
-        paths = self.path_flags.collect(session.handle.config, session.handle.identity)
+        session = open_session(self.model, self.prepare, self.run_flags, metadata)
+        paths = self.path_flags.collect(session.model.config, session.model.identity)
         show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
 
     def prepare(

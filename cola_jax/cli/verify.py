@@ -20,6 +20,7 @@ from cola_jax.deploy.settings import Outcome, TrialSettings
 from cola_jax.errors import InputError, UsageError, shown
 from cola_jax.errors import count as count_of
 from cola_jax.files import readable_json, write_whole
+from cola_jax.layer_costs import read_layer_costs
 from cola_jax.progress import log
 from cola_jax.storage import path_of
 
@@ -85,7 +86,8 @@ class Verify(TaskCommand):
         sessions = self.sessions()
         (first, *_), *_ = sessions.values()
         claims = self.read(first)
-        costs = first.layer_costs(self.layer_costs)
+        model = first.model
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
         samplers = self.samplers(sessions, claims)
         out, settings = self.flags.out, self.settings
         trial = run_with_progress(
@@ -147,10 +149,10 @@ class Verify(TaskCommand):
     def sessions(self) -> "dict[str, list[Session]]":
         """Prepare a session for each prompt of each task, by its name; they share the weights."""
         sessions: dict[str, list[Session]] = {}
-        handle = None
+        model = None
         for name, flags in self.each().items():
-            sessions[name] = flags.prepare_prompts(self, handle)
-            handle = sessions[name][0].handle
+            sessions[name] = flags.prepare_prompts(self, model)
+            model = sessions[name][0].model
         return sessions
 
     def samplers(
@@ -162,24 +164,26 @@ class Verify(TaskCommand):
         samplers: dict[str, list[list[Session]]] = {}
         for name, flags in self.each().items():
             first = sessions[name][0]
-            count = max(affordable_samples(claim.path, first.num_layers) for claim in claims)
-            if count > 1 and first.scorer.decodes:
+            count = max(
+                affordable_samples(claim.path, first.model.config.num_layers) for claim in claims
+            )
+            if count > 1 and first.asked.scorer.decodes:
                 tasks = [
                     dataclasses.replace(flags.task, temperature=TEMPERATURE, sample_seed=seed)
                     for seed in range(count)
                 ]
                 each = [dataclasses.replace(flags, task=task) for task in tasks]
-                samplers[name] = [part.prepare_prompts(self, first.handle) for part in each]
+                samplers[name] = [part.prepare_prompts(self, first.model) for part in each]
         return samplers
 
     def read(self, session: "Session") -> "list[Claim]":
         """Read the claims; InputError for two of the same path."""
         from cola_jax.deploy.verify.claims import read_claim
 
-        handle = session.handle
-        claims = [read_claim(text, handle.directory, session.num_layers) for text in self.claims]
+        config, directory = session.model.config, str(session.model.directory)
+        claims = [read_claim(text, directory, config.num_layers) for text in self.claims]
         for claim in claims:
-            handle.config.check_keys(claim.path)
+            config.check_keys(claim.path)
         paths = [claim.path for claim in claims]
         for i, claim in enumerate(claims):
             if claim.path in paths[:i]:

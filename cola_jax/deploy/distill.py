@@ -25,17 +25,17 @@ from cola_jax.deploy.router import (
     target_of_path,
 )
 from cola_jax.deploy.settings import DistillSettings
+from cola_jax.engine.evaluator import EngineEvaluator
 from cola_jax.errors import InputError
-from cola_jax.execute.inputs import bucket
+from cola_jax.execute.inputs import bucket, pad_paths
 from cola_jax.execute.reference import replicated
 from cola_jax.files import write_whole
-from cola_jax.metrics import Metrics
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest, split
 from cola_jax.runs.compare import asked_here, check_comparable
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import Session
+from cola_jax.runs.session import Session, settings_of
 from cola_jax.runs.stored import Labels, read_labels
 from cola_jax.scoring.statistics import Effect
 
@@ -110,24 +110,27 @@ def distill(
     or asked other questions, or leaves nothing to train on, and where the directory has a router
     with other settings.
     """
-    early_layers, source = settings.depth(session.num_layers), Run(run)
-    ours = asked_here(session.settings, session.encoded)
-    allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
+    model, num_layers = session.model, session.model.config.num_layers
+    early_layers, source = settings.depth(num_layers), Run(run)
+    asked, all_settings = session.asked, settings_of(session)
+    ours = asked_here(all_settings, asked.questions, asked.sample)
+    allowed = ("dtype", "options") if asked.scorer.open else ("dtype",)  # options are decoys
     check_comparable(source.asked(), ours, allowed)
     examples = make_examples(read_labels(source), session, settings)
     digests = digest(*(part.tolist() for part in examples[:3]), examples.held_out)
-    shared = {name: session.settings[name] for name in ("task", "dtype")}
+    shared = {name: all_settings[name] for name in ("questions_digest", "dtype")}
     record = Record(
-        model=str(session.environment["origin"].get("name") or session.handle.source),
-        identity=session.settings["model"],
-        num_layers=session.num_layers,
-        width=session.handle.config.width,
+        model=str(session.environment["origin"].get("name") or model.source),
+        identity=model.digest,
+        num_layers=num_layers,
+        width=model.config.width,
         early_layers=early_layers,
         settings={**dataclasses.asdict(settings), "examples": digests, **shared},
     )
     record.check_free(directory)
     params, losses = train(read_states(session, examples, early_layers), examples, settings)
-    router = Router(session.model, jax.device_put(params, replicated(session.model)), early_layers)
+    weights = model.load()
+    router = Router(weights, jax.device_put(params, replicated(weights)), early_layers)
     distilled = measure(prompts or [session], router, examples, losses)
     record.save(directory, params)
     content = json.dumps(distilled.to_json(), indent=2) + "\n"
@@ -141,7 +144,7 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
     Correct is what holds in all variants where a run has them. InputError where no question is
     left to train on.
     """
-    places = {each.question.id: i for i, each in enumerate(session.encoded)}
+    places = {question.id: i for i, question in enumerate(session.asked.questions)}
     known = [label for label in labels if label.question in places]
     order = split([label.question for label in known], "validation")
     held = order[: max(round(settings.validation * len(known)), 1)]
@@ -149,7 +152,8 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
     left_out = Counter({"questions that the task does not have": len(labels) - len(known)})
     rows = []
     for label in (known[i] for i in sorted(order[len(held) :])):
-        targets = [target_of_path(path, session.num_layers) for path in label.held]
+        num_layers = session.model.config.num_layers
+        targets = [target_of_path(path, num_layers) for path in label.held]
         targets = [target for target in targets if target is not None]
         left_out["questions without a correct path"] += not label.held
         left_out["paths not expressible"] += len(label.held) - len(targets)
@@ -171,9 +175,10 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
 def read_states(session: Session, examples: Examples, layers: int) -> list[np.ndarray]:
     """Read the states [T, D] of the prompt of each example, as float16, once for a question."""
     questions, inverse = np.unique(examples.questions, return_inverse=True)
-    prompts = Prompts.stack([session.encoded[i].prompts for i in questions])
+    encoded = session.asked.take(questions.tolist()).encode(session.model)
+    prompts = Prompts.stack([each.prompts for each in encoded])
     states: dict[int, np.ndarray] = {}
-    for rows, batch, lengths in state_batches(session.model, prompts, layers):
+    for rows, batch, lengths in state_batches(session.model.load(), prompts, layers):
         for row, h, length in zip(rows.tolist(), np.asarray(batch), lengths, strict=False):
             states[row] = h[:length].astype(np.float16)
     return [states[row] for row in inverse.tolist()]
@@ -248,12 +253,15 @@ def measure(
 
     They are asked in the prompt of each session.
     """
-    plain, chosen, rows = identity(sessions[0].num_layers), list[Path](), []
+    num_layers = sessions[0].model.config.num_layers
+    plain, chosen, rows = identity(num_layers), list[Path](), []
     for session in sessions:
-        encoded = [session.encoded[i] for i in examples.held_out]
-        paths = [first for (first,) in router.paths(Prompts.stack([e.prompts for e in encoded]))]
-        evaluate = session.evaluator(encoded, Metrics())
-        rows.append(evaluate([[plain, path] for path in paths]).verdict)
+        asked = session.asked.take(examples.held_out)
+        prompts = Prompts.stack([each.prompts for each in asked.encode(session.model)])
+        paths = [first for (first,) in router.paths(prompts)]
+        evaluate = EngineEvaluator(session.engine, session.model, asked)
+        wave = pad_paths([[plain, path] for path in paths], len(paths), num_layers)
+        rows.append(evaluate(wave).verdict)
         chosen += paths
     right = np.stack(rows, axis=1)  # [n, K, 2]
     effect, layers = Effect.of(right[..., 1], right[..., 0]), float(np.mean(list(map(len, chosen))))

@@ -30,6 +30,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
 from cola_jax.dtypes import Dtype
+from cola_jax.engine.devices import Devices, choose_dtype
 from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.execute.decoder import Stop
 from cola_jax.execute.generate import Generated, generate
@@ -38,7 +39,6 @@ from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
 from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
-from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.scorer import pack
 from cola_jax.scoring.verdicts import Verdicts

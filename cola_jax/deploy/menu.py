@@ -21,14 +21,18 @@ from cola_jax.deploy.rules import (
 )
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.static import evaluate_on
+from cola_jax.engine.evaluator import succeeded
+from cola_jax.engine.question_set import QuestionSet
+from cola_jax.engine.work import Batch, Keep, Work
 from cola_jax.errors import InputError
+from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import split
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import prompt_folders
+from cola_jax.runs.session import held_out_of, prompt_folders, settings_of
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
@@ -99,10 +103,11 @@ def find_menu(
     Raises InputError for a session without held-out questions, runs of another checkpoint, and a
     scorer that does not tell which answer a path gave.
     """
-    settings.check(session.num_layers)
-    if session.scorer.open and not session.scorer.decodes:
+    settings.check(session.model.config.num_layers)
+    scorer = session.asked.scorer
+    if scorer.open and not scorer.decodes:
         raise InputError(
-            f"the scorer {session.scorer.name!r} does not tell which answer a path gave, by which "
+            f"the scorer {scorer.name!r} does not tell which answer a path gave, by which "
             "a menu chooses: use `generation`."
         )
     labels = [label for run in runs for label in training_labels(run, session)]
@@ -110,18 +115,18 @@ def find_menu(
 
     def part(session: "Session", folder: str, *, held_out: bool = False) -> Questions:
         """Evaluate the same paths of all questions through a run, which is resumed."""
-        encoded = session.held_out if held_out else session.encoded
+        asked = held_out_of(session) if held_out else session.asked
 
         def evaluate(wave: np.ndarray) -> Verdicts:
             paths = [unpad_path(path) for path in wave[0]]
             run = session.evaluate(folder, paths, metrics, held_out=held_out)
-            return stored_verdicts(run, encoded, len(paths))
+            return stored_verdicts(run, asked.questions, len(paths))
 
         def features() -> np.ndarray:
-            rows = [each.prompts for each in encoded]
-            return prompt_states(session.model, rows, settings.depth(session.num_layers))
+            depth = settings.depth(session.model.config.num_layers)
+            return states_of(session, asked, depth)
 
-        return Questions(Evaluations(evaluate, [each.question for each in encoded]), features)
+        return Questions(Evaluations(evaluate, asked.questions), features)
 
     folders = zip(prompts, prompt_folders(held_out, len(prompts)), strict=True)
     return choose_menu(
@@ -129,9 +134,30 @@ def find_menu(
         part(session, str(inside(out, "training"))),
         [part(each, folder, held_out=True) for each, folder in folders],
         labels,
-        session.num_layers,
+        session.model.config.num_layers,
         settings,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptStates(Work):
+    """A function from a batch to the states [B, D] of the last tokens of its prompts."""
+
+    layers: int  # after which they are read
+
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:
+        encoded = self.encode(worker, batch.questions)
+        return prompt_states(worker.model, [each.prompts for each in encoded], self.layers)
+
+
+def states_of(session: "Session", asked: QuestionSet, layers: int) -> np.ndarray:
+    """Return the states [n, D] of the prompts of questions after the first layers."""
+    work = PromptStates(model=session.model, encoder=asked.encoder, layers=layers)
+    out = np.zeros((len(asked), session.model.config.width), np.float32)
+    batches = asked.batches(range(len(asked)), session.engine.capacity(session.model, len(asked)))
+    for batch, states, _ in session.engine.map(work, batches):
+        out[batch.indices] = succeeded(batch, states)
+    return out
 
 
 def choose_menu(
@@ -241,10 +267,10 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     run of another model or with other texts of the same questions.
     """
     run = Run(directory)
-    ours = asked_here(session.settings, session.encoded)
+    ours = asked_here(settings_of(session), session.asked.questions, session.asked.sample)
     allowed = (*ANY_SCORER, "options")  # other decoys, or another order in a prompt
     check_comparable(run.asked(), ours, allowed)
-    ids = {encoded.question.id for encoded in session.encoded}
+    ids = {question.id for question in session.asked.questions}
     return [label for label in read_labels(run) if label.question in ids]
 
 

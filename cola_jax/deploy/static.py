@@ -6,7 +6,6 @@ which are compared on few questions, the better of them on more, and the last wi
 
 import dataclasses
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,17 +13,16 @@ import numpy as np
 from scipy.special import expit
 
 from cola_jax.deploy.settings import Fitness, StaticSettings
+from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import InputError
 from cola_jax.files import inside
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
-from cola_jax.runs.session import evaluate_prompts
-from cola_jax.scoring.divergence import Divergence, divergences, without_answers
-from cola_jax.scoring.encoder import place_of
+from cola_jax.runs.session import evaluate_prompts, held_out_of, recording
+from cola_jax.scoring.divergence import divergences, label_free_encoder, unanswered
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import FIRST
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -100,17 +98,17 @@ def find_path(
     """
     prompts, metrics = prompts or [session], Metrics() if metrics is None else metrics
     training, validation = training_and_validation(
-        [each.question.id for each in session.encoded], settings.validation
+        [question.id for question in session.asked.questions], settings.validation
     )
-    costs = costs or LayerCosts(session.num_layers)
+    costs = costs or LayerCosts(session.model.config.num_layers)
     settings.lengths(costs)  # raises before anything runs
     metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
-        len(validation) + len(prompts) * len(prompts[0].held_out)
+        len(validation) + len(prompts) * len(held_out_of(prompts[0]))
     )
     recorded = {"command": "static", **dataclasses.asdict(settings)}
     recorded["layer_costs"] = costs.milliseconds
     searched = label_free(session) if settings.fitness == "kl" else session
-    with searched.recording(out, recorded, metrics) as evaluations:
+    with recording(searched, out, recorded, metrics) as evaluations:
         best = search_path(evaluations, costs, settings)
     folder = str(inside(out, HELD_OUT))
     rows = evaluate_prompts(prompts, folder, best.paths, metrics, held_out=True)
@@ -124,17 +122,12 @@ def find_path(
 
 def label_free(session: "Session") -> "Session":
     """Return a session of the same prompts that scores their divergence from the model's own."""
-    prompts = len(session.settings.get("choose_prompts", ())) or 1
-    asked = defaultdict(list)  # the questions of each prompt
-    for each in session.encoded:
-        asked[place_of(each.question, prompts)].append(each)
-    rows = {row.question.id: row for part in asked.values() for row in without_answers(part)}
-    encoded = [rows[each.question.id] for each in session.encoded]
-    scorer = Divergence(session.scorer)
-    settings = session.settings | {"scorer": scorer.name}
-    return dataclasses.replace(
-        session, scorer=scorer, encoded=encoded, first=encoded[:FIRST], settings=settings
-    )
+    asked, model = session.asked, session.model
+    encoder = label_free_encoder(asked.encoder, asked.questions, model.directory)
+    questions = [unanswered(question) for question in asked.questions]
+    settings = session.settings | {"scorer": encoder.scorer.name}
+    asked = QuestionSet.of(questions, encoder, model)
+    return dataclasses.replace(session, asked=asked, settings=settings)
 
 
 def search_path(evaluations: Evaluations, costs: LayerCosts, settings: StaticSettings) -> TaskPath:

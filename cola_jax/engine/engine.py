@@ -1,5 +1,6 @@
 """`Engine`: what does work on batches, on this machine or on many."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -19,11 +20,27 @@ class Capacity(NamedTuple):
     questions: int  # of a batch, at most
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The questions of a run that this process has: every `count`-th one, from `index` on."""
+
+    index: int = 0
+    count: int = 1
+    start: str = ""  # names the start that all of the processes make together
+
+    def of(self, questions: Iterable[int]) -> list[int]:
+        """Return the indices of questions that this process has."""
+        return [i for i in questions if i % self.count == self.index]
+
+
 class Engine(Protocol):
     """Devices, a model on them, and the work on batches of questions.
 
     One failure rule holds for every engine, see `Dispatch`.
     """
+
+    share: Share
+    """The questions of a run that this process has; all of them but for a distributed start."""
 
     @property
     def backend(self) -> str:

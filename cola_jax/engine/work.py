@@ -1,6 +1,7 @@
 """Work on batches of questions: what an engine does on its workers, and what it is given."""
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.engine.model import ModelHandle
-from cola_jax.execute.plan import Batches, Workload
+from cola_jax.execute.plan import FRESH, Batches, Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring.encoder import Encoder
-from cola_jax.scoring.scorer import Encoded, Scorer, prompts_of
+from cola_jax.scoring.scorer import Encoded, Evaluate, Scorer
 
+NO_PATHS = Workload(0, 0)
 Keep = Callable[[Any], None]  # takes a part of the result of a batch before its end
 
 
@@ -50,8 +52,9 @@ class Work(abc.ABC):
 
     model: ModelHandle
     encoder: Encoder
-    workload: Workload = Workload(0, 0)  # of a batch, without its prefix
-    first: Prompts | None = None  # prompts whose common prefixes are run once
+    workload: Workload = NO_PATHS  # of a batch, without its prefix
+    prefixes: Sequence[Prompts] = ()  # rows [T], whose common prefixes are run once
+    sharing: int | None = None  # batches that share the memory of a worker; by its backend if None
 
     @property
     def scorers(self) -> Sequence[Scorer]:
@@ -62,13 +65,23 @@ class Work(abc.ABC):
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Any:
         """Do the work on a batch; `keep` takes parts of the result that are complete before."""
 
-    def encode(self, worker: Worker, batch: Batch) -> list[Encoded]:
-        """Make the prompts of a batch."""
-        return self.encoder(batch.questions, worker.model.checkpoint)
+    def encode(self, worker: Worker, questions: Sequence[Question]) -> list[Encoded]:
+        """Make the prompts of questions."""
+        return self.encoder(questions, worker.model.checkpoint)
 
-    def workload_of(self, encoded: Sequence[Encoded]) -> Workload:
-        """Return the workload of prompts, with the tokens that all of them share."""
-        if self.first is None:
+    def bind(
+        self, worker: Worker, encoded: Sequence[Encoded]
+    ) -> contextlib.AbstractContextManager[Evaluate]:
+        """Bind the scorer to encoded questions on a worker."""
+        workload = self.workload_of(worker, encoded)
+        return self.encoder.scorer.evaluator(worker, encoded, workload)
+
+    def workload_of(self, worker: Worker, encoded: Sequence[Encoded]) -> Workload:
+        """Return the workload of encoded questions, with the tokens that all of them share."""
+        if not self.prefixes:
             return self.workload
-        prefixes = Batches.of_prompts(prompts_of(encoded), self.first, self.workload).prefixes
-        return self.workload._replace(prefix=min(prefixes))
+        limits = worker.memory.limits
+        fresh = 1 / limits.questions if self.workload.same else FRESH
+        rows = [*self.prefixes, *(each.prompts for each in encoded)]
+        plan = Batches.of(Prompts.stack(rows), fresh, len(self.prefixes), limits)
+        return self.workload._replace(prefix=min(plan.prefixes))

@@ -25,7 +25,7 @@ from cola_jax.execute.inputs import (
 )
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.plan import Workload, take
-from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, make_workers, map_questions
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
@@ -136,8 +136,10 @@ def generate(
     out = empty(padded.shape[:2], max_new_tokens)
     if not longest:
         return out
-    workers = Workers(model, **options)
-    check_decode_memory(model.config, prompts, workers.memory, longest, max_new_tokens)
+    settings: dict[str, Any] = dict(options)
+    progress = settings.pop("progress", None)
+    workers = make_workers(model, **settings)
+    check_decode_memory(model.config, prompts, workers[0].memory, longest, max_new_tokens)
 
     def run(worker: Worker, questions: np.ndarray, workload: Workload) -> Generated:
         part = take(prompts, questions)
@@ -154,7 +156,7 @@ def generate(
             return collect(decoder(padded[questions]), padded[questions], max_new_tokens)
 
     workload = Workload(padded.shape[1], longest)
-    for questions, generated in workers.map_questions(run, prompts, padded, workload):
+    for questions, generated in map_questions(workers, run, prompts, padded, workload, progress):
         for whole, part in zip(out, generated, strict=True):
             whole[questions] = part
     for b, c in np.argwhere(padded[:, :, 0] != STOP):

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cola_jax.execute.inputs import token_counts
 from cola_jax.execute.plan import Chunk, Tiles, Workload, take
 from cola_jax.execute.run_paths import PathEvaluator
-from cola_jax.execute.worker import Launches, Worker, WorkerOptions, Workers
+from cola_jax.execute.worker import Launches, Worker, WorkerOptions, make_workers, map_questions
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts
 
@@ -46,8 +46,10 @@ def time_layers(
         with contextlib.closing(PathEvaluator(worker, batch, workload)) as evaluator:
             return time_batch(evaluator, paths[questions, 0], rounds)
 
-    workers = Workers(model, **options)
-    for _, batch_times in workers.map_questions(run, prompts, paths, Workload(1, num_layers + 1)):
+    settings: dict[str, Any] = dict(options)
+    progress, workload = settings.pop("progress", None), Workload(1, num_layers + 1)
+    workers = make_workers(model, **settings)
+    for _, batch_times in map_questions(workers, run, prompts, paths, workload, progress):
         times += batch_times
     return LayerTimes(times[:, :-1], times[:, -1])
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cola_jax.execute.plan import (
 )
 from cola_jax.execute.readouts import Readouts, ReadPositions, keep_outputs, unembed_queries
 from cola_jax.execute.schedule import Trie
-from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, make_workers, map_questions
 from cola_jax.params import Model, number_runs
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, PromptsLike, Readings
@@ -199,15 +199,17 @@ def run_paths(
     batch, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(batch.read).shape[1])
     # one batch at a time on a worker: each has the whole budget
-    workers = Workers(model, **options)
-    choose_path_sizes(model.config, batch, workers.memory)  # raises before anything runs
+    settings: dict[str, Any] = dict(options)
+    progress = settings.pop("progress", None)
+    workers = make_workers(model, **settings)
+    choose_path_sizes(model.config, batch, workers[0].memory)  # raises before anything runs
 
     def run(worker: Worker, rows: np.ndarray, workload: Workload) -> Readings:
         with contextlib.closing(PathEvaluator(worker, take(batch, rows), workload)) as evaluator:
             return evaluator(padded[rows])
 
     workload = Workload(*padded.shape[1:])
-    for rows, readings in workers.map_questions(run, batch, padded, workload):
+    for rows, readings in map_questions(workers, run, batch, padded, workload, progress):
         for name in ("logprob", "token", "rival", "finite"):
             getattr(out, name)[rows] = getattr(readings, name)
     return out

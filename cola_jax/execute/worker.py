@@ -1,5 +1,6 @@
-"""Workers: a copy of the model each, and the threads that map a function over batches."""
+"""Workers: a copy of the model each, and threads that map a function over batches."""
 
+import contextlib
 import copy
 import queue
 import threading
@@ -96,6 +97,13 @@ class Worker:
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
         self.sharing = threading.Lock()
         self.prefixes: list[Any] = []  # `SharedPrefix` of batches that run, or may follow
+        self.opened: Any = None  # what stays open between two calls of a work
+
+    def count_in(self, metrics: Metrics) -> None:
+        """Count evaluations and time in these metrics from now on."""
+        if metrics is not self.metrics:
+            self.metrics, self.clock = metrics, Clock(on_cpu=self.device.platform == "cpu")
+            metrics.clocks.append(self.clock)
 
     def put(self, tree: Any) -> Any:
         """Copy arrays to every device of the worker."""
@@ -244,125 +252,120 @@ class WorkerOptions(TypedDict, total=False):
     progress: bool | None
 
 
-class Workers:
-    """The workers of a model, one for each place of the `data` axis of its mesh."""
+def make_workers(
+    model: Model,
+    *,
+    sharing: int = 1,
+    dtype: DTypeLike | None = None,
+    memory_budget: int | None = None,
+    tile_tokens: int | None = None,
+    metrics: Metrics | None = None,
+) -> "list[Worker]":
+    """Make the workers of a model, one for each place of the `data` axis of its mesh.
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        threads: int = 1,
-        dtype: DTypeLike | None = None,
-        memory_budget: int | None = None,
-        tile_tokens: int | None = None,
-        metrics: Metrics | None = None,
-        progress: bool | None = None,
-    ):
-        """Make the workers; `threads` batches share a worker and its budget.
+    `sharing` batches share a worker and its budget: with two, the devices run the programs of one
+    batch while the host plans and scores the other. The other arguments are those of
+    `WorkerOptions`.
+    """
+    devices = placement.model_devices(model)
+    dtype = jnp.dtype(dtype_name(dtype, FLOATS) or model.embedding.dtype)
+    if tile_tokens is not None:
+        check_whole("tile_tokens", tile_tokens)
+    if memory_budget is not None:
+        check_whole("memory_budget", memory_budget)
+    else:
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+        memory_budget = default_budget(devices.flat[0], weights // devices.shape[1])
+    memory = Memory(
+        memory_budget,
+        sharing=sharing,
+        itemsize=dtype.itemsize,
+        backend=devices.flat[0].platform,
+        tile_tokens=tile_tokens,
+    )
+    # a recurrent layer uses none
+    attending = [model.config if x.convolution else x for x in model.config.each_kind]
+    each = [(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
+    kernels = (
+        [choose_prompt_attention(*facts) for facts in each],
+        [choose_decode_attention(*facts) for facts in each],
+    )
+    shared = metrics or Metrics(), threading.Event()
+    return [Worker(model, row, memory, dtype, *kernels, *shared) for row in devices]
 
-        With two, the devices run the programs of one batch while the host plans and scores the
-        other. The other arguments are those of `WorkerOptions`.
-        """
-        devices = placement.model_devices(model)
-        self.config, self.threads, self.progress = model.config, threads, progress
-        dtype = jnp.dtype(dtype_name(dtype, FLOATS) or model.embedding.dtype)
-        if tile_tokens is not None:
-            check_whole("tile_tokens", tile_tokens)
-        if memory_budget is not None:
-            check_whole("memory_budget", memory_budget)
-        else:
-            weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
-            memory_budget = default_budget(devices.flat[0], weights // devices.shape[1])
-        self.memory = Memory(
-            memory_budget,
-            sharing=threads,
-            itemsize=dtype.itemsize,
-            backend=devices.flat[0].platform,
-            tile_tokens=tile_tokens,
+
+def map_questions(
+    workers: "Sequence[Worker]",
+    function: "Callable[[Worker, np.ndarray, Workload], Result]",
+    prompts: Prompts,
+    paths: np.ndarray,
+    workload: Workload,
+    progress: bool | None = None,
+) -> Iterator[tuple[np.ndarray, Result]]:
+    """Map a function over batches of questions with paths [B, C, P], under a bar.
+
+    It takes a worker, the indices of the questions, and their workload, whose prefix and `same` are
+    set here. Yields indices with results, as they end. InputError where a worker would have no
+    question.
+    """
+    if len(paths) < len(workers):
+        raise InputError(
+            f"there are {len(paths)} questions for {len(workers)} places on the 'data' axis of the "
+            "mesh, and each runs questions of its own: use fewer devices."
         )
-        self.stopped, self.metrics = threading.Event(), metrics or Metrics()
-        # a recurrent layer uses none
-        attending = [model.config if x.convolution else x for x in model.config.each_kind]
-        each = [(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
-        prompt = [choose_prompt_attention(*facts) for facts in each]
-        decode = [choose_decode_attention(*facts) for facts in each]
-        self.workers = [
-            Worker(model, row, self.memory, dtype, prompt, decode, self.metrics, self.stopped)
-            for row in devices
-        ]
+    (first, *_), metrics = workers, workers[0].metrics
+    same = bool((paths == paths[:1]).all())
+    shared = Batches.of(prompts, 1 / len(paths) if same else FRESH)
+    batches = shared.cut(range(len(paths)), len(workers), first.memory.limits.questions)
 
-    @property
-    def batches_at_once(self) -> int:
-        """The number of batches that run at the same time."""
-        return self.threads * len(self.workers)
+    def run(worker: Worker, questions: np.ndarray) -> Result:
+        prefix = shared.prefixes[questions[0]]
+        return function(worker, questions, workload._replace(same=same, prefix=prefix))
 
-    def check_count(self, questions: int) -> None:
-        """Raise InputError where a worker would have no question."""
-        if questions < len(self.workers):
-            raise InputError(
-                f"there are {questions} questions for {len(self.workers)} places on the 'data' "
-                "axis of the mesh, and each runs questions of its own: use fewer devices."
-            )
+    metrics.add(total=count_paths(paths))
+    with metrics_bar(metrics, progress):
+        yield from on_threads(workers, run, batches)
+        metrics.total = metrics.earlier + metrics.evaluations
 
-    def map_questions(
-        self,
-        function: Callable[[Worker, np.ndarray, Workload], Result],
-        prompts: Prompts,
-        paths: np.ndarray,
-        workload: Workload,
-    ) -> Iterator[tuple[np.ndarray, Result]]:
-        """Map a function over batches of questions with paths [B, C, P], as `map` does.
 
-        It takes a worker, the indices of the questions, and their workload, whose prefix and `same`
-        are set here.
-        """
-        self.check_count(len(paths))
-        same = bool((paths == paths[:1]).all())
-        shared = Batches.of(prompts, 1 / len(paths) if same else FRESH)
-        batches = shared.cut(range(len(paths)), len(self.workers), self.memory.limits.questions)
+def on_threads(
+    workers: "Sequence[Worker]",
+    function: "Callable[[Worker, Batch], Result]",
+    batches: Iterable[Batch],
+) -> Iterator[tuple[Batch, Result]]:
+    """Yield each batch with the function's result, in the order they end; a thread a worker.
 
-        def run(worker: Worker, questions: np.ndarray) -> Result:
-            prefix = shared.prefixes[questions[0]]
-            return function(worker, questions, workload._replace(same=same, prefix=prefix))
+    The first error ends all threads and is raised here.
+    """
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
 
-        yield from self.map(run, batches, count_paths(paths))
-
-    def map(
-        self,
-        function: Callable[[Worker, Batch], Result],
-        batches: Iterable[Batch],
-        evaluations: int | None = 0,
-    ) -> Iterator[tuple[Batch, Result]]:
-        """Yield each batch with the function's result, in the order they finish.
-
-        `evaluations` are expected of all batches, where they are not in the metrics yet, and shown
-        by a bar; None where they are unknown. The first error ends all threads and is raised here.
-        """
-        self.metrics.add(total=evaluations or 0)
-        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for worker in self.workers * self.threads:
+    def run(batch: Batch) -> tuple[Batch, Result]:
+        worker = idle.get()
+        try:
+            return batch, function(worker, batch)
+        finally:
             idle.put(worker)
 
-        def run(batch: Batch) -> tuple[Batch, Result]:
-            worker = idle.get()
-            try:
-                return batch, function(worker, batch)
-            finally:
-                idle.put(worker)
+    with stopping(workers), ThreadPoolExecutor(len(workers), thread_name_prefix="worker") as pool:
+        try:
+            count = 0  # and no list of futures, which would keep the results
+            for batch in batches:
+                pool.submit(run, batch).add_done_callback(results.put)
+                count += 1
+            for _ in range(count):
+                yield results.get().result()
+        finally:
+            workers[0].stopped.set()
+            pool.shutdown(cancel_futures=True)
 
-        pool = ThreadPoolExecutor(self.batches_at_once, thread_name_prefix="worker")
-        with metrics_bar(self.metrics, self.progress if evaluations != 0 else False):
-            try:
-                count = 0  # and no list of futures, which would keep the results
-                for batch in batches:
-                    pool.submit(run, batch).add_done_callback(results.put)
-                    count += 1
-                for _ in range(count):
-                    yield results.get().result()
-            finally:
-                self.stopped.set()
-                pool.shutdown(cancel_futures=True)
-                self.stopped.clear()
-                if evaluations != 0:
-                    self.metrics.total = self.metrics.earlier + self.metrics.evaluations
+
+@contextlib.contextmanager
+def stopping(workers: "Sequence[Worker]") -> Iterator[None]:
+    """Let threads dispatch again after the body, which may have stopped them."""
+    try:
+        yield
+    finally:
+        workers[0].stopped.clear()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from cola_jax import checkpoint
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError
 from cola_jax.execute.memory import Memory, default_limits
 from cola_jax.execute.worker import Worker, Workers
@@ -20,8 +22,6 @@ from cola_jax.files import building, hold, keep_programs
 from cola_jax.formats import cache
 from cola_jax.metrics import Metrics
 from cola_jax.runs.batches import Batch, Work
-from cola_jax.runs.devices import Devices
-from cola_jax.runs.handle import ModelHandle
 from cola_jax.runs.schema import EVALUATIONS, encode_part
 from cola_jax.storage import is_url
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from etils.epath import PathLike
 
 from cola_jax.errors import check_belongs, describe_difference, shown
-from cola_jax.question import digest
-from cola_jax.runs.schema import question_row
+from cola_jax.question import Question, digest
 from cola_jax.runs.settings import other_settings
 from cola_jax.scoring.scorer import Encoded
 
@@ -44,9 +43,18 @@ class Asked(NamedTuple):
         return cls(name, values)
 
 
-def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:
-    """Return the questions of a command with its settings."""
-    return Asked.of("this command", settings, (question_row(each, 0) for each in encoded))
+def asked_here(
+    settings: Mapping[str, Any], questions: Sequence[Question], sample: Sequence[Encoded]
+) -> Asked:
+    """Return the questions of a command with its settings, and the prompts of a sample of them."""
+    values = deciding(settings) | {"texts": {}, "prompts": {}, "options": {}, "golds": {}}
+    for question in questions:
+        values["texts"][question.id] = question.text
+        values["options"][question.id] = list(question.options)
+        values["golds"][question.id] = question.gold if question.options else None
+    for encoded in sample:
+        values["prompts"][encoded.question.id] = encoded.prompt_hash
+    return Asked("this command", values)
 
 
 def check_comparable(theirs: Asked, ours: Asked, allowed: Collection[str] = ()) -> None:

@@ -21,6 +21,8 @@ import jax
 import numpy as np
 
 from cola_jax import checkpoint
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError, first_line, shown
 from cola_jax.execute.memory import Memory, limits_of
 from cola_jax.execute.plan import Workload
@@ -29,8 +31,6 @@ from cola_jax.params import INT8, Int8, Model
 from cola_jax.progress import metrics_bar
 from cola_jax.runs.actor import CALLS, Facts, ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, BatchFunction, MakeBatch, PathVerdicts, SetAside, Work
-from cola_jax.runs.devices import Devices
-from cola_jax.runs.handle import ModelHandle
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import BatchEvaluator, EncodedQuestions, question_batches
 from cola_jax.scoring.scorer import Evaluate

@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
@@ -35,9 +34,7 @@ from cola_jax.files import (
     write_whole,
 )
 from cola_jax.metrics import Metrics
-from cola_jax.path import STOP, unpad_path
 from cola_jax.question import Question, digest
-from cola_jax.runs.batches import resumed
 from cola_jax.runs.compare import Asked, check_asked
 from cola_jax.runs.lock import locked
 from cola_jax.runs.schema import (
@@ -46,7 +43,6 @@ from cola_jax.runs.schema import (
     Part,
     by_question,
     encode_part,
-    evaluation_rows,
     host_name,
     join,
     part_name,
@@ -56,11 +52,7 @@ from cola_jax.runs.schema import (
 )
 from cola_jax.runs.settings import check_digests, continues
 from cola_jax.runs.summary import COLUMNS, VERDICTS, summarise_evaluation, ways_of
-from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluation_summary import EvaluationSummary
-from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.scorer import Evaluate
-from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.storage import AnyPath, for_each, is_url, path_of
 from cola_jax.strategies.reached import Ways
 from cola_jax.strategies.summary import SearchSummary
@@ -243,19 +235,6 @@ class Run:
         """Write the rows of all questions, in place of those of earlier starts."""
         self.set_aside()
         self.write(part)
-
-    def resume(self, evaluate: Evaluate, batch: Sequence[Encoded]) -> Evaluations:
-        """Return the evaluations of a batch, with those of earlier starts; writes new ones."""
-        return resumed(evaluate, batch, self.earlier, self.metrics, self.write_wave)
-
-    def write_wave(self, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts) -> None:
-        """Write the evaluations of paths [B, C, P] of unfinished questions."""
-        rows = []
-        for b, encoded in enumerate(batch):
-            entries = np.flatnonzero(paths[b, :, 0] != STOP)
-            written = [unpad_path(path) for path in paths[b, entries]]
-            rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
-        self.write(Part(rows, []))
 
     def write_rows(
         self, folder: str, stem: str, rows: Iterable[dict[str, Any]] | bytes

@@ -18,7 +18,7 @@ from etils import epath
 
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_bytes
-from cola_jax.question import digest, question_digest
+from cola_jax.question import Question, digest, question_digest
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
@@ -112,6 +112,7 @@ class Part(NamedTuple):
 
     evaluations: list[dict[str, Any]] | bytes  # rows, or the content of their file
     questions: list[dict[str, Any]]
+    outcomes: Sequence[Outcome] = ()  # of searches, where they are asked for; not written
 
 
 def asked_digest(encoded: Encoded) -> str:
@@ -150,7 +151,7 @@ def evaluation_rows(
     ]
 
 
-def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
+def stored_verdict(row: Mapping[str, Any], question: Question) -> Verdicts:
     """Return the verdict [1] for gold of a row."""
     completion = None
     if row["finish"] is not None:
@@ -161,7 +162,7 @@ def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
     verdicts = Verdicts.of_scores(
         # a prompt that is completed has no options
         np.array([row["scores"] or [row["margin"]]], np.float32),
-        encoded.question.answer,
+        question.answer,
         np.array([row["finite"]]),
         answer=np.array([row["answer"]]),
         outside=np.array([row["outside"]]),
@@ -173,7 +174,7 @@ def known_verdicts(tables: Iterable[pa.Table], encoded: Encoded) -> dict[tuple[i
     """Return the verdict [1] of each path of a question, if its prompt was the same."""
     same = pc.field("asked") == asked_digest(encoded)
     rows = (row for table in tables for row in table.filter(same).to_pylist())
-    return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
+    return {tuple(row["path"]): stored_verdict(row, encoded.question) for row in rows}
 
 
 def completion_columns(completion: Completion | None) -> dict[str, Any]:

@@ -1,226 +1,97 @@
-"""A session: a model, the questions of a task and devices, filling run directories by batches."""
+"""A session: a model, the questions of a task and an engine, filling run directories."""
 
 import contextlib
 import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from etils import epath
-from jax.sharding import Mesh
 
-from cola_jax.errors import InputError, count, shorten
+from cola_jax.engine.engine import Capacity, Engine
+from cola_jax.engine.evaluator import EngineEvaluator, succeeded
+from cola_jax.engine.local import LocalEngine
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.question_set import QuestionSet
+from cola_jax.engine.work import Batch, Failed
+from cola_jax.errors import InputError, Unfinished, count, shorten
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.reference import block_influence
-from cola_jax.execute.worker import Worker
 from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
-from cola_jax.layer_costs import LayerCosts, read_layer_costs
 from cola_jax.metrics import Metrics
-from cola_jax.params import Model
-from cola_jax.runs.batches import (
-    WAVE,
-    Batch,
-    BatchSearch,
-    Influence,
-    MakeBatch,
-    PathRows,
-    Rewording,
-    SetAside,
-    Work,
-)
+from cola_jax.question import Question
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
-from cola_jax.runs.devices import Devices, machine
-from cola_jax.runs.handle import ModelHandle
-from cola_jax.runs.hosts import WHOLE, Hosts, Shard
+from cola_jax.runs.machine import machine
+from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import Run, improvements
-from cola_jax.runs.schema import PICTURES, Part, evaluation_rows, question_row, thumbnail_name
-from cola_jax.runs.searches import (
-    Reuse,
-    check_robust,
-    fitted,
-    recorded_search,
+from cola_jax.runs.schema import (
+    PICTURES,
+    Part,
+    evaluation_rows,
+    host_name,
+    known_verdicts,
+    question_row,
+    thumbnail_name,
 )
 from cola_jax.runs.stored import Answers, stored_verdicts
-from cola_jax.scoring import Encoded, Scorer
+from cola_jax.runs.work import WAVE, Influence, KnownRows, PathRows, RunWork, SearchRows, wave_part
+from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
-from cola_jax.scoring.scorer import prompts_of
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.storage import AnyPath
-from cola_jax.strategies.rules import Settings
-from cola_jax.tasks.encoded import EncodedTask, EncodedVariant, task_digest
-from cola_jax.tasks.prepared import Prepared
+from cola_jax.strategies.rules import InfluenceRules, Settings
+from cola_jax.tasks.prepared import Prepared, digest_of_questions
 from cola_jax.tasks.task import TaskConfig, refuse_variants
-
-if TYPE_CHECKING:
-    from cola_jax.runs.ray import RayEngine, RayEvaluator
-
+from cola_jax.tasks.variants import Variant
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """The execution of a session: dtype, batches and devices, none of which decides results."""
-
-    dtype: str | None = None
-    batch_size: int | None = None
-    devices: Devices = dataclasses.field(default_factory=Devices)
-    hosts: Hosts = dataclasses.field(default_factory=Hosts)
-    shard: Shard = WHOLE
-    engine: "RayEngine | None" = None  # the devices of this process when None
-
-    def __post_init__(self):
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"a batch needs at least 1 question, not {self.batch_size}.")
-
-
-@dataclasses.dataclass(frozen=True)
 class Session:
-    """A model, the encoded questions of a task, and devices."""
+    """A model, the questions of a task, and the engine that runs them."""
 
-    handle: ModelHandle
-    scorer: Scorer
-    encoded: list[Encoded]  # of this shard
-    others: list[Encoded]  # held-out questions of this shard
-    variants: list[EncodedVariant]  # of the same questions
-    first: list[Encoded]  # of all shards, to measure the model on
-    settings: dict[str, Any]  # decide the rows, with those that a command adds
-    environment: dict[str, Any]
-    run_config: RunConfig
+    model: ModelHandle
+    engine: Engine
+    asked: QuestionSet
+    held_out: QuestionSet | None
+    variants: Sequence[Variant]  # other ways to ask the questions
+    settings: dict[str, Any]  # decide the rows, with the model and those that a command adds
+    environment: dict[str, Any]  # recorded with each start
 
     @classmethod
     def prepare(
         cls,
-        model: str,
+        model: str | ModelHandle,
         prepare: Callable[..., Prepared],
-        run_config: RunConfig = RunConfig(),
+        engine: Engine | None = None,
+        *,
+        dtype: str | None = None,
         metadata: dict[str, Any] | None = None,
         decoys: str | None = None,
     ) -> "Session":
         """Check and load everything but the weights, which take longest.
 
         Args:
-          model: as `cola_jax.load` takes it.
+          model: as `cola_jax.load` takes it, or the handle of another session with the model.
           prepare: that of a TaskConfig, or a function like it.
+          engine: the devices of this process by default.
           metadata: recorded with each start.
           decoys: run of decoded answers, which become the decoys of open questions.
         """
-        handle = open_handle(model, run_config)
+        engine = engine or LocalEngine()
+        handle = open_model(model, engine, dtype)
         answers = None if decoys is None else Answers(Run(decoys))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        prepared = handle.encode(handle.prepare(prepare))
-        session = cls.of(handle, prepared, run_config, metadata)
+        session = make_session(handle, engine, call(prepare, handle), metadata)
         if answers is not None:
-            ours = asked_here(session.settings, prepared.encoded)
+            ours = asked_here(settings_of(session), session.asked.questions, session.asked.sample)
             check_comparable(answers.run.asked(), ours, (*ANY_SCORER, "options"))
         return session
-
-    @classmethod
-    def prepare_prompts(
-        cls,
-        model: str,
-        task: TaskConfig,
-        run_config: RunConfig = RunConfig(),
-        metadata: dict[str, Any] | None = None,
-        handle: ModelHandle | None = None,
-    ) -> "list[Session]":
-        """Prepare a session for each prompt in which a task is measured; they share the weights.
-
-        `handle` is that of another session with the model.
-        """
-        handle = handle or open_handle(model, run_config)
-        every = map(handle.encode, handle.prepare(task.prepare_prompts))
-        return [cls.of(handle, prepared, run_config, metadata) for prepared in every]
-
-    @classmethod
-    def of(
-        cls,
-        handle: ModelHandle,
-        prepared: EncodedTask,
-        run_config: RunConfig,
-        metadata: dict[str, Any] | None = None,
-    ) -> "Session":
-        """Make the session of encoded questions; the arguments are as for `prepare`."""
-        handle.check(prepared)
-        engine, shard, saved = run_config.engine, run_config.shard, handle.metadata
-        settings = {
-            "model": saved["digest"],
-            "dtype": handle.dtype,
-            "questions": len(prepared.encoded),
-            **prepared.settings(),
-        }
-        indices = range(len(prepared.encoded))[shard.index :: shard.count]
-        if not indices:
-            raise InputError(
-                f"host {shard} has none of the {len(prepared.encoded)} questions: use fewer hosts."
-            )
-        return cls(
-            handle=handle,
-            scorer=prepared.scorer,
-            encoded=[prepared.encoded[i] for i in indices],
-            others=list(prepared.held_out[shard.index :: shard.count]),
-            variants=[variant.take(indices) for variant in prepared.variants],
-            first=prepared.encoded[:FIRST],
-            settings=settings,
-            environment={
-                "model": handle.source,
-                "origin": saved["origin"],
-                "num_layers": handle.config.num_layers,
-                "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
-                "shard": str(shard),
-                **machine(),
-                **({} if engine is None else engine.record()),
-                **(metadata or {}),
-            },
-            run_config=run_config,
-        )
-
-    @property
-    def num_layers(self) -> int:
-        """The model's layers, L."""
-        return self.handle.config.num_layers
-
-    @property
-    def held_out(self) -> list[Encoded]:
-        """The held-out questions; InputError where there are none."""
-        if not self.others:
-            raise InputError(
-                "no questions are held out: give --held-out or --held-out-from, on which the "
-                "result is measured."
-            )
-        return self.others
-
-    @functools.cached_property
-    def mesh(self) -> Mesh | None:
-        """The devices of this host; not before the hosts have agreed."""
-        if self.run_config.engine is not None:  # whose workers have devices
-            return None
-        least = min(len(questions) for questions in (self.encoded, self.others) if questions)
-        return self.run_config.devices.mesh(least)
-
-    @property
-    def model(self) -> Model:
-        """The weights, loaded on first use."""
-        return self.handle.load(self.mesh)
-
-    def layer_costs(self, file: AnyPath | None) -> LayerCosts:
-        """Read the costs of the model's layers, 1 each without a file."""
-        return read_layer_costs(file, self.num_layers, self.settings["model"])
-
-    def influence(self, metrics: Metrics | None = None) -> np.ndarray:
-        """Return the influence [L] of each layer on the first questions' prompts."""
-        if self.run_config.engine is None:
-            model = self.handle.load(self.mesh, metrics)
-            return block_influence(model, prompts_of(self.first))
-        return self.run_config.engine.run(
-            self.handle, Influence(), Batch(self.first, Workload(0, 0))
-        )
 
     def search(
         self,
@@ -235,27 +106,27 @@ class Session:
         Args:
           reuse: run directories, whose evaluations of the same questions are used.
           robust: a path is right where it is right in all variants.
+
+        Raises Unfinished at the end where the engine has set questions aside.
         """
-        self.scorer.check_confirmable()
+        asked, layers = self.asked, self.model.config.num_layers
+        asked.scorer.check_confirmable()
         if robust:
             check_robust(self, reuse)
-        self.check_memory(settings.positions(self.num_layers))
+        check_memory(self, settings.positions(layers))
         settings = fitted(self, directory, settings, metrics)
-        stored = Reuse([Run(each) for each in reuse], self.settings, self.encoded)
+        stored = Reuse([Run(each) for each in reuse], settings_of(self), asked.questions)
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
-        scorers = [self.scorer, *(variant.scorer for variant in self.variants)]
-        workload = settings.workload(self.num_layers)
-        with self.open(directory, recorded, metrics) as run:
-
-            def batch(indices: np.ndarray, workload: Workload) -> Batch:
-                encoded = [self.encoded[i] for i in indices]
-                variants = [variant.take(indices.tolist()) for variant in self.variants]
-                rewordings = [Rewording(variant.encoded, variant.places) for variant in variants]
-                known = [stored.known(each, workload.positions) for each in encoded]
-                return Batch(encoded, workload, rewordings, known=known)
-
-            work = BatchSearch(scorers, settings, robust)
-            self.fill(run, self.encoded, workload, work, batch, steps=work.steps)
+        with open_run(self, directory, recorded, metrics) as run:
+            work = SearchRows(
+                **parts_of(self, asked),
+                workload=settings.workload(layers),
+                mark=run.mark,
+                settings=settings,
+                variants=self.variants,
+                robust=robust,
+            )
+            fill(run, self.engine, work, asked, reused=stored.tables, steps=work.steps)
         return run
 
     def evaluate(
@@ -269,198 +140,252 @@ class Session:
     ) -> Run:
         """Evaluate paths on every question that the run directory does not have yet.
 
-        `recorded` are more settings, with which alone the run is resumed.
+        `recorded` are more settings, with which alone the run is resumed. Raises Unfinished as
+        `search`.
         """
         if not held_out:
             refuse_variants(command, [variant.name for variant in self.variants])
-        questions = self.held_out if held_out else self.encoded
-        padded = pad_paths([list(paths)], 1, self.num_layers)[0]
+        asked = held_out_of(self) if held_out else self.asked
+        padded = pad_paths([list(paths)], 1, self.model.config.num_layers)[0]
         recorded |= {"command": command, "paths": [list(p) for p in paths]}
         workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True)
-        self.check_memory(workload.positions)
-        with self.open(directory, recorded, metrics, held_out=held_out) as run:
-
-            def batch(indices: np.ndarray, workload: Workload) -> Batch:
-                return Batch([questions[i] for i in indices], workload)
-
-            work = PathRows(self.scorer, paths, padded)
-            self.fill(run, questions, workload, work, batch, evaluations=len(paths))
+        check_memory(self, workload.positions)
+        with open_run(self, directory, recorded, metrics, held_out=held_out) as run:
+            work = PathRows(
+                **parts_of(self, asked),
+                workload=workload,
+                mark=run.mark,
+                paths=paths,
+                padded=padded,
+            )
+            fill(run, self.engine, work, asked, evaluations=len(paths))
         return run
 
-    @contextlib.contextmanager
-    def recording(
-        self, directory: str, recorded: Mapping[str, Any], metrics: Metrics | None = None
-    ) -> Iterator[Evaluations]:
-        """Open a run, and yield a function from paths [B, C, P] of all questions to verdicts.
 
-        A search over all questions resumes by running again, with the evaluations of an earlier
-        start known. Its questions are done together, when the body ends.
-        """
-        refuse_variants(recorded["command"], [variant.name for variant in self.variants])
-        if self.run_config.hosts.distributed:
-            raise InputError(
-                "one path is searched for all questions, which cannot be divided: leave out "
-                "--distributed."
-            )
-        with self.open(directory, recorded, metrics) as run:
-            run.load_finished()
-            # the weights load when the first path is evaluated
-            evaluator = functools.cache(lambda: self.evaluator(self.encoded, run.metrics))
-            evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded)
-            yield evaluations
-            rows, done = [], []
-            for b, encoded in enumerate(self.encoded):
-                if paths := list(evaluations.known[b]):
-                    rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
-                    done.append(question_row(encoded, len(paths)))
-            missing = run.missing([each.question for each in self.encoded])
-            if run.waves or missing:  # else a finished run is left as it is
-                run.replace(Part(rows, done))
+@contextlib.contextmanager
+def recording(
+    session: Session, directory: str, recorded: Mapping[str, Any], metrics: Metrics | None = None
+) -> Iterator[Evaluations]:
+    """Open a run, and yield a function from paths [B, C, P] of all questions to verdicts.
 
-    @contextlib.contextmanager
-    def open(
-        self,
-        directory: str,
-        recorded: Mapping[str, Any],
-        metrics: Metrics | None,
-        *,
-        held_out: bool = False,
-    ) -> Iterator[Run]:
-        """Open a run of the questions; `recorded` are the settings of a command."""
-        questions = self.held_out if held_out else self.encoded
-        settings, config = self.settings | dict(recorded), self.run_config
-        if held_out:
-            settings |= {"task": task_digest(questions, self.scorer), "questions": len(questions)}
-            settings.pop("variants", None)
-        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
-        devices = 1 if self.mesh is None else self.mesh.size
-        with Run(directory, shared=config.shard != WHOLE).open(
-            settings,
-            self.environment | {"devices": devices},
-            asked_here(settings, questions),
-            metrics=metrics or Metrics(),
-        ) as run:
-            if settings.get("command") == "search":  # whose page lists the questions
-                write_thumbnails(run.place(PICTURES), questions)
-            yield run
+    A search over all questions resumes by running again, with the evaluations of an earlier
+    start known. Its questions are done together, when the body ends.
+    """
+    refuse_variants(recorded["command"], [variant.name for variant in session.variants])
+    if session.engine.share.count > 1:
+        raise InputError(
+            "one path is searched for all questions, which cannot be divided: leave out "
+            "--distributed."
+        )
+    with open_run(session, directory, recorded, metrics) as run:
+        run.load_finished()
+        encoded = session.asked.encode(session.model)
+        known = [known_verdicts(run.earlier.get(q.question.id, ()), q) for q in encoded]
+        run.metrics.add(earlier=sum(map(len, known)))
+        written = 0
 
-    def fill(
-        self,
-        run: Run,
-        questions: Sequence[Encoded],
-        workload: Workload,
-        work: Work,
-        batch: MakeBatch,
-        *,
-        evaluations: int = 0,
-        steps: int = 0,
-    ) -> None:
-        """Write the rows of the questions that a run lacks: evaluations, or steps, of each."""
-        metrics, missing = run.metrics, run.missing([each.question for each in questions])
-        run.count_earlier(self.num_layers)
-        # a command may fill several runs under the same metrics, and know how many
-        expected = metrics.earlier + metrics.evaluations + evaluations * len(missing)
-        metrics.total = max(metrics.total, expected) if evaluations else 0
-        metrics.all_steps = steps * len(questions)
-        metrics.steps = metrics.all_steps - steps * len(missing)
-        if not missing:
-            return
+        def write(paths: np.ndarray, verdicts: Verdicts) -> None:
+            nonlocal written
+            run.write(wave_part(encoded, paths, verdicts, run.mark))
+            written += 1
 
-        def resumed(indices: np.ndarray, workload: Workload) -> Batch:
-            made = batch(indices, workload)
-            ids = {encoded.question.id for encoded in made.encoded}
-            earlier = {name: run.earlier[name] for name in ids & run.earlier.keys()}
-            if self.run_config.engine is not None:
-                return made._replace(earlier=earlier, mark=run.mark)
-            return made._replace(earlier=earlier, write=run.write_wave)
+        evaluations = Evaluations(
+            EngineEvaluator(session.engine, session.model, session.asked, run.metrics),
+            session.asked.questions,
+            resumed=known,
+            write=write,
+        )
+        yield evaluations
+        if written or run.missing(session.asked.questions):  # else it is left as it is
+            run.replace(finished(encoded, evaluations))
 
-        def set_aside(indices: np.ndarray, reason: str, machine: str) -> None:
-            names = [questions[i].question.id for i in indices]
-            run.fail(names, reason, machine)
-            log.warning(
-                "%s set aside (%s), as each worker ended that ran them: run the command again with "
-                "a smaller --batch-size, or workers with more memory",
-                count(len(names), "question"),
-                shorten(names),
-            )
 
-        results = self.map(questions, missing, workload, work, resumed, metrics, set_aside)
-        for _, part, host in results:
-            run.write(part, host)
-            metrics.add(**improvements(part.questions, self.num_layers))
+def finished(encoded: Sequence[Encoded], evaluations: Evaluations) -> Part:
+    """Make the part of all questions that have evaluations."""
+    rows, done = list[dict[str, Any]](), list[dict[str, Any]]()
+    for b, each in enumerate(encoded):
+        if paths := list(evaluations.known[b]):
+            rows += evaluation_rows(each, paths, evaluations.of_question(b, paths))
+            done.append(question_row(each, len(paths)))
+    return Part(rows, done)
 
-    def map(
-        self,
-        questions: Sequence[Encoded],
-        left: Sequence[int],
-        workload: Workload,
-        work: Work,
-        batch: MakeBatch,
-        metrics: Metrics,
-        set_aside: SetAside,
-    ) -> Iterator[tuple[np.ndarray, Any, str | None]]:
-        """Do the work on the questions `left`, in batches.
 
-        Yields indices, results, and the machine where it is another one, as batches end.
-        """
-        engine, config = self.run_config.engine, self.run_config
-        if engine is not None:
-            batches = engine.batches(questions, left, workload, self.first, config.batch_size)
-            yield from engine.map(self.handle, work, batches, batch, metrics, set_aside)
-            return
-        evaluator = self.local_evaluator(questions, metrics, keep_open=False)
+def open_model(model: str | ModelHandle, engine: Engine, dtype: str | None = None) -> ModelHandle:
+    """Open a model without its weights."""
+    return model if isinstance(model, ModelHandle) else ModelHandle(model, dtype, engine.backend)
 
-        def run(worker: Worker, indices: np.ndarray, workload: Workload) -> Any:
-            return work(worker, batch(indices, workload))
 
-        with contextlib.ExitStack() as stack:
-            for scorer in work.scorers[1:]:  # `map_batches` enters the first
-                stack.enter_context(scorer)
-            for indices, result in evaluator.map_batches(run, workload, questions=left):
-                yield indices, result, None
+def call(prepare: Callable[..., Any], model: ModelHandle) -> Any:
+    """Call a function that prepares questions for the tokenizer of a model, as `TaskConfig`'s."""
+    context = model.config.context
+    return prepare(model.tokenizer, context=context, stop_tokens=model.stop_tokens)
 
-    def evaluator(
-        self, questions: Sequence[Encoded], metrics: Metrics
-    ) -> "ModelEvaluator | RayEvaluator":
-        """Make a function from paths of questions to verdicts."""
-        engine = self.run_config.engine
-        if engine is None:
-            return self.local_evaluator(questions, metrics)
-        size = self.run_config.batch_size
-        return engine.evaluator(
-            self.handle, questions, self.scorer, first=self.first, batch_size=size, metrics=metrics
+
+def prepare_prompts(
+    model: str | ModelHandle,
+    task: TaskConfig,
+    engine: Engine | None = None,
+    *,
+    dtype: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> list[Session]:
+    """Prepare a session for each prompt in which a task is measured; they share the weights.
+
+    The arguments are as for `Session.prepare`.
+    """
+    engine = engine or LocalEngine()
+    handle = open_model(model, engine, dtype)
+    every = call(task.prepare_prompts, handle)
+    return [make_session(handle, engine, prepared, metadata) for prepared in every]
+
+
+def make_session(
+    model: ModelHandle,
+    engine: Engine,
+    prepared: Prepared,
+    metadata: dict[str, Any] | None = None,
+) -> Session:
+    """Make the session of prepared questions."""
+    encoder, others = prepared.encoder, None
+    asked = QuestionSet.of(prepared.questions, encoder, model, prepared.sample)
+    if prepared.held_out:
+        sample = prepared.held_out_sample
+        others = QuestionSet.of(prepared.held_out, encoder.own, model, sample)
+    engine.capacity(model, min(len(asked), len(others or asked)))  # the fewest that it will run
+    return Session(
+        model=model,
+        engine=engine,
+        asked=asked,
+        held_out=others,
+        variants=prepared.variants,
+        settings={"dtype": model.dtype, "questions": len(asked), **prepared.settings()},
+        environment={
+            "model": model.source,
+            "origin": model.metadata.get("origin"),
+            "num_layers": model.config.num_layers,
+            "scorer": {"open": asked.scorer.open, "decodes": asked.scorer.decodes},
+            **machine(),
+            **engine.record(),
+            **(metadata or {}),
+        },
+    )
+
+
+def settings_of(session: Session) -> dict[str, Any]:
+    """Return the settings that decide rows, with the digest of the model."""
+    return {"model": session.model.digest} | session.settings
+
+
+def held_out_of(session: Session) -> QuestionSet:
+    """Return the held-out questions; InputError where there are none."""
+    if session.held_out is None:
+        raise InputError(
+            "no questions are held out: give --held-out or --held-out-from, on which the result is "
+            "measured."
+        )
+    return session.held_out
+
+
+def capacity_of(session: Session) -> Capacity:
+    """Return what the engine of a session has for its model."""
+    return session.engine.capacity(session.model, len(session.asked))
+
+
+def parts_of(session: Session, asked: QuestionSet) -> dict[str, Any]:
+    """Return the fields of a work on questions."""
+    return {"model": session.model, "encoder": asked.encoder, "prefixes": asked.prefixes}
+
+
+def check_memory(session: Session, positions: int) -> None:
+    """Raise InputError where memory does not suffice for a path of `positions` layers."""
+    session.asked.check_memory(session.model, capacity_of(session), positions)
+
+
+@contextlib.contextmanager
+def open_run(
+    session: Session,
+    directory: str,
+    recorded: Mapping[str, Any],
+    metrics: Metrics | None,
+    *,
+    held_out: bool = False,
+) -> Iterator[Run]:
+    """Open a run of the questions; `recorded` are the settings of a command."""
+    asked = held_out_of(session) if held_out else session.asked
+    settings = settings_of(session) | dict(recorded)
+    if held_out:
+        digest = digest_of_questions(asked.questions, asked.scorer)
+        settings |= {"questions_digest": digest, "questions": len(asked)}
+        for name in ("variants", "variant_records"):
+            settings.pop(name, None)
+    shared = session.engine.share.count > 1
+    here, metrics = asked_here(settings, asked.questions, asked.sample), metrics or Metrics()
+    run = Run(directory, shared=shared)
+    with run.open(settings, session.environment, here, metrics=metrics):
+        if settings.get("command") == "search":  # whose page lists the questions
+            write_thumbnails(run.place(PICTURES), asked.questions)
+        yield run
+
+
+def fill(
+    run: Run,
+    engine: Engine,
+    work: RunWork,
+    asked: QuestionSet,
+    *,
+    reused: Mapping[str, Sequence[pa.Table]] | None = None,
+    evaluations: int = 0,
+    steps: int = 0,
+    on_part: Callable[[Batch, Part], None] | None = None,
+) -> None:
+    """Write the rows of the questions that a run lacks: evaluations, or steps, of each.
+
+    Args:
+      reused: evaluations of other runs, by question.
+      on_part: takes each batch with its part.
+
+    Raises Unfinished at the end where questions were set aside.
+    """
+    metrics, num_layers, reused = run.metrics, work.model.config.num_layers, reused or {}
+    missing = engine.share.of(run.missing(asked.questions))
+    run.count_earlier(num_layers)
+    # a command may fill several runs under the same metrics, and know how many
+    expected = metrics.earlier + metrics.evaluations + evaluations * len(missing)
+    metrics.total = max(metrics.total, expected) if evaluations else 0
+    metrics.all_steps = steps * len(asked)
+    metrics.steps = metrics.all_steps - steps * len(missing)
+    known = {
+        name: KnownRows(run.earlier.get(name, ()), reused.get(name, ()))
+        for name in run.earlier.keys() | reused.keys()
+    }
+    failed: list[str] = []
+    batches = asked.batches(missing, engine.capacity(work.model, len(asked)), known)
+    for batch, part, machine_name in engine.map(work, batches, metrics):
+        if isinstance(part, Failed):
+            names = [question.id for question in batch.questions]
+            run.fail(names, part.reason, host_name(machine_name))
+            failed += names
+            log.warning("question %s is set aside: %s", shorten(names), part.reason)
+            continue
+        run.write(part, machine_name)
+        metrics.add(**improvements(part.questions, num_layers))
+        if on_part is not None and part.questions:
+            on_part(batch, part)
+    if failed:
+        raise Unfinished(
+            f"{run.directory} lacks {count(len(failed), 'question')} that failed again and again "
+            f"({shorten(failed)}): the reasons are in its folder `failed`; run the command again, "
+            "with a smaller --batch-size, more memory, or without these questions."
         )
 
-    def local_evaluator(
-        self, questions: Sequence[Encoded], metrics: Metrics, *, keep_open: bool = True
-    ) -> ModelEvaluator:
-        """Make an evaluator on the devices of this process; loads the weights."""
-        return ModelEvaluator(
-            self.handle.load(self.mesh, metrics),
-            questions,
-            self.scorer,
-            batch_size=self.run_config.batch_size,
-            first=self.first,
-            keep_open=keep_open,
-            memory_budget=self.handle.memory.budget,
-            tile_tokens=self.handle.devices.tile_tokens,
-            metrics=metrics,
-            progress=False,  # the caller shows the metrics
-        )
 
-    def check_memory(self, positions: int) -> None:
-        """Raise InputError where memory does not suffice for a path of `positions` layers."""
-        config, memory = self.handle.config, self.handle.memory
-        for asked in (self, *self.variants):
-            asked.scorer.check_memory(config, memory, asked.encoded, positions)
-
-
-def write_thumbnails(folder: epath.Path, questions: Sequence[Encoded]) -> None:
+def write_thumbnails(folder: epath.Path, questions: Sequence[Question]) -> None:
     """Write those thumbnails of the questions' pictures that a folder lacks."""
-    for encoded in questions:
-        file, picture = folder / thumbnail_name(encoded.question.id), encoded.question.picture
-        if picture is not None and not exists(file):
-            write_whole(file, thumbnail(picture))
+    for question in questions:
+        if question.picture is not None:
+            file = folder / thumbnail_name(question.id)
+            if not exists(file):
+                write_whole(file, thumbnail(question.picture))
 
 
 def evaluate_prompts(
@@ -481,8 +406,8 @@ def evaluate_prompts(
     rows = []
     for session, folder in zip(sessions, folders, strict=True):
         run = session.evaluate(folder, paths, metrics, held_out=held_out, **recorded)
-        encoded = session.held_out if held_out else session.encoded
-        rows.append(stored_verdicts(run, encoded, len(paths)))
+        asked = held_out_of(session) if held_out else session.asked
+        rows.append(stored_verdicts(run, asked.questions, len(paths)))
     return rows
 
 
@@ -493,8 +418,56 @@ def prompt_folders(directory: str, prompts: int) -> list[str]:
     return [str(inside(directory, f"prompt-{number}")) for number in range(1, prompts + 1)]
 
 
-def open_handle(model: str, config: RunConfig) -> ModelHandle:
-    """Open a model without its weights."""
-    if config.engine is None:
-        config.devices.check_backend()
-    return ModelHandle(str(model), config.devices, config.dtype, config.engine)
+def influence_of(session: Session, metrics: Metrics | None = None) -> np.ndarray:
+    """Return the influence [L] of each layer on the first questions' prompts."""
+    asked = session.asked
+    questions = [encoded.question for encoded in asked.first]
+    work = Influence(model=session.model, encoder=asked.encoder)
+    # a mean over all of them, which no cut in parts gives
+    one = Batch(np.arange(len(questions)), questions)
+    ((batch, result, _),) = session.engine.map(work, [one], metrics)
+    return succeeded(batch, result)
+
+
+def recorded_search(settings: Settings) -> dict[str, Any]:
+    """Return the settings of a search as a run records them."""
+    name = {"command": "search", "strategy": settings.preset.name}
+    return name | dataclasses.asdict(settings)
+
+
+def fitted(
+    session: Session, directory: str, settings: Settings, metrics: Metrics | None
+) -> Settings:
+    """Fit rules to the model: the period of its kinds of layers, and their order by influence.
+
+    Influence is that on the first questions.
+    """
+    rules = settings.preset
+    if not rules.block_multiple:
+        rules = dataclasses.replace(rules, block_multiple=session.model.config.period)
+        settings = dataclasses.replace(settings, preset=rules)
+    if not isinstance(rules, InfluenceRules) or rules.order:
+        return settings
+    run = Run(directory)
+    before = run.settings() if run.exists() else {}  # before the weights load
+    if len(session.asked.first) <= before.get("questions", 0):
+        # the run keeps its order; one of another strategy is refused later
+        order = (before.get("preset") or {}).get("order", ())
+    else:
+        order = np.argsort(influence_of(session, metrics), kind="stable").tolist()
+    return dataclasses.replace(settings, preset=dataclasses.replace(rules, order=tuple(order)))
+
+
+def check_robust(session: Session, reuse: Sequence[str]) -> None:
+    """Raise InputError where a robust search cannot be made."""
+    if not session.variants:
+        raise InputError(
+            "a robust search needs another way to ask each question: give variants, such as chat."
+        )
+    if session.asked.scorer.decodes:
+        raise InputError(
+            f"the scorer {session.asked.scorer.name!r} decodes answers, which a robust search does "
+            "not: leave out --robust, and the best paths are asked again in the variants."
+        )
+    if reuse:
+        raise InputError("a robust search evaluates all variants: it can reuse no other run.")

@@ -16,7 +16,6 @@ from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import by_question, stored_verdict
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import Encoded, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
@@ -113,21 +112,22 @@ def polar_samples(run: Run) -> dict[str, Any]:
     return {"num_layers": num_layers, **named, "samples": samples}
 
 
-def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdicts:
-    """Read the verdicts [n, C] of a run of C paths, in the order of `encoded`.
+def stored_verdicts(run: Run, questions: Sequence[Question], paths: int) -> Verdicts:
+    """Read the verdicts [n, C] of a run of C paths, in the order of the questions.
 
     Raises InputError for questions that an engine has set aside, which would count as wrong.
     """
-    place = {each.question.id: i for i, each in enumerate(encoded)}
-    out, rows = Verdicts.empty((len(encoded), paths), most_options(encoded)), run.evaluations()
-    if lacking := len(encoded) - rows.num_rows // paths:
+    place = {question.id: i for i, question in enumerate(questions)}
+    options = max(len(question.options) for question in questions)
+    out, rows = Verdicts.empty((len(questions), paths), options), run.evaluations()
+    if lacking := len(questions) - rows.num_rows // paths:
         raise InputError(
             f"{run.directory} lacks {count(lacking, 'question')}: run the command again with a "
             "smaller --batch-size, or workers with more memory."
         )
     for row in rows.to_pylist():
         i, node = place[row["question"]], row["node"]
-        out.put((i, slice(node, node + 1)), stored_verdict(row, encoded[i]))
+        out.put((i, slice(node, node + 1)), stored_verdict(row, questions[i]))
     return out
 
 

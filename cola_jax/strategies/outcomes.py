@@ -1,18 +1,28 @@
 """`Outcomes`: the results of the searches of several questions."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cola_jax.engine.engine import Engine
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import count
 from cola_jax.path import format_path
-from cola_jax.scoring.evaluator import EncodedQuestions
 from cola_jax.scoring.preference import Preference
 from cola_jax.strategies.outcome import ROOT, Outcome
 from cola_jax.strategies.reached import Case, Reached, Ways
 from cola_jax.strategies.rules import Settings
 from cola_jax.strategies.summary import SearchSummary
+
+
+class Searched(NamedTuple):
+    """A model, the questions that it was asked, and the engine of a search."""
+
+    model: ModelHandle
+    asked: QuestionSet
+    engine: Engine
 
 
 class Outcomes(list[Outcome]):
@@ -22,11 +32,11 @@ class Outcomes(list[Outcome]):
         self,
         outcomes: Iterable[Outcome],
         settings: Settings,
-        asked: EncodedQuestions | None = None,
+        searched: Searched | None = None,
     ):
-        """Take outcomes, the settings of their search, and the questions as a model was asked."""
+        """Take outcomes, the settings of their search, and what was searched, where it is here."""
         super().__init__(outcomes)
-        self.settings, self.asked = settings, asked
+        self.settings, self.searched = settings, searched
 
     def __reduce__(self) -> tuple:
         """Leave out the model."""

@@ -14,7 +14,7 @@ import jax
 
 from cola_jax.metrics import Metrics
 from cola_jax.runs import run as run_module
-from cola_jax.runs.devices import Devices
+from cola_jax.engine.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.run import TABLES, Run
 from cola_jax.runs.session import RunConfig, Session

@@ -21,8 +21,8 @@ from cola_jax.execute.plan import Workload
 from cola_jax.metrics import Metrics
 from cola_jax.runs.actor import ModelPlace, RayWorker, versions
 from cola_jax.runs.batches import Batch, PathRows
-from cola_jax.runs.devices import Devices
-from cola_jax.runs.handle import ModelHandle
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.model import ModelHandle
 from cola_jax.runs.ray import STARTS, RayEngine, RemoteWorker, connect, on_loopback, parse_resources
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session

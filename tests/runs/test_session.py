@@ -17,7 +17,7 @@ from cola_jax.execute import memory
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.metrics import Metrics
 from cola_jax.report import summarise
-from cola_jax.runs.devices import Devices
+from cola_jax.engine.devices import Devices
 from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
 from cola_jax.runs.searches import Reuse, check_robust

@@ -50,16 +50,16 @@ def make_protocol(
     """
     (first, *_), *_ = sessions.values()
     content = {
-        "model": first.settings["model"],
-        "dtype": first.settings["dtype"],
-        "num_layers": first.num_layers,
+        "model": first.model.digest,
+        "dtype": first.model.dtype,
+        "num_layers": first.model.config.num_layers,
         "claims": [
             {"claim": c.text, "kind": c.kind, "path": format_path(c.path), "digest": c.digest}
             for c in claims
         ],
         "tasks": {name: task_record(prompts) for name, prompts in sessions.items()},
         "comparators": {
-            "identity": format_path(range(first.num_layers)),
+            "identity": format_path(range(first.model.config.num_layers)),
             "shortgpt": {str(n): format_path(path) for n, path in comparators.shortgpt.items()},
             "random": {
                 format_path(path): list(map(format_path, row))
@@ -76,10 +76,10 @@ def make_protocol(
 def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     """Return the scorer, the questions and the prompts of a task."""
     first = prompts[0]
-    names = ("scorer", "chat", "prompt", "prompt_set", "task", *DECODING)
+    names = ("scorer", "chat", "prompt", "prompt_set", "questions_digest", *DECODING)
     return {
-        "questions": len(first.encoded),
-        "ids": digest([each.question.id for each in first.encoded]),
+        "questions": len(first.asked),
+        "ids": digest([question.id for question in first.asked.questions]),
         "prompts": [
             {name: each.settings[name] for name in names if each.settings.get(name) is not None}
             for each in prompts

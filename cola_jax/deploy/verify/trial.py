@@ -24,11 +24,16 @@ from cola_jax.deploy.verify.protocol import (
     read_protocol,
 )
 from cola_jax.deploy.verify.verdict import Verdict, decide
+from cola_jax.engine.evaluator import succeeded
+from cola_jax.engine.work import Batch, Keep, Work
 from cola_jax.errors import InputError
+from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.plan import Workload
+from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import identity, parse_path
-from cola_jax.runs.session import Session, evaluate_prompts
+from cola_jax.runs.session import Session, evaluate_prompts, influence_of
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -97,8 +102,8 @@ def run_trial(
     """
     (first, *_), *_ = sessions.values()
     for task, prompts in sessions.items():
-        check_size(len(prompts[0].encoded), len(prompts))
-        if settings.measure == "likelihood" and prompts[0].scorer.open:
+        check_size(len(prompts[0].asked), len(prompts))
+        if settings.measure == "likelihood" and prompts[0].asked.scorer.open:
             raise InputError(
                 f"the likelihood of answers is measured where options are scored, and {task} asks "
                 "open questions: give --measure accuracy."
@@ -113,9 +118,10 @@ def run_trial(
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
     lock_protocol(directory, protocol, before)
-    paths = [identity(first.num_layers), *(c.path for c in claims), *comparators.paths()]
+    plain = identity(first.model.config.num_layers)
+    paths = [plain, *(claim.path for claim in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
-    metrics.total = sum(len(p) * len(p[0].encoded) * len(paths) for p in sessions.values())
+    metrics.total = sum(len(p) * len(p[0].asked) * len(paths) for p in sessions.values())
     evaluate = functools.partial(evaluate_prompts, metrics=metrics, protocol=protocol["hash"])
     tasks = []
     for task, prompts in sessions.items():
@@ -141,16 +147,17 @@ def make_comparators(
     `before` is the protocol of a trial that has begun. The influence of layers is measured on
     prompts alone, without answers.
     """
-    layers, known = session.num_layers, [claim.path for claim in claims]
+    config = session.model.config
+    layers, known = config.num_layers, [claim.path for claim in claims]
     lengths = sorted({len(path) for path in known if len(path) < layers})
     stored = before["comparators"]["shortgpt"] if before else {}
     shortgpt = {n: parse_path(stored[str(n)], layers) for n in lengths if str(n) in stored}
     if missing := [n for n in lengths if n not in shortgpt]:
-        influence = session.influence(metrics)
-        needed = [layer for layer in session.handle.config.keys_of if layer is not None]
+        influence = influence_of(session, metrics)
+        needed = [layer for layer in config.keys_of if layer is not None]
         influence[needed] = np.inf  # others share their keys
         shortgpt |= {n: least_influence(influence, n) for n in missing}
-    refused = session.handle.config.missing_keys
+    refused = config.missing_keys
     random = {
         path: random_controls(path, layers, settings.seed, known, refused=refused) for path in known
     }
@@ -180,7 +187,7 @@ def measure_of(verdicts: Verdicts, session: Session, measure: Measure) -> np.nda
     """Return the primary measure [n, C] of verdicts [n, C]."""
     if measure == "accuracy":
         return verdicts.verdict.astype(float)
-    answers = [each.question.answer for each in session.encoded]
+    answers = [question.answer for question in session.asked.questions]
     # among the options: a path that likes all of them better, such as letters, knows no more
     logprob = verdicts.logprobs[np.arange(len(answers)), :, answers]
     # a path that is not finite is as bad as the worst that is
@@ -198,28 +205,48 @@ def time_paths(
 ) -> dict[str, dict[Path, float]]:
     """Return the seconds a question that each compared path takes alone, by task.
 
-    Each is the shortest of several timings on one batch. Empty where other machines run the paths.
+    Each is the shortest of several timings of one batch on its worker.
     """
     paths = [claim.path for claim in trial.claims]
     paths = [identity(trial.protocol["num_layers"]), *paths]
-    if any(prompts[0].run_config.engine is not None for prompts in sessions.values()):
-        return {task: {} for task in sessions}
     return {task: time_alone(prompts[0], paths) for task, prompts in sessions.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PathSeconds(Work):
+    """A function from a batch to the seconds a question of each path [P], alone."""
+
+    paths: Sequence[Path]
+
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:
+        encoded = self.encode(worker, batch.questions)
+        seconds = np.full(len(self.paths), np.inf)
+        for repeat in range(REPEATS + 1):  # the first compiles
+            for i, path in enumerate(self.paths):
+                wave = pad_paths([path], len(encoded), worker.config.num_layers)
+                # bound anew, as one that kept the states of earlier calls would run nothing
+                with self.bind(worker, encoded) as evaluate:
+                    start = time.perf_counter()
+                    evaluate(wave)
+                    spent = time.perf_counter() - start
+                if repeat:
+                    seconds[i] = min(seconds[i], spent / len(encoded))
+        return seconds
 
 
 def time_alone(session: Session, paths: Sequence[Path]) -> dict[Path, float]:
     """Return the seconds a question of paths that share nothing."""
-    encoded = session.encoded[:TIMED]
-    # one that kept the states of earlier calls would run nothing
-    evaluate = session.local_evaluator(encoded, Metrics(), keep_open=False)
-    seconds = dict.fromkeys(paths, np.inf)
-    for repeat in range(REPEATS + 1):  # the first compiles
-        for path in paths:
-            start = time.perf_counter()
-            evaluate([path])
-            spent = (time.perf_counter() - start) / len(encoded)
-            seconds[path] = min(seconds[path], spent if repeat else np.inf)
-    return seconds
+    asked = session.asked.take(range(min(TIMED, len(session.asked))))
+    work = PathSeconds(
+        model=session.model,
+        encoder=asked.encoder,
+        workload=Workload(1, max(map(len, paths)), same=True),
+        prefixes=asked.prefixes,
+        paths=paths,
+    )
+    one = Batch(np.arange(len(asked)), asked.questions)
+    ((batch, seconds, _),) = session.engine.map(work, [one])
+    return dict(zip(paths, succeeded(batch, seconds).tolist(), strict=True))
 
 
 def decide_trial(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.runs.devices import Devices
-from cola_jax.runs.handle import ModelHandle
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.model import ModelHandle
 from cola_jax.tasks.task import TaskConfig
 
 

@@ -1,0 +1,188 @@
+"""`LocalEngine`: does work on the devices of this process."""
+
+import contextlib
+import logging
+import queue
+from collections.abc import Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.dispatch import Dispatch, Ticket
+from cola_jax.engine.engine import Capacity, Machine, Share
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.work import Batch, Work
+from cola_jax.errors import shorten
+from cola_jax.execute.memory import Memory, default_budget, default_limits
+from cola_jax.execute.worker import Worker, make_workers, stopping
+from cola_jax.metrics import Metrics
+from cola_jax.params import float_dtype, weight_bytes
+
+log = logging.getLogger(__name__)
+ALL = Share()
+CHECK = 5.0  # seconds between two looks at batches that take long
+
+
+class LocalEngine:
+    """The devices of this process, each set of them with a copy of the model and its threads."""
+
+    def __init__(
+        self,
+        devices: Devices | None = None,
+        *,
+        batch_size: int | None = None,
+        dtype: DTypeLike | None = None,
+        share: Share = ALL,
+    ):
+        """Take the devices, the most questions of a batch, and the dtype of activations.
+
+        By default a batch has as many as suit the devices, and activations are of the weights'
+        dtype. `share` are the questions of a run that this process has.
+        """
+        self.share = share
+        self.devices, self.batch_size, self.dtype = devices or Devices(), batch_size, dtype
+        self.made: tuple[ModelHandle, int, list[Worker]] | None = None  # and the batches sharing
+        self.fewest: int | None = None  # questions of all work so far
+
+    @property
+    def backend(self) -> str:
+        """The backend of JAX."""
+        self.devices.check_backend()
+        return jax.default_backend()
+
+    def record(self) -> dict[str, Any]:
+        """Return the facts for the record of a start: its devices."""
+        mesh, share = self.mesh(), self.share
+        devices = {"devices": 1 if mesh is None else mesh.size}
+        if share.count == 1:
+            return devices
+        return devices | {"host": share.index, "hosts": share.count, "together": share.start}
+
+    def capacity(self, model: ModelHandle, questions: int) -> Capacity:
+        """Tell what there is for a model, before its weights load, to run some questions."""
+        self.fewest = min(questions, self.fewest or questions)
+        limits = default_limits()
+        if model.given is not None:
+            memory, copies = make_workers(model.given, **self.options())[0].memory, 1
+        else:
+            mesh, memory = self.mesh(), self.memory(model)
+            copies = 1 if mesh is None else mesh.shape["data"]
+        parts = copies * limits.threads
+        return Capacity(memory, parts, self.batch_size or limits.questions)
+
+    def mesh(self) -> Mesh | None:
+        """Return the mesh of a model that is loaded here, None for a single device."""
+        return self.devices.mesh(self.fewest or 1)
+
+    def memory(self, model: ModelHandle) -> Memory:
+        """Return the memory of workers on each device, known before the weights load."""
+        budget, wide = self.devices.budget, float_dtype(model.dtype)
+        if budget is None:
+            weights = weight_bytes(model.config, model.dtype, wide)
+            budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
+        return Memory(
+            budget,
+            sharing=default_limits().threads,
+            itemsize=wide.itemsize,
+            backend=jax.default_backend(),
+            tile_tokens=self.devices.tile_tokens,
+        )
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `make_workers` that the devices decide."""
+        return {
+            "dtype": self.dtype,
+            "memory_budget": self.devices.budget,
+            "tile_tokens": self.devices.tile_tokens,
+        }
+
+    def workers(self, work: Work, metrics: Metrics) -> list[Worker]:
+        """Return the workers of the model, which stay for the next work with it."""
+        sharing = work.sharing or default_limits().threads
+        if self.made is None or self.made[0] is not work.model or self.made[1] != sharing:
+            self.made = None  # frees the buffers before more are allocated
+            model, options = work.model.given, self.options()
+            if model is None:
+                model = work.model.load(self.mesh(), metrics)
+                options["memory_budget"] = self.memory(work.model).budget
+            made = make_workers(model, sharing=sharing, metrics=metrics, **options)
+            self.made = work.model, sharing, made
+        workers = self.made[2]
+        for worker in workers:
+            worker.count_in(metrics)
+        return workers
+
+    def map(
+        self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None
+    ) -> Iterator[tuple[Batch, Any, Machine]]:
+        """Do the work on batches; yields and raises as `Engine.map`.
+
+        A batch that takes long is logged, and not run again: threads cannot be stopped.
+        """
+        dispatch = Dispatch(batches)
+        if not dispatch.waiting:  # the weights are not needed
+            return
+        workers = self.workers(work, metrics or Metrics())
+        threads = workers[0].memory.sharing
+        by_key: dict[Hashable, Worker] = dict(enumerate(workers))
+        for key, worker in by_key.items():
+            dispatch.join(key, str(worker.device), threads)
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+        def run(ticket: Ticket) -> None:
+            def keep(part: Any) -> None:
+                events.put(Event(ticket, part, ended=False))
+
+            try:
+                result = work(by_key[ticket.worker], ticket.batch, keep)
+                events.put(Event(ticket, result))
+            except Exception as error:
+                events.put(Event(ticket, error, failed=True))
+
+        with contextlib.ExitStack() as stack:
+            for scorer in work.scorers:
+                stack.enter_context(scorer)
+            stack.enter_context(stopping(workers))
+            pool = ThreadPoolExecutor(threads * len(workers), "worker")
+            try:
+                while not dispatch.finished:
+                    while (ticket := dispatch.hand_out()) is not None:
+                        pool.submit(run, ticket)
+                    try:
+                        event = events.get(timeout=CHECK)
+                    except queue.Empty:
+                        report_late(dispatch)
+                        continue
+                    batch = event.ticket.batch
+                    if event.failed:
+                        for aside, failed in dispatch.fail(event.ticket, event.result):
+                            yield aside, failed, None
+                    elif not event.ended or dispatch.succeed(event.ticket):
+                        yield batch, event.result, None
+                    del event  # and its result, which may be large
+            finally:
+                workers[0].stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+
+class Event(NamedTuple):
+    """A result of a batch, a part of one, or the error that ended it."""
+
+    ticket: Ticket
+    result: Any
+    ended: bool = True
+    failed: bool = False
+
+
+def report_late(dispatch: Dispatch) -> None:
+    """Say which batches take much longer than others, once for each."""
+    for ticket in dispatch.overdue():
+        log.warning(
+            "a batch of questions (%s) takes much longer than others: if it never ends, stop the "
+            "command and start it again",
+            shorten([question.id for question in ticket.batch.questions]),
+        )

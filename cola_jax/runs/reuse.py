@@ -1,0 +1,41 @@
+"""`Reuse`: the evaluations of other runs that a search takes for its own."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cola_jax.errors import InputError, check_belongs
+from cola_jax.question import Question
+from cola_jax.runs.compare import deciding
+from cola_jax.runs.run import Run
+from cola_jax.runs.schema import by_question
+from cola_jax.scoring.grader import Grade
+
+
+class Reuse:
+    """The evaluations of other runs with the same checkpoint, prompts and scorer."""
+
+    def __init__(
+        self, runs: Sequence[Run], settings: Mapping[str, Any], questions: Sequence[Question]
+    ):
+        """Read runs; InputError for a run that cannot serve these questions.
+
+        Whether a question was asked in the same words is known once it is encoded.
+        """
+        self.tables: dict[str, list[pa.Table]] = defaultdict(list)  # by question
+        asked = pa.array([question.id for question in questions])
+        ungraded = pc.field("grade").isin([Grade.UNGRADED.value])
+        ours, action = deciding(settings), "reuse runs of the same model and scorer"
+        for run in runs:
+            name = str(run.directory)
+            check_belongs(name, deciding(run.settings()), "this command", ours, action)
+            rows = run.evaluations().filter(pc.field("question").isin(asked) & ~ungraded)
+            if not rows.num_rows:
+                raise InputError(
+                    f"{name} has none of these questions: give a run of the same task."
+                )
+            for question, table in by_question(rows).items():
+                self.tables[question].append(table)

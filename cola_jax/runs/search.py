@@ -1,0 +1,219 @@
+"""`search`: paths for every question, of a model or of a function of the user's own."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Unpack
+
+import numpy as np
+
+from cola_jax.engine.evaluator import succeeded
+from cola_jax.engine.work import Batch
+from cola_jax.errors import InputError, check_keywords, shown
+from cola_jax.metrics import Metrics
+from cola_jax.params import Model
+from cola_jax.progress import metrics_bar
+from cola_jax.question import Question, check_questions
+from cola_jax.runs.evaluate import (
+    EvaluatorOptions,
+    layers_of,
+    open_session,
+    prepared_by,
+    refuse_options,
+)
+from cola_jax.runs.run import Run
+from cola_jax.runs.schema import Part, search_part
+from cola_jax.runs.session import (
+    Session,
+    capacity_of,
+    fill,
+    make_session,
+    open_run,
+    parts_of,
+    recorded_search,
+)
+from cola_jax.runs.work import Confirmed, KnownRows, SearchRows
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
+from cola_jax.scoring.scorer import Scorer
+from cola_jax.strategies.loop import paths_to_confirm, resolve, search_batch, with_confirmed
+from cola_jax.strategies.outcome import Outcome
+from cola_jax.strategies.outcomes import Outcomes, Searched
+from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings
+
+
+def search(
+    model: Model | PathFunction,
+    questions: Sequence[Question],
+    *,
+    scorer: Scorer | str | None = None,
+    preset: str | Rules = DEFAULT,
+    simulations: int = 100,
+    leaves: int = 16,
+    seed: int = 0,
+    early_stop: bool = False,
+    control: Control = "all",
+    num_layers: int | None = None,
+    layer_costs: Sequence[float] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    **options: Unpack[EvaluatorOptions],
+) -> Outcomes:
+    """Search paths for every question.
+
+    Args:
+      model: a model, with its `scorer`; or a function of your own from paths [B, C, P], padded with
+        STOP, to the scores of every option [B, C, J], to a number for each path [B, C], right where
+        it is 0 or more, or to Verdicts with fields [B, C].
+      questions: B questions, such as those of `cola_jax.load_questions`.
+      scorer: how the model is asked; as for `cola_jax.evaluate`.
+      preset: the name of a strategy, or its rules.
+      simulations: evaluations per question beyond the baseline; fewer where a tree runs out of
+        paths.
+      leaves: C, evaluations per question and wave; larger waves use staler tree statistics.
+      seed: combined with a question's id into the random key of its search, which depends on
+        neither the other questions nor their order.
+      early_stop: end a question's search once a wrong answer is right, or a right one needs fewer
+        layers.
+      control: wrong options for which a question that the model gets wrong is searched as well, to
+        tell skill from luck: `all` that are not its answer, `one` of them, both with a search for
+        its own answer, or `none`.
+      num_layers: L; needed where `model` is a function of your own.
+      layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
+      output: run directory of a model, created or resumed, as of `cola search`.
+      options: of a model: chat, format and max_new_tokens of a scorer that is given by name;
+        batch_size, engine, dtype, memory_budget, tile_tokens, metrics and progress, as
+        `cola_jax.runs.evaluate.EvaluatorOptions` describes them.
+
+    Raises:
+      InputError: for no questions, those that the scorer cannot ask, and invalid settings.
+      Unfinished: where the engine sets questions aside, after the others.
+    """
+    check_keywords(search, options, EvaluatorOptions)
+    if not isinstance(layer_costs, Iterable | None):
+        raise InputError(f"layer_costs must be a list [L], it is {shown(layer_costs)}.")
+    costs = None if layer_costs is None else tuple(layer_costs)
+    settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
+    questions, layers = check_questions(questions), layers_of(model, num_layers)
+    settings.costs(layers)  # raises before anything runs
+    if not isinstance(model, Model):
+        refuse_options(scorer, options, output)
+        evaluate = FunctionEvaluator(model, questions, layers)
+        return Outcomes(search_batch(Evaluations(evaluate, questions), layers, settings), settings)
+    session, metrics, progress = open_session(model, questions, scorer, options)
+    outcomes: dict[int, Outcome] = {}
+
+    def take(batch: Batch, part: Part) -> None:
+        outcomes.update(zip(batch.indices.tolist(), part.outcomes, strict=True))
+
+    with metrics_bar(metrics, progress):
+        if output is None:
+            work = search_work(session, settings, None)
+            batches = session.asked.batches(range(len(questions)), capacity_of(session))
+            for batch, part, _ in session.engine.map(work, batches, metrics):
+                take(batch, succeeded(batch, part))
+        else:
+            search_into(session, output, settings, metrics, take)
+    searched = Searched(session.model, session.asked, session.engine)
+    return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, searched)
+
+
+def search_work(session: Session, settings: Settings, mark: str | None) -> SearchRows:
+    """Make the work of a search whose outcomes are wanted; it is confirmed where it is recorded."""
+    return SearchRows(
+        **parts_of(session, session.asked),
+        workload=settings.workload(session.model.config.num_layers),
+        mark=mark,
+        settings=settings,
+        outcomes=True,
+        confirms=mark is not None,
+    )
+
+
+def search_into(
+    session: Session,
+    output: str | os.PathLike[str],
+    settings: Settings,
+    metrics: Metrics,
+    take: Callable[[Batch, Part], None],
+) -> None:
+    """Search through a run; the questions that it has are searched again from its evaluations."""
+    session.asked.scorer.check_confirmable()
+    with open_run(session, os.fspath(output), recorded_search(settings), metrics) as run:
+        work, asked = search_work(session, settings, run.mark), session.asked
+        missing = set(run.missing(asked.questions))
+        done = [i for i in range(len(asked)) if i not in missing]
+        run.load_finished()
+        known = {name: KnownRows(tables) for name, tables in run.earlier.items()}
+        fill(run, session.engine, work, asked, steps=work.steps, on_part=take)
+        for batch, part, _ in session.engine.map(
+            work, asked.batches(done, capacity_of(session), known), metrics
+        ):
+            take(batch, succeeded(batch, part))
+
+
+def searched_questions(outcomes: Outcomes, call: str) -> tuple[Searched, list[int]]:
+    """Return how outcomes were searched, and the place of the question of each.
+
+    Outcomes are a list, which may have been sorted or shortened since. InputError for other first
+    arguments, and for outcomes of other searches among them.
+    """
+    if not isinstance(outcomes, Outcomes):
+        raise InputError(
+            f"the first argument of {call} is of type {type(outcomes).__name__}, but must be the "
+            "outcomes that cola_jax.search returned."
+        )
+    if outcomes.searched is None:
+        raise InputError(
+            f"{call} takes outcomes of a search of a model in this process, and these are of a "
+            "function or were copied: search(model, questions, scorer=...)."
+        )
+    questions = outcomes.searched.asked.questions
+    by_id = {each.id: i for i, each in enumerate(questions)}
+    places = []
+    for outcome in outcomes:
+        place = by_id.pop(outcome.question.id, None)
+        if place is None or questions[place] != outcome.question:
+            raise InputError(
+                f"question {shown(outcome.question.id)} is of another search, or there twice: give "
+                "the outcomes that cola_jax.search returned, or some of them."
+            )
+        places.append(place)
+    return outcomes.searched, places
+
+
+def confirm(outcomes: Outcomes) -> Outcomes:
+    """Run each shortest correct path once more in float32; not counted as evaluations.
+
+    Takes the outcomes of a search of a model, and returns them with `confirmed`.
+    """
+    searched, places = searched_questions(outcomes, "confirm(outcomes)")
+    asked, layers = searched.asked.take(places), searched.model.config.num_layers
+    paths, completions = paths_to_confirm(outcomes)
+    work = Confirmed(
+        model=searched.model,
+        encoder=asked.encoder,
+        prefixes=asked.prefixes,
+        workload=outcomes.settings.workload(layers)._replace(wave=1),
+        paths=paths,
+        completions=completions,
+    )
+    batches = asked.batches(range(len(asked)), searched.engine.capacity(searched.model, len(asked)))
+    confirmed = np.full(len(outcomes), None)
+    for batch, held, _ in searched.engine.map(work, batches):
+        confirmed[batch.indices] = succeeded(batch, held)
+    return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings, searched)
+
+
+def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
+    """Write the outcomes of a search of a model as a run directory.
+
+    Raises InputError for a directory that has other files, or a run of other settings.
+    """
+    searched, places = searched_questions(outcomes, "save_run(outcomes, directory)")
+    if not isinstance(directory, str | os.PathLike):
+        raise InputError(f"a run is saved in a directory, not in {shown(directory)}.")
+    asked = searched.asked.take(places)
+    prepared = prepared_by(asked.scorer, asked.questions)
+    session = make_session(searched.model, searched.engine, prepared)
+    with open_run(session, os.fspath(directory), recorded_search(outcomes.settings), None) as run:
+        run.replace(search_part(asked.encode(searched.model), outcomes))
+    return run

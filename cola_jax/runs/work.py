@@ -1,0 +1,278 @@
+"""What a run does on its batches: evaluate paths, or search them; the results are rows.
+
+Workers make and encode the rows, for which the driver of a cluster would take longer than for all
+else.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cola_jax.engine.work import Batch, Keep, Work
+from cola_jax.execute.plan import Workload
+from cola_jax.execute.reference import block_influence
+from cola_jax.execute.worker import Worker
+from cola_jax.metrics import Metrics
+from cola_jax.path import STOP, identity, pad_path, unpad_path
+from cola_jax.runs.schema import (
+    EVALUATIONS,
+    Part,
+    encode_part,
+    evaluation_rows,
+    known_verdicts,
+    question_row,
+    search_part,
+)
+from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.evaluations import Evaluations, Path
+from cola_jax.scoring.scorer import Evaluate, prompts_of
+from cola_jax.scoring.verdicts import Completion, Verdicts
+from cola_jax.strategies.controls import (
+    paths_to_ask,
+    plain_answers,
+    robust,
+    with_again,
+    with_robust,
+)
+from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
+from cola_jax.strategies.outcome import Outcome
+from cola_jax.strategies.rules import Settings
+from cola_jax.tasks.variants import Variant
+
+WAVE = 32  # paths of a question that are evaluated, and written, at a time
+
+
+class KnownRows(NamedTuple):
+    """The evaluations of a question that are known at the start."""
+
+    earlier: Sequence[pa.Table] = ()  # of earlier starts of the run, which count as its own
+    reused: Sequence[pa.Table] = ()  # of other runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunWork(Work):
+    """Work whose results are parts of a run."""
+
+    mark: str | None  # of the run, in each of its files; without one, no rows are made
+
+    def evaluations(
+        self,
+        evaluate: Evaluate,
+        encoded: Sequence[Encoded],
+        batch: Batch,
+        metrics: Metrics,
+        keep: Keep,
+        *,
+        call_size: int | None = None,
+    ) -> Evaluations:
+        """Return the evaluations of encoded questions, of which those known are not run again."""
+        rows = [batch.known.get(each.question.id, KnownRows()) for each in encoded]
+        earlier = [known_verdicts(r.earlier, each) for r, each in zip(rows, encoded, strict=True)]
+        reused = [known_verdicts(r.reused, each) for r, each in zip(rows, encoded, strict=True)]
+        most = self.workload.positions
+        metrics.add(earlier=sum(map(len, earlier)))
+        return Evaluations(
+            evaluate,
+            [each.question for each in encoded],
+            known=[{p: v for p, v in each.items() if len(p) <= most} for each in reused],
+            resumed=earlier,
+            write=None if self.mark is None else functools.partial(self.keep_wave, keep, encoded),
+            call_size=call_size,
+        )
+
+    def keep_wave(
+        self, keep: Keep, encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
+    ) -> None:
+        """Keep the evaluations of paths [B, C, P] of unfinished questions."""
+        keep(wave_part(encoded, paths, verdicts, self.mark or ""))
+
+    def part(self, part: Part) -> Part:
+        """Return a part with its evaluations encoded."""
+        if self.mark is None:
+            return part
+        return part._replace(evaluations=encode_part(EVALUATIONS, rows_of(part), self.mark))
+
+
+def rows_of(part: Part) -> list[dict[str, Any]]:
+    """Return the rows of a part that is not encoded yet."""
+    assert not isinstance(part.evaluations, bytes)
+    return part.evaluations
+
+
+def wave_part(encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts, mark: str) -> Part:
+    """Make the part of evaluations of paths [B, C, P] of questions that are not finished."""
+    rows: list[dict[str, Any]] = []
+    for b, each in enumerate(encoded):
+        entries = np.flatnonzero(paths[b, :, 0] != STOP)
+        written = [unpad_path(path) for path in paths[b, entries]]
+        rows += evaluation_rows(each, written, verdicts.take((b, entries)))
+    return Part(encode_part(EVALUATIONS, rows, mark), [])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PathRows(RunWork):
+    """A function from a batch to the rows of the same paths on its questions."""
+
+    paths: Sequence[Path]
+    padded: np.ndarray  # [C, P], the same
+
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
+        encoded, scorer = self.encode(worker, batch.questions), self.encoder.scorer
+        size = scorer.call_size or WAVE * len(encoded)
+        with self.bind(worker, encoded) as evaluate:
+            evaluations = self.evaluations(
+                evaluate, encoded, batch, worker.metrics, keep, call_size=size
+            )
+            verdicts = evaluations(np.tile(self.padded, (len(encoded), 1, 1)))
+        rows = (evaluation_rows(q, self.paths, verdicts.take(b)) for b, q in enumerate(encoded))
+        questions = [question_row(each, len(self.paths)) for each in encoded]
+        return self.part(Part(list(itertools.chain(*rows)), questions))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Influence(Work):
+    """A function from a batch to the influence [L] of each layer on its prompts."""
+
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:
+        return block_influence(worker.model, prompts_of(self.encode(worker, batch.questions)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Confirmed(Work):
+    """A function from a batch to whether a path of each question is right in float32 too."""
+
+    paths: Sequence[Path | None]  # of all questions
+    completions: Sequence[Completion | None]
+
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> list[bool | None]:
+        encoded = self.encode(worker, batch.questions)
+        paths, completions = (
+            [each[i] for i in batch.indices.tolist()] for each in (self.paths, self.completions)
+        )
+        workload = self.workload_of(worker, encoded)
+        return self.encoder.scorer.confirm(worker, encoded, workload, paths, completions)
+
+
+class Reworded(NamedTuple):
+    """The questions of a batch in another variant."""
+
+    scorer: Scorer
+    encoded: list[Encoded]
+    places: list[tuple[int, ...]]  # of their options
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchRows(RunWork):
+    """A function from a batch to the rows of its searches."""
+
+    settings: Settings
+    variants: Sequence[Variant] = ()
+    robust: bool = False  # a path is right where it is right in all variants
+    outcomes: bool = False  # whether the outcomes themselves are part of the result
+    confirms: bool = True  # whether each shortest correct path is run once more in float32
+
+    @property
+    def scorers(self) -> Sequence[Scorer]:
+        """The scorers of the questions, and of each variant."""
+        return [self.encoder.scorer, *(variant.encoder.scorer for variant in self.variants)]
+
+    @property
+    def steps(self) -> int:
+        """The steps of a question, with one for each variant that is asked afterwards."""
+        return self.settings.steps + (0 if self.robust else len(self.variants))
+
+    def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
+        encoded = self.encode(worker, batch.questions)
+        reworded = [reword(worker, batch, variant) for variant in self.variants]
+        search = self.search_robust if self.robust else self.search
+        return self.part(search(worker, batch, keep, encoded, reworded))
+
+    def search(
+        self,
+        worker: Worker,
+        batch: Batch,
+        keep: Keep,
+        encoded: list[Encoded],
+        reworded: Sequence[Reworded],
+    ) -> Part:
+        """Search a batch, and ask for the best paths again in its variants."""
+        scorer, layers = self.encoder.scorer, worker.config.num_layers
+        workload, metrics = self.workload_of(worker, encoded), worker.metrics
+        with scorer.evaluator(worker, encoded, workload) as evaluate:
+            evaluations = self.evaluations(
+                evaluate, encoded, batch, metrics, keep, call_size=scorer.call_size
+            )
+            outcomes = search_batch(evaluations, layers, self.settings, on_steps=count_on(worker))
+        if self.confirms:
+            held = scorer.confirm(worker, encoded, workload, *paths_to_confirm(outcomes))
+            outcomes = with_confirmed(outcomes, held)
+        if reworded:
+            paths = paths_to_ask(outcomes, self.settings.positions(layers))
+            verdicts = []
+            for each in reworded:
+                size, wave = each.scorer.call_size, Workload(*paths.shape[1:])
+                with each.scorer.evaluator(worker, each.encoded, wave) as evaluate:
+                    ask = self.evaluations(
+                        evaluate, each.encoded, batch, metrics, keep, call_size=size
+                    )
+                    verdicts.append(ask(paths))
+                metrics.add(steps=len(encoded))
+            outcomes = with_again(outcomes, verdicts, [each.places for each in reworded])
+        return self.finish(encoded, outcomes)
+
+    def search_robust(
+        self,
+        worker: Worker,
+        batch: Batch,
+        keep: Keep,
+        encoded: list[Encoded],
+        reworded: Sequence[Reworded],
+    ) -> Part:
+        """Search a batch for paths that are right in all variants of its questions."""
+        scorer, layers = self.encoder.scorer, worker.config.num_layers
+        options = [tuple(range(len(each.question.options))) for each in encoded]
+        places = [options, *(other.places for other in reworded)]
+        rows = [*encoded, *(each for other in reworded for each in other.encoded)]
+        questions = [each.question for each in encoded]
+        with scorer.evaluator(worker, rows, self.workload) as evaluate:
+            every = self.evaluations(evaluate, rows, batch, worker.metrics, keep)
+            root = pad_path(identity(layers), self.settings.positions(layers))
+            plain = every(np.tile(root, (len(rows), 1, 1)))
+            evaluations = Evaluations(robust(every, questions, places), questions)
+            answers = plain_answers(plain, places)
+            outcomes = search_batch(evaluations, layers, self.settings, answers, count_on(worker))
+        best, completions = paths_to_confirm(outcomes)
+        repeats = len(places)
+        held = scorer.confirm(worker, rows, self.workload, best * repeats, completions * repeats)
+        by_question = [held[b :: len(encoded)] for b in range(len(encoded))]
+        agreed = [None if None in each else all(each) for each in by_question]
+        part = self.finish(encoded, with_robust(with_confirmed(outcomes, agreed), plain, places))
+        # a verdict combines several prompts, so no other search can reuse it
+        return part._replace(evaluations=[row | {"asked": None} for row in rows_of(part)])
+
+    def finish(self, encoded: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
+        """Make the part of finished searches."""
+        part = Part([], []) if self.mark is None else search_part(encoded, outcomes)
+        return part._replace(outcomes=list(outcomes)) if self.outcomes else part
+
+
+def reword(worker: Worker, batch: Batch, variant: Variant) -> Reworded:
+    """Encode the questions of a batch in a variant."""
+    changed = [variant.change(question) for question in batch.questions]
+    questions = [question for question, _ in changed]
+    encoded = variant.encoder(questions, worker.model.checkpoint)
+    return Reworded(variant.encoder.scorer, encoded, [places for _, places in changed])
+
+
+def count_on(worker: Worker) -> Callable[[int], None]:
+    """Return a function that adds steps to the metrics of a worker."""
+
+    def count(steps: int) -> None:
+        worker.metrics.add(steps=steps)
+
+    return count
