@@ -16,7 +16,7 @@ from cola_jax import progress
 from cola_jax.dtypes import DTYPES, SHORT, dtype_name
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.hosts import Hosts
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, Unfinished
 from cola_jax.files import check_writable, inside
 from cola_jax.progress import log
 from cola_jax.tasks.task import TaskConfig
@@ -450,6 +450,30 @@ def keeping(kept: str) -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         interruption.add_note(kept)
         raise
+
+
+class Finishing:
+    """Lets a command go on after questions that fail again and again, and then end with them.
+
+    So the other tasks of the command are run, and what there is is shown, before the exit status
+    says that not all was done.
+    """
+
+    def __init__(self) -> None:
+        self.failures: list[Unfinished] = []
+
+    @contextlib.contextmanager
+    def others(self) -> Iterator[None]:
+        """Keep an `Unfinished` of the body for the end."""
+        try:
+            yield
+        except Unfinished as error:
+            self.failures.append(error)
+
+    def end(self) -> None:
+        """Raise Unfinished where questions have failed."""
+        if self.failures:
+            raise Unfinished(" ".join(map(str, self.failures)))
 
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:

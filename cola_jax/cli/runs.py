@@ -10,6 +10,7 @@ from rich.text import Text
 from tyro.conf import arg
 
 from cola_jax.cli.flags import (
+    Finishing,
     Flags,
     Model,
     PathChoice,
@@ -89,9 +90,12 @@ class Search(TaskCommand):
 
     def run_task(self) -> None:
         sessions = self.flags.prepare_each(self.decoys, self)
+        finishing = Finishing()
         for directory, session in sessions.items():
-            self.search(directory, session)
+            with finishing.others():
+                self.search(directory, session)
         show_results([*sessions], self.json)
+        finishing.end()
 
     def search(self, directory: str, session: "Session") -> None:
         """Search the questions of a task."""
@@ -135,9 +139,12 @@ class Evaluate(TaskCommand):
                 "paths are compared with the identity path in each prompt: add --paths "
                 f"{format_path(plain)}."
             )
+        finishing = Finishing()
         for directory, session in sessions.items():
-            run_evaluation(session, directory, paths)
+            with finishing.others():
+                run_evaluation(session, directory, paths)
         show_results([*sessions], self.json, prompts)
+        finishing.end()
 
 
 def run_evaluation(
@@ -175,8 +182,11 @@ class Scan(TaskCommand):
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
         paths = scan_paths(session.model.config.num_layers, self.longest_block, self.edits)
-        run_evaluation(session, flags.out, paths, "scan")
+        finishing = Finishing()
+        with finishing.others():
+            run_evaluation(session, flags.out, paths, "scan")
         Report((flags.out,), json=self.json).run()
+        finishing.end()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,10 +226,16 @@ class Generate(Printing):
 
     def complete(self, directory: str) -> None:
         """Complete the prompts in a run directory, and print its completions."""
+        from cola_jax.runs.run import Run
+
         metadata = {"flags": values_of(self)}
         session = open_session(self.model, self.prepare, self.run_flags, metadata)
         paths = self.path_flags.collect(session.model.config, session.model.identity)
-        show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
+        finishing = Finishing()
+        with finishing.others():
+            run_evaluation(session, directory, paths, "generate")
+        show_completions(Run(directory), self.json)
+        finishing.end()
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
