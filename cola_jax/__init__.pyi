@@ -11,7 +11,7 @@ from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
 from .runs.evaluate import evaluate
-from .runs.ray import RayEngine
+from .engine.ray import RayEngine
 from .runs.search import confirm, save_run, search
 from .scoring.evaluation import Evaluation
 from .scoring.scorer import Scorer

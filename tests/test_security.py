@@ -162,7 +162,7 @@ def test_links_lead_to_no_other_files(tiny_checkpoint, tmp_path, monkeypatch, ki
 
 LISTENING = """
 import json, psutil
-from cola_jax.runs.ray import connect
+from cola_jax.engine.cluster import connect
 connect(None)
 processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
 ports = [port for process in processes for port in process.net_connections("inet")]

@@ -189,7 +189,8 @@ def open_ray(
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the devices of this machine are for its worker
-    from cola_jax.engine.ray import RayEngine, parse_resources
+    from cola_jax.engine.cluster import parse_resources
+    from cola_jax.engine.ray import RayEngine
 
     asked = None if resources is None else parse_resources(resources)
     place = None if address == "ray" else address

@@ -19,6 +19,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Hashable, Iterable
+from typing import Any
 
 from cola_jax.engine.pauses import Pauses
 from cola_jax.engine.times import Times
@@ -46,7 +47,7 @@ class Ticket:
     losses: int = 0  # of the machines that had it in progress
     expiries: int = 0  # times that it, or what it is a part of, was late
     # while it is in progress
-    worker: Hashable = None
+    worker: Any = None
     machine: str | None = None
     first: bool = False  # of its worker, which compiles
     began: float = 0.0
@@ -91,6 +92,7 @@ class Dispatch:
         self,
         batches: Iterable[Batch],
         *,
+        divisible: bool = True,
         times: Times | None = None,
         pauses: Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -98,10 +100,13 @@ class Dispatch:
         """Take batches when workers do.
 
         Args:
+          divisible: a batch that fails is cut in two; one that is not runs again as a whole, as a
+            single question does.
           times: of earlier batches of such work, to which those of this one are added.
           pauses: of the machines; the failures of this work are added.
         """
         self.batches = iter(batches)
+        self.divisible = divisible
         self.times = times or Times()
         self.pauses = pauses or Pauses(clock)
         self.clock = clock
@@ -270,13 +275,13 @@ class Dispatch:
             return []
         batch = ticket.batch
         what = f"{count(len(batch.questions), 'question')} on {ticket.machine or 'this machine'}"
-        if len(batch.questions) > 1:
-            log.warning("%s failed, and run again in two halves: %s", what, reason)
+        if self.divisible and len(batch.questions) > 1:
+            log.warning("%s failed, and will run again in two halves: %s", what, reason)
             self.retries.extendleft(ticket.again(half) for half in reversed(batch.halves()))
             return []
         failures = ticket.failures + 1
         if failures < ATTEMPTS:
-            log.warning("%s failed, and runs again: %s", what, reason)
+            log.warning("%s failed, and will run again: %s", what, reason)
             self.retries.appendleft(ticket.again(batch, failures))
             return []
         ticket.unanswered.difference_update(batch.indices.tolist())
@@ -320,14 +325,12 @@ class Dispatch:
         ticket.replaced = True
         return self.split(ticket, f"no result within {self.clock() - ticket.began:.0f} s")
 
-    def hung(self) -> list[Hashable]:
+    def hung(self) -> list[Any]:
         """Return workers whose batches have taken twice the time after which they were late."""
         now, medians = self.clock(), self.times.medians()
-        return [
-            worker
-            for worker, place in self.places.items()
-            if any(t.replaced and now - t.began > 2 * self.limit(t, medians) for t in place.running)
-        ]
+        replaced = [ticket for ticket in self.running if ticket.replaced]
+        hung = [t.worker for t in replaced if now - t.began > 2 * self.limit(t, medians)]
+        return [worker for worker in dict.fromkeys(hung) if worker in self.places]
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from cola_jax.config import ModelConfig
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.dispatch import Dispatch, Ticket
 from cola_jax.engine.engine import Capacity, Machine, Share
@@ -69,7 +70,7 @@ class LocalEngine:
         if model.given is not None:
             memory, copies = make_workers(model.given, **self.options())[0].memory, 1
         else:
-            mesh, memory = self.mesh(), self.memory(model)
+            mesh, memory = self.mesh(), self.memory(model.config, model.dtype)
             copies = 1 if mesh is None else mesh.shape["data"]
         parts = copies * limits.threads
         return Capacity(memory, parts, self.batch_size or limits.questions)
@@ -78,11 +79,11 @@ class LocalEngine:
         """Return the mesh of a model that is loaded here, None for a single device."""
         return self.devices.mesh(self.fewest or 1)
 
-    def memory(self, model: ModelHandle) -> Memory:
+    def memory(self, config: ModelConfig, dtype: str) -> Memory:
         """Return the memory of workers on each device, known before the weights load."""
-        budget, wide = self.devices.budget, float_dtype(model.dtype)
+        budget, wide = self.devices.budget, float_dtype(dtype)
         if budget is None:
-            weights = weight_bytes(model.config, model.dtype, wide)
+            weights = weight_bytes(config, dtype, wide)
             budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
         return Memory(
             budget,
@@ -100,17 +101,20 @@ class LocalEngine:
             "tile_tokens": self.devices.tile_tokens,
         }
 
-    def workers(self, work: Work, metrics: Metrics) -> list[Worker]:
-        """Return the workers of the model, which stay for the next work with it."""
-        sharing = work.sharing or default_limits().threads
-        if self.made is None or self.made[0] is not work.model or self.made[1] != sharing:
+    def workers(self, handle: ModelHandle, sharing: int | None, metrics: Metrics) -> list[Worker]:
+        """Return the workers of a model, which stay for the next work with it.
+
+        `sharing` batches share the memory of each; by the backend where None.
+        """
+        sharing = sharing or default_limits().threads
+        if self.made is None or self.made[0] is not handle or self.made[1] != sharing:
             self.made = None  # frees the buffers before more are allocated
-            model, options = work.model.given, self.options()
+            model, options = handle.given, self.options()
             if model is None:
-                model = work.model.load(self.mesh(), metrics)
-                options["memory_budget"] = self.memory(work.model).budget
+                model = handle.load(self.mesh(), metrics)
+                options["memory_budget"] = self.memory(handle.config, handle.dtype).budget
             made = make_workers(model, sharing=sharing, metrics=metrics, **options)
-            self.made = work.model, sharing, made
+            self.made = handle, sharing, made
         workers = self.made[2]
         for worker in workers:
             worker.count_in(metrics)
@@ -123,10 +127,10 @@ class LocalEngine:
 
         A batch that takes long is logged, and not run again: threads cannot be stopped.
         """
-        dispatch = Dispatch(batches)
+        dispatch = Dispatch(batches, divisible=work.divisible)
         if not dispatch.waiting:  # the weights are not needed
             return
-        workers = self.workers(work, metrics or Metrics())
+        workers = self.workers(work.model, work.sharing, metrics or Metrics())
         threads = workers[0].memory.sharing
         by_key: dict[Hashable, Worker] = dict(enumerate(workers))
         for key, worker in by_key.items():

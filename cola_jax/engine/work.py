@@ -4,7 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Failed(NamedTuple):
 class Work(abc.ABC):
     """What is done to each batch; it travels to the workers."""
 
+    divisible: ClassVar[bool] = True  # whether the halves of a batch give what the whole does
     model: ModelHandle
     encoder: Encoder
     workload: Workload = NO_PATHS  # of a batch, without its prefix

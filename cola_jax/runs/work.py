@@ -138,6 +138,8 @@ class PathRows(RunWork):
 class Influence(Work):
     """A function from a batch to the influence [L] of each layer on its prompts."""
 
+    divisible = False  # it is a mean
+
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:
         return block_influence(worker.model, prompts_of(self.encode(worker, batch.questions)))
 

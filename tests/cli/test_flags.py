@@ -66,7 +66,7 @@ def test_resolve_gives_the_configuration_of_a_session():
     ],
 )
 def test_resolve_refuses_engines(monkeypatch, flags, message):
-    monkeypatch.setattr("cola_jax.runs.ray.HAS_RAY", False)
+    monkeypatch.setattr("cola_jax.engine.ray.HAS_RAY", False)
     with pytest.raises(ValueError, match=message):
         flags.resolve()
 

@@ -8,7 +8,7 @@ import cola_jax
 from cola_jax import checkpoint, files
 from cola_jax.cli.main import main
 from cola_jax.formats import cache
-from cola_jax.runs.actor import ModelPlace
+from cola_jax.engine.actor import ModelPlace
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.model import ModelHandle
 from cola_jax.runs.run import Run
@@ -39,7 +39,7 @@ def test_a_checkpoint_on_a_url_is_downloaded_once(bucket, url, tiny_checkpoint, 
         assert cola_jax.load_tokenizer(model).eos_token == "</s>"
     assert second == {"GET": 1}  # its metadata
     assert first["GET"] > 20
-    place = ModelPlace.of(ModelHandle(model, Devices(data=1)))  # as sent to other machines
+    place = ModelPlace.of(ModelHandle(model), Devices(data=1))  # as sent to other machines
     assert (place.directory, place.find()) == (model, cache.find(model))
     (entry,) = cache.entries()
     assert entry.layers == 5

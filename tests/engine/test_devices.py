@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cola_jax.runs import devices
 from cola_jax.engine.devices import Devices, choose_dtype
+from cola_jax.runs import devices
 
 
 def test_mesh_uses_every_device_by_default():

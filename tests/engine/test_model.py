@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cola_jax.errors import InputError
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.model import ModelHandle
+from cola_jax.errors import InputError
 from cola_jax.tasks.task import TaskConfig
 
 
