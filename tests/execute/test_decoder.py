@@ -8,7 +8,7 @@ import pytest
 import cola_jax
 from cola_jax.execute.decoder import TRUNCATED, Decoder, rows_of
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.worker import Stopped, Workers
+from cola_jax.execute.worker import Stopped, make_workers
 from cola_jax.metrics import compilations
 from cola_jax.path import pad_path
 from tests import tiny
@@ -19,18 +19,18 @@ PATHS = [(0, 1, 2), (0, 1, 3), (0, 2, 2, 5)]
 
 
 @pytest.fixture(scope="module")
-def workers(model):
-    return Workers(model)
+def worker(model):
+    (worker,) = make_workers(model)
+    return worker
 
 
 @pytest.fixture
-def make(workers):
+def make(worker):
     """Makes decoders of one shape for three prompts."""
     made = []
 
     def make(stop=cola_jax.Stop()):  # noqa: B008 - frozen
         prompts, workload = batches.plain(12, 3, 7), Workload(len(PATHS), 8)
-        (worker,) = workers.workers
         made.append(Decoder(worker, prompts, workload, max_new_tokens=NEW, stop=stop))
         return made[-1]
 
@@ -87,9 +87,9 @@ def test_decode_takes_rows_again_and_again(make):
             assert np.abs(error).max() <= batches.ROUNDING * largest
 
 
-def test_decode_counts_what_it_runs(make, workers, monkeypatch):
+def test_decode_counts_what_it_runs(make, worker, monkeypatch):
     metrics, decoding = cola_jax.Metrics(), rows()
-    monkeypatch.setattr(workers.workers[0], "metrics", metrics)
+    monkeypatch.setattr(worker, "metrics", metrics)
     make().decode(decoding)
     assert {row.finish for row in decoding} == {TRUNCATED}
     assert metrics.evaluations == metrics.cost.last == 3 * len(PATHS)
@@ -114,10 +114,10 @@ def test_decode_frees_slots_of_rows_that_ended(make):
     assert all(row is None for row in allocator.row)
 
 
-def test_decode_ends_between_steps_when_stopped(make, workers, monkeypatch):
+def test_decode_ends_between_steps_when_stopped(make, worker, monkeypatch):
     decoder, decoding = make(), rows()
     collect = decoder.collect
-    monkeypatch.setattr(workers.workers[0], "stopped", threading.Event())
+    monkeypatch.setattr(worker, "stopped", threading.Event())
 
     def stop_after_two(*arguments):
         collect(*arguments)

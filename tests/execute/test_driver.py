@@ -10,7 +10,7 @@ from cola_jax.execute import driver, memory
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.worker import make_workers, on_threads
 from cola_jax.metrics import Metrics, compilations
 from cola_jax.path import STOP
 from tests.execute import batches
@@ -28,8 +28,8 @@ def own_paths(count, seed):
 
 def on_worker(model, function, **options):
     """Call a function with the worker of a model."""
-    ((_, result),) = Workers(model, **options).map(lambda worker, _: function(worker), [0])
-    return result
+    (worker,) = make_workers(model, **options)
+    return function(worker)
 
 
 @contextlib.contextmanager
@@ -139,7 +139,8 @@ def test_batches_at_the_same_time_share_a_prefix(model):
         with opened(worker, parts[number], 3) as evaluate:
             return evaluate.driver.prefix, [evaluate(paths) for paths in waves[number]]
 
-    got = dict(Workers(model, threads=2).map(run, range(len(parts))))
+    threads = make_workers(model, sharing=2) * 2
+    got = dict(on_threads(threads, run, range(len(parts))))
     assert len({id(prefix) for prefix, _ in got.values()}) == 1
     for number, (_, readings) in got.items():
         for paths, each in zip(waves[number], readings, strict=True):

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 import cola_jax
 from cola_jax.execute import placement
 from cola_jax.execute.placement import layers_of, view_part
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.worker import make_workers
 from tests.execute import batches
 
 
@@ -98,5 +98,5 @@ def test_layers_of_a_split_model_are_where_it_is(pair):
         for leaf, whole in zip(*map(jax.tree.leaves, (part, model.layers[0])), strict=True):
             assert leaf.devices() == whole.devices()
             np.testing.assert_array_equal(leaf, whole[i : i + 1])
-    (worker,) = Workers(model).workers  # several devices of a CPU run what a TPU does
+    (worker,) = make_workers(model)  # several devices of a CPU run what a TPU does
     assert worker.layers is None

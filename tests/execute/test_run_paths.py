@@ -14,7 +14,7 @@ from cola_jax.execute.memory import parse_size
 from cola_jax.execute.plan import Workload, layout_of, take
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.worker import make_workers
 from cola_jax.metrics import compilations
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts
@@ -118,11 +118,11 @@ def test_run_paths_matches_run_path_on_any_batch(pair, batch, variant, tile_toke
 
 def evaluate(model, prompts, waves, **settings):
     """Runs waves on a PathEvaluator; returns their readings, and the worker's metrics."""
-    workers = Workers(model, tile_tokens=TOKENS, **settings)
-    run = PathEvaluator(workers.workers[0], prompts, Workload(EACH, WIDTH))
+    (worker,) = make_workers(model, tile_tokens=TOKENS, **settings)
+    run = PathEvaluator(worker, prompts, Workload(EACH, WIDTH))
     readings = [run(wave) for wave in waves]
     run.close()
-    return readings, workers.workers[0].metrics
+    return readings, worker.metrics
 
 
 @pytest.mark.parametrize(("budget", "keeps"), [(None, True), (60_000, False)])

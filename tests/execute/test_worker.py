@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.plan import Workload
+from cola_jax.execute.worker import make_workers, map_questions, on_threads
 from cola_jax.kernels.attention import PromptAttention
 from tests.execute import batches
 
@@ -35,27 +36,47 @@ def work(worker):
     return jax.device_get(worker.dispatch(lambda: jnp.ones(2)))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_map_runs_every_batch_once_and_all_threads_at_once(split, threads):
-    workers = Workers(split, threads=threads, dtype="bfloat16", memory_budget=123, tile_tokens=7)
-    assert workers.memory == (123, threads, 2, "cpu", 7)
-    count = workers.batches_at_once
-    assert count == 2 * threads
-    together = threading.Barrier(count)
+def test_make_workers_makes_one_for_each_place_of_the_data_axis(split):
+    workers = make_workers(split, sharing=3, dtype="bfloat16", memory_budget=123, tile_tokens=7)
+    assert [worker.memory for worker in workers] == [(123, 3, 2, "cpu", 7)] * 2
+    assert [worker.dtype for worker in workers] == [jnp.bfloat16] * 2
+    used = [device for worker in workers for device in worker.devices]
+    assert used == list(split.embedding.sharding.mesh.devices.flat)
+
+
+def test_on_threads_runs_every_batch_once_and_all_workers_at_once(split):
+    workers = make_workers(split)
+    together = threading.Barrier(2)
 
     def run(worker, batch):
         together.wait(TIMEOUT)
-        assert worker.dtype == jnp.bfloat16
         return worker, threading.current_thread()
 
-    results = dict(workers.map(run, iter(range(count))))
-    assert sorted(results) == list(range(count))
-    ran = [worker for worker, _ in results.values()]
-    assert all(ran.count(worker) == threads for worker in workers.workers)
-    assert len({thread for _, thread in results.values()}) == count
-    many = workers.map(lambda worker, batch: batch * batch, range(20))
+    results = dict(on_threads(workers, run, iter(range(2))))
+    assert sorted(results) == [0, 1]
+    assert {worker for worker, _ in results.values()} == set(workers)
+    assert len({thread for _, thread in results.values()}) == 2
+    many = on_threads(workers, lambda worker, batch: batch * batch, range(20))
     assert sorted(many) == [(n, n * n) for n in range(20)]
-    assert list(workers.map(lambda worker, batch: batch, [])) == []
+    assert list(on_threads(workers, lambda worker, batch: batch, [])) == []
+
+
+def test_map_questions_runs_each_question_once_after_the_tokens_that_all_share(split):
+    prompts = batches.alike(40)
+    for same in (True, False):
+        paths = batches.pad(batches.paths_of(1 if same else 4, 2, 0) * (4 if same else 1), 12)
+        metrics = cola_jax.Metrics()
+        workers = make_workers(split, metrics=metrics)
+
+        def run(worker, questions, workload, paths=paths):
+            worker.metrics.add(evaluations=paths[questions].shape[1] * len(questions))
+            return workload
+
+        results = list(map_questions(workers, run, prompts, paths, Workload(2, 12)))
+        assert sorted(i for indices, _ in results for i in indices) == [0, 1, 2, 3]
+        workloads = {workload for _, workload in results}
+        assert workloads == {Workload(2, 12, same=same, prefix=40)}
+        assert metrics.total == metrics.evaluations == 8
 
 
 def test_workers_choose_a_kernel_for_each_kind_of_layer(pair, monkeypatch):
@@ -63,16 +84,16 @@ def test_workers_choose_a_kernel_for_each_kind_of_layer(pair, monkeypatch):
         return PromptAttention(softcap=float(config.head_dim))
 
     monkeypatch.setattr("cola_jax.execute.worker.choose_prompt_attention", choose)
-    (worker,) = Workers(pair("gemma4").ours).workers
+    (worker,) = make_workers(pair("gemma4").ours)
     assert [kernel.softcap for kernel in worker.kernels] == [12, 20]
 
 
 def test_in_float32_keeps_softcaps(pair):
-    (worker,) = Workers(pair("gemma2").ours).workers
+    (worker,) = make_workers(pair("gemma2").ours)
     assert worker.in_float32().kernels == worker.kernels
 
 
-def test_map_yields_in_the_order_of_the_ends(model):
+def test_on_threads_yields_in_the_order_of_the_ends(split):
     """A slow batch holds up no other."""
     ended = threading.Event()
 
@@ -80,14 +101,14 @@ def test_map_yields_in_the_order_of_the_ends(model):
         assert batch != 0 or ended.wait(TIMEOUT)
         return worker.device
 
-    results = Workers(model, threads=2).map(run, range(4))
+    results = on_threads(make_workers(split), run, range(4))
     assert [next(results)[0] for _ in range(3)] == [1, 2, 3]
     ended.set()
     assert [batch for batch, _ in results] == [0]
 
 
-def test_map_holds_no_result_that_was_taken(model):
-    results = Workers(model).map(lambda worker, batch: np.zeros(batch), range(3))
+def test_on_threads_holds_no_result_that_was_taken(model):
+    results = on_threads(make_workers(model), lambda _, batch: np.zeros(batch), range(3))
     taken = weakref.ref(next(results)[1])
     next(results)
     assert taken() is None
@@ -100,40 +121,39 @@ def run_until_stopped(worker):
         work(worker)
 
 
-def test_map_raises_the_error_of_a_batch(split):
+def test_on_threads_raises_the_error_of_a_batch(split):
     """Threads between two waves stop; then the workers can be used again."""
-    workers = Workers(split, threads=2)
+    workers = make_workers(split)
 
     def run(worker, batch):
-        if batch == 3:
+        if batch == 1:
             raise RuntimeError("out of memory")
         run_until_stopped(worker)
 
-    results = workers.map(run, range(4))
+    results = on_threads(workers, run, range(4))
     with pytest.raises(RuntimeError, match="out of memory"):
         next(results)
-    assert not workers.stopped.is_set()
-    assert len(list(workers.map(lambda worker, batch: work(worker), range(4)))) == 4
+    assert len(list(on_threads(workers, lambda worker, batch: work(worker), range(4)))) == 4
 
 
-def test_map_ends_when_closed_early(split):
+def test_on_threads_ends_when_closed_early(split):
     """As where an interrupt ends the loop over results: no batch begins after that."""
-    workers, began = Workers(split, threads=2), []
+    workers, began = make_workers(split), []
 
     def run(worker, batch):
         began.append(batch)
         return batch if batch < 2 else run_until_stopped(worker)
 
-    results = workers.map(run, iter(range(100)))
+    results = on_threads(workers, run, iter(range(100)))
     next(results)
     results.close()
-    assert len(began) <= 6
-    assert not workers.stopped.is_set()
+    assert len(began) <= 4
+    assert work(workers[0]).tolist() == [1, 1]
 
 
 def test_dispatch_runs_one_thread_at_a_time(model):
     """So the programs of one batch are not queued between those of another."""
-    (worker,) = Workers(model, threads=2).workers
+    (worker,) = make_workers(model, sharing=2)
     together, met = threading.Barrier(2), []
 
     def program():
@@ -152,7 +172,7 @@ def test_dispatch_runs_one_thread_at_a_time(model):
 
 def test_clock_counts_waiting_without_compilation(model):
     metrics = cola_jax.Metrics()
-    (worker,) = Workers(model, metrics=metrics).workers
+    (worker,) = make_workers(model, metrics=metrics)
     assert metrics.clocks == [worker.clock]
     arrays = worker.dispatch(lambda: jax.jit(lambda x: x * 2.5 + 1)(jnp.ones(3)))
     assert worker.clock.compiled > 0
@@ -165,7 +185,7 @@ def test_clock_counts_waiting_without_compilation(model):
 
 
 def test_buffers_are_used_again_where_shapes_agree(model):
-    (worker,) = Workers(model).workers
+    (worker,) = make_workers(model)
     first = worker.take_buffer((3, 4), jnp.float32, split=1)
     worker.give_back(first)
     assert worker.take_buffer((3, 4), jnp.float32, split=1) is first

@@ -17,7 +17,7 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.worker import make_workers
 from cola_jax.kernels import tpu_prompt
 from cola_jax.kernels.attention import PromptAttention, Rotated
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
@@ -143,11 +143,9 @@ def test_prompts_continue_what_they_share_with_the_kernel(pair, forced):
     model = cola_jax.load(found.checkpoint, mesh=batches.mesh(1, 2))
     workload = Workload(*paths.shape[1:], prefix=size)
 
-    def run(on, _):
-        with contextlib.closing(PathEvaluator(on, prompts, workload)) as evaluate:
-            return evaluate(paths)
-
-    ((_, readings),) = Workers(model).map(run, [0])
+    (on,) = make_workers(model)
+    with contextlib.closing(PathEvaluator(on, prompts, workload)) as evaluate:
+        readings = evaluate(paths)
     batches.assert_agree(readings, run_reference(found.ours, prompts, paths))
     assert {call.tokens > size for call in forced if not call.keep} == {True}
 
