@@ -20,7 +20,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Question:
     """A question, its answer options in order, and the index of the correct one.
 
@@ -39,21 +39,22 @@ class Question:
 
     def __post_init__(self):
         """Check the types of a user's own question; InputError names what is wrong."""
-        about = f"question {shown(self.id)}"
         options: Any = self.options
         if hasattr(options, "tolist"):  # an array of NumPy's
             options = options.tolist()
         if not isinstance(self.id, str) or not isinstance(self.text, str):
-            raise InputError(f"{about}: its id and its text must be texts.")
+            raise InputError(f"question {shown(self.id)}: its id and its text must be texts.")
         is_list = isinstance(options, Sequence) and not isinstance(options, str)
         if not is_list or not all(isinstance(option, str) for option in options):
-            raise InputError(f"{about}: options must be a list of texts, not {shown(options)}.")
+            raise InputError(
+                f"question {shown(self.id)}: options must be a list of texts, not {shown(options)}."
+            )
         count = max(1, len(options))  # without options, a metric of the user's own
         is_index = isinstance(self.answer, Integral) and not isinstance(self.answer, bool)
         if not is_index or not 0 <= self.answer < count:
             raise InputError(
-                f"{about}: answer must be the index of the right option, 0 to {count - 1}, not "
-                f"{shown(self.answer)}."
+                f"question {shown(self.id)}: answer must be the index of the right option, 0 to "
+                f"{count - 1}, not {shown(self.answer)}."
             )
         object.__setattr__(self, "options", tuple(options))
 

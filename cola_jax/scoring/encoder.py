@@ -12,8 +12,8 @@ from cola_jax.scoring.scorer import Encoded, Scorer, prompts_of
 
 FIRST = 32  # questions that are always encoded before work begins
 EXTREMES = 32  # the longest, and as many of the shortest, likewise
-SLACK = 1.5  # by which a text may have more tokens a byte than those of the sample
-LONG = 64  # bytes of a text that tells of others how many tokens a byte has
+MARGIN = 16  # tokens by which the rest of a prompt may be longer than in a sample
+MOST_LONG = 1000  # questions, the longest, that are encoded since they may exceed the context
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,8 @@ class Encoder:
         """
         for question in questions:
             self.scorers[self.group(question)].check(question)
-        sizes = np.array([len(own_text(self.scorer, each).encode()) for each in questions])
+        texts = (own_text(self.scorer, question) for question in questions)
+        sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
         order = np.argsort(sizes, kind="stable")
         chosen = [*range(min(FIRST, len(questions))), *order[:EXTREMES], *order[-EXTREMES:]]
         chosen += first_with_picture(questions)
@@ -70,22 +71,19 @@ class Encoder:
     def longer(self, sizes: np.ndarray, sample: Sequence[Encoded]) -> np.ndarray:
         """Return the indices of questions that may exceed the context, by the bytes of their texts.
 
-        A byte has at most a token, and few more than in the sample; so has the rest of a prompt.
+        A token has one byte or more, and the rest of a prompt has about as many as in the sample.
         """
         scorer = self.scorer
         if scorer.context is None:
             return np.arange(0)
         rest = []  # tokens that are not of the question's own text, such as those of shots
-        rates = []  # tokens a byte
         for encoded in sample:
             text = own_text(scorer, encoded.question)
             own = len(scorer.tokenizer(text, add_special_tokens=False).input_ids)
             rest.append(int(np.asarray(encoded.prompts.positions).max()) + 1 - own)
-            if (size := len(text.encode())) >= LONG:
-                rates.append(own / size)
-        rate = min(1.0, SLACK * max(rates, default=1.0))
-        most = rate * sizes + max(rest) + scorer.max_new_tokens
-        return np.flatnonzero(most > scorer.context)
+        most = sizes + max(rest) + MARGIN + scorer.max_new_tokens
+        (indices,) = np.nonzero(most > scorer.context)
+        return indices[np.argsort(-sizes[indices], kind="stable")][:MOST_LONG]
 
     def sizes(self, questions: Sequence[Question], sample: Sequence[Encoded]) -> list[int]:
         """Estimate the tokens of questions after the tokens that their prompts share.

@@ -60,7 +60,7 @@ def load_task(name: str, hub: str | None = None, rule: str | None = None) -> "Ha
     where loading fails, and for a task that cannot be searched.
     """
     task = load_raw(name, hub)
-    return DecodingTask(name, task, rule) if is_open(name) else ChoiceTask(name, task)
+    return DecodingTask(name, task, rule, hub) if is_open(name) else ChoiceTask(name, task)
 
 
 def load_raw(name: str, hub: str | None = None) -> Any:
@@ -154,8 +154,9 @@ class DecodingTask(HarnessTask):
     A filter of the task finds the answer, and the first of METRICS that the task has judges it.
     """
 
-    def __init__(self, name: str, task: Any, rule: str | None = None):
+    def __init__(self, name: str, task: Any, rule: str | None = None, hub: str | None = None):
         super().__init__(name, task)
+        self.arguments = name, hub, rule  # of `load_task`
         filters = {each.name: each for each in task._filters}
         rule = next(iter(filters)) if rule is None else rule
         if rule not in filters:
@@ -183,6 +184,10 @@ class DecodingTask(HarnessTask):
                 raise self.refusal(f"fails to grade ({first_line(error)}), so it") from error
         if grade is Grade.UNGRADED:
             raise self.refusal(f"gives its own answer no {self.metric} of 0 or 1, so it")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Load the task where it is sent: the library's code and data are not."""
+        return load_task, self.arguments
 
     def read_settings(self) -> GenerationSettings:
         """Read how a completion ends from the task's request for its first row."""

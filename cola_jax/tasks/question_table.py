@@ -69,7 +69,8 @@ class QuestionTable(NamedTuple):
                 )
                 if not question.open:
                     check_distinct(question.letters, question.options)
-                earlier, same = texts.setdefault(content(question), (where, question))
+                placed = where, question
+                earlier, same = texts.setdefault(content(question), placed)
                 if question.gold.strip() != same.gold.strip():
                     raise InputError(
                         f"it has the answer {shown(question.gold)}, and {earlier} asks the same "
@@ -82,7 +83,7 @@ class QuestionTable(NamedTuple):
                     raise InputError(
                         f"the id {question.id!r} is already used in {ids[question.id][0]}."
                     )
-            ids[question.id] = where, question
+            ids[question.id] = placed
             yield question
 
     def golds(self) -> Iterator[tuple[str, str]]:

@@ -132,9 +132,18 @@ def json_rows(content: bytes, file: str) -> Iterator[PlacedRow]:
     if begin == "{" and is_object(text):
         yield f"{file}:1", None, from_json(text)
         return
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
             yield f"{file}:{number}", None, parse_object(line, f"{file}:{number}")
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Yield the lines of a text, of which there may be millions, one by one."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def is_object(text: str) -> bool:

@@ -372,6 +372,8 @@ def hold_out(
         raise InputError(
             f"{held_out} questions cannot be held out of {len(questions)}: leave some for training."
         )
+    if not held_out:
+        return list(questions), []
     order = split([question.text for question in questions], f"held out {seed}")
     train = [questions[i] for i in sorted(order[held_out:])]
     held = [questions[i] for i in sorted(order[:held_out])]
@@ -381,7 +383,9 @@ def hold_out(
 
 def check_disjoint(train: Sequence[Question], held: Sequence[Question]) -> None:
     """Raise InputError that names held-out questions which are training questions as well."""
-    ids, texts = {question.id for question in train}, {content(question) for question in train}
+    ids, texts = {question.id for question in held}, {content(question) for question in held}
+    known = [each for each in train if each.id in ids or content(each) in texts]
+    ids, texts = {question.id for question in known}, {content(question) for question in known}
     both = [question.id for question in held if question.id in ids or content(question) in texts]
     if both:
         raise InputError(

@@ -1,5 +1,7 @@
 """The divergence from the pretrained model's predictions, against transformers' own logits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ import cola_jax
 from cola_jax.execute.decoder import Stop
 from cola_jax.path import pad_lists, random_paths
 from cola_jax.scoring import Completions, Options, divergence
-from cola_jax.scoring.divergence import NOT_FINITE, Divergence, divergences, without_answers
+from cola_jax.scoring.divergence import (
+    NOT_FINITE,
+    Divergence,
+    divergences,
+    label_free_encoder,
+    unanswered,
+    without_answers,
+)
+from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.evaluator import ModelEvaluator
 from tests import oracle, tiny
 
@@ -70,6 +80,26 @@ def test_divergence_knows_no_answers(words):
     assert first.prompts.ids.tolist() == second.prompts.ids.tolist()
     after_shots, _ = without_answers([first, second])  # other positions: another measurement
     assert after_shots.prompt_hash != first.prompt_hash
+
+
+def test_label_free_encoder_skips_what_the_prompts_of_a_group_share(words):
+    shots = tiny.questions(8)[6:]
+    scorers = Options(words, shots=shots[:1]), Options(words, shots=shots)
+    encoder = Encoder(scorers)
+    free = label_free_encoder(encoder, QUESTIONS, None)
+    assert 20 < free.skips[0] < free.skips[1]
+    rows = free(QUESTIONS, None)
+    for group, scorer in enumerate(scorers):
+        members = [i for i, each in enumerate(QUESTIONS) if encoder.group(each) == group]
+        wanted = without_answers([scorer.encode(QUESTIONS[i]) for i in members])
+        for i, each in zip(members, wanted, strict=True):
+            assert rows[i].question == each.question == unanswered(QUESTIONS[i])
+            assert rows[i].prompt_hash == each.prompt_hash
+            assert rows[i].prompts.read.tolist() == each.prompts.read.tolist()
+    short = cola_jax.Question("s", "", ("a", "b"))  # ends before the shared tokens of others do
+    (row,) = dataclasses.replace(free, skips=(1000, 1000))([short], None)
+    assert row.prompts.read.tolist() == [row.num_tokens - 1]
+    assert isinstance(free.scorer, Divergence)
 
 
 def test_divergence_from_a_model_that_is_not_finite_is_the_worst(model, words):

@@ -1,5 +1,7 @@
 """Tasks of lm-evaluation-harness: the same requests, verdicts and metrics as its own."""
 
+import pickle
+
 import numpy as np
 import pytest
 from lm_eval import simple_evaluate
@@ -168,6 +170,14 @@ def test_grade_compares_another_gold_as_the_metric_does(tasks):
     assert grader.grade(question, " 5000") == (None, Grade.WRONG)
     aliases = load_task("aliases")
     assert aliases.grade(next(aliases.questions(None)), " two. ", "Two")[1] is Grade.RIGHT
+
+
+def test_graders_are_loaded_where_they_are_sent(tasks):
+    config = TaskConfig("numbers", rule="flexible-extract")
+    prepared = config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1, 7))
+    sent = pickle.loads(pickle.dumps(prepared.encoder)).scorer
+    assert sent.grader is load_task("numbers", None, "flexible-extract")
+    assert sent.record() == prepared.scorer.record()
 
 
 def test_prepare_takes_filter_and_limit(tasks):
