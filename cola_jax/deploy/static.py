@@ -21,7 +21,7 @@ from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts, held_out_of, recording
-from cola_jax.scoring.divergence import divergences, label_free_encoder, unanswered
+from cola_jax.scoring.divergence import divergences, label_free_encoder
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -124,9 +124,8 @@ def label_free(session: "Session") -> "Session":
     """Return a session of the same prompts that scores their divergence from the model's own."""
     asked, model = session.asked, session.model
     encoder = label_free_encoder(asked.encoder, asked.questions, model.directory)
-    questions = [unanswered(question) for question in asked.questions]
     settings = session.settings | {"scorer": encoder.scorer.name}
-    asked = QuestionSet.of(questions, encoder, model)
+    asked = QuestionSet.of(asked.questions, encoder, model)
     return dataclasses.replace(session, asked=asked, settings=settings)
 
 

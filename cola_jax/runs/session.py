@@ -191,7 +191,7 @@ def recording(
 
         evaluations = Evaluations(
             EngineEvaluator(session.engine, session.model, session.asked, run.metrics),
-            session.asked.questions,
+            [each.question for each in encoded],  # without options where none are scored
             resumed=known,
             write=write,
         )

@@ -64,6 +64,10 @@ class PromptEncoder(Encoder):
         """Encode prompts with their pictures; InputError as the scorers."""
         return self.read(Encoder(self.scorers)(questions, checkpoint))
 
+    def sizes(self, questions: Sequence[Question], sample: Sequence[Encoded]) -> list[int]:
+        """Estimate the tokens of prompts, as `Encoder`, by the texts of questions alone."""
+        return super().sizes([unanswered(question) for question in questions], sample)
+
     def read(self, encoded: Sequence[Encoded]) -> list[Encoded]:
         """Read the prompts of encoded questions."""
         return [read_prompt(each, self.skips[self.group(each.question)]) for each in encoded]
@@ -89,12 +93,6 @@ def common_tokens(encoded: Sequence[Encoded]) -> int:
     if not encoded:
         return 0
     return int(common_with_first(Prompts.stack([prompt_of(each) for each in encoded])).min())
-
-
-def without_answers(encoded: Sequence[Encoded]) -> list[Encoded]:
-    """Read prompts alone, after the tokens with which all begin, such as those of shots."""
-    shared = common_tokens(encoded)
-    return [read_prompt(each, shared) for each in encoded]
 
 
 def read_prompt(encoded: Encoded, first: int) -> Encoded:

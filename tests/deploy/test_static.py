@@ -161,8 +161,8 @@ def test_label_free_reads_after_the_shots_of_each_prompt(tiny_checkpoint: Path) 
     task = TaskConfig("arithmetic", limit=16, choose_prompts=2)
     session = Session.prepare(str(tiny_checkpoint), task.prepare)
     free = static.label_free(session)
-    words, before, read = session.scorer.tokenizer, set(), []
-    for each in free.encoded:
+    words, before, read = session.model.tokenizer, set(), []
+    for each in free.asked.encode(free.model):
         ids, first = each.prompts.ids.tolist(), int(each.prompts.read[0])
         before.add(words.decode(ids[:first]))
         read.append(words.decode(ids[first:]))

@@ -8,7 +8,12 @@ import torch
 import transformers
 
 import cola_jax
+from cola_jax.engine.evaluator import EngineEvaluator
+from cola_jax.engine.local import LocalEngine
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.question_set import QuestionSet
 from cola_jax.execute.decoder import Stop
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.path import pad_lists, random_paths
 from cola_jax.scoring import Completions, Options, divergence
 from cola_jax.scoring.divergence import (
@@ -16,11 +21,10 @@ from cola_jax.scoring.divergence import (
     Divergence,
     divergences,
     label_free_encoder,
+    read_prompt,
     unanswered,
-    without_answers,
 )
 from cola_jax.scoring.encoder import Encoder
-from cola_jax.scoring.evaluator import ModelEvaluator
 from tests import oracle, tiny
 
 PATHS = random_paths(tiny.LAYERS, 5, seed=2)
@@ -55,15 +59,19 @@ def test_divergence_is_that_of_transformers(model, words, theirs, monkeypatch, a
         stop = Stop((), (), tokenizer=words)
         inner, texts = Completions(words, stop=stop, max_new_tokens=4), [q.text for q in QUESTIONS]
     ids = [words(text).input_ids for text in texts]
-    encoded = without_answers([inner.encode(question) for question in QUESTIONS])
+    encoder = label_free_encoder(Encoder((inner,)), QUESTIONS, None)
+    encoded = encoder(QUESTIONS, None)
     start = int(encoded[0].prompts.read[0])
     assert start > 3
     assert all(row[:start] == ids[0][:start] for row in ids)
     assert len({row[start] for row in ids}) > 1
-    evaluate = ModelEvaluator(model, encoded, Divergence(inner))
+    handle = ModelHandle.of(model)
+    asked = QuestionSet.of(QUESTIONS, encoder, handle)
+    evaluate = EngineEvaluator(LocalEngine(), handle, asked)
     few = pad_lists([[PATHS[0]], *[[]] * 5], 12)
     assert divergences(evaluate(few))[0, 0] > 0.01  # the identity path of one question has run
-    got = divergences(evaluate([*PATHS, range(tiny.LAYERS)]))
+    every = pad_paths([*PATHS, range(tiny.LAYERS)], len(QUESTIONS), tiny.LAYERS)
+    got = divergences(evaluate(every))
     for c, path in enumerate(PATHS):
         want = [expected(theirs, row, path, start, most) for row in ids]
         np.testing.assert_allclose(got[:, c], want, rtol=1e-3, atol=1e-5)
@@ -78,24 +86,27 @@ def test_divergence_knows_no_answers(words):
     assert first.question == second.question
     assert first.prompt_hash == second.prompt_hash
     assert first.prompts.ids.tolist() == second.prompts.ids.tolist()
-    after_shots, _ = without_answers([first, second])  # other positions: another measurement
+    after_shots = read_prompt(second, 5)  # other positions: another measurement
     assert after_shots.prompt_hash != first.prompt_hash
 
 
 def test_label_free_encoder_skips_what_the_prompts_of_a_group_share(words):
-    shots = tiny.questions(8)[6:]
-    scorers = Options(words, shots=shots[:1]), Options(words, shots=shots)
+    *questions, first_shot, second_shot = tiny.questions(26)
+    scorers = Options(words, shots=[first_shot]), Options(words, shots=[first_shot, second_shot])
     encoder = Encoder(scorers)
-    free = label_free_encoder(encoder, QUESTIONS, None)
+    free = label_free_encoder(encoder, questions, None)
     assert 20 < free.skips[0] < free.skips[1]
-    rows = free(QUESTIONS, None)
-    for group, scorer in enumerate(scorers):
-        members = [i for i, each in enumerate(QUESTIONS) if encoder.group(each) == group]
-        wanted = without_answers([scorer.encode(QUESTIONS[i]) for i in members])
-        for i, each in zip(members, wanted, strict=True):
-            assert rows[i].question == each.question == unanswered(QUESTIONS[i])
-            assert rows[i].prompt_hash == each.prompt_hash
-            assert rows[i].prompts.read.tolist() == each.prompts.read.tolist()
+    for question, row in zip(questions, free(questions, None), strict=True):
+        group = encoder.group(question)
+        ids, first = row.prompts.ids.tolist(), int(row.prompts.read[0])
+        assert words.decode(ids[:first]).count("Question:") == group + 2
+        assert words.decode(ids[:first]).endswith("which of the")
+        assert row.question == unanswered(question)
+        assert row.prompt_hash == read_prompt(scorers[group].encode(question), first).prompt_hash
+    sizes = free.sizes(questions, free.check(questions))
+    assert sizes == free.sizes(
+        [unanswered(question) for question in questions], free.check(questions)
+    )
     short = cola_jax.Question("s", "", ("a", "b"))  # ends before the shared tokens of others do
     (row,) = dataclasses.replace(free, skips=(1000, 1000))([short], None)
     assert row.prompts.read.tolist() == [row.num_tokens - 1]
