@@ -110,7 +110,8 @@ def make_record(manifest: Fields, path: Sequence[int], metrics: Sequence[Metric]
     library = {"name": LIBRARY, "version": start["versions"][LIBRARY]}
     model, task, facts = model_info(manifest, path), task_of(manifest), deciding(settings)
     limits = {"temperature": settings.get("temperature", 0), "max_tokens": facts["max_new_tokens"]}
-    facts |= {"prompt_hash": (settings.get("prompt") or {}).get("hash")}
+    facts |= {"prompt_hash": (settings.get("prompt") or {}).get("hash")}  # of earlier versions
+    facts |= {"shots_digest": settings.get("shots_digest")}
     generation: dict[str, Any] = {"additional_details": texts(facts)}
     if scorer_flag(manifest, "decodes"):
         generation["generation_args"] = limits
@@ -139,7 +140,8 @@ def source_data(manifest: Fields) -> dict[str, Any]:
     """Return the data set of a run: that of its task on the Hub, or another."""
     settings, start = manifest["settings"], manifest["starts"][-1]
     task, config = TASKS.get(str(start.get("task"))), start.get("task_config") or {}
-    facts = {"questions": settings["questions"], "questions_digest": settings.get("task")}
+    digest = settings.get("questions_digest") or settings.get("task")  # that of earlier versions
+    facts = {"questions": settings["questions"], "questions_digest": digest}
     data = {"dataset_name": task_of(manifest), "additional_details": texts(facts)}
     if task is None or not task.hub or config.get("hub"):
         return data | {"source_type": "other"}

@@ -16,6 +16,8 @@ from cola_jax.storage import path_of
 from cola_jax.tasks.scorers import DECODING
 
 PROTOCOL = "protocol.json"
+DIGESTS = ("questions_digest", "shots_digest")  # of questions and prompts
+EARLIER = "task"  # the digest that earlier versions had in their place
 TESTS = (
     "Differences to the identity path within question and prompt; questions and prompts crossed "
     "and random, Satterthwaite's degrees of freedom; two-sided at 0.05, Holm over claims and "
@@ -76,7 +78,7 @@ def make_protocol(
 def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     """Return the scorer, the questions and the prompts of a task."""
     first = prompts[0]
-    names = ("scorer", "chat", "prompt", "prompt_set", "questions_digest", *DECODING)
+    names = ("scorer", "chat", "prompt", "prompt_set", *DIGESTS, *DECODING)
     return {
         "questions": len(first.asked),
         "ids": digest([question.id for question in first.asked.questions]),
@@ -87,16 +89,20 @@ def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     }
 
 
-def lock_protocol(directory: str, protocol: dict[str, Any], before: dict[str, Any] | None) -> None:
-    """Write the protocol, or check that it is that of a trial that has begun.
+def lock_protocol(
+    directory: str, protocol: dict[str, Any], before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write the protocol, or check that it is that of a trial that has begun; return this one.
 
     Raises InputError for a protocol that differs from it.
     """
     file = path_of(directory) / PROTOCOL
     if before is None:
         write_whole(file, readable_json(protocol).encode() + b"\n")
-        return
+        return protocol
     changes = differing(before, protocol)
+    if has_earlier_digests(before):
+        changes = differing(without_digests(before), without_digests(protocol))
     changes.pop("hash", None)
     if changes:
         name, (was, now) = next(iter(changes.items()))
@@ -107,6 +113,28 @@ def lock_protocol(directory: str, protocol: dict[str, Any], before: dict[str, An
             f"from it in {', '.join(changes)} ({details}): repeat its flags, or give another "
             "--output."
         )
+    return before
+
+
+def has_earlier_digests(protocol: dict[str, Any]) -> bool:
+    """Whether a protocol has the digests of an earlier version, which were those of tokens."""
+    return any(
+        EARLIER in prompt for task in protocol["tasks"].values() for prompt in task["prompts"]
+    )
+
+
+def without_digests(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol without the digests of questions and prompts."""
+    tasks = {}
+    for name, task in protocol["tasks"].items():
+        prompts = []
+        for record in task["prompts"]:
+            kept = {key: x for key, x in record.items() if key not in (EARLIER, *DIGESTS)}
+            if "prompt" in kept:
+                kept["prompt"] = {key: x for key, x in kept["prompt"].items() if key != "hash"}
+            prompts.append(kept)
+        tasks[name] = task | {"prompts": prompts}
+    return protocol | {"tasks": tasks}
 
 
 def task_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

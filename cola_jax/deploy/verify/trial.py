@@ -117,7 +117,7 @@ def run_trial(
         counts = {task: len(each) for task, each in samplers.items()}
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
-    lock_protocol(directory, protocol, before)
+    protocol = lock_protocol(directory, protocol, before)
     plain = identity(first.model.config.num_layers)
     paths = [plain, *(claim.path for claim in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
