@@ -4,19 +4,22 @@ A part is two files that are written whole, first that of its evaluations and th
 questions; a question is done once its part has both. Evaluations of unfinished questions are
 written wave by wave to a folder of their own, from which the next start takes them, as it does from
 parts without the file of their questions. Where storage has no lock, two processes may finish a
-question: readers take it from the first part that has it.
+question: readers take it from the newest start, and there from the first part that has it.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import html
+import itertools
 import json
 import shutil
+import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,15 +31,25 @@ from cola_jax.files import (
     create_whole,
     inside,
     matching,
-    read_json,
-    readable_json,
     remove_files,
     write_whole,
 )
 from cola_jax.metrics import Metrics
-from cola_jax.question import Question, digest
+from cola_jax.question import Question
 from cola_jax.runs.compare import Asked, check_asked
 from cola_jax.runs.lock import locked
+from cola_jax.runs.records import (
+    METRICS,
+    START,
+    Start,
+    check_models,
+    encode_record,
+    last_starts,
+    next_start,
+    read_record,
+    read_starts,
+    start_order,
+)
 from cola_jax.runs.schema import (
     EVALUATIONS,
     QUESTIONS,
@@ -49,9 +62,12 @@ from cola_jax.runs.schema import (
     part_stem,
     questions_of,
     read_part,
+    run_mark,
+    start_of,
 )
-from cola_jax.runs.settings import check_digests, continues
+from cola_jax.runs.settings import asks_more, check_digests, continues
 from cola_jax.runs.summary import COLUMNS, VERDICTS, summarise_evaluation, ways_of
+from cola_jax.runs.writes import Writes
 from cola_jax.scoring.evaluation_summary import EvaluationSummary
 from cola_jax.storage import AnyPath, for_each, is_url, path_of
 from cola_jax.strategies.reached import Ways
@@ -62,7 +78,6 @@ PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 STARTS = "starts"
-METRICS = ".metrics.json"  # of a start, beside its own file
 TABLES = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # folder of evaluations of unfinished questions
 COUNTED = ["evaluations", "controls", "again", "variant_answers"]  # columns of questions
@@ -70,11 +85,12 @@ FAILED = "failed"  # folder of records of questions that an engine has set aside
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
 
 
-class Wave(NamedTuple):
+@dataclasses.dataclass(eq=False)
+class Wave:
     """A file of evaluations of questions, which goes when the last of them is finished."""
 
-    file: epath.Path
     left: set[str]  # ids of its unfinished questions
+    file: epath.Path | None = None  # once it is written
 
 
 class Run:
@@ -89,6 +105,8 @@ class Run:
         self.waves: dict[str, list[Wave]] = defaultdict(list)  # of this start, by question
         self.number = 0  # of the next part
         self.start = ""  # name of the record of this start
+        self.writes: Writes | None = None  # of a run that is open
+        self.lock = threading.Lock()  # of what threads change when they have written
 
     def __repr__(self) -> str:
         return "\n".join(self.describe())
@@ -163,21 +181,23 @@ class Run:
         with locked(self.directory, shared=self.shared):
             if is_new:
                 self.create(settings)
-            before, starts = self.read_starts()
-            sources = (starts[-1] if starts else {}).get("model"), environment.get("model")
-            further = continues(self.directory, before, settings, sources)
+            starts = self.starts()
+            before = starts[-1].settings if starts else self.first_settings
+            source = starts[-1].record.get("model") if starts else None
+            continues(self.directory, before, settings, (source, environment.get("model")))
             if starts and asked is not None:
                 check_asked(self.directory, self.asked(), asked, complete=not self.shared)
             check_digests(self.directory, before, settings)
-            if further:
-                self.set_aside()
-            start_file = self.record_start(len(starts), settings, environment)
-            self.start = start_file.stem
+            self.set_outgrown_aside(starts, settings)
+            self.start = next_start(start.name for start in starts)
+            start_file = self.record_start(settings, environment)
             self.load()
             self.metrics = metrics or Metrics()
             try:
-                yield self
+                with Writes() as self.writes:
+                    yield self
             finally:
+                self.writes = None
                 if metrics is not None:  # in another file, as none is written twice
                     write_whole(start_file.with_suffix(METRICS), encode_record(metrics.report()))
             self.tidy(settings.get("questions"))
@@ -195,27 +215,58 @@ class Run:
 
         A part without finished questions has evaluations of unfinished ones, which are kept until
         these are finished. `machine` is the host that evaluated them, this one by default.
+
+        Returns at once, unless many others are being written. Raises the first error of an earlier
+        part; all are written when the run is closed.
         """
-        if not part.questions:
-            self.write_unfinished(part.evaluations)
-            return
-        stem = part_stem(self.number, len(part.questions), machine)
-        self.number += 1
+        if part.questions:
+            stem = part_stem(self.start, self.number, len(part.questions), machine)
+            self.number += 1
+            write = functools.partial(self.write_finished, stem, part)
+        else:
+            with self.lock:
+                wave = Wave(questions_of(part.evaluations) - self.done)
+                for name in wave.left:
+                    self.waves[name].append(wave)
+            if not wave.left:  # of a batch that was finished elsewhere meanwhile
+                return
+            write = functools.partial(self.write_wave_file, wave, part)
+        if self.writes is None:
+            write()
+        else:
+            self.writes.submit(write)
+
+    def flush(self) -> None:
+        """Wait until all parts are written; raises the first error of one."""
+        if self.writes is not None:
+            self.writes.flush()
+
+    def write_finished(self, stem: str, part: Part) -> None:
+        """Write the two files of a part, and remove the waves that it finishes."""
         self.write_rows("evaluations", stem, part.evaluations)
         self.write_rows("questions", stem, part.questions)
-        for row in part.questions:
-            self.earlier.pop(row["question"], None)
-            for wave in self.waves.pop(row["question"], ()):
-                wave.left.discard(row["question"])
-                if not wave.left:
-                    remove_files([wave.file])
+        finished = []
+        with self.lock:
+            for row in part.questions:
+                name = row["question"]
+                self.done.add(name)
+                self.earlier.pop(name, None)
+                for wave in self.waves.pop(name, ()):
+                    wave.left.discard(name)
+                    if not wave.left and wave.file is not None:
+                        finished.append(wave.file)
+        remove_files(finished)
 
-    def write_unfinished(self, evaluations: list[dict[str, Any]] | bytes) -> None:
-        """Write evaluations of unfinished questions."""
-        names = questions_of(evaluations)
-        wave = Wave(self.write_rows(UNFINISHED, uuid.uuid4().hex, evaluations), names)
-        for name in names:
-            self.waves[name].append(wave)
+    def write_wave_file(self, wave: Wave, part: Part) -> None:
+        """Write evaluations of unfinished questions, unless these were finished meanwhile."""
+        if not wave.left:
+            return
+        file = self.write_rows(UNFINISHED, uuid.uuid4().hex, part.evaluations)
+        with self.lock:
+            wave.file = file
+            is_over = not wave.left
+        if is_over:
+            remove_files([file])
 
     def fail(self, questions: Sequence[str], reason: str, machine: str) -> None:
         """Record questions, by their ids, that this start sets aside; the next one tries again."""
@@ -226,9 +277,9 @@ class Run:
 
     def failures(self) -> list[dict[str, Any]]:
         """Read the records of `fail` by the last start, oldest first."""
-        starts = matching(self.place(STARTS), "*.json")
-        last = starts[-1].name.partition(".")[0] if starts else ""
-        files = matching(self.place(FAILED), f"{last}-*.json")
+        names = {start.name for start in last_starts(self.starts())}
+        every = matching(self.place(FAILED), "*.json")
+        files = [file for file in every if start_of_failure(file.name) in names]
         return sorted(for_each(read_record, files), key=lambda record: record["date"])
 
     def replace(self, part: Part) -> None:
@@ -251,12 +302,12 @@ class Run:
         create_whole(self.directory / MANIFEST, encode_record({"settings": settings}))
 
     def record_start(
-        self, number: int, settings: Mapping[str, Any], environment: Mapping[str, Any]
+        self, settings: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> epath.Path:
         """Write a file of this start, and its flags as a file for `--config`."""
         start = dict(environment)
         flags = start.pop("flags", None)
-        file = self.place(STARTS) / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
+        file = self.place(STARTS) / f"{self.start}.json"
         write_whole(file, encode_record(start | {"settings": settings}))
         if flags is not None:
             content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
@@ -268,7 +319,22 @@ class Run:
 
         Interrupted, it leaves a run whose remaining questions are done.
         """
+        self.done.clear()
         remove_files([part["questions"] for part in self.parts()])
+
+    def set_outgrown_aside(self, starts: Sequence[Start], settings: Mapping[str, Any]) -> None:
+        """Make the questions unfinished of starts that asked for fewer evaluations of each.
+
+        Parts of earlier versions do not tell their start: they are taken for those of the last.
+        """
+        last = starts[-1].settings if starts else self.first_settings
+        known = {start.name: start.settings for start in starts}
+        outgrown = [
+            part["questions"]
+            for part in self.parts()
+            if asks_more(known.get(start_of(part["questions"].name), last), settings)
+        ]
+        remove_files(outgrown)
 
     def load(self) -> None:
         """Read which questions are done, and the evaluations of others."""
@@ -303,7 +369,9 @@ class Run:
         is_local = not is_url(folder) and folder.exists()
         if not (is_local or self.unfinished_files()):
             return
-        if self.questions(["question"]).num_rows == questions:
+        # other processes may have finished some
+        is_done = len(self.done) == questions or self.questions(["question"]).num_rows == questions
+        if is_done:
             remove_files(self.unfinished_files())  # again: other processes may have completed parts
             if is_local:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -334,20 +402,19 @@ class Run:
 
     @functools.cached_property
     def mark(self) -> str:
-        """The digest of the first settings, which every part carries."""
-        return digest(self.first_settings)
+        """What every part carries: the digest of the first settings, and the model."""
+        return run_mark(self.first_settings)
+
+    def starts(self) -> list[Start]:
+        """Read the starts in order; InputError for one of another model than the run."""
+        starts = read_starts(self.place(STARTS))
+        check_models(self.directory, self.first_settings, starts)
+        return starts
 
     def read_starts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Read the settings of the last start, and all starts, of which there may be none yet."""
-        settings, starts = self.first_settings, []
-        files = matching(self.place(STARTS), "*.json")
-        for file, record in zip(files, for_each(read_record, files), strict=True):
-            if file.name.endswith(METRICS):  # sorted after its start
-                starts[-1]["metrics"] = record
-            else:
-                settings = record.pop("settings")
-                starts.append(record)
-        return settings, starts
+        first, starts = self.first_settings, self.starts()
+        return starts[-1].settings if starts else first, [start.record for start in starts]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the last start, those of the first before it is recorded."""
@@ -369,13 +436,14 @@ class Run:
         self.metrics.add(earlier=earlier, **improvements(rows, num_layers))
 
     def listed(self) -> tuple[list[PartFiles], list[epath.Path]]:
-        """List the parts in order, and files of evaluations without that of their questions."""
+        """List the parts by start, and files of evaluations without that of their questions."""
         parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
         for kind in TABLES:
             for file in matching(self.place(kind), "part-*.parquet"):
                 parts[file.name.partition(".")[0]][kind] = file
         alone = [part["evaluations"] for part in parts.values() if [*part] == ["evaluations"]]
-        return [parts[x] for x in sorted(parts) if len(parts[x]) == len(TABLES)], alone
+        stems = sorted(parts, key=lambda stem: (start_order(start_of(stem)), stem))
+        return [parts[stem] for stem in stems if len(parts[stem]) == len(TABLES)], alone
 
     def parts(self) -> list[PartFiles]:
         """List the parts in order, without those that lack one of their two files."""
@@ -391,8 +459,11 @@ class Run:
 
     def read(self, kind: str, columns: Sequence[str] | None) -> pa.Table:
         """Read columns of one of the two tables, by default all."""
-        empty = SCHEMAS[kind].empty_table().select(list(columns or SCHEMAS[kind].names))
-        return join([empty], self.tables(kind, columns))
+        names = list(columns or SCHEMAS[kind].names)
+        empty, seen, newest_first = SCHEMAS[kind].empty_table().select(names), set(), []
+        for parts in reversed(by_start(self.parts())):
+            newest_first.append(join([empty], self.new_rows(kind, names, parts, seen)))
+        return pa.concat_tables([empty, *reversed(newest_first)])
 
     def tables(
         self,
@@ -400,12 +471,22 @@ class Run:
         columns: Sequence[str] | None = None,
         parts: Sequence[PartFiles] | None = None,
     ) -> Iterator[pa.Table]:
-        """Read columns of a table part by part; the rows of a question are in one of them."""
-        schema = SCHEMAS[kind]
-        names = list(columns or schema.names)
-        files = [part[kind] for part in (self.parts() if parts is None else parts)]
-        wanted = [*dict.fromkeys(["question", *names])]
+        """Read columns of a table part by part; the rows of a question are in one of them.
+
+        The parts of the newest start come first: those that it wrote again count, even where an
+        older start ends later.
+        """
         seen: set[str] = set()
+        names = list(columns or SCHEMAS[kind].names)
+        for group in reversed(by_start(self.parts() if parts is None else parts)):
+            yield from self.new_rows(kind, names, group, seen)
+
+    def new_rows(
+        self, kind: str, names: list[str], parts: Sequence[PartFiles], seen: set[str]
+    ) -> Iterator[pa.Table]:
+        """Read parts in order, without the questions that were seen before, which grow."""
+        schema, wanted = SCHEMAS[kind], [*dict.fromkeys(["question", *names])]
+        files = [part[kind] for part in parts]
         for table in for_each(lambda file: read_part(file, schema, self.mark, wanted), files):
             own = table["question"].unique().to_pylist()
             if twice := seen.intersection(own):
@@ -414,20 +495,16 @@ class Run:
             yield table.select(names)
 
 
-def encode_record(content: Mapping[str, Any]) -> bytes:
-    """Return the content of a JSON file that has a digest of the rest."""
-    return readable_json({**content, "digest": digest(content)}).encode() + b"\n"
+def start_of_failure(name: str) -> str:
+    """Return the start of a record of questions that were set aside."""
+    match = START.match(name)
+    return match[0] if match else ""
 
 
-def read_record(file: epath.Path) -> dict[str, Any]:
-    """Read a file of `encode_record`; InputError for a file that was changed since."""
-    content = read_json(file)
-    if content.pop("digest", None) != digest(content):
-        raise InputError(
-            f"{file} is damaged, or was changed or made by an earlier version: restore it, or make "
-            "a new run."
-        )
-    return content
+def by_start(parts: Sequence[PartFiles]) -> list[list[PartFiles]]:
+    """Group parts in their order by the start that wrote them."""
+    groups = itertools.groupby(parts, lambda part: start_of(part["questions"].name))
+    return [list(group) for _, group in groups]
 
 
 def count_evaluations(questions: Iterable[Mapping[str, Any]], *, robust: bool = False) -> int:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from etils import epath
 
-from cola_jax.errors import InputError, reading
+from cola_jax.errors import InputError, brief, reading
 from cola_jax.files import read_bytes
 from cola_jax.question import Question, digest, question_digest
 from cola_jax.scoring.grader import Grade
@@ -24,9 +24,13 @@ from cola_jax.scoring.scorer import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 from cola_jax.strategies.outcome import ROOT, Outcome
 
-MARK = b"cola_run"  # in the metadata of a file: the digest of the settings of its run
+MARK = b"cola_run"  # in the metadata of a file: the mark of its run
 JOINED = 64  # tables that are joined at a time
-PART = re.compile(r"part-[0-9]{5,}-([0-9]+)-([A-Za-z0-9_]+)-[0-9a-f]{8}")
+# without a start in parts of earlier versions, and in still earlier ones without questions
+PART = re.compile(
+    r"part-(?:s(?P<start>[0-9]+-[0-9a-f]{8})-)?[0-9]+"
+    r"(?:-(?P<questions>[0-9]+)-(?P<machine>[A-Za-z0-9_]+))?-[0-9a-f]{8}"
+)
 PATH = pa.list_(pa.int16())
 METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
 AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
@@ -40,7 +44,6 @@ CONTROL = pa.struct(
         "shared": pa.int32(),  # evaluations that earlier searches of the question made as well
     }
 )
-LATER = {"prompt"}  # columns that runs of earlier versions lack, in which they are null
 # README.md explains the columns
 EVALUATIONS = pa.schema(
     {
@@ -284,7 +287,7 @@ def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) -> bytes:
-    """Return the content of a file of rows, marked with the digest of its run's settings."""
+    """Return the content of a file of rows, with the mark of its run."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({MARK: mark.encode()}))
     # of prompts, which are long and alike, statistics would take more bytes than the texts
@@ -301,9 +304,16 @@ def host_name(name: str | None = None) -> str:
     return re.sub("[^A-Za-z0-9_]", "_", name)[-40:]
 
 
-def part_stem(number: int, questions: int, machine: str | None) -> str:
-    """Return the beginning of the names of a part's files: its place, questions and machine."""
-    return f"part-{number:05d}-{questions}-{host_name(machine)}-{uuid.uuid4().hex[:8]}"
+def part_stem(start: str, number: int, questions: int, machine: str | None) -> str:
+    """Return the beginning of the names of a part's files: its start, place and machine."""
+    end = f"{number:05d}-{questions}-{host_name(machine)}-{uuid.uuid4().hex[:8]}"
+    return f"part-s{start}-{end}" if start else f"part-{end}"
+
+
+def start_of(name: str) -> str:
+    """Return the start that wrote a part, by its name; "" for parts of earlier versions."""
+    match = PART.match(name)
+    return (match["start"] if match else None) or ""
 
 
 def part_name(stem: str, content: bytes) -> str:
@@ -316,7 +326,8 @@ def read_part(
 ) -> pa.Table:
     """Read columns of one file of rows, by default those of its schema.
 
-    Raises InputError for a file that was changed after it was written, or of another run.
+    Columns of later versions are null. Raises InputError for a file that was changed after it was
+    written, or of another run.
     """
     with reading(file, "Remove it, and its questions are evaluated again."):
         content = read_bytes(file)
@@ -324,14 +335,30 @@ def read_part(
             raise InputError("it is damaged, or was changed or renamed after it was written")
         # a third of the time that `read_table` takes
         opened = pq.ParquetFile(pa.BufferReader(content))
-        if (opened.schema_arrow.metadata or {}).get(MARK, b"").decode() != mark:
-            raise InputError("it is of another run")
+        check_mark((opened.schema_arrow.metadata or {}).get(MARK, b"").decode(), mark)
         names = schema.names if columns is None else list(columns)
         table = opened.read(names, use_threads=False)
-        for name in LATER.intersection(names).difference(table.column_names):
+        for name in set(names).difference(table.column_names):
             column = schema.field(name)
             table = table.append_column(column, pa.nulls(len(table), column.type))
         return table.select(names).replace_schema_metadata()
+
+
+def run_mark(settings: Mapping[str, Any]) -> str:
+    """Return what every part of a run carries: the digest of its first settings, and its model."""
+    return " ".join(filter(None, [digest(settings), settings.get("model")]))
+
+
+def check_mark(theirs: str, ours: str) -> None:
+    """Raise InputError for the mark of another run; those of earlier versions have no model."""
+    (settings, _, model), (own_settings, _, own_model) = theirs.partition(" "), ours.partition(" ")
+    if settings == own_settings:
+        return
+    if model and model != own_model:
+        raise InputError(
+            f"it is of another run, of model {brief(model)} and not {brief(own_model)}"
+        )
+    raise InputError("it is of another run")
 
 
 def questions_of(evaluations: list[dict[str, Any]] | bytes) -> set[str]:

@@ -49,8 +49,12 @@ def continues(
         )
     if differences := named_differences(old, new, models):
         raise other_settings(directory, differences)
-    more = ("simulations", "paths")
-    return any(grows(name, old.get(name), new.get(name)) for name in more)
+    return asks_more(old, new)
+
+
+def asks_more(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether new settings need more evaluations of each question than old ones."""
+    return any(grows(name, old.get(name), new.get(name)) for name in ("simulations", "paths"))
 
 
 def check_digests(

@@ -1,7 +1,7 @@
 """The progress of a run, which other machines may be writing."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -9,8 +9,9 @@ import numpy as np
 from etils import epath
 
 from cola_jax.files import inside, written_times
+from cola_jax.runs.records import last_starts, start_order
 from cola_jax.runs.run import COUNTED, Run, count_evaluations
-from cola_jax.runs.schema import PART, QUESTIONS, read_part
+from cola_jax.runs.schema import PART, QUESTIONS, read_part, start_of
 from cola_jax.storage import for_each
 
 LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
@@ -38,7 +39,8 @@ def read_progress(run: Run) -> dict[str, Any]:
       and `seconds_left` of the last start; machines, starts as they are recorded, and failures.
       None is unknown.
     """
-    (settings, starts), failures = run.read_starts(), run.failures()
+    recorded, failures = run.starts(), run.failures()
+    settings = recorded[-1].settings if recorded else run.first_settings
     parts = read_counts(run, list_parts(run), robust=bool(settings.get("robust")))
     read = [part for part in parts if part.evaluations is not None]
     done, asked = count_questions(parts), settings.get("questions", 0)
@@ -46,7 +48,7 @@ def read_progress(run: Run) -> dict[str, Any]:
     mean = sum(part.evaluations or 0 for part in read) / max(count_questions(read), 1) or paths
     failed = len({name for failure in failures for name in failure["questions"]})
     state, rate, left, recent = "not started", None, None, []
-    if last := last_starts(starts):
+    if last := [start.record for start in last_starts(recorded)]:
         began = min(datetime.fromisoformat(start["date"]) for start in last)
         recent = [part for part in parts if part.time >= began]
         rate = questions_per_second(began, recent)
@@ -75,17 +77,9 @@ def read_progress(run: Run) -> dict[str, Any]:
             {"machine": name, "questions": count_questions(own), "last_part": own[-1].time}
             for name, own in sorted(machines.items())
         ],
-        "starts": starts,
+        "starts": [start.record for start in recorded],
         "failures": failures,
     }
-
-
-def last_starts(starts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the last start, with those of the other processes of a distributed start."""
-    together = starts[-1].get("together") if starts else None
-    if together is None:
-        return list(starts[-1:])
-    return [start for start in starts if start.get("together") == together]
 
 
 def list_parts(run: Run) -> list[WrittenPart]:
@@ -93,8 +87,9 @@ def list_parts(run: Run) -> list[WrittenPart]:
     folder, parts = run.place("questions"), []
     for name, time in written_times(folder).items():
         if name.startswith("part-"):
-            match = PART.match(name)
-            machine, questions = (match[2], int(match[1])) if match else ("unknown", None)
+            match, machine, questions = PART.match(name), "unknown", None
+            if match and match["machine"]:  # names of the earliest versions have none
+                machine, questions = match["machine"], int(match["questions"])
             parts.append(WrittenPart(time, inside(folder, name), machine, questions))
     return sorted(parts)
 
@@ -104,7 +99,8 @@ def read_counts(
 ) -> list[WrittenPart]:
     """Read the counts of a sample of the parts, and of those whose names have none.
 
-    A question that several of them have counts in the first.
+    A question that several of them have counts as readers of the rows take it: in the newest start,
+    and there in the first part.
     """
     step = 1 if len(parts) <= LARGE else -(-len(parts) // SAMPLE)
     chosen = [part for i, part in enumerate(parts) if i % step == 0 or part.questions is None]
@@ -116,7 +112,12 @@ def read_counts(
             return None
 
     known, seen = {}, set()
-    for part, rows in zip(chosen, for_each(read, [part.file for part in chosen]), strict=True):
+    ordered = sorted(chosen, key=lambda part: part.file.name)
+    newest_first = sorted(
+        ordered, key=lambda part: start_order(start_of(part.file.name)), reverse=True
+    )
+    rows_of = for_each(read, [part.file for part in newest_first])
+    for part, rows in zip(newest_first, rows_of, strict=True):
         if rows is not None:
             rows = [row for row in rows if row["question"] not in seen]
             seen.update(row["question"] for row in rows)

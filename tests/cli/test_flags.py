@@ -3,14 +3,14 @@
 import json
 
 import pytest
+from cola_jax.runs.hosts import WHOLE, Hosts
 
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
+from cola_jax.engine.devices import Devices
 from cola_jax.errors import InputError
 from cola_jax.formats.identity import Identity
 from cola_jax.formats.peers import VALID, mergekit_config
-from cola_jax.engine.devices import Devices
-from cola_jax.runs.hosts import WHOLE, Hosts
 from cola_jax.tasks.task import TaskConfig
 from experiments.shapes import llama
 from tests import tiny

@@ -16,9 +16,9 @@ from cola_jax.deploy.distill import Distilled, Examples, distill, make_examples,
 from cola_jax.deploy.router import NO_SEGMENT, Record, likeliest_paths, load_router, segment_logits
 from cola_jax.deploy.router import target_of_path as target
 from cola_jax.deploy.settings import DistillSettings
+from cola_jax.engine.devices import Devices
 from cola_jax.errors import InputError
 from cola_jax.prompts import Prompts
-from cola_jax.engine.devices import Devices
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.session import RunConfig, Session

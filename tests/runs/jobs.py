@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from cola_jax.runs.hosts import Hosts
 
+from cola_jax.engine.devices import Devices
 from cola_jax.metrics import Metrics
 from cola_jax.runs import run as run_module
-from cola_jax.engine.devices import Devices
-from cola_jax.runs.hosts import Hosts
+from cola_jax.runs import writes
 from cola_jax.runs.run import TABLES, Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import Settings
@@ -75,6 +76,7 @@ def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:
         write(file, content)
 
     run_module.write_whole = write_or_die
+    writes.THREADS = 1  # or parts are written in another order
 
 
 def host(

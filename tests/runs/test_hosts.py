@@ -3,9 +3,9 @@
 import socket
 
 import pytest
+from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 
 from cola_jax.engine.devices import Devices
-from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.tasks.task import TaskConfig

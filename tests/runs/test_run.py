@@ -1,20 +1,23 @@
 """The run directory: what it refuses, what damage it notices, and what an interruption leaves."""
 
+import contextlib
 import errno
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.files import matching
+from cola_jax.files import matching, write_whole
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs.compare import asked_here
-from cola_jax.runs.run import UNFINISHED, Run
+from cola_jax.runs.records import encode_record
+from cola_jax.runs.run import TABLES, UNFINISHED, Run
 from cola_jax.runs.schema import (
     EVALUATIONS,
     PART,
@@ -23,7 +26,10 @@ from cola_jax.runs.schema import (
     host_name,
     known_verdicts,
     question_row,
+    start_of,
 )
+from cola_jax.runs.status import read_progress
+from cola_jax.runs.work import wave_part
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
 
@@ -56,6 +62,18 @@ def run(tmp_path):
 def reopened(run, settings=SETTINGS, start=START, *more, **options):
     """The same run, to be opened again."""
     return Run(run.directory, shared=run.shared).open(settings, start, *more, **options)
+
+
+@contextlib.contextmanager
+def unlocked(directory, *, shared):
+    yield
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """Returns runs of one directory without a lock, as in storage."""
+    monkeypatch.setattr("cola_jax.runs.run.locked", unlocked)
+    return lambda: Run(tmp_path / "bare")
 
 
 def done(run, *settings):
@@ -113,13 +131,13 @@ def test_names_of_parts_have_their_questions_and_machine(run):
     run.write(rows("ab"), "t1v-n-1234567-w-0.c.my-project.internal.example")
     run.write(rows("c"))
     names = [part["questions"].name for part in run.parts()]
-    assert re.match(
-        r"part-00000-2-234567_w_0_c_my_project_internal_example-[0-9a-f]{8}\.", names[0]
-    )
-    assert re.match(
-        rf"part-00001-1-{host_name()}-[0-9a-f]{{8}}\.[0-9a-f]{{16}}\.parquet$", names[1]
-    )
-    assert [PART.match(name)[1] for name in names] == ["2", "1"]
+    (start,) = (file.stem for file in (run.directory / "starts").iterdir())
+    machine = "234567_w_0_c_my_project_internal_example"
+    assert re.match(rf"part-s{start}-00000-2-{machine}-[0-9a-f]{{8}}\.", names[0])
+    end = rf"00001-1-{host_name()}-[0-9a-f]{{8}}\.[0-9a-f]{{16}}\.parquet$"
+    assert re.match(rf"part-s{start}-{end}", names[1])
+    assert [PART.match(name)["questions"] for name in names] == ["2", "1"]
+    assert {start_of(name) for name in names} == {start}
     assert host_name("élan/../x") == "_lan____x"
 
 
@@ -198,7 +216,7 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
 
 def test_a_question_of_two_processes_is_read_from_the_first_part(run):
     for ids, margin in (("ab", 0.25), ("bc", 0.5)):
-        evaluations, questions = rows(ids)
+        evaluations, questions, _ = rows(ids)
         run.write(Part([row | {"margin": margin} for row in evaluations], questions))
     assert column(run.questions()) == ["a", "b", "c"]
     assert run.evaluations(["margin"])["margin"].to_pylist() == [0.25] * 4 + [0.5] * 2
@@ -206,8 +224,105 @@ def test_a_question_of_two_processes_is_read_from_the_first_part(run):
     assert done(run) == {"a", "b", "c"}
 
 
+def margins(run):
+    """The margins of each question that counts, by its id."""
+    table = run.evaluations(["question", "margin"]).to_pylist()
+    return {row["question"]: row["margin"] for row in table}
+
+
+def with_margin(ids, margin):
+    part = rows(ids)
+    return Part([row | {"margin": margin} for row in part.evaluations], part.questions)
+
+
+def test_the_newest_start_counts_where_an_older_one_ends_late(bare):
+    """Storage has no lock: a driver that was replaced may still write what it had in progress."""
+    old, new, start = bare(), bare(), START | {"date": "2026-01-02T03:04:05+00:00"}
+    with old.open(SETTINGS, start), new.open(SETTINGS, start):
+        old.write(with_margin("a", 1.0))
+        new.write(with_margin("ab", 2.0))
+        new.flush()
+        old.write(with_margin("bc", 1.0))
+    reader = Run(old.directory)
+    assert margins(reader) == {"a": 2.0, "b": 2.0, "c": 1.0}
+    assert column(reader.questions()) == ["c", "a", "b"]  # those of the older start first
+    assert [column(table) for table in reader.tables("questions")] == [["a", "b"], [], ["c"]]
+    assert read_progress(reader)["done"] == 3
+    assert done(reader) == {"a", "b", "c"}
+
+
+def test_starts_of_the_same_moment_have_one_order(bare, monkeypatch):
+    names = iter(("0001-bbbbbbbb", "0001-aaaaaaaa", "0002-00000000"))
+    monkeypatch.setattr("cola_jax.runs.run.next_start", lambda known: next(names))
+    runs = bare(), bare()
+    with runs[0].open(SETTINGS, START), runs[1].open(SETTINGS, START):
+        for number, run in enumerate(runs):
+            run.write(with_margin("a", float(number)))
+    assert margins(Run(runs[0].directory)) == {"a": 0.0}
+
+
+def test_what_an_older_start_finishes_with_fewer_evaluations_is_not_done(bare):
+    old, new, settings = bare(), bare(), SETTINGS | {"simulations": 4}
+    with old.open(settings, START), new.open(settings | {"simulations": 8}, START):
+        old.write(with_margin("ab", 1.0))
+        new.write(with_margin("b", 2.0))
+    with bare().open(settings | {"simulations": 8}, START) as again:
+        assert again.done == {"b"}
+        assert again.earlier.keys() == {"a"}  # whose evaluations are known
+
+
+def test_a_part_without_a_start_is_of_the_first(run):
+    with reopened(run) as again:
+        again.write(with_margin("a", 2.0))
+    stem = "part-00007-1-host-0a1b2c3d"  # as an earlier version names it
+    for folder, content in zip(TABLES, with_margin("a", 1.0)[:2], strict=True):
+        run.write_rows(folder, stem, content)
+    assert margins(run) == {"a": 2.0}
+
+
+def test_a_start_of_another_model_is_refused(run):
+    record = encode_record({"settings": SETTINGS | {"model": "f" * 64}, "model": "qwen"})
+    write_whole(run.directory / "starts" / "0009-00000000.json", record)
+    message = r"is of model abc, and its start 0009-00000000 of model ffffffffffff \(qwen\)"
+    with pytest.raises(InputError, match=message):
+        done(run)
+
+
+def test_write_returns_before_storage_answers_and_the_end_waits(run, monkeypatch):
+    go, write, order = threading.Event(), write_whole, []
+
+    def slow(file, content):
+        go.wait(60)
+        order.append((file.parent.name, file.name.partition(".")[0]))
+        write(file, content)
+
+    with reopened(run) as again:
+        monkeypatch.setattr("cola_jax.runs.run.write_whole", slow)
+        for name in "abc":
+            again.write(rows(name))
+        assert order == []
+        assert again.done == set()  # nothing is done that is not written
+        go.set()
+        again.flush()
+        assert again.done == {"a", "b", "c"}
+    for kind, stem in order:
+        if kind == "questions":
+            assert order.index(("evaluations", stem)) < order.index((kind, stem))
+    assert len(order) == 6
+
+
+def test_evaluations_that_arrive_after_their_questions_are_not_kept(run):
+    with reopened(run) as again:
+        again.write(rows("a"))
+        again.flush()
+        again.write(Part(rows("a").evaluations, []))
+        again.flush()
+        assert not matching(run.directory / UNFINISHED, "*")
+        assert not again.waves
+
+
 def test_tidy_keeps_a_part_that_another_host_completes_meanwhile(run, monkeypatch):
-    read, (evaluations, questions) = Run.questions, rows("c")
+    read, (evaluations, questions, _) = Run.questions, rows("c")
     run.write(rows("ab"))
 
     def complete(self, columns):
@@ -227,7 +342,8 @@ def test_parts_of_another_run_are_refused(run, tmp_path):
     (part,) = other.parts()
     for kind, file in part.items():
         shutil.copy(file, run.directory / kind)
-    with pytest.raises(InputError, match="it is of another run"):
+    message = r"it is of another run, of model xyz and not abc\. Remove it"
+    with pytest.raises(InputError, match=message):
         done(run)
 
 
@@ -239,8 +355,8 @@ def known_of(run, encoded):
 def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
     variant = [asking("a", "In short: ?"), asking("b", "In short: ?")]
     with reopened(run) as first:
-        first.write_wave(BATCH, *wave(0.25, -0.5))
-        first.write_wave(variant, *wave(2.0, 3.0))
+        first.write(wave_part(BATCH, *wave(0.25, -0.5), run.mark))
+        first.write(wave_part(variant, *wave(2.0, 3.0), run.mark))
         assert known_of(first, BATCH[0]) == {}  # what this start wrote is in memory already
     with reopened(run) as again:
         for encoded, margin in zip([*BATCH, *variant], (0.25, -0.5, 2.0, 3.0), strict=True):
@@ -251,11 +367,6 @@ def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
                 assert verdict.verdict.tolist() == [margin > 0]
         assert known_of(again, asking("a", "another text")) == {}
         assert known_of(again, asking("c")) == {}
-    metrics, evaluated = Metrics(), []
-    with reopened(run, metrics=metrics) as again:
-        evaluations = again.resume(evaluated.append, BATCH)
-        assert evaluations(wave(0, 0)[0][:, :2]).margin.tolist() == [[0.25] * 2, [-0.5] * 2]
-    assert (metrics.earlier, evaluated) == (4, [])
 
 
 def test_replace_writes_all_questions_together(run):
@@ -273,46 +384,36 @@ def test_replace_writes_all_questions_together(run):
     assert not (run.directory / UNFINISHED).exists()
 
 
+def here(encoded):
+    return asked_here(SETTINGS, [each.question for each in encoded], encoded)
+
+
 def test_other_questions_are_refused(run):
     def refused(settings, questions, message):
-        asked = asked_here(SETTINGS, questions)
+        asked = here(questions)
         with pytest.raises(InputError, match=message), reopened(run, settings, START, asked):
             pass
 
     run.write(rows("ab"))
     questions = [asking(i) for i in "abcde"]
-    with reopened(run, SETTINGS, START, asked_here(SETTINGS, questions[:3])) as again:
+    with reopened(run, SETTINGS, START, here(questions[:3])) as again:
         assert again.missing([each.question for each in questions[:3]]) == [2]
     more = SETTINGS | {"questions": 4}
     refused(more, questions[1:], "--task: it has other questions, such as 'a'")
     refused(SETTINGS, [asking("a", "Who?"), asking("b")], "1 of 2 texts have changed")
 
 
-@pytest.mark.parametrize("shared", [(False, False), (False, True), (True, False), (True, True)])
-def test_open_refuses_a_second_process_but_where_both_share(tmp_path, shared):
-    first, second = (Run(tmp_path / "run", shared=each) for each in shared)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".shard-0-of-4.lock").touch()  # of an earlier version
-    with first.open(SETTINGS, START):
-        if all(shared):
-            assert done(second) == set()
-        else:
-            with pytest.raises(InputError, match="another process is filling"):
-                done(second)
-    assert done(second) == set()
-    assert not list((tmp_path / "run").glob(".shard*"))
-
-
 def test_processes_that_share_a_run_ask_some_of_its_questions(run):
     run.write(rows("ab"))
     shared = Run(run.directory, shared=True)
-    some = asked_here(SETTINGS, [asking("b"), asking("c")])
+    some = here([asking("b"), asking("c")])
     with shared.open(SETTINGS, START, some) as again:
         assert again.done == {"a", "b"}
 
 
 def test_unfinished_evaluations_are_kept_until_their_questions_are_finished(run):
     def kept():
+        first.flush()
         return len(matching(run.directory / UNFINISHED, "*"))
 
     with reopened(run) as first:

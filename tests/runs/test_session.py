@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from cola_jax.runs.hosts import Shard
+from cola_jax.runs.searches import Reuse, check_robust
 
 import cola_jax
 from cola_jax import checkpoint as checkpoints
+from cola_jax.engine.devices import Devices
 from cola_jax.errors import InputError
 from cola_jax.execute import memory
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.metrics import Metrics
 from cola_jax.report import summarise
-from cola_jax.engine.devices import Devices
-from cola_jax.runs.hosts import Shard
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
-from cola_jax.runs.searches import Reuse, check_robust
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grader
 from cola_jax.scoring.evaluator import evaluator

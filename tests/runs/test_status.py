@@ -31,6 +31,7 @@ def write(run, names, seconds=0, machine=None, evaluations=3):
     rows = [question_row(asking(name), evaluations) for name in names]
     rows = [row | {"controls": [{"evaluations": 4, "shared": 1}]} for row in rows]
     run.write(Part([], rows), machine)
+    run.flush()
     (file,) = set(matching(run.directory / "questions", "*")) - before
     time = BEGAN.timestamp() + seconds
     os.utime(file, (time, time))
@@ -104,7 +105,7 @@ def test_parts_of_earlier_versions_are_counted_by_reading(tmp_path):
             for file in tmp_path.glob(f"*/{written}.*"):
                 file.rename(file.with_name(part_name(stem, file.read_bytes())))
         write(run, "f", 5, "new")
-    assert Run(tmp_path).questions(["question"])["question"].to_pylist() == list("abcfde")
+    assert Run(tmp_path).questions(["question"])["question"].to_pylist() == list("abcdef")
     progress = read_progress(run)
     shares = {each["machine"]: each["questions"] for each in progress["machines"]}
     assert shares == {"unknown": 5, "new": 1}
@@ -132,7 +133,10 @@ def test_a_question_that_two_commands_finished_counts_once(tmp_path):
     assert [each["questions"] for each in progress["machines"]] == [6, 0]
     with begin(tmp_path, BEGAN + timedelta(seconds=15)) as run:
         write(run, "abcdef", 20, "b")
-        assert read_progress(run)["questions_per_second"] is None
+        progress = read_progress(run)
+    # the rows of the newer start count
+    assert [each["questions"] for each in progress["machines"]] == [0, 6]
+    assert progress["questions_per_second"] == pytest.approx(6 / 5)
 
 
 def test_rate_is_that_of_machines_that_write_together():
@@ -158,6 +162,7 @@ def fill(directory):
     with begin(directory, datetime.now(UTC), questions=40) as run:
         for i in range(30):
             run.write(Part([], [question_row(asking(str(i)), 2)]))
+        run.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
