@@ -46,7 +46,7 @@ class Engines:
         """Return a command line, without its output and engine."""
         made = Material.make(self.out / "material", self.questions)
         asked = ["--prompts-file", made.prompts] if command == "generate" else ["--task", made.task]
-        searched = str(self.out / "search" / name_of(ALONE))
+        searched = str(self.out / "search" / name_of(ALONE) / "run")
         of_command = {
             "search": ["--simulations", "24", "--variants", "chat"],
             "evaluate": ["--random", "24"],
