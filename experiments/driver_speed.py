@@ -1,130 +1,89 @@
-"""The batches a second that the driver of `--engine ray` hands out, and takes back with rows.
+"""What a driver of `--engine ray` costs: a start with many questions, and batches a second.
 
-`python -m experiments.driver_speed --actors 40 --batches 50` starts actors that sleep instead of
-evaluating, each with many batches at once, as stand-ins for 2,000 workers.
+`python -m experiments.driver_speed start --out FOLDER --questions 100000` starts `cola evaluate` on
+a node of this machine, and measures the seconds, CPU seconds and memory of the driver until the
+first batch has begun. Needs Linux.
 """
 
+import contextlib
 import dataclasses
-import shutil
-import sys
-import tempfile
+import json
+import subprocess
 import time
-from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import psutil
-import ray
 import tyro
-from ray import cloudpickle
 
-from cola_jax.execute.plan import Workload
-from cola_jax.metrics import Metrics
-from cola_jax.runs import ray as ray_module
-from cola_jax.runs.actor import Facts
-from cola_jax.runs.ray import RayEngine, RemoteWorker
-from cola_jax.runs.run import Run
-from cola_jax.runs.schema import EVALUATIONS, Part, encode_part
+from experiments.machines import Material, end, lines_of, machines, start_cola, until
+from tests import tiny
 
-
-class SleepingBatch(NamedTuple):
-    """Stands for a batch."""
-
-    size: int
-    content: bytes
-    mark: str
-
-
-class SleepingWorker:
-    """An actor that sleeps for the time of a batch, and returns rows or nothing."""
-
-    def __init__(self, slots: int, seconds: float, rows: int):
-        self.slots, self.seconds, self.rows = slots, seconds, rows
-
-    def facts(self, expected: Any) -> None:
-        """Never called, as the spare actor does not start."""
-
-    def load(self, place: Any) -> int:
-        """Return the batches that run at once."""
-        return self.slots
-
-    def run(self, job: Any, batch: SleepingBatch) -> tuple[Any, dict[str, Any]]:
-        """Sleep, and make the rows."""
-        time.sleep(self.seconds)
-        names = [str(i) for i in range(batch.size)] if self.rows else []
-        evaluations = [
-            {"question": name, "asked": "0" * 16, "path": list(range(28)), "length": 28}
-            | {"verdict": True, "margin": 0.5, "answer": 1, "scores": [0.1, 0.2, 0.3, 0.4]}
-            | {"outside": 0.0, "finite": True, "node": i, "wave": 1, "parent": 0, "edit": "skip 1"}
-            | {"target": 1, "control": False, "reused": False}
-            for name in names
-            for i in range(self.rows)
-        ]
-        questions = [{"question": name, "evaluations": self.rows} for name in names]
-        content = encode_part(EVALUATIONS, evaluations, batch.mark) if names else b""
-        return Part(content, questions), {"evaluations": batch.size * self.rows}
+FEW = 48  # questions of a start whose cost is that of all starts
+PIECE = 1000  # questions that are written at a time
 
 
 @dataclasses.dataclass
-class DriverSpeed:
-    """Time the driver."""
+class Start:
+    """Measure a start with many questions, beside one with few."""
 
-    actors: int = 40
-    """Processes."""
-    batches: int = 50
-    """Batches of each at once; together they stand for the workers."""
-    seconds: float = 20.0
-    """For which a batch sleeps."""
-    rounds: int = 3
-    """Batches of each worker."""
-    questions: int = 64
-    """Of a batch."""
-    rows: int = 0
-    """Evaluations of each question, whose rows return and are written."""
+    out: Path
+    """Folder of the questions and runs."""
+    questions: int = 100_000
+    """Questions of the run."""
+    limit: float = 1800.0
+    """Seconds after which the start is given up."""
+
+    def run(self) -> None:
+        """Print a row for each number of questions."""
+        print("| questions | seconds | CPU s | peak MB |\n| ---: | ---: | ---: | ---: |")
+        for questions in (FEW, self.questions):
+            seconds, cpu, peak = self.measure(questions)
+            print(f"| {questions:,} | {seconds:.1f} | {cpu:.1f} | {peak:.0f} |", flush=True)
+
+    def measure(self, questions: int) -> tuple[float, float, float]:
+        """Return the seconds, CPU seconds and peak MB of a driver until the first batch begins."""
+        out = self.out.absolute()
+        material = Material.make(out / "material")
+        task = out / f"task-{questions}.jsonl"
+        write_questions(task, questions)
+        folder = out / f"start-{questions}-{time.time():.0f}"
+        folder.mkdir()
+        command = ["evaluate", "--model", material.model, "--task", str(task), "--random", "12"]
+        command += ["--output", str(folder / "run"), "--engine", "ray"]
+        log = folder / "begun.jsonl"
+        with contextlib.ExitStack() as stack:
+            cluster = stack.enter_context(machines(log, 1, {"JAX_PLATFORMS": "cpu"}))
+            begun = time.monotonic()
+            variables = {"RAY_ADDRESS": cluster.address}
+            driver = start_cola(command, folder / "printed.log", variables)
+            stack.callback(end, driver, 0)
+            until(lambda: bool(lines_of(log)), driver, self.limit)
+            return time.monotonic() - begun, *cost_of(driver)
 
 
-class SleepingEngine(RayEngine):
-    """An engine of actors that sleep."""
-
-    def __init__(self, settings: DriverSpeed):
-        self.settings, self.resources = settings, {"CPU": 1}
-        self.refused, self.starting, self.job, self.failed = [], {}, None, 0
-        facts = (Facts(str(i), str(i), "cpu", "", 1) for i in range(settings.actors))
-        self.workers = [RemoteWorker(self.new_actor(), each) for each in facts]
-
-    def new_actor(self) -> Any:
-        """Make an actor; one more than there are CPUs waits."""
-        arguments = self.settings.batches, self.settings.seconds, self.settings.rows
-        make = ray.remote(SleepingWorker).options(num_cpus=1, max_concurrency=self.settings.batches)
-        return make.remote(*arguments)
+def cost_of(process: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Return the CPU seconds, and the MB at their peak, of a process so far."""
+    times = psutil.Process(process.pid).cpu_times()
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return times.user + times.system, int(peak) / 1000
 
 
-def main(settings: DriverSpeed) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init("local", num_cpus=settings.actors, include_dashboard=False, log_to_driver=False)
-    ray_module.ModelPlace = SimpleNamespace(of=lambda handle: handle)  # nothing is loaded
-    engine, process = SleepingEngine(settings), psutil.Process()
-    ray.get([worker.actor.load.remote("") for worker in engine.workers])  # all have started
-    count = settings.actors * settings.batches * settings.rounds
-    batches = [(np.arange(settings.questions), Workload(0, 0))] * count
-    handle, work = cast("tuple[Any, Any]", ("model", "sleep"))
-    before, folder = process.memory_info().rss, tempfile.mkdtemp()
-    begun, metrics = time.perf_counter(), Metrics()
-    with Run(f"{folder}/run").open({}, {}) as run:
-        batch: Any = SleepingBatch(settings.questions, bytes(1000 * settings.questions), run.mark)
-        for _, part, host in engine.map(handle, work, batches, lambda *_: batch, metrics, print):
-            if part.questions:
-                run.write(part, host)
-    seconds, workers = time.perf_counter() - begun, settings.actors * settings.batches
-    least = settings.rounds * settings.seconds
-    memory = (process.memory_info().rss - before) / workers / 1e3
-    print(
-        f"{workers} workers, {count} batches in {seconds:.1f} s, of which they sleep {least:.0f}: "
-        f"{count / seconds:.0f} batches/s, {count * settings.questions / seconds:.0f} questions/s, "
-        f"driver {process.cpu_times().user:.0f} CPU s, {memory:.0f} kB a worker"
-    )
-    shutil.rmtree(folder)
+def write_questions(file: Path, count: int) -> None:
+    """Write questions, each with an id and a text of its own."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [tiny.row(question) for question in tiny.questions(PIECE)]
+    with file.open("w") as lines:
+        for i in range(count):
+            row = rows[i % PIECE]
+            own = {"id": f"q{i}", "question": f"{row['question']} ({i})"}
+            lines.write(json.dumps(row | own) + "\n")
+
+
+def main(settings: Annotated[Start, tyro.conf.subcommand("start")]) -> None:
+    settings.run()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(DriverSpeed, description=__doc__))
+    main(tyro.cli(Start, description=__doc__))

@@ -166,8 +166,13 @@ def read_from(bucket: buckets.Bucket) -> Iterator[None]:
 
 
 def busy(cluster: Machines) -> dict[str, Any]:
-    """Return the batch that was begun last, on a node that is in the cluster."""
-    return [each for each in cluster.begun() if each["node"] in cluster.nodes][-1]
+    """Return the last batch that was begun on a node of the cluster, by a worker that had done one.
+
+    The first batch of a worker compiles, and may take long.
+    """
+    begun = [each for each in cluster.begun() if each["node"] in cluster.nodes]
+    counts = collections.Counter(each["pid"] for each in begun)
+    return [each for each in begun if counts[each["pid"]] > 1][-1]
 
 
 # Workers
