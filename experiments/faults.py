@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,18 @@ import tyro
 
 from cola_jax.runs.run import Run
 from experiments import bucket as buckets
-from experiments.machines import Machines, Material, end, lines_of, machines, start_cola, until
+from experiments.machines import Machines, end, lines_of, start_cola, until
 from experiments.same_rows import Rows, compare, read_rows
+from experiments.trial import NODES, PAUSE, QUESTIONS, Trial, busy
 
-NODES = 4
-QUESTIONS = 48
 MANY = 128  # questions, for batches of 32
 POISONED = "q7"
 RACES = 3  # trials of a race
-PAUSE = 0.8  # seconds that are added to each evaluation of a batch
-SIMULATIONS = 12
 HEAD = (
     "| fault | lost | doubled | other rows | begun again | set aside | status | seconds | |",
     "| --- | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |",
 )
 FULL = {"automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.01}
-Status = int | None  # None for a command that was killed by this script
 
 
 @dataclasses.dataclass
@@ -65,114 +61,6 @@ class Faults:
     """Seconds for which storage is away."""
     limit: float = 180.0
     """Seconds within which a command is to end after the fault."""
-
-
-@dataclasses.dataclass
-class Trial:
-    """A run under one fault."""
-
-    settings: Faults
-    number: int
-    """Of the trials of this fault, from 0."""
-    folder: Path
-    stack: contextlib.ExitStack
-    batch_size: int = 2
-    questions: int = QUESTIONS
-    simulations: int = SIMULATIONS
-    out: str = ""
-    """The run directory."""
-    bucket: buckets.Bucket | None = None
-    environment: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of the driver."""
-    limit: float = 0.0
-    statuses: list[Status] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    cluster: Machines = dataclasses.field(init=False)
-
-    @property
-    def material(self) -> Material:
-        """The model and the questions."""
-        return Material.make(self.settings.out / "material", self.questions)
-
-    def nodes(
-        self, count: int = NODES, environment: Mapping[str, str] | None = None, **head: Any
-    ) -> Machines:
-        """Start the cluster of this trial."""
-        pause = {"FAULTS_PAUSE": str(PAUSE), "JAX_PLATFORMS": "cpu"}
-        variables = pause | dict(environment or {})
-        made = machines(self.folder / "begun.jsonl", count, variables, **head)
-        self.cluster = self.stack.enter_context(made)
-        self.environment["RAY_ADDRESS"] = self.cluster.address
-        return self.cluster
-
-    def storage(self) -> buckets.Bucket:
-        """Serve a bucket, where the run is to be."""
-        self.bucket = self.stack.enter_context(buckets.serve())
-        variables = self.bucket.environment | buckets.KEYS
-        self.environment |= variables
-        self.stack.enter_context(read_from(self.bucket))
-        self.out = f"s3://{buckets.NAME}/run"
-        return self.bucket
-
-    def arguments(self, engine: str = "ray", model: str | None = None) -> list[str]:
-        """Return the command."""
-        material = self.material
-        command = ["search", "--model", model or material.model, "--task", material.task]
-        command += ["--simulations", str(self.simulations), "--output", self.out]
-        return [*command, "--batch-size", str(self.batch_size), "--engine", engine, "--seed", "0"]
-
-    def start(self, engine: str = "ray", model: str | None = None) -> subprocess.Popen[bytes]:
-        """Start the command."""
-        log = self.folder / "printed.log"
-        process = start_cola(self.arguments(engine, model), log, self.environment)
-        self.stack.callback(end, process, 0)
-        return process
-
-    def begin(self) -> subprocess.Popen[bytes]:
-        """Start the command, and wait until all machines are at work, or much of it is done."""
-        process, machines = self.start(), self.cluster
-
-        def at_work() -> bool:
-            parts, nodes = self.parts(), {batch["node"] for batch in machines.begun()}
-            return (parts > 1 and len(nodes) == len(machines.nodes)) or parts > 9
-
-        until(at_work, process, 120)
-        return process
-
-    def parts(self) -> int:
-        """Count the parts of the run."""
-        return len(Run(self.out).parts())
-
-    def finish(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the command to end, and note its exit status."""
-        self.statuses.append(end(process, self.limit or self.settings.limit))
-
-
-@contextlib.contextmanager
-def read_from(bucket: buckets.Bucket) -> Iterator[None]:
-    """Let this process read a bucket, without variables that nodes would inherit."""
-    from fsspec.config import conf
-
-    variables = bucket.environment | buckets.KEYS
-    conf["s3"] = {
-        "key": variables["AWS_ACCESS_KEY_ID"],
-        "secret": variables["AWS_SECRET_ACCESS_KEY"],
-        "endpoint_url": variables["AWS_ENDPOINT_URL"],
-    }
-    try:
-        yield
-    finally:
-        del conf["s3"]
-
-
-def busy(cluster: Machines) -> dict[str, Any]:
-    """Return the last batch that was begun on a node of the cluster, by a worker that had done one.
-
-    The first batch of a worker compiles, and may take long.
-    """
-    begun = [each for each in cluster.begun() if each["node"] in cluster.nodes]
-    counts = collections.Counter(each["pid"] for each in begun)
-    return [each for each in begun if counts[each["pid"]] > 1][-1]
 
 
 # Workers
@@ -404,8 +292,8 @@ def storage_away(trial: Trial) -> None:
     process = trial.begin()
     bucket.away.value = 1
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(trial.settings.away)
-    trial.notes.append(f"away for {trial.settings.away:.0f} s")
+        process.wait(trial.away)
+    trial.notes.append(f"away for {trial.away:.0f} s")
     bucket.away.value = 0
     trial.finish(process)
 
@@ -523,7 +411,8 @@ def tried(
     folder.mkdir()
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
-        trial = Trial(settings, number, folder, stack, out=str(folder / "run"))
+        out = str(folder / "run")
+        trial = Trial(folder, number, settings.limit, settings.away, stack, out=out)
         apply(trial)
         seconds = time.monotonic() - begun
         return row_of(trial) | {"seconds": round(seconds, 1)}
@@ -555,8 +444,8 @@ def row_of(trial: Trial) -> dict[str, Any]:
 
 def rows_of_one_process(trial: Trial) -> Rows:
     """Return the rows of the same search by one process, which is made once."""
-    out = trial.settings.out / f"alone-{trial.questions}-{trial.simulations}"
-    log = trial.settings.out / "alone.log"
+    out = trial.folder.parent / f"alone-{trial.questions}-{trial.simulations}"
+    log = trial.folder.parent / "alone.log"
     material = trial.material
     if not (out / "results.json").exists():  # which is written last
         command = ["search", "--model", material.model, "--task", material.task, "--seed", "0"]
