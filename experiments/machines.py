@@ -6,12 +6,13 @@ a folder from a node.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import itertools
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,6 @@ from tests import tiny
 
 ROOT = Path(cola_jax.__file__).parents[1]  # of the checkout
 HOOK = ROOT / "experiments" / "faulty_worker"
-NAMESPACE = 0x00020000  # CLONE_NEWNS of unshare(2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +78,10 @@ class Machines:
         name = f"node-{next(self.numbers)}"
         noted = {"FAULTS_LOG": str(self.log), "FAULTS_NODE": name, "PYTHONPATH": f"{HOOK}:{code}"}
         environment = self.environment | noted | variables
-        with contextlib.nullcontext() if hidden is None else hiding(hidden):
+        if hidden is None:
             self.nodes[name] = self.cluster.add_node(num_cpus=1, env_vars=environment)
+        else:
+            self.nodes[name] = start_node(self.address, hidden, environment)
         return name
 
     def kill(self, name: str) -> None:
@@ -105,30 +107,31 @@ class Machines:
 
 
 def processes_of(node: Any) -> list[psutil.Process]:
-    """Return the process that manages a node of Ray, and its workers."""
+    """Return the processes of a node of Ray, its workers among them."""
+    if isinstance(node, subprocess.Popen):
+        started = [node]
+    else:
+        started = [each.process for each in node.all_processes.get("raylet", [])]
     found = []
-    for raylet in node.all_processes.get("raylet", []):
+    for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
-            manager = psutil.Process(raylet.process.pid)
-            found += [manager, *manager.children(recursive=True)]
+            first = psutil.Process(process.pid)
+            found += [first, *first.children(recursive=True)]
     return found
 
 
-@contextlib.contextmanager
-def hiding(folder: Path) -> Iterator[None]:
-    """Let processes that the body starts see an empty folder in place of another."""
-    library, place = ctypes.CDLL(None, use_errno=True), Path.cwd()
-    with open("/proc/self/ns/mnt") as before:
-        if library.unshare(NAMESPACE):
-            raise OSError(ctypes.get_errno(), "a folder can be hidden by root alone")
-        try:
-            subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)
-            yield
-        finally:
-            if library.setns(before.fileno(), NAMESPACE):
-                raise OSError(ctypes.get_errno(), "the mounts of this process stay changed")
-            os.chdir(place)
+def start_node(
+    address: str, hidden: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a node whose processes see an empty folder in place of another."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]  # or its agent would take that of the head
+    start = f"{sys.executable} -m ray.scripts.scripts start --address {address} --num-cpus 1"
+    start += f" --object-store-memory {150 << 20} --dashboard-agent-listen-port {port} --block"
+    mount = f"mount -t tmpfs tmpfs {shlex.quote(str(hidden))}"
+    command = ["unshare", "--mount", "sh", "-c", f"{mount} && exec {start}"]
+    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
