@@ -7,89 +7,99 @@ this one keeps objects in memory, checks no signature, and knows only the reques
 import asyncio
 import collections
 import contextlib
-import ctypes
 import dataclasses
 import datetime
 import hashlib
 import itertools
-import multiprocessing
 import random
+import subprocess
+import sys
+import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator
-from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+import numpy as np
 from aiohttp import web
 
 NAME = "bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 LISTED = 1000  # objects of an answer
 KINDS = ("GET", "HEAD", "LIST", "PUT", "POST", "DELETE")
-SPAWN = multiprocessing.get_context("spawn")
+SETTINGS = ("port", "delay", "failing", "away")
+STARTS = 300.0  # seconds within which it is served, also on a busy machine
 
 
-@dataclasses.dataclass(frozen=True)
 class Bucket:
-    """A bucket that is served; its values can be set while it is."""
+    """A bucket that another process serves; they share a file with its settings and counts.
 
-    port: "Synchronized[int]"
-    delay: "Synchronized[float]"
-    """Seconds by which an answer is late."""
-    failing: "Synchronized[float]"
-    """Share of the requests that get status 503, half of which are carried out."""
-    away: "Synchronized[int]"
-    """Whether every connection is closed without an answer."""
-    counts: Any
-    """Requests of each of `KINDS` so far."""
+    delay: seconds by which an answer is late
+    failing: share of the requests that get status 503, half of which are carried out
+    away: whether every connection is closed without an answer
+    """
+
+    def __init__(self, file: Path):
+        self.numbers = np.memmap(file, np.float64, "r+", shape=len(SETTINGS) + len(KINDS))
+
+    def set(self, **settings: float) -> None:
+        """Change settings, while it is served."""
+        for name, value in settings.items():
+            self.numbers[SETTINGS.index(name)] = value
+
+    def get(self, name: str) -> float:
+        """Return a setting."""
+        return float(self.numbers[SETTINGS.index(name)])
+
+    def count(self, kind: str) -> None:
+        """Count a request."""
+        self.numbers[len(SETTINGS) + KINDS.index(kind)] += 1
+
+    def requests(self) -> dict[str, int]:
+        """Return the number of requests of each kind so far."""
+        return dict(zip(KINDS, self.numbers[len(SETTINGS) :].astype(int).tolist(), strict=True))
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables with which other processes reach it, without keys."""
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port.value}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.get('port'):.0f}",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-
-    def requests(self) -> dict[str, int]:
-        """Return the number of requests of each kind so far."""
-        return dict(zip(KINDS, self.counts, strict=True))
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[Bucket]:
     """Serve an empty bucket from another process."""
-    numbers = SPAWN.Value("i", 0), SPAWN.Value("d", 0.0), SPAWN.Value("d", 0.0)
-    bucket = Bucket(*numbers, SPAWN.Value("i", 0), SPAWN.Array(ctypes.c_long, len(KINDS)))
-    ready = SPAWN.Event()
-    process = SPAWN.Process(target=run, args=(bucket, ready), daemon=True)
-    process.start()
-    try:
-        if not ready.wait(60):
-            raise TimeoutError("the bucket did not start within 60 seconds")
-        yield bucket
-    finally:
-        process.kill()
-        process.join()
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(8 * (len(SETTINGS) + len(KINDS)))
+        bucket = Bucket(Path(file.name))
+        process = subprocess.Popen([sys.executable, "-m", "experiments.bucket", file.name])
+        try:
+            limit = time.monotonic() + STARTS
+            while not bucket.get("port"):
+                if process.poll() is not None or time.monotonic() > limit:
+                    raise TimeoutError("the bucket has not started")
+                time.sleep(0.05)
+            yield bucket
+        finally:
+            process.kill()
+            process.wait()
 
 
-def run(bucket: Bucket, ready: Any) -> None:
+async def run(bucket: Bucket) -> None:
     """Serve a bucket until this process is killed."""
-
-    async def main() -> None:
-        application = web.Application(client_max_size=1 << 30)
-        application.router.add_route("*", "/{path:.*}", Objects(bucket).answer)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
-        await site.start()
-        bucket.port.value = runner.addresses[0][1]
-        ready.set()
-        await asyncio.Event().wait()
-
-    asyncio.run(main())
+    application = web.Application(client_max_size=1 << 30)
+    application.router.add_route("*", "/{path:.*}", Objects(bucket).answer)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    bucket.set(port=runner.addresses[0][1])
+    await asyncio.Event().wait()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +124,14 @@ class Objects:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request, late, never, or with an error where the bucket is to do so."""
         body, bucket = await request.read(), self.bucket
-        bucket.counts[KINDS.index(kind_of(request))] += 1
-        if bucket.delay.value:
-            await asyncio.sleep(bucket.delay.value)
-        if bucket.away.value:
+        bucket.count(kind_of(request))
+        if delay := bucket.get("delay"):
+            await asyncio.sleep(delay)
+        if bucket.get("away"):
             assert request.transport is not None
             request.transport.abort()
             return web.Response()  # goes nowhere
-        fails = self.random.random() < bucket.failing.value
+        fails = self.random.random() < bucket.get("failing")
         if fails and self.random.random() < 0.5:
             return web.Response(status=503)
         answer = self.carry_out(request, body)
@@ -282,3 +292,7 @@ def failure(status: int, code: str) -> web.Response:
     """Return an error of S3."""
     text = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
     return web.Response(status=status, text=text, content_type="application/xml")
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Bucket(Path(sys.argv[1]))))

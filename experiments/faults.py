@@ -273,28 +273,28 @@ def two_drivers(trial: Trial) -> None:
 def storage_fails(trial: Trial) -> None:
     bucket = trial.storage()
     trial.nodes()
-    bucket.failing.value = 0.1
+    bucket.set(failing=0.1)
     trial.finish(trial.start())
-    bucket.failing.value = 0.0
+    bucket.set(failing=0.0)
 
 
 def storage_late(trial: Trial) -> None:
     bucket = trial.storage()
     trial.nodes()
-    bucket.delay.value = 0.3
+    bucket.set(delay=0.3)
     trial.finish(trial.start())
-    bucket.delay.value = 0.0
+    bucket.set(delay=0.0)
 
 
 def storage_away(trial: Trial) -> None:
     bucket = trial.storage()
     trial.nodes()
     process = trial.begin()
-    bucket.away.value = 1
+    bucket.set(away=1)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(trial.away)
     trial.notes.append(f"away for {trial.away:.0f} s")
-    bucket.away.value = 0
+    bucket.set(away=0)
     trial.finish(process)
 
 

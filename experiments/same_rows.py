@@ -16,12 +16,12 @@ import tyro
 from etils import epath
 from tyro.conf import Positional
 
+from cola_jax.engine.evaluator import EngineEvaluator
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.metrics import Metrics
 from cola_jax.path import format_path
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import Session
 from cola_jax.tasks import TaskConfig
 
 TOLERANCE = 1e-4  # of margins
@@ -61,11 +61,11 @@ def evaluate_again(run: str, rows: Rows, model: str) -> Rows:
     first = min((epath.Path(run) / "starts").glob("*.json"), key=lambda file: file.name)
     start = json.loads(first.read_text())
     task = TaskConfig(**start["task_config"])
-    session = Session.prepare(model, task.prepare, RunConfig(start["settings"]["dtype"]))
-    ids = [encoded.question.id for encoded in session.encoded]
+    session = Session.prepare(model, task.prepare, dtype=start["settings"]["dtype"])
+    ids = [question.id for question in session.asked.questions]
     paths = [sorted({key[2] for key in rows if key[0] == question}) for question in ids]
-    evaluate = session.evaluator(session.encoded, Metrics())
-    verdicts = evaluate(pad_paths(paths, len(ids), session.num_layers))
+    evaluate = EngineEvaluator(session.engine, session.model, session.asked)
+    verdicts = evaluate(pad_paths(paths, len(ids), session.model.config.num_layers))
     again: Rows = {}
     for key in rows:
         b, target = ids.index(key[0]), key[1]

@@ -48,10 +48,10 @@ def test_an_object_is_created_once(system):
 
 def test_a_share_of_the_requests_fails(bucket, system):
     before = bucket.requests()["PUT"]
-    bucket.failing.value = 0.3
+    bucket.set(failing=0.3)
     for i in range(20):
         system.pipe(f"bucket/failing/{i}", b"x")
-    bucket.failing.value = 0.0
+    bucket.set(failing=0.0)
     assert bucket.requests()["PUT"] > before + 20  # s3fs tries again
     assert len(system.find("bucket/failing")) == 20
 
