@@ -1,26 +1,155 @@
-"""What a driver of `--engine ray` costs: a start with many questions, and batches a second.
+"""What the driver of `--engine ray` costs: batches a second, and a start with many questions.
+
+`python -m experiments.driver_speed batches --out FOLDER` starts actors that sleep instead of
+evaluating, each with many batches at once, as stand-ins for hundreds of workers, and writes their
+rows to storage of which every request takes 100 ms.
 
 `python -m experiments.driver_speed start --out FOLDER --questions 100000` starts `cola evaluate` on
 a node of this machine, and measures the seconds, CPU seconds and memory of the driver until the
-first batch has begun. Needs Linux.
+first batch has begun.
+
+Both need Linux.
 """
 
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import psutil
+import ray
 import tyro
+from ray import cloudpickle
 
-from experiments.machines import Material, end, lines_of, machines, start_cola, until
+from cola_jax.engine import ray as ray_module
+from cola_jax.engine.actor import Facts
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.work import Batch, Work
+from cola_jax.question import Question
+from cola_jax.runs.run import Run
+from cola_jax.runs.schema import EVALUATIONS, Part, encode_part
+from experiments import bucket as buckets
+from experiments.machines import Material, end, machines, start_cola, until
 from tests import tiny
 
 FEW = 48  # questions of a start whose cost is that of all starts
 PIECE = 1000  # questions that are written at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sleeping(Work):
+    """Work that takes some seconds, and makes rows."""
+
+    seconds: float
+    rows: int  # of each question
+    mark: str  # of the run
+
+    def __call__(self, worker: Any, batch: Batch, keep: Any) -> Part:
+        time.sleep(self.seconds)
+        path = list(range(28))
+        evaluations = [
+            {"question": question.id, "asked": "0" * 16, "path": path, "length": 28}
+            | {"verdict": True, "margin": 0.5, "answer": 1, "scores": [0.1, 0.2, 0.3, 0.4]}
+            | {"outside": 0.0, "finite": True, "node": i, "wave": 1, "parent": 0, "edit": "skip 1"}
+            | {"target": 1, "control": False, "reused": False}
+            for question in batch.questions
+            for i in range(self.rows)
+        ]
+        questions = [{"question": q.id, "evaluations": self.rows} for q in batch.questions]
+        return Part(encode_part(EVALUATIONS, evaluations, self.mark), questions)
+
+
+class SleepingWorker:
+    """An actor in place of a `RayWorker`, with many batches at once and no model."""
+
+    slots = 1  # of each, which the driver sets
+
+    def __init__(self):
+        self.node = ray.get_runtime_context().get_node_id()
+
+    def facts(self, *expected: Any) -> Facts:
+        """Describe the machine."""
+        return Facts(self.node, "host", "cpu", "cpu", 1)
+
+    def load(self, place: Any) -> int:
+        """Return the batches that run at once."""
+        return self.slots
+
+    def run(self, job: Any, batch: Batch) -> tuple[Part, dict[str, Any]]:
+        """Do the work on a batch."""
+        work: Any = ray.get(job.work)
+        return work(None, batch, None), {"evaluations": len(batch.questions)}
+
+
+@dataclasses.dataclass
+class Batches:
+    """Measure the batches a second that a driver hands out, and whose rows it writes."""
+
+    out: Path
+    """Folder of a tiny model."""
+    actors: int = 5
+    """Processes."""
+    slots: int = 50
+    """Batches of each at once; together they stand for the workers."""
+    seconds: float = 1.0
+    """For which a batch sleeps."""
+    batches: int = 5000
+    """Batches in all."""
+    questions: int = 32
+    """Of a batch."""
+    rows: int = 12
+    """Evaluations of each question."""
+    delay: float = 0.1
+    """Seconds that every request to storage takes."""
+
+    def run(self) -> None:
+        """Print what was handed out and written."""
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        SleepingWorker.slots, ray_module.RayWorker = self.slots, SleepingWorker
+        model = ModelHandle(Material.make(self.out.absolute() / "material").model)
+        with buckets.serve() as bucket:
+            os.environ |= bucket.environment | buckets.KEYS
+            ray.init("local", num_cpus=self.actors, include_dashboard=False, log_to_driver=False)
+            engine, process = ray_module.RayEngine(resources={"CPU": 1}), psutil.Process()
+            with Run(f"s3://{buckets.NAME}/run").open({}, {}) as run:
+                encoder: Any = None  # it makes no prompts
+                work = Sleeping(
+                    model=model,
+                    encoder=encoder,
+                    seconds=self.seconds,
+                    rows=self.rows,
+                    mark=run.mark,
+                )
+                list(engine.map(work, self.made(self.actors * self.slots)))  # all have started
+                bucket.set(delay=self.delay)
+                begun, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
+                for _, part, machine in engine.map(work, self.made(self.batches)):
+                    run.write(part, machine)
+                handed = time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
+            cpu = sum(process.cpu_times()[:2]) - cpu
+            written = sum(bucket.requests()[kind] for kind in ("PUT", "DELETE"))
+        workers = self.actors * self.slots
+        print(
+            f"{workers} workers, {self.batches} batches in {handed:.1f} s: "
+            f"{self.batches / handed:.0f} batches/s handed out, {self.batches / seconds:.0f} "
+            f"written, {written} requests, driver {1000 * cpu / self.batches:.1f} CPU ms a batch"
+        )
+
+    def made(self, count: int) -> Iterator[Batch]:
+        """Make batches of questions of their own."""
+        size = self.questions
+        for i in range(0, count * size, size):
+            indices = np.arange(i, i + size)
+            questions = [Question(f"q{j}", "?", ("x", "y"), 0) for j in range(i, i + size)]
+            yield Batch(indices, questions)
 
 
 @dataclasses.dataclass
@@ -51,14 +180,13 @@ class Start:
         folder.mkdir()
         command = ["evaluate", "--model", material.model, "--task", str(task), "--random", "12"]
         command += ["--output", str(folder / "run"), "--engine", "ray"]
-        log = folder / "begun.jsonl"
         with contextlib.ExitStack() as stack:
-            cluster = stack.enter_context(machines(log, 1, {"JAX_PLATFORMS": "cpu"}))
+            cluster = stack.enter_context(machines(folder / "cluster", 1))
             begun = time.monotonic()
             variables = {"RAY_ADDRESS": cluster.address}
             driver = start_cola(command, folder / "printed.log", variables)
             stack.callback(end, driver, 0)
-            until(lambda: bool(lines_of(log)), driver, self.limit)
+            until(lambda: bool(cluster.begun()), driver, self.limit)
             return time.monotonic() - begun, *cost_of(driver)
 
 
@@ -81,9 +209,12 @@ def write_questions(file: Path, count: int) -> None:
             lines.write(json.dumps(row | own) + "\n")
 
 
-def main(settings: Annotated[Start, tyro.conf.subcommand("start")]) -> None:
+def main(
+    settings: Annotated[Batches, tyro.conf.subcommand("batches")]
+    | Annotated[Start, tyro.conf.subcommand("start")],
+) -> None:
     settings.run()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Start, description=__doc__))
+    tyro.cli(main, description=__doc__)

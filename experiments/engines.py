@@ -63,7 +63,7 @@ def main(settings: Engines) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     for command in settings.commands:  # first, as a menu is made of a search
         run(settings, command, ALONE, [[]])
-    with machines(settings.out / "begun.jsonl", NODES) as cluster:
+    with machines(settings.out / "cluster", NODES) as cluster:
         environment = {"RAY_ADDRESS": cluster.address}
         engine = f"{NODES} nodes of Ray"
         for command in settings.commands:

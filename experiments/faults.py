@@ -37,7 +37,6 @@ from experiments.trial import NODES, PAUSE, QUESTIONS, Trial, busy
 
 MANY = 128  # questions, for batches of 32
 POISONED = "q7"
-RACES = 3  # trials of a race
 HEAD = (
     "| fault | lost | doubled | other rows | begun again | set aside | status | seconds | |",
     "| --- | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |",
@@ -55,7 +54,7 @@ class Faults:
     """Faults to try, by their names; all by default."""
     without: tuple[str, ...] = ()
     """Faults to leave out."""
-    races: int = RACES
+    races: int = 3
     """Trials of each race."""
     away: float = 600.0
     """Seconds for which storage is away."""
@@ -90,22 +89,22 @@ def signal_worker(trial: Trial, number: signal.Signals) -> None:
 def worker_slow(trial: Trial) -> None:
     """Let one worker take ten times as long as the others."""
     cluster = trial.nodes(NODES - 1)
-    cluster.add(FAULTS_PAUSE=str(10 * PAUSE))
+    cluster.add({"pause": 10 * PAUSE})
     trial.finish(trial.begin())
 
 
 def out_of_memory(trial: Trial) -> None:
     """Raise what XLA raises, for batches of more than two questions."""
     trial.batch_size = 8
-    trial.nodes(environment={"FAULTS_HOLDS": "2"})
+    trial.nodes(holds=2)
     trial.finish(trial.start())
 
 
-def poisoned(trial: Trial, variable: str, size: int) -> None:
+def poisoned(trial: Trial, how: str, size: int) -> None:
     """Let a question kill each worker that evaluates it, or raise an exception there."""
     trial.batch_size = size
     trial.questions = MANY if size * NODES > QUESTIONS else QUESTIONS
-    trial.nodes(environment={variable: POISONED})
+    trial.nodes(NODES, **{how: POISONED})
     trial.finish(trial.start())
 
 
@@ -137,7 +136,7 @@ def node_added(trial: Trial) -> None:
 def other_version(trial: Trial) -> None:
     """Let one node have another version of transformers."""
     cluster = trial.nodes(NODES - 1)
-    added = cluster.add(FAULTS_VERSION="5.1.0")
+    added = cluster.add({"transformers": "5.1.0"})
     trial.finish(trial.start())
     trial.notes.append(shares(cluster, added))
 
@@ -164,8 +163,8 @@ def changed_code(folder: Path) -> Path:
 def without_checkpoint(trial: Trial) -> None:
     """Hide the checkpoint from one node."""
     cluster = trial.nodes(NODES - 1)
-    cache = str(trial.folder / "cache")
-    added = cluster.add(hidden=Path(trial.material.model), COLA_CACHE=cache)
+    cache = {"COLA_CACHE": str(trial.folder / "cache")}
+    added = cluster.add(hidden=Path(trial.material.model), variables=cache)
     trial.finish(trial.start())
     trial.notes.append(shares(cluster, added))
 
@@ -178,8 +177,12 @@ def without_credentials(trial: Trial) -> None:
     for name in buckets.KEYS:
         del trial.environment[name]
     assert trial.bucket is not None
-    cluster = trial.nodes(NODES - 1, trial.bucket.environment | {"HOME": str(home)})
-    added = cluster.add(HOME=str(trial.folder), COLA_CACHE=str(trial.folder / "cache"))
+    cache = {"COLA_CACHE": str(trial.folder / "cache")}
+    variables = trial.bucket.environment | cache
+    cluster = trial.nodes(0)
+    for _ in range(NODES - 1):
+        cluster.add(variables=variables | {"HOME": str(home)})
+    added = cluster.add(variables=variables | {"COLA_CACHE": str(trial.folder / "other")})
     trial.finish(trial.start(model=model))
     trial.notes.append(shares(cluster, added))
 
@@ -187,7 +190,9 @@ def without_credentials(trial: Trial) -> None:
 def driver_has_credentials(trial: Trial) -> None:
     """Let the environment of the driver alone have the credentials of the bucket."""
     model = upload_model(trial)
-    trial.nodes(environment={"COLA_CACHE": str(trial.folder / "cache")})
+    cluster = trial.nodes(0)
+    for _ in range(NODES):
+        cluster.add(variables={"COLA_CACHE": str(trial.folder / "cache")})
     trial.finish(trial.start(model=model))
 
 
@@ -224,9 +229,13 @@ def driver_restarted(trial: Trial) -> None:
 
 
 def driver_restarted_elsewhere(trial: Trial) -> None:
-    cluster = trial.nodes()
-    kill_driver(trial)
-    cluster.close()
+    """End the cluster with the driver, and start the command on another one."""
+    folder = trial.folder / "cluster"
+    trial.cluster, shared = Machines(folder), trial.cluster
+    with contextlib.closing(trial.cluster):
+        trial.nodes()
+        kill_driver(trial)
+    trial.cluster = shared
     trial.nodes()
     trial.finish(trial.start())
 
@@ -300,7 +309,9 @@ def storage_away(trial: Trial) -> None:
 
 def object_store_full(trial: Trial) -> None:
     """Fill the object stores of all nodes, where nothing is moved to disk."""
-    cluster = trial.nodes(_system_config=FULL)
+    trial.cluster = Machines(trial.folder / "cluster", _system_config=FULL)
+    trial.stack.callback(trial.cluster.close)
+    cluster = trial.nodes()
     code = "import sys; from experiments.faults import fill_stores; fill_stores(sys.argv[1])"
     filler = subprocess.Popen([sys.executable, "-c", code, cluster.address], stdout=subprocess.PIPE)
     trial.stack.callback(end, filler, 0)
@@ -367,10 +378,10 @@ ALL: dict[str, Callable[[Trial], None]] = {
     "node without the checkpoint": without_checkpoint,
     "node without credentials": without_credentials,
     "credentials of the driver alone": driver_has_credentials,
-    "question that kills, batches of 4": lambda trial: poisoned(trial, "FAULTS_KILLS", 4),
-    "question that kills, batches of 32": lambda trial: poisoned(trial, "FAULTS_KILLS", 32),
-    "question that raises, batches of 4": lambda trial: poisoned(trial, "FAULTS_RAISES", 4),
-    "question that raises, batches of 32": lambda trial: poisoned(trial, "FAULTS_RAISES", 32),
+    "question that kills, batches of 4": lambda trial: poisoned(trial, "kills", 4),
+    "question that kills, batches of 32": lambda trial: poisoned(trial, "kills", 32),
+    "question that raises, batches of 4": lambda trial: poisoned(trial, "raises", 4),
+    "question that raises, batches of 32": lambda trial: poisoned(trial, "raises", 32),
     "driver killed, same cluster": driver_restarted,
     "driver killed, another cluster": driver_restarted_elsewhere,
     "old driver that ends late": old_driver_ends_late,
@@ -382,40 +393,37 @@ ALL: dict[str, Callable[[Trial], None]] = {
     "wrong address": wrong_address,
     "no machines for 20 s": no_machines,
 }
-RACE = ("node added", "old driver that ends late", "two drivers")
+RACES = ("node added", "old driver that ends late", "two drivers")
 
 
 def main(settings: Faults) -> None:
     settings.out = settings.out.absolute()
     settings.out.mkdir(parents=True, exist_ok=True)
     file = settings.out / "faults.jsonl"
-    for name, apply in ALL.items():
-        if (settings.only and name not in settings.only) or name in settings.without:
-            continue
-        for number in range(settings.races if name in RACE else 1):
-            done = [json.loads(line) for line in lines_of(file)]
-            if not any((row["fault"], row["trial"]) == (name, number) for row in done):
-                row = {"fault": name, "trial": number} | tried(settings, number, name, apply)
-                with file.open("a") as results:
-                    results.write(json.dumps(row) + "\n")
-                print(line_of(row), flush=True)
+    with contextlib.closing(Machines(settings.out / "cluster")) as cluster:
+        for name in ALL:
+            if (settings.only and name not in settings.only) or name in settings.without:
+                continue
+            for number in range(settings.races if name in RACES else 1):
+                done = [json.loads(line) for line in lines_of(file)]
+                if not any((row["fault"], row["trial"]) == (name, number) for row in done):
+                    row = tried(settings, cluster, name, number)
+                    with file.open("a") as results:
+                        results.write(json.dumps(row) + "\n")
+                    print(line_of(row), flush=True)
     print("\n".join(["", *HEAD, *(line_of(json.loads(line)) for line in lines_of(file))]))
 
 
-def tried(
-    settings: Faults, number: int, name: str, apply: Callable[[Trial], None]
-) -> dict[str, Any]:
+def tried(settings: Faults, cluster: Machines, name: str, number: int) -> dict[str, Any]:
     """Try a run under a fault; return its row."""
     folder = settings.out / f"{name.replace(' ', '-').replace('%', 'percent')}-{number}"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was interrupted
     folder.mkdir()
-    begun = time.monotonic()
     with contextlib.ExitStack() as stack:
-        out = str(folder / "run")
-        trial = Trial(folder, number, settings.limit, settings.away, stack, out=out)
-        apply(trial)
-        seconds = time.monotonic() - begun
-        return row_of(trial) | {"seconds": round(seconds, 1)}
+        trial = Trial(folder, number, settings.limit, settings.away, cluster, stack)
+        trial.out = str(folder / "run")
+        ALL[name](trial)
+        return {"fault": name, "trial": number} | row_of(trial)
 
 
 def row_of(trial: Trial) -> dict[str, Any]:
@@ -438,6 +446,7 @@ def row_of(trial: Trial) -> dict[str, Any]:
         "begun again": sum(starts.values()) - len(starts),
         "set aside": sorted(aside),
         "status": trial.statuses,
+        "seconds": trial.seconds,
         "note": "; ".join([*trial.notes, *last_words(trial)]),
     }
 

@@ -54,42 +54,90 @@ class Material:
 
 
 class Machines:
-    """A cluster of nodes."""
+    """A cluster of nodes, which other commands can use after the first."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str] | None = None, **head: Any):
-        """Start a head without CPUs; `environment` is that of every node, `head` its settings."""
-        self.log, self.environment = log, dict(environment or {})
-        self.nodes: dict[str, Any] = {}  # by the name that is in the log
+    def __init__(self, folder: Path, **head: Any):
+        """Start a head without CPUs; `head` are settings of it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, self.log = folder / "faults.json", folder / "begun.jsonl"
+        self.settings: dict[str, dict[str, Any]] = {"": {}}  # as `faulty_worker` reads them
+        self.nodes: dict[str, Any] = {}  # by their names in the settings and the log
+        self.other = set[str]()  # nodes that are unlike others, or damaged
         self.numbers = itertools.count()
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | head)
+        arguments = {"num_cpus": 0, "include_dashboard": False} | head
+        self.cluster = Cluster(initialize_head=True, head_node_args=arguments)
 
     @property
     def address(self) -> str:
         """The address for RAY_ADDRESS."""
         return str(self.cluster.address)
 
-    def add(self, *, code: Path = ROOT, hidden: Path | None = None, **variables: str) -> str:
-        """Add a node with variables of its own; return its name.
+    def prepare(self, count: int, log: Path, **settings: Any) -> None:
+        """Have `count` sound nodes, whose workers have these settings and write to this log."""
+        for batch in self.begun():  # of an earlier command, some of which may be stopped
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(batch["pid"]).kill()
+        for name in [*self.other, *list(self.nodes)[count:]]:
+            self.kill(name)
+        self.log = log
+        self.settings = {"": {"log": str(log), **settings}}
+        self.write_settings()
+        while len(self.nodes) < count:
+            self.add()
+
+    def add(
+        self,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        code: Path = ROOT,
+        hidden: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> str:
+        """Add a node; return its name.
 
         Args:
+          settings: of `faulty_worker`, for its workers alone.
           code: the folder of its package.
           hidden: a folder that is empty for its processes.
+          variables: of its processes.
         """
         name = f"node-{next(self.numbers)}"
-        noted = {"FAULTS_LOG": str(self.log), "FAULTS_NODE": name, "PYTHONPATH": f"{HOOK}:{code}"}
-        environment = self.environment | noted | variables
+        if settings or hidden or variables or code != ROOT:
+            self.other.add(name)
+        self.settings[name] = dict(settings or {})
+        self.write_settings()
+        environment = {
+            "JAX_PLATFORMS": "cpu",
+            "FAULTS_FILE": str(self.file),
+            "FAULTS_NODE": name,
+            "PYTHONPATH": f"{HOOK}:{code}",
+            **(variables or {}),
+        }
         if hidden is None:
             self.nodes[name] = self.cluster.add_node(num_cpus=1, env_vars=environment)
         else:
             self.nodes[name] = start_node(self.address, hidden, environment)
         return name
 
+    def write_settings(self) -> None:
+        """Write the settings for workers, whole even where one reads them."""
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.settings))
+        partial.rename(self.file)
+
     def kill(self, name: str) -> None:
         """End a node and its workers at once."""
-        self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
+        node = self.nodes.pop(name)
+        self.other.discard(name)
+        for process in reversed(processes_of(node)):  # the workers first, which may be stopped
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if not isinstance(node, subprocess.Popen):
+            self.cluster.remove_node(node, allow_graceful=False)
 
     def freeze(self, name: str) -> None:
         """Stop the processes of a node, whose connections stay open."""
+        self.other.add(name)
         for process in processes_of(self.nodes[name]):
             process.suspend()
 
@@ -98,11 +146,9 @@ class Machines:
         return [json.loads(line) for line in lines_of(self.log)]
 
     def close(self) -> None:
-        """End all processes of the cluster, those that are stopped as well; again does nothing."""
-        for node in self.nodes.values():
-            for process in processes_of(node):
-                process.kill()
-        self.nodes = {}
+        """End all processes of the cluster, those that are stopped as well."""
+        for name in list(self.nodes):
+            self.kill(name)
         self.cluster.shutdown()
 
 
@@ -135,14 +181,11 @@ def start_node(
 
 
 @contextlib.contextmanager
-def machines(
-    log: Path, count: int, environment: Mapping[str, str] | None = None, **head: Any
-) -> Iterator[Machines]:
-    """Start a cluster of `count` nodes, and end it; the arguments are those of `Machines`."""
-    made = Machines(log, environment, **head)
+def machines(folder: Path, count: int, **settings: Any) -> Iterator[Machines]:
+    """Start a cluster of `count` nodes with settings of `faulty_worker`, and end it."""
+    made = Machines(folder)
     try:
-        for _ in range(count):
-            made.add()
+        made.prepare(count, folder / "begun.jsonl", **settings)
         yield made
     finally:
         made.close()

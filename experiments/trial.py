@@ -4,13 +4,14 @@ import collections
 import contextlib
 import dataclasses
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cola_jax.runs.run import Run
 from experiments import bucket as buckets
-from experiments.machines import Machines, Material, end, machines, start_cola, until
+from experiments.machines import Machines, Material, end, start_cola, until
 
 NODES = 4
 QUESTIONS = 48
@@ -31,6 +32,8 @@ class Trial:
     """Seconds after which a command is killed."""
     away: float
     """Seconds for which storage is away."""
+    cluster: Machines
+    """Which other trials use as well."""
     stack: contextlib.ExitStack
     """Ends what the trial starts."""
     batch_size: int = 2
@@ -43,21 +46,19 @@ class Trial:
     """Of the driver."""
     statuses: list[Status] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
-    cluster: Machines = dataclasses.field(init=False)
+    begun: float = 0.0
+    """When the command was started first."""
+    seconds: float = 0.0
+    """From then to the end of the last command."""
 
     @property
     def material(self) -> Material:
         """The model and the questions."""
         return Material.make(self.folder.parent / "material", self.questions)
 
-    def nodes(
-        self, count: int = NODES, environment: Mapping[str, str] | None = None, **head: Any
-    ) -> Machines:
-        """Start the cluster of this trial."""
-        pause = {"FAULTS_PAUSE": str(PAUSE), "JAX_PLATFORMS": "cpu"}
-        variables = pause | dict(environment or {})
-        made = machines(self.folder / "begun.jsonl", count, variables, **head)
-        self.cluster = self.stack.enter_context(made)
+    def nodes(self, count: int = NODES, **settings: Any) -> Machines:
+        """Take the cluster, with sound nodes and settings of their workers."""
+        self.cluster.prepare(count, self.folder / "begun.jsonl", pause=PAUSE, **settings)
         self.environment["RAY_ADDRESS"] = self.cluster.address
         return self.cluster
 
@@ -80,6 +81,7 @@ class Trial:
     def start(self, engine: str = "ray", model: str | None = None) -> subprocess.Popen[bytes]:
         """Start the command."""
         log = self.folder / "printed.log"
+        self.begun = self.begun or time.monotonic()
         process = start_cola(self.arguments(engine, model), log, self.environment)
         self.stack.callback(end, process, 0)
         return process
@@ -102,6 +104,7 @@ class Trial:
     def finish(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the command to end, and note its exit status."""
         self.statuses.append(end(process, self.limit))
+        self.seconds = round(time.monotonic() - self.begun, 1)
 
 
 @contextlib.contextmanager

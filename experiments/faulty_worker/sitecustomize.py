@@ -1,15 +1,15 @@
 """Makes the workers of a cluster note what they evaluate, take longer, or fail.
 
 Python reads this file where a process starts whose PYTHONPATH has its folder. The package has no
-such hooks: the class that evaluates a batch is changed when it has been imported, as these
-variables say:
+such hooks: the class that evaluates a batch is changed once it has been imported. The variable
+FAULTS_FILE names a JSON file of settings for every machine, under "", and for each by its name,
+which FAULTS_NODE gives:
 
-  FAULTS_LOG: file to which a line is added when a batch is begun
-  FAULTS_NODE: name of the machine, for that file
-  FAULTS_PAUSE: seconds that are added to each evaluation of a batch
-  FAULTS_KILLS, FAULTS_RAISES: a question whose evaluation kills the process, or raises an exception
-  FAULTS_HOLDS: the most questions for which memory suffices
-  FAULTS_VERSION: version of transformers that the machine claims to have
+  log: file to which a line is added when a batch is begun
+  pause: seconds that are added to each evaluation of a batch
+  kills, raises: a question whose evaluation kills the process, or raises an exception
+  holds: the most questions for which memory suffices
+  transformers: the version that the machine claims to have
 """
 
 import functools
@@ -45,6 +45,14 @@ class Finder:
         return spec
 
 
+def setting(name, default=None):
+    """Read a setting of this machine."""
+    with open(os.environ["FAULTS_FILE"]) as file:
+        settings = json.load(file)
+    of_machine = settings.get(os.environ["FAULTS_NODE"], {})
+    return of_machine.get(name, settings[""].get(name, default))
+
+
 def change(evaluations):
     """Note, delay and fail the calls of the function that evaluates a batch."""
     begin = evaluations.__init__
@@ -57,7 +65,7 @@ def change(evaluations):
             if not noted:
                 noted.append(True)
                 note(names)
-            time.sleep(float(os.environ.get("FAULTS_PAUSE", "0")))
+            time.sleep(setting("pause", 0))
             fail(names)
             return evaluate(paths)
 
@@ -70,30 +78,29 @@ def note(names):
     """Add a line to the log, whole even where other processes add others."""
     row = {"time": time.time(), "pid": os.getpid(), "node": os.environ["FAULTS_NODE"]}
     line = json.dumps(row | {"questions": names}) + "\n"
-    file = os.open(os.environ["FAULTS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    file = os.open(setting("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(file, line.encode())
     os.close(file)
 
 
 def fail(names):
-    """Fail as the variables say."""
-    if os.environ.get("FAULTS_KILLS") in names:
+    """Fail as the settings say."""
+    if setting("kills") in names:
         os.kill(os.getpid(), signal.SIGKILL)
-    if os.environ.get("FAULTS_RAISES") in names:
+    if setting("raises") in names:
         raise RuntimeError("a question that this program cannot evaluate")
-    if len(names) > int(os.environ.get("FAULTS_HOLDS", "1000000")):
+    if len(names) > setting("holds", len(names)):
         import jax
 
         raise jax.errors.JaxRuntimeError(MEMORY)
 
 
-def claim(version):
-    """Claim another version of transformers."""
-    find = importlib.metadata.version
-    importlib.metadata.version = lambda name: version if name == "transformers" else find(name)
+def version(name):
+    """Return the version of a package, or one that the machine claims to have."""
+    claimed = setting("transformers") if name == "transformers" else None
+    return claimed or find_version(name)
 
 
-if "FAULTS_LOG" in os.environ:
+if "FAULTS_FILE" in os.environ:
     sys.meta_path.insert(0, Finder())
-    if "FAULTS_VERSION" in os.environ:
-        claim(os.environ["FAULTS_VERSION"])
+    find_version, importlib.metadata.version = importlib.metadata.version, version
