@@ -32,20 +32,18 @@ class PathVerdicts(Work):
     opened: str | None = None  # the evaluator whose batches stay open; None to close each
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Verdicts:
-        paths = self.paths[batch.indices]
         if self.opened is not None and worker.memory.sharing >= OPEN:
-            return self.open(worker, batch)(paths)
+            return self.open(worker).evaluate(self, worker, batch)
         with self.bind(worker, self.encode(worker, batch.questions)) as evaluate:
-            return evaluate(paths)
+            return evaluate(self.paths[batch.indices])
 
-    def open(self, worker: Worker, batch: Batch) -> Evaluate:
-        """Return the function of a batch, which stays bound for the next call."""
+    def open(self, worker: Worker) -> "OpenBatches":
+        """Return the batches that are open on a worker, after closing those of another work."""
         with OPENING:
             if worker.opened is None or worker.opened.key != self.opened:
-                if worker.opened is not None:
-                    worker.opened.close()
-                worker.opened = OpenBatches(self.opened or "")
-        return worker.opened.bind(self, worker, batch)
+                worker.close()
+                worker.opened = OpenBatches(self.opened)
+            return worker.opened
 
 
 OPENING = threading.Lock()
@@ -54,25 +52,33 @@ OPENING = threading.Lock()
 class OpenBatches:
     """The batches of an evaluator that keep their buffers, and with them states, on a worker."""
 
-    def __init__(self, key: str):
-        self.key, self.bound = key, dict[int, Evaluate]()
-        self.stack, self.lock = contextlib.ExitStack(), threading.Lock()
+    def __init__(self, key: str | None):
+        self.key, self.lock = key, threading.Lock()
+        self.bound: dict[bytes, tuple[contextlib.ExitStack, Evaluate]] = {}
 
-    def bind(self, work: PathVerdicts, worker: Worker, batch: Batch) -> Evaluate:
-        """Return the function of a batch, by its first question."""
-        key = int(batch.indices[0])
+    def evaluate(self, work: PathVerdicts, worker: Worker, batch: Batch) -> Verdicts:
+        """Evaluate a batch, which stays bound for the next call unless it fails."""
+        key, stack = batch.indices.tobytes(), contextlib.ExitStack()
         if key not in self.bound:
-            bound = work.bind(worker, work.encode(worker, batch.questions))
-            evaluate = bound.__enter__()
+            encoded = work.encode(worker, batch.questions)
+            evaluate = stack.enter_context(work.bind(worker, encoded))
             with self.lock:
-                self.stack.push(bound)
-                self.bound[key] = evaluate
-        return self.bound[key]
+                self.bound[key] = stack, evaluate
+        stack, evaluate = self.bound[key]
+        try:
+            return evaluate(work.paths[batch.indices])
+        except BaseException:
+            with self.lock:
+                self.bound.pop(key, None)
+            stack.close()
+            raise
 
     def close(self) -> None:
         """Give the buffers back."""
-        self.bound.clear()
-        self.stack.close()
+        with self.lock:
+            for stack, _ in self.bound.values():
+                stack.close()
+            self.bound.clear()
 
 
 class EngineEvaluator:

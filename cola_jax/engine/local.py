@@ -19,7 +19,8 @@ from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.work import Batch, Work
 from cola_jax.errors import shorten
 from cola_jax.execute.memory import Memory, default_budget, default_limits
-from cola_jax.execute.worker import Worker, make_workers, stopping
+from cola_jax.execute.placement import model_devices
+from cola_jax.execute.worker import Worker, make_workers, memory_of, stopping
 from cola_jax.metrics import Metrics
 from cola_jax.params import float_dtype, weight_bytes
 
@@ -68,7 +69,8 @@ class LocalEngine:
         self.fewest = min(questions, self.fewest or questions)
         limits = default_limits()
         if model.given is not None:
-            memory, copies = make_workers(model.given, **self.options())[0].memory, 1
+            copies = model_devices(model.given).shape[0]
+            memory = memory_of(model.given, sharing=limits.threads, **self.options())
         else:
             mesh, memory = self.mesh(), self.memory(model.config, model.dtype)
             copies = 1 if mesh is None else mesh.shape["data"]
@@ -104,11 +106,15 @@ class LocalEngine:
     def workers(self, handle: ModelHandle, sharing: int | None, metrics: Metrics) -> list[Worker]:
         """Return the workers of a model, which stay for the next work with it.
 
-        `sharing` batches share the memory of each; by the backend where None.
+        `sharing` batches share the memory of each; by the backend where None, and then none of an
+        earlier work stay open.
         """
+        if self.made is not None and sharing is None:
+            for worker in self.made[2]:
+                worker.close()
         sharing = sharing or default_limits().threads
         if self.made is None or self.made[0] is not handle or self.made[1] != sharing:
-            self.made = None  # frees the buffers before more are allocated
+            self.close()  # frees the buffers before more are allocated
             model, options = handle.given, self.options()
             if model is None:
                 model = handle.load(self.mesh(), metrics)
@@ -119,6 +125,12 @@ class LocalEngine:
         for worker in workers:
             worker.count_in(metrics)
         return workers
+
+    def close(self) -> None:
+        """Free the buffers of the workers."""
+        for worker in [] if self.made is None else self.made[2]:
+            worker.close()
+        self.made = None
 
     def map(
         self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None

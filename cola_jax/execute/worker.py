@@ -105,6 +105,12 @@ class Worker:
             self.metrics, self.clock = metrics, Clock(on_cpu=self.device.platform == "cpu")
             metrics.clocks.append(self.clock)
 
+    def close(self) -> None:
+        """Give back the buffers of what stays open between calls, for another work."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+
     def put(self, tree: Any) -> Any:
         """Copy arrays to every device of the worker."""
         return jax.device_put(tree, self.sharding)
@@ -269,19 +275,8 @@ def make_workers(
     """
     devices = placement.model_devices(model)
     dtype = jnp.dtype(dtype_name(dtype, FLOATS) or model.embedding.dtype)
-    if tile_tokens is not None:
-        check_whole("tile_tokens", tile_tokens)
-    if memory_budget is not None:
-        check_whole("memory_budget", memory_budget)
-    else:
-        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
-        memory_budget = default_budget(devices.flat[0], weights // devices.shape[1])
-    memory = Memory(
-        memory_budget,
-        sharing=sharing,
-        itemsize=dtype.itemsize,
-        backend=devices.flat[0].platform,
-        tile_tokens=tile_tokens,
+    memory = memory_of(
+        model, sharing=sharing, dtype=dtype, memory_budget=memory_budget, tile_tokens=tile_tokens
     )
     # a recurrent layer uses none
     attending = [model.config if x.convolution else x for x in model.config.each_kind]
@@ -292,6 +287,33 @@ def make_workers(
     )
     shared = metrics or Metrics(), threading.Event()
     return [Worker(model, row, memory, dtype, *kernels, *shared) for row in devices]
+
+
+def memory_of(
+    model: Model,
+    *,
+    sharing: int = 1,
+    dtype: DTypeLike | None = None,
+    memory_budget: int | None = None,
+    tile_tokens: int | None = None,
+) -> Memory:
+    """Return the memory of the workers of a model; the arguments are those of `make_workers`."""
+    devices = placement.model_devices(model)
+    dtype = jnp.dtype(dtype_name(dtype, FLOATS) or model.embedding.dtype)
+    if tile_tokens is not None:
+        check_whole("tile_tokens", tile_tokens)
+    if memory_budget is not None:
+        check_whole("memory_budget", memory_budget)
+    else:
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+        memory_budget = default_budget(devices.flat[0], weights // devices.shape[1])
+    return Memory(
+        memory_budget,
+        sharing=sharing,
+        itemsize=dtype.itemsize,
+        backend=devices.flat[0].platform,
+        tile_tokens=tile_tokens,
+    )
 
 
 def map_questions(

@@ -81,7 +81,9 @@ def evaluate(
         )
     session, metrics, progress = open_session(model, questions, scorer, options)
     if output is None:
-        run = EngineEvaluator(session.engine, session.model, session.asked, metrics)
+        run = EngineEvaluator(
+            session.engine, session.model, session.asked, metrics, keep_open=False
+        )
         metrics.total += count_paths(padded)
         with metrics_bar(metrics, progress):
             verdicts = run(padded)

@@ -115,7 +115,7 @@ class Session:
             check_robust(self, reuse)
         check_memory(self, settings.positions(layers))
         settings = fitted(self, directory, settings, metrics)
-        stored = Reuse([Run(each) for each in reuse], settings_of(self), asked.questions)
+        stored = Reuse([Run(each) for each in reuse], settings_of(self), asked)
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         with open_run(self, directory, recorded, metrics) as run:
             work = SearchRows(
