@@ -1,4 +1,5 @@
 from .config import ModelConfig
+from .engine.ray import RayEngine
 from .execute.decoder import Stop
 from .execute.generate import Generated, generate
 from .execute.reference import run_path
@@ -11,7 +12,6 @@ from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
 from .runs.evaluate import evaluate
-from .engine.ray import RayEngine
 from .runs.search import confirm, save_run, search
 from .scoring.evaluation import Evaluation
 from .scoring.scorer import Scorer
