@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cola_jax
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Readings
 from cola_jax.scoring import Exact
-from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.exact import ENDS_READ
 from cola_jax.scoring.format import ARITHMETIC, DIRECT, GSM8K, PROMPT
 from cola_jax.scoring.generation import DECOY, GOLD, TIE
@@ -197,8 +197,8 @@ def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
         dataclasses.replace(question(decoded.texts[b], *map(letters.decode, options)), id=str(i))
         for i, (b, *options) in enumerate(pairs)
     ]
-    evaluate = evaluator(model, questions, exact(letters, format, STOPS))
-    verdicts = evaluate([decoded.listed] * len(questions))
+    scorer = exact(letters, format, STOPS)
+    verdicts = cola_jax.evaluate(model, questions, decoded.listed, scorer=scorer).verdicts
 
     def gives(b, c, answer):
         tokens, ended = row(out, b, c)

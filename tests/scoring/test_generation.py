@@ -11,7 +11,7 @@ import cola_jax
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.worker import make_workers
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring import (
@@ -24,13 +24,16 @@ from cola_jax.scoring import (
     Grader,
 )
 from cola_jax.scoring.answer import GenerationSettings
-from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.format import ARITHMETIC, DIRECT
 from cola_jax.scoring.generation import DECOY, GOLD, TIE, completion_verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from tests import tiny
 from tests.tokenizers import BARE, EOS, STOPS, question
+
+
+def evaluate(model, questions, scorer, paths, **options):
+    return cola_jax.evaluate(model, questions, paths, scorer=scorer, **options).verdicts
 
 
 class SameText:
@@ -98,7 +101,7 @@ def evaluated(model, letters, decoded):
     """Of `exact` and `generation`, a function that confirms, and the verdicts of all paths."""
     workload, made = Workload(*decoded.paths.shape[1:]), {}
     for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters)):
-        worker = Workers(model, metrics=cola_jax.Metrics()).workers[0]
+        (worker,) = make_workers(model, metrics=cola_jax.Metrics())
         batch = [scorer.encode(question) for question in decoded.questions]
         with scorer.evaluator(worker, batch, workload) as evaluate:
             confirm = functools.partial(scorer.confirm, worker, batch, workload)
@@ -151,8 +154,7 @@ def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present)
     bad = (decoded.paths == 4).any(axis=-1)
     assert bad[present].any()
     for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters)):
-        evaluate = evaluator(model.replace(layers=broken), decoded.questions, scorer)
-        verdicts = evaluate(decoded.paths)
+        verdicts = evaluate(model.replace(layers=broken), decoded.questions, scorer, decoded.paths)
         np.testing.assert_array_equal(verdicts.finite, present & ~bad)
         assert not verdicts.verdict[bad].any()
         assert (verdicts.margin[bad] == -np.inf).all()
@@ -220,14 +222,14 @@ def test_draws_are_those_of_a_question_in_any_batch(model, letters, decoded):
     stop = cola_jax.Stop(tokenizer=letters)
     settings = {"stop": stop, "max_new_tokens": 6, "temperature": 1.0}
     scorer = Completions(letters, **settings)
-    drawn = evaluator(model, decoded.questions, scorer)(decoded.paths).completion
+    drawn = evaluate(model, decoded.questions, scorer, decoded.paths).completion
     back = slice(None, None, -1)
     questions = decoded.questions[back]
-    again = evaluator(model, questions, scorer, batch_size=3)(decoded.paths[back, back])
+    again = evaluate(model, questions, scorer, decoded.paths[back, back], batch_size=3)
     for one, other in zip(drawn.flat, again.completion[back, back].flat, strict=True):
         assert (one and one.tokens) == (other and other.tokens)
     seeded = Completions(letters, seed=1, **settings)
-    others = evaluator(model, decoded.questions, seeded)(decoded.paths).completion
+    others = evaluate(model, decoded.questions, seeded, decoded.paths).completion
     pairs = [(a.tokens, b.tokens) for a, b in zip(drawn.flat, others.flat, strict=True) if a]
     assert np.mean([a == b for a, b in pairs]) < 0.5
     record = seeded.record()

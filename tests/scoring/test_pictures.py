@@ -14,7 +14,6 @@ from cola_jax.errors import InputError
 from cola_jax.execute.decoder import Stop
 from cola_jax.prompts import Prompts
 from cola_jax.scoring import Letter, Options
-from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.generation import Completions
 from cola_jax.scoring.pictures import with_pictures
 from cola_jax.scoring.verdicts import Completion
@@ -43,7 +42,8 @@ def test_evaluator_scores_options_after_a_picture(seeing, name):
     theirs, processor = pictures.loaded(folder)
     model = cola_jax.load(str(folder / "ours"))
     questions = [pictures.question(1), tiny.questions(1)[0], pictures.question(2)]
-    scores = evaluator(model, questions, "options")([[path]] * 3).scores[:, 0]
+    evaluation = cola_jax.evaluate(model, questions, [path], scorer="options")
+    scores = evaluation.verdicts.scores[:, 0]
     for question, ours in zip(questions, scores, strict=True):
         prompt = f"Question: {question.text}\nAnswer:"
         seen = {} if question.picture is None else {"images": [pictures.rgb(question.picture)]}
@@ -76,7 +76,7 @@ def test_with_pictures_refuses_prompts_that_show_another_number(folder, tokenize
 def test_text_models_are_not_asked_about_pictures(tiny_checkpoint):
     model = cola_jax.load(str(tiny_checkpoint))
     with pytest.raises(InputError, match="reads text alone"):
-        evaluator(model, [pictures.question(1)], "letter")
+        cola_jax.evaluate(model, [pictures.question(1)], scorer="letter")
 
 
 def test_chat_shows_a_picture_as_its_template_wants(folder, tokenizer):

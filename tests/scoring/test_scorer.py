@@ -13,7 +13,7 @@ from cola_jax.chat import render_chat, user_message
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.worker import Workers
+from cola_jax.execute.worker import make_workers
 from cola_jax.path import STOP, random_paths, unpad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
@@ -27,7 +27,6 @@ from cola_jax.scoring import (
     scorer_class,
     scorer_names,
 )
-from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.scorer import score_readings
 from tests import tiny
 from tests.tokenizers import CodePoints
@@ -108,11 +107,11 @@ class LogitDifference(Scorer):
 def test_own_scorer_is_searched_and_evaluated(model, words):
     names = ("iron", "gas")  # a token each, with the space before it
     questions = [Question(f"{b}", f"iron and gas {b}", names, b % 2) for b in range(4)]
-    evaluate = evaluator(model, questions, LogitDifference(words))
-    outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
+    scorer = LogitDifference(words)
+    outcomes = cola_jax.search(model, questions, scorer=scorer, simulations=8, leaves=4)
     assert [outcome.evaluations for outcome in outcomes] == [9] * 4
     paths = outcomes[0].paths[:3]
-    verdicts = cola_jax.evaluate(evaluate, questions, paths).verdicts
+    verdicts = cola_jax.evaluate(model, questions, paths, scorer=scorer).verdicts
     found = outcomes[0].verdicts.margin[:3]
     np.testing.assert_allclose(verdicts.margin[0], found, rtol=1e-3, atol=1e-5)
     first, second = verdicts.scores[1, 2]  # names of one token each, compared by their logits
@@ -144,7 +143,7 @@ WORKLOAD = Workload(PATHS, 2 * tiny.LAYERS)
 
 
 def worker_of(model, **settings):
-    return Workers(model, **settings).workers[0]
+    return make_workers(model, **settings)[0]
 
 
 def by_reference(worker, scorer, batch, paths):
@@ -191,7 +190,7 @@ def test_confirm_runs_in_float32(model, words, batch):
 
 
 def test_check_memory_names_enough(model, words, batch):
-    memory = Workers(model, memory_budget=1000).memory
+    memory = worker_of(model, memory_budget=1000).memory
     with pytest.raises(ValueError, match="is too small") as error:
         Options(words).check_memory(model.config, memory, batch, positions=10)
     assert "run paths" in str(error.value)
