@@ -204,6 +204,9 @@ class RayWorker:
         worker = idle.get()
         try:
             return work(worker, batch, drop), self.metrics.take()
+        except Exception:
+            worker.drop_buffers()
+            raise
         finally:
             idle.put(worker)
 

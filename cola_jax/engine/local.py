@@ -153,10 +153,11 @@ class LocalEngine:
             def keep(part: Any) -> None:
                 events.put(Event(ticket, part, ended=False))
 
+            worker = by_key[ticket.worker]
             try:
-                result = work(by_key[ticket.worker], ticket.batch, keep)
-                events.put(Event(ticket, result))
+                events.put(Event(ticket, work(worker, ticket.batch, keep)))
             except Exception as error:
+                worker.drop_buffers()
                 events.put(Event(ticket, error, failed=True))
 
         with contextlib.ExitStack() as stack:
@@ -168,18 +169,17 @@ class LocalEngine:
                 while not dispatch.finished:
                     while (ticket := dispatch.hand_out()) is not None:
                         pool.submit(run, ticket)
-                    try:
+                    event = None  # frees its result, which may be large
+                    with contextlib.suppress(queue.Empty):
                         event = events.get(timeout=CHECK)
-                    except queue.Empty:
-                        report_late(dispatch)
+                    report_late(dispatch)
+                    if event is None:
                         continue
-                    batch = event.ticket.batch
                     if event.failed:
                         for aside, failed in dispatch.fail(event.ticket, event.result):
                             yield aside, failed, None
                     elif not event.ended or dispatch.succeed(event.ticket):
-                        yield batch, event.result, None
-                    del event  # and its result, which may be large
+                        yield event.ticket.batch, event.result, None
             finally:
                 workers[0].stopped.set()
                 pool.shutdown(cancel_futures=True)

@@ -238,6 +238,16 @@ class Worker:
             for buffer in buffers:
                 self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
 
+    def drop_buffers(self) -> None:
+        """Free spare buffers and prefixes: a program that failed leaves those that it had unusable.
+
+        Batches that run keep theirs.
+        """
+        with self.lock:
+            self.spare.clear()
+        with self.sharing:
+            self.prefixes = []
+
 
 class WorkerOptions(TypedDict, total=False):
     """Keywords of every function that runs paths.

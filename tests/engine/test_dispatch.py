@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,18 +12,10 @@ from cola_jax.engine.dispatch import ATTEMPTS, Dispatch, Ticket
 from cola_jax.engine.times import FIRST_PATIENCE, PATIENCE, Times
 from cola_jax.engine.work import Batch, Failed
 from cola_jax.errors import InputError
-from cola_jax.question import Question
+from tests.engine.conftest import batches
 
 SECONDS = 2.0  # of a batch of the fake cluster
 HANGS = float("inf")
-
-
-def batches(questions: int, size: int) -> list[Batch]:
-    asked = [Question(f"q{i}", "?", ("x", "y"), 0) for i in range(questions)]
-    return [
-        Batch(np.arange(i, min(i + size, questions)), asked[i : i + size])
-        for i in range(0, questions, size)
-    ]
 
 
 def begin(dispatch: Dispatch) -> Ticket:
