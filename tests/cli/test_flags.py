@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from cola_jax.runs.hosts import WHOLE, Hosts
 
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
 from cola_jax.engine.devices import Devices
+from cola_jax.engine.engine import Share
+from cola_jax.engine.hosts import Hosts
+from cola_jax.engine.local import LocalEngine
 from cola_jax.errors import InputError
 from cola_jax.formats.identity import Identity
 from cola_jax.formats.peers import VALID, mergekit_config
@@ -48,33 +50,38 @@ def test_collect_refuses_a_file_that_names_another_model(tmp_path):
         PathFlags(paths_file=file).collect(config, model)
 
 
-def test_resolve_gives_the_configuration_of_a_session():
+def test_connect_gives_the_engine_of_all_sessions_of_a_command():
     devices = Devices(data=2)
-    config = RunFlags("bfloat16", 4, devices).resolve()
-    assert (config.dtype, config.batch_size, config.devices) == ("bfloat16", 4, devices)
-    config = RunFlags().resolve()
-    assert (config.shard, config.batch_size, config.engine) == (WHOLE, None, None)
+    engine = RunFlags("bfloat16", 4, devices).connect()
+    assert isinstance(engine, LocalEngine)
+    assert (engine.batch_size, engine.devices) == (4, devices)
+    assert RunFlags("float32", 4, devices).connect() is engine
+    engine = RunFlags().connect()
+    assert isinstance(engine, LocalEngine)
+    assert (engine.share, engine.batch_size, engine.devices) == (Share(), None, Devices())
+    assert RunFlags(batch_size="auto").connect() is engine
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (RunFlags(batch_size=0), "at least 1 question, not 0"),
         (RunFlags(worker_resources="TPU=4"), "for workers of Ray: give --engine ray"),
         (RunFlags(engine="dask"), "'dask' is not one of local, ray, and ray://HOST:PORT"),
         (RunFlags(engine="ray", hosts=Hosts(True)), "give --distributed or --engine ray"),
         (RunFlags(engine="ray"), r"pip install 'cola-jax\[ray\]'"),
     ],
 )
-def test_resolve_refuses_engines(monkeypatch, flags, message):
+def test_connect_refuses_engines(monkeypatch, flags, message):
     monkeypatch.setattr("cola_jax.engine.ray.HAS_RAY", False)
     with pytest.raises(ValueError, match=message):
-        flags.resolve()
+        flags.connect()
 
 
 def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
     task = TaskConfig(str(tiny.write_questions(tmp_path / "task.jsonl", 4)), limit=3)
     session = TaskFlags(str(tiny_checkpoint), task, "unused").prepare()
-    assert len(session.encoded) == session.environment["task_config"]["limit"] == 3
+    assert len(session.asked) == session.environment["task_config"]["limit"] == 3
     assert session.environment["task"] == task.task
     assert session.environment["model"] == str(tiny_checkpoint)
 

@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(common, tmp_path, refu
 def test_bug_shows_its_traceback(common, monkeypatch):
     """A ValueError that is not an InputError is ours, wherever it is raised."""
     monkeypatch.setattr(
-        "cola_jax.runs.batches.search_batch", lambda *_, **__: np.zeros(3).reshape(2, 2)
+        "cola_jax.runs.work.search_batch", lambda *_, **__: np.zeros(3).reshape(2, 2)
     )
     with pytest.raises(ValueError, match="cannot reshape"):
         cli.main(["search", *common, *SMALL])

@@ -7,10 +7,10 @@ import pytest
 import cola_jax
 from cola_jax import checkpoint, files
 from cola_jax.cli.main import main
-from cola_jax.formats import cache
 from cola_jax.engine.actor import ModelPlace
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.model import ModelHandle
+from cola_jax.formats import cache
 from cola_jax.runs.run import Run
 from cola_jax.storage import path_of
 from tests import tiny

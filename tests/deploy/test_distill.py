@@ -17,11 +17,12 @@ from cola_jax.deploy.router import NO_SEGMENT, Record, likeliest_paths, load_rou
 from cola_jax.deploy.router import target_of_path as target
 from cola_jax.deploy.settings import DistillSettings
 from cola_jax.engine.devices import Devices
+from cola_jax.engine.local import LocalEngine
 from cola_jax.errors import InputError
 from cola_jax.prompts import Prompts
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import Session, settings_of
 from cola_jax.runs.stored import Labels
 from cola_jax.scoring.answer import GenerationSettings
 from cola_jax.scoring.statistics import Effect
@@ -40,15 +41,15 @@ def task(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session(tiny_checkpoint, task):
-    config = RunConfig(devices=Devices(data=1))
-    return Session.prepare(str(tiny_checkpoint), TaskConfig(task).prepare, config)
+    engine = LocalEngine(Devices(data=1))
+    return Session.prepare(str(tiny_checkpoint), TaskConfig(task).prepare, engine)
 
 
 @pytest.fixture(scope="module")
 def run(session, tmp_path_factory):
     """A third of the questions is right on a shorter path, a third on a longer one alone."""
     part, folder = Part([], []), str(tmp_path_factory.mktemp("run") / "run")
-    for i, encoded in enumerate(session.encoded):
+    for i, encoded in enumerate(session.asked.encode(session.model)):
         right = np.array([[True, True, False, False], [False, False, True, True], [False] * 4])
         gold = encoded.question.answer
         options = np.zeros((4, len(encoded.question.options)))
@@ -57,7 +58,7 @@ def run(session, tmp_path_factory):
         rows = evaluation_rows(encoded, PATHS, Verdicts.of_scores(options, gold))
         part.evaluations.extend(rows)
         part.questions.append(question_row(encoded, 4))
-    with Run(folder).open(session.settings, session.environment) as opened:
+    with Run(folder).open(settings_of(session), session.environment) as opened:
         opened.write(part)
     return folder
 
@@ -77,13 +78,14 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, sessio
     assert distilled.losses[-1] < distilled.losses[0]
     assert len(examples.held_out) == distilled.effect.before.n == 7
     assert set(examples.held_out).isdisjoint(examples.questions)
-    router = load_router(folder, session.model)
-    prompts = Prompts.stack([session.encoded[i].prompts for i in examples.held_out])
+    router = load_router(folder, session.model.load())
+    asked = session.asked.take(examples.held_out)
+    prompts = Prompts.stack([each.prompts for each in asked.encode(session.model)])
     paths = router.paths(prompts)
     assert Counter(first for (first,) in paths) == distilled.paths
-    questions = [session.encoded[i].question for i in examples.held_out]
+    model, scorer = session.model.load(), asked.scorer
     routed, plain = (
-        cola_jax.evaluate(session.model, questions, used, scorer=session.scorer).verdicts.verdict
+        cola_jax.evaluate(model, asked.questions, used, scorer=scorer).verdicts.verdict
         for used in (paths, [PATHS[0]])
     )
     assert distilled.effect == Effect.of(routed[:, 0], plain[:, 0])
@@ -105,11 +107,10 @@ def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, tiny_checkpoi
 
 
 def test_distill_refuses_a_task_that_changed_since_the_run(session, run, tmp_path):
-    encoded = list(session.encoded)
-    answer = 1 - min(encoded[3].question.answer, 1)
-    question = dataclasses.replace(encoded[3].question, answer=answer)
-    encoded[3] = dataclasses.replace(encoded[3], question=question)
-    changed = dataclasses.replace(session, encoded=encoded)
+    questions = list(session.asked.questions)
+    questions[3] = dataclasses.replace(questions[3], answer=1 - min(questions[3].answer, 1))
+    asked = dataclasses.replace(session.asked, questions=questions)
+    changed = dataclasses.replace(session, asked=asked)
     with pytest.raises(InputError, match=r"does not belong to.*1 of 24 golds have changed"):
         distill(changed, run, str(tmp_path / "router"), SETTINGS)
     assert not (tmp_path / "router").exists()
@@ -121,8 +122,9 @@ def label(i, right, robust=None, prompt=None):
 
 
 def examples_of(rows, **settings):
-    encoded: Any = [SimpleNamespace(question=SimpleNamespace(id=f"q{i}")) for i in range(20)]
-    session: Any = SimpleNamespace(encoded=encoded, num_layers=5)
+    asked = SimpleNamespace(questions=[SimpleNamespace(id=f"q{i}") for i in range(20)])
+    model = SimpleNamespace(config=SimpleNamespace(num_layers=5))
+    session: Any = SimpleNamespace(asked=asked, model=model)
     return make_examples(rows, session, DistillSettings(**settings))
 
 

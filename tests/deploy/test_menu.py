@@ -19,7 +19,7 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.schema import Part, question_row
-from cola_jax.runs.session import Session
+from cola_jax.runs.session import Session, open_run
 from cola_jax.runs.stored import Labels
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
@@ -98,8 +98,9 @@ def test_labels_may_have_options_in_another_order(
         Session.prepare(str(tiny_checkpoint), dataclasses.replace(task, choose_prompts=n).prepare)
         for n in (1, 4)
     )
-    with searched.open(str(tmp_path / "run"), {"command": "search"}, None) as run:
-        run.write(Part([], [question_row(each, 0) for each in searched.encoded]))
+    with open_run(searched, str(tmp_path / "run"), {"command": "search"}, None) as run:
+        encoded = searched.asked.encode(searched.model)
+        run.write(Part([], [question_row(each, 0) for each in encoded]))
     assert len(training_labels(str(tmp_path / "run"), session)) == 12
 
 

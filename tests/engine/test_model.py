@@ -1,23 +1,42 @@
-"""`ModelHandle`: refusals before weights load."""
+"""`ModelHandle`: a checkpoint without its weights, or a model in memory as it is."""
 
-import dataclasses
+import pickle
 
-import numpy as np
 import pytest
 
-from cola_jax.engine.devices import Devices
+import cola_jax
 from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError
-from cola_jax.tasks.task import TaskConfig
 
 
-def test_check_refuses_tokens_outside_the_vocabulary(tiny_checkpoint):
-    handle = ModelHandle(str(tiny_checkpoint), Devices())
-    prepared = handle.encode(handle.prepare(TaskConfig("arithmetic", limit=1).prepare))
-    handle.check(prepared)
-    (encoded,) = prepared.encoded
-    ids = np.asarray(encoded.prompts.ids) + handle.config.vocab_size
-    beyond = dataclasses.replace(encoded, prompts=encoded.prompts.replace(ids=ids))
-    for changes in ({"encoded": [beyond]}, {"held_out": [beyond]}):
-        with pytest.raises(InputError, match="token ids"):
-            handle.check(dataclasses.replace(prepared, **changes))
+def test_checkpoint_loads_once(tiny_checkpoint):
+    handle = ModelHandle(str(tiny_checkpoint), "bfloat16")
+    assert handle.loaded is None
+    assert handle.digest == handle.metadata["digest"]
+    assert not handle.is_changed
+    assert handle.load() is handle.load()
+    assert handle.load().embedding.dtype == handle.dtype == "bfloat16"
+
+
+def test_model_in_memory_is_known_by_its_weights(tiny_checkpoint):
+    model = cola_jax.load(tiny_checkpoint)
+    handle, changed = ModelHandle.of(model), ModelHandle.of(model.replace(norm=model.norm * 2))
+    assert handle.digest == ModelHandle(str(tiny_checkpoint)).digest != changed.digest
+    assert (handle.is_changed, changed.is_changed) == (False, True)
+    assert changed.load() is changed.given
+    assert handle.dtype == "float32"
+
+
+def test_weights_stay_where_they_are(tiny_checkpoint):
+    handle = ModelHandle.of(cola_jax.load(tiny_checkpoint))
+    sent = pickle.loads(pickle.dumps(handle))
+    assert sent.given is sent.loaded is None
+    assert (sent.directory, sent.config) == (handle.directory, handle.config)
+
+
+def test_model_without_a_checkpoint_has_no_tokenizer(tiny_checkpoint):
+    handle = ModelHandle.of(cola_jax.load(tiny_checkpoint).replace(checkpoint=None))
+    with pytest.raises(InputError, match="not loaded from a checkpoint with a tokenizer"):
+        _ = handle.tokenizer
+    with pytest.raises(InputError, match="not loaded from a checkpoint with a tokenizer"):
+        handle.stop_tokens()

@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from cola_jax.runs.hosts import Hosts
 
 from cola_jax.engine.devices import Devices
+from cola_jax.engine.engine import Engine
+from cola_jax.engine.hosts import Hosts
+from cola_jax.engine.local import LocalEngine
 from cola_jax.metrics import Metrics
 from cola_jax.runs import run as run_module
 from cola_jax.runs import writes
 from cola_jax.runs.run import TABLES, Run
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import Session
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import environment
@@ -43,7 +45,7 @@ def fill(session: Session, out: str, work: Work, metrics: Metrics | None = None)
 
 
 def killed(
-    model: str, prepare: Callable[..., Any], config: RunConfig, out: str, work: Work, *files: Any
+    model: str, prepare: Callable[..., Any], engine: Engine, out: str, work: Work, *files: Any
 ) -> None:
     """Fill a run directory, and kill this process when it has written some files of it.
 
@@ -51,7 +53,7 @@ def killed(
     """
     environment.share_programs()
     kill_after(*files)
-    fill(Session.prepare(model, prepare, config), out, work)
+    fill(Session.prepare(model, prepare, engine), out, work)
 
 
 def write_parts(
@@ -89,7 +91,7 @@ def host(
     if files is not None:
         kill_after(files)
     try:
-        config = RunConfig(None, 1, Devices(tensor=2), hosts, hosts.join())
-        fill(Session.prepare(model, TaskConfig(task).prepare, config), out, work)
+        engine = LocalEngine(Devices(tensor=2), batch_size=1, share=hosts.join())
+        fill(Session.prepare(model, TaskConfig(task).prepare, engine), out, work)
     except ValueError as error:
         sys.exit(f"error: {error}")

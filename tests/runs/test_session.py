@@ -1,6 +1,5 @@
 """Sessions on a tiny model: an interrupted one resumes to what an unbroken one finds."""
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -9,21 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cola_jax.runs.hosts import Shard
-from cola_jax.runs.searches import Reuse, check_robust
 
 import cola_jax
 from cola_jax import checkpoint as checkpoints
 from cola_jax.engine.devices import Devices
+from cola_jax.engine.engine import Share
+from cola_jax.engine.local import LocalEngine
+from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError
 from cola_jax.execute import memory
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.metrics import Metrics
 from cola_jax.report import summarise
+from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import Session, check_robust, recording
 from cola_jax.scoring import Grader
-from cola_jax.scoring.evaluator import evaluator
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
@@ -34,9 +34,13 @@ from tests.runs.conftest import KILLED, end, evaluated, failing_after, written
 QUESTIONS = 6
 SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=False)
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
-ONE = RunConfig(batch_size=2, devices=Devices(data=1))  # three batches
 LEAST = 1e-3  # the margin above which no rounding changes a verdict
 DECODING = {"scorer": "generation", "max_new_tokens": 4}
+
+
+def one(batch_size: int | None = 2, **options: Any) -> LocalEngine:
+    """An engine of one device, whose runs have three batches by default."""
+    return LocalEngine(Devices(data=1), batch_size=batch_size, **options)
 
 
 class Case(NamedTuple):
@@ -47,27 +51,32 @@ class Case(NamedTuple):
     work: jobs.Work
     run: Run
 
-    def grown(self, limit=None, **config):
+    def grown(self, limit=None, **options):
         """Another session over the first questions of the task."""
         task = dataclasses.replace(self.task, limit=limit)
-        config = dataclasses.replace(ONE, **config)
-        session = Session.prepare(self.session.handle.source, task.prepare, config)
-        return dataclasses.replace(session, scorer=self.session.scorer)
+        session = Session.prepare(self.session.model.source, task.prepare, one(**options))
+        share_grader(session, getattr(self.session.asked.scorer, "grader", None))
+        return session
 
 
 def with_nan(session, layer):
     """The same session with a layer whose output is not finite."""
-    handle, model = copy.copy(session.handle), session.model
+    model = session.model.load()
     (stack,) = model.layers
-    handle.loaded = model.replace(layers=(stack.replace(down=stack.down.at[layer].set(np.nan)),))
-    return dataclasses.replace(session, handle=handle)
+    changed = model.replace(layers=(stack.replace(down=stack.down.at[layer].set(np.nan)),))
+    return dataclasses.replace(session, model=ModelHandle.of(changed))
+
+
+def share_grader(session, grader):
+    """Let a session use a grader, whose processes take long to start."""
+    if grader is not None:
+        session.asked.scorer.grader = grader
 
 
 def make_case(folder, model, task, work, grader=None):
     """Prepare a session and fill a run directory."""
-    session = Session.prepare(str(model), task.prepare, ONE)
-    if grader is not None:
-        session.scorer.grader = grader
+    session = Session.prepare(str(model), task.prepare, one())
+    share_grader(session, grader)
     return Case(session, task, work, jobs.fill(session, str(folder / "whole"), work))
 
 
@@ -127,8 +136,8 @@ def decode(checkpoint, tmp_path_factory):
 )
 def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, files, kinds):
     case, out = request.getfixturevalue(name), str(tmp_path / "run")
-    model, prepare = case.session.handle.source, case.task.prepare
-    assert end(start(jobs.killed, model, prepare, ONE, out, case.work, files, kinds)) == KILLED
+    model, prepare = case.session.model.source, case.task.prepare
+    assert end(start(jobs.killed, model, prepare, one(), out, case.work, files, kinds)) == KILLED
     run = Run(out)
     assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in kinds) in (0, files)
     before = evaluated(run) + written(run)
@@ -147,7 +156,7 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
     before, metrics = search.run.evaluations(), Metrics()
-    monkeypatch.setattr(Session, "evaluator", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr(LocalEngine, "workers", lambda *_: pytest.fail("evaluated again"))
     jobs.fill(search.grown(batch_size=3), str(search.run.directory), SEARCH, metrics)
     assert search.run.evaluations() == before
     assert (metrics.earlier, metrics.evaluations) == (evaluated(search.run), 0)
@@ -170,7 +179,7 @@ def test_path_that_is_not_finite_is_wrong(search, evaluate, decode, tmp_path):
 
 def test_decoding_rows(decode):
     stop_tokens = decode.run.settings()["prompt"]["stop_tokens"]
-    assert stop_tokens == list(checkpoints.stop_tokens(decode.session.handle.source))
+    assert stop_tokens == list(checkpoints.stop_tokens(decode.session.model.source))
     questions, rows = decode.run.questions().to_pylist(), decode.run.evaluations().to_pylist()
     for row in rows:
         assert row["grade"] == ("right" if row["verdict"] else "wrong")
@@ -182,10 +191,9 @@ def test_decoding_rows(decode):
     assert all(q["confirmed"] == (None if q["best"] is None else True) for q in questions)
 
 
-def evaluated_alone(model, asked, place, paths):
-    """The verdicts of paths on the prompt of one question of a session or of a variant."""
-    question = asked.encoded[place].question
-    return evaluator(model, [question], asked.scorer)([paths])
+def evaluated_alone(model, question, scorer, paths):
+    """The verdicts of paths on the prompt of one question."""
+    return cola_jax.evaluate(model, [question], paths, scorer=scorer).verdicts
 
 
 def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):
@@ -197,11 +205,12 @@ def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):
     # the search itself is that without variants
     check_same(run, search.run)
     for row in run.questions().to_pylist():
-        place = [e.question.id for e in session.encoded].index(row["question"])
+        (question,) = [each for each in session.asked.questions if each.id == row["question"]]
         asked = [entry["path"] for entry in row["again"]]
         assert asked[0] == list(range(tiny.LAYERS))
         for v, variant in enumerate(session.variants):
-            verdicts = evaluated_alone(session.model, variant, place, asked)
+            changed, scorer = variant.change(question)[0], variant.encoder.scorer
+            verdicts = evaluated_alone(session.model.load(), changed, scorer, asked)
             if (np.abs(verdicts.margin) > LEAST).all():
                 assert [entry["holds"][v] for entry in row["again"]] == verdicts.verdict[0].tolist()
                 assert row["variant_answers"][v] == verdicts.answer[0, 0]
@@ -219,10 +228,10 @@ def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, sea
     settings = dataclasses.replace(SEARCH, preset=PRESETS["shortgpt"])
     places = {search.run.directory: "different settings", tmp_path: "is not empty"}
     for directory, words in places.items():
-        session = Session.prepare(checkpoint, TaskConfig(task).prepare, ONE)
+        session = Session.prepare(checkpoint, TaskConfig(task).prepare, one())
         with pytest.raises(ValueError, match=words):
             session.search(str(directory), settings)
-        assert session.handle.loaded is None
+        assert session.model.loaded is None
 
 
 def test_reuse_repeats_no_evaluation(search, decode, tmp_path):
@@ -252,19 +261,20 @@ def test_reuse_repeats_no_evaluation(search, decode, tmp_path):
 )
 def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, settings):
     """Margins are the least of those in the variants, on the variants' own prompts."""
-    session = Session.prepare(checkpoint, TaskConfig(task, limit=4, **settings).prepare, ONE)
+    session = Session.prepare(checkpoint, TaskConfig(task, limit=4, **settings).prepare, one())
     run = session.search(str(tmp_path / "run"), SEARCH, robust=True)
     assert run.settings()["robust"] is True
     rows = run.evaluations().to_pylist()
     assert {row["asked"] for row in rows} == {None}  # no other search may reuse them
-    for place, name in enumerate(each.question.id for each in session.encoded):
-        own = [row for row in rows if row["question"] == name]
+    for question in session.asked.questions:
+        own = [row for row in rows if row["question"] == question.id]
         paths, least = [tuple(row["path"]) for row in own], np.full(len(own), np.inf)
-        for asked in (session, *session.variants):
-            verdicts = evaluated_alone(session.model, asked, place, paths)
-            places = None if asked is session else asked.places
+        asked = [(session.asked.scorer, question, range(len(question.options)))]
+        asked += [(each.encoder.scorer, *each.change(question)) for each in session.variants]
+        for scorer, changed, places in asked:
+            verdicts = evaluated_alone(session.model.load(), changed, scorer, paths)
             for i, target in enumerate(row["target"] for row in own):
-                option = target if places is None else places[place][target]
+                option = places[target]
                 least[i] = min(least[i], verdicts.of_target(option).margin[0, i])
         np.testing.assert_allclose([row["margin"] for row in own], least, atol=1e-3)
     for question in run.questions().to_pylist():
@@ -285,7 +295,8 @@ def test_robust_searches_that_cannot_be_are_refused():
         (True, ["chat"], [], "decodes answers"),
     ):
         scorer = types.SimpleNamespace(name="generation", decodes=decodes)
-        session: Any = types.SimpleNamespace(scorer=scorer, variants=variants)
+        asked = types.SimpleNamespace(scorer=scorer)
+        session: Any = types.SimpleNamespace(asked=asked, variants=variants)
         with pytest.raises(InputError, match=message):
             check_robust(session, reuse)
 
@@ -293,7 +304,7 @@ def test_robust_searches_that_cannot_be_are_refused():
 def record(session, out):
     """Asks for one path of all questions, and then for more; returns the metrics."""
     metrics = Metrics()
-    with session.recording(str(out), {"command": "static"}, metrics) as evaluate:
+    with recording(session, str(out), {"command": "static"}, metrics) as evaluate:
         for chosen in (PATHS[:1], PATHS):
             evaluate(pad_paths(chosen, QUESTIONS, tiny.LAYERS))
     return metrics
@@ -353,8 +364,8 @@ def test_saved_search_of_a_changed_model_is_not_its_checkpoints(checkpoint, tmp_
     assert runs[0].settings()["model"] == digest != runs[1].settings()["model"]
     ours = runs[0].settings()
     with pytest.raises(ValueError, match="its model is"):
-        Reuse(runs[1:], ours, outcomes.asked.encoded)
-    Reuse(runs[:1], ours, outcomes.asked.encoded)
+        Reuse(runs[1:], ours, questions)
+    Reuse(runs[:1], ours, questions)
 
 
 def of(size):
@@ -376,10 +387,10 @@ def test_extended_search_finds_what_an_unbroken_one_does(request, tmp_path, name
 
 @pytest.mark.slow
 def test_killed_extension_finds_what_an_unbroken_one_does(search, start, tmp_path):
-    model, prepare, out = search.session.handle.source, search.task.prepare, str(tmp_path / "run")
+    model, prepare, out = search.session.model.source, search.task.prepare, str(tmp_path / "run")
     search.grown(4).search(out, of(6))
     for count in (1, 2):
-        work = prepare, ONE, out, SEARCH, count, [UNFINISHED]
+        work = prepare, one(), out, SEARCH, count, [UNFINISHED]
         assert end(start(jobs.killed, model, *work)) == KILLED
         assert Run(out).settings()["simulations"] == SEARCH.simulations
     check_same(search.grown().search(out, SEARCH), search.run)
@@ -398,9 +409,9 @@ def test_failed_search_repeats_what_it_had_not_written(decode, tmp_path, monkeyp
     assert (again.earlier, again.evaluations) == (kept, evaluated(run) - kept)
 
 
-def test_shards_extend_a_run(search, tmp_path):
+def test_shares_extend_a_run(search, tmp_path):
     for settings in (of(4), SEARCH):
         for index in (0, 1):
-            session = search.grown(shard=Shard(index, 2))
+            session = search.grown(share=Share(index, 2, f"{settings.simulations}"))
             run = session.search(str(tmp_path / "run"), settings)
     check_same(run, search.run)

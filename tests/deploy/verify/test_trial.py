@@ -12,7 +12,7 @@ from cola_jax.scoring.verdicts import Verdicts
 
 def test_likelihood_is_among_the_options():
     questions = [Question("a", "?", ("x", "y"), 0), Question("b", "?", ("x", "y", "z"), 2)]
-    session: Any = SimpleNamespace(encoded=[SimpleNamespace(question=q) for q in questions])
+    session: Any = SimpleNamespace(asked=SimpleNamespace(questions=questions))
     scores = np.full((2, 3, 3), np.nan)
     scores[0, :, :2] = [[-1, -1], [-9, -9], [-1, -9]]  # all options alike, at any height
     scores[1] = [[0, 0, 0], [0, 0, 50], [np.nan, np.nan, np.nan]]
