@@ -9,7 +9,6 @@ question, and makes menus and routers of the results. The table is of the held-o
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tyro
@@ -20,13 +19,19 @@ from cola_jax.deploy.distill import distill
 from cola_jax.deploy.menu import find_menu
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
 from cola_jax.deploy.static import find_path
-from cola_jax.execute.reference import block_influence
+from cola_jax.engine.evaluator import EngineEvaluator
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.scan import scan_paths, summarise_scan
 from cola_jax.report.tables import effect_cells, markdown_table
-from cola_jax.runs.session import Session, evaluate_prompts
-from cola_jax.scoring.evaluator import FIRST, ModelEvaluator
+from cola_jax.runs.session import (
+    Session,
+    evaluate_prompts,
+    held_out_of,
+    influence_of,
+    prepare_prompts,
+)
 from cola_jax.scoring.number_format import format_mean
 from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -57,11 +62,14 @@ class Deployed:
     simulations: int = 25
     """Evaluations of the search of each training question."""
 
-    def session(self, scorer: ScorerName | None = None) -> Session:
-        """Prepare a session with a scorer, the task's own when None."""
-        task = self.task if scorer is None else dataclasses.replace(self.task, scorer=scorer)
-        config = RunFlags(dtype=self.dtype).resolve()
-        return Session.prepare(self.model, task.prepare, config)
+    def session(self) -> Session:
+        """Prepare the session that paths are chosen by."""
+        engine = RunFlags().connect()
+        return Session.prepare(self.model, self.task.prepare, engine, dtype=self.dtype)
+
+    def measured(self) -> TaskConfig:
+        """Return the task with the scorer of the held-out questions."""
+        return dataclasses.replace(self.task, scorer=self.final or self.task.scorer)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,14 +85,13 @@ class Way:
 
 def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
     """Find one path for the task in every way."""
-    out, layers = epath.Path(settings.out), session.num_layers
+    out, layers = epath.Path(settings.out), session.model.config.num_layers
     paths_of = {"pretrained model": identity(layers)}
     paths = scan_paths(layers, settings.longest_block)
     scan = summarise_scan(session.evaluate(str(out / "scan"), paths, command="scan"))
     paths_of["scan, most right"] = scan.best.path
     paths_of["scan, largest margin"] = scan.best_margin.path
-    prompts = Prompts.stack([encoded.prompts for encoded in session.encoded[:FIRST]])
-    order = np.argsort(block_influence(session.model, prompts), kind="stable").tolist()
+    order = np.argsort(influence_of(session), kind="stable").tolist()
     for share in SHORTER:
         longest = round(layers * (1 - share))
         rules = dataclasses.replace(settings.static, max_layers=longest)
@@ -113,7 +120,7 @@ def menu_ways(settings: Deployed, session: Session, final: list[Session]) -> Ite
     out = epath.Path(settings.out)
     search = Settings(PRESETS["best"], settings.simulations, leaves=16, seed=0, control="none")
     run = session.search(str(out / "search"), search)
-    training = dataclasses.replace(settings.session(settings.final), handle=session.handle)
+    training = Session.prepare(session.model, settings.measured().prepare, session.engine)
     runs = [str(run.directory)]
     menu = find_menu(training, session, str(out / "menu"), runs, settings.menu, prompts=final)
     lengths = np.array([len(path) for path in menu.paths])
@@ -129,9 +136,10 @@ def router_ways(settings: Deployed, session: Session, final: list[Session]) -> I
     out, paths, right = epath.Path(settings.out), list[tuple[int, ...]](), []
     router = distill(session, str(out / "search"), str(out / "router"), settings.distill).router
     for each in final:
-        named = router.paths(Prompts.stack([encoded.prompts for encoded in each.held_out]))
-        evaluate = ModelEvaluator(each.model, each.held_out, each.scorer)
-        right.append(evaluate(named).verdict[:, 0])
+        asked, layers = held_out_of(each), each.model.config.num_layers
+        named = router.paths(Prompts.stack([q.prompts for q in asked.encode(each.model)]))
+        evaluate = EngineEvaluator(each.engine, each.model, asked)
+        right.append(evaluate(pad_paths(named, len(asked), layers)).verdict[:, 0])
         paths += [first for (first,) in named]
     layers = float(np.mean([len(path) for path in paths]))
     label = f"router, {len(set(paths))} paths"
@@ -147,9 +155,8 @@ def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
 
 
 def main(settings: Deployed) -> None:
-    session: Any = settings.session()
-    task = dataclasses.replace(settings.task, scorer=settings.final or settings.task.scorer)
-    final = Session.prepare_prompts(settings.model, task, session.run_config, handle=session.handle)
+    session = settings.session()
+    final = prepare_prompts(session.model, settings.measured(), session.engine)
     parts = (single_ways, menu_ways, router_ways)
     ways = [way for part in parts for way in part(settings, session, final)]
     before = ways[0].right

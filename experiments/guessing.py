@@ -23,7 +23,6 @@ from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluator import evaluator
 from cola_jax.scoring.exact import EncodedAnswer
 from cola_jax.scoring.preference import Net, Targets
 from cola_jax.scoring.statistics import Mean
@@ -50,15 +49,13 @@ def answer_probabilities(session: Session) -> np.ndarray:
     An answer's end may be one of many tokens, of which the scorer reads the first eight, so the
     result is a lower bound.
     """
-    prompts = Prompts.stack([encoded.prompts for encoded in session.encoded])
-    paths = [[identity(session.num_layers)]] * len(session.encoded)
-    readings = cola_jax.run_paths(session.model, prompts, paths)
+    every = session.asked.encode(session.model)
+    paths = [[identity(session.model.config.num_layers)]] * len(every)
+    prompts = Prompts.stack([encoded.prompts for encoded in every])
+    readings = cola_jax.run_paths(session.model.load(), prompts, paths)
     logprob = np.asarray(readings.logprob)[:, 0]
     return np.array(
-        [
-            [probability(encoded, logprob[b], j) for j in range(2)]
-            for b, encoded in enumerate(session.encoded)
-        ]
+        [[probability(encoded, logprob[b], j) for j in range(2)] for b, encoded in enumerate(every)]
     )
 
 
@@ -87,10 +84,9 @@ def guessed(golds: Sequence[str], answers: Sequence[str | None], guesses: int) -
 
 def main(settings: Guessing) -> None:
     session = Session.prepare(settings.model, settings.task.prepare, decoys=settings.decoys)
-    asked = [encoded.question for encoded in session.encoded]
-    evaluate = evaluator(session.model, asked, session.scorer)
-    paths = [identity(session.num_layers)]
-    right = cola_jax.evaluate(evaluate, asked, paths).verdicts.verdict[:, 0]
+    asked = session.asked.questions
+    model, scorer = session.model.load(), session.asked.scorer
+    right = cola_jax.evaluate(model, asked, scorer=scorer).verdicts.verdict[:, 0]
     compared = ~right & np.array([len(question.options) > 1 for question in asked])
     chances = answer_probabilities(session)[compared]
     golds = [question.gold for question in asked]

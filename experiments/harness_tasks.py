@@ -22,8 +22,6 @@ from rich.console import Console
 
 import cola_jax
 from cola_jax.checkpoint import load_tokenizer, stop_tokens
-from cola_jax.path import identity
-from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.tasks import TaskConfig
 from experiments.harness import make_models
 
@@ -97,9 +95,9 @@ def ours(
         context=model.config.context,
         stop_tokens=lambda: stop_tokens(model.checkpoint),
     )
-    evaluate = ModelEvaluator(model, prepared.encoded, prepared.scorer)
-    paths = [[identity(model.config.num_layers)]] * len(prepared.encoded)
-    return prepared.encoded, evaluate(paths).take((slice(None), 0))
+    encoded = prepared.encoder(prepared.questions, model.checkpoint)
+    evaluation = cola_jax.evaluate(model, prepared.questions, scorer=prepared.scorer)
+    return encoded, evaluation.verdicts.take((slice(None), 0))
 
 
 def compare(

@@ -15,11 +15,17 @@ import jax.numpy as jnp
 import tyro
 
 import cola_jax
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.evaluator import EngineEvaluator
+from cola_jax.engine.local import LocalEngine
+from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.question_set import QuestionSet
 from cola_jax.execute import driver, run_paths, worker
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.path import random_paths
 from cola_jax.report.tables import markdown_table
 from cola_jax.scoring import Options
-from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.encoder import Encoder
 from experiments.cpu_parts import HOST, CpuParts
 from experiments.shapes import llama, random_model
 
@@ -76,12 +82,12 @@ def main(settings: HostSpeed) -> None:
     model = random_model(llama(settings.layers, WIDTH, 1, 1, WIDTH, len(tokenizer)), "float32")
     questions = cola_jax.load_questions(settings.task, limit=settings.questions)
     scorer = Options(tokenizer)
-    encoded = [scorer.encode(question) for question in questions]
-    drawn = random_paths(settings.layers, settings.simulations * len(encoded), 0)
-    paths = [drawn[i :: len(encoded)] for i in range(len(encoded))]
+    handle = ModelHandle.of(model)
+    asked = QuestionSet.of(questions, Encoder((scorer,)), handle)
+    drawn = random_paths(settings.layers, settings.simulations * len(asked), 0)
+    paths = [drawn[i :: len(asked)] for i in range(len(asked))]
     search = {"simulations": settings.simulations, "leaves": settings.leaves, "control": "none"}
-    options: Any = {"batch_size": len(encoded), "tile_tokens": settings.tile_tokens}
-    options |= {"progress": False}
+    engine = LocalEngine(Devices(tile_tokens=settings.tile_tokens), batch_size=len(asked))
     rows: list[tuple[str, ...]] = []
     for stub in STUBS:
         mock.patch.object(*stub).start()
@@ -96,14 +102,15 @@ def main(settings: HostSpeed) -> None:
         return parts
 
     def searched() -> int:
-        evaluate = ModelEvaluator(model, encoded, scorer, **options)
-        return sum(len(o.paths) for o in cola_jax.search(evaluate, questions, **search))
+        options: Any = {"scorer": scorer, "engine": engine, "progress": False, **search}
+        return sum(len(outcome.paths) for outcome in cola_jax.search(model, questions, **options))
 
     def evaluated() -> int:
-        evaluate = ModelEvaluator(model, encoded, scorer, **options)
+        evaluate = EngineEvaluator(engine, handle, asked)
         for i in range(0, settings.simulations, settings.leaves):
-            evaluate([row[i : i + settings.leaves] for row in paths])
-        return settings.simulations * len(encoded)
+            wave = [row[i : i + settings.leaves] for row in paths]
+            evaluate(pad_paths(wave, len(asked), settings.layers))
+        return settings.simulations * len(asked)
 
     searched()
     evaluated()

@@ -32,7 +32,7 @@ import cola_jax
 from cola_jax.path import random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.report.tables import markdown_table
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import Session
 from cola_jax.tasks.task import TaskConfig
 from experiments.careful_torch import CarefulTorch, Paths
 from experiments.torch_baselines import OptionRows, same_model
@@ -103,14 +103,14 @@ def prepare(settings: Rivals, dtype: str, shots: int) -> Session:
         task = TaskConfig(settings.task, limit=settings.questions, scorer="options")
         if shots:
             task = dataclasses.replace(task, shots=shots, shots_file=str(file))
-        return Session.prepare(settings.model, task.prepare, RunConfig(dtype))
+        return Session.prepare(settings.model, task.prepare, dtype=dtype)
 
 
 def compare(
     settings: Rivals, session: Session, model: Any, choice: str
 ) -> Iterator[tuple[str, ...]]:
     """Time all programs in turns; yield a row of the table for each."""
-    drawn = random_paths(session.num_layers, settings.paths * settings.questions, 3)
+    drawn = random_paths(session.model.config.num_layers, settings.paths * settings.questions, 3)
     count = settings.paths
     own = [drawn[q * count : (q + 1) * count] for q in range(settings.questions)]
     paths = own if choice == "own" else [drawn[:count]] * settings.questions
@@ -151,9 +151,10 @@ def programs_of(
     settings: Rivals, session: Session, model: Any, paths: Paths
 ) -> dict[str, Callable[[], Callable[[], Logprobs]]]:
     """Return a constructor for each program, from the same weights and prompts."""
-    encoded, dtype = session.encoded, getattr(torch, session.settings["dtype"])
+    encoded = session.asked.encode(session.model)
+    dtype = getattr(torch, session.settings["dtype"])
     prompts = Prompts.stack([each.prompts for each in encoded])
-    weights = session.model
+    weights = session.model.load()
     every = [(q, c) for q, row in enumerate(paths) for c in range(len(row))]
 
     def ours() -> Logprobs:

@@ -236,7 +236,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
                 f"{sum(start['layer_evaluations'] for start in metrics):,}",
                 f"{mean(np.array([start['prefix_sharing'] for start in metrics])):.2f}x",
             ]
-        rows.append(Row.of(name, size, seeds, session.num_layers, cost))
+        rows.append(Row.of(name, size, seeds, session.model.config.num_layers, cost))
     return rows
 
 

@@ -10,7 +10,6 @@ import transformers
 
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.export import export
-from cola_jax.formats import cache
 from cola_jax.formats.config_json import write_config
 from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
@@ -32,10 +31,9 @@ def random_theirs(config: ModelConfig, dtype: str) -> Any:
 
 def same_model(session: Session) -> Any:
     """Load the weights of a session into transformers, by way of an export."""
-    checkpoint = cache.find(session.handle.source)
     with tempfile.TemporaryDirectory(prefix="cola-rivals-") as folder:
         place = Path(folder) / "model"
-        export(checkpoint, identity(session.num_layers), place)
+        export(str(session.model.directory), identity(session.model.config.num_layers), place)
         dtype = getattr(torch, session.settings["dtype"])
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
     return model.to(DEVICE).eval()

@@ -7,6 +7,7 @@ import pytest
 import cola_jax
 from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError
+from cola_jax.params import Origin
 
 
 def test_checkpoint_loads_once(tiny_checkpoint):
@@ -35,7 +36,7 @@ def test_weights_stay_where_they_are(tiny_checkpoint):
 
 
 def test_model_without_a_checkpoint_has_no_tokenizer(tiny_checkpoint):
-    handle = ModelHandle.of(cola_jax.load(tiny_checkpoint).replace(checkpoint=None))
+    handle = ModelHandle.of(cola_jax.load(tiny_checkpoint).replace(origin=Origin()))
     with pytest.raises(InputError, match="not loaded from a checkpoint with a tokenizer"):
         _ = handle.tokenizer
     with pytest.raises(InputError, match="not loaded from a checkpoint with a tokenizer"):

@@ -79,7 +79,7 @@ def failing_after(waves: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluations, "add", fail)
-        with pytest.raises((RuntimeError, Unfinished), match="no room|lacks"):
+        with pytest.raises((RuntimeError, Unfinished), match=r"no room|lacks"):
             yield
 
 

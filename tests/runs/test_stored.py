@@ -12,7 +12,6 @@ from cola_jax.question import open_question
 from cola_jax.runs import stored
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import Reuse
 from cola_jax.scoring import Verdicts
 from tests.runs.conftest import asking
 
@@ -83,25 +82,12 @@ def run(tmp_path):
     return run
 
 
-def test_reuse_knows_the_paths_that_fit(run):
-    reuse = Reuse([run], SETTINGS, [asking("a"), asking("c")])
-    known = reuse.known(asking("a"), 3)
-    assert list(known) == [(0, 1, 2), (2,)]
-    assert known[2,].margin.tolist() == [0.5]
-    assert known[2,].scores.tolist() == [[-1, -1.5]]
-    assert reuse.known(asking("c"), 3) == {}
-    with pytest.raises(InputError, match="its model is abc, here it is xyz"):
-        Reuse([run], SETTINGS | {"model": "xyz"}, [asking("a")])
-    with pytest.raises(InputError, match="none of these questions in the same words"):
-        Reuse([run], SETTINGS, [asking("a", "which?")])
-
-
 def test_stored_verdicts_are_in_the_order_of_questions(run):
-    verdicts = stored.stored_verdicts(run, [asking("b"), asking("a")], len(PATHS))
+    verdicts = stored.stored_verdicts(run, [asking(x).question for x in "ba"], len(PATHS))
     np.testing.assert_array_equal(verdicts.scores, np.stack([SCORES - 1, SCORES]))
     np.testing.assert_array_equal(verdicts.verdict, [[True, False, True]] * 2)
     with pytest.raises(InputError, match="lacks 1 question: run the command again"):
-        stored.stored_verdicts(run, [asking("b"), asking("a"), asking("c")], len(PATHS))
+        stored.stored_verdicts(run, [asking(x).question for x in "bac"], len(PATHS))
 
 
 PLAIN, OTHERS = (0, 1, 2), [(0, 1), (1, 2), (0, 2), (2, 1), (2,), (0, 0)]
