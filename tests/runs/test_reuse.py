@@ -3,16 +3,23 @@
 import numpy as np
 import pytest
 
+from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import InputError
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, known_verdicts, question_row
-from cola_jax.scoring import Grade, Verdicts
+from cola_jax.scoring import Encoded, Grade, Verdicts
+from cola_jax.scoring.encoder import Encoder
 from tests.runs.conftest import asking
 
 SETTINGS = {"model": "abc", "dtype": "float32", "scorer": "options", "questions": 2}
 PATHS = [(0, 1, 2), (0, 1, 1, 2), (2,)]
 SCORES = np.array([[-1.0, -2], [-3, -2], [-1, -1.5]])
+
+
+def asked(*sample: Encoded) -> QuestionSet:
+    """Questions that are all in the sample."""
+    return QuestionSet([each.question for each in sample], Encoder(()), [*sample])
 
 
 @pytest.fixture
@@ -28,20 +35,20 @@ def run(tmp_path):
 
 
 def test_reuse_knows_what_was_asked_in_the_same_words(run):
-    asked = [asking(name) for name in "abc"]
-    reuse = Reuse([run], SETTINGS, [each.question for each in asked])
+    encoded = [asking(name) for name in "abc"]
+    reuse = Reuse([run], SETTINGS, asked(*encoded))
     assert "c" not in reuse.tables
-    known = known_verdicts(reuse.tables["a"], asked[0])
+    known = known_verdicts(reuse.tables["a"], encoded[0])
     assert list(known) == PATHS
     assert known[2,].margin.tolist() == [0.5]
     assert known[2,].scores.tolist() == [[-1, -1.5]]
-    assert list(known_verdicts(reuse.tables["b"], asked[1])) == PATHS[:2]  # that were graded
+    assert list(known_verdicts(reuse.tables["b"], encoded[1])) == PATHS[:2]  # that were graded
     assert known_verdicts(reuse.tables["a"], asking("a", "which?")) == {}
 
 
 def test_runs_that_cannot_serve_are_refused(run):
-    questions = [asking("a").question]
     with pytest.raises(InputError, match="its model is abc, here it is xyz"):
-        Reuse([run], SETTINGS | {"model": "xyz"}, questions)
-    with pytest.raises(InputError, match="none of these questions: give a run of the same task"):
-        Reuse([run], SETTINGS, [asking("c").question])
+        Reuse([run], SETTINGS | {"model": "xyz"}, asked(asking("a")))
+    for other in (asking("c"), asking("a", "which?")):
+        with pytest.raises(InputError, match="none of these questions in the same words"):
+            Reuse([run], SETTINGS, asked(other))

@@ -364,8 +364,8 @@ def test_saved_search_of_a_changed_model_is_not_its_checkpoints(checkpoint, tmp_
     assert runs[0].settings()["model"] == digest != runs[1].settings()["model"]
     ours = runs[0].settings()
     with pytest.raises(ValueError, match="its model is"):
-        Reuse(runs[1:], ours, questions)
-    Reuse(runs[:1], ours, questions)
+        Reuse(runs[1:], ours, outcomes.searched.asked)
+    Reuse(runs[:1], ours, outcomes.searched.asked)
 
 
 def of(size):
