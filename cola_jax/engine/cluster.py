@@ -66,7 +66,7 @@ def connect_to(target: str) -> bool:
         check_answers(target)
         ray.init(target, **options)
         return False
-    if target == "auto":
+    if target == "auto" and last_answers():
         with contextlib.suppress(ConnectionError):  # there is none
             ray.init("auto", **options)
             return False
@@ -75,6 +75,27 @@ def connect_to(target: str) -> bool:
     addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
     if addresses != {LOOPBACK}:
         log.warning("the ports of Ray are open on %s: use a firewall", ", ".join(addresses))
+    return True
+
+
+def last_answers() -> bool:
+    """Return whether the cluster that Ray would take for that of this machine answers.
+
+    A killed one leaves its address behind, which Ray tries for minutes.
+    """
+    try:
+        from ray._private.services import get_ray_address_from_environment
+    except ImportError:  # a part of Ray that another version may lack
+        return True
+    try:
+        address = get_ray_address_from_environment("auto", None)
+    except ConnectionError:  # there is none
+        return False
+    try:
+        check_answers(address)
+    except OSError as error:
+        log.warning("the Ray cluster at %s does not answer (%s)", address, first_line(error))
+        return False
     return True
 
 

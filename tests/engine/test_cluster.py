@@ -34,6 +34,7 @@ def test_connect_starts_a_cluster_where_there_is_none_alone(monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "127.0.0.1"}])
     monkeypatch.setattr(cluster, "check_answers", lambda target: None)
+    monkeypatch.setattr(cluster, "last_answers", lambda: True)
     for address, variable, expected in (
         (None, "", [("auto", None), ("local", False)]),
         (None, "local", [("local", False)]),
@@ -66,6 +67,22 @@ def test_connect_refuses_a_wrong_address_soon(monkeypatch, scheme):
             connect(f"{scheme}127.0.0.1:{unused.getsockname()[1]}")
     with serving_pages() as port, pytest.raises(InputError, match="what answers there is not Ray"):
         connect(f"{scheme}127.0.0.1:{port}")
+
+
+def test_a_killed_cluster_of_this_machine_is_not_waited_for(monkeypatch, caplog):
+    called = []
+    monkeypatch.setattr(ray, "init", lambda address, **options: called.append(address))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "127.0.0.1"}])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setattr(
+            "ray._private.services.get_ray_address_from_environment", lambda *_: address
+        )
+        assert connect(None)
+    assert called == ["local"]
+    assert f"the Ray cluster at {address} does not answer" in caplog.text
 
 
 def test_on_loopback_warns_of_a_version_that_cannot(monkeypatch, caplog):

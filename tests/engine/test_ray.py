@@ -27,6 +27,8 @@ from cola_jax.metrics import Metrics
 from cola_jax.scoring.choice import Letter
 from cola_jax.scoring.encoder import Encoder
 from tests import tiny
+from tests.engine import conftest
+from tests.engine.conftest import Calls
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +41,8 @@ IDS = [question.id for question in QUESTIONS]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without workers, and two machines of one worker each."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for module in (sys.modules[__name__], conftest):
+        cloudpickle.register_pickle_by_value(module)
     os.environ["AWS_REGION"] = "far-away-1"
     patient = {"health_check_timeout_ms": 60_000}  # a busy machine answers late
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient})
@@ -88,16 +91,6 @@ class Lengths(Work):
         time.sleep(0.2)
         worker.metrics.add(evaluations=len(batch.questions))
         return [len(each.prompts.ids) for each in self.encode(worker, batch.questions)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asking(Work):
-    """A function from a batch to what a function says of its worker."""
-
-    ask: Callable[[Any], Any]
-
-    def __call__(self, worker: Any, batch: Batch, keep: Any) -> Any:
-        return self.ask(worker)
 
 
 @pytest.fixture
@@ -153,7 +146,7 @@ def test_encoders_are_sent_once(engine, make, monkeypatch):
 
 
 def test_credentials_of_the_driver_reach_workers(engine, make):
-    work = make(Asking, ask=lambda worker: os.environ.get("AWS_REGION"))
+    work = make(Calls, call=lambda *_: os.environ.get("AWS_REGION"))
     assert [result for _, result, _ in engine.map(work, batches()[:1])] == ["far-away-1"]
 
 
@@ -206,20 +199,20 @@ def test_machines_come_and_go(cluster, engine, make, encoder):
 
 
 def test_a_bug_ends_the_work_with_its_traceback(engine, make):
-    def ask(worker):
+    def call(*arguments):
         return {}["missing"]
 
     with pytest.raises(KeyError, match="missing") as raised:
-        list(engine.map(make(Asking, ask=ask), batches()))
-    assert "in ask" in str(raised.value.__cause__)  # of the worker
+        list(engine.map(make(Calls, call=call), batches()))
+    assert "in call" in str(raised.value.__cause__)  # of the worker
 
 
 def test_errors_of_the_input_are_raised(engine, make):
-    def ask(worker):
+    def call(*arguments):
         raise InputError("this batch is wrong.")
 
     with pytest.raises(InputError, match="this batch is wrong"):
-        list(engine.map(make(Asking, ask=ask), batches()))
+        list(engine.map(make(Calls, call=call), batches()))
 
 
 def test_a_changed_model_runs_as_it_is(engine, make, model):
@@ -227,12 +220,12 @@ def test_a_changed_model_runs_as_it_is(engine, make, model):
     changed = ModelHandle.of(loaded.replace(norm=loaded.norm * 2))
     same = ModelHandle.of(loaded)
 
-    def norm(worker):
+    def norm(worker, *rest):
         return np.asarray(worker.model.norm)
 
     for handle in (changed, same, changed):
         (result,) = (
-            each for _, each, _ in engine.map(make(Asking, model=handle, ask=norm), batches()[:1])
+            each for _, each, _ in engine.map(make(Calls, model=handle, call=norm), batches()[:1])
         )
         np.testing.assert_array_equal(result, np.asarray(handle.load().norm))
     assert engine.place_of(make(Lengths, model=same)).weights is None
