@@ -86,7 +86,7 @@ def test_programs_are_started_at_known_places_alone():
     starting = re.compile(r"\bsubprocess\b|\bPopen\b|\bos\.(?:exec|spawn|posix_spawn)|webbrowser")
     files = [file for file in PACKAGE.rglob("*.py") if starting.search(file.read_text())]
     places = {file.relative_to(PACKAGE).as_posix() for file in files}
-    assert places == {"scoring/grader.py", "formats/demo_model.py", "runs/devices.py"}
+    assert places == {"scoring/grader.py", "formats/demo_model.py", "runs/machine.py"}
 
 
 @pytest.fixture

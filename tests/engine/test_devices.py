@@ -1,14 +1,8 @@
-"""The devices of a session, and the record of the machine."""
-
-import json
-import re
-import sys
-from pathlib import Path
+"""`Devices`: meshes and memory, and the dtype of a backend."""
 
 import pytest
 
 from cola_jax.engine.devices import Devices, choose_dtype
-from cola_jax.runs import devices
 
 
 def test_mesh_uses_every_device_by_default():
@@ -52,17 +46,3 @@ def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert choose_dtype(None, "bfloat16") == "bfloat16"
     assert choose_dtype("float16", "bfloat16") == "float16"
-
-
-def test_machine_records_the_command_and_versions(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/home/me/.venv/bin/cola", "search", "--model", "a b"])
-    record = devices.machine()
-    assert record["command_line"] == "cola search --model 'a b'"
-    assert record["versions"].keys() >= {"cola-jax", "jax"}
-    assert json.loads(json.dumps(record)) == record
-
-
-def test_git_commit_is_that_of_a_checkout(tmp_path):
-    commit = devices.git_commit(Path(devices.__file__).parents[2])
-    assert commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)
-    assert devices.git_commit(tmp_path) is None

@@ -1,4 +1,4 @@
-"""`search`: with a function in the model's place, and with a tiny real model."""
+"""The loop of searches, with a function in the place of a model."""
 
 import dataclasses
 import json
@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute import worker
 from cola_jax.path import STOP, identity
-from cola_jax.scoring import Options, Verdicts
-from cola_jax.scoring.evaluator import evaluator
-from cola_jax.strategies import loop
+from cola_jax.scoring import Verdicts
 from cola_jax.strategies.rules import PRESETS, TreeRules
-from tests import tiny
 from tests.strategies.formula import checksum, checksum_answer, formula, questions
 
 SIX = {"simulations": 20, "leaves": 7, "num_layers": 6}
@@ -190,99 +186,3 @@ def test_search_takes_a_number_for_each_path_without_a_control():
             assert outcome.verdicts.answer.tolist() == [2 if each else -1 for each in right]
         with pytest.raises(ValueError, match=r"says nothing of wrong options.*control='none'"):
             cola_jax.search(function, asked, **SIX)
-
-
-# with a model
-
-MODEL = {"simulations": 16, "leaves": 4, "control": "none"}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint):
-    return cola_jax.load(tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_checkpoint):
-    return Options(cola_jax.load_tokenizer(tiny_checkpoint))
-
-
-@pytest.fixture(scope="module")
-def searched(model, scorer):
-    """The outcomes of seven questions, and how many evaluations were counted."""
-    metrics, asked = cola_jax.Metrics(), tiny.questions(7)
-    outcomes = cola_jax.search(model, asked, scorer=scorer, metrics=metrics, **MODEL)
-    counted = metrics.evaluations
-    assert all(outcome.confirmed is None for outcome in outcomes)
-    return cola_jax.confirm(outcomes), counted
-
-
-def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, searched, monkeypatch):
-    """Also where there are more batches than stay open; all of them show one progress bar."""
-    chosen = [6, 2, 0, 5, 1]
-    bars, show = [], worker.metrics_bar
-    monkeypatch.setattr(worker, "metrics_bar", lambda *args: bars.append(args) or show(*args))
-    asked = [tiny.questions(7)[i] for i in chosen]
-    outcomes = cola_jax.search(model, asked, scorer=scorer, batch_size=1, **MODEL)
-    outcomes = cola_jax.confirm(outcomes)
-    assert [progress for _, progress in bars] == [None, False]  # that of the search is shown
-    for i, outcome in zip(chosen, outcomes, strict=True):
-        expected = searched[0][i]
-        assert np.abs(expected.verdicts.margin).min() > 1e-4  # else rounding may turn a verdict
-        assert outcome.question == expected.question
-        assert outcome.paths == expected.paths
-        assert outcome.confirmed == expected.confirmed
-        np.testing.assert_array_equal(outcome.verdicts.verdict, expected.verdicts.verdict)
-        count = len(expected.question.options)
-        ours, theirs = (o.verdicts.scores[:, :count] for o in (outcome, expected))
-        np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max())
-
-
-def test_search_of_model_is_counted_and_confirmed_in_float32(searched):
-    assert searched[1] == sum(outcome.evaluations for outcome in searched[0]) == 7 * 17
-    confirmed = [outcome.confirmed for outcome in searched[0]]
-    assert True in confirmed
-    assert confirmed == [True if o.verdicts.verdict.any() else None for o in searched[0]]
-
-
-def test_confirm_takes_sorted_outcomes_and_the_options_of_their_search(model, scorer, monkeypatch):
-    metrics, made, make = cola_jax.Metrics(), [], loop.ModelEvaluator
-    options = {"memory_budget": 1 << 26, "tile_tokens": 64, "batch_size": 2, "metrics": metrics}
-    outcomes = cola_jax.search(model, tiny.questions(4), scorer=scorer, **options, **MODEL)
-    monkeypatch.setattr(
-        loop, "ModelEvaluator", lambda *args, **given: made.append(given) or make(*args, **given)
-    )
-    expected, counted = cola_jax.confirm(outcomes), metrics.evaluations
-    outcomes.reverse()
-    outcomes.pop()
-    again = cola_jax.confirm(outcomes)
-    assert [given | options for given in made] == made
-    assert metrics.evaluations == counted
-    assert [each.question.id for each in again] == ["q3", "q2", "q1"]
-    assert [o.confirmed for o in again] == [o.confirmed for o in expected[:0:-1]]
-    outcomes.append(outcomes[0])
-    with pytest.raises(ValueError, match="question 'q3' is of another search, or there twice"):
-        cola_jax.confirm(outcomes)
-
-
-def test_search_of_model_is_that_of_its_evaluator(model, searched):
-    asked = tiny.questions(7)
-    outcomes = cola_jax.search(evaluator(model, asked, "options"), asked, **MODEL)
-    assert all(map(same, outcomes, [dataclasses.replace(o, confirmed=None) for o in searched[0]]))
-
-
-def test_search_refuses_other_questions_than_evaluators(model, scorer):
-    asked = tiny.questions(3)
-    evaluate = evaluator(model, asked, scorer)
-    other = dataclasses.replace(asked[2], answer=1)
-    for others in (asked[:2], asked[::-1], [*asked[:2], other]):
-        with pytest.raises(ValueError, match="not those that the evaluator was made for"):
-            cola_jax.search(evaluate, others, **MODEL)
-
-
-def test_confirm_and_save_run_take_outcomes_first(tmp_path, together):
-    for call in (cola_jax.confirm, lambda outcomes: cola_jax.save_run(outcomes, tmp_path)):
-        with pytest.raises(ValueError, match=r"\(outcomes.* takes outcomes of a search of a model"):
-            call(together)
-        with pytest.raises(ValueError, match=r"\(outcomes.* is of type str"):
-            call("run")
