@@ -209,12 +209,11 @@ def write_questions(file: Path, count: int) -> None:
             lines.write(json.dumps(row | own) + "\n")
 
 
-def main(
-    settings: Annotated[Batches, tyro.conf.subcommand("batches")]
-    | Annotated[Start, tyro.conf.subcommand("start")],
-) -> None:
-    settings.run()
-
+Measured = (
+    Annotated[Batches, tyro.conf.subcommand("batches")]
+    | Annotated[Start, tyro.conf.subcommand("start")]
+)
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    measured: Any = Measured
+    tyro.cli(measured, description=__doc__).run()
