@@ -23,7 +23,8 @@ from cola_jax.report.layers import (
     list_lengths,
     summarise_layers,
 )
-from cola_jax.runs.run import COUNTED, Run, count_again, count_evaluations
+from cola_jax.runs.counts import COUNTED, count_again, count_evaluations
+from cola_jax.runs.run import Run
 from cola_jax.runs.schema import EVALUATIONS, join
 from cola_jax.runs.summary import COLUMNS as COMPARED
 from cola_jax.runs.summary import scorer_flag, ways_of

@@ -36,7 +36,15 @@ from cola_jax.files import (
 )
 from cola_jax.metrics import Metrics
 from cola_jax.question import Question
-from cola_jax.runs.compare import Asked, check_asked
+from cola_jax.runs.compare import (
+    ASKED,
+    Asked,
+    Comparison,
+    asked_rows,
+    check_complete,
+    deciding,
+)
+from cola_jax.runs.counts import COUNTED, Results
 from cola_jax.runs.lock import locked
 from cola_jax.runs.records import (
     METRICS,
@@ -80,7 +88,6 @@ CONFIG = "config.yaml"
 STARTS = "starts"
 TABLES = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # folder of evaluations of unfinished questions
-COUNTED = ["evaluations", "controls", "again", "variant_answers"]  # columns of questions
 FAILED = "failed"  # folder of records of questions that an engine has set aside
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
 
@@ -102,6 +109,8 @@ class Run:
         self.metrics = Metrics()
         self.done: set[str] = set()  # ids of the finished questions
         self.earlier: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, of past starts
+        self.earlier_results = Results()
+        self.read_parts: set[str] = set()  # stems of parts whose questions are in `done`
         self.waves: dict[str, list[Wave]] = defaultdict(list)  # of this start, by question
         self.number = 0  # of the next part
         self.start = ""  # name of the record of this start
@@ -136,8 +145,11 @@ class Run:
 
     def asked(self) -> Asked:
         """Read the settings that decide verdicts, and the questions."""
-        rows = self.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
-        return Asked.of(str(self.directory), self.settings(), rows)
+        return Asked(
+            str(self.directory),
+            self.settings(),
+            lambda: asked_rows(self.tables("questions", ASKED)),
+        )
 
     def describe(self) -> list[str]:
         """Say in a few lines what the directory has."""
@@ -185,13 +197,23 @@ class Run:
             before = starts[-1].settings if starts else self.first_settings
             source = starts[-1].record.get("model") if starts else None
             continues(self.directory, before, settings, (source, environment.get("model")))
-            if starts and asked is not None:
-                check_asked(self.directory, self.asked(), asked, complete=not self.shared)
+            parts, alone = self.listed()
+            outgrown = self.outgrown(parts, starts, settings)
+            kept = [part for part in parts if part not in outgrown]
+            comparison = None
+            if asked is not None:
+                comparison = Comparison(str(self.directory), deciding(before), asked)
+                comparison.add(asked_rows(self.tables("questions", ASKED, outgrown)))
+            self.load_finished(kept, settings, comparison)
+            if starts and comparison is not None:
+                comparison.check()
+                if not self.shared:
+                    check_complete(self.directory, comparison)
             check_digests(self.directory, before, settings)
-            self.set_outgrown_aside(starts, settings)
+            remove_files([part["questions"] for part in outgrown])
             self.start = next_start(start.name for start in starts)
             start_file = self.record_start(settings, environment)
-            self.load()
+            self.load_unfinished(alone + [part["evaluations"] for part in outgrown])
             self.metrics = metrics or Metrics()
             try:
                 with Writes() as self.writes:
@@ -247,6 +269,7 @@ class Run:
         self.write_rows("questions", stem, part.questions)
         finished = []
         with self.lock:
+            self.read_parts.add(stem)
             for row in part.questions:
                 name = row["question"]
                 self.done.add(name)
@@ -322,26 +345,38 @@ class Run:
         self.done.clear()
         remove_files([part["questions"] for part in self.parts()])
 
-    def set_outgrown_aside(self, starts: Sequence[Start], settings: Mapping[str, Any]) -> None:
-        """Make the questions unfinished of starts that asked for fewer evaluations of each.
+    def outgrown(
+        self, parts: Sequence[PartFiles], starts: Sequence[Start], settings: Mapping[str, Any]
+    ) -> list[PartFiles]:
+        """Return the parts of starts that asked for fewer evaluations of each question.
 
         Parts of earlier versions do not tell their start: they are taken for those of the last.
         """
         last = starts[-1].settings if starts else self.first_settings
-        known = {start.name: start.settings for start in starts}
-        outgrown = [
-            part["questions"]
-            for part in self.parts()
-            if asks_more(known.get(start_of(part["questions"].name), last), settings)
-        ]
-        remove_files(outgrown)
+        less = {start.name: asks_more(start.settings, settings) for start in starts}
+        default = asks_more(last, settings)
+        return [part for part in parts if less.get(start_of(part["questions"].name), default)]
 
-    def load(self) -> None:
-        """Read which questions are done, and the evaluations of others."""
-        parts, alone = self.listed()
-        self.number = len(parts)
-        for table in self.tables("questions", ["question"], parts):
+    def load_finished(
+        self,
+        parts: Sequence[PartFiles],
+        settings: Mapping[str, Any],
+        comparison: Comparison | None,
+    ) -> None:
+        """Read which questions are done, and what they cost and show; compare them."""
+        columns = ["question", "evaluations"]
+        if settings.get("command") == "search":
+            columns = ["question", *COUNTED, "baseline", "best"]
+        more = [] if comparison is None else ASKED
+        for table in self.tables("questions", [*dict.fromkeys([*columns, *more])], parts):
             self.done.update(table["question"].to_pylist())
+            self.earlier_results.add(table.select(columns), robust=bool(settings.get("robust")))
+            if comparison is not None:
+                comparison.add(asked_rows([table]))
+        self.read_parts.update(stem_of(part) for part in parts)
+
+    def load_unfinished(self, files: Sequence[epath.Path]) -> None:
+        """Read the evaluations of unfinished questions, from files of parts and of waves."""
 
         def read(file: epath.Path) -> pa.Table:
             try:
@@ -349,7 +384,7 @@ class Run:
             except FileNotFoundError:  # another process has finished its questions
                 return EVALUATIONS.empty_table()
 
-        for table in for_each(read, alone + self.wave_files()):
+        for table in for_each(read, [*files, *self.wave_files()]):
             for name, rows in by_question(table).items():
                 if name not in self.done:
                     self.earlier[name].append(rows)
@@ -358,7 +393,7 @@ class Run:
         """List the files of evaluations that were written wave by wave."""
         return matching(self.place(UNFINISHED), "*.parquet")
 
-    def load_finished(self) -> None:
+    def load_evaluations(self) -> None:
         """Read the evaluations of finished questions as well, for a search over all questions."""
         for name, rows in by_question(self.evaluations()).items():
             self.earlier[name].append(rows)
@@ -369,12 +404,17 @@ class Run:
         is_local = not is_url(folder) and folder.exists()
         if not (is_local or self.unfinished_files()):
             return
-        # other processes may have finished some
-        is_done = len(self.done) == questions or self.questions(["question"]).num_rows == questions
-        if is_done:
+        parts = self.parts()
+        for table in self.tables("questions", ["question"], self.unread(parts)):
+            self.done.update(table["question"].to_pylist())
+        if len(self.done) == questions:
             remove_files(self.unfinished_files())  # again: other processes may have completed parts
             if is_local:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def unread(self, parts: Sequence[PartFiles]) -> list[PartFiles]:
+        """Return the parts that other processes have written since this start."""
+        return [part for part in parts if stem_of(part) not in self.read_parts]
 
     def unfinished_files(self) -> list[epath.Path]:
         """List the files of evaluations of unfinished questions."""
@@ -431,9 +471,8 @@ class Run:
 
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""
-        rows = self.questions([*COUNTED, "baseline", "best"]).to_pylist()
-        earlier = count_evaluations(rows, robust=bool(self.settings().get("robust")))
-        self.metrics.add(earlier=earlier, **improvements(rows, num_layers))
+        results = self.earlier_results
+        self.metrics.add(earlier=results.evaluations, **results.improvements(num_layers))
 
     def listed(self) -> tuple[list[PartFiles], list[epath.Path]]:
         """List the parts by start, and files of evaluations without that of their questions."""
@@ -495,6 +534,11 @@ class Run:
             yield table.select(names)
 
 
+def stem_of(part: PartFiles) -> str:
+    """Return the beginning of the names of a part's files."""
+    return part["questions"].name.partition(".")[0]
+
+
 def start_of_failure(name: str) -> str:
     """Return the start of a record of questions that were set aside."""
     match = START.match(name)
@@ -505,36 +549,3 @@ def by_start(parts: Sequence[PartFiles]) -> list[list[PartFiles]]:
     """Group parts in their order by the start that wrote them."""
     groups = itertools.groupby(parts, lambda part: start_of(part["questions"].name))
     return [list(group) for _, group in groups]
-
-
-def count_evaluations(questions: Iterable[Mapping[str, Any]], *, robust: bool = False) -> int:
-    """Count the evaluations of questions: each path that was run, in each prompt, once.
-
-    Those of control searches and of paths asked again are among them. A robust search runs every
-    path in all variants. `questions` are rows with the columns `COUNTED`.
-    """
-    total = 0
-    for row in questions:
-        controls = row["controls"] or ()
-        paths = row["evaluations"] + sum(each["evaluations"] - each["shared"] for each in controls)
-        if robust:
-            total += paths * (1 + len(row["variant_answers"] or ()))
-        else:
-            total += paths + count_again(row)
-    return total
-
-
-def count_again(question: Mapping[str, Any]) -> int:
-    """Count the evaluations of a question in other variants."""
-    searches = [question, *(question["controls"] or ())]
-    paths = {tuple(asked["path"]) for search in searches for asked in search["again"] or ()}
-    return len(paths) * len(question["variant_answers"] or ())
-
-
-def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:
-    """Count the questions that a search corrected, and those right on fewer layers."""
-    right = [row for row in questions if row.get("best") is not None]
-    return {
-        "corrected": sum(row["baseline"] is False for row in right),
-        "shortened": sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
-    }

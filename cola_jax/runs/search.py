@@ -141,7 +141,7 @@ def search_into(
         work, asked = search_work(session, settings, run.mark), session.asked
         missing = set(run.missing(asked.questions))
         done = [i for i in range(len(asked)) if i not in missing]
-        run.load_finished()
+        run.load_evaluations()
         known = {name: KnownRows(tables) for name, tables in run.earlier.items()}
         fill(run, session.engine, work, asked, steps=work.steps, on_part=take)
         for batch, part, _ in session.engine.map(

@@ -25,9 +25,10 @@ from cola_jax.formats.pictures import thumbnail
 from cola_jax.metrics import Metrics
 from cola_jax.question import Question
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
+from cola_jax.runs.counts import improvements
 from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
-from cola_jax.runs.run import Run, improvements
+from cola_jax.runs.run import Run
 from cola_jax.runs.schema import (
     PICTURES,
     Part,
@@ -178,7 +179,7 @@ def recording(
             "--distributed."
         )
     with open_run(session, directory, recorded, metrics) as run:
-        run.load_finished()
+        run.load_evaluations()
         encoded = session.asked.encode(session.model)
         known = [known_verdicts(run.earlier.get(q.question.id, ()), q) for q in encoded]
         run.metrics.add(earlier=sum(map(len, known)))

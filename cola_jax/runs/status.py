@@ -9,8 +9,9 @@ import numpy as np
 from etils import epath
 
 from cola_jax.files import inside, written_times
+from cola_jax.runs.counts import COUNTED, count_evaluations
 from cola_jax.runs.records import last_starts, start_order
-from cola_jax.runs.run import COUNTED, Run, count_evaluations
+from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PART, QUESTIONS, read_part, start_of
 from cola_jax.storage import for_each
 

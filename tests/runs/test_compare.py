@@ -17,9 +17,11 @@ DECIDED = {
 ASKED = [Question(name, f"What is {name}?", ("x", "y", "z"), 1) for name in ("p", "q")]
 
 
-def asked(questions=ASKED, digest="0", **settings) -> compare.Asked:
-    encoded = [encode(each, digest) for each in questions]
-    return compare.asked_here(DECIDED | settings, encoded)._replace(name="here")
+def asked(questions=ASKED, digest="0", name="here", **settings) -> compare.Asked:
+    sample = [encode(each, digest) for each in questions]
+    here = compare.asked_here(DECIDED | settings, questions, sample)
+    here.name = name
+    return here
 
 
 def changed(**fields) -> list[Question]:
@@ -41,7 +43,7 @@ def changed(**fields) -> list[Question]:
 )
 def test_check_comparable_names_differences(other, message):
     with pytest.raises(InputError, match=f"run does not belong to here: {message}. Give results"):
-        compare.check_comparable(asked()._replace(name="run"), other)
+        compare.check_comparable(asked(name="run"), other)
 
 
 def test_check_comparable_logs_allowed_differences(caplog):

@@ -322,16 +322,17 @@ def test_evaluations_that_arrive_after_their_questions_are_not_kept(run):
 
 
 def test_tidy_keeps_a_part_that_another_host_completes_meanwhile(run, monkeypatch):
-    read, (evaluations, questions, _) = Run.questions, rows("c")
+    parts, (evaluations, questions, _) = Run.parts, rows("c")
     run.write(rows("ab"))
 
-    def complete(self, columns):
+    def complete(self):
         run.write_rows("questions", "part-00001-1-other-0", questions)
-        return read(self, columns)
+        return parts(self)
 
     with reopened(run):
         run.write_rows("evaluations", "part-00001-1-other-0", evaluations)
-        monkeypatch.setattr(Run, "questions", complete)
+        monkeypatch.setattr(Run, "parts", complete)
+    monkeypatch.undo()
     assert len(run.parts()) == 2
 
 
@@ -373,7 +374,7 @@ def test_replace_writes_all_questions_together(run):
     run.write(rows("abc"))
     for missing, interrupted in (([], True), ([0, 1, 2], False), ([], False)):
         with reopened(run) as again:
-            again.load_finished()
+            again.load_evaluations()
             assert again.missing([asking(name).question for name in "abc"]) == missing
             assert again.earlier.keys() == {"a", "b", "c"}
             if interrupted:
@@ -431,10 +432,12 @@ def test_count_earlier_adds_what_is_done(tmp_path):
     part = rows("abcde")
     for question, (baseline, best) in zip(part.questions, results, strict=True):
         question |= {"baseline": baseline, "best": best}
-    with Run(tmp_path / "run").open(SETTINGS | {"questions": 5}, START) as run:
+    settings = SETTINGS | {"questions": 5, "command": "search"}
+    with Run(tmp_path / "run").open(settings, START) as run:
         run.write(part)
-    run.metrics.corrected = 1
-    run.count_earlier(num_layers=2)
+    with Run(tmp_path / "run").open(settings, START) as run:
+        run.metrics.corrected = 1
+        run.count_earlier(num_layers=2)
     assert (run.metrics.earlier, run.metrics.evaluations) == (10, 0)
     assert (run.metrics.corrected, run.metrics.shortened) == (2, 1)
 

@@ -1,0 +1,69 @@
+"""What questions cost and show: counts of their evaluations and of what searches improved."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+COUNTED = ["evaluations", "controls", "again", "variant_answers"]  # columns of questions
+
+
+@dataclasses.dataclass
+class Results:
+    """Counts of questions that are added table by table."""
+
+    evaluations: int = 0
+    # questions with a correct path, by the pretrained model's verdict and the layers of the best
+    found: Counter[tuple[bool | None, int]] = dataclasses.field(default_factory=Counter)
+
+    def add(self, questions: pa.Table, *, robust: bool) -> None:
+        """Count questions; those of searches have the columns `COUNTED`, `baseline` and `best`."""
+        if "best" not in questions.column_names:
+            self.evaluations += sum(filter(None, questions["evaluations"].to_pylist()))
+            return
+        rows = questions.to_pylist()
+        self.evaluations += count_evaluations(rows, robust=robust)
+        found = [row for row in rows if row["best"] is not None]
+        self.found.update((row["baseline"], len(row["best"])) for row in found)
+
+    def improvements(self, num_layers: int) -> dict[str, int]:
+        """Count the questions that a search corrected, and those right on fewer layers."""
+        corrected = shortened = 0
+        for (baseline, layers), number in self.found.items():
+            corrected += number * (baseline is False)
+            shortened += number * (bool(baseline) and layers < num_layers)
+        return {"corrected": corrected, "shortened": shortened}
+
+
+def count_evaluations(questions: Iterable[Mapping[str, Any]], *, robust: bool = False) -> int:
+    """Count the evaluations of questions: each path that was run, in each prompt, once.
+
+    Those of control searches and of paths asked again are among them. A robust search runs every
+    path in all variants. `questions` are rows with the columns `COUNTED`.
+    """
+    total = 0
+    for row in questions:
+        controls = row["controls"] or ()
+        paths = row["evaluations"] + sum(each["evaluations"] - each["shared"] for each in controls)
+        if robust:
+            total += paths * (1 + len(row["variant_answers"] or ()))
+        else:
+            total += paths + count_again(row)
+    return total
+
+
+def count_again(question: Mapping[str, Any]) -> int:
+    """Count the evaluations of a question in other variants."""
+    searches = [question, *(question["controls"] or ())]
+    paths = {tuple(asked["path"]) for search in searches for asked in search["again"] or ()}
+    return len(paths) * len(question["variant_answers"] or ())
+
+
+def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:
+    """Count the questions of rows that a search corrected, and those right on fewer layers."""
+    results = Results()
+    found = [row for row in questions if row.get("best") is not None]
+    results.found.update((row["baseline"], len(row["best"])) for row in found)
+    return results.improvements(num_layers)
