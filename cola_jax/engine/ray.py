@@ -38,7 +38,7 @@ from cola_jax.scoring.encoder import Encoder
 
 if TYPE_CHECKING or HAS_RAY:
     import ray
-    from ray import ObjectRef as Ref
+    from ray import ObjectRef
     from ray.exceptions import (
         NodeDiedError,
         OutOfMemoryError,
@@ -51,7 +51,7 @@ if TYPE_CHECKING or HAS_RAY:
     # of calls whose worker has ended, or cannot be reached
     ENDED = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
 else:
-    Ref = RayError = RayTaskError = Any  # in annotations
+    ObjectRef = RayError = RayTaskError = Any  # in annotations
 
 log = logging.getLogger(__name__)
 STARTS = 3  # failures, one after the other, to start a worker where there is none
@@ -116,14 +116,14 @@ class RayEngine:
         self.share = Share()
         self.workers: list[RemoteWorker] = []
         self.refused: list[RemoteWorker] = []  # keep the resources of machines that cannot be used
-        self.starting: dict[Ref, RemoteWorker] = {}
+        self.starting: dict[ObjectRef, RemoteWorker] = {}
         self.failures = 0  # to start a worker, one after the other
         self.pauses = Pauses()
         self.times: dict[str, Times] = collections.defaultdict(Times)  # by the kind of work
         self.files: dict[str, Files] = {}  # of checkpoints, by digest
         self.weights: dict[str, Weights] = {}  # of models in memory, by digest
         # in the object store, by id, with the encoder, which keeps its id
-        self.encoders: dict[int, tuple[Encoder, Ref]] = {}
+        self.encoders: dict[int, tuple[Encoder, ObjectRef]] = {}
         self.memories: dict[tuple[str, str], Memory] = {}
         self.reminded = time.monotonic()
         self.facts = self.first_worker().facts
@@ -179,7 +179,7 @@ class RayEngine:
         for worker in self.workers:
             if worker.place == place and worker.slots:
                 dispatch.join(worker, worker.machine, worker.slots)
-        running: dict[Ref, Ticket] = {}
+        running: dict[ObjectRef, Ticket] = {}
         try:
             while not dispatch.finished:
                 while (ticket := dispatch.hand_out()) is not None:
@@ -229,7 +229,7 @@ class RayEngine:
         return Job(ray.put(bare), reference)
 
     def end(
-        self, reference: Ref, ticket: Ticket, dispatch: Dispatch, metrics: Metrics
+        self, reference: ObjectRef, ticket: Ticket, dispatch: Dispatch, metrics: Metrics
     ) -> Iterator[tuple[Batch, Any]]:
         """Take the end of a batch; yield its result if it counts, and what is set aside."""
         try:
@@ -322,7 +322,7 @@ class RayEngine:
         if dispatch.waiting and room and not self.pauses.remaining(None):
             self.start()
 
-    def go_on_starting(self, reference: Ref) -> RemoteWorker | None:
+    def go_on_starting(self, reference: ObjectRef) -> RemoteWorker | None:
         """Take the end of a step of a worker's start, and begin the next.
 
         Returns the worker once it has loaded its model. Raises InputError where no machine is left
@@ -388,13 +388,13 @@ class RayEngine:
         return self.files[place.digest]
 
 
-def ended(references: list[Ref]) -> list[Ref]:
+def ended(references: list[ObjectRef]) -> list[ObjectRef]:
     """Wait for one or more calls to end, for a time; return those that have."""
     done, _ = ray.wait(references, timeout=WAIT)
     return ray.wait(references, num_returns=len(references), timeout=0)[0] if done else []
 
 
-def still_running(tickets: list[Ticket], running: Mapping[Ref, Ticket]) -> list[Ticket]:
+def still_running(tickets: list[Ticket], running: Mapping[ObjectRef, Ticket]) -> list[Ticket]:
     """Return the tickets whose calls have not ended: the driver may not know it yet."""
     if not tickets:
         return []
