@@ -310,7 +310,9 @@ class Dispatch:
                 overdue.append(ticket)
         return overdue
 
-    def limit(self, ticket: Ticket, medians: tuple[float, float | None] | None = None) -> float:
+    def limit(
+        self, ticket: Ticket, medians: tuple[float | None, float | None] | None = None
+    ) -> float:
         """Return the seconds that a batch in progress may take."""
         questions = len(ticket.batch.questions)
         limit = self.times.limit(questions, first=ticket.first, medians=medians)

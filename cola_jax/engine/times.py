@@ -2,6 +2,7 @@
 
 import collections
 import statistics
+from collections.abc import Sequence
 
 KEPT = 256  # batches, the last ones
 FEWEST = 3  # batches that tell a median
@@ -25,16 +26,27 @@ class Times:
         else:
             self.later.append(seconds / questions)
 
-    def medians(self) -> tuple[float, float | None]:
+    def medians(self) -> tuple[float | None, float | None]:
         """Return the median seconds of first batches, and of a question in later ones, if known."""
-        first = statistics.median(self.first) if self.first else 0.0
-        return first, statistics.median(self.later) if len(self.later) >= FEWEST else None
+        return median(self.first), median(self.later)
 
     def limit(
-        self, questions: int, *, first: bool, medians: tuple[float, float | None] | None = None
+        self,
+        questions: int,
+        *,
+        first: bool,
+        medians: tuple[float | None, float | None] | None = None,
     ) -> float:
         """Return the seconds that a batch may take; `medians` where they have just been made."""
         first_batch, question = medians or self.medians()
-        if first or question is None:
-            return max(self.first_patience, MULTIPLE * first_batch)
-        return max(self.patience, MULTIPLE * question * questions)
+        if not first and question is not None:
+            return max(self.patience, MULTIPLE * question * questions)
+        if first_batch is None:
+            return self.first_patience
+        # others may have found in their caches what this one compiles
+        return max(self.first_patience / 3, MULTIPLE * first_batch)
+
+
+def median(seconds: Sequence[float]) -> float | None:
+    """Return the median of some times, None of too few."""
+    return statistics.median(seconds) if len(seconds) >= FEWEST else None

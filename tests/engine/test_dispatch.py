@@ -372,3 +372,6 @@ def test_times_are_kept_from_work_to_work():
         dispatch.succeed(ticket)
     assert times.limit(2, first=False) == pytest.approx(8 * 20.0)
     assert times.limit(2, first=True) == FIRST_PATIENCE
+    for _ in range(3):
+        times.add(1.0, 2, first=True)
+    assert PATIENCE < times.limit(2, first=True) < FIRST_PATIENCE
