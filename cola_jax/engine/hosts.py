@@ -9,9 +9,12 @@ import dataclasses
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
-from cola_jax.engine.engine import Share
 from cola_jax.errors import InputError, first_line
+
+if TYPE_CHECKING:  # flags import this file, and JAX would take seconds
+    from cola_jax.engine.engine import Share
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
@@ -41,12 +44,14 @@ class Hosts:
         if self.num_hosts is not None and not 0 <= (self.host or 0) < self.num_hosts:
             raise InputError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
 
-    def join(self) -> Share:
+    def join(self) -> "Share":
         """Connect to the other hosts before anything else uses JAX; return this host's share.
 
         Ends the process after `wait` seconds. Raises InputError where no hosts are found, and on a
         host of a TPU slice without --distributed, which would wait silently.
         """
+        from cola_jax.engine.engine import Share
+
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)
             if workers > 1 and "TPU_PROCESS_BOUNDS" not in os.environ:

@@ -36,7 +36,7 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     protocol = json.loads((out / "protocol.json").read_text())
     assert protocol["hash"] == verdicts["protocol"]
     prompts = protocol["tasks"]["arithmetic"]["prompts"]
-    assert len({prompt["prompt"]["hash"] for prompt in prompts}) == 3
+    assert len({json.dumps(prompt, sort_keys=True) for prompt in prompts}) == 3
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     with pytest.raises(SystemExit) as end:
         main(["verify", "0-3", "0-2,2,3-4", *common, "--fail-on", figures["outcome"]])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cola_jax
 from cola_jax.errors import Unfinished
 from cola_jax.files import matching
 from cola_jax.prompts import Prompts
@@ -30,6 +31,12 @@ SECONDS = 120  # after which a process hangs
 @pytest.fixture(scope="session")
 def checkpoint(tiny_checkpoint: Path) -> str:
     return str(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: str) -> cola_jax.Model:
+    """The model of the checkpoint, in memory."""
+    return cola_jax.load(checkpoint)
 
 
 @pytest.fixture(scope="session")
