@@ -51,8 +51,8 @@ class Engine(Protocol):
         """Tell what there is for a model, before its weights load, to run some questions."""
         ...
 
-    def record(self) -> dict[str, Any]:
-        """Return the facts for the record of a start of a run."""
+    def record(self, model: ModelHandle) -> dict[str, Any]:
+        """Return the facts for the record of a start of a run with a model."""
         ...
 
     def map(

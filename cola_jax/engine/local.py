@@ -56,10 +56,14 @@ class LocalEngine:
         self.devices.check_backend()
         return jax.default_backend()
 
-    def record(self) -> dict[str, Any]:
+    def record(self, model: ModelHandle) -> dict[str, Any]:
         """Return the facts for the record of a start: its devices."""
-        mesh, share = self.mesh(), self.share
-        devices = {"devices": 1 if mesh is None else mesh.size}
+        share = self.share
+        if model.given is not None:
+            devices = {"devices": model_devices(model.given).size}
+        else:
+            mesh = self.mesh()
+            devices = {"devices": 1 if mesh is None else mesh.size}
         if share.count == 1:
             return devices
         return devices | {"host": share.index, "hosts": share.count, "together": share.start}

@@ -135,8 +135,8 @@ class RayEngine:
         """The backend of JAX on the workers."""
         return self.facts.backend
 
-    def record(self) -> dict[str, Any]:
-        """Return the facts for the record of a start."""
+    def record(self, model: ModelHandle) -> dict[str, Any]:
+        """Return the facts for the record of a start with a model."""
         workers = describe_resources(self.resources)
         return {"engine": "ray", "workers": workers, "device": self.facts.device}
 

@@ -266,7 +266,7 @@ def make_session(
             "num_layers": model.config.num_layers,
             "scorer": {"open": asked.scorer.open, "decodes": asked.scorer.decodes},
             **machine(),
-            **engine.record(),
+            **engine.record(model),
             **(metadata or {}),
         },
     )

@@ -130,7 +130,7 @@ def test_map_yields_the_result_of_each_question_once(engine, make, encoder, mode
     assert metrics.evaluations == len(QUESTIONS)
     again = [take(engine.map(make(Lengths), batches(8)[:1]))[0] for _ in range(3)]
     assert all(lengths == {i: expected(encoder)[i] for i in IDS[:8]} for lengths in again)
-    assert engine.record()["workers"] == "TPU=4"
+    assert engine.record(model)["workers"] == "TPU=4"
     capacity = engine.capacity(model, len(QUESTIONS))
     assert (capacity.questions, capacity.memory.backend, engine.backend) == (4, "cpu", "cpu")
     assert capacity.parts >= 2
