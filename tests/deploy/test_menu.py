@@ -13,9 +13,13 @@ from cola_jax.deploy.menu import (
     cover,
     folds_of,
     prefix_layers,
+    states_of,
     training_labels,
 )
+from cola_jax.deploy.router import prompt_states
 from cola_jax.deploy.settings import MenuSettings
+from cola_jax.engine.devices import Devices
+from cola_jax.engine.local import LocalEngine
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.schema import Part, question_row
@@ -102,6 +106,15 @@ def test_labels_may_have_options_in_another_order(
         encoded = searched.asked.encode(searched.model)
         run.write(Part([], [question_row(each, 0) for each in encoded]))
     assert len(training_labels(str(tmp_path / "run"), session)) == 12
+
+
+def test_states_of_prompts_are_read_in_batches_on_the_engine(tiny_checkpoint: FilePath) -> None:
+    task = TaskConfig("arithmetic", limit=5, choose_prompts=2)
+    engine = LocalEngine(Devices(data=1), batch_size=2)
+    session = Session.prepare(str(tiny_checkpoint), task.prepare, engine)
+    prompts = [each.prompts for each in session.asked.encode(session.model)]
+    expected = prompt_states(session.model.load(), prompts, 2)
+    np.testing.assert_allclose(states_of(session, session.asked, 2), expected, atol=1e-5)
 
 
 def test_cover_begins_with_the_identity_and_leaves_out_useless_paths() -> None:

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.deploy.verify.trial import measure_of
+from cola_jax.deploy.verify.trial import REPEATS, TIMED, measure_of, time_alone
+from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.question import Question
+from cola_jax.runs.session import Session
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.tasks.task import TaskConfig
 
 
 def test_likelihood_is_among_the_options():
@@ -22,3 +25,16 @@ def test_likelihood_is_among_the_options():
     expected = [[np.log(1 / 2), np.log(1 / 2), -np.log1p(np.exp(-8))], [np.log(1 / 3), 0, worst]]
     np.testing.assert_allclose(measured, expected, atol=1e-6)
     assert measure_of(verdicts, session, "accuracy")[1].tolist() == [0, 1, 0]
+
+
+def test_each_path_is_timed_alone_on_the_first_questions(tiny_checkpoint, monkeypatch):
+    session = Session.prepare(str(tiny_checkpoint), TaskConfig("arithmetic", limit=20).prepare)
+    run, waves = PathEvaluator.__call__, []
+    monkeypatch.setattr(
+        PathEvaluator, "__call__", lambda self, paths: waves.append(paths.shape) or run(self, paths)
+    )
+    paths = [(0, 1, 2, 3, 4), (0, 4)]
+    seconds = time_alone(session, paths)
+    assert [*seconds] == paths
+    assert all(0 < each < np.inf for each in seconds.values())
+    assert [shape[:2] for shape in waves] == [(TIMED, 1)] * (1 + REPEATS) * len(paths)
