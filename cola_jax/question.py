@@ -44,13 +44,14 @@ class Question:
             options = options.tolist()
         if not isinstance(self.id, str) or not isinstance(self.text, str):
             raise InputError(f"question {shown(self.id)}: its id and its text must be texts.")
-        is_list = isinstance(options, Sequence) and not isinstance(options, str)
+        # the usual types first: of millions of questions, abstract ones take seconds
+        is_list = isinstance(options, tuple | list | Sequence) and not isinstance(options, str)
         if not is_list or not all(isinstance(option, str) for option in options):
             raise InputError(
                 f"question {shown(self.id)}: options must be a list of texts, not {shown(options)}."
             )
         count = max(1, len(options))  # without options, a metric of the user's own
-        is_index = isinstance(self.answer, Integral) and not isinstance(self.answer, bool)
+        is_index = isinstance(self.answer, int | Integral) and not isinstance(self.answer, bool)
         if not is_index or not 0 <= self.answer < count:
             raise InputError(
                 f"question {shown(self.id)}: answer must be the index of the right option, 0 to "
@@ -75,8 +76,7 @@ class Question:
 
     def with_decoy(self, decoy: str | None) -> "Question":
         """Return the same open question with another decoy, or without one."""
-        options = (self.gold,) if decoy is None else (self.gold, decoy)
-        return dataclasses.replace(self, options=options)
+        return dataclasses.replace(self, options=with_wrong(self.gold, decoy))
 
     def get(self, name: str) -> str | None:
         """Look up a name in the metadata."""
@@ -97,9 +97,13 @@ def open_question(
     gold = gold.strip()
     if not gold:
         raise InputError(f"question {id} has no answer: the gold answer is empty.")
-    details = solution, metadata, picture
-    question = Question(id, text, (gold,), 0, True, *details)
-    return question.with_decoy(decoy_of(id, gold))
+    options = with_wrong(gold, decoy_of(id, gold))
+    return Question(id, text, options, 0, True, solution, metadata, picture)
+
+
+def with_wrong(gold: str, decoy: str | None) -> tuple[str, ...]:
+    """Return the options of an open question."""
+    return (gold,) if decoy is None else (gold, decoy)
 
 
 def decoy_of(id: str, gold: str) -> str | None:
