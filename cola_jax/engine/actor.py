@@ -171,9 +171,10 @@ class RayWorker:
         self.idle, self.job = queue.SimpleQueue(), None
         if self.model is None or self.loaded != place.key:
             self.model, self.engine = None, LocalEngine(place.devices)  # frees the one before
-            self.engine.fewest = CALLS  # every device has questions
             if place.weights is not None:
-                self.model = ModelHandle.of(place.weights.load(self.engine.mesh(), directory))
+                self.model = ModelHandle.of(
+                    place.weights.load(self.engine.devices.mesh(CALLS), directory)
+                )
             elif directory is not None:
                 self.model = ModelHandle(directory, place.dtype)
             else:

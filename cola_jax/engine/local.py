@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import queue
+import weakref
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from cola_jax.params import float_dtype, weight_bytes
 
 log = logging.getLogger(__name__)
 ALL = Share()
+MANY = 1 << 30  # questions, for which all devices are used
 CHECK = 5.0  # seconds between two looks at batches that take long
 
 
@@ -48,7 +50,8 @@ class LocalEngine:
         self.share = share
         self.devices, self.batch_size, self.dtype = devices or Devices(), batch_size, dtype
         self.made: tuple[ModelHandle, int, list[Worker]] | None = None  # and the batches sharing
-        self.fewest: int | None = None  # questions of all work so far
+        # of each model, the least questions that it runs, which bound its copies
+        self.fewest: weakref.WeakKeyDictionary[ModelHandle, int] = weakref.WeakKeyDictionary()
 
     @property
     def backend(self) -> str:
@@ -62,7 +65,7 @@ class LocalEngine:
         if model.given is not None:
             devices = {"devices": model_devices(model.given).size}
         else:
-            mesh = self.mesh()
+            mesh = self.mesh_of(model)
             devices = {"devices": 1 if mesh is None else mesh.size}
         if share.count == 1:
             return devices
@@ -70,20 +73,20 @@ class LocalEngine:
 
     def capacity(self, model: ModelHandle, questions: int) -> Capacity:
         """Tell what there is for a model, before its weights load, to run some questions."""
-        self.fewest = min(questions, self.fewest or questions)
+        self.fewest[model] = min(questions, self.fewest.get(model, questions))
         limits = default_limits()
         if model.given is not None:
             copies = model_devices(model.given).shape[0]
             memory = memory_of(model.given, sharing=limits.threads, **self.options())
         else:
-            mesh, memory = self.mesh(), self.memory(model.config, model.dtype)
+            mesh, memory = self.mesh_of(model), self.memory(model.config, model.dtype)
             copies = 1 if mesh is None else mesh.shape["data"]
         parts = copies * limits.threads
         return Capacity(memory, parts, self.batch_size or limits.questions)
 
-    def mesh(self) -> Mesh | None:
+    def mesh_of(self, model: ModelHandle) -> Mesh | None:
         """Return the mesh of a model that is loaded here, None for a single device."""
-        return self.devices.mesh(self.fewest or 1)
+        return self.devices.mesh(self.fewest.get(model, MANY))
 
     def memory(self, config: ModelConfig, dtype: str) -> Memory:
         """Return the memory of workers on each device, known before the weights load."""
@@ -121,7 +124,7 @@ class LocalEngine:
             self.close()  # frees the buffers before more are allocated
             model, options = handle.given, self.options()
             if model is None:
-                model = handle.load(self.mesh(), metrics)
+                model = handle.load(self.mesh_of(handle), metrics)
                 options["memory_budget"] = self.memory(handle.config, handle.dtype).budget
             made = make_workers(model, sharing=sharing, metrics=metrics, **options)
             self.made = handle, sharing, made

@@ -265,7 +265,6 @@ def make_session(
             "origin": model.metadata.get("origin"),
             "num_layers": model.config.num_layers,
             "scorer": {"open": asked.scorer.open, "decodes": asked.scorer.decodes},
-            **machine(),
             **engine.record(model),
             **(metadata or {}),
         },
@@ -322,7 +321,8 @@ def open_run(
     shared = session.engine.share.count > 1
     here, metrics = asked_here(settings, asked.questions, asked.sample), metrics or Metrics()
     run = Run(directory, shared=shared)
-    with run.open(settings, session.environment, here, metrics=metrics):
+    environment = machine() | session.environment
+    with run.open(settings, environment, here, metrics=metrics):
         if settings.get("command") == "search":  # whose page lists the questions
             write_thumbnails(run.place(PICTURES), asked.questions)
         yield run
