@@ -216,6 +216,7 @@ def time_paths(
 class PathSeconds(Work):
     """A function from a batch to the seconds a question of each path [P], alone."""
 
+    divisible = False  # smaller batches take longer for each question
     paths: Sequence[Path]
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:

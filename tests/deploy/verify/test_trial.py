@@ -38,3 +38,19 @@ def test_each_path_is_timed_alone_on_the_first_questions(tiny_checkpoint, monkey
     assert [*seconds] == paths
     assert all(0 < each < np.inf for each in seconds.values())
     assert [shape[:2] for shape in waves] == [(TIMED, 1)] * (1 + REPEATS) * len(paths)
+
+
+def test_timings_that_fail_run_again_as_a_whole(tiny_checkpoint, monkeypatch):
+    """Halves of the batch would take longer for each question, and be two results."""
+    session = Session.prepare(str(tiny_checkpoint), TaskConfig("arithmetic", limit=20).prepare)
+    run, waves = PathEvaluator.__call__, []
+
+    def fail_once(self, paths):
+        waves.append(paths.shape)
+        if len(waves) == 1:
+            raise RuntimeError("an error of the device")
+        return run(self, paths)
+
+    monkeypatch.setattr(PathEvaluator, "__call__", fail_once)
+    assert len(time_alone(session, [(0, 4)])) == 1
+    assert {shape[0] for shape in waves} == {TIMED}
