@@ -163,7 +163,7 @@ class LocalEngine:
             worker = by_key[ticket.worker]
             try:
                 events.put(Event(ticket, work(worker, ticket.batch, keep)))
-            except Exception as error:
+            except BaseException as error:  # also the panic of a library in Rust
                 worker.drop_buffers()
                 events.put(Event(ticket, error, failed=True))
 
@@ -183,6 +183,8 @@ class LocalEngine:
                     if event is None:
                         continue
                     if event.failed:
+                        if not isinstance(event.result, Exception):
+                            raise event.result
                         for aside, failed in dispatch.fail(event.ticket, event.result):
                             yield aside, failed, None
                     elif not event.ended or dispatch.succeed(event.ticket):

@@ -200,6 +200,20 @@ def test_map_raises_a_bug(make):
     assert is_usable(engine, make(indices))
 
 
+class Panic(BaseException):
+    """What a library in Rust raises, such as a tokenizer's, is no `Exception`."""
+
+
+def test_map_raises_a_panic_and_does_not_wait_for_its_batch(make):
+    def call(worker, batch, keep):
+        raise Panic
+
+    engine = LocalEngine()
+    with pytest.raises(Panic):
+        list(engine.map(make(call), batches(2, 2)))
+    assert is_usable(engine, make(indices))
+
+
 def test_a_batch_that_fails_leaves_no_buffers_to_others(make):
     """Those of a program that failed can hold its error, or have been given to it."""
     taken = []
