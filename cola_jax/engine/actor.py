@@ -187,13 +187,21 @@ class RayWorker:
         return len(slots)
 
     def receive(self, place: ModelPlace, files: Files) -> bool:
-        """Write the files of a checkpoint, which the workers of a machine do once."""
+        """Write the files of a checkpoint, which the workers of a machine do once.
+
+        Raises InputError where they are those of another.
+        """
         folder = place.received
         folder.parent.mkdir(parents=True, exist_ok=True)
         with hold(folder.with_suffix(".lock")):
             if place.find() is None:
                 with building(folder) as partial:
                     write_files(files, partial)
+            if place.find() is None:
+                raise InputError(
+                    f"the checkpoint {place.directory} is not what it was when this command began: "
+                    "start it again."
+                )
         return True
 
     def run(self, job: Job, batch: Batch) -> tuple[Any, dict[str, Any]]:

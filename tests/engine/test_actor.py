@@ -57,6 +57,14 @@ def test_a_checkpoint_is_found_by_its_digest(tiny_checkpoint, tmp_path):
     assert RayWorker().load(place._replace(directory=str(tmp_path))) is None
 
 
+def test_files_of_another_checkpoint_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
+    """As of one that was converted again while the command ran."""
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path))
+    place = ModelPlace.of(ModelHandle(str(tiny_checkpoint)), Devices(data=1))
+    with pytest.raises(InputError, match="not what it was when this command began"):
+        RayWorker().receive(place._replace(digest="0" * 64), {})
+
+
 def test_a_loaded_model_stays_where_batches_share_it_otherwise(tiny_checkpoint):
     worker = RayWorker()
     place = ModelPlace.of(ModelHandle(str(tiny_checkpoint)), Devices(data=1))
