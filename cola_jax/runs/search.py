@@ -6,7 +6,9 @@ from typing import Unpack
 
 import numpy as np
 
+from cola_jax.engine.engine import Engine
 from cola_jax.engine.evaluator import succeeded
+from cola_jax.engine.local import LocalEngine
 from cola_jax.engine.work import Batch
 from cola_jax.errors import InputError, check_keywords, shown
 from cola_jax.metrics import Metrics
@@ -85,7 +87,7 @@ def search(
 
     Raises:
       InputError: for no questions, those that the scorer cannot ask, and invalid settings.
-      Unfinished: where the engine sets questions aside, after the others.
+      Unfinished: where the engine sets questions aside; with `output` after the others.
     """
     check_keywords(search, options, EvaluatorOptions)
     if not isinstance(layer_costs, Iterable | None):
@@ -112,8 +114,15 @@ def search(
                 take(batch, succeeded(batch, part))
         else:
             search_into(session, output, settings, metrics, take)
+    free_buffers(session.engine)
     searched = Searched(session.model, session.asked, session.engine)
     return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, searched)
+
+
+def free_buffers(engine: Engine) -> None:
+    """Free the buffers of this process's devices, as outcomes keep the engine of their search."""
+    if isinstance(engine, LocalEngine):
+        engine.close()
 
 
 def search_work(session: Session, settings: Settings, mark: str | None) -> SearchRows:
@@ -147,7 +156,9 @@ def search_into(
         for batch, part, _ in session.engine.map(
             work, asked.batches(done, capacity_of(session), known), metrics
         ):
-            take(batch, succeeded(batch, part))
+            found = succeeded(batch, part)
+            if found.outcomes:  # otherwise evaluations of a batch that goes on
+                take(batch, found)
 
 
 def searched_questions(outcomes: Outcomes, call: str) -> tuple[Searched, list[int]]:
@@ -200,6 +211,7 @@ def confirm(outcomes: Outcomes) -> Outcomes:
     confirmed = np.full(len(outcomes), None)
     for batch, held, _ in searched.engine.map(work, batches):
         confirmed[batch.indices] = succeeded(batch, held)
+    free_buffers(searched.engine)
     return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings, searched)
 
 

@@ -74,6 +74,10 @@ def test_search_of_model_is_counted_and_confirmed_in_float32(searched):
     assert confirmed == [True if o.verdicts.verdict.any() else None for o in searched[0]]
 
 
+def test_outcomes_keep_no_buffers(searched):
+    assert searched[0].searched.engine.made is None
+
+
 def test_confirm_takes_sorted_outcomes_and_the_engine_of_their_search(model, scorer, monkeypatch):
     metrics, used, map_batches = cola_jax.Metrics(), [], LocalEngine.map
     options = {"memory_budget": 1 << 26, "tile_tokens": 64, "batch_size": 2, "metrics": metrics}
@@ -150,3 +154,12 @@ def test_confirm_and_save_run_take_outcomes_first(tmp_path):
             call(together)
         with pytest.raises(ValueError, match=r"\(outcomes.* is of type str"):
             call("run")
+
+
+def test_a_search_of_a_run_evaluates_what_the_run_lacks(model, scorer, tmp_path, monkeypatch):
+    """The questions are done, and their evaluations are of no use, such as an earlier version's."""
+    options = {"scorer": scorer, "output": tmp_path / "run", **MODEL}
+    first = cola_jax.search(model, tiny.questions(2), **options)
+    monkeypatch.setattr(Run, "load_evaluations", lambda self: None)
+    second = cola_jax.search(model, tiny.questions(2), **options)
+    assert all(map(same, first, second))
