@@ -250,6 +250,7 @@ class Dispatch:
         if isinstance(error, InputError):
             raise error
         self.pauses.fail(ticket.machine)
+        log.debug("a batch of questions has failed", exc_info=error)
         self.check_bug(ticket.batch, error)
         return [] if ticket.replaced else self.split(ticket, first_line(error))
 

@@ -390,6 +390,9 @@ class RayEngine:
 
 def ended(references: list[ObjectRef]) -> list[ObjectRef]:
     """Wait for one or more calls to end, for a time; return those that have."""
+    if not references:  # while no worker can start
+        time.sleep(WAIT)
+        return []
     done, _ = ray.wait(references, timeout=WAIT)
     return ray.wait(references, num_returns=len(references), timeout=0)[0] if done else []
 
