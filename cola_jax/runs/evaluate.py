@@ -68,7 +68,7 @@ def evaluate(
         batch_size, engine, dtype, memory_budget, tile_tokens, metrics and progress, as
         `cola_jax.runs.evaluate.EvaluatorOptions` describes them.
 
-    Raises Unfinished where the engine sets questions aside, after the others.
+    Raises Unfinished where the engine sets questions aside; with `output` after the others.
     """
     check_keywords(evaluate, options, EvaluatorOptions)
     questions = check_questions(questions)

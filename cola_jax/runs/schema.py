@@ -205,17 +205,10 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
     }
 
 
-def search_part(
-    batch: Sequence[Encoded], outcomes: Sequence[Outcome], *, combined: bool = False
-) -> Part:
-    """Make the rows of the searches of a batch.
-
-    Where a verdict is that of several prompts, `combined`, no other search can reuse it.
-    """
+def search_part(batch: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
+    """Make the rows of the searches of a batch."""
     pairs = list(zip(batch, outcomes, strict=True))
     evaluations = [row for pair in pairs for row in search_evaluation_rows(*pair)]
-    if combined:
-        evaluations = [row | {"asked": None} for row in evaluations]
     return Part(evaluations, [search_question_row(*pair) for pair in pairs])
 
 
