@@ -60,6 +60,7 @@ class Session:
     asked: QuestionSet
     held_out: QuestionSet | None
     variants: Sequence[Variant]  # other ways to ask the questions
+    variant_samples: Sequence[Sequence[Encoded]]  # some of the questions in each, without pictures
     settings: dict[str, Any]  # decide the rows, with the model and those that a command adds
     environment: dict[str, Any]  # recorded with each start
 
@@ -259,6 +260,7 @@ def make_session(
         asked=asked,
         held_out=others,
         variants=prepared.variants,
+        variant_samples=prepared.variant_samples,
         settings={"dtype": model.dtype, "questions": len(asked), **prepared.settings()},
         environment={
             "model": model.source,
@@ -298,7 +300,10 @@ def parts_of(session: Session, asked: QuestionSet) -> dict[str, Any]:
 
 def check_memory(session: Session, positions: int) -> None:
     """Raise InputError where memory does not suffice for a path of `positions` layers."""
-    session.asked.check_memory(session.model, capacity_of(session), positions)
+    model, capacity = session.model, capacity_of(session)
+    session.asked.check_memory(model, capacity, positions)
+    for variant, sample in zip(session.variants, session.variant_samples, strict=True):
+        variant.scorer.check_memory(model.config, capacity.memory, sample, positions)
 
 
 @contextlib.contextmanager

@@ -59,13 +59,6 @@ class Prepared:
         """The scorer of verdicts."""
         return self.encoder.scorer
 
-    @property
-    def samples(self) -> list[tuple[Scorer, Sequence[Encoded]]]:
-        """All samples, each with its scorer."""
-        scorers = [self.scorer, *(variant.scorer for variant in self.variants), self.scorer]
-        samples = [self.sample, *self.variant_samples, self.held_out_sample]
-        return [pair for pair in zip(scorers, samples, strict=True) if pair[1]]
-
     def settings(self) -> dict[str, Any]:
         """Return the record with digests of the questions and the variants."""
         out = self.record | {"questions_digest": digest_of_questions(self.questions, self.scorer)}

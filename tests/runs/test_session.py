@@ -22,7 +22,7 @@ from cola_jax.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
-from cola_jax.runs.session import Session, check_robust, recording
+from cola_jax.runs.session import Session, check_memory, check_robust, recording
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
@@ -299,6 +299,29 @@ def test_robust_searches_that_cannot_be_are_refused():
         session: Any = types.SimpleNamespace(asked=asked, variants=variants)
         with pytest.raises(InputError, match=message):
             check_robust(session, reuse)
+
+
+def test_memory_must_suffice_for_the_variants(checkpoint, task, tmp_path):
+    """Whose prompts are longer; before the weights load."""
+    template = tmp_path / "long.txt"
+    template.write_text("Read with care. " * 12 + "{question}")
+    session = Session.prepare(str(checkpoint), TaskConfig(task, variants=(str(template),)).prepare)
+    sizes = range(100_000, 2_000_000, 20_000)
+    least = next(size for size in sizes if not is_refused(session, size, variants=[]))
+    assert is_refused(session, least, variants=session.variants)
+    assert session.model.loaded is None
+
+
+def is_refused(session, budget, variants):
+    """Whether a search is refused for its memory."""
+    engine = LocalEngine(Devices(memory_budget=str(budget)))
+    samples = session.variant_samples[: len(variants)]
+    asked = dataclasses.replace(session, engine=engine, variants=variants, variant_samples=samples)
+    try:
+        check_memory(asked, 8)
+    except InputError:
+        return True
+    return False
 
 
 def record(session, out):
