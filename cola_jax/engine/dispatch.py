@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from cola_jax.engine.pauses import Pauses
-from cola_jax.engine.times import Times
+from cola_jax.engine.times import Medians, Times, limit
 from cola_jax.engine.work import Batch, Failed
 from cola_jax.errors import InputError, count, first_line
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of a single question, before it is set aside
 CHECKED = 1.0  # seconds between searches for late batches
-GROWTH = 4  # of the time that a batch may take, each time that it was late
+GROWTH = 4  # of the time that a single question may take, each time that it failed
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "out of memory", "OOM")  # in errors of accelerators
 
 Aside = tuple[Batch, Failed]
@@ -45,7 +45,6 @@ class Ticket:
     avoided: frozenset[str | None] = frozenset()  # machines on which it failed
     failures: int = 0  # of a single question
     losses: int = 0  # of the machines that had it in progress
-    expiries: int = 0  # times that it, or what it is a part of, was late
     # while it is in progress
     worker: Any = None
     machine: str | None = None
@@ -66,8 +65,7 @@ class Ticket:
 
     def again(self, batch: Batch, failures: int = 0) -> "Ticket":
         """Return a ticket for this batch or a part of it, elsewhere if possible."""
-        avoided, expiries = self.avoided | {self.machine}, self.expiries + self.late
-        return Ticket(batch, self.unanswered, avoided, failures, expiries=expiries)
+        return Ticket(batch, self.unanswered, self.avoided | {self.machine}, failures)
 
 
 @dataclasses.dataclass(eq=False)
@@ -93,7 +91,6 @@ class Dispatch:
         batches: Iterable[Batch],
         *,
         divisible: bool = True,
-        times: Times | None = None,
         pauses: Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -102,12 +99,11 @@ class Dispatch:
         Args:
           divisible: a batch that fails is cut in two; one that is not runs again as a whole, as a
             single question does.
-          times: of earlier batches of such work, to which those of this one are added.
           pauses: of the machines; the failures of this work are added.
         """
         self.batches = iter(batches)
         self.divisible = divisible
-        self.times = times or Times()
+        self.times = Times()
         self.pauses = pauses or Pauses(clock)
         self.clock = clock
         self.places: dict[Hashable, Place] = {}
@@ -311,13 +307,10 @@ class Dispatch:
                 overdue.append(ticket)
         return overdue
 
-    def limit(
-        self, ticket: Ticket, medians: tuple[float | None, float | None] | None = None
-    ) -> float:
+    def limit(self, ticket: Ticket, medians: Medians) -> float:
         """Return the seconds that a batch in progress may take."""
-        questions = len(ticket.batch.questions)
-        limit = self.times.limit(questions, first=ticket.first, medians=medians)
-        return limit if ticket.first else limit * GROWTH**ticket.expiries
+        seconds = limit(medians, len(ticket.batch.questions), first=ticket.first)
+        return seconds * GROWTH**ticket.failures
 
     def expire(self, ticket: Ticket) -> list[Aside]:
         """Hand out the halves of a late batch, as if it had failed; return as `fail` does.

@@ -4,7 +4,6 @@ The driver hands out batches to workers, each an actor with a model, and hands o
 worker does not finish. Machines may come and go.
 """
 
-import collections
 import contextlib
 import dataclasses
 import logging
@@ -28,7 +27,6 @@ from cola_jax.engine.dispatch import Dispatch, Ticket
 from cola_jax.engine.engine import Capacity, Machine, Share
 from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.pauses import Pauses
-from cola_jax.engine.times import Times
 from cola_jax.engine.transfer import Files, Weights, put_files
 from cola_jax.engine.work import Batch, Work
 from cola_jax.errors import InputError, count, first_line, shown
@@ -119,7 +117,6 @@ class RayEngine:
         self.starting: dict[ObjectRef, RemoteWorker] = {}
         self.failures = 0  # to start a worker, one after the other
         self.pauses = Pauses()
-        self.times: dict[str, Times] = collections.defaultdict(Times)  # by the kind of work
         self.files: dict[str, Files] = {}  # of checkpoints, by digest
         self.weights: dict[str, Weights] = {}  # of models in memory, by digest
         # in the object store, by id, with the encoder, which keeps its id
@@ -171,8 +168,7 @@ class RayEngine:
     ) -> Iterator[tuple[Batch, Any, Machine]]:
         """Do the work on batches; yields and raises as `Engine.map`, and keeps no parts."""
         metrics = metrics or Metrics()
-        times = self.times[type(work).__name__]
-        dispatch = Dispatch(batches, divisible=work.divisible, times=times, pauses=self.pauses)
+        dispatch = Dispatch(batches, divisible=work.divisible, pauses=self.pauses)
         if not dispatch.waiting:
             return
         place, job = self.place_of(work), self.job_of(work)

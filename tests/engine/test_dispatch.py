@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cola_jax.engine.dispatch import ATTEMPTS, Dispatch, Ticket
-from cola_jax.engine.times import FIRST_PATIENCE, PATIENCE, Times
+from cola_jax.engine.times import LONGEST, PATIENCE
 from cola_jax.engine.work import Batch, Failed
 from cola_jax.errors import InputError
 from tests.engine.conftest import batches
@@ -89,7 +89,7 @@ class FakeCluster:
             assert not company or not any(t.suspect for t in [ticket, *company])
             hang = self.hangs.intersection(indices(ticket))
             self.running[ticket] = HANGS if hang else self.clock.now + SECONDS
-        self.clock.now += 30.0 if all(end == HANGS for end in self.running.values()) else 1.0
+        self.clock.now += 300.0 if all(end == HANGS for end in self.running.values()) else 1.0
         for ticket, end in list(self.running.items()):
             if ticket not in self.running or end > self.clock.now:
                 continue
@@ -277,11 +277,11 @@ def test_the_first_batch_of_a_worker_may_compile():
     tickets = [dispatch.hand_out() for _ in range(3)]
     clock.now += PATIENCE + 1
     assert dispatch.overdue() == tickets[:2]
-    clock.now += FIRST_PATIENCE
+    clock.now += LONGEST
     assert dispatch.overdue() == tickets[2:]
 
 
-def test_a_question_that_was_late_may_take_longer():
+def test_a_question_that_failed_may_take_longer():
     clock = Clock()
     dispatch = started(clock, 17)
     for patience in (PATIENCE, 4 * PATIENCE, 16 * PATIENCE):
@@ -359,19 +359,3 @@ def test_an_exception_does_not_pause_the_only_machine():
     ticket = begin(dispatch)
     dispatch.fail(ticket, RuntimeError("no kernel"))
     assert indices(begin(dispatch)) == [0, 1]
-
-
-def test_times_are_kept_from_work_to_work():
-    clock, times = Clock(), Times()
-    for _ in range(4):
-        dispatch = Dispatch(batches(2, 2), times=times, clock=clock)
-        dispatch.join("worker")
-        dispatch.places["worker"].started = True
-        ticket = begin(dispatch)
-        clock.now += 20.0
-        dispatch.succeed(ticket)
-    assert times.limit(2, first=False) == pytest.approx(8 * 20.0)
-    assert times.limit(2, first=True) == FIRST_PATIENCE
-    for _ in range(3):
-        times.add(1.0, 2, first=True)
-    assert PATIENCE < times.limit(2, first=True) < FIRST_PATIENCE

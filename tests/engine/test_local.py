@@ -13,7 +13,6 @@ from cola_jax.engine import dispatch, local
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.local import LocalEngine
 from cola_jax.engine.model import ModelHandle
-from cola_jax.engine.times import Times
 from cola_jax.engine.work import Failed
 from cola_jax.errors import InputError
 from cola_jax.formats import cache
@@ -259,7 +258,7 @@ def test_late_batches_are_logged_once(make, monkeypatch, caplog):
     monkeypatch.setattr(local, "report_late", count)
     monkeypatch.setattr(local, "CHECK", 0.001)
     monkeypatch.setattr(dispatch, "CHECKED", 0.0)
-    monkeypatch.setattr(Times, "limit", lambda *_, **__: 0.0)
+    monkeypatch.setattr("cola_jax.engine.dispatch.limit", lambda *_, **__: 0.0)
 
     def call(worker, batch, keep):
         assert batch.indices[0] > 0 or released.wait(TIMEOUT)

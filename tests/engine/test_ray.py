@@ -20,7 +20,6 @@ import cola_jax
 from cola_jax.engine.actor import versions
 from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.ray import RayEngine
-from cola_jax.engine.times import Times
 from cola_jax.engine.work import Batch, Failed, Work
 from cola_jax.errors import InputError
 from cola_jax.metrics import Metrics
@@ -177,7 +176,8 @@ def test_a_question_that_ends_workers_is_set_aside_alone(engine, make, encoder, 
 def test_a_worker_that_hangs_does_not_keep_the_work_from_ending(
     engine, make, encoder, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(engine.times, "Lengths", Times(patience=2, first_patience=20))
+    for name, seconds in (("PATIENCE", 2), ("FIRST_PATIENCE", 10), ("LONGEST", 10)):
+        monkeypatch.setattr(f"cola_jax.engine.times.{name}", seconds)
     (tmp_path / "marker").write_text("once")
     work = make(Lengths, kind="hang", marker=tmp_path / "marker")
     assert take(engine.map(work, batches(2))) == (expected(encoder), {})
