@@ -324,7 +324,8 @@ def open_run(
         for name in ("variants", "variant_records"):
             settings.pop(name, None)
     shared = session.engine.share.count > 1
-    here, metrics = asked_here(settings, asked.questions, asked.sample), metrics or Metrics()
+    recorded_questions = list(map(asked.encoder.recorded, asked.questions))
+    here, metrics = asked_here(settings, recorded_questions, asked.sample), metrics or Metrics()
     run = Run(directory, shared=shared)
     environment = machine() | session.environment
     with run.open(settings, environment, here, metrics=metrics):

@@ -56,6 +56,10 @@ class PromptEncoder(Encoder):
         """The scorer of divergences."""
         return Divergence(self.scorers[0])
 
+    def recorded(self, question: Question) -> Question:
+        """Return a question as the rows of a run have it, without options and gold."""
+        return unanswered(question)
+
     def tokenize(self, questions: Sequence[Question]) -> list[Encoded]:
         """Encode prompts without their pictures."""
         return self.read(super().tokenize(questions))

@@ -39,6 +39,10 @@ class Encoder:
         """Return which of the prompts a question is asked in, by a hash of its id."""
         return place_of(question, len(self.scorers))
 
+    def recorded(self, question: Question) -> Question:
+        """Return a question as the rows of a run have it."""
+        return question
+
     def __call__(self, questions: Sequence[Question], checkpoint: str | None) -> list[Encoded]:
         """Encode questions, with their pictures; InputError for one that cannot be asked so.
 

@@ -12,7 +12,8 @@ from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import STOP, FittingEdits, edit_table
 from cola_jax.question import Question
-from cola_jax.runs.session import Session
+from cola_jax.runs.schema import Part, question_row
+from cola_jax.runs.session import Session, open_run
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.tasks.task import TaskConfig
@@ -180,3 +181,14 @@ def test_training_and_validation_are_disjoint_and_complete() -> None:
     for share in (0, 1, -0.5, float("nan"), 0.01):
         with pytest.raises(ValueError, match="leaves one part empty"):
             static.training_and_validation(["a", "b", "c"], share)
+
+
+def test_a_run_without_answers_is_resumed(tiny_checkpoint, tmp_path):
+    """Its rows have neither options nor gold, and its questions have both."""
+    session = Session.prepare(str(tiny_checkpoint), TaskConfig("demo", limit=3).prepare)
+    session = static.label_free(session)
+    done = [question_row(each, 0) for each in session.asked.encode(session.model)]
+    for rows in (done, []):
+        with open_run(session, str(tmp_path / "run"), {"command": "static"}, None) as run:
+            run.write(Part([], rows))
+    assert not run.missing(session.asked.questions)
