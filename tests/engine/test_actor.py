@@ -8,6 +8,7 @@ import cola_jax
 from cola_jax.engine.actor import ModelPlace, RayWorker, code_digest, versions
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.model import ModelHandle
+from cola_jax.engine.transfer import put_files
 from cola_jax.errors import InputError
 
 
@@ -72,3 +73,16 @@ def test_a_loaded_model_stays_where_batches_share_it_otherwise(tiny_checkpoint):
     assert slots
     assert worker.load(place._replace(sharing=3)) == 3 * slots
     assert worker.model is model
+
+
+def test_a_checkpoint_is_sent_where_it_cannot_be_read(tiny_checkpoint, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "put", lambda value: [value])  # an object store
+    monkeypatch.setattr(ray, "get", lambda reference: reference[0])
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+    place = ModelPlace.of(ModelHandle(str(tiny_checkpoint)), Devices(data=1))
+    elsewhere, worker = place._replace(directory="/not/there"), RayWorker()
+    assert worker.load(elsewhere) is None
+    assert worker.receive(elsewhere, put_files(tiny_checkpoint)) is True
+    assert worker.load(elsewhere) == 1
+    assert elsewhere.find() == str(place.received)

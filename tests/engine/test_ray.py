@@ -248,6 +248,21 @@ def test_the_start_fails_where_no_machine_is_left(cluster, monkeypatch):
         RayEngine(cluster.address, {"only": 1})
 
 
+class Dying:
+    """An actor whose process ends as soon as it is asked something."""
+
+    def facts(self, expected: Any) -> None:
+        os._exit(1)
+
+
+def test_the_start_fails_where_workers_end(cluster, monkeypatch, caplog):
+    monkeypatch.setattr("cola_jax.engine.ray.RayWorker", Dying)
+    monkeypatch.setattr("cola_jax.engine.pauses.LONGEST", 0)
+    with pytest.raises(InputError, match=r"3 starts of workers failed.*install cola-jax on all"):
+        RayEngine(cluster.address, {"TPU": 1})
+    assert caplog.text.count("a worker on a new machine has not started") == 3
+
+
 def test_bad_resources_are_refused(cluster):
     with pytest.raises(InputError, match=r"no machine .* has TPU=8 \(they have .*TPU=4"):
         RayEngine(cluster.address, {"TPU": 8})
