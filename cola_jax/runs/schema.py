@@ -283,8 +283,11 @@ def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) ->
     """Return the content of a file of rows, with the mark of its run."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({MARK: mark.encode()}))
+    # a driver writes a hundred tables of questions a second: only their long texts are compressed
+    texts: Any = dict.fromkeys(["text", "prompt"], "zstd")
+    compression = texts if schema is QUESTIONS else "zstd"
     # of prompts, which are long and alike, statistics would take more bytes than the texts
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    pq.write_table(table, sink, compression=compression, write_statistics=False)
     return sink.getvalue().to_pybytes()
 
 
