@@ -34,7 +34,7 @@ from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.work import Batch, Work
 from cola_jax.question import Question
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import EVALUATIONS, Part, encode_part
+from cola_jax.runs.schema import Part
 from experiments import bucket as buckets
 from experiments.machines import Material, end, machines, start_cola, until
 from tests import tiny
@@ -63,7 +63,7 @@ class Sleeping(Work):
             for i in range(self.rows)
         ]
         questions = [{"question": q.id, "evaluations": self.rows} for q in batch.questions]
-        return Part(encode_part(EVALUATIONS, evaluations, self.mark), questions)
+        return Part(evaluations, questions).encode(self.mark)
 
 
 class SleepingWorker:

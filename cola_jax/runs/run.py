@@ -266,7 +266,8 @@ class Run:
     def write_finished(self, stem: str, part: Part) -> None:
         """Write the two files of a part, and remove the waves that it finishes."""
         self.write_rows("evaluations", stem, part.evaluations)
-        self.write_rows("questions", stem, part.questions)
+        questions = part.questions if part.content is None else part.content
+        self.write_rows("questions", stem, questions)
         finished = []
         with self.lock:
             self.read_parts.add(stem)

@@ -102,6 +102,7 @@ QUESTIONS = pa.schema(
 )
 
 
+KEPT = ("question", "baseline", "best")  # what a driver reads in the rows of questions
 PICTURES = "pictures"  # folder of a run with a thumbnail for each question that has a picture
 
 
@@ -111,11 +112,31 @@ def thumbnail_name(question: str) -> str:
 
 
 class Part(NamedTuple):
-    """The rows of one batch; without those of questions, evaluations of unfinished questions."""
+    """The rows of one batch; without those of questions, evaluations of unfinished questions.
 
-    evaluations: list[dict[str, Any]] | bytes  # rows, or the content of their file
+    Workers encode them for their run, as the driver would take longer for it than for all else:
+    `evaluations` is then the content of its file, `content` that of the questions, and of their
+    rows the columns of `KEPT` remain.
+    """
+
+    evaluations: list[dict[str, Any]] | bytes
     questions: list[dict[str, Any]]
     outcomes: Sequence[Outcome] = ()  # of searches, where they are asked for; not written
+    content: bytes | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the evaluations of a part that is not encoded."""
+        assert not isinstance(self.evaluations, bytes)
+        return self.evaluations
+
+    def encode(self, mark: str) -> "Part":
+        """Return the part as it is written to the run of a mark."""
+        return self._replace(
+            evaluations=encode_part(EVALUATIONS, self.rows, mark),
+            questions=[{name: row.get(name) for name in KEPT} for row in self.questions],
+            content=encode_part(QUESTIONS, self.questions, mark) if self.questions else None,
+        )
 
 
 def asked_digest(encoded: Encoded) -> str:

@@ -20,9 +20,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, identity, pad_path, unpad_path
 from cola_jax.runs.schema import (
-    EVALUATIONS,
     Part,
-    encode_part,
     evaluation_rows,
     known_verdicts,
     question_row,
@@ -92,16 +90,10 @@ class RunWork(Work):
         keep(wave_part(encoded, paths, verdicts, self.mark or ""))
 
     def part(self, part: Part) -> Part:
-        """Return a part with its evaluations encoded."""
+        """Return a part as it is written."""
         if self.mark is None:
             return part
-        return part._replace(evaluations=encode_part(EVALUATIONS, rows_of(part), self.mark))
-
-
-def rows_of(part: Part) -> list[dict[str, Any]]:
-    """Return the rows of a part that is not encoded yet."""
-    assert not isinstance(part.evaluations, bytes)
-    return part.evaluations
+        return part.encode(self.mark)
 
 
 def wave_part(encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts, mark: str) -> Part:
@@ -111,7 +103,7 @@ def wave_part(encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts,
         entries = np.flatnonzero(paths[b, :, 0] != STOP)
         written = [unpad_path(path) for path in paths[b, entries]]
         rows += evaluation_rows(each, written, verdicts.take((b, entries)))
-    return Part(encode_part(EVALUATIONS, rows, mark), [])
+    return Part(rows, []).encode(mark)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,7 +247,7 @@ class SearchRows(RunWork):
         agreed = [None if None in each else all(each) for each in by_question]
         part = self.finish(encoded, with_robust(with_confirmed(outcomes, agreed), plain, places))
         # a verdict combines several prompts, so no other search can reuse it
-        return part._replace(evaluations=[row | {"asked": None} for row in rows_of(part)])
+        return part._replace(evaluations=[row | {"asked": None} for row in part.rows])
 
     def finish(self, encoded: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
         """Make the part of finished searches."""

@@ -216,8 +216,7 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind):
 
 def test_a_question_of_two_processes_is_read_from_the_first_part(run):
     for ids, margin in (("ab", 0.25), ("bc", 0.5)):
-        evaluations, questions, _ = rows(ids)
-        run.write(Part([row | {"margin": margin} for row in evaluations], questions))
+        run.write(with_margin(ids, margin))
     assert column(run.questions()) == ["a", "b", "c"]
     assert run.evaluations(["margin"])["margin"].to_pylist() == [0.25] * 4 + [0.5] * 2
     assert [table.num_rows for table in run.tables("evaluations")] == [4, 2]
@@ -322,15 +321,15 @@ def test_evaluations_that_arrive_after_their_questions_are_not_kept(run):
 
 
 def test_tidy_keeps_a_part_that_another_host_completes_meanwhile(run, monkeypatch):
-    parts, (evaluations, questions, _) = Run.parts, rows("c")
+    parts, made = Run.parts, rows("c")
     run.write(rows("ab"))
 
     def complete(self):
-        run.write_rows("questions", "part-00001-1-other-0", questions)
+        run.write_rows("questions", "part-00001-1-other-0", made.questions)
         return parts(self)
 
     with reopened(run):
-        run.write_rows("evaluations", "part-00001-1-other-0", evaluations)
+        run.write_rows("evaluations", "part-00001-1-other-0", made.evaluations)
         monkeypatch.setattr(Run, "parts", complete)
     monkeypatch.undo()
     assert len(run.parts()) == 2

@@ -176,6 +176,23 @@ def test_read_part_of_an_earlier_version_has_no_prompts(tmp_path, monkeypatch):
     assert schema.read_part(file, schema.QUESTIONS, "mark", ["question"]).num_columns == 1
 
 
+def test_an_encoded_part_keeps_what_the_driver_reads(tmp_path):
+    verdicts = Verdicts.of_scores(SCORES, 1)
+    made = schema.search_part([encode(QUESTION)], [outcome_of(verdicts, confirmed=True)])
+    encoded = made.encode("mark")
+    assert encoded.questions == [{"question": "q", "baseline": False, "best": (1, 2)}]
+    contents = {"evaluations": encoded.evaluations, "questions": encoded.content}
+    for (kind, content), columns in zip(
+        contents.items(), (schema.EVALUATIONS, schema.QUESTIONS), strict=True
+    ):
+        file = epath.Path(tmp_path / schema.part_name("part-00000", content))
+        file.write_bytes(content)
+        table = schema.read_part(file, columns, "mark")
+        assert table.to_pylist() == stored(getattr(made, kind), columns)
+    waves = made._replace(questions=[]).encode("mark")
+    assert (waves.content, schema.questions_of(waves.evaluations)) == (None, {"q"})
+
+
 def test_encode_part_keeps_prompts_small():
     shots = "Question: which of the words is it?\nAnswer: iron\n\n" * 40
     asked = [dataclasses.replace(encode(QUESTION), prompt=f"{shots}{i}") for i in range(100)]
