@@ -261,7 +261,7 @@ def old_driver_ends_late(trial: Trial) -> None:
     def is_time() -> bool:
         return len(Run(trial.out).read_starts()[1]) > 1 and trial.parts() >= parts
 
-    until(is_time, new, 120)
+    until(is_time, new, trial.limit)
     old.send_signal(signal.SIGCONT)
     trial.finish(new)
     trial.finish(old)
@@ -400,17 +400,21 @@ def main(settings: Faults) -> None:
     settings.out = settings.out.absolute()
     settings.out.mkdir(parents=True, exist_ok=True)
     file = settings.out / "faults.jsonl"
+    names = [name for name in ALL if name in (settings.only or ALL)]
     with contextlib.closing(Machines(settings.out / "cluster")) as cluster:
-        for name in ALL:
-            if (settings.only and name not in settings.only) or name in settings.without:
-                continue
+        for name in (name for name in names if name not in settings.without):
             for number in range(settings.races if name in RACES else 1):
-                done = [json.loads(line) for line in lines_of(file)]
-                if not any((row["fault"], row["trial"]) == (name, number) for row in done):
+                rows = [json.loads(line) for line in lines_of(file)]
+                if any((row["fault"], row["trial"]) == (name, number) for row in rows):
+                    continue
+                try:
                     row = tried(settings, cluster, name, number)
-                    with file.open("a") as results:
-                        results.write(json.dumps(row) + "\n")
-                    print(line_of(row), flush=True)
+                except TimeoutError as error:  # on a busy machine; the next start tries again
+                    print(f"{name}: {error}", flush=True)
+                    continue
+                with file.open("a") as results:
+                    results.write(json.dumps(row) + "\n")
+                print(line_of(row), flush=True)
     print("\n".join(["", *HEAD, *(line_of(json.loads(line)) for line in lines_of(file))]))
 
 

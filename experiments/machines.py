@@ -27,6 +27,7 @@ import cola_jax
 from tests import tiny
 
 ROOT = Path(cola_jax.__file__).parents[1]  # of the checkout
+STARTS = 5  # attempts
 HOOK = ROOT / "experiments" / "faulty_worker"
 
 
@@ -114,10 +115,22 @@ class Machines:
             **(variables or {}),
         }
         if hidden is None:
-            self.nodes[name] = self.cluster.add_node(num_cpus=1, env_vars=environment)
+            self.nodes[name] = self.start(environment)
         else:
             self.nodes[name] = start_node(self.address, hidden, environment)
         return name
+
+    def start(self, environment: Mapping[str, str]) -> Any:
+        """Start a node; Ray gives up after 30 seconds, in which a busy machine may not start it."""
+        process = psutil.Process()
+        for _ in range(STARTS):
+            before = {each.pid for each in process.children()}
+            with contextlib.suppress(Exception):  # of no class of its own
+                return self.cluster.add_node(num_cpus=1, env_vars=environment)
+            for left in process.children(recursive=True):
+                if left.pid not in before and left.ppid() == process.pid:
+                    left.kill()
+        raise TimeoutError(f"no node has started in {STARTS} attempts")
 
     def write_settings(self) -> None:
         """Write the settings for workers, whole even where one reads them."""

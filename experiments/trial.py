@@ -94,7 +94,7 @@ class Trial:
             parts, nodes = self.parts(), {batch["node"] for batch in machines.begun()}
             return (parts > 1 and len(nodes) == len(machines.nodes)) or parts > 9
 
-        until(at_work, process, 120)
+        until(at_work, process, self.limit)
         return process
 
     def parts(self) -> int:
