@@ -78,7 +78,9 @@ class Machines:
         for batch in self.begun():  # of an earlier command, some of which may be stopped
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(batch["pid"]).kill()
-        for name in [*self.other, *list(self.nodes)[count:]]:
+        for name in list(self.other):
+            self.kill(name)
+        for name in list(self.nodes)[count:]:
             self.kill(name)
         self.log = log
         self.settings = {"": {"log": str(log), **settings}}
@@ -103,8 +105,6 @@ class Machines:
           variables: of its processes.
         """
         name = f"node-{next(self.numbers)}"
-        if settings or hidden or variables or code != ROOT:
-            self.other.add(name)
         self.settings[name] = dict(settings or {})
         self.write_settings()
         environment = {
@@ -118,6 +118,8 @@ class Machines:
             self.nodes[name] = self.start(environment)
         else:
             self.nodes[name] = start_node(self.address, hidden, environment)
+        if settings or hidden or variables or code != ROOT:
+            self.other.add(name)
         return name
 
     def start(self, environment: Mapping[str, str]) -> Any:
