@@ -13,7 +13,6 @@ Both need Linux.
 
 import contextlib
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -36,11 +35,9 @@ from cola_jax.question import Question
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part
 from experiments import bucket as buckets
-from experiments.machines import Material, end, machines, start_cola, until
-from tests import tiny
+from experiments.machines import Material, end, machines, start_cola, until, write_questions
 
 FEW = 48  # questions of a start whose cost is that of all starts
-PIECE = 1000  # questions that are written at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,17 +193,6 @@ def cost_of(process: subprocess.Popen[bytes]) -> tuple[float, float]:
     status = Path(f"/proc/{process.pid}/status").read_text()
     (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     return times.user + times.system, int(peak) / 1000
-
-
-def write_questions(file: Path, count: int) -> None:
-    """Write questions, each with an id and a text of its own."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [tiny.row(question) for question in tiny.questions(PIECE)]
-    with file.open("w") as lines:
-        for i in range(count):
-            row = rows[i % PIECE]
-            own = {"id": f"q{i}", "question": f"{row['question']} ({i})"}
-            lines.write(json.dumps(row | own) + "\n")
 
 
 Measured = (

@@ -433,18 +433,17 @@ def tried(settings: Faults, cluster: Machines, name: str, number: int) -> dict[s
 def row_of(trial: Trial) -> dict[str, Any]:
     """Compare the run of a trial with that of one process."""
     run, expected = Run(trial.out), rows_of_one_process(trial)
-    questions = [f"q{i}" for i in range(trial.questions)]
-    done, rows, doubled = [], {}, set()
+    done, rows, doubled = set[str](), {}, set[str]()
     if run.exists():
-        done = run.questions(["question"])["question"].to_pylist()
+        done = set(run.questions(["question"])["question"].to_pylist())
         rows, doubled = read_rows(run)
-    kept = {key: row for key, row in expected.items() if key[0] in set(done)}
+    kept = {key: row for key, row in expected.items() if key[0] in done}
     starts = collections.Counter[str]()
     for batch in map(json.loads, lines_of(trial.folder / "begun.jsonl")):
         starts.update(batch["questions"])
     aside = [name for failure in run.failures() for name in failure["questions"]]
     return {
-        "lost": len(set(questions) - set(done)),
+        "lost": len({key[0] for key in expected} - done),
         "doubled": len(doubled),
         "other rows": len(compare(rows, kept)),
         "begun again": sum(starts.values()) - len(starts),

@@ -27,6 +27,7 @@ import cola_jax
 from tests import tiny
 
 ROOT = Path(cola_jax.__file__).parents[1]  # of the checkout
+PIECE = 1000  # questions that are unlike in more than their number
 STARTS = 5  # attempts
 HOOK = ROOT / "experiments" / "faulty_worker"
 
@@ -47,11 +48,22 @@ class Material:
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / "model.partial"
             tiny.make_checkpoint(partial).rename(model)
-        tiny.write_questions(task, questions)
+        write_questions(task, questions)
         rows = [json.loads(line) for line in task.read_text().splitlines()]
         prompts = folder / f"prompts-{questions}.jsonl"
         prompts.write_text("".join(json.dumps({"prompt": r["question"]}) + "\n" for r in rows))
         return cls(str(model), str(task), str(prompts))
+
+
+def write_questions(file: Path, count: int) -> None:
+    """Write questions, each with an id and a text of its own."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [tiny.row(question) for question in tiny.questions(min(count, PIECE))]
+    with file.open("w") as lines:
+        for i in range(count):
+            row = rows[i % len(rows)]
+            own = {"id": f"q{i}", "question": f"{row['question']} ({i})"}
+            lines.write(json.dumps(row | own) + "\n")
 
 
 class Machines:
