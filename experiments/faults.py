@@ -433,15 +433,16 @@ def tried(settings: Faults, cluster: Machines, name: str, number: int) -> dict[s
 def row_of(trial: Trial) -> dict[str, Any]:
     """Compare the run of a trial with that of one process."""
     run, expected = Run(trial.out), rows_of_one_process(trial)
-    done, rows, doubled = set[str](), {}, set[str]()
+    done, rows, doubled, failures = set[str](), {}, set[str](), []
     if run.exists():
+        failures = run.failures()
         done = set(run.questions(["question"])["question"].to_pylist())
         rows, doubled = read_rows(run)
     kept = {key: row for key, row in expected.items() if key[0] in done}
     starts = collections.Counter[str]()
     for batch in map(json.loads, lines_of(trial.folder / "begun.jsonl")):
         starts.update(batch["questions"])
-    aside = [name for failure in run.failures() for name in failure["questions"]]
+    aside = [name for failure in failures for name in failure["questions"]]
     return {
         "lost": len({key[0] for key in expected} - done),
         "doubled": len(doubled),
