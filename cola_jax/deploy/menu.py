@@ -32,7 +32,7 @@ from cola_jax.path import identity, unpad_path
 from cola_jax.question import split
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import held_out_of, prompt_folders, settings_of
+from cola_jax.runs.session import check_whole_share, held_out_of, prompt_folders, settings_of
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
@@ -104,6 +104,7 @@ def find_menu(
     scorer that does not tell which answer a path gave.
     """
     settings.check(session.model.config.num_layers)
+    check_whole_share(session)
     scorer = session.asked.scorer
     if scorer.open and not scorer.decodes:
         raise InputError(

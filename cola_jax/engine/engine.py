@@ -1,7 +1,7 @@
 """`Engine`: what does work on batches, on this machine or on many."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from cola_jax.engine.model import ModelHandle
@@ -57,7 +57,7 @@ class Engine(Protocol):
 
     def map(
         self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None
-    ) -> Iterator[tuple[Batch, Any, Machine]]:
+    ) -> Generator[tuple[Batch, Any, Machine], None, None]:
         """Do the work on batches, in any order.
 
         Yields parts of results that the work keeps, and at the end of a batch its result; or

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,14 @@ class OpenBatches:
 
     def __init__(self, key: str | None):
         self.key, self.lock = key, threading.Lock()
-        self.bound: dict[bytes, tuple[contextlib.ExitStack, Evaluate]] = {}
+        # by the questions of a batch
+        self.bound: dict[frozenset[int], tuple[contextlib.ExitStack, Evaluate]] = {}
 
     def evaluate(self, work: PathVerdicts, worker: Worker, batch: Batch) -> Verdicts:
         """Evaluate a batch, which stays bound for the next call unless it fails."""
-        key, stack = batch.indices.tobytes(), contextlib.ExitStack()
+        key, stack = frozenset(batch.indices.tolist()), contextlib.ExitStack()
         if key not in self.bound:
+            self.close(key)
             encoded = work.encode(worker, batch.questions)
             evaluate = stack.enter_context(work.bind(worker, encoded))
             with self.lock:
@@ -73,12 +76,15 @@ class OpenBatches:
             stack.close()
             raise
 
-    def close(self) -> None:
-        """Give the buffers back."""
+    def close(self, questions: Collection[int] | None = None) -> None:
+        """Give the buffers back of the batches with any of some questions, by default of all.
+
+        They are halves of a batch that has failed, once it is bound anew.
+        """
         with self.lock:
-            for stack, _ in self.bound.values():
-                stack.close()
-            self.bound.clear()
+            for key in list(self.bound):
+                if questions is None or not key.isdisjoint(questions):
+                    self.bound.pop(key)[0].close()
 
 
 class EngineEvaluator:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import queue
 import weakref
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Generator, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -141,7 +141,7 @@ class LocalEngine:
 
     def map(
         self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None
-    ) -> Iterator[tuple[Batch, Any, Machine]]:
+    ) -> Generator[tuple[Batch, Any, Machine], None, None]:
         """Do the work on batches; yields and raises as `Engine.map`.
 
         A batch that takes long is logged, and not run again: threads cannot be stopped.

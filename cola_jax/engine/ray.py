@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,7 @@ class RayEngine:
 
     def map(
         self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None
-    ) -> Iterator[tuple[Batch, Any, Machine]]:
+    ) -> Generator[tuple[Batch, Any, Machine], None, None]:
         """Do the work on batches; yields and raises as `Engine.map`, and keeps no parts."""
         metrics = metrics or Metrics()
         dispatch = Dispatch(batches, divisible=work.divisible, pauses=self.pauses)

@@ -174,11 +174,7 @@ def recording(
     start known. Its questions are done together, when the body ends.
     """
     refuse_variants(recorded["command"], [variant.name for variant in session.variants])
-    if session.engine.share.count > 1:
-        raise InputError(
-            "one path is searched for all questions, which cannot be divided: leave out "
-            "--distributed."
-        )
+    check_whole_share(session)
     with open_run(session, directory, recorded, metrics) as run:
         run.load_evaluations()
         encoded = session.asked.encode(session.model)
@@ -200,6 +196,15 @@ def recording(
         yield evaluations
         if written or run.missing(session.asked.questions):  # else it is left as it is
             run.replace(finished(encoded, evaluations))
+
+
+def check_whole_share(session: Session) -> None:
+    """Raise InputError where other processes have some of the questions that a result needs."""
+    if session.engine.share.count > 1:
+        raise InputError(
+            "the result needs the answers to all questions, which --distributed divides: leave it "
+            "out, and give --engine ray to use several machines."
+        )
 
 
 def finished(encoded: Sequence[Encoded], evaluations: Evaluations) -> Part:
@@ -367,17 +372,19 @@ def fill(
     }
     failed: list[str] = []
     batches = asked.batches(missing, engine.capacity(work.model, len(asked)), known)
-    for batch, part, machine_name in engine.map(work, batches, metrics):
-        if isinstance(part, Failed):
-            names = [question.id for question in batch.questions]
-            run.fail(names, part.reason, host_name(machine_name))
-            failed += names
-            log.warning("question %s is set aside: %s", shorten(names), part.reason)
-            continue
-        run.write(part, machine_name)
-        metrics.add(**improvements(part.questions, num_layers))
-        if on_part is not None and part.questions:
-            on_part(batch, part)
+    # closed at once where a part cannot be written, so that no batch goes on
+    with contextlib.closing(engine.map(work, batches, metrics)) as results:
+        for batch, part, machine_name in results:
+            if isinstance(part, Failed):
+                names = [question.id for question in batch.questions]
+                run.fail(names, part.reason, host_name(machine_name))
+                failed += names
+                log.warning("question %s is set aside: %s", shorten(names), part.reason)
+                continue
+            run.write(part, machine_name)
+            metrics.add(**improvements(part.questions, num_layers))
+            if on_part is not None and part.questions:
+                on_part(batch, part)
     if failed:
         raise Unfinished(
             f"{run.directory} lacks {count(len(failed), 'question')} that failed again and again "
