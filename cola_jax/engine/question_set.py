@@ -97,9 +97,9 @@ class QuestionSet:
             groups.setdefault(self.encoder.group(self.questions[i]), []).append(i)
         most_tokens = capacity.memory.limits.batch_tokens
         for _, members in sorted(groups.items()):
-            sizes = [tokens[i] for i in members]
+            sizes, places = [tokens[i] for i in members], np.array(members)
             for part in cut_batches(sizes, capacity.parts, capacity.questions, most_tokens):
-                indices = np.array(members)[part]
+                indices = places[part]
                 questions = [self.questions[i] for i in indices]
                 rows = {each.id: known[each.id] for each in questions if each.id in known}
                 yield Batch(indices, questions, rows)
