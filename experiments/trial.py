@@ -92,7 +92,8 @@ class Trial:
 
         def at_work() -> bool:
             parts, nodes = self.parts(), {batch["node"] for batch in machines.begun()}
-            return (parts > 1 and len(nodes) == len(machines.nodes)) or parts > 9
+            started = len(nodes) == len(machines.nodes) or parts > 9
+            return started and parts > 1 and bool(later_batches(machines))
 
         until(at_work, process, self.limit)
         return process
@@ -125,10 +126,12 @@ def read_from(bucket: buckets.Bucket) -> Iterator[None]:
 
 
 def busy(cluster: Machines) -> dict[str, Any]:
-    """Return the last batch that was begun on a node of the cluster, by a worker that had done one.
+    """Return the last batch that was begun on a node of the cluster, if not the first of a worker."""
+    return later_batches(cluster)[-1]
 
-    The first batch of a worker compiles, and may take long.
-    """
+
+def later_batches(cluster: Machines) -> list[dict[str, Any]]:
+    """Return the batches of workers that have begun several: the first compiles, and takes long."""
     begun = [each for each in cluster.begun() if each["node"] in cluster.nodes]
     counts = collections.Counter(each["pid"] for each in begun)
-    return [each for each in begun if counts[each["pid"]] > 1][-1]
+    return [each for each in begun if counts[each["pid"]] > 1]
