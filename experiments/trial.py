@@ -126,7 +126,7 @@ def read_from(bucket: buckets.Bucket) -> Iterator[None]:
 
 
 def busy(cluster: Machines) -> dict[str, Any]:
-    """Return the last batch that was begun on a node of the cluster, if not the first of a worker."""
+    """Return the last batch that was begun, but for the first ones of workers."""
     return later_batches(cluster)[-1]
 
 
