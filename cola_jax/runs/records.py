@@ -91,6 +91,6 @@ def check_models(directory: epath.Path, first: Mapping[str, Any], starts: Sequen
 def last_starts(starts: Sequence[Start]) -> list[Start]:
     """Return the last start, with those of the other processes of a distributed start."""
     together = starts[-1].record.get("together") if starts else None
-    if together is None:
+    if not together:
         return list(starts[-1:])
     return [start for start in starts if start.record.get("together") == together]

@@ -169,10 +169,16 @@ def setting_text(name: str, value: Any) -> str:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return both values where two nested configurations differ, by dotted names."""
+    """Return both values where two nested configurations differ, by dotted names.
+
+    A setting that one of them lacks, as of another version, has its default there: none, or off.
+    """
     changes = {}
     for name in sorted({*old, *new}):
         was, now = old.get(name), new.get(name)
+        is_missing = name not in old or name not in new
+        if is_missing and not was and not now:
+            continue
         if isinstance(was, dict) and isinstance(now, dict):
             changes |= {f"{name}.{rest}": both for rest, both in differing(was, now).items()}
         elif was != now:

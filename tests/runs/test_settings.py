@@ -53,6 +53,14 @@ def test_changes_that_do_not_continue_a_run_are_named_by_their_flags(change, mes
         continues("run", OLD, OLD | change)
 
 
+def test_a_missing_setting_is_its_default():
+    for change in ({"robust": False}, {"layer_costs": None}, {"preset": {"max_times": 1, "x": 0}}):
+        assert continues("run", OLD, OLD | change) is False
+        assert continues("run", OLD | change, OLD) is False
+    with pytest.raises(InputError, match=r"\(--robust: not given there, on here\)"):
+        continues("run", OLD, OLD | {"robust": True})
+
+
 def test_continues_says_whether_questions_are_evaluated_further():
     for change in ({}, MORE | {"variants": {"chat": "b"}}):
         assert continues("run", OLD, OLD | change) is False

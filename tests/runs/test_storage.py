@@ -22,7 +22,9 @@ def test_requests_grow_with_parts_alone(bucket):
         for name in "abcdef":
             with bucket.counted() as written:
                 run.write(Part(rows(name).evaluations, []))
+                run.flush()
                 run.write(rows(name))
+                run.flush()
             counts.append(written)
     assert counts == [{"PUT": 3, "DELETE": 1}] * 6
     opened = []
