@@ -75,16 +75,15 @@ def test_a_search_finds_what_one_process_does(engine, prepare, tmp_path, preset,
 
 def test_functions_of_python_give_what_one_process_does(engine, checkpoint):
     model, questions = cola_jax.load(checkpoint), tiny.questions(9)
-    asked = {"scorer": "options"}
     for changed in (model, model.replace(norm=model.norm * 2)):
         ours, theirs = (
-            cola_jax.evaluate(changed, questions, PATHS, engine=each, **asked).verdicts
+            cola_jax.evaluate(changed, questions, PATHS, engine=each, scorer="options").verdicts
             for each in (engine, None)
         )
         np.testing.assert_allclose(ours.margin, theirs.margin, atol=1e-4)
         assert (ours.verdict == theirs.verdict).all()
     found, expected = (
-        cola_jax.search(model, questions, simulations=5, engine=each, **asked)
+        cola_jax.search(model, questions, simulations=5, engine=each, scorer="options")
         for each in (engine, None)
     )
     assert [outcome.paths for outcome in found] == [outcome.paths for outcome in expected]
