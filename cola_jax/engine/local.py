@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import queue
-import weakref
 from collections.abc import Generator, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -50,8 +49,6 @@ class LocalEngine:
         self.share = share
         self.devices, self.batch_size, self.dtype = devices or Devices(), batch_size, dtype
         self.made: tuple[ModelHandle, int, list[Worker]] | None = None  # and the batches sharing
-        # of each model, the least questions that it runs, which bound its copies
-        self.fewest: weakref.WeakKeyDictionary[ModelHandle, int] = weakref.WeakKeyDictionary()
 
     @property
     def backend(self) -> str:
@@ -73,7 +70,7 @@ class LocalEngine:
 
     def capacity(self, model: ModelHandle, questions: int) -> Capacity:
         """Tell what there is for a model, before its weights load, to run some questions."""
-        self.fewest[model] = min(questions, self.fewest.get(model, questions))
+        model.fewest = min(questions, model.fewest or questions)
         limits = default_limits()
         if model.given is not None:
             copies = model_devices(model.given).shape[0]
@@ -86,7 +83,7 @@ class LocalEngine:
 
     def mesh_of(self, model: ModelHandle) -> Mesh | None:
         """Return the mesh of a model that is loaded here, None for a single device."""
-        return self.devices.mesh(self.fewest.get(model, MANY))
+        return self.devices.mesh(model.fewest or MANY)
 
     def memory(self, config: ModelConfig, dtype: str) -> Memory:
         """Return the memory of workers on each device, known before the weights load."""

@@ -30,6 +30,7 @@ class ModelHandle:
         self.config = ModelConfig.from_json(self.metadata["config"])
         self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata), backend)
         self.given: Model | None = None  # a model in memory, which runs as it is
+        self.fewest: int | None = None  # questions of a work, which bound its copies
         self.loaded: Model | None = None
 
     @classmethod
@@ -40,6 +41,7 @@ class ModelHandle:
         handle.metadata = checkpoint.read_metadata(model.checkpoint) if model.checkpoint else {}
         handle.config, handle.dtype = model.config, dtype_of(model)
         handle.given = handle.loaded = model
+        handle.fewest = None
         return handle
 
     def __getstate__(self) -> dict[str, Any]:
