@@ -258,8 +258,9 @@ class Dying:
 def test_the_start_fails_where_workers_end(cluster, monkeypatch, caplog):
     monkeypatch.setattr("cola_jax.engine.ray.RayWorker", Dying)
     monkeypatch.setattr("cola_jax.engine.pauses.LONGEST", 0)
+    cluster.add_node(num_cpus=0, resources={"ending": 1})  # others may be in use
     with pytest.raises(InputError, match=r"3 starts of workers failed.*install cola-jax on all"):
-        RayEngine(cluster.address, {"TPU": 1})
+        RayEngine(cluster.address, {"ending": 1})
     assert caplog.text.count("a worker on a new machine has not started") == 3
 
 
