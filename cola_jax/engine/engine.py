@@ -55,6 +55,10 @@ class Engine(Protocol):
         """Return the facts for the record of a start of a run with a model."""
         ...
 
+    def free(self) -> None:
+        """Free what work has left on the devices of this process; the next work takes it again."""
+        ...
+
     def map(
         self, work: Work, batches: Iterable[Batch], metrics: Metrics | None = None
     ) -> Generator[tuple[Batch, Any, Machine], None, None]:

@@ -118,7 +118,7 @@ class LocalEngine:
                 worker.close()
         sharing = sharing or default_limits().threads
         if self.made is None or self.made[0] is not handle or self.made[1] != sharing:
-            self.close()  # frees the buffers before more are allocated
+            self.free()  # frees the buffers before more are allocated
             model, options = handle.given, self.options()
             if model is None:
                 model = handle.load(self.mesh_of(handle), metrics)
@@ -130,7 +130,7 @@ class LocalEngine:
             worker.count_in(metrics)
         return workers
 
-    def close(self) -> None:
+    def free(self) -> None:
         """Free the buffers of the workers."""
         for worker in [] if self.made is None else self.made[2]:
             worker.close()

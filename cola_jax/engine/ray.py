@@ -161,6 +161,9 @@ class RayEngine:
                 self.memories[key] = found
         return self.memories[key]
 
+    def free(self) -> None:
+        """Free nothing: the devices of this process have no part in the work."""
+
     # Work
 
     def map(

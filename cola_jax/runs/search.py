@@ -6,9 +6,7 @@ from typing import Unpack
 
 import numpy as np
 
-from cola_jax.engine.engine import Engine
 from cola_jax.engine.evaluator import succeeded
-from cola_jax.engine.local import LocalEngine
 from cola_jax.engine.work import Batch
 from cola_jax.errors import InputError, check_keywords, shown
 from cola_jax.metrics import Metrics
@@ -114,15 +112,9 @@ def search(
                 take(batch, succeeded(batch, part))
         else:
             search_into(session, output, settings, metrics, take)
-    free_buffers(session.engine)
+    session.engine.free()  # which outcomes keep
     searched = Searched(session.model, session.asked, session.engine)
     return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, searched)
-
-
-def free_buffers(engine: Engine) -> None:
-    """Free the buffers of this process's devices, as outcomes keep the engine of their search."""
-    if isinstance(engine, LocalEngine):
-        engine.close()
 
 
 def search_work(session: Session, settings: Settings, mark: str | None) -> SearchRows:
@@ -211,7 +203,7 @@ def confirm(outcomes: Outcomes) -> Outcomes:
     confirmed = np.full(len(outcomes), None)
     for batch, held, _ in searched.engine.map(work, batches):
         confirmed[batch.indices] = succeeded(batch, held)
-    free_buffers(searched.engine)
+    searched.engine.free()
     return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings, searched)
 
 

@@ -59,8 +59,8 @@ class Session:
     engine: Engine
     asked: QuestionSet
     held_out: QuestionSet | None
-    variants: Sequence[Variant]  # other ways to ask the questions
-    variant_samples: Sequence[Sequence[Encoded]]  # some of the questions in each, without pictures
+    # other ways to ask the questions, with some of them in each, without pictures
+    variants: Mapping[Variant, Sequence[Encoded]]
     settings: dict[str, Any]  # decide the rows, with the model and those that a command adds
     environment: dict[str, Any]  # recorded with each start
 
@@ -125,7 +125,7 @@ class Session:
                 workload=settings.workload(layers),
                 mark=run.mark,
                 settings=settings,
-                variants=self.variants,
+                variants=tuple(self.variants),
                 robust=robust,
             )
             fill(run, self.engine, work, asked, reused=stored.tables, steps=work.steps)
@@ -265,7 +265,6 @@ def make_session(
         asked=asked,
         held_out=others,
         variants=prepared.variants,
-        variant_samples=prepared.variant_samples,
         settings={"dtype": model.dtype, "questions": len(asked), **prepared.settings()},
         environment={
             "model": model.source,
@@ -307,7 +306,7 @@ def check_memory(session: Session, positions: int) -> None:
     """Raise InputError where memory does not suffice for a path of `positions` layers."""
     model, capacity = session.model, capacity_of(session)
     session.asked.check_memory(model, capacity, positions)
-    for variant, sample in zip(session.variants, session.variant_samples, strict=True):
+    for variant, sample in session.variants.items():
         variant.scorer.check_memory(model.config, capacity.memory, sample, positions)
 
 

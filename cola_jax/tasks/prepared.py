@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cola_jax.question import Question
@@ -24,8 +24,8 @@ class Prepared:
     encoder: Encoder
     record: dict[str, Any]
     sample: list[Encoded]  # of the questions
-    variants: Sequence[Variant] = ()
-    variant_samples: Sequence[list[Encoded]] = ()  # of each variant
+    # with a sample of the questions in each
+    variants: Mapping[Variant, list[Encoded]] = dataclasses.field(default_factory=dict)
     held_out: Sequence[Question] = ()  # asked in the first prompt of the encoder
     held_out_sample: Sequence[Encoded] = ()
 
@@ -48,8 +48,7 @@ class Prepared:
             encoder,
             record,
             sample,
-            variants,
-            [variant.check(questions, sample) for variant in variants],
+            {variant: variant.check(questions, sample) for variant in variants},
             held_out,
             encoder.own.check(held_out) if held_out else (),
         )

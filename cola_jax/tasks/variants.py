@@ -18,7 +18,7 @@ INSTRUCTION = f"Read the question with care, then give the best answer.\n\n{FIEL
 MORE_SHOTS = 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
     """Another way to ask the questions of a task."""
 

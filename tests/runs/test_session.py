@@ -307,7 +307,7 @@ def test_memory_must_suffice_for_the_variants(checkpoint, task, tmp_path):
     template.write_text("Read with care. " * 12 + "{question}")
     session = Session.prepare(str(checkpoint), TaskConfig(task, variants=(str(template),)).prepare)
     sizes = range(100_000, 2_000_000, 20_000)
-    least = next(size for size in sizes if not is_refused(session, size, variants=[]))
+    least = next(size for size in sizes if not is_refused(session, size, variants={}))
     assert is_refused(session, least, variants=session.variants)
     assert session.model.loaded is None
 
@@ -315,8 +315,7 @@ def test_memory_must_suffice_for_the_variants(checkpoint, task, tmp_path):
 def is_refused(session, budget, variants):
     """Whether a search is refused for its memory."""
     engine = LocalEngine(Devices(memory_budget=str(budget)))
-    samples = session.variant_samples[: len(variants)]
-    asked = dataclasses.replace(session, engine=engine, variants=variants, variant_samples=samples)
+    asked = dataclasses.replace(session, engine=engine, variants=variants)
     try:
         check_memory(asked, 8)
     except InputError:

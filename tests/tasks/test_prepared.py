@@ -21,7 +21,7 @@ def test_samples_are_of_questions_variants_and_held_out_questions():
     variant = Variant("mine.txt", Options(WORDS), {}, "Think. {question}")
     parts = QUESTIONS[:150], QUESTIONS[150:]
     prepared = Prepared.of(parts[0], Encoder((scorer, scorer)), {}, [variant], parts[1])
-    samples = [prepared.sample, *prepared.variant_samples, prepared.held_out_sample]
+    samples = [prepared.sample, *prepared.variants.values(), prepared.held_out_sample]
     for sample, part in zip(samples, (parts[0], parts[0], parts[1]), strict=True):
         assert len(sample) < len(QUESTIONS) / 2 + 10
         assert [row.question.id for row in sample[:32]] == [each.id for each in part[:32]]

@@ -172,7 +172,10 @@ def test_first_questions_do_not_depend_on_how_many_follow(prepare, write, task, 
     few, many = (prepare(task, limit=limit, shots=2, **settings) for limit in (8, 10))
     assert (len(few.questions), len(many.questions)) == (8, 10)
     assert few.questions == many.questions[:8]
-    ways = [(few.sample, many.sample), *zip(few.variant_samples, many.variant_samples, strict=True)]
+    ways = [
+        (few.sample, many.sample),
+        *zip(few.variants.values(), many.variants.values(), strict=True),
+    ]
     for fewer, more in ways:
         for row, other in zip(fewer, more[:8], strict=True):
             assert (row.question, row.prompt_hash) == (other.question, other.prompt_hash)

@@ -57,7 +57,7 @@ def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
             assert (other.options, other.answer) == (question.options, question.answer)
             assert places == tuple(range(len(question.options)))
     again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
-    assert texts(again.variants[0].encoder, questions) == plain
+    assert texts(next(iter(again.variants)).encoder, questions) == plain
     settings = prepared.settings()
     assert settings["variants"] == sorted(names)
     assert len(set(settings["variant_records"].values())) == 3
