@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef  # its package is an extra: methods of a worker import it
 
 CALLS = 64  # of a worker at a time, at most
-ENCODERS = 8  # that a worker keeps
+ENCODERS = 8  # that a worker keeps, and the object store
 DECISIVE = ("jax", "jaxlib", "transformers")  # for results, by their minor versions
 FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 

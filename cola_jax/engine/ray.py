@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cola_jax.engine.actor import CALLS, Facts, Job, ModelPlace, RayWorker, versions
+from cola_jax.engine.actor import CALLS, ENCODERS, Facts, Job, ModelPlace, RayWorker, versions
 from cola_jax.engine.cluster import (
     HAS_RAY,
     REMIND,
@@ -53,7 +53,6 @@ else:
 
 log = logging.getLogger(__name__)
 STARTS = 3  # failures, one after the other, to start a worker where there is none
-ENCODERS = 8  # kept in the object store
 WAIT = 1.0  # seconds for calls to end, before the driver looks at the rest
 
 

@@ -181,20 +181,13 @@ class SearchRows(RunWork):
         return self.settings.steps + (0 if self.robust else len(self.variants))
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
+        search = self.search_robust if self.robust else self.search
+        return self.part(search(worker, batch, keep))
+
+    def search(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
+        """Search a batch, and ask for the best paths again in its variants."""
         encoded = self.encode(worker, batch.questions)
         reworded = [reword(worker, batch, variant) for variant in self.variants]
-        search = self.search_robust if self.robust else self.search
-        return self.part(search(worker, batch, keep, encoded, reworded))
-
-    def search(
-        self,
-        worker: Worker,
-        batch: Batch,
-        keep: Keep,
-        encoded: list[Encoded],
-        reworded: Sequence[Reworded],
-    ) -> Part:
-        """Search a batch, and ask for the best paths again in its variants."""
         scorer, layers = self.encoder.scorer, worker.config.num_layers
         workload, metrics = self.workload_of(worker, encoded), worker.metrics
         with scorer.evaluator(worker, encoded, workload) as evaluate:
@@ -219,15 +212,10 @@ class SearchRows(RunWork):
             outcomes = with_again(outcomes, verdicts, [each.places for each in reworded])
         return self.finish(encoded, outcomes)
 
-    def search_robust(
-        self,
-        worker: Worker,
-        batch: Batch,
-        keep: Keep,
-        encoded: list[Encoded],
-        reworded: Sequence[Reworded],
-    ) -> Part:
+    def search_robust(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
         """Search a batch for paths that are right in all variants of its questions."""
+        encoded = self.encode(worker, batch.questions)
+        reworded = [reword(worker, batch, variant) for variant in self.variants]
         scorer, layers = self.encoder.scorer, worker.config.num_layers
         options = [tuple(range(len(each.question.options))) for each in encoded]
         places = [options, *(other.places for other in reworded)]
