@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -330,6 +330,19 @@ class ModelConfig:
     def gated_shared_expert(self) -> bool:
         """Whether the MLP beside the experts, which every token uses, has a gate."""
         return bool(self.experts and self.mlp_width and self.shared_gate)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields by name; those of further kinds are the ones that differ."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        kinds = map(dataclasses.asdict, self.kinds)
+        values["kinds"] = tuple({n: x for n, x in kind.items() if x is not None} for kind in kinds)
+        return values
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+        """Build a config from the fields that `fields` returns; those at a default may lack."""
+        kinds = tuple(LayerKind(**kind) for kind in fields.get("kinds", ()))
+        return cls(**{**fields, "kinds": kinds})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name, of types that JSON has.

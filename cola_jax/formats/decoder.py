@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cola_jax.config import LayerKind, ModelConfig, Rope
+from cola_jax.config import Rope
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_rope
 from cola_jax.formats.table import Part, Row, make_table
@@ -135,10 +135,10 @@ def read_experts(attributes: Attributes) -> dict[str, Any]:
     }
 
 
-def read_llama(attributes: Attributes) -> ModelConfig:
+def read_llama(attributes: Attributes) -> dict[str, Any]:
     """Read Llama 2 to 3.2, or SmolLM2."""
     fields = read_decoder(attributes) | read_bias(attributes)
-    return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
+    return dict(fields, mlp_bias=attributes.get("mlp_bias"))
 
 
 def read_partly_rotated(
@@ -167,6 +167,6 @@ def read_recurrent(attributes: Attributes, sizes: Sequence[str], **fields: Any) 
     names = "num_heads", "num_kv_heads", "head_dim", "value_dim", "convolution"
     fields |= dict(zip(names, map(attributes.get, sizes), strict=True))
     return {
-        "kinds": (LayerKind(**fields),),
+        "kinds": (fields,),
         "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
     }

@@ -1,8 +1,8 @@
 """Families whose layers have one MLP: how each config is read, and its table."""
 
 import dataclasses
+from typing import Any
 
-from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.formats.attributes import Attributes, read_rope, read_windows
 from cola_jax.formats.decoder import (
@@ -35,29 +35,30 @@ GLM4 = make_table(
 )
 
 
-def read_mistral(attributes: Attributes) -> ModelConfig:
+def read_mistral(attributes: Attributes) -> dict[str, Any]:
     """Read Mistral: all layers have the same window, or none."""
     fields = read_decoder(attributes)
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
-    return ModelConfig(**fields)
+    return fields
 
 
-def read_smollm3(attributes: Attributes) -> ModelConfig:
+def read_smollm3(attributes: Attributes) -> dict[str, Any]:
     """Read SmolLM3: Llama, some of whose layers do not rotate."""
     fields = read_decoder(attributes) | read_bias(attributes)
     attributes.get("no_rope_layer_interval")  # from which transformers makes the list
     rotated = attributes.get("no_rope_layers")[: fields["num_layers"]]
     fields["layer_ropes"] = tuple(0 if rotates else None for rotates in rotated)
     fields["windows"] = read_windows(attributes)
-    return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
+    return dict(fields, mlp_bias=attributes.get("mlp_bias"))
 
 
-def read_granite(attributes: Attributes) -> ModelConfig:
+def read_granite(attributes: Attributes) -> dict[str, Any]:
     """Read Granite 3: Llama with four multipliers."""
     get, fields = attributes.get, read_decoder(attributes) | read_bias(attributes)
-    return ModelConfig(
-        **fields,
-        mlp_bias=bool(get("mlp_bias")),  # Granite with experts has no such attribute
+    return dict(
+        fields,
+        # Granite with experts has no such attribute
+        mlp_bias=bool(get("mlp_bias")),
         embedding_scale=get("embedding_multiplier"),
         query_scale=get("attention_multiplier") * fields["head_dim"] ** 0.5,
         residual_scale=get("residual_multiplier"),
@@ -65,14 +66,14 @@ def read_granite(attributes: Attributes) -> ModelConfig:
     )
 
 
-def read_arcee(attributes: Attributes) -> ModelConfig:
+def read_arcee(attributes: Attributes) -> dict[str, Any]:
     """Read Arcee's AFM: Llama, whose MLP has a squared relu and no gate."""
     if attributes.get("hidden_act") != "relu2":
         raise InputError("hidden_act must be relu2.")
-    return dataclasses.replace(read_llama(attributes), activation="relu", gated_mlp=False)
+    return dict(read_llama(attributes), activation="relu", gated_mlp=False)
 
 
-def read_phi3(attributes: Attributes) -> ModelConfig:
+def read_phi3(attributes: Attributes) -> dict[str, Any]:
     """Read Phi-3, Phi-3.5, Phi-4 or Phi-4-mini.
 
     With longrope, the context is the original one: longer prompts have other frequencies.
@@ -86,17 +87,17 @@ def read_phi3(attributes: Attributes) -> ModelConfig:
     fields = read_partly_rotated(attributes, parameters)
     fields |= {"context": original} if is_long else {}
     fields["windows"] = (get("sliding_window"),) * fields["num_layers"]
-    return ModelConfig(**fields)
+    return fields
 
 
-def read_ministral(attributes: Attributes) -> ModelConfig:
+def read_ministral(attributes: Attributes) -> dict[str, Any]:
     """Read Ministral 8B, Mistral whose layers may differ in their window."""
     fields = read_decoder(attributes)
     fields["windows"] = read_windows(attributes)
-    return ModelConfig(**fields)
+    return fields
 
 
-def read_ministral3(attributes: Attributes) -> ModelConfig:
+def read_ministral3(attributes: Attributes) -> dict[str, Any]:
     """Read Ministral 3 or Devstral 2: Mistral, whose queries grow with their position."""
     parameters, beta = attributes.get("rope_parameters"), "llama_4_scaling_beta"
     rope = read_rope(parameters, (beta, "max_position_embeddings"))
@@ -105,57 +106,57 @@ def read_ministral3(attributes: Attributes) -> ModelConfig:
     if parameters.get(beta):
         context = parameters["original_max_position_embeddings"]
         fields["query_growth"] = parameters[beta], context
-    return ModelConfig(**fields)
+    return fields
 
 
-def read_seed_oss(attributes: Attributes) -> ModelConfig:
+def read_seed_oss(attributes: Attributes) -> dict[str, Any]:
     """Read Seed-OSS: Llama with other biases."""
-    return ModelConfig(
-        **read_decoder(attributes),
+    return dict(
+        read_decoder(attributes),
         qkv_bias=attributes.get("attention_bias"),
         output_bias=attributes.get("attention_out_bias"),
         mlp_bias=attributes.get("mlp_bias"),
     )
 
 
-def read_exaone4(attributes: Attributes) -> ModelConfig:
+def read_exaone4(attributes: Attributes) -> dict[str, Any]:
     """Read EXAONE 4: if some layers have a window, those without one do not rotate."""
     fields = read_decoder(attributes)
     windows = read_windows(attributes)
     if attributes.get("sliding_window") is not None:
         fields["layer_ropes"] = tuple(None if window is None else 0 for window in windows)
     fields["windows"] = windows
-    return ModelConfig(**fields, head_norms=True, pre_norms=False, post_norms=True)
+    return dict(fields, head_norms=True, pre_norms=False, post_norms=True)
 
 
-def read_ernie4_5(attributes: Attributes) -> ModelConfig:
+def read_ernie4_5(attributes: Attributes) -> dict[str, Any]:
     """Read a dense ERNIE 4.5."""
     attributes.get("auto_map")  # the code in these repositories is older than transformers' own
     biased, fields = attributes.get("use_bias"), read_decoder(attributes)
-    return ModelConfig(**fields, qkv_bias=biased, output_bias=biased, mlp_bias=biased)
+    return dict(fields, qkv_bias=biased, output_bias=biased, mlp_bias=biased)
 
 
-def read_helium(attributes: Attributes) -> ModelConfig:
+def read_helium(attributes: Attributes) -> dict[str, Any]:
     """Read Helium: Llama without a bias of outputs, whose norms apply in float32."""
     biases = {"qkv_bias": attributes.get("attention_bias"), "mlp_bias": attributes.get("mlp_bias")}
-    return ModelConfig(**read_decoder(attributes), **biases, norm_offset=0.0)
+    return dict(read_decoder(attributes), **biases, norm_offset=0.0)
 
 
-def read_cwm(attributes: Attributes) -> ModelConfig:
+def read_cwm(attributes: Attributes) -> dict[str, Any]:
     """Read CWM: Llama, some of whose layers have a window."""
     fields = read_decoder(attributes)
     fields["windows"] = read_windows(attributes)
-    return ModelConfig(**fields, mlp_bias=attributes.get("mlp_bias"))
+    return dict(fields, mlp_bias=attributes.get("mlp_bias"))
 
 
-def read_glm(attributes: Attributes) -> ModelConfig:
+def read_glm(attributes: Attributes) -> dict[str, Any]:
     """Read GLM-4 of 2024, which rotates the first half of a head."""
     fields = read_partly_rotated(attributes)
     pairs = (fields.pop("rotary_dim") or fields["head_dim"]) // 2
     fields["ropes"] = (dataclasses.replace(*fields["ropes"], pairs=pairs),)
-    return ModelConfig(**fields, qkv_bias=attributes.get("attention_bias"))
+    return dict(fields, qkv_bias=attributes.get("attention_bias"))
 
 
-def read_glm4(attributes: Attributes) -> ModelConfig:
+def read_glm4(attributes: Attributes) -> dict[str, Any]:
     """Read GLM-4-0414: GLM with norms of outputs."""
-    return dataclasses.replace(read_glm(attributes), post_norms=True)
+    return dict(read_glm(attributes), post_norms=True)

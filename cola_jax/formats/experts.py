@@ -1,10 +1,8 @@
 """Families with experts: how each config is read, and its table."""
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from cola_jax.config import LayerKind, ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
@@ -94,22 +92,22 @@ ERNIE_MOE = make_table(
 )
 
 
-def read_mixtral(attributes: Attributes) -> ModelConfig:
+def read_mixtral(attributes: Attributes) -> dict[str, Any]:
     """Read Mixtral, whose `intermediate_size` is an expert's width."""
     fields = read_decoder(attributes) | read_experts(attributes)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
-    return ModelConfig(**fields)
+    return fields
 
 
-def read_granitemoe(attributes: Attributes) -> ModelConfig:
+def read_granitemoe(attributes: Attributes) -> dict[str, Any]:
     """Read a Granite 3 with experts, whose `intermediate_size` is an expert's width."""
-    config, experts = read_granite(attributes), read_experts(attributes)
-    experts |= {"expert_width": config.mlp_width, "mlp_width": 0, "normalised_routing": True}
-    return dataclasses.replace(config, **experts)
+    fields = read_granite(attributes) | read_experts(attributes)
+    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
+    return fields
 
 
-def read_minimax_m2(attributes: Attributes) -> ModelConfig:
+def read_minimax_m2(attributes: Attributes) -> dict[str, Any]:
     """Read MiniMax-M2, which routes by sigmoids."""
     attributes.get("rotary_dim")  # from which transformers makes the factor
     of_mtp = "use_mtp", "num_mtp_modules", "mtp_transformer_layers"  # not run by transformers
@@ -122,24 +120,27 @@ def read_minimax_m2(attributes: Attributes) -> ModelConfig:
     fields = read_partly_rotated(attributes) | read_experts(attributes)
     fields |= dict.fromkeys(("normalised_routing", "sigmoid_routing", "choice_bias"), True)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "projection_norms": True}
-    return ModelConfig(**fields)
+    return fields
 
 
 def with_dense_layers(
     fields: dict[str, Any], width: int, shared: int | None, dense: Iterable[bool]
-) -> ModelConfig:
+) -> dict[str, Any]:
     """Return the config of a model whose layers have an MLP, or experts of `width`.
 
     The MLP is that of `fields`. Beside the experts is another, as wide as `shared` of them.
     """
-    mlp = LayerKind(
-        mlp_width=fields["mlp_width"], experts=0, experts_per_token=0, choice_bias=False
-    )
+    mlp = {
+        "mlp_width": fields["mlp_width"],
+        "experts": 0,
+        "experts_per_token": 0,
+        "choice_bias": False,
+    }
     fields |= {"expert_width": width, "mlp_width": width * (shared or 0), "shared_gate": False}
-    return ModelConfig(**fields, choice_bias=True, kinds=(mlp,), layer_kinds=tuple(map(int, dense)))
+    return dict(fields, choice_bias=True, kinds=(mlp,), layer_kinds=tuple(map(int, dense)))
 
 
-def read_glm4_moe(attributes: Attributes) -> ModelConfig:
+def read_glm4_moe(attributes: Attributes) -> dict[str, Any]:
     """Read GLM-4.5 to 4.7, whose first layers have no experts."""
     get = attributes.get
     get("num_nextn_predict_layers")  # not run by transformers
@@ -159,7 +160,7 @@ def read_glm4_moe(attributes: Attributes) -> ModelConfig:
     return with_dense_layers(fields, get("moe_intermediate_size"), get("n_shared_experts"), dense)
 
 
-def read_ernie4_5_moe(attributes: Attributes) -> ModelConfig:
+def read_ernie4_5_moe(attributes: Attributes) -> dict[str, Any]:
     """Read ERNIE 4.5 with experts, some of whose layers have none."""
     get = attributes.get
     others = "moe_capacity", "moe_gate", "moe_use_aux_free", "num_nextn_predict_layers"
@@ -178,7 +179,7 @@ def read_ernie4_5_moe(attributes: Attributes) -> ModelConfig:
     return with_dense_layers(fields, width, get("moe_num_shared_experts"), dense)
 
 
-def read_gpt_oss(attributes: Attributes) -> ModelConfig:
+def read_gpt_oss(attributes: Attributes) -> dict[str, Any]:
     """Read gpt-oss, with sinks in attention, and biases and bounds in its experts."""
     for name in ("experts_per_token", "initial_context_length"):  # repeat other attributes
         attributes.get(name)
@@ -191,4 +192,4 @@ def read_gpt_oss(attributes: Attributes) -> ModelConfig:
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0, "normalised_routing": True}
     fields |= {"windows": read_windows(attributes), "swiglu_limit": attributes.get("swiglu_limit")}
     fields |= {"sinks": True, "expert_bias": True, "norm_offset": 0.0, "activation": "quick_gelu"}
-    return ModelConfig(**fields)
+    return fields

@@ -1,6 +1,5 @@
 """The supported families: how the config of each is read, and its table of weights."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -75,7 +74,7 @@ from cola_jax.formats.qwen import (
 from cola_jax.formats.table import Row, Table, rows_of
 
 
-def read_text_config(attributes: Attributes, kind: str, names: Iterable[str]) -> ModelConfig:
+def read_text_config(attributes: Attributes, kind: str, names: Iterable[str]) -> dict[str, Any]:
     """Read the text part, of a model_type, of a model whose other parts `names` are about."""
     for name in ("text_config", "vision_config", *names):
         attributes.get(name)
@@ -84,26 +83,26 @@ def read_text_config(attributes: Attributes, kind: str, names: Iterable[str]) ->
     return read_attributes(kind, text)
 
 
-def read_text_part(attributes: Attributes) -> ModelConfig:
+def read_text_part(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of a multimodal Qwen3.5; pictures are not supported."""
     names = "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"
     return read_text_config(attributes, f"{attributes.theirs.model_type}_text", names)
 
 
-def read_gemma3(attributes: Attributes) -> ModelConfig:
+def read_gemma3(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of a multimodal Gemma 3; images are not supported."""
     names = "boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image"
     return read_text_config(attributes, "gemma3_text", names)
 
 
-def read_gemma4(attributes: Attributes) -> ModelConfig:
+def read_gemma4(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of a multimodal Gemma 4; pictures, video and sound are not supported."""
     tokens = [name for name in attributes.values if name.endswith(("_token_id", "_token_index"))]
     names = *tokens, "audio_config", "vision_soft_tokens_per_image"
     return read_text_config(attributes, f"{attributes.theirs.model_type}_text", names)
 
 
-def read_mistral3(attributes: Attributes) -> ModelConfig:
+def read_mistral3(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of a multimodal Ministral 3 or Mistral Small; images are not supported."""
     projector = "projector_hidden_act", "multimodal_projector_bias", "spatial_merge_size"
     for name in ("vision_config", "vision_feature_layer", "image_token_index", *projector):
@@ -117,7 +116,7 @@ def read_mistral3(attributes: Attributes) -> ModelConfig:
     return read_attributes(text, values)
 
 
-def read_beside_tower(attributes: Attributes) -> ModelConfig:
+def read_beside_tower(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of LLaVA, Idefics 3 or SmolVLM; pictures are embeddings of tokens."""
     llava = "image_seq_length", "vision_feature_layer", "vision_feature_select_strategy"
     llava += "image_token_index", "projector_hidden_act", "multimodal_projector_bias"
@@ -136,7 +135,7 @@ class Family(NamedTuple):
     """A model_type: how its config is read, and its table of weights."""
 
     name: str  # of its class in transformers, without ForCausalLM
-    read: Callable[[Attributes], ModelConfig]
+    read: Callable[[Attributes], dict[str, Any]]  # the fields of its ModelConfig
     table: Table
     ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
 
@@ -259,13 +258,13 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
             f"model_type {shown(kind)} is not supported{differs}. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
         )
-    config = read_attributes(kind, values)
+    config = ModelConfig.from_fields(read_attributes(kind, values))
     return config, rows_of(FAMILIES[kind].table, config)
 
 
-def read_attributes(kind: str, values: Mapping[str, Any]) -> ModelConfig:
-    """Read the attributes of a model_type; InputError for those that it does not handle."""
+def read_attributes(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields of a config of a model_type; InputError for those that it does not handle."""
     attributes = Attributes(kind, values)
-    config = FAMILIES[kind].read(attributes)
+    fields = FAMILIES[kind].read(attributes)
     attributes.refuse_unknown()
-    return dataclasses.replace(config, model_type=config.model_type or kind)
+    return {"model_type": kind, **fields}

@@ -1,10 +1,9 @@
 """Gemma: how each config is read, and its table."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.config import LayerKind, ModelConfig, Rope
+from cola_jax.config import Rope
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
@@ -58,22 +57,22 @@ def read_gemma(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) ->
     return fields | {"post_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh"}
 
 
-def read_gemma2(attributes: Attributes) -> ModelConfig:
+def read_gemma2(attributes: Attributes) -> dict[str, Any]:
     """Read Gemma 2, which caps attention's scores and logits."""
     caps = map(attributes.get, ("attn_logit_softcapping", "final_logit_softcapping"))
     names = "attention_softcap", "logit_softcap"
-    return ModelConfig(**read_gemma(attributes), **dict(zip(names, caps, strict=True)))
+    return dict(read_gemma(attributes), **dict(zip(names, caps, strict=True)))
 
 
-def read_gemma3_text(attributes: Attributes) -> ModelConfig:
+def read_gemma3_text(attributes: Attributes) -> dict[str, Any]:
     """Read Gemma 3: layers with a window have a rope of their own."""
     attributes.get("rope_local_base_freq")  # an older name of the theta of the second rope
     fields = read_gemma(attributes, read_ropes(attributes))
     fields["layer_ropes"] = tuple(int(window is not None) for window in fields["windows"])
-    return ModelConfig(**fields, head_norms=True)
+    return dict(fields, head_norms=True)
 
 
-def read_gemma4_text(attributes: Attributes) -> ModelConfig:
+def read_gemma4_text(attributes: Attributes) -> dict[str, Any]:
     """Read Gemma 4: layers without a window are kind 1, with heads of their own."""
     get = attributes.get
     for name in ("global_head_dim", "num_global_key_value_heads"):
@@ -94,12 +93,12 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
     full, part = (attributes.of_layers(kind, *differ) for kind in ATTENTION_KINDS)
     fields = read_decoder(part, read_ropes(attributes)) | read_bias(attributes)
     width = full.get("head_dim")
-    kind = LayerKind(
-        num_kv_heads=full.get("num_key_value_heads"),
-        head_dim=width,
-        query_scale=width**0.5,
-        keys_as_values=get("attention_k_eq_v"),
-    )
+    kind = {
+        "num_kv_heads": full.get("num_key_value_heads"),
+        "head_dim": width,
+        "query_scale": width**0.5,
+        "keys_as_values": get("attention_k_eq_v"),
+    }
     is_full = tuple(int(window is None) for window in windows)
     fields |= {
         **{"windows": windows, "kinds": (kind,), "layer_kinds": is_full},
@@ -118,7 +117,7 @@ def read_gemma4_text(attributes: Attributes) -> ModelConfig:
     fields |= read_layer_input(attributes)
     fields |= read_shared_keys(attributes, fields)
     norms = dict.fromkeys(("head_norms", "value_norms", "post_norms", "output_scales"), True)
-    return ModelConfig(**fields, **norms, norm_offset=0.0, activation="gelu_tanh")
+    return dict(fields, **norms, norm_offset=0.0, activation="gelu_tanh")
 
 
 def read_layer_input(attributes: Attributes) -> dict[str, Any]:
@@ -151,18 +150,17 @@ def read_shared_keys(attributes: Attributes, fields: Mapping[str, Any]) -> dict[
         "own_keys": False,
         "mlp_width": (1 + bool(wide)) * fields["mlp_width"],
     }
-    full = dataclasses.replace(full, shared_at=places[1])
-    part = LayerKind(**shares)
+    full = {**full, "shared_at": places[1]}
     last = {kind: max(i for i in range(own) if kinds[i] == kind) for kind in {*kinds}}
     return {
         "shared_at": places[0],
-        "kinds": (full, part, dataclasses.replace(full, **shares)),
+        "kinds": (full, shares, full | shares),
         "layer_kinds": tuple(kind + 2 * (i >= own) for i, kind in enumerate(kinds)),
         "keys_of": tuple(last[kind] if i >= own else None for i, kind in enumerate(kinds)),
     }
 
 
-def read_gemma1(attributes: Attributes) -> ModelConfig:
+def read_gemma1(attributes: Attributes) -> dict[str, Any]:
     """Read Gemma 1: Llama with other norms and activation, and scaled embeddings."""
     names = "hidden_act", "hidden_activation"  # the second prevails in older versions
     activations = {attributes.get(names[0]), attributes.values.get(names[1])} - {None}
@@ -173,4 +171,4 @@ def read_gemma1(attributes: Attributes) -> ModelConfig:
         raise InputError("use_bidirectional_attention is not supported.")
     fields = read_decoder(attributes) | read_bias(attributes)
     fields["embedding_scale"] = fields["width"] ** 0.5
-    return ModelConfig(**fields, norm_offset=1.0, activation="gelu_tanh")
+    return dict(fields, norm_offset=1.0, activation="gelu_tanh")

@@ -1,9 +1,7 @@
 """Granite 4: attention, Mamba-2 or both, with experts or without; its config and its table."""
 
-import dataclasses
 from typing import Any
 
-from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes
 from cola_jax.formats.decoder import HALVES, joined, read_experts, read_recurrent
@@ -52,25 +50,25 @@ GRANITE_HYBRID = make_table(
 )
 
 
-def read_granitemoehybrid(attributes: Attributes) -> ModelConfig:
+def read_granitemoehybrid(attributes: Attributes) -> dict[str, Any]:
     """Read Granite 4: layers of Mamba-2 are kind 1, and the others rotate or do not.
 
     The MLP of a layer with experts is beside them, without a gate.
     """
     get = attributes.get
-    config, width = read_granite(attributes), get("shared_intermediate_size")
+    fields = read_granite(attributes)
     rope = 0 if get("position_embedding_type") == "rope" else None
-    fields: dict[str, Any] = {"layer_ropes": (rope,) * config.num_layers}
+    fields["layer_ropes"] = (rope,) * fields["num_layers"]
     if get("num_local_experts"):
         fields |= read_experts(attributes)
-        fields |= {"expert_width": config.mlp_width, "normalised_routing": True}
+        fields |= {"expert_width": fields["mlp_width"], "normalised_routing": True}
         fields["shared_gate"] = False
     of_mamba = [name for name in attributes.values if name.startswith("mamba_")]
     for name in ("num_experts_per_tok", "time_step_limit", *of_mamba):
         get(name)
     if {*get("layer_types")} != {"full_attention"}:
         fields |= read_mamba(attributes)
-    return dataclasses.replace(config, mlp_width=width, **fields)
+    return dict(fields, mlp_width=get("shared_intermediate_size"))
 
 
 def read_mamba(attributes: Attributes) -> dict[str, Any]:

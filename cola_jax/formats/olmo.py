@@ -1,9 +1,8 @@
 """OLMo: how each config is read, and its table."""
 
-import dataclasses
 from typing import Any
 
-from cola_jax.config import ModelConfig, Rope
+from cola_jax.config import Rope
 from cola_jax.formats.attributes import Attributes, read_rope, read_windows
 from cola_jax.formats.decoder import (
     DELTA_NET,
@@ -59,34 +58,34 @@ def read_olmo(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> 
     return fields | {"projection_norms": True}
 
 
-def read_olmo2(attributes: Attributes) -> ModelConfig:
+def read_olmo2(attributes: Attributes) -> dict[str, Any]:
     """Read OLMo 2, with norms after attention and MLP instead of before them."""
     fields = read_olmo(attributes)
-    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+    return dict(fields, pre_norms=False, post_norms=True, norm_offset=0.0)
 
 
-def read_olmoe(attributes: Attributes) -> ModelConfig:
+def read_olmoe(attributes: Attributes) -> dict[str, Any]:
     """Read OLMoE, whose `intermediate_size` is an expert's width."""
     fields = read_olmo(attributes) | read_experts(attributes)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}
-    return ModelConfig(**fields, clip_qkv=attributes.get("clip_qkv"))
+    return dict(fields, clip_qkv=attributes.get("clip_qkv"))
 
 
-def read_olmo3(attributes: Attributes) -> ModelConfig:
+def read_olmo3(attributes: Attributes) -> dict[str, Any]:
     """Read OLMo 3: OLMo 2 with windows, whose layers have a rope of their own."""
     fields = read_olmo(attributes, read_ropes(attributes))
     windows = read_windows(attributes)
     fields |= {"windows": windows, "layer_ropes": tuple(int(x is not None) for x in windows)}
-    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+    return dict(fields, pre_norms=False, post_norms=True, norm_offset=0.0)
 
 
-def read_flex_olmo(attributes: Attributes) -> ModelConfig:
+def read_flex_olmo(attributes: Attributes) -> dict[str, Any]:
     """Read FlexOlmo: OLMoE with the norms of OLMo 2."""
     norms = {"pre_norms": False, "post_norms": True, "norm_offset": 0.0}
-    return dataclasses.replace(read_olmoe(attributes), **norms)
+    return dict(read_olmoe(attributes), **norms)
 
 
-def read_olmo_hybrid(attributes: Attributes) -> ModelConfig:
+def read_olmo_hybrid(attributes: Attributes) -> dict[str, Any]:
     """Read OLMo Hybrid: OLMo 3 without windows, and Gated DeltaNets; a theta of null is no rope."""
     get, parameters = attributes.get, dict(attributes.get("rope_parameters") or {})
     for name in ("a_log_min", "a_log_max", "dt_min", "dt_max", "dt_init_floor"):
@@ -102,4 +101,4 @@ def read_olmo_hybrid(attributes: Attributes) -> ModelConfig:
         **dict.fromkeys(("qkv_bias", "output_bias"), False),
     )
     fields["layer_ropes"] = (0 if rotates else None,) * fields["num_layers"]
-    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+    return dict(fields, pre_norms=False, post_norms=True, norm_offset=0.0)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.formats.attributes import Attributes, read_windows
 from cola_jax.formats.decoder import (
@@ -80,18 +79,18 @@ QWEN3_NEXT = make_table(
 )
 
 
-def read_qwen2(attributes: Attributes) -> ModelConfig:
+def read_qwen2(attributes: Attributes) -> dict[str, Any]:
     """Read Qwen2 or 2.5; biases of q, k and v are not optional."""
     fields = read_decoder(attributes)
     fields["windows"] = read_windows(attributes)
-    return ModelConfig(**fields, qkv_bias=True)
+    return dict(fields, qkv_bias=True)
 
 
-def read_qwen3(attributes: Attributes) -> ModelConfig:
+def read_qwen3(attributes: Attributes) -> dict[str, Any]:
     """Read a dense Qwen3, which normalises heads."""
     fields = read_decoder(attributes) | read_bias(attributes)
     fields["windows"] = read_windows(attributes)
-    return ModelConfig(**fields, head_norms=True)
+    return dict(fields, head_norms=True)
 
 
 def read_qwen_experts(attributes: Attributes) -> dict[str, Any]:
@@ -109,21 +108,21 @@ def read_qwen_experts(attributes: Attributes) -> dict[str, Any]:
     return read_experts(attributes) | {"expert_width": attributes.get("moe_intermediate_size")}
 
 
-def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
+def read_qwen2_moe(attributes: Attributes) -> dict[str, Any]:
     """Read Qwen1.5-MoE or Qwen2-MoE, with a shared expert."""
     fields = read_decoder(attributes) | read_qwen_experts(attributes)
     fields["mlp_width"] = attributes.get("shared_expert_intermediate_size")
     fields["windows"] = read_windows(attributes)
-    return ModelConfig(**fields, qkv_bias=attributes.get("qkv_bias"))
+    return dict(fields, qkv_bias=attributes.get("qkv_bias"))
 
 
-def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
+def read_qwen3_moe(attributes: Attributes) -> dict[str, Any]:
     """Read Qwen3-MoE: all layers have the same window, or none."""
     fields = read_decoder(attributes) | read_qwen_experts(attributes) | read_bias(attributes)
     fields["mlp_width"] = 0
     attributes.get("layer_types")  # released configs have max_window_layers, without effect
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
-    return ModelConfig(**fields, head_norms=True)
+    return dict(fields, head_norms=True)
 
 
 def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
@@ -137,22 +136,22 @@ def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
     return fields | {"head_norms": True, "output_gate": True, "norm_offset": 1.0}
 
 
-def read_qwen3_5_text(attributes: Attributes) -> ModelConfig:
+def read_qwen3_5_text(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of a dense Qwen3.5 or 3.6."""
-    return ModelConfig(**read_qwen_hybrid(attributes))
+    return read_qwen_hybrid(attributes)
 
 
-def read_qwen3_5_moe_text(attributes: Attributes) -> ModelConfig:
+def read_qwen3_5_moe_text(attributes: Attributes) -> dict[str, Any]:
     """Read the text part of a Qwen3.5 or 3.6 with experts, one of them shared."""
     fields = read_qwen_hybrid(attributes) | read_experts(attributes)
     width, shared = "moe_intermediate_size", "shared_expert_intermediate_size"
     fields |= {"expert_width": attributes.get(width), "mlp_width": attributes.get(shared)}
     fields["normalised_routing"] = True
-    return ModelConfig(**fields)
+    return fields
 
 
-def read_qwen3_next(attributes: Attributes) -> ModelConfig:
+def read_qwen3_next(attributes: Attributes) -> dict[str, Any]:
     """Read Qwen3-Next, all of whose layers have experts."""
     fields = read_qwen_hybrid(attributes) | read_qwen_experts(attributes)
     fields["mlp_width"] = attributes.get("shared_expert_intermediate_size")
-    return ModelConfig(**fields)
+    return fields

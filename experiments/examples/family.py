@@ -3,11 +3,10 @@
 python experiments/examples/family.py MODEL
 """
 
-import dataclasses
 import sys
+from typing import Any
 
 import cola_jax
-from cola_jax.config import ModelConfig
 from cola_jax.formats.attributes import Attributes
 from cola_jax.formats.decoder import LLAMA
 from cola_jax.formats.dense import read_granite
@@ -15,9 +14,9 @@ from cola_jax.formats.families import FAMILIES, Family
 from cola_jax.formats.table import Row, make_table
 
 
-def read_hyperclovax(attributes: Attributes) -> ModelConfig:
+def read_hyperclovax(attributes: Attributes) -> dict[str, Any]:
     """Read a config of model_type `hyperclovax`, which multiplies logits where Granite divides."""
-    return dataclasses.replace(
+    return dict(
         read_granite(attributes),
         post_norms=attributes.get("use_post_norm"),
         logit_scale=attributes.get("logits_scaling"),
