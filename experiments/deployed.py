@@ -15,12 +15,13 @@ import tyro
 from etils import epath
 
 from cola_jax.cli.flags import Dtype, RunFlags
-from cola_jax.deploy.distill import distill
 from cola_jax.deploy.menu import find_menu
-from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
+from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.deploy.static import find_path
 from cola_jax.engine.evaluator import EngineEvaluator
 from cola_jax.execute.inputs import pad_paths
+from cola_jax.extras.distill import distill
+from cola_jax.extras.settings import DistillSettings
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.scan import scan_paths, summarise_scan

@@ -19,7 +19,7 @@ from rich.console import Console
 
 import cola_jax
 from cola_jax.deploy.export import export, read_path
-from cola_jax.deploy.export_gguf import export_gguf
+from cola_jax.extras.export_gguf import export_gguf
 from cola_jax.files import written_bytes
 from cola_jax.scoring import Options
 from cola_jax.tasks import load_questions

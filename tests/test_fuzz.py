@@ -30,9 +30,9 @@ from cola_jax.cli.flags import PathFlags, flag_values, values_of
 from cola_jax.cli.runs import Generate
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effects
-from cola_jax.deploy.router import RECORD, Record
 from cola_jax.deploy.rules import MENU, SELECTOR, Selector, load_menu
 from cola_jax.errors import InputError
+from cola_jax.extras.router import RECORD, Record
 from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import open_directory

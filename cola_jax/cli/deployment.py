@@ -33,9 +33,10 @@ from cola_jax.cli.flags import (
 )
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
-from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
+from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.engine.devices import Devices
 from cola_jax.errors import InputError
+from cola_jax.extras.settings import DistillSettings
 from cola_jax.files import (
     check_apart,
     check_writable,
@@ -184,8 +185,7 @@ class Distill(TaskCommand):
 
     def train(self) -> None:
         """Train the router, and print its effect on held-out questions."""
-        from cola_jax.deploy.distill import distill
-        from cola_jax.report.results import router_lines
+        from cola_jax.extras.distill import distill, router_lines
         from cola_jax.runs.run import Run
         from cola_jax.runs.session import prepare_prompts
 
@@ -293,7 +293,7 @@ class Export(Command):
 
     def write_gguf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a GGUF file."""
-        from cola_jax.deploy.export_gguf import export_gguf
+        from cola_jax.extras.export_gguf import export_gguf
         from cola_jax.formats import demo_model
 
         name, kind = metadata["origin"]["name"], metadata["origin"]["kind"]
@@ -321,7 +321,8 @@ class LmEval(Command):
             )
         from lm_eval.__main__ import cli_evaluate
 
-        from cola_jax.deploy.lm_eval import join_path  # registers the model
+        from cola_jax.deploy.lm_eval import join_path  # registers the model `cola`
+        from cola_jax.extras import routed_lm  # noqa: F401  registers the model `cola-router`
 
         before = sys.argv
         # the harness reads its command line from nowhere else

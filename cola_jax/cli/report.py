@@ -73,7 +73,7 @@ class Report(Printing):
 
             console.print(write_polar(runs[0], self.polar), soft_wrap=True)
         if self.every_eval_ever is not None:
-            from cola_jax.report.every_eval_ever import write_records
+            from cola_jax.extras.every_eval_ever import write_records
 
             check_writable(self.every_eval_ever)
             records = count(write_records(runs[0], self.every_eval_ever), "record")

@@ -1,4 +1,4 @@
-"""The model `cola` of lm-evaluation-harness: any of its tasks, on a path, a menu or a router.
+"""The model `cola` of lm-evaluation-harness: any of its tasks, on a path or a menu.
 
 Importing this module registers the model. Tokens, windows and the end of a completion are those of
 the harness's own model `hf`, so that scores on the identity path are comparable.
@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
 from cola_jax.dtypes import Dtype
 from cola_jax.engine.devices import Devices, choose_dtype
@@ -80,7 +79,6 @@ class ModelArguments(BaseModel):
 
     checkpoint: str = Field(validation_alias=AliasChoices("checkpoint", "pretrained"))
     path: Annotated[str | None, BeforeValidator(path_text)] = None
-    router: str | None = None
     menu: str | None = None
     dtype: Dtype | None = None
     batch_size: Annotated[PositiveInt | None, BeforeValidator(chosen_size)] = None
@@ -98,8 +96,8 @@ class ModelArguments(BaseModel):
         values = {name: value for name, value in values.items() if value is not None}
         with reading("model_args"):
             arguments = cls.model_validate(values)
-        if len(both := [name for name in ("path", "router", "menu") if name in values]) > 1:
-            raise InputError(f"{' and '.join(both)} both name the paths: give one.")
+        if arguments.path is not None and arguments.menu is not None:
+            raise InputError("path and menu both name the paths: give one.")
         return arguments
 
 
@@ -135,7 +133,6 @@ class ColaLM(TemplateLM):
         self.options: WorkerOptions = {"memory_budget": devices.budget, "progress": False}
         rows = known.batch_size or ROWS[jax.default_backend() == "cpu"]
         self.batch_size = max(self.copies, rows)
-        self.router = None if known.router is None else load_router(known.router, self.model)
 
     def read_menu(self) -> tuple[MenuFile, str]:
         """Return the menu, of one path where no menu is given, and a name of the paths."""
@@ -147,9 +144,7 @@ class ColaLM(TemplateLM):
         if arguments.path is not None:
             path = parse_path(arguments.path, num_layers)
             ModelConfig.from_json(self.metadata["config"]).check_keys(path)
-        router = arguments.router
-        name = format_path(path) if router is None else f"router {Record.read(router).weights}"
-        return MenuFile((path,)), name
+        return MenuFile((path,)), format_path(path)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's cache of answers; InputError for those of another model or path."""
@@ -343,8 +338,6 @@ class ColaLM(TemplateLM):
 
     def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[Path]]:
         """Return the path of each prompt, chosen without its continuations, or all of a menu."""
-        if self.router is not None:
-            return self.router.paths(Prompts.stack(prompts), beams=1)
         if self.menu.selector is not None:
             return [[path] for path in self.menu.select(self.model, prompts)]
         return [self.menu.paths] * len(prompts)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cola_jax.deploy.router import prompt_states
 from cola_jax.deploy.rules import (
     ORACLE,
     FittedRules,
@@ -25,6 +24,7 @@ from cola_jax.engine.evaluator import succeeded
 from cola_jax.engine.question_set import QuestionSet
 from cola_jax.engine.work import Batch, Keep, Work
 from cola_jax.errors import InputError
+from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics

@@ -16,8 +16,8 @@ import numpy as np
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field
 
-from cola_jax.deploy.router import prompt_states
 from cola_jax.errors import InputError, check_belongs, reading
+from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.files import exists, inside, read_bytes, read_json
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of

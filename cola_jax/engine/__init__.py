@@ -1,0 +1,8 @@
+"""Where batches of questions run: this process's devices, or machines of a Ray cluster.
+
+Modules are imported when a name of theirs is first used: importing JAX takes seconds.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

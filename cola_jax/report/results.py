@@ -11,7 +11,7 @@ from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import format_path
 from cola_jax.report.evaluation import evaluation_verdict, path_results
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.tables import cost_texts, effect_cells
+from cola_jax.report.tables import cost_texts
 from cola_jax.report.terminal import TerminalTable
 from cola_jax.runs.compare import deciding
 from cola_jax.runs.run import Run
@@ -29,7 +29,6 @@ from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST
 from cola_jax.tasks.registry import TASKS
 
 if TYPE_CHECKING:
-    from cola_jax.deploy.distill import Distilled
     from cola_jax.deploy.menu import TaskMenu
     from cola_jax.deploy.static import TaskPath
 
@@ -343,21 +342,3 @@ def held_out_of(effect: Mapping[str, Any]) -> str:
     if effect["prompts"] == 1:
         return f"{text}, for this prompt alone"
     return f"{text} in {effect['prompts']} prompts, both counted as random"
-
-
-def router_lines(distilled: "Distilled") -> list[str]:
-    """Format the examples of a router and its effect on held-out questions, a fact on each line."""
-    examples, effect, paths = distilled.examples, distilled.effect, distilled.paths
-    left_out = ", ".join(f"{n} {reason}" for reason, n in examples.left_out.items() if n)
-    after, points, interval = effect_cells(effect)
-    lines = [
-        f"trained on {len(examples.targets)} paths; left out: {left_out or 'none'}",
-        f"final loss {distilled.losses[-1]:.4f}",
-        f"accuracy {held_out_of(effect.to_json())}: {format_percent(effect.before.value)} of "
-        f"the pretrained model, {after} with the router; {points} points ({interval})",
-        f"layers: {format_mean(distilled.layers)}, after {distilled.router.early_layers} over the "
-        "prompt to name a path",
-        f"distinct paths: {len(paths)}; the identity path for "
-        f"{format_percent(distilled.identity_share)} of the questions",
-    ]
-    return lines if distilled.warning is None else [*lines, distilled.warning]

@@ -8,7 +8,10 @@ from .generation import (
     OpenScorer,
 )
 from .grader import Grade, Grader
+from .number_format import format_mean, format_percent
+from .preference import Net
 from .scorer import Encoded, Evaluate, Scorer, encode_answers
+from .statistics import LEVEL, Effect, Share, number_or_none
 from .verdicts import Completion, Verdicts
 
 SCORERS: dict[str, str]
@@ -18,10 +21,12 @@ def scorer_class(name: str) -> type[Scorer]: ...
 def scorer_names(*, open: bool) -> list[str]: ...
 
 __all__ = [
+    "LEVEL",
     "SCORERS",
     "Completion",
     "Completions",
     "DecodingScorer",
+    "Effect",
     "Encoded",
     "Evaluate",
     "Exact",
@@ -30,14 +35,19 @@ __all__ = [
     "Grade",
     "Grader",
     "Letter",
+    "Net",
     "OpenScorer",
     "Options",
     "OptionsNorm",
     "Scorer",
     "ScorerName",
+    "Share",
     "StrictLetter",
     "Verdicts",
     "encode_answers",
+    "format_mean",
+    "format_percent",
+    "number_or_none",
     "scorer_class",
     "scorer_names",
 ]

@@ -35,6 +35,7 @@ from cola_jax.deploy.lm_eval import (
 from cola_jax.deploy.rules import MenuFile
 from cola_jax.errors import InputError
 from cola_jax.execute.generate import Generated, empty
+from cola_jax.extras.routed_lm import RoutedLM
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
@@ -162,12 +163,13 @@ def test_bos_matches_hf(tiny_checkpoint, flag):
     assert mine.eot_token_id == wanted.eot_token_id
 
 
-def test_entry_point_is_the_model():
+def test_entry_points_are_the_models():
     """Releases of the harness after 0.4.13 find models by it."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    ((name, value),) = project["entry-points"]["lm_eval.models"].items()
-    point = importlib.metadata.EntryPoint(name, value, "lm_eval.models")
-    assert (point.name, point.load()) == ("cola", ColaLM)
+    points = project["entry-points"]["lm_eval.models"]
+    for name, model in (("cola", ColaLM), ("cola-router", RoutedLM)):
+        point = importlib.metadata.EntryPoint(name, points[name], "lm_eval.models")
+        assert point.load() is model
 
 
 def test_chat_template_matches_hf(ours, theirs, monkeypatch):
@@ -379,7 +381,7 @@ def test_arguments_takes_values_and_text():
     for changed, message in (
         ({"max_lenght": 4}, "max_lenght: Extra inputs are not permitted, got 4"),
         ({"checkpoint": None}, "checkpoint: Field required"),
-        ({"path": "0-3", "router": "r"}, "both name the paths"),
+        ({"path": "0-3", "menu": "m"}, "both name the paths"),
         ({"max_gen_toks": "many"}, "max_gen_toks: .*valid integer.*got 'many'"),
     ):
         with pytest.raises(ValueError, match=message):

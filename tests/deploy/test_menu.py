@@ -16,10 +16,10 @@ from cola_jax.deploy.menu import (
     states_of,
     training_labels,
 )
-from cola_jax.deploy.router import prompt_states
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.local import LocalEngine
+from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.schema import Part, question_row

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 from cola_jax.checkpoint import read_metadata
 from cola_jax.deploy.export import export
-from cola_jax.deploy.export_gguf import export_gguf
 from cola_jax.deploy.verify import claims
 from cola_jax.deploy.verify.claims import read_claim
 from cola_jax.errors import InputError
+from cola_jax.extras.export_gguf import export_gguf
 from cola_jax.formats.conversion import convert
 from cola_jax.path import parse_path
 from tests.formats import gguf_writer

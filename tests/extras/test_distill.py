@@ -12,13 +12,13 @@ import pytest
 
 import cola_jax
 from cola_jax.cli.main import main
-from cola_jax.deploy.distill import Distilled, Examples, distill, make_examples, segment_loss, train
-from cola_jax.deploy.router import NO_SEGMENT, Record, likeliest_paths, load_router, segment_logits
-from cola_jax.deploy.router import target_of_path as target
-from cola_jax.deploy.settings import DistillSettings
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.local import LocalEngine
 from cola_jax.errors import InputError
+from cola_jax.extras.distill import Distilled, Examples, distill, make_examples, segment_loss, train
+from cola_jax.extras.router import NO_SEGMENT, Record, likeliest_paths, load_router, segment_logits
+from cola_jax.extras.router import target_of_path as target
+from cola_jax.extras.settings import DistillSettings
 from cola_jax.prompts import Prompts
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
@@ -96,9 +96,13 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, sessio
 
 
 def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, tiny_checkpoint):
-    lm_eval = pytest.importorskip("cola_jax.deploy.lm_eval")
+    routed = pytest.importorskip("cola_jax.extras.routed_lm")
     folder, distilled = trained
-    lm = lm_eval.ColaLM(checkpoint=str(tiny_checkpoint), router=folder, data=1)
+    with pytest.raises(InputError, match="needs router=DIRECTORY"):
+        routed.RoutedLM(checkpoint=str(tiny_checkpoint))
+    with pytest.raises(InputError, match="router and menu both name the paths"):
+        routed.RoutedLM(checkpoint=str(tiny_checkpoint), router=folder, menu=folder)
+    lm = routed.RoutedLM(checkpoint=str(tiny_checkpoint), router=folder, data=1)
     free = GenerationSettings((), 8)
     prompts = [lm.prompt(text, free) for text in ("the sun", "moon water ice")]
     paths = distilled.router.paths(Prompts.stack(prompts))

@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.report.every_eval_ever import write_records
+from cola_jax.extras.every_eval_ever import write_records
 from tests.report.conftest import EVALUATE, PARTS, START, WHOLE, answers, letters, make_run
 
 ORIGIN = {"kind": "hub", "name": "someone/model", "revision": "0123abc"}

@@ -17,11 +17,9 @@ from cola_jax.checkpoint import (
     stored_dtype,
 )
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.export import exporting
+from cola_jax.deploy import exporting
 from cola_jax.errors import InputError, check_belongs, shown
-from cola_jax.formats.gguf import open_gguf, read_file
-from cola_jax.formats.gguf_architectures import LARGEST
-from cola_jax.formats.table import Row, stack
+from cola_jax.formats import LARGEST, Row, open_gguf, read_file, stack
 from cola_jax.params import INT8, Int8, kind_of_weight
 from cola_jax.path import format_path, validate
 from cola_jax.progress import log

@@ -18,15 +18,11 @@ import pyarrow.compute as pc
 from cola_jax.errors import InputError, shown
 from cola_jax.files import inside, readable_json, write_whole
 from cola_jax.path import format_path, identity
-from cola_jax.report.evaluation import path_results
-from cola_jax.report.summary import summarise
-from cola_jax.runs.compare import deciding
-from cola_jax.runs.run import Run
-from cola_jax.runs.summary import scorer_flag
-from cola_jax.scoring.preference import Net
-from cola_jax.scoring.statistics import LEVEL, Share, number_or_none
+from cola_jax.report import path_results, summarise
+from cola_jax.runs import Run, deciding, scorer_flag
+from cola_jax.scoring import LEVEL, Net, Share, number_or_none
 from cola_jax.storage import AnyPath
-from cola_jax.tasks.registry import TASKS
+from cola_jax.tasks import TASKS
 
 LIBRARY, SCHEMA, ACCURACY = "cola-jax", "0.3.0", "accuracy"
 ANSWERS = ["question", "node", "control", "verdict", "answer", "finite", "text", "answer_text"]

@@ -14,30 +14,34 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cola_jax.checkpoint import absolute
-from cola_jax.deploy.router import (
+from cola_jax.engine import EngineEvaluator
+from cola_jax.errors import InputError
+from cola_jax.execute import bucket, pad_paths, replicated, state_batches
+from cola_jax.extras.router import (
     NO_SEGMENT,
     Path,
     Record,
     Router,
     SegmentNetwork,
     segment_logits,
-    state_batches,
     target_of_path,
 )
-from cola_jax.deploy.settings import DistillSettings
-from cola_jax.engine.evaluator import EngineEvaluator
-from cola_jax.errors import InputError
-from cola_jax.execute.inputs import bucket, pad_paths
-from cola_jax.execute.reference import replicated
+from cola_jax.extras.settings import DistillSettings
 from cola_jax.files import write_whole
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest, split
-from cola_jax.runs.compare import asked_here, check_comparable
-from cola_jax.runs.run import Run
-from cola_jax.runs.session import Session, settings_of
-from cola_jax.runs.stored import Labels, read_labels
-from cola_jax.scoring.statistics import Effect
+from cola_jax.report import effect_cells, held_out_of
+from cola_jax.runs import (
+    Labels,
+    Run,
+    Session,
+    asked_here,
+    check_comparable,
+    read_labels,
+    settings_of,
+)
+from cola_jax.scoring import Effect, format_mean, format_percent
 
 log = logging.getLogger(__name__)
 WARMUP = 0.08  # share of the steps
@@ -266,3 +270,21 @@ def measure(
     right = np.stack(rows, axis=1)  # [n, K, 2]
     effect, layers = Effect.of(right[..., 1], right[..., 0]), float(np.mean(list(map(len, chosen))))
     return Distilled(router, examples, losses, effect, layers, Counter(chosen))
+
+
+def router_lines(distilled: Distilled) -> list[str]:
+    """Format the examples of a router and its effect on held-out questions, a fact on each line."""
+    examples, effect, paths = distilled.examples, distilled.effect, distilled.paths
+    left_out = ", ".join(f"{n} {reason}" for reason, n in examples.left_out.items() if n)
+    after, points, interval = effect_cells(effect)
+    lines = [
+        f"trained on {len(examples.targets)} paths; left out: {left_out or 'none'}",
+        f"final loss {distilled.losses[-1]:.4f}",
+        f"accuracy {held_out_of(effect.to_json())}: {format_percent(effect.before.value)} of "
+        f"the pretrained model, {after} with the router; {points} points ({interval})",
+        f"layers: {format_mean(distilled.layers)}, after {distilled.router.early_layers} over the "
+        "prompt to name a path",
+        f"distinct paths: {len(paths)}; the identity path for "
+        f"{format_percent(distilled.identity_share)} of the questions",
+    ]
+    return lines if distilled.warning is None else [*lines, distilled.warning]

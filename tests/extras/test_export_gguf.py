@@ -11,8 +11,8 @@ import torch
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 import cola_jax
-from cola_jax.deploy.export_gguf import check_places, export_gguf, field_value
 from cola_jax.errors import InputError
+from cola_jax.extras.export_gguf import check_places, export_gguf, field_value
 from cola_jax.formats.conversion import convert
 from tests import oracle
 from tests.formats.gguf_writer import (

@@ -1,0 +1,5 @@
+from .evaluator import EngineEvaluator
+
+__all__ = [
+    "EngineEvaluator",
+]
