@@ -411,7 +411,8 @@ def choose_readings(menu: MenuFile, row: PackedRow, readings: Readings) -> Readi
     if len(each) == 1:
         return each[0]
     scores = np.array([[score for _, score, _ in row.answers(of_path)] for of_path in each])
-    verdicts = Verdicts.of_scores(scores[None], 0, np.asarray(readings.finite)[None])
+    finite = np.asarray(readings.finite)[None]
+    verdicts = Verdicts.of_scores(scores[None], 0, finite, log_likelihoods=True)
     return each[int(menu.choose(signals(verdicts))[0])]
 
 

@@ -121,7 +121,7 @@ def find_menu(
         def evaluate(wave: np.ndarray) -> Verdicts:
             paths = [unpad_path(path) for path in wave[0]]
             run = session.evaluate(folder, paths, metrics, held_out=held_out)
-            return stored_verdicts(run, asked.questions, len(paths))
+            return stored_verdicts(run, asked.questions, asked.scorer, len(paths))
 
         def features() -> np.ndarray:
             depth = settings.depth(session.model.config.num_layers)

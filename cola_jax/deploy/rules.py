@@ -37,7 +37,8 @@ class Signals(NamedTuple):
     """The answers of the k paths of a menu to n questions; fields [n, k]."""
 
     answer: np.ndarray  # object: an option's number, or the text of an answer; None without one
-    logprob: np.ndarray  # of the answer among the options, of a decoded one per token; or -inf
+    # of the answer among the options, of a decoded one per token; -inf where there is none
+    logprob: np.ndarray
 
 
 def signals(verdicts: Verdicts) -> Signals:
@@ -82,11 +83,13 @@ def most_confident(logprob: np.ndarray, sign: int) -> np.ndarray:
     return np.where(np.isfinite(logprob), sign * logprob, -np.inf).argmax(axis=1)
 
 
-def fit_sign(logprob: np.ndarray, right: np.ndarray) -> int:
+def fit_sign(logprob: np.ndarray, right: np.ndarray) -> int | None:
     """Return the sign with which `most_confident` chooses paths that are right [n, k] more often.
 
-    A less certain path may be the better one.
+    A less certain path may be the better one. None where there are no log-probabilities.
     """
+    if not np.isfinite(logprob).any():
+        return None
     each = np.arange(len(right))
     return max(1, -1, key=lambda sign: right[each, most_confident(logprob, sign)].sum())
 
@@ -157,17 +160,19 @@ class FittedRules(NamedTuple):
     """Rules fitted to training questions."""
 
     single: int  # the path that is right most often
-    sign: int  # of the log-probability
+    sign: int | None  # of the log-probability; None where scores are not log-likelihoods
     selector: Selector
 
     def choose(self, results: MenuResults) -> dict[Rule, np.ndarray]:
         """Return the path [n] that each rule chooses."""
-        return {
+        chosen: dict[Rule, np.ndarray] = {
             "single": np.full(len(results.right), self.single),
             "vote": vote(results.signals.answer),
-            "logprob": most_confident(results.signals.logprob, self.sign),
-            "selector": self.selector.choose(results.states),
         }
+        if self.sign is not None:
+            chosen["logprob"] = most_confident(results.signals.logprob, self.sign)
+        chosen["selector"] = self.selector.choose(results.states)
+        return chosen
 
 
 def fit_rules(results: MenuResults) -> FittedRules:

@@ -31,9 +31,9 @@ class StaticSettings:
     fitness: Fitness = "accuracy"
     """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
     the logistic function of the correct answer's score minus its best rival's; likelihood, the
-    mean log-likelihood of the correct answer; or kl, which reads no answers: closeness to the
-    model's own next-token distributions on the prompts. It needs --max-layers or --max-cost
-    below the model's, whose own path is closest."""
+    mean log-likelihood of the correct answer, of scorers that give it; or kl, which reads no
+    answers: closeness to the model's own next-token distributions on the prompts. It needs
+    --max-layers or --max-cost below the model's, whose own path is closest."""
     max_layers: int | None = None
     """Most layers that a path runs; those of the model by default."""
     max_cost: str | None = None

@@ -102,6 +102,8 @@ def find_path(
     )
     costs = costs or LayerCosts(session.model.config.num_layers)
     settings.lengths(costs)  # raises before anything runs
+    if settings.fitness == "likelihood":
+        session.asked.scorer.check_log_likelihoods("the fitness likelihood")
     metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
         len(validation) + len(prompts) * len(held_out_of(prompts[0]))
     )

@@ -102,7 +102,7 @@ def evaluate_into(session: Session, output: str, padded: np.ndarray, metrics: Me
         )
     paths = [unpad_path(path) for path in padded[0]]
     run = session.evaluate(str(output), paths, metrics)
-    return stored_verdicts(run, session.asked.questions, len(paths))
+    return stored_verdicts(run, session.asked.questions, session.asked.scorer, len(paths))
 
 
 def layers_of(model: Model | PathFunction, num_layers: int | None) -> int:

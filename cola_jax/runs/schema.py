@@ -20,7 +20,7 @@ from cola_jax.errors import InputError, brief, reading
 from cola_jax.files import read_bytes
 from cola_jax.question import Question, digest, question_digest
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import Encoded
+from cola_jax.scoring.scorer import Encoded, Scorer
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 from cola_jax.strategies.outcome import ROOT, Outcome
 
@@ -175,8 +175,8 @@ def evaluation_rows(
     ]
 
 
-def stored_verdict(row: Mapping[str, Any], question: Question) -> Verdicts:
-    """Return the verdict [1] for gold of a row."""
+def stored_verdict(row: Mapping[str, Any], question: Question, scorer: Scorer) -> Verdicts:
+    """Return the verdict [1] for gold of a row, which a scorer made."""
     completion = None
     if row["finish"] is not None:
         fields = {field.name: row[field.name] for field in dataclasses.fields(Completion)}
@@ -190,15 +190,18 @@ def stored_verdict(row: Mapping[str, Any], question: Question) -> Verdicts:
         np.array([row["finite"]]),
         answer=np.array([row["answer"]]),
         outside=np.array([row["outside"]]),
+        log_likelihoods=scorer.log_likelihoods,
     )
     return verdicts._replace(completion=np.array([completion], object))
 
 
-def known_verdicts(tables: Iterable[pa.Table], encoded: Encoded) -> dict[tuple[int, ...], Verdicts]:
+def known_verdicts(
+    tables: Iterable[pa.Table], encoded: Encoded, scorer: Scorer
+) -> dict[tuple[int, ...], Verdicts]:
     """Return the verdict [1] of each path of a question, if its prompt was the same."""
     same = pc.field("asked") == asked_digest(encoded)
     rows = (row for table in tables for row in table.filter(same).to_pylist())
-    return {tuple(row["path"]): stored_verdict(row, encoded.question) for row in rows}
+    return {tuple(row["path"]): stored_verdict(row, encoded.question, scorer) for row in rows}
 
 
 def completion_columns(completion: Completion | None) -> dict[str, Any]:

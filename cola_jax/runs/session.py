@@ -178,7 +178,8 @@ def recording(
     with open_run(session, directory, recorded, metrics) as run:
         run.load_evaluations()
         encoded = session.asked.encode(session.model)
-        known = [known_verdicts(run.earlier.get(q.question.id, ()), q) for q in encoded]
+        scorer, earlier = session.asked.scorer, run.earlier
+        known = [known_verdicts(earlier.get(q.question.id, ()), q, scorer) for q in encoded]
         run.metrics.add(earlier=sum(map(len, known)))
         written = 0
 
@@ -420,7 +421,7 @@ def evaluate_prompts(
     for session, folder in zip(sessions, folders, strict=True):
         run = session.evaluate(folder, paths, metrics, held_out=held_out, **recorded)
         asked = held_out_of(session) if held_out else session.asked
-        rows.append(stored_verdicts(run, asked.questions, len(paths)))
+        rows.append(stored_verdicts(run, asked.questions, asked.scorer, len(paths)))
     return rows
 
 

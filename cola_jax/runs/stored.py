@@ -16,6 +16,7 @@ from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import by_question, stored_verdict
 from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
@@ -112,7 +113,9 @@ def polar_samples(run: Run) -> dict[str, Any]:
     return {"num_layers": num_layers, **named, "samples": samples}
 
 
-def stored_verdicts(run: Run, questions: Sequence[Question], paths: int) -> Verdicts:
+def stored_verdicts(
+    run: Run, questions: Sequence[Question], scorer: Scorer, paths: int
+) -> Verdicts:
     """Read the verdicts [n, C] of a run of C paths, in the order of the questions.
 
     Raises InputError for questions that an engine has set aside, which would count as wrong.
@@ -127,7 +130,7 @@ def stored_verdicts(run: Run, questions: Sequence[Question], paths: int) -> Verd
         )
     for row in rows.to_pylist():
         i, node = place[row["question"]], row["node"]
-        out.put((i, slice(node, node + 1)), stored_verdict(row, questions[i]))
+        out.put((i, slice(node, node + 1)), stored_verdict(row, questions[i], scorer))
     return out
 
 

@@ -70,8 +70,10 @@ class RunWork(Work):
     ) -> Evaluations:
         """Return the evaluations of encoded questions, of which those known are not run again."""
         rows = [batch.known.get(each.question.id, KnownRows()) for each in encoded]
-        earlier = [known_verdicts(r.earlier, each) for r, each in zip(rows, encoded, strict=True)]
-        reused = [known_verdicts(r.reused, each) for r, each in zip(rows, encoded, strict=True)]
+        pairs = list(zip(rows, encoded, strict=True))
+        scorer = self.encoder.scorer
+        earlier = [known_verdicts(known.earlier, each, scorer) for known, each in pairs]
+        reused = [known_verdicts(known.reused, each, scorer) for known, each in pairs]
         most = self.workload.positions
         metrics.add(earlier=sum(map(len, earlier)))
         return Evaluations(

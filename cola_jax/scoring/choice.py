@@ -23,6 +23,8 @@ from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 class ChoiceScorer(Scorer):
     """A scorer that compares the log-likelihoods of answers, one for each option of a question."""
 
+    log_likelihoods = True
+
     def __init__(self, tokenizer: Any, *, shots: ShotSource = (), **options: Any):
         """Take the arguments of `Scorer`, and the shots before each question."""
         super().__init__(tokenizer, **options)
@@ -116,6 +118,7 @@ class OptionsNorm(Options):
     """The same per character of the option's text: lm-evaluation-harness's `acc_norm`."""
 
     name = "options-norm"
+    log_likelihoods = False  # but their means by character
 
     def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
         lengths = np.array([len(option) for option in encoded.question.options])

@@ -41,6 +41,7 @@ class Exact(OpenScorer):
     """
 
     name = "exact"
+    log_likelihoods = True
 
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt with each answer after it, read at every token and at its end.

@@ -55,6 +55,7 @@ class DecodingScorer(Scorer):
 
     open = True
     decodes = True
+    log_likelihoods = True
     call_size = DECODED
     stop: Stop
 
@@ -128,6 +129,7 @@ class DecodingScorer(Scorer):
             verdicts = self.row_verdicts(rows, [batch[row.question].question for row in rows])
             out = Verdicts.empty(paths.shape[:2], most_options(batch))
             out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
+            out.log_likelihoods[:] = self.log_likelihoods
             return out
 
         decoder = Decoder(

@@ -58,6 +58,8 @@ class Scorer(abc.ABC):
     formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
     lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
     call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
+    # scores are natural log-likelihoods, or leads of one over another; others have no unit
+    log_likelihoods: ClassVar[bool] = False
     divergence: ClassVar[bool] = False  # readings have the divergence from the identity path
     max_new_tokens: int = 0  # decoded after a prompt, at most
 
@@ -137,6 +139,15 @@ class Scorer(abc.ABC):
         held = dict(zip(chosen, right, strict=True))
         return [None if path is None else held[b] for b, path in enumerate(paths)]
 
+    def check_log_likelihoods(self, purpose: str) -> None:
+        """Raise InputError where the scores are not the log-likelihoods of options."""
+        if self.open or not self.log_likelihoods:
+            raise InputError(
+                f"{purpose} needs the natural log-likelihood of each option, which the scores of "
+                f"the scorer {self.name!r} are not: use `options` or `letter`, or measure the "
+                "accuracy."
+            )
+
     def check_confirmable(self) -> None:  # noqa: B027 - most verdicts are
         """Raise InputError where a verdict cannot be confirmed by running its path once more."""
 
@@ -178,6 +189,7 @@ def score_readings(
             divergence=None if readings.divergence is None else readings.divergence[at],
         )
         out.put((b, present), scorer.verdicts(row, encoded))
+    out.log_likelihoods[:] = scorer.log_likelihoods
     return out
 
 

@@ -38,6 +38,8 @@ class Verdicts(NamedTuple):
     outside: np.ndarray
     finite: np.ndarray  # bool
     completion: np.ndarray  # of Completion where answers are decoded, else of None
+    # bool, whether scores are natural log-likelihoods, or leads of one over another
+    log_likelihoods: np.ndarray
 
     def __repr__(self) -> str:
         count, shape = np.size(self.verdict), [*np.shape(self.verdict)]
@@ -55,10 +57,12 @@ class Verdicts(NamedTuple):
     def logprobs(self) -> np.ndarray:
         """The log-probability of each option among the options, [..., J] float64.
 
-        -inf for options that are not there; NaN where a path is not finite or nothing is scored.
+        -inf for options that are not there; NaN where a path is not finite, nothing is scored, each
+        option is judged alone, or scores are not log-likelihoods, such as those per character.
         """
         known = ~np.isnan(self.scores)
-        scored = (self.finite & known.any(axis=-1))[..., None]
+        compared = self.log_likelihoods & ~np.isnan(self.outside)
+        scored = (self.finite & compared & known.any(axis=-1))[..., None]
         scores = np.where(known, self.scores.astype(np.float64), -np.inf)
         return np.where(scored, log_softmax(np.where(scored, scores, 0.0), axis=-1), np.nan)
 
@@ -76,6 +80,7 @@ class Verdicts(NamedTuple):
             outside=np.full(shape, -np.inf, np.float32),
             finite=np.zeros(shape, bool),
             completion=np.full(shape, None, object),
+            log_likelihoods=np.zeros(shape, bool),
         )
 
     @classmethod
@@ -87,6 +92,7 @@ class Verdicts(NamedTuple):
         *,
         answer: np.ndarray | None = None,
         outside: float | np.ndarray = -np.inf,
+        log_likelihoods: bool | np.ndarray = False,
     ) -> "Verdicts":
         """Make verdicts of the scores of every option: right where gold is the answer.
 
@@ -97,6 +103,7 @@ class Verdicts(NamedTuple):
           answer: the option chosen; by default the first with the highest score.
           outside: the best score outside the options, for each entry of the leading axes; NaN
             where each option is judged alone, against 0.
+          log_likelihoods: whether scores are natural log-likelihoods, or leads of one over another.
         """
         # float32 as in a run, so that verdicts read from it have the same margins
         scores = np.asarray(scores, np.float32).astype(np.float64)
@@ -119,6 +126,7 @@ class Verdicts(NamedTuple):
             outside=outside.copy(),
             finite=finite,
             completion=np.full(finite.shape, None, object),
+            log_likelihoods=np.broadcast_to(log_likelihoods, finite.shape).copy(),
         )
 
     @classmethod
@@ -142,7 +150,12 @@ class Verdicts(NamedTuple):
     def of_target(self, target: int | np.ndarray) -> "Verdicts":
         """Read the same evaluations with another option, or another for each, as the right one."""
         scored = self.of_scores(
-            self.scores, target, self.finite, answer=self.answer, outside=self.outside
+            self.scores,
+            target,
+            self.finite,
+            answer=self.answer,
+            outside=self.outside,
+            log_likelihoods=self.log_likelihoods,
         )
         return scored._replace(scores=self.scores, completion=self.completion)
 

@@ -95,6 +95,7 @@ def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) ->
                 np.all([each.finite for each in variants], axis=0),
                 answer=agreed,
                 outside=np.nan,
+                log_likelihoods=np.all([each.log_likelihoods for each in variants], axis=0),
             )
             out.put((b, present), least)
         return out

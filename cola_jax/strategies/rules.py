@@ -118,7 +118,9 @@ class TreeRules(Rules):
     exploration: float = 2.0  # c, the weight of nodes visited rarely
     length_weight: float = 0.1  # lambda, the weight of a path's length
     length_penalty: float = 0.0  # subtracted from the reward, times |P|/L
-    reward: Literal["verdict", "margin"] = "verdict"  # 1 or 0, or the logistic of the margin
+    # 1 or 0, or the logistic of the margin: in nats, or where scores have no unit, in multiples of
+    # the identity path's
+    reward: Literal["verdict", "margin"] = "verdict"
     widening: float = 2.0  # a node has at most this times visits ** widening_power children
     widening_power: float = 0.5  # the exponent of the visits in that number
     epsilon: float = 0.0  # the chance, at each node, that a descent ends there with a new child

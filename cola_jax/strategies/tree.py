@@ -28,6 +28,7 @@ class Tree:
     def __init__(self, path: str, rules: TreeRules, costs: LayerCosts, random: np.random.Generator):
         """Plant the root, pending its verdict; `random` is the question's own."""
         self.rules, self.random, self.total_cost = rules, random, costs.total
+        self.unit = 1.0  # of margins
         self.cost_weight = rules.length_weight / costs.total
         self.layer_costs = dict(zip(as_text(range(costs.num_layers)), costs.of_layer, strict=True))
         self.paths: list[str] = []
@@ -125,11 +126,23 @@ class Tree:
 
     def update(self, verdicts: Verdicts) -> None:
         """Back up the rewards of the nodes added last, in order; verdicts are [C]."""
-        of_margin, first = self.rules.reward == "margin", len(self.paths) - len(verdicts.verdict)
-        rewards = (expit(verdicts.margin) if of_margin else verdicts.verdict).tolist()
-        for node, reward in enumerate(rewards, first):
+        first = len(self.paths) - len(verdicts.verdict)
+        if first == ROOT:
+            self.unit = unit_of_margins(verdicts.take(ROOT))
+        of_margin = self.rules.reward == "margin"
+        rewards = expit(verdicts.margin / self.unit) if of_margin else verdicts.verdict
+        for node, reward in enumerate(rewards.tolist(), first):
             penalty = self.rules.length_penalty * self.costs[node] / self.total_cost
             self.back_up(node, reward - penalty)
+
+
+def unit_of_margins(root: Verdicts) -> float:
+    """Return the unit of a tree's margins: 1 nat, or where scores have no unit, the root's margin.
+
+    So the same tree grows whatever scores without a unit are multiplied by.
+    """
+    size = abs(float(root.margin))
+    return 1.0 if root.log_likelihoods or not 0 < size < math.inf else size
 
 
 class WeightedEdits(NamedTuple):

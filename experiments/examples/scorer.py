@@ -19,6 +19,7 @@ class NameDifference(cola_jax.Scorer):
     """The log-probability of the right name minus that of the other one."""
 
     name = "name-difference"
+    log_likelihoods = True  # the unit of the scores: by default they have none
 
     def encode(self, question: cola_jax.Question) -> Encoded:
         """Pack the options after one shared prompt."""

@@ -51,6 +51,10 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert capsys.readouterr().out == shown
     assert "--page is for runs" in refused("report", out, "--page", tmp_path / "page.html")
     assert " (--generations: 2 there, 3 here)" in refused(*command, "--generations", "3")
+    norm = ["--scorer", "options-norm", "--fitness", "likelihood"]
+    line = refused("static", *common, *norm, "--out", tmp_path / "norm")
+    assert "the fitness likelihood needs" in line
+    assert "'options-norm' are not: use `options`" in line
     assert "no questions are held out" in refused("static", *common[:-2], "--out", tmp_path / "new")
 
 

@@ -80,7 +80,11 @@ def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
         (["0-4"], [], "identity path"),
         (["0-3", "dropped:4"], [], "are one path"),
         (["0-3"], ["--margin", "0"], "margin must lie between 0 and 100"),
-        (["0-3"], ["--measure", "likelihood"], "arithmetic asks open questions"),
+        (
+            ["0-3"],
+            ["--measure", "likelihood"],
+            "arithmetic: .* needs the natural log-lik.* 'exact' are not",
+        ),
         (["0-3"], ["--limit", "19"], "19 questions are fewer than a test needs: .* 20"),
         (["0-3"], ["--prompts", "2"], "2 prompts are fewer than a test needs: .* 3"),
         (["0-3"], ["--choose-prompts", "2"], "a trial chooses nothing: leave out --choose-prompts"),

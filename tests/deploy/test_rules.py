@@ -22,12 +22,21 @@ def test_signals_of_options() -> None:
     scores[1, :, 2] = np.nan  # two options
     finite = np.ones((4, 2), bool)
     finite[2, 1] = False
-    columns = rules.signals(Verdicts.of_scores(scores, 0, finite))
+    columns = rules.signals(Verdicts.of_scores(scores, 0, finite, log_likelihoods=True))
     assert columns.answer[0, 0] == scores[0, 0].argmax()
     for index, options in (((0, 0), 3), ((1, 0), 2)):
         p = scipy.special.softmax(scores[index][:options])
         assert columns.logprob[index] == pytest.approx(np.log(p.max()), rel=1e-5)
     assert (columns.answer[2, 1], columns.logprob[2, 1]) == (None, -np.inf)
+
+
+def test_scores_that_are_not_log_likelihoods_have_no_rule_of_them() -> None:
+    scores = np.random.default_rng(0).random((20, PATHS, 3))
+    signals = rules.signals(Verdicts.of_scores(scores, 0))
+    results = draw(0, 20)._replace(signals=signals)
+    fitted = rules.fit_rules(results)
+    assert fitted.sign is None
+    assert fitted.choose(results).keys() == {"single", "vote", "selector"}
 
 
 def test_signals_of_completions() -> None:

@@ -8,10 +8,11 @@ from cola_jax.errors import InputError
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, known_verdicts, question_row
-from cola_jax.scoring import Encoded, Grade, Verdicts
+from cola_jax.scoring import Encoded, Grade, Options, Verdicts
 from cola_jax.scoring.encoder import Encoder
 from tests.runs.conftest import asking
 
+SCORER = Options(None)
 SETTINGS = {"model": "abc", "dtype": "float32", "scorer": "options", "questions": 2}
 PATHS = [(0, 1, 2), (0, 1, 1, 2), (2,)]
 SCORES = np.array([[-1.0, -2], [-3, -2], [-1, -1.5]])
@@ -38,12 +39,13 @@ def test_reuse_knows_what_was_asked_in_the_same_words(run):
     encoded = [asking(name) for name in "abc"]
     reuse = Reuse([run], SETTINGS, asked(*encoded))
     assert "c" not in reuse.tables
-    known = known_verdicts(reuse.tables["a"], encoded[0])
+    known = known_verdicts(reuse.tables["a"], encoded[0], SCORER)
     assert list(known) == PATHS
     assert known[2,].margin.tolist() == [0.5]
     assert known[2,].scores.tolist() == [[-1, -1.5]]
-    assert list(known_verdicts(reuse.tables["b"], encoded[1])) == PATHS[:2]  # that were graded
-    assert known_verdicts(reuse.tables["a"], asking("a", "which?")) == {}
+    graded = known_verdicts(reuse.tables["b"], encoded[1], SCORER)
+    assert list(graded) == PATHS[:2]
+    assert known_verdicts(reuse.tables["a"], asking("a", "which?"), SCORER) == {}
 
 
 def test_runs_that_cannot_serve_are_refused(run):

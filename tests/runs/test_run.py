@@ -30,7 +30,7 @@ from cola_jax.runs.schema import (
 )
 from cola_jax.runs.status import read_progress
 from cola_jax.runs.work import wave_part
-from cola_jax.scoring import Verdicts
+from cola_jax.scoring import Options, Verdicts
 from tests.runs.conftest import asking
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "questions": 3}
@@ -349,7 +349,7 @@ def test_parts_of_another_run_are_refused(run, tmp_path):
 
 def known_of(run, encoded):
     """The verdict of each path of an unfinished question that an earlier start wrote."""
-    return known_verdicts(run.earlier.get(encoded.question.id, ()), encoded)
+    return known_verdicts(run.earlier.get(encoded.question.id, ()), encoded, Options(None))
 
 
 def test_known_are_the_evaluations_that_earlier_starts_wrote(run):

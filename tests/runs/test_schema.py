@@ -12,7 +12,7 @@ from etils import epath
 from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.runs import schema
-from cola_jax.scoring import Completion, Grade, Verdicts
+from cola_jax.scoring import Completion, Grade, Options, Verdicts
 from cola_jax.strategies.outcome import Outcome
 from tests.runs.conftest import encode
 
@@ -78,13 +78,13 @@ def test_evaluation_rows_of_completions():
     assert values[2] == ("wrong", False, "2\n", "2", True, [2, 7])
     assert values[3][:2] == (None, None)
     # a row becomes the same verdict again
-    again = schema.known_verdicts(
-        [pa.Table.from_pylist(rows, schema=schema.EVALUATIONS)], encode(question)
-    )
+    tables = [pa.Table.from_pylist(rows, schema=schema.EVALUATIONS)]
+    again = schema.known_verdicts(tables, encode(question), Options(None))
     for i, path in enumerate(PATHS):
         stored_again = again[path].completion[0]
         assert (stored_again.text, stored_again.grade) == (f"{i}\n", grades[i])
         assert again[path].margin[0] == verdicts.margin[i]
+        assert again[path].log_likelihoods.tolist() == [True]
 
 
 def test_question_row():

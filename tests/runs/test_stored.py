@@ -12,7 +12,7 @@ from cola_jax.question import open_question
 from cola_jax.runs import stored
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.scoring import Verdicts
+from cola_jax.scoring import Options, Verdicts
 from tests.runs.conftest import asking
 
 LABELLED = {(0, 1, 2): False, (0, 1, 1, 2): True, (0, 2): True, (1, 2): None, (2, 1): False}
@@ -83,11 +83,13 @@ def run(tmp_path):
 
 
 def test_stored_verdicts_are_in_the_order_of_questions(run):
-    verdicts = stored.stored_verdicts(run, [asking(x).question for x in "ba"], len(PATHS))
+    verdicts = stored.stored_verdicts(
+        run, [asking(x).question for x in "ba"], Options(None), len(PATHS)
+    )
     np.testing.assert_array_equal(verdicts.scores, np.stack([SCORES - 1, SCORES]))
     np.testing.assert_array_equal(verdicts.verdict, [[True, False, True]] * 2)
     with pytest.raises(InputError, match="lacks 1 question: run the command again"):
-        stored.stored_verdicts(run, [asking(x).question for x in "bac"], len(PATHS))
+        stored.stored_verdicts(run, [asking(x).question for x in "bac"], Options(None), len(PATHS))
 
 
 PLAIN, OTHERS = (0, 1, 2), [(0, 1), (1, 2), (0, 2), (2, 1), (2,), (0, 0)]

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 
 import cola_jax
 from cola_jax.chat import render_chat, user_message
+from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
@@ -19,7 +20,10 @@ from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import (
     SCORERS,
+    Exact,
+    Letter,
     Options,
+    OptionsNorm,
     Scorer,
     ScorerName,
     Verdicts,
@@ -27,6 +31,7 @@ from cola_jax.scoring import (
     scorer_class,
     scorer_names,
 )
+from cola_jax.scoring.format import FREE_FORMATS
 from cola_jax.scoring.scorer import score_readings
 from tests import tiny
 from tests.tokenizers import CodePoints
@@ -119,6 +124,22 @@ def test_own_scorer_is_searched_and_evaluated(model, words):
     logits = np.asarray(cola_jax.run_path(model, np.array([prompt]), paths[2]))[0, -1]
     (iron,), (gas,) = (words(f" {name}", add_special_tokens=False).input_ids for name in names)
     assert first - second == pytest.approx(logits[iron] - logits[gas], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "expected"), [(Options, True), (OptionsNorm, False), (LogitDifference, False)]
+)
+def test_verdicts_say_whether_scores_are_log_likelihoods(scorer, expected, model, words):
+    (question,) = tiny.questions(1)
+    verdicts = cola_jax.evaluate(model, [question], [(0,)], scorer=scorer(words)).verdicts
+    assert verdicts.log_likelihoods.tolist() == [[expected]]
+
+
+def test_likelihoods_of_options_are_refused_of_other_scores(words):
+    Letter(None).check_log_likelihoods("a menu")
+    for scorer in (OptionsNorm(None), Exact(words, FREE_FORMATS["question"])):
+        with pytest.raises(InputError, match=f"a menu needs .* '{scorer.name}' are not: use"):
+            scorer.check_log_likelihoods("a menu")
 
 
 QUESTIONS, PATHS = 6, 10

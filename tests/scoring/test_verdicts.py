@@ -47,6 +47,17 @@ def test_of_target_compares_with_what_is_outside_the_options():
     assert alone.of_target(1).margin.tolist() == [-3, -4, -1]
 
 
+def test_logprobs_are_of_log_likelihoods_that_are_compared():
+    scores = np.array([[-1.0, -1, np.nan], [0, np.log(3), -np.inf]])
+    finite = np.array([True, True])
+    verdicts = Verdicts.of_scores(scores, 0, finite, log_likelihoods=True)
+    np.testing.assert_allclose(np.exp(verdicts.logprobs), [[0.5, 0.5, 0], [0.25, 0.75, 0]])
+    assert np.isnan(Verdicts.of_scores(scores, 0, finite).logprobs).all()
+    alone = Verdicts.of_scores(scores, 0, finite, outside=np.nan, log_likelihoods=True)
+    assert np.isnan(alone.of_target(1).logprobs).all()  # such as the leads of `exact`
+    np.testing.assert_array_equal(verdicts.of_target(1).logprobs, verdicts.logprobs)
+
+
 def test_of_margins_is_right_from_zero_up():
     verdicts = Verdicts.of_margins(np.array([[0.5, 0, -0.5], [np.nan, -np.inf, 1]]))
     assert verdicts.verdict.tolist() == [[True, True, False], [False, False, True]]

@@ -44,6 +44,6 @@ def formula(
             scores[b, c, answer(b, path)] = -1 - checksum(*path) % 97 / 100
             if ran is not None:
                 ran.append((b, path))
-        return Verdicts.of_scores(scores, GOLD, present)
+        return Verdicts.of_scores(scores, GOLD, present, log_likelihoods=True)
 
     return evaluate

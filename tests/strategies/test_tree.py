@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import chisquare
 
 from cola_jax.layer_costs import LayerCosts
@@ -106,15 +107,40 @@ def planted(rules: TreeRules) -> tuple[Tree, EditDraws]:
     return tree, EditDraws(rules, rules.lengths(LAYERS)[1], LAYERS)
 
 
+def nats(margins: np.ndarray) -> Verdicts:
+    return Verdicts.of_margins(margins)._replace(log_likelihoods=np.ones(len(margins), bool))
+
+
+def test_scores_without_a_unit_grow_the_same_tree_at_any_scale():
+    margins = np.random.default_rng(0).normal(0, 2, 41).astype(np.float32)
+    values = []
+    for verdicts in (*(Verdicts.of_margins(margins * scale) for scale in (1, 256)), nats(margins)):
+        tree, draws = planted(PRESETS["best"])
+        tree.update(verdicts.take(slice(1)))
+        tree.select(draws, 40)
+        tree.update(verdicts.take(slice(1, None)))
+        values.append(tree.value)
+    assert values[0] == values[1]
+    assert values[0][ROOT] == pytest.approx(expit(margins / abs(margins[0])).sum())
+    assert values[2][ROOT] == pytest.approx(expit(margins).sum())
+
+
+@pytest.mark.parametrize("margin", [0.0, -np.inf])
+def test_a_root_without_a_margin_leaves_the_unit(margin):
+    tree, _ = planted(PRESETS["best"])
+    tree.update(Verdicts.of_margins(np.array([margin])))
+    assert tree.unit == 1
+
+
 @pytest.mark.parametrize("name", ["best", "cola", "drllm"])
 def test_counts_and_values_add_up(name):
     rules = dataclasses.replace(PRESETS[name], length_penalty=0.5)
     tree, draws = planted(rules)
     margins = np.random.default_rng(0).normal(0, 2, 61).astype(np.float32)
-    tree.update(Verdicts.of_margins(margins[:1]))
+    tree.update(nats(margins[:1]))
     for first in range(1, 61, 10):
         tree.select(draws, 10)
-        tree.update(Verdicts.of_margins(margins[first : first + 10]))
+        tree.update(nats(margins[first : first + 10]))
     rewards = 1 / (1 + np.exp(-margins)) if name == "best" else margins >= 0
     assert len(tree.known) == 61
     parents = np.array(tree.parents)

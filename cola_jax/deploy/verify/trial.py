@@ -26,7 +26,6 @@ from cola_jax.deploy.verify.protocol import (
 from cola_jax.deploy.verify.verdict import Verdict, decide
 from cola_jax.engine.evaluator import succeeded
 from cola_jax.engine.work import Batch, Keep, Work
-from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
@@ -103,11 +102,8 @@ def run_trial(
     (first, *_), *_ = sessions.values()
     for task, prompts in sessions.items():
         check_size(len(prompts[0].asked), len(prompts))
-        if settings.measure == "likelihood" and prompts[0].asked.scorer.open:
-            raise InputError(
-                f"the likelihood of answers is measured where options are scored, and {task} asks "
-                "open questions: give --measure accuracy."
-            )
+        if settings.measure == "likelihood":
+            prompts[0].asked.scorer.check_log_likelihoods(f"{task}: the measure likelihood")
     metrics = metrics or Metrics()
     before = read_protocol(directory)
     comparators = make_comparators(first, claims, before, settings, metrics)

@@ -20,6 +20,7 @@ def test_likelihood_is_among_the_options():
     scores[0, :, :2] = [[-1, -1], [-9, -9], [-1, -9]]  # all options alike, at any height
     scores[1] = [[0, 0, 0], [0, 0, 50], [np.nan, np.nan, np.nan]]
     verdicts = Verdicts.of_scores(scores, np.array([[0], [2]]), np.isfinite(scores[..., 0]))
+    verdicts.log_likelihoods[:] = True
     measured = measure_of(verdicts, session, "likelihood")
     worst = np.log(1 / 3)  # of all that are finite, for a path that is not
     expected = [[np.log(1 / 2), np.log(1 / 2), -np.log1p(np.exp(-8))], [np.log(1 / 3), 0, worst]]
