@@ -28,7 +28,7 @@ from cola_jax.files import check_link, is_file, parse_object, read_bytes
 from cola_jax.params import INT8, Int8, Model, assemble, cast, shapes, sharding, weights_of
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
-from cola_jax.storage import is_url, path_of
+from cola_jax.storage import path_of
 
 LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
 # transformers serves for tokenizers and configs, and need not report that torch is missing
@@ -172,8 +172,7 @@ def local(directory: str | os.PathLike[str]) -> Path:
 
 def absolute(directory: epath.PathLike) -> epath.Path:
     """Make a local path absolute; return URLs unchanged."""
-    is_local = not is_url(directory)
-    return path_of(os.path.abspath(os.path.expanduser(directory)) if is_local else directory)
+    return epath.Path(os.getcwd()) / path_of(directory).expanduser()
 
 
 def quieten_orbax() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import fcntl
 import fnmatch
 import hashlib
 import json
@@ -11,9 +12,9 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pydantic_core import from_json
 
@@ -21,45 +22,128 @@ if TYPE_CHECKING:
     from etils import epath
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.storage import AnyPath, ask_storage, bucket_of, for_each, is_url, path_of, upload
+from cola_jax.storage import AnyPath, ObjectStore, Result, Store, is_url, path_of
 
 # the cache of the Hub has folders of files by their content, and of links to them by revision
 BLOBS = re.compile(r"(?:models|datasets)--.+/blobs")
 SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]+)")
 
 
-def check_writable(place: AnyPath) -> None:
-    """Raise InputError or OSError where nothing can be written, before the work that it is for.
+class LocalStore(Store):
+    """The local disk."""
 
-    Writes an empty object below a URL and deletes it.
-    """
-    text = os.fspath(place)
-    if is_url(place):
-        probe = path_of(place) / f".{secrets.token_hex(6)}"
+    at_once = 1
+
+    def read(self, file: AnyPath) -> bytes:
+        is_file(file)
+        return Path(file).read_bytes()
+
+    def write(self, file: AnyPath, content: bytes) -> None:
+        is_file(file)
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(file).with_name(f".{Path(file).name}.{secrets.token_hex(6)}.partial")
         try:
-            write_whole(probe, b"")
-        except FileNotFoundError as error:
-            raise InputError(f"there is no bucket {bucket_of(probe)}: create it.") from error
-        remove_files([probe])
-        return
-    place = Path(text).absolute()
-    existing = next(path for path in (place, *place.parents) if path.exists())
-    if not (existing.is_dir() or (existing == place and place.is_file())):
-        raise OSError(f"{text} cannot be written: {existing} is not a directory. Give another.")
-    if not os.access(existing, os.W_OK):
-        raise OSError(f"{text} cannot be written: {existing} is read-only for you. Give another.")
+            partial.write_bytes(content)
+            partial.replace(file)
+        except OSError as error:
+            error.filename = error.filename and os.fspath(file)
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def create(self, file: AnyPath, content: bytes) -> None:
+        if not is_file(file):
+            self.write(file, content)
+
+    def remove(self, file: AnyPath) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file)
+
+    def exists(self, place: AnyPath) -> bool:
+        return os.path.exists(place)
+
+    def entries(self, folder: AnyPath) -> dict[str, datetime.datetime]:
+        entries = {}
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):  # renamed since it was listed
+                seconds = entry.stat(follow_symlinks=False).st_mtime
+                entries[entry.name] = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+        return entries
+
+    def size(self, place: AnyPath) -> int:
+        place = Path(place).expanduser()
+        return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
+
+    def version(self, place: AnyPath) -> str:
+        files = sorted(Path(place).iterdir()) if os.path.isdir(place) else [Path(place)]
+        every = map(Path.stat, files)
+        return repr([(status.st_mtime_ns, status.st_size, status.st_ino) for status in every])
+
+    def check_writable(self, place: AnyPath) -> None:
+        absolute = Path(place).absolute()
+        existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+        if not (existing.is_dir() or (existing == absolute and absolute.is_file())):
+            reason = "is not a directory"
+        elif not os.access(existing, os.W_OK):
+            reason = "is read-only for you"
+        else:
+            return
+        raise OSError(f"{place} cannot be written: {existing} {reason}. Give another.")
+
+    def workplace(self, destination: AnyPath, uploads: Path) -> Path:
+        return Path(os.path.realpath(os.path.expanduser(destination)))
+
+    def move(self, built: Path, destination: AnyPath) -> None:
+        place = Path(os.path.realpath(os.path.expanduser(destination)))
+        old = old_of(place)
+        if place.is_dir():
+            place.rename(old)
+        try:
+            built.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+
+    @contextlib.contextmanager
+    def lock(self, file: AnyPath, busy: str, *, shared: bool) -> Iterator[None]:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(busy) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+
+LOCAL = LocalStore()
+OBJECTS = ObjectStore()
+
+
+def store_of(place: AnyPath) -> Store:
+    """Return the store that has a place."""
+    return OBJECTS if is_url(place) else LOCAL
+
+
+def check_writable(place: AnyPath) -> None:
+    """Raise InputError or OSError where nothing can be written, before the work that it is for."""
+    store_of(place).check_writable(place)
 
 
 def check_file(file: AnyPath) -> None:
     """Raise InputError or OSError where a file cannot be written."""
-    check_writable(path_of(file).parent if is_url(file) else file)
+    check_writable(file)
     if os.path.isdir(file):
         raise InputError(f"{file} is a directory: give a file.")
 
 
 def check_apart(destination: AnyPath, source: AnyPath) -> None:
     """Raise InputError where a destination is its source, inside of it or around it."""
-    if is_url(destination) != is_url(source):
+    if store_of(destination) is not store_of(source):
         return
     place, other = (Path(os.path.realpath(os.path.expanduser(x))) for x in (destination, source))
     if place.is_relative_to(other) or other.is_relative_to(place):
@@ -75,7 +159,7 @@ def check_link(place: AnyPath, folder: AnyPath) -> None:
     A folder of somebody else may link to any file of the user's, which would then be read, changed
     or deleted. The Hub's cache links the files of a model to its blobs, which are not refused.
     """
-    if is_url(place) or not os.path.islink(place):
+    if not os.path.islink(place):
         return
     target = Path(os.path.realpath(place))
     in_cache = BLOBS.fullmatch("/".join(target.parts[-3:-1]))
@@ -102,44 +186,21 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     one named run[1]. Hidden files are those of patterns that begin with a dot. InputError for a
     link that leads out of the folder.
     """
-    names = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if is_url(folder):
-            # an object of the folder's own name, with a slash, is made by consoles
-            names = ask_storage(
-                folder,
-                lambda system, path: [
-                    name.removeprefix(path).strip("/") for name in system.ls(path, detail=False)
-                ],
-            )
-        else:
-            names = os.listdir(folder)
-    matches = (name for name in sorted(filter(None, names)) if fnmatch.fnmatch(name, pattern))
+    matches = (name for name in sorted(entries(folder)) if fnmatch.fnmatch(name, pattern))
     hidden = pattern.startswith(".")
     return [inside(folder, name) for name in matches if name.startswith(".") == hidden]
 
 
+def entries(folder: AnyPath) -> dict[str, datetime.datetime]:
+    """Return when each entry of a folder was written, by name; {} where there is no folder."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return store_of(folder).entries(folder)
+    return {}
+
+
 def exists(place: AnyPath) -> bool:
-    """Return whether there is a file or folder."""
-    if not is_url(place):
-        return os.path.exists(place)
-    return ask_storage(place, lambda system, path: system.exists(path))
-
-
-def written_times(folder: AnyPath) -> dict[str, datetime.datetime]:
-    """Return when each file of a folder was written, by name; {} where there is no folder."""
-    times = {}
-    with contextlib.suppress(FileNotFoundError):
-        if is_url(folder):
-            for entry in ask_storage(folder, lambda system, path: system.ls(path, detail=True)):
-                time = entry.get("mtime") or entry.get("LastModified")  # of gcsfs, of s3fs
-                times[entry["name"].rpartition("/")[2]] = time
-            return times
-        for entry in os.scandir(folder):
-            with contextlib.suppress(FileNotFoundError):  # renamed since it was listed
-                seconds = entry.stat().st_mtime
-                times[entry.name] = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return times
+    """Return whether there is a file or folder, local or in storage."""
+    return store_of(place).exists(place)
 
 
 def is_file(file: AnyPath) -> bool:
@@ -155,11 +216,7 @@ def is_file(file: AnyPath) -> bool:
 
 def read_bytes(file: AnyPath) -> bytes:
     """Read a file, local or in storage; InputError where it is not a regular file."""
-    if is_url(file):
-        # else S3 is asked for the size first
-        return ask_storage(file, lambda system, path: system.cat_file(path, max_concurrency=1))
-    is_file(file)
-    return Path(file).read_bytes()
+    return store_of(file).read(file)
 
 
 def read_text(file: AnyPath) -> str:
@@ -208,56 +265,31 @@ def write_whole(file: AnyPath, content: bytes) -> None:
     Makes the folders above it. InputError for a directory, pipe or device in its place. OSError
     where it cannot be written; nothing is left then.
     """
-    if is_url(file):
-        ask_storage(file, lambda system, path: system.pipe_file(path, content))
+    store_of(file).write(file, content)
+
+
+def for_each(
+    function: "Callable[[epath.Path], Result]", files: "Sequence[epath.Path]"
+) -> Iterator[Result]:
+    """Yield the results of a function of each file of one store, in order."""
+    at_once = store_of(files[0]).at_once if files else 1
+    if at_once == 1:
+        yield from map(function, files)
         return
-    is_file(file)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(file).with_name(f".{Path(file).name}.{secrets.token_hex(6)}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        error.filename = error.filename and os.fspath(file)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def create_whole(file: AnyPath, content: bytes) -> None:
-    """Write a file unless there is one, even if another process writes it at the same time."""
-    if is_url(file):
-
-        def create(system: Any, path: str) -> None:
-            try:
-                system.pipe_file(path, content, mode="create")
-            except OSError:  # of a type that differs with the storage
-                if not system.exists(path):
-                    raise
-
-        ask_storage(file, create)
-    elif not is_file(file):
-        write_whole(file, content)
+    with ThreadPoolExecutor(at_once) as pool:
+        for start in range(0, len(files), at_once):
+            yield from pool.map(function, files[start : start + at_once])
 
 
 def remove_files(files: "Sequence[epath.Path]") -> None:
-    """Remove files, some of which may be missing."""
-
-    def remove_file(file: "epath.Path") -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if not is_url(file):
-                os.unlink(file)
-                return
-            ask_storage(file, lambda system, path: system.rm_file(path))
-
-    list(for_each(remove_file, files))
+    """Remove files of one store, some of which may be missing."""
+    list(for_each(lambda file: store_of(file).remove(file), files))
 
 
 def remove_empty(folder: AnyPath) -> None:
     """Remove a local folder if it is empty; storage has none."""
     with contextlib.suppress(OSError):
-        if not is_url(folder):
-            os.rmdir(folder)
+        os.rmdir(folder)
 
 
 @contextlib.contextmanager
@@ -270,37 +302,28 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
 
     What is built for a URL lies in the cache until it is uploaded.
     """
-    url = destination if is_url(destination) else None
-    with claimed(destination if url is None else upload_place(url)) as place:
-        partial, old = (place.with_name(f".{place.name}.{x}") for x in ("partial", "old"))
-        if old.exists() and not place.exists():  # killed between the two renames below
+    with claimed(destination) as place:
+        partial = partial_of(place)
+        old = old_of(place)
+        if old.exists() and not place.exists():  # killed between the two renames of `move`
             old.rename(place)
         remove_partial(place)
         partial.mkdir() if folder else partial.touch()
         try:
             yield partial
-            if url is not None:
-                upload(partial, url)
-                return
-            if place.is_dir():
-                place.rename(old)
-            try:
-                partial.rename(place)
-            except OSError:
-                if old.exists():
-                    old.rename(place)
-                raise
+            store_of(destination).move(partial, destination)
         finally:
             remove_partial(place)
 
 
 @contextlib.contextmanager
 def claimed(destination: AnyPath) -> Iterator[Path]:
-    """Keep other processes away from a local destination; yield its place, links followed.
+    """Keep other processes of this machine away from a destination; yield where it is built.
 
-    InputError while another process is there, OSError where the folder above cannot be made.
+    That is the local place, links followed, and for a URL one in the cache. InputError while
+    another process is there, OSError where the folder above cannot be made.
     """
-    place = Path(os.path.realpath(os.path.expanduser(destination)))
+    place = store_of(destination).workplace(destination, cache_directory() / "uploads")
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_name(f".{place.name}.lock")
     busy = f"{destination} is being written by another process: wait for it, or choose another."
@@ -324,15 +347,19 @@ def hold(file: AnyPath, busy: str = "") -> contextlib.AbstractContextManager[Any
         raise InputError(busy) from None
 
 
-def upload_place(url: AnyPath) -> Path:
-    """Return where a file or folder is built that is uploaded to a URL."""
-    return cache_directory() / "uploads" / quote(os.fspath(url), safe="")[-200:]
+def partial_of(place: Path) -> Path:
+    """Return where what is moved to a place is built."""
+    return place.with_name(f".{place.name}.partial")
+
+
+def old_of(place: Path) -> Path:
+    """Return where the folder at a place is kept until another is moved there."""
+    return place.with_name(f".{place.name}.old")
 
 
 def remove_partial(place: Path) -> None:
     """Remove what `building` a place has left beside it."""
-    for name in (f".{place.name}.partial", f".{place.name}.old"):
-        left = place.with_name(name)
+    for left in (partial_of(place), old_of(place)):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
@@ -341,10 +368,7 @@ def remove_partial(place: Path) -> None:
 
 def written_bytes(place: AnyPath) -> int:
     """Return the bytes of a file, or of all files below a directory or URL."""
-    if is_url(place):
-        return ask_storage(place, lambda system, path: system.du(path))
-    place = Path(place).expanduser()
-    return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
+    return store_of(place).size(place)
 
 
 def cache_directory() -> Path:

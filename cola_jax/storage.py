@@ -1,22 +1,26 @@
-"""Storage behind URLs, which is reached through fsspec alone.
+"""`Store`, which holds files, and the one behind URLs, which is reached through fsspec alone.
 
-It has no folders, renames or locks; an object appears when it is complete, and can be created only
-where there is none. Requests that fail because storage is away are repeated until it is back.
+That has no folders, renames or locks; an object appears when it is complete, and can be created
+only where there is none. Requests that fail because storage is away are repeated until it is back.
 """
 
 import contextlib
+import datetime
 import errno
 import importlib.util
 import logging
 import os
 import re
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from etils import epath
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 from cola_jax.errors import InputError, first_line, shown
 
 EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # and the packages that they install
-AT_ONCE = 32  # small objects that are read at once, as each takes a round trip
 CONNECTIONS = 128  # at once, to read and write objects; s3fs has 10 by default
 TRANSFERS = 4  # large files at once, of each of which s3fs holds up to 500 MB
 WAIT = 900.0  # seconds for which storage is waited for that is away
@@ -50,6 +53,12 @@ def is_url(place: AnyPath) -> bool:
     return re.match(r"\w\w+:/", os.fspath(place)) is not None
 
 
+def check_local(place: AnyPath) -> None:
+    """Raise InputError for a URL, where the files themselves are needed."""
+    if is_url(place):
+        raise InputError(f"{place} is a URL, not a local path: copy it to a local disk.")
+
+
 def path_of(place: AnyPath) -> "epath.Path":
     """Return the path of a local place or a URL, even one that went through `Path`.
 
@@ -61,6 +70,155 @@ def path_of(place: AnyPath) -> "epath.Path":
     if is_url(text) and text.partition(":")[0] not in EXTRAS:
         raise InputError(f"{text} is in no storage that can be used: {', '.join(EXTRAS)}.")
     return epath.Path(text)
+
+
+class Store(Protocol):
+    """What holds files: the local disk, or the buckets behind URLs."""
+
+    at_once: int
+    """Small files that are read at once."""
+
+    def read(self, file: AnyPath) -> bytes:
+        """Read a file; InputError for what is not a regular file."""
+        ...
+
+    def write(self, file: AnyPath, content: bytes) -> None:
+        """Write a file, and the folders above: it is either the old one or the whole new one."""
+        ...
+
+    def create(self, file: AnyPath, content: bytes) -> None:
+        """Write a file unless there is one, even if another process writes it at the same time."""
+        ...
+
+    def remove(self, file: AnyPath) -> None:
+        """Remove a file, which may be missing."""
+        ...
+
+    def exists(self, place: AnyPath) -> bool:
+        """Return whether there is a file or folder."""
+        ...
+
+    def entries(self, folder: AnyPath) -> dict[str, datetime.datetime]:
+        """Return when each entry of a folder was written, by name; OSError where there is none."""
+        ...
+
+    def size(self, place: AnyPath) -> int:
+        """Return the bytes of a file, or of all files below a folder."""
+        ...
+
+    def version(self, place: AnyPath) -> str:
+        """Return what changes when a file, or any in a folder, is written."""
+        ...
+
+    def check_writable(self, place: AnyPath) -> None:
+        """Raise InputError or OSError where nothing can be written."""
+        ...
+
+    def workplace(self, destination: AnyPath, uploads: Path) -> Path:
+        """Return the local place beside which a file or folder is built; for a URL in `uploads`."""
+        ...
+
+    def move(self, built: Path, destination: AnyPath) -> None:
+        """Move a file or folder in place of what is there."""
+        ...
+
+    def lock(self, file: AnyPath, busy: str, *, shared: bool) -> AbstractContextManager[None]:
+        """Lock a file, where the store has locks; InputError with a text where another has it.
+
+        The system drops it when its process ends, however it ends.
+        """
+        ...
+
+
+class ObjectStore(Store):
+    """The buckets behind URLs."""
+
+    at_once = 32  # as each takes a round trip
+
+    def read(self, file: AnyPath) -> bytes:
+        # else S3 is asked for the size first
+        return ask_storage(file, lambda system, path: system.cat_file(path, max_concurrency=1))
+
+    def write(self, file: AnyPath, content: bytes) -> None:
+        ask_storage(file, lambda system, path: system.pipe_file(path, content))
+
+    def create(self, file: AnyPath, content: bytes) -> None:
+        def ask(system: Any, path: str) -> None:
+            try:
+                system.pipe_file(path, content, mode="create")
+            except OSError:  # of a type that differs with the storage
+                if not system.exists(path):
+                    raise
+
+        ask_storage(file, ask)
+
+    def remove(self, file: AnyPath) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            ask_storage(file, lambda system, path: system.rm_file(path))
+
+    def exists(self, place: AnyPath) -> bool:
+        return ask_storage(place, lambda system, path: system.exists(path))
+
+    def entries(self, folder: AnyPath) -> dict[str, datetime.datetime]:
+        def ask(system: Any, path: str) -> dict[str, datetime.datetime]:
+            return {
+                # of gcsfs, of s3fs
+                entry["name"].removeprefix(path).strip("/"): entry.get("mtime")
+                or entry.get("LastModified")
+                for entry in system.ls(path, detail=True)
+            }
+
+        entries = ask_storage(folder, ask)
+        entries.pop("", None)  # of the folder's own name, with a slash, which consoles make
+        return entries
+
+    def size(self, place: AnyPath) -> int:
+        found = ask_storage(place, lambda system, path: system.find(path, detail=True))
+        return sum(entry["size"] for entry in found.values())
+
+    def version(self, place: AnyPath) -> str:
+        # such as its digest and when it was written
+        details = ask_storage(place, lambda system, path: system.info(path))
+        return repr(sorted(details.items()))
+
+    def check_writable(self, place: AnyPath) -> None:
+        """Write an empty object below a URL, and remove it."""
+        probe = path_of(place) / f".{secrets.token_hex(6)}"
+        try:
+            self.write(probe, b"")
+        except FileNotFoundError as error:
+            raise InputError(f"there is no bucket {bucket_of(probe)}: create it.") from error
+        self.remove(probe)
+
+    def workplace(self, destination: AnyPath, uploads: Path) -> Path:
+        return uploads / quote(os.fspath(destination), safe="")[-200:]
+
+    def move(self, built: Path, destination: AnyPath) -> None:
+        """Write a file, or a folder in place of what is below a URL.
+
+        The files in the folder itself come last, as one of them marks it as complete.
+        """
+        with file_system(destination) as (system, path):
+
+            def put(file: Path, name: str) -> None:
+                PATIENCE.request(destination, lambda: system.put_file(str(file), name))
+
+            def clear() -> None:
+                if system.exists(path):
+                    system.rm(path, recursive=True)
+
+            if built.is_file():
+                put(built, path)
+                return
+            PATIENCE.request(destination, clear)
+            below = [file for file in built.rglob("*") if file.is_file() and file.parent != built]
+            for files in (below, [file for file in built.iterdir() if file.is_file()]):
+                with ThreadPoolExecutor(TRANSFERS) as pool:
+                    names = [f"{path}/{file.relative_to(built).as_posix()}" for file in files]
+                    list(pool.map(put, files, names))
+
+    def lock(self, file: AnyPath, busy: str, *, shared: bool) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class Patience:
@@ -203,43 +361,6 @@ def file_system(url: AnyPath) -> "Iterator[tuple[Any, str]]":
 def bucket_of(url: AnyPath) -> str:
     """Return the URL of the bucket of a URL."""
     return "/".join(os.fspath(url).split("/")[:3])
-
-
-def for_each(
-    function: "Callable[[epath.Path], Result]", files: "Sequence[epath.Path]"
-) -> Iterator[Result]:
-    """Yield the results of a function of each file, in order; several at once in storage."""
-    if not files or not is_url(files[0]):
-        yield from map(function, files)
-        return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for start in range(0, len(files), AT_ONCE):
-            yield from pool.map(function, files[start : start + AT_ONCE])
-
-
-def upload(place: Path, url: AnyPath) -> None:
-    """Write a file, or a folder in place of what is below a URL.
-
-    The files in the folder itself come last, as one of them marks it as complete.
-    """
-    with file_system(url) as (system, path):
-
-        def put(file: Path, name: str) -> None:
-            PATIENCE.request(url, lambda: system.put_file(str(file), name))
-
-        def clear() -> None:
-            if system.exists(path):
-                system.rm(path, recursive=True)
-
-        if place.is_file():
-            put(place, path)
-            return
-        PATIENCE.request(url, clear)
-        below = [file for file in place.rglob("*") if file.is_file() and file.parent != place]
-        for files in (below, [file for file in place.iterdir() if file.is_file()]):
-            with ThreadPoolExecutor(TRANSFERS) as pool:
-                names = [f"{path}/{file.relative_to(place).as_posix()}" for file in files]
-                list(pool.map(put, files, names))
 
 
 def download(url: AnyPath, folder: Path, on_progress: Callable[[int, int], None]) -> None:

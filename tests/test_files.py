@@ -34,16 +34,16 @@ def test_matching_lists_names_alone(tmp_path):
         assert [file.name for file in files.matching(folder, pattern)] == names
 
 
-def test_written_times_are_those_of_one_listing(tmp_path, monkeypatch):
-    assert files.written_times(tmp_path / "missing") == {}
+def test_entries_are_those_of_one_listing(tmp_path, monkeypatch):
+    assert files.entries(tmp_path / "missing") == {}
     (tmp_path / "a").touch()
     os.utime(tmp_path / "a", (86400, 86400.5))
     time = datetime.fromtimestamp(86400.5, UTC)
-    assert files.written_times(tmp_path) == {"a": time}
+    assert files.entries(tmp_path) == {"a": time}
     entries = [{"name": "b/run/a", "LastModified": time}, {"name": "b/run/c", "mtime": time}]
     storage = SimpleNamespace(ls=lambda path, detail: entries)
     monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **options: storage)
-    assert files.written_times("s3://b/run") == {"a": time, "c": time}
+    assert files.entries("s3://b/run") == {"a": time, "c": time}
 
 
 def test_check_writable_refuses_before_any_work(tmp_path, monkeypatch):

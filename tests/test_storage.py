@@ -158,7 +158,7 @@ def test_storage_holds_whole_files(bucket, tmp_path):
     assert files.matching(folder, "*") == []
     for content in (b"old", b"new"):
         files.write_whole(f"{url}/a [1].txt", content)
-        files.create_whole(folder / "once", content)
+        files.store_of(folder).create(folder / "once", content)
     files.write_whole(folder, b"")  # as consoles mark a folder
     files.write_whole(folder / "sub" / ".hidden", b"")
     assert files.read_bytes(Path(url) / "a [1].txt") == b"new"

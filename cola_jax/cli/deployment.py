@@ -1,10 +1,8 @@
 """`cola static`, `menu`, `distill`, `export` and `lm-eval`: results that serve a whole task."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,13 +39,13 @@ from cola_jax.files import (
     check_apart,
     check_writable,
     claimed,
+    exists,
     write_whole,
     written_bytes,
 )
 from cola_jax.layer_costs import read_layer_costs
 from cola_jax.progress import byte_bar, log
 from cola_jax.question import digest, question_digest
-from cola_jax.storage import is_url
 from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
@@ -180,7 +178,7 @@ class Distill(TaskCommand):
 
     def run_task(self) -> None:
         check_writable(self.out)
-        with contextlib.nullcontext() if is_url(self.out) else claimed(self.out):
+        with claimed(self.out):
             self.train()
 
     def train(self) -> None:
@@ -236,7 +234,7 @@ class Export(Command):
         from cola_jax.formats.identity import Identity
         from cola_jax.path import format_path
 
-        if os.path.exists(self.model) or is_url(self.model):
+        if exists(self.model):
             check_apart(self.out, self.model)
         for flag, formats in FITTING.items():
             if getattr(self, flag) and self.format not in formats:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, shapes
 from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
 from cola_jax.progress import OnProgress, ignore_progress
-from cola_jax.storage import AnyPath, is_url
+from cola_jax.storage import AnyPath
 
 BASE = "base"  # folder of the layers that an adapter runs
 SHARD_BYTES = 2**30
@@ -170,7 +171,7 @@ def exporting(destination: AnyPath, *sources: Path, folder: bool = True) -> Iter
     check_writable(place := checkpoint.absolute(destination))
     for source in sources:
         check_apart(destination, source)
-    is_folder = not is_url(place) and place.is_dir()
+    is_folder = os.path.isdir(place)
     if exists(place) and (not is_folder or any(place.iterdir())):
         state = " and is not empty" if is_folder else ""
         raise InputError(

@@ -31,7 +31,6 @@ from cola_jax.formats import cache
 from cola_jax.metrics import Metrics
 from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.scorer import Scorer
-from cola_jax.storage import is_url
 
 if TYPE_CHECKING:
     from ray import ObjectRef  # its package is an extra: methods of a worker import it
@@ -45,7 +44,8 @@ FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_T
 class ModelPlace(NamedTuple):
     """A model as workers load it."""
 
-    directory: str | None  # of the checkpoint, or its URL
+    source: str | None  # of the checkpoint, which may be its URL
+    directory: str | None  # of the checkpoint on the driver
     digest: str
     dtype: str
     devices: Devices  # and how to use them
@@ -55,9 +55,8 @@ class ModelPlace(NamedTuple):
     @classmethod
     def of(cls, model: ModelHandle, devices: Devices) -> "ModelPlace":
         """Return the place of a model, whose weights are its checkpoint's."""
-        source = model.source if model.source and is_url(model.source) else model.directory
-        directory = None if source is None else str(checkpoint.absolute(source))
-        return cls(directory, model.digest, model.dtype, devices)
+        directory = model.directory and str(checkpoint.absolute(model.directory))
+        return cls(model.source, directory, model.digest, model.dtype, devices)
 
     @property
     def key(self) -> tuple[str, str, Devices]:
@@ -74,18 +73,11 @@ class ModelPlace(NamedTuple):
 
         Raises InputError for a URL that cannot be read.
         """
-        for directory in (self.directory, str(self.received)):
-            if directory is None:
-                continue
-            try:
-                found = cache.find(directory) if is_url(directory) else directory
-                metadata = checkpoint.read_metadata(found)
-            except (InputError, OSError):
-                if is_url(directory):
-                    raise
-                continue
-            if metadata["digest"] == self.digest:
-                return found
+        for place in filter(None, (self.source, self.directory, str(self.received))):
+            found = cache.ready(place)
+            with contextlib.suppress(InputError, OSError):
+                if found and checkpoint.read_metadata(found)["digest"] == self.digest:
+                    return found
         return None
 
 
@@ -199,7 +191,7 @@ class RayWorker:
                     write_files(files, partial)
             if place.find() is None:
                 raise InputError(
-                    f"the checkpoint {place.directory} is not what it was when this command began: "
+                    f"the checkpoint {place.source} is not what it was when this command began: "
                     "start it again."
                 )
         return True

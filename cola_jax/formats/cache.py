@@ -133,9 +133,8 @@ def open_texts(source: str) -> TextModel:
 
 def converted(source: str) -> str | None:
     """Return the checkpoint directory of a source, None where it is not converted yet."""
-    is_checkpoint = (Path(source).expanduser() / checkpoint.METADATA).exists()
-    if is_url(source) or (is_checkpoint and not demo_model.is_named(source)):
-        return find(source)
+    if found := ready(source):
+        return found
     folder = folder_of(locate(source).key)
     return str(folder) if (folder / checkpoint.METADATA).exists() else None
 
@@ -155,16 +154,21 @@ def find(
             f"a model is loaded by its name, path or Hub id, not from {shown(source)}."
         )
     text = os.fspath(source)
-    if is_url(text):
-        return find_in_storage(path_of(text), progress)
-    is_local = not demo_model.is_named(text)
-    if is_local and (Path(text).expanduser() / checkpoint.METADATA).exists():
-        return text
+    if found := ready(text, progress):
+        return found
     located = locate(text)
     key, open_source = located.key, located.open
     if dtype is None or jnp.dtype(dtype) != INT8:
         return keep_converted(key, open_source, text, progress)
     return keep_converted(f"{key} {INT8}", open_source, text, progress, INT8)
+
+
+def ready(source: str, progress: bool | None = False) -> str | None:
+    """Return the directory of a source that is a checkpoint, local or on a URL; None for others."""
+    if is_url(source):
+        return find_in_storage(path_of(source), progress)
+    is_checkpoint = os.path.exists(Path(source).expanduser() / checkpoint.METADATA)
+    return source if is_checkpoint and not demo_model.is_named(source) else None
 
 
 def find_in_storage(url: epath.Path, progress: bool | None) -> str:

@@ -32,7 +32,7 @@ from cola_jax.formats.table import Source, Texts, stack, texts_of
 from cola_jax.params import INT8
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.question import digest
-from cola_jax.storage import AnyPath, is_url
+from cola_jax.storage import AnyPath, check_local
 
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 # some repositories hold a second copy of the weights in their authors' own format
@@ -75,8 +75,7 @@ def convert(
 
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
-    if is_url(source):
-        raise InputError(f"{source} is a URL, which cannot be converted: copy it to a local disk.")
+    check_local(source)
     place = checkpoint.absolute(destination)
     if os.path.exists(os.path.expanduser(source)):
         check_apart(place, source)

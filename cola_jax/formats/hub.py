@@ -6,7 +6,7 @@ from typing import Literal
 
 from cola_jax.errors import InputError, first_line
 from cola_jax.files import check_link
-from cola_jax.storage import AnyPath, is_url
+from cola_jax.storage import AnyPath, check_local
 
 # hidden files at the top, such as locks, and leftovers of an interrupted run
 SKIPPED = (".*.lock", "unfinished/*", "failed/*")
@@ -32,8 +32,7 @@ def check_push(folder: AnyPath, repository: str) -> None:
             f"uploading to {repository} needs a token of the Hub that may write: log in with "
             "`hf auth login`, or set HF_TOKEN."
         )
-    if is_url(folder):
-        raise InputError(f"{folder} is not a local folder, which an upload to the Hub needs.")
+    check_local(folder)
     for entry in Path(folder).rglob("*"):
         check_link(entry, folder)
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from cola_jax.errors import InputError, brief
-from cola_jax.files import matching, read_json, readable_json
+from cola_jax.files import for_each, matching, read_json, readable_json
 from cola_jax.question import digest
-from cola_jax.storage import for_each
 
 METRICS = ".metrics.json"  # of a start, beside its own file
 START = re.compile(r"([0-9]{4,})-([0-9a-f]{8})")

@@ -14,6 +14,7 @@ import functools
 import html
 import itertools
 import json
+import os
 import shutil
 import threading
 import uuid
@@ -28,10 +29,11 @@ from etils import epath
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import (
-    create_whole,
+    for_each,
     inside,
     matching,
     remove_files,
+    store_of,
     write_whole,
 )
 from cola_jax.metrics import Metrics
@@ -77,7 +79,7 @@ from cola_jax.runs.settings import asks_more, check_digests, continues
 from cola_jax.runs.summary import COLUMNS, VERDICTS, summarise_evaluation, ways_of
 from cola_jax.runs.writes import Writes
 from cola_jax.scoring.evaluation_summary import EvaluationSummary
-from cola_jax.storage import AnyPath, for_each, is_url, path_of
+from cola_jax.storage import AnyPath, path_of
 from cola_jax.strategies.reached import Ways
 from cola_jax.strategies.summary import SearchSummary
 
@@ -323,7 +325,8 @@ class Run:
     def create(self, settings: Mapping[str, Any]) -> None:
         """Write the manifest if there is none; a second process reads that of the first."""
         # first of all, as it marks a run for other processes
-        create_whole(self.directory / MANIFEST, encode_record({"settings": settings}))
+        content = encode_record({"settings": settings})
+        store_of(self.directory).create(self.directory / MANIFEST, content)
 
     def record_start(
         self, settings: Mapping[str, Any], environment: Mapping[str, Any]
@@ -402,7 +405,7 @@ class Run:
     def tidy(self, questions: int | None) -> None:
         """Remove the evaluations of unfinished questions when all questions are done."""
         folder = self.place(UNFINISHED)  # of local files, with what a killed process left
-        is_local = not is_url(folder) and folder.exists()
+        is_local = os.path.isdir(folder)
         if not (is_local or self.unfinished_files()):
             return
         parts = self.parts()

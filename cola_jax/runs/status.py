@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from cola_jax.files import inside, written_times
+from cola_jax.files import entries, for_each, inside
 from cola_jax.runs.counts import COUNTED, count_evaluations
 from cola_jax.runs.records import last_starts, start_order
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PART, QUESTIONS, read_part, start_of
-from cola_jax.storage import for_each
 
 LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
 HOUR, WINDOW = 3600, 200  # the last seconds and parts of a start, which tell its rate
@@ -86,7 +85,7 @@ def read_progress(run: Run) -> dict[str, Any]:
 def list_parts(run: Run) -> list[WrittenPart]:
     """List the parts in the order in which they were written."""
     folder, parts = run.place("questions"), []
-    for name, time in written_times(folder).items():
+    for name, time in entries(folder).items():
         if name.startswith("part-"):
             match, machine, questions = PART.match(name), "unknown", None
             if match and match["machine"]:  # names of the earliest versions have none

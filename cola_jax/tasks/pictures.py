@@ -7,13 +7,13 @@ the user's own choice.
 
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cola_jax.errors import InputError, shown
 from cola_jax.files import exists, read_bytes
 from cola_jax.formats.pictures import check_bytes, encode_picture
-from cola_jax.storage import AnyPath, is_url, path_of
+from cola_jax.storage import AnyPath, path_of
 
 
 def read_picture(row: Mapping[str, Any], folder: AnyPath | None) -> Mapping[str, Any]:
@@ -51,25 +51,23 @@ def picture_file(place: AnyPath) -> bytes:
     """Return the content of a file; InputError where there is none, or a large one."""
     if not exists(place):
         raise InputError(f"the picture {place} is missing: paths start at the file's own folder.")
-    if not is_url(place):
+    if os.path.isfile(place):
         check_bytes(os.path.getsize(place))
     return read_bytes(place)
 
 
 def place_below(folder: AnyPath, name: str) -> AnyPath:
     """Return the place of a file in a folder; InputError where it is outside, by links as well."""
-    outside = InputError(
-        f"the picture {shown(name)} is outside of the folder of the questions ({folder}): put it "
-        "there, as a file, or give the content of the picture."
-    )
-    if is_url(name) or ":" in name.partition("/")[0]:
-        raise outside
-    if is_url(folder):
-        if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise outside
-        return path_of(folder) / name
-    root = Path(os.path.realpath(folder))
-    place = Path(os.path.realpath(root / name))
-    if not place.is_relative_to(root):
-        raise outside
-    return place
+    root = os.path.realpath(folder)
+    place = Path(os.path.realpath(os.path.join(root, name)))
+    if has_scheme(name) or not place.is_relative_to(root):
+        raise InputError(
+            f"the picture {shown(name)} is outside of the folder of the questions ({folder}): put "
+            "it there, as a file, or give the content of the picture."
+        )
+    return path_of(folder) / place.relative_to(root)
+
+
+def has_scheme(name: str) -> bool:
+    """Return whether a name is a URL, of storage or not."""
+    return ":" in name.partition("/")[0]

@@ -6,14 +6,13 @@ answers. The whole table decides, whatever part of it is used.
 """
 
 import functools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cola_jax.errors import InputError, reading, shown
-from cola_jax.question import Question, content, stable_hash
-from cola_jax.storage import AnyPath, ask_storage, is_url
+from cola_jax.files import store_of
+from cola_jax.question import Question, content
+from cola_jax.storage import AnyPath
 from cola_jax.tasks.choices import (
     Meaning,
     Numbered,
@@ -42,7 +41,6 @@ from cola_jax.tasks.tables import PlacedRow, Source, folder_of, is_table, read_r
 
 # data sets whose answers count from 0: their columns of the question, the options and the answer
 COUNTED_FROM_0 = (("ctx", ("endings",), "label"), ("goal", ("sol1", "sol2"), "label"))
-Version = tuple[tuple[int, ...], ...]  # of a file
 
 
 class QuestionTable(NamedTuple):
@@ -112,7 +110,7 @@ def open_table(
     """
     pairs = field_pairs(fields)
     if isinstance(source, str):
-        return open_file(source, version_of(source), pairs, answers_from)
+        return open_file(source, store_of(source).version(source), pairs, answers_from)
     return make_table("the questions", flat_rows(source), folder_of(source), pairs, answers_from)
 
 
@@ -133,20 +131,9 @@ def fields_beside(file: str, fields: FieldNames) -> FieldNames:
     return kept or None
 
 
-def version_of(source: str) -> Version:
-    """Return what changes when a file, local or in storage, or any in a folder is written."""
-    if is_url(source):
-        # such as its digest and when it was written
-        details = ask_storage(source, lambda system, path: system.info(path))
-        return ((stable_hash(repr(sorted(details.items()))),),)
-    files = sorted(Path(source).iterdir()) if os.path.isdir(source) else [Path(source)]
-    every = map(Path.stat, files)
-    return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in every)
-
-
 @functools.lru_cache(maxsize=3)  # a command asks for the kind of a task, and then for its questions
 def open_file(
-    file: str, version: Version, pairs: FieldPairs, answers_from: int | None
+    file: str, version: str, pairs: FieldPairs, answers_from: int | None
 ) -> QuestionTable:
     """Find out what a file is, again when its version has changed."""
     return make_table(file, version_rows(file, version), folder_of(file), pairs, answers_from)
@@ -154,11 +141,11 @@ def open_file(
 
 def file_rows(file: str) -> Sequence[PlacedRow]:
     """Return the rows of a file."""
-    return version_rows(file, version_of(file))
+    return version_rows(file, store_of(file).version(file))
 
 
 @functools.lru_cache(maxsize=3)
-def version_rows(file: str, version: Version) -> Sequence[PlacedRow]:
+def version_rows(file: str, version: str) -> Sequence[PlacedRow]:
     """Read a file, again when its version has changed."""
     return flat_rows(file)
 

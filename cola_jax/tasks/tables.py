@@ -25,6 +25,7 @@ from pydantic_core import from_json
 from cola_jax.errors import InputError, escaped, first_line, reading, shorten, shown
 from cola_jax.files import parse_object, read_bytes, read_json
 from cola_jax.storage import AnyPath, is_url, path_of
+from cola_jax.tasks.pictures import has_scheme
 
 # a file or folder, or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any
@@ -61,7 +62,7 @@ def is_table(name: str) -> bool:
     InputError for a folder with several splits.
     """
     folder = Path(name)
-    if not is_url(name) and (folder / SAVED_SPLITS).is_file():
+    if (folder / SAVED_SPLITS).is_file():
         splits = sorted(str(file.parent) for file in folder.glob(f"*/{SAVED}"))
         raise InputError(f"{name} has several splits: give one, such as {shorten(splits)}.")
     return is_url(name) or folder.is_file() or (folder / SAVED).is_file()
@@ -337,7 +338,7 @@ def own_picture(image: Any) -> Any:
     """Return the `Path` of a picture of the user's own `datasets` that has a path alone."""
     if not isinstance(image, Mapping) or image.get("bytes") or not image.get("path"):
         return image
-    return image if is_url(image["path"]) else Path(image["path"])
+    return image if has_scheme(image["path"]) else Path(image["path"])
 
 
 def plain_value(value: Any) -> Any:

@@ -40,7 +40,7 @@ def test_a_checkpoint_on_a_url_is_downloaded_once(bucket, url, tiny_checkpoint, 
     assert second == {"GET": 1}  # its metadata
     assert first["GET"] > 20
     place = ModelPlace.of(ModelHandle(model), Devices(data=1))  # as sent to other machines
-    assert (place.directory, place.find()) == (model, cache.find(model))
+    assert (place.source, place.find()) == (model, cache.find(model))
     (entry,) = cache.entries()
     assert entry.layers == 5
     source = tiny_checkpoint.parent / "theirs"

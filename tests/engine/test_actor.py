@@ -55,7 +55,7 @@ def test_a_checkpoint_is_found_by_its_digest(tiny_checkpoint, tmp_path):
     place = ModelPlace.of(ModelHandle(str(tiny_checkpoint)), Devices(data=1))
     assert place.find() == str(tiny_checkpoint)
     assert place._replace(digest="0" * 64).find() is None
-    assert RayWorker().load(place._replace(directory=str(tmp_path))) is None
+    assert RayWorker().load(place._replace(source=None, directory=str(tmp_path))) is None
 
 
 def test_files_of_another_checkpoint_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_a_checkpoint_is_sent_where_it_cannot_be_read(tiny_checkpoint, tmp_path,
     monkeypatch.setattr(ray, "get", lambda reference: reference[0])
     monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
     place = ModelPlace.of(ModelHandle(str(tiny_checkpoint)), Devices(data=1))
-    elsewhere, worker = place._replace(directory="/not/there"), RayWorker()
+    elsewhere, worker = place._replace(source="/not/there", directory="/not/there"), RayWorker()
     assert worker.load(elsewhere) is None
     assert worker.receive(elsewhere, put_files(tiny_checkpoint)) is True
     assert worker.load(elsewhere) == 1

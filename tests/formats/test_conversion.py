@@ -129,7 +129,7 @@ def test_convert_refuses_invalid_arguments(source, tmp_path):
     for place, made, settings, message in (
         (source, "made", {"dtype": "int4"}, "dtype 'int4' is not one of float32, bfloat16"),
         (source, "made", {"revision": "main"}, "--revision is for Hub ids"),
-        ("s3://bucket/model", "made", {}, "is a URL, which cannot be converted"),
+        ("s3://bucket/model", "made", {}, "is a URL, not a local path: copy it"),
     ):
         with pytest.raises(InputError, match=message):
             convert(str(place), tmp_path / made, **settings)

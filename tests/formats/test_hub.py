@@ -33,7 +33,7 @@ def test_check_push_refuses_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret")
     with pytest.raises(InputError, match="'me/a/b' is not the name of a repository"):
         check_push(tmp_path, "me/a/b")
-    with pytest.raises(InputError, match="gs://a/b is not a local folder"):
+    with pytest.raises(InputError, match="gs://a/b is a URL, not a local path"):
         check_push("gs://a/b", "me/tiny")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "key").symlink_to("/etc/hostname")

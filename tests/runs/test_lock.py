@@ -22,9 +22,3 @@ def test_locked_refuses_a_second_process_but_where_both_share(tmp_path, first, s
         pass
     with locked(folder, shared=second):
         pass
-
-
-def test_locks_of_earlier_versions_are_removed(tmp_path):
-    (tmp_path / ".shard-0-of-4.lock").touch()
-    with locked(epath.Path(tmp_path), shared=False):
-        assert [file.name for file in tmp_path.iterdir()] == [".lock"]
