@@ -198,11 +198,11 @@ def driver_has_credentials(trial: Trial) -> None:
 
 def upload_model(trial: Trial) -> str:
     """Copy the checkpoint to a bucket, where the run is as well; return its URL."""
-    from cola_jax.storage import upload
+    from cola_jax.files import store_of
 
     trial.storage()
     url = f"s3://{buckets.NAME}/model"
-    upload(Path(trial.material.model), url)
+    store_of(url).move(Path(trial.material.model), url)
     return url
 
 
