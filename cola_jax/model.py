@@ -305,11 +305,7 @@ def add_attended(
     scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
     times is scaled by s^N, or with `rooted_scales` by s, a root each time.
     """
-    attended = gate_attended(config, layer, h, attended)
-    # as matrices: of heads, a CPU would copy the weight to another order
-    weight = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), layer.o)
-    rows = attended.reshape(*h.shape[:2], -1)
-    mixed = project("btf,fd->btd", rows, weight, layer.o_bias)
+    mixed = mix_attended(config, layer, h, attended)
     h = h + config.residual_scale * norm(config, mixed, layer.attention_post_norm)
     x = norm(config, h, layer.mlp_norm)
     if config.parallel_experts:
@@ -322,6 +318,17 @@ def add_attended(
         mixed = project("btp,pd->btd", gated(config, gate, inputs), layer.input_up, None)
         h = h + norm(config, mixed, layer.input_norm)
     return h if layer.output_scale is None else h * layer.output_scale.astype(h.dtype)
+
+
+def mix_attended(
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
+) -> Float[Array, "B T D"]:
+    """Gate attended values where the family does, and project them to the width of the state."""
+    attended = gate_attended(config, layer, h, attended)
+    # as matrices: of heads, a CPU would copy the weight to another order
+    weight = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), layer.o)
+    rows = attended.reshape(*h.shape[:2], -1)
+    return project("btf,fd->btd", rows, weight, layer.o_bias)
 
 
 def gate_attended(
