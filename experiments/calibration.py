@@ -2,7 +2,7 @@
 
 `python -m experiments.calibration` draws questions with and without an effect, and prints how often
 each test rejects and each interval covers the truth. With `--run RUN`, a search for all options
-(`--control all --variants ...`), gold is also drawn anew over its stored searches: nothing is left
+(`--control all`), gold is also drawn anew over its stored searches: nothing is left
 to find, and no figure should be clear of zero. The smallest effect that the run would show is
 drawn likewise. `--tables` picks some of the tables.
 """
@@ -26,7 +26,7 @@ from cola_jax.deploy.rules import (
 from cola_jax.runs.run import Run
 from cola_jax.scoring.preference import Kept, Net, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
-from cola_jax.strategies.reached import ROBUST, Case, Ways
+from cola_jax.strategies.reached import Case, Ways
 from experiments.paper.results import points, show
 
 SIZES = (12, 25, 50, 100)  # questions
@@ -204,19 +204,13 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
             ]
             again = ways._replace(cases=golds)
             nets.append(Net.of(again.targets(name)[1], quick=True))
-            kepts.append(again.kept(ROBUST if name == ROBUST else ways.names[0], layers))
-        yield ["gold at random, mixed variants", name, f"{len(whole)}", *summed(nets)]
-        if name in (ways.names[0], ROBUST):
+            kepts.append(again.kept(ways.names[0], layers))
+        yield ["gold at random, mixed wordings", name, f"{len(whole)}", *summed(nets)]
+        if name == ways.names[0]:
             yield ["layers kept, gold at random", name, f"{len(whole)}", *summed_kept(kepts)]
-    for name in dict.fromkeys((ways.names[0], ROBUST)):
-        if name in ways.names:
-            own = [own_as_gold(ways, whole, random).kept(name, layers) for _ in range(count)]
-            yield [
-                "layers kept, own wrong answer as gold",
-                name,
-                f"{len(whole)}",
-                *summed_kept(own),
-            ]
+    name = ways.names[0]
+    own = [own_as_gold(ways, whole, random).kept(name, layers) for _ in range(count)]
+    yield ["layers kept, own wrong answer as gold", name, f"{len(whole)}", *summed_kept(own)]
 
 
 def smallest_effect(targets: Targets) -> list[Net]:

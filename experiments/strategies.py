@@ -1,9 +1,8 @@
 """Strategies of search against each other, at equal numbers of evaluations.
 
 `python -m experiments.strategies --model CHECKPOINT --out FOLDER --task.task arithmetic` searches
-the questions of a task with every strategy, asks the found paths again in the task's variants, and
-prints effects beyond control searches after 25, 50, 100, ... evaluations. Run it again
-to resume.
+the questions of a task with every strategy, asks the best paths again in other wordings, and prints
+effects beyond control searches after 25, 50, 100, ... evaluations. Run it again to resume.
 """
 
 import dataclasses
@@ -23,9 +22,8 @@ from cola_jax.runs.session import Session
 from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none
-from cola_jax.strategies.controls import budgets
 from cola_jax.strategies.loop import resolve
-from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST, Reached, Ways
+from cola_jax.strategies.reached import AGAIN, ONCE, Reached, Ways
 from cola_jax.strategies.rules import Control, Rules, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.paper.results import layers as layers_of
@@ -33,11 +31,12 @@ from experiments.paper.results import p_of, points, show
 
 HEAD = (
     "strategy", "evaluations", "W→C", "net, points", "best path again, net",
-    "robust, net", "layers kept, right minus wrong", "first hit of gold, of controls",
+    "layers kept, right minus wrong", "first hit of gold, of controls",
     "layers a question", "run in all", "layers run", "sharing",
 )  # fmt: skip
 KEPT = "kept"
-CHANGES = ("strategy", "evaluations", "net, points", "best path again, net", "robust, net")
+CHANGES = ("strategy", "evaluations", "net, points", "best path again, net")
+FIRST = 25  # evaluations of the first budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Hits(NamedTuple):
 
     paths: list[tuple[int, ...]]
     hits: dict[int, tuple[int, float]]  # layers and -margin of paths that give the target, by node
-    holds: dict[int, bool]  # whether each that was asked again gives it in all variants
+    holds: dict[int, bool]  # whether each that was asked again gives it in all wordings
 
 
 def rules_of(text: str) -> Rules:
@@ -127,16 +126,16 @@ class Seed(NamedTuple):
         def cut(search: Hits) -> Reached:
             hits = {node: hit for node, hit in search.hits.items() if node < size}
             best = min(hits, key=lambda node: hits[node], default=None)
-            robust = [hit[0] for node, hit in hits.items() if search.holds.get(node)]
             held = None if best is None else search.holds.get(best)
-            layers = None if best is None else hits[best][0]
-            return Reached(layers, held, min(robust, default=None))
+            return Reached(None if best is None else hits[best][0], held)
 
         cases = [
             case._replace(searches={j: cut(self.hits[case.id, j]) for j in case.searches})
             for case in self.ways.cases
         ]
-        return self.ways._replace(cases=cases)
+        # of fewer evaluations, the best paths were not asked again
+        is_whole = all(len(search.paths) <= size for search in self.hits.values())
+        return self.ways._replace(cases=cases, names=self.ways.names if is_whole else (ONCE,))
 
 
 class Measured(NamedTuple):
@@ -210,7 +209,7 @@ class Row(NamedTuple):
         nets = [
             points(self.nets[way], p[self.strategy, self.evaluations, way])
             if way in self.nets else "–"
-            for way in (ONCE, AGAIN, ROBUST)
+            for way in (ONCE, AGAIN)
         ]  # fmt: skip
         corrected, *cost = self.cells
         kept = layers_of(self.measured.kept, p[self.strategy, self.evaluations, KEPT])
@@ -228,7 +227,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         every = [start.get("metrics") for start in run.manifest()["starts"]]
         metrics += [each for each in every if each and each["evaluations"]]
     rows = []
-    for size in (*budgets(settings.evaluations + 1), settings.evaluations + 1):
+    for size in budgets(settings.evaluations + 1):
         cost = [""] * 3
         if size - 1 == settings.evaluations:  # of the whole search, control searches included
             cost = [
@@ -238,6 +237,12 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
             ]
         rows.append(Row.of(name, size, seeds, session.model.config.num_layers, cost))
     return rows
+
+
+def budgets(evaluations: int) -> list[int]:
+    """Return 26, 51, 101, ... up to the number of evaluations, the baseline included."""
+    sizes = [1 + FIRST * 2**n for n in range(evaluations.bit_length())]
+    return [*(size for size in sizes if size < evaluations), evaluations]
 
 
 def changes(rows: Sequence[Row]) -> list[list[str]]:
@@ -252,7 +257,7 @@ def changes(rows: Sequence[Row]) -> list[list[str]]:
             nets[row.strategy, row.evaluations, way] = net_change(known, targets)
     p = corrected(nets)
     for row in others:
-        keys = [(row.strategy, row.evaluations, way) for way in (ONCE, AGAIN, ROBUST)]
+        keys = [(row.strategy, row.evaluations, way) for way in (ONCE, AGAIN)]
         cells = [points(nets[key], p[key], counts=False) if key in nets else "–" for key in keys]
         lines.append([f"`{row.strategy}` minus `{first}`", str(row.evaluations), *cells])
     return lines

@@ -69,7 +69,7 @@ ALIASES = {
 RARE = {
     *("candidates", "coordinator", "decoys", "finalists", "first"),
     *("held_out_from", "held_out_seed", "host", "hub", "learning_rate", "leaves", "max_length"),
-    *("min_layers", "num_hosts", "offspring", "part", "reuse", "robust", "rounds"),
+    *("min_layers", "num_hosts", "offspring", "part", "reuse", "rounds"),
     *("rule", "rules", "shots_file", "shots_seed", "split", "state_layer", "task_seed"),
     *("tile_tokens", "try_scorer", "validation", "variants", "wait", "weight_decay"),
 }

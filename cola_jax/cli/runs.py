@@ -74,9 +74,6 @@ class Search(TaskCommand):
     decoys: str | None = None
     """Run of `cola evaluate --scorer generation` over the same questions, with all layers and with
     random paths: its wrong answers, chosen by their counts, are decoys of open questions."""
-    robust: bool = False
-    """Search for paths that are right in all variants at once, instead of asking again for the
-    paths found in one."""
     reuse: tuple[str, ...] = ()
     """Run directories with the same checkpoint, prompts and scorer, whose evaluations are used."""
     layer_costs: Path | None = None
@@ -112,9 +109,7 @@ class Search(TaskCommand):
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
                 f"search and are left out of the net effect ({shorten(lacking)}): give --decoys."
             )
-        run_with_progress(
-            lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust)
-        )
+        run_with_progress(lambda metrics: session.search(directory, settings, metrics, self.reuse))
 
 
 @dataclasses.dataclass(frozen=True)

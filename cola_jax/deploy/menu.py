@@ -285,11 +285,10 @@ def folds_of(ids: Sequence[str]) -> np.ndarray:
 def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings) -> list[Path]:
     """Return the identity path, and the paths that were right on most questions of the runs.
 
-    Of questions with variants, a path counts where it is right in all. Of equals the shorter is
-    first.
+    Of equals the shorter is first.
     """
     longest = settings.longest(num_layers)
-    counts = Counter(path for label in labels for path in label.held if len(path) <= longest)
+    counts = Counter(path for label in labels for path in label.correct if len(path) <= longest)
     plain = identity(num_layers)
     counts.pop(plain, None)
     best = sorted(counts, key=lambda path: (-counts[path], len(path), path))

@@ -145,8 +145,7 @@ def distill(
 def make_examples(labels: list[Labels], session: Session, settings: DistillSettings) -> Examples:
     """Hold out a share of the questions, and choose examples from the correct paths of the others.
 
-    Correct is what holds in all variants where a run has them. InputError where no question is
-    left to train on.
+    InputError where no question is left to train on.
     """
     places = {question.id: i for i, question in enumerate(session.asked.questions)}
     known = [label for label in labels if label.question in places]
@@ -157,10 +156,10 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
     rows = []
     for label in (known[i] for i in sorted(order[len(held) :])):
         num_layers = session.model.config.num_layers
-        targets = [target_of_path(path, num_layers) for path in label.held]
+        targets = [target_of_path(path, num_layers) for path in label.correct]
         targets = [target for target in targets if target is not None]
-        left_out["questions without a correct path"] += not label.held
-        left_out["paths not expressible"] += len(label.held) - len(targets)
+        left_out["questions without a correct path"] += not label.correct
+        left_out["paths not expressible"] += len(label.correct) - len(targets)
         if label.prompt_hash in held_prompts:
             left_out["questions asked in both parts"] += 1
             continue

@@ -78,7 +78,7 @@ def measured_paths(run: Run, manifest: Fields) -> Iterator[tuple[int, Sequence[i
         command = shown(settings.get("command"))
         raise InputError(f"{run.directory} was made by {command}, not by an evaluation or search.")
     summary = summarise(run)
-    right += ", in all variants" * ("robust" in settings)
+    right += ", in all wordings" * ("robust" in settings)
     metrics = [metric(ACCURACY, right, summary.before)]
     if not math.isnan(summary.net.interval[0]):
         beyond = "wrong answers that a search made right, beyond its control searches"

@@ -14,8 +14,8 @@ class DistillSettings:
     early_layers: int | None = None
     """Layers whose states the router reads; a quarter of the model's by default."""
     labels: Literal["shortest", "all"] = "shortest"
-    """Which of a question's correct paths are learned: the shortest, or all, each with weight 1/n;
-    of a run with variants, paths that are right in all of them."""
+    """Which of a question's correct paths are learned: the shortest, or all, each with weight
+    1/n."""
     validation: float = 0.2
     """Share of the run's questions to hold out, chosen by a hash of their ids."""
     epochs: int = 25

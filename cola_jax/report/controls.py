@@ -9,6 +9,7 @@ import numpy as np
 from cola_jax.errors import InputError, shown
 from cola_jax.runs.compare import check_comparable
 from cola_jax.runs.run import Run
+from cola_jax.runs.settings import again_digest
 from cola_jax.scoring.preference import Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm, number_or_none
 
@@ -89,15 +90,12 @@ def check_runs(runs: Sequence[Run]) -> None:
     for run in runs:
         check_search(run)
     every = [run.settings() for run in runs]
-    # a run without variants is compared in the paths found once
-    variants = [sorted(settings["variants"]) for settings in every if settings.get("variants")]
-    robust = [bool(settings.get("robust")) for settings in every]
-    for name, values in (("robust", robust), ("variants", variants)):
-        others = [value for value in values if value != values[0]]
-        if others:
-            raise InputError(
-                f"the runs differ in --{name}, {values[0]} and {others[0]}: give searches of the "
-                "same kind."
-            )
+    # a run without other wordings is compared in the paths found once
+    again = {again_digest(settings) for settings in every} - {None}
+    if len(again) > 1:
+        raise InputError(
+            "the runs asked again in different wordings: give searches with the same --prompts and "
+            "--shots-seed."
+        )
     for run in runs[1:]:
         check_comparable(runs[0].asked(), run.asked())

@@ -25,7 +25,7 @@ from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
 from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Share, Z
-from cola_jax.strategies.reached import ROBUST, Compared
+from cola_jax.strategies.reached import Compared
 from cola_jax.strategies.summary import LABELS
 
 NEVER = np.iinfo(np.int32).max  # the cost of a search that does not reach its target
@@ -166,7 +166,7 @@ def corrected_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
             (case.id, target): length
             for case in compared.cases
             for target, search in case.searches.items()
-            if (length := search.robust if summary.counted == ROBUST else search.best) is not None
+            if (length := search.best) is not None
         }
         longest = max([summary.num_layers, *lengths.values()])
         for lines, costs, start, end in (

@@ -25,7 +25,7 @@ from cola_jax.scoring.number_format import (
 )
 from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Crossed, Difference, Effect, Share, Z, number_or_none
-from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST
+from cola_jax.strategies.reached import AGAIN, ONCE
 from cola_jax.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cola_jax.deploy.static import TaskPath
 
 RESULTS = "results.json"
-NETS = {ONCE: "net", AGAIN: "net_asked_again", ROBUST: "net_robust"}  # metrics of a search
+NETS = {ONCE: "net", AGAIN: "net_asked_again"}  # metrics of a search
 BETTER = ("acc", "acc_norm", "exact_match", "difference", *NETS.values())  # when higher
 KL_NOTE = (
     "Training and validation are the divergence (KL, nats) from the model's own next token on the "
@@ -107,7 +107,7 @@ def search_metrics(task: str, name: str, summary: Summary) -> dict[str, Any]:
         "kept_on_fewer_layers": summary.shortened,
     }
     if summary.again is not None:
-        shares["robust"] = summary.again.corrected
+        shares["held_when_asked_again"] = summary.again.held
     entry = metrics(task, shares)
     for way, net in summary.nets.items():
         entry |= estimate(NETS[way], net)
@@ -138,7 +138,7 @@ def search_effects(summary: Summary) -> dict[str, Any]:
             "total": summary.evaluations,
             "gold": summary.gold_evaluations,
             "control": summary.control_evaluations,
-            "variants": summary.again_evaluations,
+            "again": summary.again_evaluations,
         },
         "net": {name: net.to_json() | {"p_holm": p[name][1]} for name, net in summary.nets.items()},
         "layers_kept": {

@@ -33,7 +33,7 @@ def search_report(run: Run, summary: Summary) -> RunReport:
     tables = [
         Table(answer_rows(summary), "Answers"),
         Table(net_rows(summary), "Beyond the expected number"),
-        Table(again_rows(summary), "Asked again in other variants"),
+        Table(again_rows(summary), "Asked again in other wordings"),
         Table(kept_rows(summary), "Layers saved while the model keeps its answer"),
         Table(depth_rows(summary), "Layers run by a path (distinct layers)"),
         Table(cost_rows(summary), "Cost"),
@@ -53,7 +53,7 @@ def search_lead(summary: Summary, prompts: str) -> str:
     """State the size of a search, and that its paths are chosen by the answer."""
     unfinished = "" if summary.done == summary.planned else " (unfinished)"
     parts = {"control searches": summary.control_evaluations}
-    parts["other variants"] = summary.again_evaluations
+    parts["other wordings"] = summary.again_evaluations
     added = " and ".join(f"{number:,} by {name}" for name, number in parts.items() if number)
     shared = f" ({added})" if added else ""
     return (
@@ -131,18 +131,17 @@ def p_row(label: str, summary: Summary, name: str) -> Row:
 
 
 def again_rows(summary: Summary) -> list[Row]:
-    """List the results of asking the questions in other variants."""
+    """List the results of asking the questions in other wordings."""
     again = summary.again
     if again is None:
         return []
     return [
-        value_row("model's answer in a variant: the same", again.agreement),
-        value_row("right in all variants before", again.before),
-        value_row("robust W→C: wrong in all, then right", again.corrected),
-        value_row("its best path right in all variants", again.held),
+        value_row("model's answer in a wording: the same", again.agreement),
+        value_row("right in all wordings before", again.before),
+        value_row("wrong in all before, best path right in all", again.held),
         value_row("control: best path, likewise", again.held_control, control=True),
-        value_row("mixed: right in some, then in all", again.mixed),
-        value_row("robust C→C: on a shorter path", again.shortened),
+        value_row("right in some before, best path right in all", again.mixed),
+        value_row("right in all before, also on a shorter path", again.shortened),
     ]
 
 
@@ -152,7 +151,7 @@ def kept_rows(summary: Summary) -> list[Row]:
     for name, kept in summary.kept.items():
         if not kept.n_wrong:  # no search for such an answer
             continue
-        suffix, n = "" if name == ONCE else ", all variants", kept.n_right + kept.n_wrong
+        suffix, n = "" if name == ONCE else ", all wordings", kept.n_right + kept.n_wrong
         difference, low, high = map(format_signed, (kept.difference, *kept.interval))
         shown = (difference, f"{low} to {high}") if low != NO_VALUE else (NO_VALUE, "")
         rows += [
@@ -184,7 +183,7 @@ def cost_rows(summary: Summary) -> list[Row]:
         value_row("added by control searches", summary.control_evaluations, control=True),
     ]
     if summary.again_evaluations:
-        rows.append(value_row("added by other variants", summary.again_evaluations))
+        rows.append(value_row("added by other wordings", summary.again_evaluations))
     rows.append(value_row("evaluations for gold, not finite", summary.not_finite))
     if summary.ungraded.hits:
         rows.append(value_row("evaluations for gold, ungraded", summary.ungraded))

@@ -63,7 +63,7 @@ class Summary(SearchSummary):
     # a path that is run on a question, in a prompt, is one evaluation, whatever searches share it
     evaluations: int  # in all
     gold_evaluations: int  # of them, those of the searches for gold
-    again_evaluations: int  # of them, those in other variants
+    again_evaluations: int  # of them, those in other wordings
     broken: Share  # of the edited paths tried on questions correct before: wrong
     fixed: Share  # of the edited paths tried on questions wrong before: correct
     ungraded: Share  # evaluations for gold on which the grader failed

@@ -10,7 +10,9 @@ from rich.console import Group
 from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
+from cola_jax.errors import count
 from cola_jax.report.terminal import TerminalTable
+from cola_jax.runs.settings import again_count
 from cola_jax.scoring.number_format import (
     Table,
     format_interval,
@@ -128,7 +130,9 @@ def in_prompts(settings: Mapping[str, Any]) -> str:
     prompts = len(settings.get("choose_prompts") or ())
     if prompts:
         return f"each in one of {prompts} prompts"
-    return "in variants of the prompt" if settings.get("variants") else "for this prompt alone"
+    if again := again_count(settings):
+        return f"asked again in {count(again, 'other wording')}"
+    return "for this prompt alone"
 
 
 def run_settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-COUNTED = ["evaluations", "controls", "again", "variant_answers"]  # columns of questions
+COUNTED = ["evaluations", "controls", "again", "again_answers"]  # columns of questions
 
 
 @dataclasses.dataclass
@@ -40,25 +40,26 @@ class Results:
 def count_evaluations(questions: Iterable[Mapping[str, Any]], *, robust: bool = False) -> int:
     """Count the evaluations of questions: each path that was run, in each prompt, once.
 
-    Those of control searches and of paths asked again are among them. A robust search runs every
-    path in all variants. `questions` are rows with the columns `COUNTED`.
+    Those of control searches and of paths asked again are among them. A robust search, of an
+    earlier version, ran every path in all wordings. `questions` are rows with the columns
+    `COUNTED`.
     """
     total = 0
     for row in questions:
         controls = row["controls"] or ()
         paths = row["evaluations"] + sum(each["evaluations"] - each["shared"] for each in controls)
         if robust:
-            total += paths * (1 + len(row["variant_answers"] or ()))
+            total += paths * (1 + len(row["again_answers"] or ()))
         else:
             total += paths + count_again(row)
     return total
 
 
 def count_again(question: Mapping[str, Any]) -> int:
-    """Count the evaluations of a question in other variants."""
+    """Count the evaluations of a question in other wordings."""
     searches = [question, *(question["controls"] or ())]
     paths = {tuple(asked["path"]) for search in searches for asked in search["again"] or ()}
-    return len(paths) * len(question["variant_answers"] or ())
+    return len(paths) * len(question["again_answers"] or ())
 
 
 def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:

@@ -38,7 +38,6 @@ CONTROL = pa.struct(
     {
         "target": pa.int16(),
         "best": PATH,  # the shortest path that gives the target, null for none
-        "robust": PATH,  # the same in all variants
         "again": AGAIN,
         "evaluations": pa.int32(),
         "shared": pa.int32(),  # evaluations that earlier searches of the question made as well
@@ -94,13 +93,12 @@ QUESTIONS = pa.schema(
         "baseline_scores": pa.list_(pa.list_(pa.float32())),
         "answers": pa.int16(),
         "controls": pa.list_(CONTROL),
-        # of searches with variants, null for others:
-        "robust": PATH,
+        # of searches that asked again in other wordings, null for others:
         "again": AGAIN,
-        "variant_answers": pa.list_(pa.int16()),
+        "again_answers": pa.list_(pa.int16()),
     }
 )
-
+EARLIER = {"again_answers": "variant_answers"}  # names of columns in earlier versions
 
 KEPT = ("question", "baseline", "best")  # what a driver reads in the rows of questions
 PICTURES = "pictures"  # folder of a run with a thumbnail for each question that has a picture
@@ -262,27 +260,24 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
     scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
     return question_row(encoded, outcome.evaluations) | {
         "baseline": outcome.baseline,
-        "baseline_answer": plain if again is None or again.first is None else again.first,
+        "baseline_answer": plain,
         "best": None if best is None else outcome.paths[best],
         "confirmed": outcome.confirmed,
         "front": [outcome.paths[i] for i in outcome.front],
         "baseline_scores": scores.tolist(),
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
         "controls": control_rows(outcome),
-        **again_columns(outcome),
-        "variant_answers": None if again is None else again.plain,
+        "again": again_rows(outcome),
+        "again_answers": None if again is None else again.plain,
     }
 
 
-def again_columns(outcome: Outcome) -> dict[str, Any]:
-    """Make the columns of paths that were asked again."""
+def again_rows(outcome: Outcome) -> list[dict[str, Any]] | None:
+    """List the paths of a search that were asked again."""
     if outcome.again is None:
-        return {"robust": None, "again": None}
+        return None
     held = zip(outcome.again.nodes, outcome.again.holds.tolist(), strict=True)
-    return {
-        "robust": None if outcome.robust is None else outcome.paths[outcome.robust],
-        "again": [{"node": i, "path": outcome.paths[i], "holds": holds} for i, holds in held],
-    }
+    return [{"node": i, "path": outcome.paths[i], "holds": holds} for i, holds in held]
 
 
 def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
@@ -294,7 +289,7 @@ def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
             {
                 "target": control.target,
                 "best": None if best is None else control.paths[best],
-                **again_columns(control),
+                "again": again_rows(control),
                 "evaluations": control.evaluations,
                 "shared": sum(path in known for path in control.paths),
             }
@@ -346,8 +341,8 @@ def read_part(
 ) -> pa.Table:
     """Read columns of one file of rows, by default those of its schema.
 
-    Columns of later versions are null. Raises InputError for a file that was changed after it was
-    written, or of another run.
+    Columns of later versions are null, and fields of earlier ones are left out. Raises
+    InputError for a file that was changed after it was written, or of another run.
     """
     with reading(file, "Remove it, and its questions are evaluated again."):
         content = read_bytes(file)
@@ -357,11 +352,20 @@ def read_part(
         opened = pq.ParquetFile(pa.BufferReader(content))
         check_mark((opened.schema_arrow.metadata or {}).get(MARK, b"").decode(), mark)
         names = schema.names if columns is None else list(columns)
-        table = opened.read(names, use_threads=False)
-        for name in set(names).difference(table.column_names):
-            column = schema.field(name)
-            table = table.append_column(column, pa.nulls(len(table), column.type))
-        return table.select(names).replace_schema_metadata()
+        table = opened.read([*names, *EARLIER.values()], use_threads=False)
+        arrays = [stored_column(table, schema.field(name)) for name in names]
+        return pa.table(arrays, schema=pa.schema([schema.field(name) for name in names]))
+
+
+def stored_column(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    """Return a column of this or of an earlier version."""
+    present = [n for n in (field.name, EARLIER.get(field.name)) if n in table.column_names]
+    if not present:
+        return pa.nulls(len(table), field.type)
+    column = table[present[0]]
+    if column.type == field.type:
+        return column
+    return pa.array(column.to_pylist(), field.type)
 
 
 def run_mark(settings: Mapping[str, Any]) -> str:

@@ -101,32 +101,24 @@ class Session:
         settings: Settings,
         metrics: Metrics | None = None,
         reuse: Sequence[str] = (),
-        robust: bool = False,
     ) -> Run:
         """Search every question that the run directory does not have yet.
 
-        Args:
-          reuse: run directories, whose evaluations of the same questions are used.
-          robust: a path is right where it is right in all variants.
-
-        Raises Unfinished at the end where the engine has set questions aside.
+        `reuse` are run directories, whose evaluations of the same questions are used. Raises
+        Unfinished at the end where the engine has set questions aside.
         """
         asked, layers = self.asked, self.model.config.num_layers
         asked.scorer.check_confirmable()
-        if robust:
-            check_robust(self, reuse)
         check_memory(self, settings.positions(layers))
         settings = fitted(self, directory, settings, metrics)
         stored = Reuse([Run(each) for each in reuse], settings_of(self), asked)
-        recorded = recorded_search(settings) | ({"robust": True} if robust else {})
-        with open_run(self, directory, recorded, metrics) as run:
+        with open_run(self, directory, recorded_search(settings), metrics) as run:
             work = SearchRows(
                 **parts_of(self, asked),
                 workload=settings.workload(layers),
                 mark=run.mark,
                 settings=settings,
                 variants=tuple(self.variants),
-                robust=robust,
             )
             fill(run, self.engine, work, asked, reused=stored.tables, steps=work.steps)
         return run
@@ -470,18 +462,3 @@ def fitted(
     else:
         order = np.argsort(influence_of(session, metrics), kind="stable").tolist()
     return dataclasses.replace(settings, preset=dataclasses.replace(rules, order=tuple(order)))
-
-
-def check_robust(session: Session, reuse: Sequence[str]) -> None:
-    """Raise InputError where a robust search cannot be made."""
-    if not session.variants:
-        raise InputError(
-            "a robust search needs another way to ask each question: give variants, such as chat."
-        )
-    if session.asked.scorer.decodes:
-        raise InputError(
-            f"the scorer {session.asked.scorer.name!r} decodes answers, which a robust search does "
-            "not: leave out --robust, and the best paths are asked again in the variants."
-        )
-    if reuse:
-        raise InputError("a robust search evaluates all variants: it can reuse no other run.")

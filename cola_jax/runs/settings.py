@@ -123,6 +123,17 @@ def drawn_digests(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {"choosing_digest": digest(rest)} | ({"choosing_shots": digest(shots)} if shots else {})
 
 
+def again_count(settings: Mapping[str, Any]) -> int:
+    """Return the number of other wordings in which a search asked again."""
+    return settings.get("prompts") or len(settings.get("variants") or ())  # of earlier versions
+
+
+def again_digest(settings: Mapping[str, Any]) -> str | None:
+    """Return the digest of the wordings in which a search asked again, None for none."""
+    variants = settings.get("variants")
+    return settings.get("prompts_digest") or (digest(sorted(variants)) if variants else None)
+
+
 def digests_in(changes: Mapping[str, Any]) -> list[str]:
     """List the dotted names of digests that other settings or the questions decide."""
     return [name for name in changes if name.startswith(DIGESTS)]

@@ -32,21 +32,13 @@ class Labels:
     options: tuple[str, ...]
     gold: int | None  # the correct option; None where no options were offered
     prompt_hash: str
-    verdicts: dict[Path, bool]  # in all variants of a robust search; ungraded is wrong
-    robust: dict[Path, bool] | None  # of the paths asked again; None without variants
+    verdicts: dict[Path, bool]  # ungraded is wrong
 
     @property
     def correct(self) -> list[Path]:
         """The correct paths, shortest first."""
         correct = (path for path, right in self.verdicts.items() if right)
         return sorted(correct, key=lambda path: (len(path), path))
-
-    @property
-    def held(self) -> list[Path]:
-        """The paths that are right in all variants, shortest first; `correct` without variants."""
-        if self.robust is None:
-            return self.correct
-        return [path for path in self.correct if self.robust.get(path)]
 
 
 def read_labels(run: Run) -> list[Labels]:
@@ -55,16 +47,14 @@ def read_labels(run: Run) -> list[Labels]:
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():
         if not row["control"]:
             verdicts[row["question"]].setdefault(tuple(row["path"]), bool(row["verdict"]))
-    columns = ["question", "text", "options", "gold", "prompt_hash", "again"]
+    columns = ["question", "text", "options", "gold", "prompt_hash"]
     questions = run.questions(columns).to_pylist()
     if not questions:
         raise InputError(f"{run.directory} has no question done yet: let the run finish first.")
     labels = []
     for row in questions:
-        again = row.pop("again")
-        robust = {tuple(each["path"]): all(each["holds"]) for each in again or ()}
         row |= {"options": tuple(row["options"]), "verdicts": verdicts[row["question"]]}
-        labels.append(Labels(**row, robust=None if again is None else robust))
+        labels.append(Labels(**row))
     return labels
 
 
@@ -84,7 +74,7 @@ def polar_samples(run: Run) -> dict[str, Any]:
     """Make the content of PoLar's file from the finished questions of a run.
 
     Options are part of a question's text, and the answer is a letter, but for scorers of open
-    questions. Control searches and variants are left out; ungraded paths are wrong. A baseline that
+    questions. Control searches are left out; ungraded paths are wrong. A baseline that
     is not known is left out, which their loader takes for wrong.
     """
     manifest = run.manifest()

@@ -11,7 +11,7 @@ from cola_jax.strategies.reached import Case, Ways
 
 # of the questions of a search, and of the evaluations of given paths
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
-COLUMNS += ["variant_answers", "best", "robust", "again", "controls"]
+COLUMNS += ["again_answers", "best", "again", "controls"]
 VERDICTS = ["question", "node", "verdict"]
 
 
@@ -24,8 +24,8 @@ def ways_of(manifest: Mapping[str, Any], questions: pa.Table) -> Ways:
     """Tell what the searches of a run reached, from its manifest and its questions."""
     rows = questions.filter(pc.field("baseline").is_valid()).select(COLUMNS)
     cases = [Case.of(row) for batch in rows.to_batches() for row in batch.to_pylist()]
-    robust = bool(manifest["settings"].get("robust"))
-    return Ways.of(cases, robust=robust, weighted=not scorer_flag(manifest, "open"))
+    combined = bool(manifest["settings"].get("robust"))  # of an earlier version
+    return Ways.of(cases, weighted=not scorer_flag(manifest, "open"), combined=combined)
 
 
 def summarise_evaluation(manifest: Mapping[str, Any], evaluations: pa.Table) -> EvaluationSummary:

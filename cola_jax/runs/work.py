@@ -18,7 +18,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
-from cola_jax.path import STOP, identity, pad_path, unpad_path
+from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.schema import (
     Part,
     evaluation_rows,
@@ -30,15 +30,8 @@ from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations, Path
 from cola_jax.scoring.scorer import Evaluate, prompts_of
 from cola_jax.scoring.verdicts import Completion, Verdicts
-from cola_jax.strategies.controls import (
-    paths_to_ask,
-    plain_answers,
-    robust,
-    with_again,
-    with_robust,
-)
+from cola_jax.strategies.controls import paths_to_ask, with_again
 from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
-from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.variants import Variant
 
@@ -168,7 +161,6 @@ class SearchRows(RunWork):
 
     settings: Settings
     variants: Sequence[Variant] = ()
-    robust: bool = False  # a path is right where it is right in all variants
     outcomes: bool = False  # whether the outcomes themselves are part of the result
     confirms: bool = True  # whether each shortest correct path is run once more in float32
 
@@ -180,14 +172,9 @@ class SearchRows(RunWork):
     @property
     def steps(self) -> int:
         """The steps of a question, with one for each variant that is asked afterwards."""
-        return self.settings.steps + (0 if self.robust else len(self.variants))
+        return self.settings.steps + len(self.variants)
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
-        search = self.search_robust if self.robust else self.search
-        return self.part(search(worker, batch, keep))
-
-    def search(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
-        """Search a batch, and ask for the best paths again in its variants."""
         encoded = self.encode(worker, batch.questions)
         reworded = [reword(worker, batch, variant) for variant in self.variants]
         scorer, layers = self.encoder.scorer, worker.config.num_layers
@@ -212,37 +199,8 @@ class SearchRows(RunWork):
                     verdicts.append(ask(paths))
                 metrics.add(steps=len(encoded))
             outcomes = with_again(outcomes, verdicts, [each.places for each in reworded])
-        return self.finish(encoded, outcomes)
-
-    def search_robust(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
-        """Search a batch for paths that are right in all variants of its questions."""
-        encoded = self.encode(worker, batch.questions)
-        reworded = [reword(worker, batch, variant) for variant in self.variants]
-        scorer, layers = self.encoder.scorer, worker.config.num_layers
-        options = [tuple(range(len(each.question.options))) for each in encoded]
-        places = [options, *(other.places for other in reworded)]
-        rows = [*encoded, *(each for other in reworded for each in other.encoded)]
-        questions = [each.question for each in encoded]
-        with scorer.evaluator(worker, rows, self.workload) as evaluate:
-            every = self.evaluations(evaluate, rows, batch, worker.metrics, keep)
-            root = pad_path(identity(layers), self.settings.positions(layers))
-            plain = every(np.tile(root, (len(rows), 1, 1)))
-            evaluations = Evaluations(robust(every, questions, places), questions)
-            answers = plain_answers(plain, places)
-            outcomes = search_batch(evaluations, layers, self.settings, answers, count_on(worker))
-        best, completions = paths_to_confirm(outcomes)
-        repeats = len(places)
-        held = scorer.confirm(worker, rows, self.workload, best * repeats, completions * repeats)
-        by_question = [held[b :: len(encoded)] for b in range(len(encoded))]
-        agreed = [None if None in each else all(each) for each in by_question]
-        part = self.finish(encoded, with_robust(with_confirmed(outcomes, agreed), plain, places))
-        # a verdict combines several prompts, so no other search can reuse it
-        return part._replace(evaluations=[row | {"asked": None} for row in part.rows])
-
-    def finish(self, encoded: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
-        """Make the part of finished searches."""
         part = Part([], []) if self.mark is None else search_part(encoded, outcomes)
-        return part._replace(outcomes=list(outcomes)) if self.outcomes else part
+        return self.part(part._replace(outcomes=list(outcomes)) if self.outcomes else part)
 
 
 def reword(worker: Worker, batch: Batch, variant: Variant) -> Reworded:

@@ -1,7 +1,7 @@
 """The loop that every strategy runs in, a wave at a time."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,31 +35,25 @@ def search_batch(
     evaluations: Evaluations,
     num_layers: int,
     settings: Settings,
-    answers: Sequence[Collection[int]] | None = None,
     on_steps: Callable[[int], None] = ignore_steps,
 ) -> list[Outcome]:
     """Search a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: no path is evaluated twice.
 
-    Args:
-      answers: the pretrained model's in all variants of each question; that of the identity path
-        when None.
-      on_steps: called with the evaluations for gold after each wave, and with those that are left
-        over at the end, so that `settings.steps` of each question are counted in all.
+    `on_steps` is called with the evaluations for gold after each wave, and with those that are left
+    over at the end, so that `settings.steps` of each question are counted in all.
     """
     questions, positions = evaluations.questions, settings.positions(num_layers)
     root = [Leaf(as_text(identity(num_layers)))]
     of_gold = [History(question, question.answer, b) for b, question in enumerate(questions)]
     record_wave(evaluations, 0, [(history, root) for history in of_gold], positions)
     on_steps(len(of_gold))
-    if answers is None:
-        answers = [[int(history.verdicts[0].answer[ROOT])] for history in of_gold]
-    controls = [
-        History(question, target, b)
-        for b, question in enumerate(questions)
-        for target in control_targets(question, answers[b], settings.control)
-    ]
+    controls = []
+    for b, history in enumerate(of_gold):
+        answer = int(history.verdicts[0].answer[ROOT])
+        for target in control_targets(history.question, answer, settings.control):
+            controls.append(History(history.question, target, b))
     record_wave(evaluations, 0, [(history, root) for history in controls], positions)
     for history in controls:
         plain = history.verdicts[0].take(ROOT)

@@ -40,13 +40,12 @@ def as_ids(paths: Sequence[str], positions: int) -> np.ndarray:
 
 
 class Again(NamedTuple):
-    """The answers on paths of a search when the question was asked in V other variants."""
+    """The answers on paths of a search when the question was asked in W other wordings."""
 
     nodes: list[int]  # the evaluations asked about, the baseline first
-    holds: np.ndarray  # [n, V], whether each gives the target there too
-    plain: list[int]  # [V], the pretrained model's answers there, as options of the question
-    scores: np.ndarray  # [1 + V, J], its scores of the options, as first asked and there
-    first: int | None = None  # its answer as first asked, where verdicts are of all variants
+    holds: np.ndarray  # [n, W], whether each gives the target there too
+    plain: list[int]  # [W], the pretrained model's answers there, as options of the question
+    scores: np.ndarray  # [1 + W, J], its scores of the options, as first asked and there
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -66,7 +65,7 @@ class Outcome:
     reused: np.ndarray  # [E], whether another search of the question had evaluated the path
     confirmed: bool | None = None  # the shortest correct path is right in float32; None without one
     controls: tuple["Outcome", ...] = ()  # of the same question for wrong options
-    again: Again | None = None  # None where no other variant was asked
+    again: Again | None = None  # None where no other wording was asked
 
     def __repr__(self) -> str:
         before = {True: "right", False: "wrong", None: "ungraded"}[self.baseline]
@@ -111,13 +110,12 @@ class Outcome:
         return None if self.shortest_correct is None else self.paths[self.shortest_correct]
 
     @property
-    def robust(self) -> int | None:
-        """The shortest evaluation of those asked again that is right in all variants, or None."""
-        if self.again is None:
+    def held(self) -> bool | None:
+        """Whether the best path is right in all other wordings, None if it was not asked again."""
+        best = self.shortest_correct
+        if self.again is None or best is None:
             return None
-        nodes = np.array(self.again.nodes)
-        held = nodes[self.again.holds.all(axis=1) & self.verdicts.verdict[nodes]].tolist()
-        return min(held, key=lambda i: self.lengths[i], default=None)
+        return bool(self.again.holds[self.again.nodes.index(best)].all())
 
     @property
     def front(self) -> list[int]:

@@ -55,7 +55,6 @@ class Outcomes(list[Outcome]):
         graded = [outcome for outcome in self if outcome.baseline is not None]
         ways = Ways.of(
             list(map(case_of, graded)),
-            robust=any(each.again is not None and each.again.first is not None for each in self),
             weighted=not any(outcome.question.open for outcome in self),
         )
         return SearchSummary.of(ways, len(self[0].paths[ROOT]) if self else 0, preference)
@@ -111,8 +110,6 @@ def case_of(outcome: Outcome) -> Case:
     again, question = outcome.again, outcome.question
     plain, options = int(outcome.verdicts.answer[ROOT]), len(question.options)
     answers = [plain] if again is None else [plain, *again.plain]
-    if again is not None and again.first is not None:
-        answers[0] = again.first
     scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
     if scores.shape[1] != options:  # of a function that returns one score for each path
         scores = np.full((len(answers), options), np.nan)
@@ -129,12 +126,8 @@ def case_of(outcome: Outcome) -> Case:
 
 def reached_by(outcome: Outcome) -> Reached:
     """Return the result of one search."""
-    best, robust, held = outcome.shortest_correct, outcome.robust, None
-    if outcome.again is not None and best in outcome.again.nodes:
-        held = bool(outcome.again.holds[outcome.again.nodes.index(best)].all())
-    lengths = (None if i is None else int(outcome.lengths[i]) for i in (best, robust))
-    shortest, shortest_robust = lengths
-    return Reached(shortest, held, shortest_robust)
+    best = outcome.shortest_correct
+    return Reached(None if best is None else int(outcome.lengths[best]), outcome.held)
 
 
 def format_optional(path: tuple[int, ...] | None) -> str | None:

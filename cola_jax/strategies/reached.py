@@ -1,4 +1,4 @@
-"""What searches reach, of gold and of wrong answers: counted once, and in all variants."""
+"""What searches reach, of gold and of wrong answers: counted once, and asked again."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,28 +8,26 @@ import numpy as np
 from cola_jax.scoring.preference import Kept, Targets
 from cola_jax.scoring.statistics import Share
 
-ONCE, AGAIN, ROBUST = "once", "asked again", "robust"
+ONCE, AGAIN = "once", "asked again"
 
 
 class Reached(NamedTuple):
-    """The result of one search; lengths are None where it found no such path."""
+    """The result of one search."""
 
-    best: int | None  # positions of the shortest path to its target
-    held: bool | None  # whether that path gives the target in all variants, None if not asked again
-    robust: int | None  # positions of the shortest path that gives the target in all variants
+    best: int | None  # positions of the shortest path to its target, None where it found none
+    held: bool | None  # whether that path gives it in all wordings, None if not asked again
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Reached":
         """Read the search for gold from a question's row, or a control search."""
         held = [all(path["holds"]) for path in row["again"] or () if path["path"] == row["best"]]
-        best, robust = (None if row[n] is None else len(row[n]) for n in ("best", "robust"))
-        return cls(best, held[0] if held else None, robust)
+        best = None if row["best"] is None else len(row["best"])
+        return cls(best, held[0] if held else None)
 
 
 HITS: dict[str, Callable[[Reached], bool | None]] = {
     ONCE: lambda search: search.best is not None,
     AGAIN: lambda search: search.held,
-    ROBUST: lambda search: search.robust is not None,
 }
 
 
@@ -39,15 +37,15 @@ class Case(NamedTuple):
     id: str
     gold: int
     baseline: bool  # whether the pretrained model is right
-    answers: list[int]  # the model's, as first asked and in each other variant
-    scores: np.ndarray  # [1 + V, J], its scores of the options, likewise; NaN where unknown
+    answers: list[int]  # the model's, as first asked and in each other wording
+    scores: np.ndarray  # [1 + W, J], its scores of the options, likewise; NaN where unknown
     searches: dict[int, Reached]  # by target
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Case":
         """Read a question's row."""
         searches = {search["target"]: Reached.of(search) for search in row["controls"] or ()}
-        answers = [row["baseline_answer"], *(row["variant_answers"] or ())]
+        answers = [row["baseline_answer"], *(row["again_answers"] or ())]
         options = len(row["options"] or ())
         scores = np.full((len(answers), options), np.nan)  # of a user's metric
         if [len(stored) for stored in row["baseline_scores"] or ()] == [options] * len(answers):
@@ -58,18 +56,18 @@ class Case(NamedTuple):
 
     @property
     def before(self) -> str:
-        """Whether the model is `right` or `wrong` in all variants, or `mixed`."""
+        """Whether the model is `right` or `wrong` in all wordings, or `mixed`."""
         right = [answer == self.gold for answer in self.answers]
         return "right" if all(right) else "mixed" if any(right) else "wrong"
 
     @property
     def own(self) -> Reached | None:
-        """The search for the answer that the model gives in all variants, if it is the same."""
+        """The search for the answer that the model gives in all wordings, if it is the same."""
         return self.searches.get(self.answers[0]) if len(set(self.answers)) == 1 else None
 
     @property
     def wrong_targets(self) -> list[int]:
-        """The wrong answers that are searched for and that the model gives in no variant."""
+        """The wrong answers that are searched for and that the model gives in no wording."""
         given = {self.gold, *self.answers}
         return [target for target in self.searches if target not in given]
 
@@ -79,12 +77,12 @@ class Case(NamedTuple):
         return [self.searches[target] for target in self.wrong_targets]
 
     def first(self) -> "Case":
-        """Drop the other variants."""
+        """Drop the other wordings."""
         return self._replace(answers=self.answers[:1], scores=self.scores[:1])
 
 
 class Compared(NamedTuple):
-    """The questions that are wrong in all variants and have a control search."""
+    """The questions that are wrong in all wordings and have a control search."""
 
     cases: list[Case]
     targets: list[list[int]]  # of each: gold first, then its other answers
@@ -109,22 +107,26 @@ class Ways(NamedTuple):
     """The questions of searches, and the ways in which their results can be counted."""
 
     cases: list[Case]
-    names: tuple[str, ...]  # of ONCE, AGAIN and ROBUST
+    names: tuple[str, ...]  # of ONCE and AGAIN
     weighted: bool  # whether the model scores the options that are searched for
 
     @classmethod
-    def of(cls, cases: list[Case], *, robust: bool, weighted: bool) -> "Ways":
-        """Take searched questions; `robust` searches look for paths right in all variants."""
-        variants = any(len(case.answers) > 1 for case in cases)
-        names = (ONCE, AGAIN, ROBUST) if variants else (ONCE,)
-        return cls(cases, (ROBUST,) if robust else names, weighted)
+    def of(cls, cases: list[Case], *, weighted: bool, combined: bool = False) -> "Ways":
+        """Take searched questions.
+
+        `combined` searches, of earlier versions, looked for paths that are right in all wordings.
+        """
+        if combined:
+            return cls(cases, (AGAIN,), weighted)
+        asked_again = any(len(case.answers) > 1 for case in cases)
+        return cls(cases, (ONCE, AGAIN) if asked_again else (ONCE,), weighted)
 
     def asked(self, name: str) -> list[Case]:
-        """Return the questions with the variants that one way of counting regards."""
+        """Return the questions with the wordings that one way of counting regards."""
         return [case.first() for case in self.cases] if name == ONCE else self.cases
 
     def compared(self, name: str) -> Compared:
-        """Collect the questions that are wrong in all variants and have a control search.
+        """Collect the questions that are wrong in all wordings and have a control search.
 
         Weighted targets need finite scores; questions without are left out.
         """
@@ -153,8 +155,7 @@ class Ways(NamedTuple):
             if case.own is None or case.before == "mixed":
                 continue
             score = np.sort(case.scores.mean(axis=0))
-            length = case.own.best if name == ONCE else case.own.robust
-            saved = max(0, num_layers - (length or num_layers))
+            saved = max(0, num_layers - (case.own.best or num_layers))
             if len(score) > 1 and np.isfinite(score).all():
                 rows.append((saved, case.before == "right", score[-1] - score[-2]))
         saved, right, margin = np.array(rows, float).reshape(-1, 3).T
@@ -175,22 +176,18 @@ def padded(rows: Sequence[Sequence[Any] | np.ndarray], fill: Any) -> np.ndarray:
 
 
 class AskedAgain(NamedTuple):
-    """The answers of the best paths in the other variants of their questions.
+    """The answers on the identity path and on the best paths in other wordings."""
 
-    A robust path is right in all variants.
-    """
-
-    agreement: Share  # answers of the pretrained model in another variant: as in the first
-    held: Share  # best paths of questions wrong in all variants: right in all
-    held_control: Share  # best paths of their control searches that give the target in all
-    before: Share  # right in all variants before
-    corrected: Share  # wrong in all variants before: right in all on one path
-    mixed: Share  # right in some variants before: right in all on one path
-    shortened: Share  # right in all variants before: also on a shorter path
+    agreement: Share  # answers of the pretrained model in another wording: as first asked
+    held: Share  # best paths of questions wrong in all wordings: right in all
+    held_control: Share  # best paths of their control searches: give the target in all
+    before: Share  # right in all wordings before
+    mixed: Share  # right in some wordings before: the best path right in all
+    shortened: Share  # right in all wordings before: also on the best path, which is shorter
 
     @classmethod
     def of(cls, ways: Ways, num_layers: int) -> "AskedAgain":
-        """Summarise the variants of the questions of a run."""
+        """Summarise the wordings of the questions of a run."""
         gold: dict[str, list[Reached]] = {"right": [], "wrong": [], "mixed": []}
         for case in ways.cases:
             gold[case.before].append(case.searches[case.gold])
@@ -201,9 +198,11 @@ class AskedAgain(NamedTuple):
             held=share(search.held for search in gold["wrong"]),
             held_control=share(search.held for search in controls),
             before=Share(len(gold["right"]), len(ways.cases)),
-            corrected=share(search.robust is not None for search in gold["wrong"]),
-            mixed=share(search.robust is not None for search in gold["mixed"]),
-            shortened=share((s.robust or num_layers) < num_layers for s in gold["right"]),
+            mixed=share(bool(search.held) for search in gold["mixed"]),
+            shortened=share(
+                bool(search.held) and (search.best or num_layers) < num_layers
+                for search in gold["right"]
+            ),
         )
 
 

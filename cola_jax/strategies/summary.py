@@ -19,16 +19,15 @@ from cola_jax.scoring.number_format import (
 )
 from cola_jax.scoring.preference import Kept, Net, Preference
 from cola_jax.scoring.statistics import Share, holm
-from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST, AskedAgain, Ways, share
+from cola_jax.strategies.reached import AGAIN, ONCE, AskedAgain, Ways, share
 
 LABELS = {
     ONCE: "W→C: wrong before, right on some path",
-    AGAIN: "W→C: its best path right in all variants",
-    ROBUST: "W→C: right in all variants on one path",
+    AGAIN: "W→C: its best path right in all wordings",
 }
-STATED = {  # of a search in all variants at once, the last one
+STATED = {  # of a search in all wordings at once, the last one
     ONCE: "the searches found a correct path for",
-    ROBUST: "the searches found a path that is correct in all variants for",
+    AGAIN: "the searches found a path that is correct in all wordings for",
 }
 
 
@@ -41,17 +40,17 @@ class SearchSummary:
 
     open: bool  # questions without options offered
     before: Share  # right on the identity path
-    corrected: Share  # of those wrong before (in all variants, of a search in all): W→C
+    corrected: Share  # of those wrong before (in all wordings, of a search in all): W→C
     # The control: searches of the same questions for wrong answers other than the model's own.
     control: Share  # of those searches on the questions wrong before: reached their target
     without_control: int  # of the questions wrong before: have no wrong answer to search for
     unscored: int  # of those that have: without finite scores of the pretrained model
     preference: Preference | None  # of the model for gold among the targets; None for open ones
-    # W→C and the number expected by that preference, by what counts as right: `once`, where other
-    # variants were asked `asked again` (the best path in all) and `robust` (any path in all)
+    # W→C and the number expected by that preference, by what counts as right: `once`, and where
+    # other wordings were asked `asked again` (the best path in all)
     nets: dict[str, Net]
     kept: dict[str, Kept]  # layers saved on right and on wrong answers that are kept
-    again: AskedAgain | None  # None where no other variant was asked
+    again: AskedAgain | None  # None where no other wording was asked
 
     @classmethod
     def of(
@@ -66,31 +65,28 @@ class SearchSummary:
         targets = {name: ways.targets(name)[1] for name in ways.names}
         fitted = {name: preference or reached.preference() for name, reached in targets.items()}
         nets = {name: Net.of(reached, fitted[name]) for name, reached in targets.items()}
-        kept = [name for name in ways.names if name != AGAIN and ways.weighted]
         again = None if ways.names == (ONCE,) else AskedAgain.of(ways, num_layers)
-        found = share(c.searches[c.gold].best is not None for c in ways.cases if not c.baseline)
         return cls(
             open=not ways.weighted,
             before=share(case.baseline for case in ways.cases),
-            # right in all variants, of those right in none
-            corrected=again.corrected if again and ONCE not in ways.names else found,
+            corrected=share(case.searches[case.gold].best is not None for case in wrong),
             control=share(search.best is not None for case in wrong for search in case.controls),
             without_control=sum(not case.controls for case in wrong),
             unscored=sum(bool(case.controls) for case in wrong) - nets[first].n,
             preference=fitted[first] if ways.weighted and nets[first].n else None,
             nets=nets,
-            kept={name: ways.kept(name, num_layers) for name in kept},
+            kept={first: ways.kept(first, num_layers)} if ways.weighted else {},
             again=again,
         )
 
     @property
     def counted(self) -> str:
-        """The way of counting of `net`: once, or robust for a search in all variants at once."""
-        return ONCE if ONCE in self.nets else ROBUST
+        """The way of counting of `net`: once, or asked again for a search in all wordings."""
+        return next(iter(self.nets))
 
     @property
     def net(self) -> Net:
-        """W→C beyond the expected number; of a search in all variants at once, right in all."""
+        """W→C beyond the expected number; of a search in all wordings at once, right in all."""
         return self.nets[self.counted]
 
     @property
@@ -118,10 +114,10 @@ class SearchSummary:
         if self.before.hits == self.before.n:
             return f"Nothing to correct: the model was right before on {all_of(self.before.n)}."
         if not self.corrected.n:
-            return "Nothing to compare: the model got no question wrong in all variants."
+            return "Nothing to compare: the model got no question wrong in all wordings."
         got_wrong = "that the model got wrong"
-        if self.counted == ROBUST:
-            got_wrong += " in all variants"
+        if self.counted == AGAIN:
+            got_wrong += " in all wordings"
         if not net.n:
             found = f"{self.corrected.hits} of {self.corrected.n} questions {got_wrong}"
             return f"Nothing shown: {stated} {found}, but {self.no_comparison()}."

@@ -1,8 +1,7 @@
 """Table 1 of CoLa, with controls: accuracy by search space.
 
-`python -m experiments.paper.table1 --model CHECKPOINT --out FOLDER --task.task arc_easy.jsonl
---task.variants chat` searches every space, asks the found paths again in the variants, and with
-`--robust` also searches for paths that are right in all of them. Run it again to resume.
+`python -m experiments.paper.table1 --model CHECKPOINT --out FOLDER --task.task arc_easy.jsonl`
+searches every space, and asks the best paths again in other wordings. Run it again to resume.
 """
 
 import dataclasses
@@ -17,14 +16,14 @@ from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net
 from cola_jax.scoring.statistics import holm
 from cola_jax.strategies.loop import resolve
-from cola_jax.strategies.reached import ONCE, ROBUST
+from cola_jax.strategies.reached import AGAIN, ONCE
 from cola_jax.strategies.rules import PresetName, Space
 from experiments.paper.results import Result, layers, p_of, points, read, show
 from experiments.strategies import Searches
 
 HEAD = (
-    "space", "correct before", "after", "W→C", "net", "asked again: robust W→C", "net",
-    "layers kept, right minus wrong", "searched for: robust W→C", "net", "layers kept",
+    "space", "correct before", "after", "W→C", "net", "best path right when asked again",
+    "net", "layers kept, right minus wrong",
 )  # fmt: skip
 
 
@@ -38,37 +37,26 @@ class Table1(Searches):
     """Kinds of edits."""
     evaluations: int = 50
     """Evaluations of a question, beyond the baseline."""
-    robust: bool = True
-    """Also search for paths that are right in all variants."""
 
 
-def table_rows(searched: Sequence[tuple[str, Result, Result | None]]) -> list[list[str]]:
-    """Format a row for each space: paths asked again, and robust searches."""
-    every = [figures(once.summary, robust and robust.summary) for _, once, robust in searched]
+def table_rows(searched: Sequence[tuple[str, Result]]) -> list[list[str]]:
+    """Format a row for each space."""
+    every = [figures(result.summary) for _, result in searched]
     p = iter(holm([p_of(figure) for figures in every for figure in figures]))
     rows = []
-    for (space, once, robust), row in zip(searched, every, strict=True):
-        net, again, kept, net_robust, kept_robust = (figure_cell(figure, next(p)) for figure in row)
-        summary = once.summary
+    for (space, result), row in zip(searched, every, strict=True):
+        net, again, kept = (figure_cell(figure, next(p)) for figure in row)
+        summary = result.summary
         shares = [summary.before, summary.after, summary.corrected]
-        held = [
-            "–" if run is None or run.summary.again is None
-            else format_percent(run.summary.again.corrected.value)
-            for run in (once, robust)
-        ]  # fmt: skip
-        rows.append(
-            [space, *(format_percent(share.value) for share in shares), net, held[0], again, kept,
-             held[1], net_robust, kept_robust]
-        )  # fmt: skip
+        held = "–" if summary.again is None else format_percent(summary.again.held.value)
+        cells = [format_percent(share.value) for share in shares]
+        rows.append([space, *cells, net, held, again, kept])
     return rows
 
 
-def figures(once: Summary, robust: Summary | None) -> list[Net | Kept | None]:
+def figures(summary: Summary) -> list[Net | Kept | None]:
     """List the figures of a space that have a p-value."""
-    return [
-        once.net, once.nets.get(ROBUST), once.kept.get(ONCE),
-        robust and robust.nets.get(ROBUST), robust and robust.kept.get(ROBUST),
-    ]  # fmt: skip
+    return [summary.net, summary.nets.get(AGAIN), summary.kept.get(ONCE)]
 
 
 def figure_cell(figure: Net | Kept | None, corrected: float) -> str:
@@ -83,12 +71,9 @@ def main(settings: Table1) -> None:
     searched = []
     for space in settings.spaces:
         search = settings.settings(resolve(settings.preset).within(space))
-        folder = epath.Path(settings.out)
-        runs = [session.search(str(folder / space), search)]
-        if settings.robust and settings.task.variants:
-            runs.append(session.search(str(folder / f"{space}-robust"), search, robust=True))
-        once, *robust = read(str(run.directory) for run in runs)
-        searched.append((space, once, robust[0] if robust else None))
+        run = session.search(str(epath.Path(settings.out) / space), search)
+        (result,) = read([str(run.directory)])
+        searched.append((space, result))
     show(HEAD, table_rows(searched))
 
 

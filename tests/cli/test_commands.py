@@ -138,7 +138,7 @@ def test_values_start_the_command_again(file):
 def test_a_file_of_flags_comes_before_the_command_line(file):
     values = {
         **{"model": "m", "tasks": "arc_easy", "output_path": "o", "limit": 0.5, "chat": True},
-        **{"seed": None, "variants": ["plain", "shots"], "reuse": [], "robust": False},
+        **{"seed": None, "variants": ["plain", "shots"], "reuse": [], "quiet": False},
         "rules": {"max-skip": 2},
     }
     file.write_text(yaml.safe_dump(values))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from cola_jax.scoring.preference import Net
-from cola_jax.strategies.reached import AGAIN, ONCE, ROBUST, Case, Reached, Ways
+from cola_jax.strategies.reached import AGAIN, ONCE, Case, Reached, Ways
 from experiments.strategies import Hits, Seed, first_hits, layers_run, measure
 
 BASE = (0, 1, 2, 3)
 GOLD, OWN, OTHER = 0, 1, 2
-NONE = Reached(None, None, None)
+NONE = Reached(None, None)
 
 
 def searched(hits=(), holds=()):
@@ -26,7 +26,7 @@ def seed(*questions):
         targets: dict[int, Reached] = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
         cases.append(Case(f"q{i}", GOLD, False, [OWN, OWN], scores, targets))
         by_target |= {(f"q{i}", target): hits for target, hits in zip(targets, each, strict=True)}
-    return Seed(Ways(cases, (ONCE, AGAIN, ROBUST), True), by_target)
+    return Seed(Ways(cases, (ONCE, AGAIN), True), by_target)
 
 
 def net(way, size, searches):
@@ -37,11 +37,9 @@ def test_effects_count_hits_within_the_evaluations():
     searches = seed([searched([1]), searched([3])], [searched([2]), searched()])
     effects = [net(ONCE, size, searches) for size in (2, 3, 4)]
     assert effects == pytest.approx([0.5, 1.0, 0.5])
-    assert net(ROBUST, 4, searches) == 0
-    # the last hit is the shortest; only the first one holds
-    searches = seed([searched([1, 3], holds=[1]), searched()])
-    assert [net(AGAIN, size, searches) for size in (3, 4)] == [1, 0]
-    assert net(ROBUST, 4, searches) == 1
+    assert net(AGAIN, 4, searches) == 0
+    assert measure([searches], 3, 4).targets.keys() == {ONCE}  # the best were not asked again
+    assert net(AGAIN, 4, seed([searched([1, 3], holds=[3]), searched()])) == 1
 
 
 def test_first_hits_of_gold_and_of_controls():

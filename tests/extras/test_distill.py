@@ -120,9 +120,9 @@ def test_distill_refuses_a_task_that_changed_since_the_run(session, run, tmp_pat
     assert not (tmp_path / "router").exists()
 
 
-def label(i, right, robust=None, prompt=None):
+def label(i, right, prompt=None):
     verdicts = dict(zip(PATHS, map(bool, right), strict=True))
-    return Labels(f"q{i}", "", (), None, prompt or f"hash {i}", verdicts, robust)
+    return Labels(f"q{i}", "", (), None, prompt or f"hash {i}", verdicts)
 
 
 def examples_of(rows, **settings):
@@ -155,7 +155,7 @@ def test_make_examples_counts_what_cannot_be_learned():
     a, b, c, d = [i for i in rows if i not in HELD][:4]
     rows[a] = label(a, [0, 0, 0, 0])
     rows[b] = label(b, [0, 1, 0, 1])
-    rows[c] = label(c, [1, 1, 0, 0], robust={PATHS[0]: True, PATHS[1]: False})
+    rows[c] = label(c, [1, 0, 0, 0])
     rows[d] = label(d, [1, 0, 0, 0], prompt=f"hash {HELD[0]}")
     made = examples_of([*rows.values(), label(99, [1, 0, 0, 0])])
     targets = dict(zip(made.questions.tolist(), made.targets.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Searches beyond their controls: asked again in other variants, and compared between runs."""
+"""Searches beyond their controls: asked again in other wordings, and compared between runs."""
 
 import json
 from pathlib import Path
@@ -15,22 +15,21 @@ from tests.report.conftest import PARTS, START, WHOLE, letters, make_run, part, 
 
 
 def asked_again(name: str, plain: list[int], *searches: Any, **fields: Any) -> Any:
-    """Make a part of a question asked in two more variants, in which `plain` are the answers.
+    """Make a part of a question asked in two more wordings, in which `plain` are the answers.
 
-    A search is its target, and each path asked again with what held in the two variants.
+    A search is its target, and each path asked again with what held in the two wordings.
     """
 
     def columns(target: int, *asked: tuple[tuple[int, ...], list[bool]]) -> dict[str, Any]:
         again = [{"path": path, "holds": holds} for path, holds in asked]
         best = min((path for path, _ in asked if path != WHOLE), key=len, default=None)
-        robust = [path for path, holds in asked if all(holds) and path != WHOLE]
-        found = {"best": best, "again": again, "robust": min(robust, default=None)}
+        found = {"best": best, "again": again}
         return found | {"target": target, "evaluations": 2, "shared": 1}
 
     gold, *controls = [columns(*search) for search in searches]
-    own = {key: gold[key] for key in ("best", "again", "robust")}
+    own = {key: gold[key] for key in ("best", "again")}
     scores = [[-1.0 if j == answer else -2.0 for j in range(3)] for answer in (1, *plain)]
-    asked = {"variant_answers": plain, "baseline_scores": scores, "controls": controls}
+    asked = {"again_answers": plain, "baseline_scores": scores, "controls": controls}
     return letters(name, [(WHOLE, 1, False)], **own | asked | fields)
 
 
@@ -42,7 +41,7 @@ def test_summarise_questions_asked_again(tmp_path: Path):
                     (1, (WHOLE, yes), ((0, 1, 2), yes))),
         # wrong in all before, gold does not hold, the control does
         asked_again("b", [1, 2], (0, (WHOLE, no), ((0, 1), half)), (2, (WHOLE, no), ((0,), yes))),
-        # right in one variant before
+        # right in one wording before
         asked_again("c", [0, 1], (0, (WHOLE, half), ((0, 1), yes)), (2, (WHOLE, no))),
         # right in all before, and on two layers fewer
         asked_again("d", [0, 0], (0, (WHOLE, yes), ((0, 1), yes)),
@@ -53,24 +52,23 @@ def test_summarise_questions_asked_again(tmp_path: Path):
     again = summary.again
     assert again is not None
     assert (again.agreement, again.before) == (Share(6, 8), Share(1, 4))
-    assert again.held == again.corrected == Share(1, 2)  # a of a and b
-    assert again.held_control == Share(0, 1)  # of a, as b's is the model's answer in a variant
+    assert again.held == Share(1, 2)  # a of a and b
+    assert again.held_control == Share(0, 1)  # of a, as b's is the model's answer in a wording
     assert again.mixed == Share(1, 1)  # c
     assert again.shortened == Share(1, 1)
-    robust = summary.nets["robust"]
-    assert (robust.value, robust.n, robust.reached) == (1.0, 1, 1)
+    held = summary.nets["asked again"]
+    assert (held.value, held.n, held.reached) == (1.0, 1, 1)
     # a and b of a, b and c, which has no control where its second answer is right
     assert (summary.nets["once"].n, summary.nets["asked again"].n) == (3, 1)
-    # each question's paths asked again, in two variants
+    # each question's paths asked again, in two wordings
     assert summary.again_evaluations == 2 * (4 + 3 + 2 + 2)
-    kept = summary.kept["robust"]
-    assert (kept.right, kept.n_right, kept.wrong, kept.n_wrong) == (2, 1, 1, 1)
-    assert "difference in points, robust" in text_of(search_report(run, summary))
+    assert summary.kept.keys() == {"once"}
+    assert "difference in points, asked again" in text_of(search_report(run, summary))
 
 
 def test_check_runs_refuses_runs_that_are_not_comparable(tmp_path: Path, run: Run, evaluated: Run):
     check_runs([run])
-    first = make_run(tmp_path / "a", *PARTS, model="123", variants={"shots": "1"})
+    first = make_run(tmp_path / "a", *PARTS, model="123", variants=["shots"])
 
     def other(name: str, **settings: Any) -> Run:
         start = START | {"origin": {}}
@@ -80,8 +78,7 @@ def test_check_runs_refuses_runs_that_are_not_comparable(tmp_path: Path, run: Ru
         ([run, evaluated], "made by 'evaluate', not by a search"),
         ([run] * (MAX_RUNS + 1), f"at most {MAX_RUNS} runs"),
         ([first, other("b", model="fed")], "its model is 123, here it is fed"),
-        ([first, other("c", robust=True)], "--robust, False and True"),
-        ([first, other("d", variants={"chat": "1"})], r"--variants, \['shots'\] and \['chat'\]"),
+        ([first, other("d", prompts=2, prompts_digest="d")], "again in different wordings"),
     ):
         with pytest.raises(InputError, match=message):
             check_runs(runs)

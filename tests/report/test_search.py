@@ -105,11 +105,11 @@ def test_verdict_of_a_change_needs_p_and_interval(tmp_path: Path):
 
 
 def test_runs_stand_side_by_side(tmp_path: Path):
-    """A search in all variants at once has no row of what is found once."""
-    search = {"target": 2, "best": None, "evaluations": 2, "shared": 1, "robust": None}
+    """One of an earlier version in all wordings at once has no row of what is found once."""
+    search = {"target": 2, "best": None, "evaluations": 2, "shared": 1}
     again = [{"node": 0, "path": WHOLE, "holds": [False]}]
     asked = part(
-        "q2", controls=[search | {"again": again}], again=again, variant_answers=[1],
+        "q2", controls=[search | {"again": again}], again=again, again_answers=[1],
         baseline_scores=[[-2.0, -1.0, -3.0]] * 2,
     )  # fmt: skip
     runs = [make_run(tmp_path / "once", asked), make_run(tmp_path / "all", asked, robust=True)]
@@ -119,10 +119,10 @@ def test_runs_stand_side_by_side(tmp_path: Path):
     assert names == ["once/run", "all/run", "all/run against once/run"]
     rows = {row.label: row.cells for row in report.main.rows}
     assert rows["W→C: wrong before, right on some path"] == ("100.0 %\n20.7 to 100.0", "")
-    robust = rows["W→C: right in all variants on one path"]
-    assert robust[0] == ""
-    assert robust[1].startswith("0.0 %\n")
+    held = rows["W→C: its best path right in all wordings"]
+    assert held[0] == ""
+    assert held[1].startswith("0.0 %\n")
     tables = {table.heading: table for table in report.rest}
-    labels = [row.label for row in tables["Asked again in other variants"].rows]
+    labels = [row.label for row in tables["Asked again in other wordings"].rows]
     assert len(labels) == len(set(labels))
     assert "Against once/run, on the questions of both" in tables

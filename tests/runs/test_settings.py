@@ -54,11 +54,15 @@ def test_changes_that_do_not_continue_a_run_are_named_by_their_flags(change, mes
 
 
 def test_a_missing_setting_is_its_default():
-    for change in ({"robust": False}, {"layer_costs": None}, {"preset": {"max_times": 1, "x": 0}}):
+    for change in (
+        {"early_stop": False},
+        {"layer_costs": None},
+        {"preset": {"max_times": 1, "x": 0}},
+    ):
         assert continues("run", OLD, OLD | change) is False
         assert continues("run", OLD | change, OLD) is False
-    with pytest.raises(InputError, match=r"\(--robust: not given there, on here\)"):
-        continues("run", OLD, OLD | {"robust": True})
+    with pytest.raises(InputError, match=r"\(--early-stop: not given there, on here\)"):
+        continues("run", OLD, OLD | {"early_stop": True})
 
 
 def test_continues_says_whether_questions_are_evaluated_further():

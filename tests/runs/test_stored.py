@@ -33,12 +33,8 @@ def write_run(folder, labelled=LABELLED, start=DONE, **changes) -> Run:
 def test_labels_leave_out_control_searches_and_ungraded_paths(tmp_path):
     (labels,) = stored.read_labels(write_run(tmp_path / "once"))
     assert [*labels.verdicts] == [*LABELLED]
-    assert labels.correct == labels.held == [(0, 2), (0, 1, 1, 2)]
-    assert (labels.gold, labels.robust) == (0, None)
-    holds = {(0, 1, 1, 2): [True, True], (0, 2): [True, False]}  # in two variants
-    again = [{"node": 1, "path": path, "holds": each} for path, each in holds.items()]
-    (labels,) = stored.read_labels(write_run(tmp_path / "again", again=again))
-    assert labels.held == [(0, 1, 1, 2)]
+    assert labels.correct == [(0, 2), (0, 1, 1, 2)]
+    assert labels.gold == 0
     with Run(tmp_path / "new").open({"simulations": 4}, DONE) as run:
         pass
     with pytest.raises(ValueError, match="no question done yet"):

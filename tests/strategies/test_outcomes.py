@@ -50,7 +50,7 @@ def test_summary_counts_every_question(outcomes: Outcomes):
     assert (summary.net.n, summary.corrected.n) == (len(wrong), len(wrong))
     assert summary.net.reached == sum(outcome.best is not None for outcome in wrong)
     assert not summary.open
-    assert Ways.of([case_of(o) for o in outcomes], robust=False, weighted=True).names == ("once",)
+    assert Ways.of([case_of(o) for o in outcomes], weighted=True).names == ("once",)
 
 
 def test_to_pandas_has_the_control_and_texts_of_paths(outcomes: Outcomes):

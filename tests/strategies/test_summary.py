@@ -8,7 +8,7 @@ from cola_jax.scoring.preference import Preference
 from cola_jax.strategies.reached import Case, Reached, Ways
 from cola_jax.strategies.summary import SearchSummary
 
-NEVER, TWO = Reached(None, None, None), Reached(2, None, None)
+NEVER, TWO = Reached(None, None), Reached(2, None)
 GOLD, OWN, OTHER = 0, 1, 2
 LAYERS = 4
 
@@ -22,7 +22,7 @@ def case(number: int = 0, *, gold: Reached = NEVER, other: Reached = NEVER, righ
 
 
 def summary_of(*cases: Case, weighted: bool = True) -> SearchSummary:
-    return SearchSummary.of(Ways.of(list(cases), robust=False, weighted=weighted), LAYERS)
+    return SearchSummary.of(Ways.of(list(cases), weighted=weighted), LAYERS)
 
 
 def test_sentence_shows_what_is_beyond_expectation():
@@ -56,7 +56,7 @@ def test_sentence_gives_the_reason_of_the_expected_number():
     assert "(too few questions for an interval, p 1.000)" in summary_of(*few).sentence
     second = "the correct one is often the model's second choice"
     assert second not in summary_of(*few).sentence  # as preferred as the control
-    ways = Ways.of(few, robust=False, weighted=True)
+    ways = Ways.of(few, weighted=True)
     assert second in SearchSummary.of(ways, LAYERS, Preference(0.5, 0.1)).sentence
     assert "as searches reach wrong answers too." in summary_of(*few, weighted=False).sentence
 
@@ -85,21 +85,21 @@ def test_sentence_counts_the_questions_that_cannot_be_compared():
 
 def test_sentence_of_a_search_in_all_variants():
     def sentence(*cases):
-        return SearchSummary.of(Ways.of(list(cases), robust=True, weighted=True), LAYERS).sentence
+        return SearchSummary.of(Ways.of(list(cases), weighted=True, combined=True), LAYERS).sentence
 
     scores = np.array([[-1.0, -2.0, -3.0]] * 2)
-    wrong = case(gold=Reached(2, None, 2))._replace(answers=[OWN, OWN], scores=scores)
+    wrong = case(gold=Reached(2, True))._replace(answers=[OWN, OWN], scores=scores)
     mixed = wrong._replace(id="mixed", answers=[GOLD, OWN])
     right = wrong._replace(id="right", answers=[GOLD, GOLD], baseline=True)
     assert sentence(mixed) == (
-        "Nothing to compare: the model got no question wrong in all variants."
+        "Nothing to compare: the model got no question wrong in all wordings."
     )
     assert sentence(right, mixed).startswith("Nothing to compare: ")
     assert sentence(right).startswith("Nothing to correct: the model was right before on the only")
-    assert "a path that is correct in all variants for 1 of the 1 question that the model got " in (
+    assert "a path that is correct in all wordings for 1 of the 1 question that the model got " in (
         sentence(wrong, mixed)
     )
-    assert "got wrong in all variants, but " in sentence(wrong, mixed)
+    assert "got wrong in all wordings, but " in sentence(wrong, mixed)
 
 
 def test_rows_have_the_expected_number_below_the_reached_one():
@@ -116,7 +116,7 @@ def test_rows_have_the_expected_number_below_the_reached_one():
 
 
 def test_repr_is_short_and_html_is_escaped():
-    ways = Ways.of([case(0, gold=TWO), case(1, other=TWO)], robust=False, weighted=True)
+    ways = Ways.of([case(0, gold=TWO), case(1, other=TWO)], weighted=True)
     summary = SearchSummary.of(ways, LAYERS, Preference(0.5, 0.1))
     lines = repr(summary).splitlines()
     assert lines[0] == summary.sentence
