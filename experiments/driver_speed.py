@@ -34,8 +34,8 @@ from cola_jax.engine.work import Batch, Work
 from cola_jax.question import Question
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part
-from experiments import bucket as buckets
-from experiments.machines import Material, end, machines, start_cola, until, write_questions
+from tests.cluster import bucket as buckets
+from tests.cluster.machines import Material, end, machines, start_cola, until, write_questions
 
 FEW = 48  # questions of a start whose cost is that of all starts
 

@@ -60,7 +60,7 @@ def in_tpu_order(layers: Layer) -> Layer:
     """Lay q, k and v out in memory as [L, N, H, D].
 
     A TPU's products take them so; from [L, D, N, H] it copies a layer's weights for every tile
-    (see experiments/tpu_compile.py).
+    (see experiments/compile/tpu.py).
     """
     q, k, v = jax.tree.map(
         lambda leaf: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding)),

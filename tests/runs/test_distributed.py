@@ -10,9 +10,9 @@ from cola_jax.engine.local import LocalEngine
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.tasks.task import TaskConfig
-from experiments.same_rows import differences
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end
+from tests.same_rows import differences
 
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
 

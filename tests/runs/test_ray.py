@@ -18,8 +18,8 @@ from cola_jax.runs.session import Session
 from cola_jax.runs.work import PathRows
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
-from experiments.same_rows import differences
 from tests import tiny
+from tests.same_rows import differences
 
 pytestmark = [
     pytest.mark.slow,

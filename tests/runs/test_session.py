@@ -25,10 +25,10 @@ from cola_jax.runs.session import Session, check_memory, recording
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
-from experiments.same_rows import differences
 from tests import tiny
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end, evaluated, failing_after, written
+from tests.same_rows import differences
 
 QUESTIONS = 6
 SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=False)

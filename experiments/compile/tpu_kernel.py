@@ -1,9 +1,10 @@
 """Cycles of the kernel of attention over prompts, from the schedule that a TPU's compiler makes.
 
 The compiler estimates the time of no kernel of ours, but writes down its instructions: bundles that
-take a cycle each, in a loop over blocks. `python -m experiments.tpu_kernel v6e 16 128 128 3072 1024
-128 0` prints the cycles for 16 prompts, of which 128 tokens attend to 128 with queries of 3,072 and
-keys of 1,024 elements, in heads of 128, and keys and values are not kept.
+take a cycle each, in a loop over blocks.
+`python -m experiments.compile.tpu_kernel v6e 16 128 128 3072 1024 128 0` prints the cycles for 16
+prompts, of which 128 tokens attend to 128 with queries of 3,072 and keys of 1,024 elements, in
+heads of 128, and keys and values are not kept.
 
 Import this module before JAX: it sets the environment for a machine without a TPU.
 """
@@ -36,7 +37,7 @@ from tyro.conf import Positional
 
 from cola_jax.errors import first_line
 from cola_jax.kernels.tpu_prompt import call_kernel
-from experiments.hlo import Instruction
+from experiments.compile.hlo import Instruction
 
 NAME = "prompt_attention"
 
@@ -105,7 +106,7 @@ def cycles_of(chip: str, call: Call) -> int:
     """Compile the kernel in a process of its own, and count the cycles that a core takes."""
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text --xla_mosaic_dump_to={folder}"
-        command = [sys.executable, "-m", "experiments.tpu_kernel", chip, *map(str, call)]
+        command = [sys.executable, "-m", "experiments.compile.tpu_kernel", chip, *map(str, call)]
         command += ["--compile-only"]
         subprocess.run(command, env=os.environ | {"LIBTPU_INIT_ARGS": flags}, check=True)
         (schedule,) = Path(folder).glob(f"*-{NAME}*-schedule-analysis_final_bundles.txt")

@@ -3,7 +3,7 @@
 import fsspec
 import pytest
 
-from experiments import bucket as buckets
+from tests.cluster import bucket as buckets
 
 pytestmark = pytest.mark.slow
 

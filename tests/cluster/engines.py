@@ -1,9 +1,9 @@
 """Whether a run has the same rows on one process, on four nodes of Ray and on two hosts.
 
-`python -m experiments.engines --out FOLDER` makes a tiny model and questions, runs each command of
-`cola` in each of these ways on this machine, and prints a table of the rows that differ: paths of
-one run only, margins, and verdicts wherever a margin is above 1e-3. Runs that are in the folder are
-not made again. Exits with status 1 where anything differs or a command fails. Needs Linux.
+`python -m tests.cluster.engines --out FOLDER` makes a tiny model and questions, runs each command
+of `cola` in each of these ways on this machine, and prints a table of the rows that differ: paths
+of one run only, margins, and verdicts wherever a margin is above 1e-3. Runs that are in the folder
+are not made again. Exits with status 1 where anything differs or a command fails. Needs Linux.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from pathlib import Path
 import tyro
 
 from cola_jax.runs.run import MANIFEST, Run
-from experiments.machines import Material, end, machines, start_cola
-from experiments.same_rows import compare, rows_of
+from tests.cluster.machines import Material, end, machines, start_cola
+from tests.same_rows import compare, rows_of
 
 NODES, HOSTS = 4, 2
 ALONE = "one process"
@@ -48,7 +48,7 @@ class Engines:
         asked = ["--prompts-file", made.prompts] if command == "generate" else ["--task", made.task]
         searched = str(self.out / "search" / name_of(ALONE) / "run")
         of_command = {
-            "search": ["--simulations", "24", "--variants", "chat"],
+            "search": ["--simulations", "24"],
             "evaluate": ["--random", "24"],
             "generate": ["--random", "6", "--max-new-tokens", "8"],
             "scan": ["--choose-prompts", "1", "--longest-block", "2"],

@@ -78,7 +78,7 @@ def serve() -> Iterator[Bucket]:
     with tempfile.NamedTemporaryFile() as file:
         file.truncate(8 * (len(SETTINGS) + len(KINDS)))
         bucket = Bucket(Path(file.name))
-        process = subprocess.Popen([sys.executable, "-m", "experiments.bucket", file.name])
+        process = subprocess.Popen([sys.executable, "-m", "tests.cluster.bucket", file.name])
         try:
             limit = time.monotonic() + STARTS
             while not bucket.get("port"):

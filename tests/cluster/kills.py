@@ -1,6 +1,6 @@
 """Whether a run survives kills and other signals, and the work that each loses.
 
-`python -m experiments.kills --out FOLDER --kills 5 --within 30 -- search --model ...` runs a
+`python -m tests.cluster.kills --out FOLDER --kills 5 --within 30 -- search --model ...` runs a
 command of `cola` twice, with --output FOLDER/whole and FOLDER/other, or with those in place of
 {out}. The second run is interrupted in each start by SIGKILL, SIGTERM or SIGINT, at a random moment
 after the first evaluation of that start (of a conversion: after its start), and is then left to
@@ -28,7 +28,7 @@ import tyro
 from tyro.conf import Positional
 
 from cola_jax.runs.run import MANIFEST, UNFINISHED, Run
-from experiments.same_rows import differences
+from tests.same_rows import differences
 
 WHOLE, OTHER = "whole", "other"  # of equal lengths, which files of Orbax have
 PRINTED = "printed"
@@ -108,7 +108,7 @@ def same_output(whole: Path, other: Path) -> bool:
 def start(command: tuple[str, ...], directory: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start `cola` in a process group of its own, which notes its evaluations in a log."""
     log.touch()
-    code = "import sys; from experiments.kills import noted; noted(*sys.argv[1:])"
+    code = "import sys; from tests.cluster.kills import noted; noted(*sys.argv[1:])"
     with open(directory.parent / PRINTED, "w") as printed:
         return subprocess.Popen(
             [sys.executable, "-c", code, str(log), *with_output(command, directory)],

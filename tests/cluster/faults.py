@@ -1,6 +1,6 @@
 """What faults of machines, drivers and storage cost a run on a Ray cluster of four nodes.
 
-`python -m experiments.faults --out FOLDER` starts such a cluster on this machine for each fault,
+`python -m tests.cluster.faults --out FOLDER` starts such a cluster on this machine for each fault,
 and `cola search` on it, applies the fault while the search is in progress, and compares the rows
 with those of a single process. The results are in FOLDER/faults.jsonl, and a fault that has its
 row there is not tried again; the table of all is printed at the end. Of a race there are three
@@ -30,10 +30,10 @@ from typing import Any
 import tyro
 
 from cola_jax.runs.run import Run
-from experiments import bucket as buckets
-from experiments.machines import Machines, end, lines_of, start_cola, until
-from experiments.same_rows import Rows, compare, read_rows
-from experiments.trial import NODES, PAUSE, QUESTIONS, Trial, busy
+from tests.cluster import bucket as buckets
+from tests.cluster.machines import Machines, end, lines_of, start_cola, until
+from tests.cluster.trial import NODES, PAUSE, QUESTIONS, Trial, busy
+from tests.same_rows import Rows, compare, read_rows
 
 MANY = 128  # questions, for batches of 32
 POISONED = "q7"
@@ -312,7 +312,7 @@ def object_store_full(trial: Trial) -> None:
     trial.cluster = Machines(trial.folder / "cluster", _system_config=FULL)
     trial.stack.callback(trial.cluster.close)
     cluster = trial.nodes()
-    code = "import sys; from experiments.faults import fill_stores; fill_stores(sys.argv[1])"
+    code = "import sys; from tests.cluster.faults import fill_stores; fill_stores(sys.argv[1])"
     filler = subprocess.Popen([sys.executable, "-c", code, cluster.address], stdout=subprocess.PIPE)
     trial.stack.callback(end, filler, 0)
     assert filler.stdout is not None

@@ -1,4 +1,4 @@
-"""Compare two runs row by row: `python -m experiments.same_rows RUN OTHER`.
+"""Compare two runs row by row: `python -m tests.same_rows RUN OTHER`.
 
 With `--model CHECKPOINT` in place of OTHER, the paths of the run are evaluated again by this code.
 The paths of every question and target must be the same, and margins equal within 1e-4, relative to

@@ -1,6 +1,6 @@
 """Compiles the device programs for an H100 on a machine that has none, and reads the results.
 
-`pip install "jax[cuda13]"`, then `python -m experiments.gpu_compile`, with JAX_PLATFORMS=cpu as
+`pip install "jax[cuda13]"`, then `python -m experiments.compile.gpu`, with JAX_PLATFORMS=cpu as
 everything else once these packages are installed. A compiler without a GPU times no kernels, so
 matrix products are shown by both libraries between which it would choose. Exits with status 1
 where a program copies a weight.
@@ -22,8 +22,8 @@ import tyro
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from experiments import hlo
-from experiments.programs import PROGRAMS, Abstract, Program, Sizes
+from experiments.compile import hlo
+from experiments.compile.programs import PROGRAMS, Abstract, Program, Sizes
 from experiments.shapes import SHAPES
 
 TARGET = Path(__file__).with_name("h100.txtpb")  # of XLA, which describes the card so

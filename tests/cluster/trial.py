@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.runs.run import Run
-from experiments import bucket as buckets
-from experiments.machines import Machines, Material, end, start_cola, until
+from tests.cluster import bucket as buckets
+from tests.cluster.machines import Machines, Material, end, start_cola, until
 
 NODES = 4
 QUESTIONS = 48

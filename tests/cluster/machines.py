@@ -29,7 +29,7 @@ from tests import tiny
 ROOT = Path(cola_jax.__file__).parents[1]  # of the checkout
 PIECE = 1000  # questions that are unlike in more than their number
 STARTS = 5  # attempts
-HOOK = ROOT / "experiments" / "faulty_worker"
+HOOK = ROOT / "tests" / "cluster" / "faulty_worker"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Compiles the device programs for TPUs on a machine that has none, and reads the results.
 
-`pip install libtpu`, then `python -m experiments.tpu_compile`. Once libtpu is installed, everything
+`pip install libtpu`, then `python -m experiments.compile.tpu`. Once libtpu is installed, everything
 else needs JAX_PLATFORMS=cpu, so a virtual environment of its own is best. Exits with status 1 where
 a program of ours copies a weight, or a whole slot buffer or cache.
 """
@@ -13,14 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from experiments.tpu_kernel import CHIPS, call_in, cycles_of, topology_of  # before jax is imported
+# before jax is imported
+from experiments.compile.tpu_kernel import CHIPS, call_in, cycles_of, topology_of
 
 # isort: split
 import numpy as np
 import tyro
 
-from experiments import hlo
-from experiments.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
+from experiments.compile import hlo
+from experiments.compile.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
 from experiments.shapes import SHAPES
 
 TENSOR = {"llama-3.2-3b": 1, "llama-3-8b": 4}
