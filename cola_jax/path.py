@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Int
@@ -12,7 +12,7 @@ from cola_jax.errors import InputError, check_whole, reading, shown
 from cola_jax.question import random_of
 
 Ids = Sequence[int] | np.ndarray | Array
-Layers = TypeVar("Layers", tuple[int, ...], str)  # of a path without padding, or a character each
+LayerPath = tuple[int, ...]  # a path without padding
 STOP = -1  # marks the positions of a padded path after its last layer
 
 ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
@@ -24,7 +24,7 @@ KINDS = ("skip", "repeat", "move")
 MOST_KNOWN = 1000  # random paths in a row
 
 
-def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
+def parse_path(text: str, num_layers: int, max_length: int | None = None) -> LayerPath:
     """Read `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
 
     Spaces do not matter. ValueError for other text, ids outside 0..num_layers-1, and paths of more
@@ -49,7 +49,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
     return validate(layers, num_layers, max_length=limit)
 
 
-def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> tuple[int, ...]:
+def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> LayerPath:
     """Read a path of a file; InputError as `parse_path`, with the file's name."""
     with reading(file):
         return parse_path(text, num_layers)
@@ -128,7 +128,7 @@ def ascending_ranges(layers: Sequence[int]) -> list[range]:
     return out
 
 
-def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
+def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> LayerPath:
     """Return the path as a tuple of ints, an array without the padding at its end.
 
     InputError where it is empty or longer than `max_length`, or has other ids than
@@ -172,12 +172,12 @@ def pad_lists(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
     return paths
 
 
-def unpad_path(path: np.ndarray) -> tuple[int, ...]:
+def unpad_path(path: np.ndarray) -> LayerPath:
     """Return the layer ids of a path [P] that is padded with STOP."""
     return tuple(path[path != STOP].tolist())
 
 
-def identity(num_layers: int) -> tuple[int, ...]:
+def identity(num_layers: int) -> LayerPath:
     """Return the path of the pretrained model."""
     return tuple(range(num_layers))
 
@@ -220,7 +220,7 @@ def edit_table(
     return Edit(*np.array(rows, np.int32).T)
 
 
-def edited(path: Layers, edit: Ids) -> Layers:
+def edited(path: LayerPath, edit: Ids) -> LayerPath:
     """Apply one edit to one path without padding."""
     kind, start, k, amount = map(int, edit)
     before, block, after = path[:start], path[start : start + k], path[start + k :]
@@ -257,8 +257,8 @@ def random_paths(
     seed: int,
     edits: int = 3,
     max_length: int | None = None,
-    refused: Callable[[tuple[int, ...]], Any] = lambda path: False,
-) -> list[tuple[int, ...]]:
+    refused: Callable[[LayerPath], Any] = lambda path: False,
+) -> list[LayerPath]:
     """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
 
     Nor one that is refused, such as by `ModelConfig.missing_keys`.
@@ -273,7 +273,7 @@ def random_paths(
         )
     generator = random_of(seed)
     fitting = FittingEdits(edit_table(limit), 1, limit)
-    paths: dict[tuple[int, ...], None] = {}
+    paths: dict[LayerPath, None] = {}
     known = 0  # since the last new one
     while len(paths) < count and known < MOST_KNOWN:
         path = identity(num_layers)

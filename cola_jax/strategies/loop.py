@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean, shown
-from cola_jax.path import identity
+from cola_jax.path import LayerPath, identity, pad_lists
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
-from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome, as_ids, as_text
+from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome
 from cola_jax.strategies.rules import PRESETS, Rules, Settings
 from cola_jax.strategies.walks import Search, searches
-
-NO_LEAF = Leaf("")
 
 
 def ignore_steps(steps: int) -> None:
@@ -45,7 +43,7 @@ def search_batch(
     over at the end, so that `settings.steps` of each question are counted in all.
     """
     questions, positions = evaluations.questions, settings.positions(num_layers)
-    root = [Leaf(as_text(identity(num_layers)))]
+    root = [Leaf(identity(num_layers))]
     of_gold = [History(question, question.answer, b) for b, question in enumerate(questions)]
     record_wave(evaluations, 0, [(history, root) for history in of_gold], positions)
     on_steps(len(of_gold))
@@ -103,12 +101,10 @@ def record_wave(
     """Evaluate the leaves of several searches, and record them."""
     if not leaves:
         return
-    width = max(len(row) for _, row in leaves)
-    texts = [leaf.path for _, row in leaves for leaf in (*row, *[NO_LEAF] * (width - len(row)))]
     verdicts, reused = evaluations.of_searches(
         np.array([history.index for history, _ in leaves]),
         np.array([history.target for history, _ in leaves]),
-        as_ids(texts, positions).reshape(len(leaves), width, positions),
+        pad_lists([[leaf.path for leaf in row] for _, row in leaves], positions),
     )
     for s, (history, row) in enumerate(leaves):
         present = slice(len(row))
@@ -117,7 +113,7 @@ def record_wave(
 
 def paths_to_confirm(
     outcomes: Sequence[Outcome],
-) -> tuple[list[tuple[int, ...] | None], list[Completion | None]]:
+) -> tuple[list[LayerPath | None], list[Completion | None]]:
     """Return each shortest correct path and its completion; None without one."""
     completions = [
         None if (i := outcome.shortest_correct) is None else outcome.verdicts.completion[i]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.errors import count, shown
-from cola_jax.path import format_edit, format_path
+from cola_jax.path import LayerPath, format_edit, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -19,24 +19,12 @@ NO_PARENT = -1
 class Leaf(NamedTuple):
     """A path to evaluate, and the path and the edit that it was made from.
 
-    Paths are strings of a character for each layer, as `as_text` writes them: Python slices, hashes
-    and compares strings as a whole. An edit is kind, start, k and amount; zeros for none, or for
-    several at once.
+    An edit is kind, start, k and amount; zeros for none, or for several at once.
     """
 
-    path: str
-    parent: str | None = None
+    path: LayerPath
+    parent: LayerPath | None = None
     edit: Sequence[int] = (0, 0, 0, 0)
-
-
-def as_text(path: Sequence[int]) -> str:
-    """Write a path as a string of a character for each layer: 1 for layer 0, since 0 pads."""
-    return "".join(chr(1 + layer) for layer in path)
-
-
-def as_ids(paths: Sequence[str], positions: int) -> np.ndarray:
-    """Return paths as padded ids [N, P]; NumPy stores characters as their 32-bit numbers."""
-    return np.array(paths, f"U{positions}").view(np.int32).reshape(len(paths), positions) - 1
 
 
 class Again(NamedTuple):
@@ -57,7 +45,7 @@ class Outcome:
 
     question: Question
     target: int
-    paths: list[tuple[int, ...]]
+    paths: list[LayerPath]
     verdicts: Verdicts  # fields [E], of the target
     wave: np.ndarray  # [E], the wave in which it was evaluated, 0 for the baseline
     parent: np.ndarray  # [E], the evaluation whose path was edited, -1 for the baseline
@@ -105,7 +93,7 @@ class Outcome:
         return self.shortest(True)
 
     @property
-    def best(self) -> tuple[int, ...] | None:
+    def best(self) -> LayerPath | None:
         """The shortest correct path, None where no path is right."""
         return None if self.shortest_correct is None else self.paths[self.shortest_correct]
 
@@ -138,7 +126,7 @@ class History:
         self.question, self.target, self.index = question, target, index
         self.leaves: list[Leaf] = []
         self.parents: list[int] = []
-        self.numbers: dict[str | None, int] = {}  # of the evaluations, by path
+        self.numbers: dict[LayerPath | None, int] = {}  # of the evaluations, by path
         self.waves: list[int] = []
         self.verdicts: list[Verdicts] = []  # of each wave
         self.reused: list[np.ndarray] = []
@@ -167,7 +155,7 @@ class History:
         return Outcome(
             question=self.question,
             target=self.target,
-            paths=[tuple(ord(layer) - 1 for layer in leaf.path) for leaf in self.leaves],
+            paths=[leaf.path for leaf in self.leaves],
             verdicts=Verdicts(*map(np.concatenate, zip(*self.verdicts, strict=True))),
             wave=np.array(self.waves, np.int32),
             parent=np.array(self.parents, np.int32),

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.special import expit
 
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import MOVE, SKIP, Edit, edit_table, edited, edits_fit
+from cola_jax.path import MOVE, SKIP, Edit, LayerPath, edit_table, edited, edits_fit
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf, as_text
+from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf
 from cola_jax.strategies.rules import Rules, TreeRules
 
 DRAWS = 16  # edits drawn in a row whose paths are not new, before all are looked at
@@ -22,18 +22,20 @@ class Tree:
 
     A node is made when it is selected, and pending until its verdict is backed up. The arrays are
     lists: a leaf reads and writes a few entries of them, in less time than NumPy or JAX takes for
-    one call. Paths are strings, as in `Leaf`.
+    one call.
     """
 
-    def __init__(self, path: str, rules: TreeRules, costs: LayerCosts, random: np.random.Generator):
+    def __init__(
+        self, path: LayerPath, rules: TreeRules, costs: LayerCosts, random: np.random.Generator
+    ):
         """Plant the root, pending its verdict; `random` is the question's own."""
         self.rules, self.random, self.total_cost = rules, random, costs.total
         self.unit = 1.0  # of margins
         self.cost_weight = rules.length_weight / costs.total
-        self.layer_costs = dict(zip(as_text(range(costs.num_layers)), costs.of_layer, strict=True))
-        self.paths: list[str] = []
+        self.layer_costs = costs
+        self.paths: list[LayerPath] = []
         self.costs: list[float] = []  # of the paths: their lengths, where layers cost the same
-        self.known: set[str] = set()  # the paths
+        self.known: set[LayerPath] = set()  # the paths
         self.parents: list[int] = []
         self.starts: list[int] = []  # where the edits from the parents begin
         self.visits: list[int] = []  # evaluations at and below the node, pending ones included
@@ -50,11 +52,11 @@ class Tree:
         """Whether no node has a new path left."""
         return ROOT in self.closed and not self.children[ROOT]
 
-    def add(self, path: str, parent: int, start: int) -> int:
+    def add(self, path: LayerPath, parent: int, start: int) -> int:
         """Add a pending node and count its visit on the way up; return its slot."""
         node = len(self.paths)
         self.paths.append(path)
-        self.costs.append(math.fsum(map(self.layer_costs.__getitem__, path)))
+        self.costs.append(self.layer_costs.of(path))
         self.known.add(path)
         self.parents.append(parent)
         self.starts.append(start)
@@ -182,7 +184,7 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
         self[key] = [WeightedEdits.of(rows, self.rules.block_power) for rows in of_kind]
         return self[key]
 
-    def draw(self, tree: Tree, node: int) -> tuple[str, Sequence[int]] | None:
+    def draw(self, tree: Tree, node: int) -> tuple[LayerPath, Sequence[int]] | None:
         """Draw an edit of a node's path that makes a new path of the tree.
 
         The kind is drawn first and evenly, then the edit among those of its kind: there are four
@@ -192,8 +194,9 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
         """
         rules, path = self.rules, tree.paths[node]
 
-        def new_path(edit: Sequence[int]) -> str | None:
-            child, (_, start, k, _) = edited(path, edit), edit
+        def new_path(edit: Sequence[int]) -> LayerPath | None:
+            _, start, k, _ = edit
+            child = edited(path, edit)
             if child in tree.known:
                 return None
             if rules.max_runs is None:

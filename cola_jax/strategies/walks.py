@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.path import FittingEdits, edited, identity
+from cola_jax.path import FittingEdits, LayerPath, edited, identity
 from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.outcome import Leaf, as_text
+from cola_jax.strategies.outcome import Leaf
 from cola_jax.strategies.rules import (
     BeamRules,
     EnumerateRules,
@@ -35,7 +35,7 @@ Search = Generator[list[Leaf], Verdicts, None]
 class Result(NamedTuple):
     """A path that was evaluated."""
 
-    path: str
+    path: LayerPath
     margin: float
 
 
@@ -50,7 +50,7 @@ class Start(NamedTuple):
     random: np.random.Generator  # the question's own
     fitting: FittingEdits
 
-    def child(self, path: str) -> Leaf:
+    def child(self, path: LayerPath) -> Leaf:
         """Apply a random edit; returns the same path where none fits."""
         edit = self.fitting.draw(len(path), self.random)
         return Leaf(path) if edit is None else Leaf(edited(path, edit), path, edit.tolist())
@@ -102,14 +102,14 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
             "the order of the layers is not known: give `order`, the layers by their "
             "cola_jax.execute.reference.block_influence."
         )
-    path, order = start.identity.path, as_text(rules.order)
+    path = start.identity.path
     yield [
-        Leaf("".join(layer for layer in path if layer not in order[:n]), path)
+        Leaf(tuple(layer for layer in path if layer not in rules.order[:n]), path)
         for n in range(1, len(path) - start.fitting.shortest + 1)
     ]
 
 
-def mutated(start: Start, path: str, most: int, *, exactly: bool = False) -> Leaf:
+def mutated(start: Start, path: LayerPath, most: int, *, exactly: bool = False) -> Leaf:
     """Apply one to `most` random edits, or that many; the child of one edit names it."""
     count = most if exactly else int(start.random.integers(1, most + 1))
     child = start.child(path)
@@ -135,7 +135,7 @@ def searches(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], S
     edits. Each draws from a generator of its own, of the seed and the id.
     """
     rules, positions = settings.preset, settings.positions(num_layers)
-    root = as_text(identity(num_layers))
+    root = identity(num_layers)
     if isinstance(rules, TreeRules):
         draws, costs = EditDraws(rules, positions, num_layers), settings.costs(num_layers)
 
@@ -162,7 +162,7 @@ def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -
         tree.update((yield leaves))
 
 
-def paced(walk: Walk, root: str, settings: Settings) -> Search:
+def paced(walk: Walk, root: LayerPath, settings: Settings) -> Search:
     """Yield the new paths of a walk, at most `leaves` at a time, within the budget."""
     seen, results = {root}, None
     while len(seen) <= settings.simulations:

@@ -5,7 +5,7 @@ import pytest
 
 from cola_jax.question import Question
 from cola_jax.scoring import Completion, Grade, Verdicts
-from cola_jax.strategies.outcome import History, Leaf, Outcome, as_text
+from cola_jax.strategies.outcome import History, Leaf, Outcome
 
 
 def outcome(*evaluations):
@@ -63,7 +63,7 @@ def test_ungraded_answer_is_neither_right_nor_wrong():
     assert made.baseline is None
     assert made.shortest_correct is None
     history = History(made.question, 0, 0)  # nor is another answer better than it
-    leaves = [Leaf(as_text(path)) for path in made.paths]
+    leaves = [Leaf(path) for path in made.paths]
     right = made.verdicts._replace(verdict=np.ones(3, bool))
     history.record(0, leaves, right, np.zeros(3, bool))
     assert not history.improved

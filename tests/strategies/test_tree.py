@@ -14,12 +14,12 @@ from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import KINDS, edited, edits_fit, identity
 from cola_jax.question import random_of
 from cola_jax.scoring import Verdicts
-from cola_jax.strategies.outcome import NO_PARENT, ROOT, as_text
+from cola_jax.strategies.outcome import NO_PARENT, ROOT
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from cola_jax.strategies.tree import EditDraws, Tree, table_of
 
 PARENTS = [NO_PARENT, 0, 0, 0, 3, 3, 2]
-PATHS = [as_text(map(int, path)) for path in ("01", "0", "1", "011", "001", "0101", "11")]
+PATHS = [tuple(map(int, path)) for path in ("01", "0", "1", "011", "001", "0101", "11")]
 LAYERS = 6
 UNEVEN = LayerCosts(LAYERS, (1.0, 2.0, 0.5, 4.0, 1.5, 3.0))
 
@@ -51,7 +51,7 @@ def test_descend_follows_the_best_ucb(visits):
         def ucb(node, tree=tree):
             total = tree.visits[ROOT if visits == "tree" else PARENTS[node]]
             explored = 0.3 * math.sqrt(math.log(total) / tree.visits[node])
-            share = sum((1.0, 3.0)[ord(layer) - 1] for layer in PATHS[node]) / 4
+            share = sum((1.0, 3.0)[layer] for layer in PATHS[node]) / 4
             return tree.value[node] / tree.visits[node] + explored - 0.2 * share
 
         best = max((1, 2, 3), key=ucb)
@@ -103,7 +103,7 @@ def test_close_buries_branches_without_new_paths(tree):
 
 
 def planted(rules: TreeRules) -> tuple[Tree, EditDraws]:
-    tree = Tree(as_text(identity(LAYERS)), rules, UNEVEN, random_of(0))
+    tree = Tree(identity(LAYERS), rules, UNEVEN, random_of(0))
     return tree, EditDraws(rules, rules.lengths(LAYERS)[1], LAYERS)
 
 
@@ -166,7 +166,7 @@ def chances(tree, node, rules, path):
         kind, start, k, _ = edit
         child = edited(path, edit)
         if (
-            as_text(child) not in tree.known
+            child not in tree.known
             and not (rules.ordered and start < tree.starts[node])
             and not (rules.deep_block and node != ROOT and k > rules.deep_block)
             and max(Counter(child).values()) <= (rules.max_runs or len(child))
@@ -193,11 +193,11 @@ def test_edits_are_drawn_from_those_that_are_new(rules, node, known):
     """In proportion to their weights, the kind first, over many keys."""
     draws = EditDraws(rules, 2 * LAYERS, LAYERS)
     paths = identity(LAYERS), (0, 1, 2, 1, 2, 3, 4, 5)
-    tree = Tree(as_text(paths[0]), rules, UNEVEN, random_of(0))
-    tree.add(as_text(paths[1]), ROOT, start=2)
+    tree = Tree(paths[0], rules, UNEVEN, random_of(0))
+    tree.add(paths[1], ROOT, start=2)
     edits = list(chances(tree, node, rules, paths[node]))
     chosen = random_of(1).permutation(len(edits))[: min(int(known * len(edits)), len(edits) - 3)]
-    tree.known |= {as_text(edited(paths[node], edits[i])) for i in chosen}
+    tree.known |= {edited(paths[node], edits[i]) for i in chosen}
     expected = chances(tree, node, rules, paths[node])
     counts: Counter[Any] = Counter()
     for key in range(1500):
@@ -205,7 +205,7 @@ def test_edits_are_drawn_from_those_that_are_new(rules, node, known):
         drawn = draws.draw(tree, node)
         assert drawn is not None
         path, edit = drawn
-        assert path == as_text(edited(paths[node], edit))
+        assert path == edited(paths[node], edit)
         counts[tuple(edit)] += 1
     assert counts.keys() <= expected.keys()
     observed = [counts[edit] for edit in expected]
