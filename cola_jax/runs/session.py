@@ -41,7 +41,7 @@ from cola_jax.runs.schema import (
 from cola_jax.runs.stored import Answers, stored_verdicts
 from cola_jax.runs.work import WAVE, Influence, KnownRows, PathRows, RunWork, SearchRows, wave_part
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.prepared import Prepared, digest_of_questions
@@ -175,7 +175,7 @@ def recording(
         run.metrics.add(earlier=sum(map(len, known)))
         written = 0
 
-        def write(paths: np.ndarray, verdicts: Verdicts) -> None:
+        def write(paths: PathLists, verdicts: Verdicts) -> None:
             nonlocal written
             run.write(wave_part(encoded, paths, verdicts, run.mark))
             written += 1

@@ -18,7 +18,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import LayerPath
 from cola_jax.runs.schema import (
     Part,
     evaluation_rows,
@@ -27,7 +27,7 @@ from cola_jax.runs.schema import (
     search_part,
 )
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluations import Evaluations, Path
+from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.scorer import Evaluate, prompts_of
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import paths_to_ask, with_again
@@ -79,9 +79,9 @@ class RunWork(Work):
         )
 
     def keep_wave(
-        self, keep: Keep, encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
+        self, keep: Keep, encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts
     ) -> None:
-        """Keep the evaluations of paths [B, C, P] of unfinished questions."""
+        """Keep the evaluations of paths of unfinished questions."""
         keep(wave_part(encoded, paths, verdicts, self.mark or ""))
 
     def part(self, part: Part) -> Part:
@@ -91,13 +91,11 @@ class RunWork(Work):
         return part.encode(self.mark)
 
 
-def wave_part(encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts, mark: str) -> Part:
-    """Make the part of evaluations of paths [B, C, P] of questions that are not finished."""
+def wave_part(encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts, mark: str) -> Part:
+    """Make the part of evaluations of paths of questions that are not finished."""
     rows: list[dict[str, Any]] = []
     for b, each in enumerate(encoded):
-        entries = np.flatnonzero(paths[b, :, 0] != STOP)
-        written = [unpad_path(path) for path in paths[b, entries]]
-        rows += evaluation_rows(each, written, verdicts.take((b, entries)))
+        rows += evaluation_rows(each, paths[b], verdicts.take((b, slice(len(paths[b])))))
     return Part(rows, []).encode(mark)
 
 
@@ -105,7 +103,7 @@ def wave_part(encoded: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts,
 class PathRows(RunWork):
     """A function from a batch to the rows of the same paths on its questions."""
 
-    paths: Sequence[Path]
+    paths: Sequence[LayerPath]
     padded: np.ndarray  # [C, P], the same
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
@@ -135,7 +133,7 @@ class Influence(Work):
 class Confirmed(Work):
     """A function from a batch to whether a path of each question is right in float32 too."""
 
-    paths: Sequence[Path | None]  # of all questions
+    paths: Sequence[LayerPath | None]  # of all questions
     completions: Sequence[Completion | None]
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> list[bool | None]:

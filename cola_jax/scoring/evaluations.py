@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cola_jax.path import STOP, pad_lists, unpad_path
+from cola_jax.path import LayerPath, pad_lists, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 
-Path = tuple[int, ...]
-Known = Sequence[Mapping[Path, Verdicts]]  # of each question, the verdict [1] of each path
-Write = Callable[[np.ndarray, Verdicts], None]  # takes paths [B, C, P], and verdicts [B, C]
+Known = Sequence[Mapping[LayerPath, Verdicts]]  # of each question, the verdict [1] of each path
+PathLists = Sequence[Sequence[LayerPath]]  # of each question, or of each search
+Write = Callable[[PathLists, Verdicts], None]  # takes the paths of B questions, and verdicts [B, C]
 
 
 class Evaluations:
@@ -47,69 +47,79 @@ class Evaluations:
         self.resumed = resumed or [{}] * len(questions)
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
-        return self.look_up(np.arange(len(self.questions)), paths)[0]
+        lists = [[unpad_path(path) for path in row] for row in paths]
+        return self.look_up(range(len(lists)), lists, paths.shape[2])[0]
 
     def of_searches(
-        self, question: np.ndarray, target: np.ndarray, paths: np.ndarray
+        self, questions: Sequence[int], targets: Sequence[int], paths: PathLists, positions: int
     ) -> tuple[Verdicts, np.ndarray]:
-        """Evaluate the paths [S, C, P] of S searches, each of a question [S] for a target [S].
+        """Evaluate the paths of S searches, each of a question for a target.
 
-        Returns Verdicts [S, C] of the targets, and which evaluations were known before [S, C].
+        They are padded to a number of positions. Returns Verdicts [S, C] of the targets, and which
+        evaluations were known before [S, C].
         """
-        verdicts, reused = self.look_up(question, paths)
-        gold = np.array([each.answer for each in self.questions])[question]
-        others = (paths[:, :, 0] != STOP) & (target != gold)[:, None]
-        if others.any():
-            index = np.nonzero(others)
-            verdicts.put(index, verdicts.take(index).of_target(target[index[0]]))
+        verdicts, reused = self.look_up(questions, paths, positions)
+        others = [
+            (s, c)
+            for s, (b, target) in enumerate(zip(questions, targets, strict=True))
+            if target != self.questions[b].answer
+            for c in range(len(paths[s]))
+        ]
+        if others:
+            index = tuple(np.transpose(others))
+            verdicts.put(index, verdicts.take(index).of_target(np.array(targets)[index[0]]))
         return verdicts, reused
 
-    def look_up(self, question: np.ndarray, paths: np.ndarray) -> tuple[Verdicts, np.ndarray]:
-        """Evaluate the new ones of paths [S, C, P] of questions [S]; returns as `of_searches`."""
-        reused = paths[:, :, 0] != STOP
+    def look_up(
+        self, questions: Sequence[int], paths: PathLists, positions: int
+    ) -> tuple[Verdicts, np.ndarray]:
+        """Evaluate the new ones of paths; empty ones are none. Returns as `of_searches`."""
+        shape = len(paths), max(map(len, paths), default=0)
+        reused = np.zeros(shape, bool)
         entries = [
-            (s, c, question[s], unpad_path(paths[s, c])) for s, c in np.argwhere(reused).tolist()
+            (s, c, b, path)
+            for s, (b, row) in enumerate(zip(questions, paths, strict=True))
+            for c, path in enumerate(row)
+            if path
         ]
-        new: list[dict[Path, None]] = [{} for _ in self.questions]
+        new: list[dict[LayerPath, None]] = [{} for _ in self.questions]
         for s, c, b, path in entries:
             if path in self.known[b] or path in new[b]:
-                continue
-            reused[s, c] = False
-            if path in self.resumed[b]:
+                reused[s, c] = True
+            elif path in self.resumed[b]:
                 self.known[b][path] = self.resumed[b][path]
             else:
                 new[b][path] = None
-        for wave in cut_waves(new, self.call_size, paths.shape[2]):
-            self.add(wave, self.evaluate(wave))
-        out = Verdicts.empty(paths.shape[:2], self.options)
+        for wave in cut_waves(new, self.call_size):
+            self.add(wave, self.evaluate(pad_lists(wave, positions)))
+        out = Verdicts.empty(shape, self.options)
         for s, c, b, path in entries:
             out.put((s, slice(c, c + 1)), self.known[b][path])
         return out, reused
 
-    def of_question(self, question: int, paths: Sequence[Path]) -> Verdicts:
+    def of_question(self, question: int, paths: Sequence[LayerPath]) -> Verdicts:
         """Return the verdicts [C] of known paths of a question."""
         out = Verdicts.empty((len(paths),), self.options)
         for c, path in enumerate(paths):
             out.put((slice(c, c + 1),), self.known[question][path])
         return out
 
-    def add(self, paths: np.ndarray, verdicts: Verdicts) -> None:
-        """Add verdicts [B, C] of paths [B, C, P], and write them."""
-        for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
-            self.known[b][unpad_path(paths[b, c])] = verdicts.take((b, slice(c, c + 1)))
+    def add(self, paths: PathLists, verdicts: Verdicts) -> None:
+        """Add verdicts [B, C] of the paths of B questions, and write them."""
+        for b, row in enumerate(paths):
+            for c, path in enumerate(row):
+                self.known[b][path] = verdicts.take((b, slice(c, c + 1)))
         if self.write is not None:
             self.write(paths, verdicts)
 
 
-def cut_waves(
-    paths: Sequence[Mapping[Path, None]], size: int | None, positions: int
-) -> Iterator[np.ndarray]:
-    """Yield waves [B, C, P] of at most `size` paths, the first of every question first."""
+def cut_waves(paths: Sequence[Mapping[LayerPath, None]], size: int | None) -> Iterator[PathLists]:
+    """Yield waves of at most `size` paths of B questions, the first of every question first."""
     columns = itertools.zip_longest(*paths)
     order = [(b, path) for column in columns for b, path in enumerate(column) if path is not None]
     size = size or len(order) or 1
     for first in range(0, len(order), size):
-        wave: list[list[Path]] = [[] for _ in paths]
+        wave: list[list[LayerPath]] = [[] for _ in paths]
         for b, path in order[first : first + size]:
             wave[b].append(path)
-        yield pad_lists(wave, positions)
+        yield wave

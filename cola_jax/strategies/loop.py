@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean, shown
-from cola_jax.path import LayerPath, identity, pad_lists
+from cola_jax.path import LayerPath, identity
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
@@ -102,9 +102,10 @@ def record_wave(
     if not leaves:
         return
     verdicts, reused = evaluations.of_searches(
-        np.array([history.index for history, _ in leaves]),
-        np.array([history.target for history, _ in leaves]),
-        pad_lists([[leaf.path for leaf in row] for _, row in leaves], positions),
+        [history.index for history, _ in leaves],
+        [history.target for history, _ in leaves],
+        [[leaf.path for leaf in row] for _, row in leaves],
+        positions,
     )
     for s, (history, row) in enumerate(leaves):
         present = slice(len(row))

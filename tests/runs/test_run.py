@@ -14,7 +14,6 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.files import matching, write_whole
 from cola_jax.metrics import Metrics
-from cola_jax.path import STOP
 from cola_jax.runs.compare import asked_here
 from cola_jax.runs.records import encode_record
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
@@ -35,7 +34,7 @@ from tests.runs.conftest import asking
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "questions": 3}
 START = {"device": "cpu"}
-PATHS = np.array([[0, 1, STOP], [1, STOP, STOP], [STOP] * 3], np.int32)
+PATHS = [(0, 1), (1,)]
 BATCH = [asking("a"), asking("b")]
 
 
@@ -47,9 +46,9 @@ def rows(ids):
 
 
 def wave(*scores):
-    """The verdicts [2, 3] of `PATHS` for two questions, of which the last is no path."""
+    """The verdicts [2, 2] of `PATHS` for two questions."""
     scores = np.array(scores)[:, None, None] * np.array([1.0, 0])
-    return np.stack([PATHS] * 2), Verdicts.of_scores(np.tile(scores, (1, 3, 1)), 0)
+    return [PATHS] * 2, Verdicts.of_scores(np.tile(scores, (1, 2, 1)), 0)
 
 
 @pytest.fixture

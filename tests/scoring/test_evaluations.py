@@ -8,11 +8,12 @@ from cola_jax.question import Question
 from cola_jax.scoring import Verdicts
 from cola_jax.scoring.evaluations import Evaluations
 
+POSITIONS = 4
 TWO = [Question(name, "?", ("x", "y", "z"), 1) for name in ("a", "b")]
 
 
 def pad(rows):
-    return pad_lists(rows, 4)
+    return pad_lists(rows, POSITIONS)
 
 
 def scores(paths):
@@ -37,8 +38,8 @@ class Counted:
         return judge(paths)
 
     def write(self, paths, verdicts):
-        self.written.append(listed(paths))
-        np.testing.assert_array_equal(verdicts.scores, scores(paths))
+        self.written.append(paths)
+        np.testing.assert_array_equal(verdicts.scores, scores(pad(paths)))
 
 
 def listed(paths):
@@ -75,9 +76,10 @@ def test_call_evaluates_no_path_twice(counted):
 def test_of_searches_reads_each_target_of_shared_evaluations(counted):
     """Two searches of a question evaluate a path once; the second has it reused."""
     evaluations = Evaluations(counted, TWO)
-    question, target = np.array([0, 1, 0]), np.array([1, 1, 2])
+    question = [0, 1, 0]
+    target = [1, 1, 2]
     rows = [[(0,), (3,)], [(0,)], [(3,), (1, 2)]]
-    verdicts, reused = evaluations.of_searches(question, target, pad(rows))
+    verdicts, reused = evaluations.of_searches(question, target, rows, POSITIONS)
     assert counted.calls == [[[(0,), (3,), (1, 2)], [(0,)]]]
     assert reused.tolist() == [[False, False], [False, False], [True, False]]
     for s, row in enumerate(rows):
@@ -94,13 +96,14 @@ def test_known_is_reused_and_resumed_is_as_if_new(counted):
         resumed=[{}, stored((0,), (1,))],
         write=counted.write,
     )
-    question, target = np.array([0, 1]), np.array([1, 1])
-    paths = pad([[(0,), (1,)], [(0,), (2,)]])
-    verdicts, reused = evaluations.of_searches(question, target, paths)
+    question = [0, 1]
+    target = [1, 1]
+    paths = [[(0,), (1,)], [(0,), (2,)]]
+    verdicts, reused = evaluations.of_searches(question, target, paths, POSITIONS)
     assert counted.calls == counted.written == [[[(1,)], [(2,)]]]
     assert verdicts.finite.tolist() == [[False, True], [False, True]]
     assert reused.tolist() == [[True, False], [False, False]]
-    assert evaluations.of_searches(question, target, paths)[1].all()
+    assert evaluations.of_searches(question, target, paths, POSITIONS)[1].all()
     assert list(evaluations.known[1]) == [(0,), (2,)]  # not (1,), which nobody needs
 
 

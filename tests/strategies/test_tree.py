@@ -148,7 +148,7 @@ def test_counts_and_values_add_up(name):
         children = np.flatnonzero(parents == node)
         assert tree.grown[node] == len(children)
         assert tree.visits[node] == 1 + sum(tree.visits[child] for child in children)
-        cost = sum(UNEVEN.of_layer[ord(layer) - 1] for layer in tree.paths[node])
+        cost = UNEVEN.of(tree.paths[node])
         own = rewards[node] - 0.5 * cost / 12
         value = own + sum(tree.value[child] for child in children)
         assert tree.value[node] == pytest.approx(value, abs=1e-5)
