@@ -20,12 +20,11 @@ from cola_jax.deploy.model_card import ReportedEffect, model_card, write_eval_re
 from cola_jax.errors import InputError, shown
 from cola_jax.files import check_apart, check_writable, exists, read_json
 from cola_jax.formats.config_json import (
-    config_fields,
     model_type_of,
     select_layers,
     write_config,
 )
-from cola_jax.formats.families import FAMILIES, read_config
+from cola_jax.formats.families import FAMILIES, has_attribute, read_config
 from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.identity import Identity, named_model
 from cola_jax.formats.peers import mergekit_config
@@ -299,7 +298,7 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     place in a list of the config, which PEFT neither reorders nor extends.
     """
     model_type, kinds = model_type_of(config), config.layer_attributes
-    if "layer_types" not in config_fields(model_type) and len({*kinds}) == 1:
+    if not has_attribute(model_type, "layer_types") and len({*kinds}) == 1:
         return
     if len(path) > config.num_layers:
         reason = f"the path has {len(path)} layers and the config {config.num_layers}"
@@ -324,7 +323,7 @@ def write_adapter(
     belongs to the queries of the first layer that has any, as PEFT wants one. `config` is that of
     the base model, `base` its Hub id or its folder, seen from the adapter's.
     """
-    queries = FAMILIES[model_type_of(config)].table["q"]
+    queries = FAMILIES[model_type_of(config)].weights["q"]
     _, name, (outputs, width) = next(expected(queries, config))
     name = name.removesuffix(".weight")
     settings = {

@@ -1,12 +1,10 @@
-"""Read a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
+"""The attributes of a `config.json`: a row for each, which is read and written."""
 
 import copy
-import dataclasses
-import math
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from cola_jax.config import MOST_LAYERS, Rope
+from cola_jax.config import MOST_LAYERS
 from cola_jax.errors import InputError, first_line, printed, shorten, shown
 
 # The forward pass of no supported family depends on these.
@@ -26,174 +24,186 @@ HARMLESS = {
     "rys_relayer",  # the path of a model that RYS exported
 }
 NO_LIMIT = [0.0, {"__float__": "Infinity"}]  # of time steps of Mamba, as transformers writes it
-# These would change the forward pass at any other value.
-REQUIRED = {
-    "hidden_act": "silu",
-    "rope_interleaved": False,
-    "partial_rotary_factor": 1.0,
-    **dict.fromkeys(("attention_bias", "mlp_bias", "use_bias", "lm_head_bias"), False),
-    "moe_norm_min": 1e-12,
-    "normalization_function": "rmsnorm",
-    **dict.fromkeys(("qk_layer_norms", "use_resampler"), False),
-    **dict.fromkeys(("full_attn_mod", "interpolate_factor"), 1),  # of Phi-4-mini, without effect
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
-    "tie_encoder_decoder": False,
-    "chunk_size_feed_forward": 0,
-    "cross_attention_hidden_size": None,
-    "quantization_config": None,
-    "residual_multiplier": 1.0,
-    "embedding_multiplier": 1.0,
-    "logits_scaling": 1.0,
-    "final_logit_softcapping": None,
-    "attn_logit_softcapping": None,
-}
-# Older names of attributes, by the name that transformers turns them into.
-OLDER = {
-    "rope_parameters": ("rope_theta", "rope_scaling"),
-    "layer_types": (
-        "full_attention_interval",
-        "use_sliding_window",
-        "max_window_layers",
-        "sliding_window_pattern",
-    ),
-    "num_experts": ("num_local_experts",),
-    "hidden_activation": ("hidden_act",),  # in releases of Gemma 2, without effect
-    "sliding_window": ("sliding_window_size",),
-}
-# The attributes of a rotary embedding, by its type.
-ROPES = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": (
-        *("factor", "low_freq_factor", "high_freq_factor"),
-        "original_max_position_embeddings",
-    ),
-    "yarn": (
-        *("factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"),
-        *("attention_factor", "mscale", "mscale_all_dim"),
-    ),
-    "proportional": ("factor",),
-    "longrope": (
-        *("factor", "short_factor", "long_factor", "original_max_position_embeddings"),
-        "attention_factor",
-    ),
-}
-YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}  # what transformers sets
+
+Fields = Mapping[str, Any]  # of `ModelConfig.fields`, those of layers of kind 1 as "head_dim.1"
+Convert = Callable[[Any, Fields], Any]  # of a value, with the fields that are known
 
 
-class Attributes:
-    """The attributes of a config; records which were read, so that the rest can be checked.
+def unchanged(value: Any, fields: Fields) -> Any:
+    """Return a value as it is."""
+    return value
 
-    transformers checks their types and sets those that are missing.
+
+class Attribute(NamedTuple):
+    """An attribute: our field, their name, and the conversion in both directions.
+
+    An attribute without a field is checked or ignored. A row without their name has no attribute of
+    its own: it reads that of another row, or is a fact of the family. Rows are read in order, and a
+    later row may replace a field.
     """
 
-    def __init__(self, model_type: str, values: Mapping[str, Any]):
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoConfig
-
-        self.values = {
-            name: value
-            for name, value in values.items()
-            # those with an underscore are private
-            if name not in HARMLESS and not name.startswith("_") and value != NO_LIMIT
-        }
-        self.seen: set[str] = set()
-        layers = values.get("num_hidden_layers")
-        if isinstance(layers, int) and layers > MOST_LAYERS:  # transformers lists their types
-            raise InputError(f"num_hidden_layers must be at most {MOST_LAYERS:,}, got {layers}.")
-        try:
-            self.theirs = AutoConfig.for_model(model_type, **copy.deepcopy(self.values))
-        except StrictDataclassError as error:
-            raise InputError(f"{first_line(error.__cause__ or error)}.") from error
-
-    def get(self, name: str) -> Any:
-        """Return an attribute, None where the family has none of this name."""
-        self.seen |= {name, *OLDER.get(name, ())}
-        return getattr(self.theirs, name, None)
-
-    def of_layers(self, kind: str, *names: str) -> "Attributes":
-        """Return the attributes of the layers of one of `layer_types`, which must be the same.
-
-        Raises InputError where layers of two types differ in more than `names`.
-        """
-        part = copy.copy(self)  # with the same set of names
-        part.theirs = self.get("per_layer_config")[kind]
-        differ = {*(self.get("per_layer_attributes") or ()), *(part.get("skip") or ())}
-        if unknown := differ - {*names}:
-            raise InputError(f"layers differ in {shown(sorted(unknown))}, which is not supported.")
-        return part
-
-    def refuse_unknown(self) -> None:
-        """Raise InputError for attributes that were not read and may matter."""
-        problems = [
-            f"{printed(name)} = {shown(value)}"
-            for name, value in sorted(self.values.items())
-            if name not in self.seen and (name not in REQUIRED or value != REQUIRED[name])
-        ]
-        if problems:
-            raise InputError(
-                f"it has attributes that this converter does not handle: {shorten(problems)}. The "
-                "converted model could be silently wrong, so nothing was converted; "
-                "convert/README.md shows how to add support."
-            )
+    ours: str  # several names with spaces between them have the same value
+    theirs: str
+    read: Convert | None = unchanged  # None: it is not read
+    write: Convert | None = unchanged  # None: it is not written
+    default: Any = None  # theirs, where a config lacks the attribute or a model the field
+    only: tuple[Any, ...] = ()  # the values that are supported, where they are few
+    place: str = ""  # where transformers keeps it, if not under its name: "rope_parameters.factor"
 
 
-def read_windows(attributes: Attributes) -> tuple[int | None, ...]:
-    """Read each layer's window from `layer_types`."""
-    types, window = attributes.get("layer_types"), attributes.get("sliding_window") or None
-    if unknown := set(types) - {"full_attention", "sliding_attention"}:
-        raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
-    if window is None and "sliding_attention" in types:
-        raise InputError("layer_types has sliding_attention, but there is no window.")
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
+Attributes = tuple[Attribute, ...]
 
 
-def read_rope(parameters: Mapping[str, Any], handled: Collection[str] = ()) -> Rope:
-    """Read a rotary embedding from `rope_parameters`; `handled` are attributes that others read."""
-    kind, theta = parameters["rope_type"], parameters["rope_theta"]
-    if not isinstance(kind, str) or kind not in ROPES:
+def extend(*parts: Attributes | Attribute, **facts: Any) -> Attributes:
+    """Join tables and rows in order; a row replaces those of the same name before it.
+
+    Facts are the last rows: a value, or a function of the fields.
+    """
+    rows = [row for part in parts for row in ([part] if isinstance(part, Attribute) else part)]
+    last = {row.theirs: i for i, row in enumerate(rows)}
+    joined = (row for i, row in enumerate(rows) if not row.theirs or last[row.theirs] == i)
+    return (*joined, *(fact(name, value) for name, value in facts.items()))
+
+
+def fact(name: str, value: Any) -> Attribute:
+    """Return the row of a field that no attribute sets; functions get the fields."""
+    return Attribute(name, "", lambda _, fields: value(fields) if callable(value) else value)
+
+
+def renamed(**names: str) -> Attributes:
+    """Return rows of attributes that are fields of another name."""
+    return tuple(Attribute(ours, theirs) for ours, theirs in names.items())
+
+
+def of_kind(kind: int, *parts: Attributes | Attribute, **facts: Any) -> Attributes:
+    """Return rows about the layers of a kind, as `extend`; None is as the model's own."""
+    rows = extend(*parts, **facts)
+    return tuple(row._replace(ours=f"{row.ours}.{kind}") for row in rows)
+
+
+def ignored(*names: str) -> Attributes:
+    """Return rows of attributes without effect, or from which transformers derives others."""
+    return tuple(Attribute("", name, read=None, write=None) for name in names)
+
+
+def required(**values: Any) -> Attributes:
+    """Return rows of attributes that would change the forward pass at any other value."""
+    return tuple(
+        Attribute("", name, write=None, default=value, only=(value,))
+        for name, value in values.items()
+    )
+
+
+def written(**values: Any) -> Attributes:
+    """Return rows as `required`, of attributes that are written as well."""
+    return tuple(row._replace(write=unchanged) for row in required(**values))
+
+
+def each_layer(values: Mapping[Any, Any]) -> tuple[Convert, Convert]:
+    """Return the conversions of a list with a value for each layer, ours by theirs."""
+    theirs = {ours: value for value, ours in values.items()}
+
+    def read(given: list[Any], fields: Fields) -> tuple[Any, ...]:
+        if unknown := {*given} - values.keys():
+            raise InputError(f"layers have types {shown(sorted(unknown))}: not supported.")
+        return tuple(values[value] for value in given[: fields["num_layers"]])
+
+    return read, lambda given, fields: [theirs[value] for value in given]
+
+
+def read_attributes(model_type: str, table: Attributes, values: Mapping[str, Any]) -> dict:
+    """Read the fields that a config sets, with those of other kinds of layers under `kinds`.
+
+    transformers checks the types of attributes and sets those that are missing. Raises InputError
+    for attributes that no row has, or that have an unsupported value.
+    """
+    theirs = load_config(model_type, values)
+    check_supported(table, theirs, without_harmless(values))
+    fields: dict[str, Any] = {}
+    for row in table:
+        if row.read is not None:
+            value = row.read(find(theirs, row), fields)
+            fields |= dict.fromkeys(row.ours.split(), value)
+    return join_kinds(fields)
+
+
+def without_harmless(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that may matter; those with an underscore are private."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in HARMLESS and not name.startswith("_") and value != NO_LIMIT
+    }
+
+
+def load_config(model_type: str, values: Mapping[str, Any]) -> Any:
+    """Return a config of transformers."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    layers = values.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:  # transformers lists their types
+        raise InputError(f"num_hidden_layers must be at most {MOST_LAYERS:,}, got {layers}.")
+    try:
+        return AutoConfig.for_model(model_type, **copy.deepcopy(without_harmless(values)))
+    except StrictDataclassError as error:
+        raise InputError(f"{first_line(error.__cause__ or error)}.") from error
+
+
+def find(theirs: Any, row: Attribute) -> Any:
+    """Return the value of an attribute in a config of transformers, or the row's default."""
+    from transformers import PreTrainedConfig
+
+    for name in (row.place or row.theirs).split("."):
+        if isinstance(theirs, PreTrainedConfig):
+            theirs = getattr(theirs, name, None)
+        elif isinstance(theirs, Mapping):
+            theirs = theirs.get(name)
+        elif theirs is not None:
+            theirs = theirs[name]  # the config of the layers of a type
+    return row.default if theirs is None else theirs
+
+
+def check_supported(table: Attributes, theirs: Any, values: Mapping[str, Any]) -> None:
+    """Raise InputError for attributes that no row has, or that have an unsupported value."""
+    known = {name for row in table for name in (row.theirs, row.place.partition(".")[0])}
+    problems = {name: shown(values[name]) for name in values.keys() - known}
+    for row in table:
+        if row.only and (value := find(theirs, row)) not in row.only:
+            supported = ", ".join(map(shown, row.only))
+            problems[row.place or row.theirs] = f"{shown(value)} (supported: {supported})"
+    if problems:
+        listed = shorten([f"{printed(name)} = {x}" for name, x in sorted(problems.items())])
         raise InputError(
-            f"rope type {shown(kind)} is not supported. Supported: {', '.join(ROPES)}."
+            f"it has attributes that this converter does not handle: {listed}. The converted model "
+            "could be silently wrong, so nothing was converted; convert/README.md shows how to add "
+            "support."
         )
-    partial = "partial_rotary_factor"
-    if kind == "proportional":
-        handled = (*handled, partial)
-    if partial not in handled and parameters.get(partial, 1.0) != 1.0:
-        raise InputError("a partial rotary embedding is not supported.")
-    known = {"rope_type", "type", "rope_theta", partial, *ROPES[kind], *handled}
-    if unknown := {name: value for name, value in parameters.items() if name not in known}:
-        raise InputError(f"rope type {kind!r} has unknown attributes: {shown(unknown)}.")
-    if kind in ("yarn", "longrope"):
-        return read_yarn(parameters) if kind == "yarn" else read_longrope(parameters)
-    if kind == "proportional":
-        share, factor = parameters.get(partial, 1.0), parameters.get("factor", 1.0)
-        return Rope(theta=theta, linear_factor=factor, rotated_share=share)
-    numbers = tuple(parameters[name] for name in ROPES[kind])
-    if kind == "linear":
-        return Rope(theta=theta, linear_factor=numbers[0])
-    return Rope(theta=theta, llama3=numbers or None)
 
 
-def read_yarn(parameters: Mapping[str, Any]) -> Rope:
-    """Read a rope of type yarn; the scale of cosines and sines follows from the factor."""
-    given = {**YARN, **{name: x for name, x in parameters.items() if x is not None}}
-    rope = Rope(theta=given["rope_theta"], yarn=tuple(given[name] for name in ROPES["yarn"][:5]))
-    scale = given.get("attention_factor")
-    if scale is None:
-        growth = 0.1 * math.log(max(1.0, given["factor"]))
-        one, all_dim = given.get("mscale"), given.get("mscale_all_dim")
-        scale = 1 + growth
-        if one and all_dim:
-            scale = (1 + one * growth) / (1 + all_dim * growth)
-    return dataclasses.replace(rope, scale=scale)
+def join_kinds(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config, those such as "head_dim.1" in a dictionary for each kind."""
+    joined = {name: value for name, value in fields.items() if "." not in name}
+    kinds: dict[int, dict[str, Any]] = {}
+    for name, value in fields.items():
+        field, _, kind = name.partition(".")
+        if kind and value is not None:
+            kinds.setdefault(int(kind), {})[field] = value
+    if "kinds" not in joined:
+        joined["kinds"] = tuple(kinds[kind] for kind in sorted(kinds))
+    if not joined["kinds"]:
+        joined.pop("layer_kinds", None)
+    return joined
 
 
-def read_longrope(parameters: Mapping[str, Any]) -> Rope:
-    """Read a rope of type longrope as it is up to the original context, with the short factors."""
-    factor, original = parameters["factor"], parameters["original_max_position_embeddings"]
-    rope = Rope(theta=parameters["rope_theta"], divisors=tuple(parameters["short_factor"]))
-    scale = parameters.get("attention_factor")
-    if scale is None:
-        scale = math.sqrt(1 + max(0.0, math.log(factor)) / math.log(original))
-    return dataclasses.replace(rope, scale=scale)
+def write_attributes(table: Attributes, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a config with these fields: the inverse of `read_attributes`."""
+    known = {**fields, "layer_kinds": fields["layer_kinds"] or (0,) * fields["num_layers"]}
+    for number, kind in enumerate(fields["kinds"], 1):
+        known |= {f"{name}.{number}": value for name, value in {**fields, **kind}.items()}
+    values = {}
+    for row in table:
+        if row.theirs and row.write is not None:
+            value = known.get(row.ours.partition(" ")[0])
+            values[row.theirs] = row.default if value is None else row.write(value, known)
+    return values

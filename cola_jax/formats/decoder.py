@@ -1,14 +1,21 @@
-"""The fields and the table that all families share, as Llama has them."""
+"""The tables of weights and attributes that families share, as Llama has them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cola_jax.config import Rope
-from cola_jax.errors import InputError, shown
-from cola_jax.formats.attributes import Attributes, read_rope
+from cola_jax.errors import InputError
+from cola_jax.formats.attributes import (
+    Attribute,
+    Fields,
+    each_layer,
+    extend,
+    ignored,
+    of_kind,
+    renamed,
+    required,
+)
+from cola_jax.formats.ropes import ATTENTION_KINDS, one_rope
 from cola_jax.formats.table import Part, Row, make_table
-
-ATTENTION_KINDS = "full_attention", "sliding_attention"  # of layers, in the order of their ropes
 
 
 def joined(
@@ -66,10 +73,6 @@ POST_NORMS = make_table(
 
 # of Gated DeltaNets
 DELTA_NET, DELTA_QKV = "model.layers.{i}.linear_attn", ("K H", "K H", "N U")
-DELTA_SIZES = (
-    *("linear_num_value_heads", "linear_num_key_heads"),
-    *("linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim"),
-)
 
 QKV, HALVES = ("N H", "K H", "K H"), ("F", "F")
 
@@ -91,82 +94,104 @@ PAIRS = make_table(
 )
 
 
-def read_decoder(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
-    """Read the fields that all families have; `ropes` are given by families with several."""
-    get = attributes.get
-    layers, width, heads = map(get, ("num_hidden_layers", "hidden_size", "num_attention_heads"))
-    return {
-        "vocab_size": get("vocab_size"),
-        "num_layers": layers,
-        "width": width,
-        "num_heads": heads,
-        "num_kv_heads": get("num_key_value_heads"),
-        "head_dim": get("head_dim") or width // heads,
-        "mlp_width": get("intermediate_size"),
-        "context": get("max_position_embeddings"),
-        "norm_eps": get("rms_norm_eps"),
-        "ropes": ropes or (read_rope(get("rope_parameters")),),
-        "layer_ropes": (0,) * layers,
-        "windows": (None,) * layers,
-        "tied": get("tie_word_embeddings"),
-    }
+DECODER = extend(
+    renamed(vocab_size="vocab_size", num_layers="num_hidden_layers", width="hidden_size"),
+    renamed(num_heads="num_attention_heads", num_kv_heads="num_key_value_heads"),
+    Attribute("head_dim", "head_dim", lambda x, f: x or f["width"] // f["num_heads"]),
+    renamed(mlp_width="intermediate_size", context="max_position_embeddings"),
+    renamed(norm_eps="rms_norm_eps", tied="tie_word_embeddings"),
+    one_rope(),
+    ignored("partial_rotary_factor"),  # is among the parameters of the rope
+    required(hidden_act="silu", normalization_function="rmsnorm", moe_norm_min=1e-12),
+    required(attention_bias=False, mlp_bias=False, use_bias=False, lm_head_bias=False),
+    required(rope_interleaved=False, qk_layer_norms=False, use_resampler=False),
+    required(full_attn_mod=1, interpolate_factor=1),  # of Phi-4-mini, without effect
+    required(is_encoder_decoder=False, tie_encoder_decoder=False, add_cross_attention=False),
+    required(cross_attention_hidden_size=None, chunk_size_feed_forward=0),
+    required(residual_multiplier=1.0, embedding_multiplier=1.0, logits_scaling=1.0),
+    required(final_logit_softcapping=None, attn_logit_softcapping=None, quantization_config=None),
+    windows=lambda f: (None,) * f["num_layers"],
+    layer_ropes=lambda f: (0,) * f["num_layers"],
+)
+BIAS = Attribute("qkv_bias output_bias", "attention_bias")
+QKV_BIAS = Attribute("qkv_bias", "attention_bias")
+MLP_BIAS = Attribute("mlp_bias", "mlp_bias")
+OWN_CODE = ignored("auto_map")  # in repositories from before transformers had the family
 
 
-def read_ropes(attributes: Attributes) -> tuple[Rope, ...]:
-    """Read the ropes of layers without and with a window."""
-    ropes = attributes.get("rope_parameters")
-    if unknown := set(ropes) - set(ATTENTION_KINDS):
-        raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
-    return tuple(read_rope(ropes[kind]) for kind in ATTENTION_KINDS)
+def read_windows(types: list[str], fields: Fields) -> tuple[int | None, ...]:
+    """Return the window of each layer by its type; `windows` has the one that they share."""
+    window = fields["windows"][0] or None
+    if window is None and "sliding_attention" in types:
+        raise InputError("layer_types has sliding_attention, but there is no window.")
+    read, _ = each_layer({"full_attention": None, "sliding_attention": window})
+    return read(types, fields)
 
 
-def read_bias(attributes: Attributes) -> dict[str, Any]:
-    """Read whether the projections of attention have biases, as most families spell it."""
-    return dict.fromkeys(("qkv_bias", "output_bias"), attributes.get("attention_bias"))
+def window_of(windows: tuple[int | None, ...], fields: Fields) -> int | None:
+    """Return the width of the windows, None where no layer has one."""
+    return next(filter(None, windows), None)
 
 
-def read_experts(attributes: Attributes) -> dict[str, Any]:
-    """Read the fields that all families with experts have."""
-    names = "num_experts", "num_local_experts"  # the second is not an older name in all families
-    return {
-        "experts": next(filter(None, map(attributes.get, names)), 0),
-        "experts_per_token": attributes.get("num_experts_per_tok"),
-        "normalised_routing": attributes.get("norm_topk_prob"),
-    }
+# of all layers, or of those that types name
+WINDOW = Attribute("windows", "sliding_window", lambda x, f: (x,) * f["num_layers"], window_of)
+LAYER_TYPES = extend(
+    Attribute(
+        "windows",
+        "layer_types",
+        read_windows,
+        lambda x, f: [ATTENTION_KINDS[window is not None] for window in x],
+    ),
+    # from which transformers makes the types
+    ignored("use_sliding_window", "max_window_layers", "sliding_window_pattern"),
+    ignored("sliding_window_size"),
+)
+WINDOWS = extend(WINDOW, LAYER_TYPES)
+USE_WINDOW = Attribute("windows", "use_sliding_window", None, lambda x, f: any(x))
+
+# where there are any
+PER_TOKEN = Attribute(
+    "experts_per_token", "num_experts_per_tok", lambda x, f: x if f["experts"] else 0
+)
+EXPERTS = extend(renamed(experts="num_experts"), PER_TOKEN)
+# as wide as `intermediate_size`
+LOCAL_EXPERTS = extend(
+    renamed(experts="num_local_experts", expert_width="intermediate_size"),
+    PER_TOKEN,
+    mlp_width=0,
+    normalised_routing=True,
+)
 
 
-def read_llama(attributes: Attributes) -> dict[str, Any]:
-    """Read Llama 2 to 3.2, or SmolLM2."""
-    fields = read_decoder(attributes) | read_bias(attributes)
-    return dict(fields, mlp_bias=attributes.get("mlp_bias"))
+def read_rotated(share: float, fields: Fields) -> int | None:
+    """Return the channels of a head that rotate, the first ones; None for all."""
+    rotary = int(fields["head_dim"] * share)
+    return None if rotary == fields["head_dim"] else rotary
 
 
-def read_partly_rotated(
-    attributes: Attributes, parameters: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Read the fields of a decoder that rotates the first channels of a head.
+PARTIAL = Attribute(
+    "rotary_dim",
+    "partial_rotary_factor",
+    read_rotated,
+    lambda x, f: x / f["head_dim"],
+    default=1.0,
+    place="rope_parameters.partial_rotary_factor",
+)
+PARTLY_ROTATED = extend(one_rope("partial_rotary_factor"), PARTIAL)
 
-    `parameters` are those of its rope, as the config has them by default.
-    """
-    partial, rope = "partial_rotary_factor", parameters or dict(attributes.get("rope_parameters"))
-    attributes.get(partial)
-    fields = read_decoder(attributes, (read_rope(rope, (partial,)),))
-    rotary = int(fields["head_dim"] * rope.get(partial, 1.0))
-    return fields | {"rotary_dim": None if rotary == fields["head_dim"] else rotary}
-
-
-def read_recurrent(attributes: Attributes, sizes: Sequence[str], **fields: Any) -> dict[str, Any]:
-    """Read which layers are recurrent, as kind 1.
-
-    `sizes` name the value heads, key heads, their widths, keys first, and the convolution; `fields`
-    are others that the layers have.
-    """
-    types = attributes.get("layer_types")
-    if unknown := {*types} - {"full_attention", "linear_attention"}:
-        raise InputError(f"layer_types has {shown(sorted(unknown))}, which is not supported.")
-    names = "num_heads", "num_kv_heads", "head_dim", "value_dim", "convolution"
-    fields |= dict(zip(names, map(attributes.get, sizes), strict=True))
-    return {
-        "kinds": (fields,),
-        "layer_kinds": tuple(int(kind == "linear_attention") for kind in types),
-    }
+# layers of kind 1 in place of attention, and those that are Gated DeltaNets
+RECURRENT = Attribute(
+    "layer_kinds", "layer_types", *each_layer({"full_attention": 0, "linear_attention": 1})
+)
+DELTA_NETS = extend(
+    RECURRENT,
+    ignored("full_attention_interval"),  # from which transformers makes the types
+    of_kind(
+        1,
+        renamed(num_heads="linear_num_value_heads", num_kv_heads="linear_num_key_heads"),
+        renamed(head_dim="linear_key_head_dim", value_dim="linear_value_head_dim"),
+        renamed(convolution="linear_conv_kernel_dim"),
+        qkv_bias=False,
+        output_bias=False,
+    ),
+)

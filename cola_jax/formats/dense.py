@@ -1,32 +1,35 @@
-"""Families whose layers have one MLP: how each config is read, and its table."""
+"""Families whose layers have one MLP."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.errors import InputError
-from cola_jax.formats.attributes import Attributes, read_rope, read_windows
-from cola_jax.formats.decoder import (
-    JOINED_MLP,
-    PAIRS,
-    QKV,
-    joined,
-    read_bias,
-    read_decoder,
-    read_llama,
-    read_partly_rotated,
+from cola_jax.config import Rope
+from cola_jax.formats import decoder
+from cola_jax.formats.attributes import (
+    Attribute,
+    Fields,
+    each_layer,
+    extend,
+    ignored,
+    renamed,
+    required,
 )
+from cola_jax.formats.decoder import BIAS, DECODER, LLAMA, MLP_BIAS, QKV_BIAS, WINDOW, WINDOWS
+from cola_jax.formats.family import family
+from cola_jax.formats.ropes import one_rope, read_rope, write_rope
 from cola_jax.formats.table import Row, make_table
 
 PHI3 = make_table(
-    *joined(
+    *decoder.joined(
         "model.layers.{i}.self_attn.qkv_proj.weight",
-        QKV,
+        decoder.QKV,
         {"q": "(N H) D -> D N H", **dict.fromkeys("kv", "(K H) D -> D K H")},
     ),
-    base=JOINED_MLP,
+    base=decoder.JOINED_MLP,
 )
 
-GLM = {**JOINED_MLP, **PAIRS}
+GLM = {**decoder.JOINED_MLP, **decoder.PAIRS}
 
 GLM4 = make_table(
     Row("attention_post_norm", "model.layers.{i}.post_self_attn_layernorm.weight", "D -> D"),
@@ -35,128 +38,146 @@ GLM4 = make_table(
 )
 
 
-def read_mistral(attributes: Attributes) -> dict[str, Any]:
-    """Read Mistral: all layers have the same window, or none."""
-    fields = read_decoder(attributes)
-    fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
-    return fields
+LLAMA_ATTRIBUTES = extend(DECODER, BIAS, MLP_BIAS)
 
 
-def read_smollm3(attributes: Attributes) -> dict[str, Any]:
-    """Read SmolLM3: Llama, some of whose layers do not rotate."""
-    fields = read_decoder(attributes) | read_bias(attributes)
-    attributes.get("no_rope_layer_interval")  # from which transformers makes the list
-    rotated = attributes.get("no_rope_layers")[: fields["num_layers"]]
-    fields["layer_ropes"] = tuple(0 if rotates else None for rotates in rotated)
-    fields["windows"] = read_windows(attributes)
-    return dict(fields, mlp_bias=attributes.get("mlp_bias"))
+def rounded(quotient: float) -> float:
+    """Return the decimal number that a quotient was before it was divided."""
+    return float(f"{quotient:.12g}")
 
 
-def read_granite(attributes: Attributes) -> dict[str, Any]:
-    """Read Granite 3: Llama with four multipliers."""
-    get, fields = attributes.get, read_decoder(attributes) | read_bias(attributes)
-    return dict(
-        fields,
-        # Granite with experts has no such attribute
-        mlp_bias=bool(get("mlp_bias")),
-        embedding_scale=get("embedding_multiplier"),
-        query_scale=get("attention_multiplier") * fields["head_dim"] ** 0.5,
-        residual_scale=get("residual_multiplier"),
-        logit_scale=1 / get("logits_scaling"),
-    )
+MULTIPLIERS = extend(
+    renamed(embedding_scale="embedding_multiplier", residual_scale="residual_multiplier"),
+    Attribute(
+        "query_scale",
+        "attention_multiplier",
+        lambda x, f: x * f["head_dim"] ** 0.5,
+        lambda x, f: rounded(x / f["head_dim"] ** 0.5),
+    ),
+    Attribute("logit_scale", "logits_scaling", lambda x, f: 1 / x, lambda x, f: rounded(1 / x)),
+)
 
 
-def read_arcee(attributes: Attributes) -> dict[str, Any]:
-    """Read Arcee's AFM: Llama, whose MLP has a squared relu and no gate."""
-    if attributes.get("hidden_act") != "relu2":
-        raise InputError("hidden_act must be relu2.")
-    return dict(read_llama(attributes), activation="relu", gated_mlp=False)
+def read_long_rope(parameters: Mapping[str, Any], fields: Fields) -> tuple[Rope]:
+    """Read the rope of Phi-3, whose factor may follow from the context."""
+    if parameters["rope_type"] == "longrope":
+        original = parameters["original_max_position_embeddings"]
+        parameters = {"factor": fields["context"] / original, **parameters}
+    return (read_rope(parameters, ("partial_rotary_factor",)),)
 
 
-def read_phi3(attributes: Attributes) -> dict[str, Any]:
-    """Read Phi-3, Phi-3.5, Phi-4 or Phi-4-mini.
-
-    With longrope, the context is the original one: longer prompts have other frequencies.
-    """
-    get, parameters = attributes.get, dict(attributes.get("rope_parameters"))
-    get("auto_map")  # the code in these repositories is older than transformers' own
-    original = get("original_max_position_embeddings")
-    is_long = parameters["rope_type"] == "longrope"
-    if is_long:
-        parameters.setdefault("factor", get("max_position_embeddings") / original)
-    fields = read_partly_rotated(attributes, parameters)
-    fields |= {"context": original} if is_long else {}
-    fields["windows"] = (get("sliding_window"),) * fields["num_layers"]
-    return fields
+def read_growth(parameters: Mapping[str, Any], fields: Fields) -> tuple[float, int] | None:
+    """Return by how much queries grow with their position."""
+    beta = parameters.get("llama_4_scaling_beta")
+    return (beta, parameters["original_max_position_embeddings"]) if beta else None
 
 
-def read_ministral(attributes: Attributes) -> dict[str, Any]:
-    """Read Ministral 8B, Mistral whose layers may differ in their window."""
-    fields = read_decoder(attributes)
-    fields["windows"] = read_windows(attributes)
-    return fields
+def write_growth(ropes: tuple[Rope, ...], fields: Fields) -> dict[str, Any]:
+    """Return `rope_scaling` with the growth of queries."""
+    beta, _ = fields["query_growth"] or (0.0, None)
+    return write_rope(ropes[0]) | {"llama_4_scaling_beta": beta}
 
 
-def read_ministral3(attributes: Attributes) -> dict[str, Any]:
-    """Read Ministral 3 or Devstral 2: Mistral, whose queries grow with their position."""
-    parameters, beta = attributes.get("rope_parameters"), "llama_4_scaling_beta"
-    rope = read_rope(parameters, (beta, "max_position_embeddings"))
-    fields = read_decoder(attributes, (rope,))
-    fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
-    if parameters.get(beta):
-        context = parameters["original_max_position_embeddings"]
-        fields["query_growth"] = parameters[beta], context
-    return fields
+def read_pairs(share: float, fields: Fields) -> tuple[Rope]:
+    """Return the rope of GLM, which rotates the first part of a head in pairs."""
+    (rope,) = fields["ropes"]
+    return (dataclasses.replace(rope, pairs=int(fields["head_dim"] * share) // 2),)
 
 
-def read_seed_oss(attributes: Attributes) -> dict[str, Any]:
-    """Read Seed-OSS: Llama with other biases."""
-    return dict(
-        read_decoder(attributes),
-        qkv_bias=attributes.get("attention_bias"),
-        output_bias=attributes.get("attention_out_bias"),
-        mlp_bias=attributes.get("mlp_bias"),
-    )
+GLM_ATTRIBUTES = extend(
+    DECODER,
+    QKV_BIAS,
+    one_rope("partial_rotary_factor"),
+    decoder.PARTIAL._replace(
+        ours="ropes", read=read_pairs, write=lambda x, f: 2 * x[0].pairs / f["head_dim"]
+    ),
+)
 
 
-def read_exaone4(attributes: Attributes) -> dict[str, Any]:
-    """Read EXAONE 4: if some layers have a window, those without one do not rotate."""
-    fields = read_decoder(attributes)
-    windows = read_windows(attributes)
-    if attributes.get("sliding_window") is not None:
-        fields["layer_ropes"] = tuple(None if window is None else 0 for window in windows)
-    fields["windows"] = windows
-    return dict(fields, head_norms=True, pre_norms=False, post_norms=True)
+def window_or_context(windows: tuple[int | None, ...], fields: Fields) -> int | None:
+    """Return the window, or a number where layers do not rotate and none has it."""
+    number = fields["context"] if None in fields["layer_ropes"] else None
+    return decoder.window_of(windows, fields) or number
 
 
-def read_ernie4_5(attributes: Attributes) -> dict[str, Any]:
-    """Read a dense ERNIE 4.5."""
-    attributes.get("auto_map")  # the code in these repositories is older than transformers' own
-    biased, fields = attributes.get("use_bias"), read_decoder(attributes)
-    return dict(fields, qkv_bias=biased, output_bias=biased, mlp_bias=biased)
-
-
-def read_helium(attributes: Attributes) -> dict[str, Any]:
-    """Read Helium: Llama without a bias of outputs, whose norms apply in float32."""
-    biases = {"qkv_bias": attributes.get("attention_bias"), "mlp_bias": attributes.get("mlp_bias")}
-    return dict(read_decoder(attributes), **biases, norm_offset=0.0)
-
-
-def read_cwm(attributes: Attributes) -> dict[str, Any]:
-    """Read CWM: Llama, some of whose layers have a window."""
-    fields = read_decoder(attributes)
-    fields["windows"] = read_windows(attributes)
-    return dict(fields, mlp_bias=attributes.get("mlp_bias"))
-
-
-def read_glm(attributes: Attributes) -> dict[str, Any]:
-    """Read GLM-4 of 2024, which rotates the first half of a head."""
-    fields = read_partly_rotated(attributes)
-    pairs = (fields.pop("rotary_dim") or fields["head_dim"]) // 2
-    fields["ropes"] = (dataclasses.replace(*fields["ropes"], pairs=pairs),)
-    return dict(fields, qkv_bias=attributes.get("attention_bias"))
-
-
-def read_glm4(attributes: Attributes) -> dict[str, Any]:
-    """Read GLM-4-0414: GLM with norms of outputs."""
-    return dict(read_glm(attributes), post_norms=True)
+DENSE = {
+    "llama": family("Llama", LLAMA, LLAMA_ATTRIBUTES),
+    "mistral": family("Mistral", LLAMA, DECODER, WINDOW),
+    "ministral": family("Ministral", LLAMA, DECODER, WINDOWS),
+    "ministral3": family(
+        "Ministral3",
+        LLAMA,
+        DECODER,
+        WINDOW,
+        one_rope("llama_4_scaling_beta", "max_position_embeddings"),
+        Attribute("query_growth", "", read_growth, place="rope_parameters"),
+        Attribute("ropes", "rope_scaling", None, write_growth),
+    ),
+    "smollm3": family(
+        "SmolLM3",
+        LLAMA,
+        LLAMA_ATTRIBUTES,
+        WINDOWS,
+        decoder.USE_WINDOW,
+        Attribute("layer_ropes", "no_rope_layers", *each_layer({1: 0, 0: None})),
+        # from which transformers makes the list
+        ignored("no_rope_layer_interval"),
+    ),
+    "cwm": family("Cwm", LLAMA, DECODER, WINDOWS, MLP_BIAS),
+    "arcee": family(
+        "Arcee",
+        LLAMA,
+        LLAMA_ATTRIBUTES,
+        required(hidden_act="relu2"),
+        activation="relu",
+        gated_mlp=False,
+    ),
+    "helium": family(
+        "Helium", {**LLAMA, **decoder.PAIRS}, DECODER, QKV_BIAS, MLP_BIAS, norm_offset=0.0
+    ),
+    "seed_oss": family(
+        "SeedOss", LLAMA, DECODER, QKV_BIAS, MLP_BIAS, renamed(output_bias="attention_out_bias")
+    ),
+    "exaone4": family(
+        "Exaone4",
+        decoder.POST_NORMS,
+        DECODER,
+        WINDOW._replace(write=window_or_context),
+        decoder.LAYER_TYPES,
+        # where a window is set, layers without it do not rotate
+        Attribute(
+            "layer_ropes",
+            "",
+            lambda x, f: tuple(None if x and w is None else 0 for w in f["windows"]),
+            place="sliding_window",
+        ),
+        head_norms=True,
+        pre_norms=False,
+        post_norms=True,
+    ),
+    "ernie4_5": family(
+        "Ernie4_5",
+        {**LLAMA, **decoder.PAIRS},
+        DECODER,
+        decoder.OWN_CODE,
+        Attribute("qkv_bias output_bias mlp_bias", "use_bias"),
+    ),
+    "granite": family("Granite", LLAMA, LLAMA_ATTRIBUTES, MULTIPLIERS),
+    "phi3": family(
+        "Phi3",
+        PHI3,
+        DECODER,
+        decoder.OWN_CODE,
+        WINDOW,
+        decoder.PARTLY_ROTATED,
+        Attribute("ropes", "rope_parameters", read_long_rope, None),
+        # with longrope, longer prompts than the original context have other frequencies
+        Attribute(
+            "context",
+            "original_max_position_embeddings",
+            lambda x, f: x if f["ropes"][0].divisors else f["context"],
+        ),
+    ),
+    "glm": family("Glm", GLM, GLM_ATTRIBUTES),
+    "glm4": family("Glm4", GLM4, GLM_ATTRIBUTES, post_norms=True),
+}

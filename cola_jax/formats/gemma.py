@@ -1,24 +1,27 @@
-"""Gemma: how each config is read, and its table."""
+"""Gemma 1 to 4."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.config import Rope
 from cola_jax.errors import InputError, shown
-from cola_jax.formats.attributes import Attributes, read_windows
-from cola_jax.formats.decoder import (
-    ATTENTION_KINDS,
-    POST_NORMS,
-    joined_experts,
-    read_bias,
-    read_decoder,
-    read_ropes,
+from cola_jax.formats import decoder
+from cola_jax.formats.attributes import (
+    Attribute,
+    Fields,
+    extend,
+    ignored,
+    of_kind,
+    renamed,
+    required,
+    written,
 )
+from cola_jax.formats.decoder import BIAS, DECODER
+from cola_jax.formats.family import family
+from cola_jax.formats.ropes import BY_TYPE, OF_TYPE, TWO_ROPES
 from cola_jax.formats.table import Row, make_table
 
 GEMMA = make_table(
     Row("mlp_norm", "model.layers.{i}.pre_feedforward_layernorm.weight", "D -> D"),
-    base=POST_NORMS,
+    base=decoder.POST_NORMS,
 )
 
 # layers of kind 1 see all tokens; those of kinds 2 and 3 share keys and values of kinds 0 and 1
@@ -33,7 +36,7 @@ GEMMA4 = make_table(
     Row("router", "model.layers.{i}.router.proj.weight", "E D -> D E"),
     Row("router_norm", "model.layers.{i}.router.scale", "D -> D"),
     Row("expert_scale", "model.layers.{i}.router.per_expert_scale", "E -> E"),
-    *joined_experts("model.layers.{i}.experts.gate_up_proj"),
+    *decoder.joined_experts("model.layers.{i}.experts.gate_up_proj"),
     Row("expert_down", "model.layers.{i}.experts.down_proj", "E D X -> E X D"),
     Row("experts_norm", "model.layers.{i}.pre_feedforward_layernorm_2.weight", "D -> D"),
     Row("experts_post_norm", "model.layers.{i}.post_feedforward_layernorm_2.weight", "D -> D"),
@@ -42,133 +45,170 @@ GEMMA4 = make_table(
 )
 
 
-def read_gemma(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
-    """Read the fields of Gemma 2 and 3: windows by layer, and four norms per layer."""
-    if attributes.get("hidden_activation") != "gelu_pytorch_tanh":
-        raise InputError("hidden_activation must be gelu_pytorch_tanh.")
-    if attributes.get("use_bidirectional_attention"):
-        raise InputError("use_bidirectional_attention is not supported.")
-    fields = read_decoder(attributes, ropes) | read_bias(attributes)
-    fields |= {
-        "windows": read_windows(attributes),
-        "embedding_scale": fields["width"] ** 0.5,
-        "query_scale": (fields["head_dim"] / attributes.get("query_pre_attn_scalar")) ** 0.5,
-    }
-    return fields | {"post_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh"}
+def query_scalar(scale: float, fields: Fields) -> float:
+    """Return Gemma's scale of queries, which is a whole number in most models."""
+    scalar = fields["head_dim"] / scale**2
+    return round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar
 
 
-def read_gemma2(attributes: Attributes) -> dict[str, Any]:
-    """Read Gemma 2, which caps attention's scores and logits."""
-    caps = map(attributes.get, ("attn_logit_softcapping", "final_logit_softcapping"))
-    names = "attention_softcap", "logit_softcap"
-    return dict(read_gemma(attributes), **dict(zip(names, caps, strict=True)))
+CAUSAL = Attribute("", "use_bidirectional_attention", write=None, only=(None, False))
+GELU = extend(
+    written(hidden_activation="gelu_pytorch_tanh"),
+    activation="gelu_tanh",
+    embedding_scale=lambda f: f["width"] ** 0.5,
+)
+GEMMA2 = extend(
+    DECODER,
+    BIAS,
+    CAUSAL,
+    GELU,
+    ignored("hidden_act"),  # in releases of Gemma 2, without effect
+    # which has to be a number, even where no layer has a window
+    decoder.WINDOW._replace(write=lambda x, f: decoder.window_of(x, f) or f["context"]),
+    decoder.LAYER_TYPES,
+    Attribute(
+        "query_scale",
+        "query_pre_attn_scalar",
+        lambda x, f: (f["head_dim"] / x) ** 0.5,
+        query_scalar,
+    ),
+    renamed(attention_softcap="attn_logit_softcapping", logit_softcap="final_logit_softcapping"),
+    post_norms=True,
+    norm_offset=1.0,
+)
 
 
-def read_gemma3_text(attributes: Attributes) -> dict[str, Any]:
-    """Read Gemma 3: layers with a window have a rope of their own."""
-    attributes.get("rope_local_base_freq")  # an older name of the theta of the second rope
-    fields = read_gemma(attributes, read_ropes(attributes))
-    fields["layer_ropes"] = tuple(int(window is not None) for window in fields["windows"])
-    return dict(fields, head_norms=True)
+def check_differences(names: Any, fields: Fields) -> None:
+    """Raise InputError where layers of two types differ in more than the heads of their keys."""
+    if unknown := {*names} - {"head_dim", "num_key_value_heads"}:
+        raise InputError(f"layers differ in {shown(sorted(unknown))}, which is not supported.")
 
 
-def read_gemma4_text(attributes: Attributes) -> dict[str, Any]:
-    """Read Gemma 4: layers without a window are kind 1, with heads of their own."""
-    get = attributes.get
-    for name in ("global_head_dim", "num_global_key_value_heads"):
-        get(name)  # is in the attributes of layers
-    if attributes.values.get("expert_intermediate_size") is None:
-        get("expert_intermediate_size")  # in the first releases
-    if get("use_bidirectional_attention") == "all":
-        raise InputError("use_bidirectional_attention is not supported.")
-    if get("hidden_activation") != "gelu_pytorch_tanh":
-        raise InputError("hidden_activation must be gelu_pytorch_tanh.")
-    types, windows = attributes.values.get("layer_types"), read_windows(attributes)
-    if types and types[-1] != ATTENTION_KINDS[0]:
+def read_layer_input(vocabulary: int, fields: Fields) -> int:
+    """Return the width of the embeddings that layers have of their own."""
+    if fields["layer_input"] and vocabulary != fields["vocab_size"]:
         raise InputError(
-            f"layer_types ends with {shown(types[-1])}, but transformers gives the last layer of "
-            f"Gemma 4 {ATTENTION_KINDS[0]}: end with such a layer."
+            f"vocab_size_per_layer_input is {vocabulary}, and must be that of vocab_size."
         )
-    differ = "head_dim", "num_key_value_heads"
-    full, part = (attributes.of_layers(kind, *differ) for kind in ATTENTION_KINDS)
-    fields = read_decoder(part, read_ropes(attributes)) | read_bias(attributes)
-    width = full.get("head_dim")
-    kind = {
-        "num_kv_heads": full.get("num_key_value_heads"),
-        "head_dim": width,
-        "query_scale": width**0.5,
-        "keys_as_values": get("attention_k_eq_v"),
-    }
-    is_full = tuple(int(window is None) for window in windows)
-    fields |= {
-        **{"windows": windows, "kinds": (kind,), "layer_kinds": is_full},
-        "layer_ropes": tuple(1 - x for x in is_full),
-        **{"embedding_scale": fields["width"] ** 0.5, "query_scale": fields["head_dim"] ** 0.5},
-        "logit_softcap": get("final_logit_softcapping"),
-    }
-    experts = {
-        "experts": get("num_experts"),
-        "experts_per_token": get("top_k_experts"),
-        "expert_width": get("moe_intermediate_size"),
-        **{"parallel_experts": True, "normalised_routing": True, "shared_gate": False},
-    }
-    if get("enable_moe_block"):
-        fields |= experts
-    fields |= read_layer_input(attributes)
-    fields |= read_shared_keys(attributes, fields)
-    norms = dict.fromkeys(("head_norms", "value_norms", "post_norms", "output_scales"), True)
-    return dict(fields, **norms, norm_offset=0.0, activation="gelu_tanh")
+    return fields["layer_input"]
 
 
-def read_layer_input(attributes: Attributes) -> dict[str, Any]:
-    """Read the width of the embeddings that layers have of their own."""
-    width, vocab = map(
-        attributes.get, ("hidden_size_per_layer_input", "vocab_size_per_layer_input")
-    )
-    if width and vocab != attributes.get("vocab_size"):
-        raise InputError(f"vocab_size_per_layer_input is {vocab}, and must be that of vocab_size.")
-    return {"layer_input": width or 0}
+def read_shared_keys(count: int, fields: Fields) -> tuple[int | None, ...]:
+    """Return the layers whose keys and values each of the last layers attends to.
 
-
-def read_shared_keys(attributes: Attributes, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the last layers, which attend to keys and values that others leave in the state.
-
-    Those are of the last layer before them of the same kind.
+    That is the last one of the same type before them.
     """
-    wide, count = map(attributes.get, ("use_double_wide_mlp", "num_kv_shared_layers"))
     if not count:
-        return {}
-    kinds, own = fields["layer_kinds"], fields["num_layers"] - count
-    if not {*kinds[max(own, 0) :]} <= {*kinds[: max(own, 0)]}:
+        return ()
+    windows = fields["windows"]
+    own = max(len(windows) - count, 0)
+    if not {*windows[own:]} <= {*windows[:own]}:
         raise InputError(
             f"num_kv_shared_layers is {count}, but no layer before them has keys and values of "
             "the same kind."
         )
-    (full,) = fields["kinds"]
-    places = fields["width"], fields["width"] + 2 * fields["num_kv_heads"] * fields["head_dim"]
-    shares: dict[str, Any] = {
-        "own_keys": False,
-        "mlp_width": (1 + bool(wide)) * fields["mlp_width"],
-    }
-    full = {**full, "shared_at": places[1]}
-    last = {kind: max(i for i in range(own) if kinds[i] == kind) for kind in {*kinds}}
-    return {
-        "shared_at": places[0],
-        "kinds": (full, shares, full | shares),
-        "layer_kinds": tuple(kind + 2 * (i >= own) for i, kind in enumerate(kinds)),
-        "keys_of": tuple(last[kind] if i >= own else None for i, kind in enumerate(kinds)),
-    }
+    last = {window: i for i, window in enumerate(windows[:own])}
+    return (*(None,) * own, *(last[window] for window in windows[own:]))
 
 
-def read_gemma1(attributes: Attributes) -> dict[str, Any]:
-    """Read Gemma 1: Llama with other norms and activation, and scaled embeddings."""
-    names = "hidden_act", "hidden_activation"  # the second prevails in older versions
-    activations = {attributes.get(names[0]), attributes.values.get(names[1])} - {None}
-    attributes.get(names[1])
-    if activations != {"gelu_pytorch_tanh"}:
-        raise InputError(f"{' and '.join(names)} must be gelu_pytorch_tanh.")
-    if attributes.get("use_bidirectional_attention"):
-        raise InputError("use_bidirectional_attention is not supported.")
-    fields = read_decoder(attributes) | read_bias(attributes)
-    fields["embedding_scale"] = fields["width"] ** 0.5
-    return dict(fields, norm_offset=1.0, activation="gelu_tanh")
+def read_kinds(fields: Fields) -> tuple[int, ...]:
+    """Return the kind of each layer: whether it has no window, and 2 more where it shares keys."""
+    windows = fields["windows"]
+    sources = fields["keys_of"] or (None,) * len(windows)
+    each = zip(windows, sources, strict=True)
+    return tuple((window is None) + 2 * (source is not None) for window, source in each)
+
+
+def kinds_of_layers(fields: Fields) -> tuple[dict[str, Any], ...]:
+    """Return the kinds of layers: with full attention, and both that share keys and values."""
+    names = "num_kv_heads", "head_dim", "query_scale", "keys_as_values"
+    full = {name: fields[f"{name}.1"] for name in names}
+    if not fields["keys_of"]:
+        return (full,)
+    shares = {"own_keys": False, "mlp_width": fields["mlp_width.2"]}
+    keys = 2 * fields["num_kv_heads"] * fields["head_dim"]
+    full |= {"shared_at": fields["width"] + keys}
+    return full, shares, full | shares
+
+
+SLIDING = "per_layer_config.sliding_attention"
+FULL = "per_layer_config.full_attention"
+GEMMA4_ATTRIBUTES = extend(
+    Attribute("", "per_layer_attributes", check_differences, None, default=()),
+    DECODER,
+    BIAS,
+    CAUSAL._replace(only=(None, "vision")),
+    GELU,
+    TWO_ROPES,
+    decoder.WINDOWS,
+    Attribute("head_dim", "head_dim", place=f"{SLIDING}.head_dim"),
+    Attribute("num_kv_heads", "num_key_value_heads", place=f"{SLIDING}.num_key_value_heads"),
+    of_kind(
+        1,
+        Attribute("head_dim", "global_head_dim", place=f"{FULL}.head_dim"),
+        Attribute(
+            "num_kv_heads", "num_global_key_value_heads", place=f"{FULL}.num_key_value_heads"
+        ),
+        renamed(keys_as_values="attention_k_eq_v"),
+        query_scale=lambda f: f["head_dim.1"] ** 0.5,
+    ),
+    renamed(logit_softcap="final_logit_softcapping", parallel_experts="enable_moe_block"),
+    Attribute("experts", "num_experts", lambda x, f: x if f["parallel_experts"] else 0),
+    decoder.PER_TOKEN._replace(theirs="top_k_experts"),
+    decoder.PER_TOKEN._replace(ours="expert_width", theirs="moe_intermediate_size"),
+    Attribute("", "expert_intermediate_size", write=None, only=(None,)),  # in the first releases
+    Attribute("layer_input", "hidden_size_per_layer_input", lambda x, f: x or 0),
+    Attribute(
+        "layer_input", "vocab_size_per_layer_input", read_layer_input, lambda x, f: f["vocab_size"]
+    ),
+    Attribute(
+        "keys_of",
+        "num_kv_shared_layers",
+        read_shared_keys,
+        lambda x, f: sum(source is not None for source in x),
+    ),
+    Attribute(
+        "mlp_width.2",
+        "use_double_wide_mlp",
+        lambda x, f: f["mlp_width"] * (2 if x else 1),
+        lambda x, f: x > f["mlp_width"],
+        default=False,
+    ),
+    layer_kinds=read_kinds,
+    shared_at=lambda f: f["width"] if f["keys_of"] else None,
+    kinds=kinds_of_layers,
+    query_scale=lambda f: f["head_dim"] ** 0.5,
+    normalised_routing=lambda f: f["parallel_experts"],
+    shared_gate=lambda f: not f["parallel_experts"],
+    head_norms=True,
+    value_norms=True,
+    post_norms=True,
+    output_scales=True,
+    norm_offset=0.0,
+)
+GEMMAS = {
+    "gemma": family(
+        "Gemma",
+        decoder.LLAMA,
+        DECODER,
+        BIAS,
+        CAUSAL,
+        GELU,
+        required(hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh"),
+        norm_offset=1.0,
+    ),
+    "gemma2": family("Gemma2", GEMMA, GEMMA2),
+    "gemma3_text": family(
+        "Gemma3",
+        GEMMA,
+        GEMMA2,
+        written(attn_logit_softcapping=None, final_logit_softcapping=None),
+        # layers with a window have a rope of their own, whose theta has an older name
+        BY_TYPE._replace(write=None),
+        OF_TYPE,
+        Attribute("ropes", "rope_local_base_freq", None, lambda x, f: x[1].theta),
+        head_norms=True,
+    ),
+    "gemma4_text": family("Gemma4", GEMMA4, GEMMA4_ATTRIBUTES),
+    "gemma4_unified_text": family("Gemma4Unified", GEMMA4, GEMMA4_ATTRIBUTES),
+}

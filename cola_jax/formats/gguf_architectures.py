@@ -9,9 +9,10 @@ from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.formats.decoder import ATTENTION_KINDS, LLAMA, PAIRS, joined_experts
+from cola_jax.formats.decoder import LLAMA, PAIRS, joined_experts
 from cola_jax.formats.families import FAMILIES
 from cola_jax.formats.qwen import QWEN3_5
+from cola_jax.formats.ropes import ATTENTION_KINDS
 from cola_jax.formats.table import Row, Table, make_table, rows_of
 from cola_jax.params import field_of
 
@@ -233,7 +234,7 @@ def gguf_rows(name: str, config: ModelConfig) -> tuple[Row, ...]:
     """Return the rows of the weights that a model of this config has in a file."""
     kinds = {text: kind for kind, text in MODEL_ARCH_NAMES.items()}
     names, architecture = get_tensor_name_map(kinds[name], 1), ARCHITECTURES[name]
-    table = {**FAMILIES[architecture.model_type].table, **architecture.rows}
+    table = {**FAMILIES[architecture.model_type].weights, **architecture.rows}
     return tuple(rename(row, names, config.norm_offset or 0.0) for row in rows_of(table, config))
 
 

@@ -1,28 +1,26 @@
-"""Granite 4: attention, Mamba-2 or both, with experts or without; its config and its table."""
+"""Granite 4: attention, Mamba-2 or both, with experts or without."""
 
+import math
 from typing import Any
 
-from cola_jax.errors import InputError, shown
-from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.decoder import HALVES, joined, read_experts, read_recurrent
-from cola_jax.formats.dense import read_granite
+from cola_jax.formats import decoder
+from cola_jax.formats.attributes import Attribute, Fields, ignored, of_kind, renamed, required
+from cola_jax.formats.dense import MULTIPLIERS
 from cola_jax.formats.experts import GRANITE_MOE
+from cola_jax.formats.family import family
 from cola_jax.formats.table import Row, make_table
 
 MAMBA = "model.layers.{i}.mamba"
-MAMBA_SIZES = tuple(
-    f"mamba_{name}" for name in ("n_heads", "n_groups", "d_state", "d_head", "d_conv")
-)
 XBC = {"v": "N U", "k": "K H", "q": "K H"}  # in the order in which they are joined
 
 GRANITE_HYBRID = make_table(
-    *joined(
+    *decoder.joined(
         "model.layers.{i}.shared_mlp.input_linear.weight",
-        HALVES,
+        decoder.HALVES,
         dict.fromkeys(("gate", "up"), "F D -> D F"),
     ),
     Row("down", "model.layers.{i}.shared_mlp.output_linear.weight", "D F -> F D"),
-    *joined(
+    *decoder.joined(
         f"{MAMBA}.in_proj.weight",
         ("N U", *XBC.values(), "N"),
         {
@@ -31,12 +29,12 @@ GRANITE_HYBRID = make_table(
             "forget.1": "N D -> D N",
         },
     ),
-    *joined(
+    *decoder.joined(
         f"{MAMBA}.conv1d.weight",
         tuple(XBC.values()),
         {f"{name}_taps.1": f"({heads}) 1 W -> {heads} W" for name, heads in XBC.items()},
     ),
-    *joined(
+    *decoder.joined(
         f"{MAMBA}.conv1d.bias",
         tuple(XBC.values()),
         {f"{name}_taps_bias.1": f"({heads}) -> {heads}" for name, heads in XBC.items()},
@@ -50,34 +48,56 @@ GRANITE_HYBRID = make_table(
 )
 
 
-def read_granitemoehybrid(attributes: Attributes) -> dict[str, Any]:
-    """Read Granite 4: layers of Mamba-2 are kind 1, and the others rotate or do not.
-
-    The MLP of a layer with experts is beside them, without a gate.
-    """
-    get = attributes.get
-    fields = read_granite(attributes)
-    rope = 0 if get("position_embedding_type") == "rope" else None
-    fields["layer_ropes"] = (rope,) * fields["num_layers"]
-    if get("num_local_experts"):
-        fields |= read_experts(attributes)
-        fields |= {"expert_width": fields["mlp_width"], "normalised_routing": True}
-        fields["shared_gate"] = False
-    of_mamba = [name for name in attributes.values if name.startswith("mamba_")]
-    for name in ("num_experts_per_tok", "time_step_limit", *of_mamba):
-        get(name)
-    if {*get("layer_types")} != {"full_attention"}:
-        fields |= read_mamba(attributes)
-    return dict(fields, mlp_width=get("shared_intermediate_size"))
+def of_mamba(value: Any, fields: Fields) -> Any:
+    """Return a value where layers are Mamba-2, else None."""
+    return value if any(fields["layer_kinds"]) else None
 
 
-def read_mamba(attributes: Attributes) -> dict[str, Any]:
-    """Read the layers of Mamba-2."""
-    get = attributes.get
-    for name, value in (("conv_bias", True), ("proj_bias", False)):
-        if get(f"mamba_{name}") != value:
-            raise InputError(f"mamba_{name} must be {str(value).lower()}.")
-    if get("time_step_limit") not in (None, (0.0, float("inf"))):
-        raise InputError(f"time_step_limit is {shown(get('time_step_limit'))}: not supported.")
-    plain = dict.fromkeys(("qkv_bias", "output_bias"), False)
-    return read_recurrent(attributes, MAMBA_SIZES, mamba=True, **plain)
+GRANITES = {
+    "granitemoehybrid": family(
+        "GraniteMoeHybrid",
+        GRANITE_HYBRID,
+        decoder.DECODER,
+        decoder.BIAS,
+        MULTIPLIERS,
+        Attribute(
+            "layer_ropes",
+            "position_embedding_type",
+            lambda x, f: (0 if x == "rope" else None,) * f["num_layers"],
+            lambda x, f: "nope" if None in x else "rope",
+        ),
+        renamed(experts="num_local_experts", mlp_width="shared_intermediate_size"),
+        decoder.PER_TOKEN,
+        Attribute(
+            "expert_width",
+            "intermediate_size",
+            lambda x, f: x if f["experts"] else 0,
+            lambda x, f: x or f["mlp_width"],
+        ),
+        decoder.RECURRENT,
+        of_kind(
+            1,
+            # the default number of heads may not divide the width
+            Attribute("num_heads", "mamba_n_heads", of_mamba, default=1),
+            Attribute("num_kv_heads", "mamba_n_groups", of_mamba, default=1),
+            Attribute("head_dim", "mamba_d_state", of_mamba, default=256),
+            Attribute("value_dim", "mamba_d_head", of_mamba, default="auto"),
+            Attribute("convolution", "mamba_d_conv", of_mamba, default=4),
+            Attribute(
+                "value_dim",
+                "mamba_expand",
+                None,
+                lambda x, f: f["num_heads.1"] * x // f["width"],
+                default=2,
+            ),
+            mamba=lambda f: of_mamba(True, f),
+            qkv_bias=lambda f: of_mamba(False, f),
+            output_bias=lambda f: of_mamba(False, f),
+        ),
+        required(mamba_conv_bias=True, mamba_proj_bias=False),
+        Attribute("", "time_step_limit", write=None, only=(None, (0.0, math.inf))),
+        ignored("mamba_chunk_size"),
+        normalised_routing=lambda f: bool(f["experts"]),
+        shared_gate=lambda f: not f["experts"],
+    )
+}

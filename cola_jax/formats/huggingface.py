@@ -14,7 +14,8 @@ from safetensors import safe_open
 from cola_jax.config import Count
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import check_link, is_file, read_bytes, read_json
-from cola_jax.formats.families import FAMILIES, SEEING, read_config
+from cola_jax.formats.families import FAMILIES, read_config
+from cola_jax.formats.multimodal import SEEING
 from cola_jax.formats.table import Source, Texts, check, expected, origin_of, unused_names
 from cola_jax.question import digest, sha256_of
 
@@ -72,7 +73,7 @@ def open_directory(folder: Path) -> Source:
         else row
         for row in rows
     )
-    embedding, head = (family.table[name].theirs for name in ("embedding", "head"))
+    embedding, head = (family.weights[name].theirs for name in ("embedding", "head"))
     tied_head = config.tied and {head, embedding} <= tensors.shapes.keys()
     if tied_head and not np.array_equal(tensors.read(head), tensors.read(embedding)):
         raise InputError(
@@ -80,7 +81,7 @@ def open_directory(folder: Path) -> Source:
             "of them is wrong."
         )
 
-    outside = tuple(prefix.format(L=config.num_layers) for prefix in family.ignored)
+    outside = tuple(prefix.format(L=config.num_layers) for prefix in family.outside)
     unused = unused_names(rows, config)
 
     def ignored(name: str) -> bool:

@@ -1,26 +1,20 @@
-"""OLMo: how each config is read, and its table."""
+"""OLMo: dense, with experts, and with Gated DeltaNets beside attention."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cola_jax.config import Rope
-from cola_jax.formats.attributes import Attributes, read_rope, read_windows
-from cola_jax.formats.decoder import (
-    DELTA_NET,
-    DELTA_QKV,
-    DELTA_SIZES,
-    POST_NORMS,
-    read_bias,
-    read_decoder,
-    read_experts,
-    read_recurrent,
-    read_ropes,
-)
+from cola_jax.formats import decoder
+from cola_jax.formats.attributes import Attribute, Fields, extend, ignored, of_kind, renamed
+from cola_jax.formats.decoder import DELTA_NET, DELTA_QKV
+from cola_jax.formats.family import family
+from cola_jax.formats.ropes import TWO_ROPES, read_rope, write_rope
 from cola_jax.formats.table import Row, make_table
 
 OLMO = make_table(
     Row("q_norm", "model.layers.{i}.self_attn.q_norm.weight", "(N H) -> N H"),
     Row("k_norm", "model.layers.{i}.self_attn.k_norm.weight", "(K H) -> K H"),
-    base=POST_NORMS,
+    base=decoder.POST_NORMS,
 )
 
 # layers of kind 1 are Gated DeltaNets, with norms before them
@@ -52,53 +46,65 @@ OLMO_HYBRID = make_table(
 )
 
 
-def read_olmo(attributes: Attributes, ropes: tuple[Rope, ...] | None = None) -> dict[str, Any]:
-    """Read the fields of OLMo 2, OLMo 3 and OLMoE."""
-    fields = read_decoder(attributes, ropes) | read_bias(attributes)
-    return fields | {"projection_norms": True}
+OLMO_ATTRIBUTES = extend(decoder.DECODER, decoder.BIAS, projection_norms=True)
+# norms after attention and MLP instead of before them
+NORMS_AFTER = extend(pre_norms=False, post_norms=True, norm_offset=0.0)
+OLMOE = extend(
+    OLMO_ATTRIBUTES,
+    decoder.EXPERTS,
+    ignored("num_local_experts"),  # another name of num_experts
+    renamed(normalised_routing="norm_topk_prob", expert_width="intermediate_size"),
+    mlp_width=0,
+)
 
 
-def read_olmo2(attributes: Attributes) -> dict[str, Any]:
-    """Read OLMo 2, with norms after attention and MLP instead of before them."""
-    fields = read_olmo(attributes)
-    return dict(fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+def read_optional_rope(parameters: Mapping[str, Any] | None, fields: Fields) -> tuple[Rope]:
+    """Read the rope of OLMo Hybrid, where a theta of null is no rope."""
+    if not parameters or parameters.get("rope_theta") is None:
+        return (Rope(theta=1.0),)
+    return (read_rope(parameters),)
 
 
-def read_olmoe(attributes: Attributes) -> dict[str, Any]:
-    """Read OLMoE, whose `intermediate_size` is an expert's width."""
-    fields = read_olmo(attributes) | read_experts(attributes)
-    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}
-    return dict(fields, clip_qkv=attributes.get("clip_qkv"))
+def write_optional_rope(ropes: tuple[Rope, ...], fields: Fields) -> dict[str, Any]:
+    """Return the parameters of a rope, with a theta of null where layers do not rotate."""
+    values = write_rope(ropes[0])
+    return values | {"rope_theta": None} if None in fields["layer_ropes"] else values
 
 
-def read_olmo3(attributes: Attributes) -> dict[str, Any]:
-    """Read OLMo 3: OLMo 2 with windows, whose layers have a rope of their own."""
-    fields = read_olmo(attributes, read_ropes(attributes))
-    windows = read_windows(attributes)
-    fields |= {"windows": windows, "layer_ropes": tuple(int(x is not None) for x in windows)}
-    return dict(fields, pre_norms=False, post_norms=True, norm_offset=0.0)
-
-
-def read_flex_olmo(attributes: Attributes) -> dict[str, Any]:
-    """Read FlexOlmo: OLMoE with the norms of OLMo 2."""
-    norms = {"pre_norms": False, "post_norms": True, "norm_offset": 0.0}
-    return dict(read_olmoe(attributes), **norms)
-
-
-def read_olmo_hybrid(attributes: Attributes) -> dict[str, Any]:
-    """Read OLMo Hybrid: OLMo 3 without windows, and Gated DeltaNets; a theta of null is no rope."""
-    get, parameters = attributes.get, dict(attributes.get("rope_parameters") or {})
-    for name in ("a_log_min", "a_log_max", "dt_min", "dt_max", "dt_init_floor"):
-        get(f"linear_{name}")  # of random weights
-    rotates = parameters.get("rope_theta") is not None
-    rope = read_rope(parameters if rotates else {"rope_type": "default", "rope_theta": 1.0})
-    fields = read_olmo(attributes, (rope,)) | read_recurrent(
-        attributes,
-        DELTA_SIZES,
-        write_scale=2.0 if get("linear_allow_neg_eigval") else 1.0,
-        value_norm_eps=1e-5,
-        **{"pre_norms": True, "post_norms": False, "projection_norms": False},
-        **dict.fromkeys(("qkv_bias", "output_bias"), False),
-    )
-    fields["layer_ropes"] = (0 if rotates else None,) * fields["num_layers"]
-    return dict(fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+OLMOS = {
+    "olmo2": family("Olmo2", OLMO, OLMO_ATTRIBUTES, NORMS_AFTER),
+    "olmo3": family("Olmo3", OLMO, OLMO_ATTRIBUTES, NORMS_AFTER, decoder.WINDOWS, TWO_ROPES),
+    "olmoe": family("Olmoe", OLMO, OLMOE, renamed(clip_qkv="clip_qkv")),
+    "flex_olmo": family("FlexOlmo", OLMO, OLMOE, NORMS_AFTER),
+    "olmo_hybrid": family(
+        "OlmoHybrid",
+        OLMO_HYBRID,
+        OLMO_ATTRIBUTES,
+        NORMS_AFTER,
+        Attribute("ropes", "rope_parameters", read_optional_rope, write_optional_rope),
+        Attribute(
+            "layer_ropes",
+            "",
+            lambda x, f: (None if x is None else 0,) * f["num_layers"],
+            place="rope_parameters.rope_theta",
+        ),
+        ignored("rope_theta", "rope_scaling"),
+        decoder.DELTA_NETS,
+        of_kind(
+            1,
+            Attribute(
+                "write_scale",
+                "linear_allow_neg_eigval",
+                lambda x, f: 2.0 if x else 1.0,
+                lambda x, f: x == 2,
+            ),
+            value_norm_eps=1e-5,
+            pre_norms=True,
+            post_norms=False,
+            projection_norms=False,
+        ),
+        # of random weights
+        ignored("linear_a_log_min", "linear_a_log_max"),
+        ignored("linear_dt_min", "linear_dt_max", "linear_dt_init_floor"),
+    ),
+}

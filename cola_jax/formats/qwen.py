@@ -1,21 +1,10 @@
 """Qwen: dense, with experts, and with Gated DeltaNets beside attention."""
 
-from typing import Any
-
-from cola_jax.errors import InputError, shown
-from cola_jax.formats.attributes import Attributes, read_windows
-from cola_jax.formats.decoder import (
-    DELTA_NET,
-    DELTA_QKV,
-    DELTA_SIZES,
-    LLAMA,
-    joined,
-    read_bias,
-    read_decoder,
-    read_experts,
-    read_partly_rotated,
-    read_recurrent,
-)
+from cola_jax.formats import decoder
+from cola_jax.formats.attributes import Attribute, extend, ignored, of_kind, renamed, written
+from cola_jax.formats.decoder import BIAS, DECODER, DELTA_NET, DELTA_QKV, LLAMA, joined
+from cola_jax.formats.family import family
+from cola_jax.formats.ropes import one_rope
 from cola_jax.formats.table import Row, make_table
 
 SHARED_EXPERT = make_table(
@@ -79,79 +68,70 @@ QWEN3_NEXT = make_table(
 )
 
 
-def read_qwen2(attributes: Attributes) -> dict[str, Any]:
-    """Read Qwen2 or 2.5; biases of q, k and v are not optional."""
-    fields = read_decoder(attributes)
-    fields["windows"] = read_windows(attributes)
-    return dict(fields, qkv_bias=True)
+QWEN_WINDOWS = extend(
+    decoder.WINDOWS,
+    decoder.USE_WINDOW,
+    # for readers that ignore `layer_types`
+    Attribute("windows", "max_window_layers", None, lambda x, f: (*map(bool, x), True).index(True)),
+)
+EXPERTS = extend(decoder.EXPERTS, renamed(expert_width="moe_intermediate_size"))
+ALL_EXPERTS = extend(
+    EXPERTS,
+    renamed(normalised_routing="norm_topk_prob"),
+    written(decoder_sparse_step=1, mlp_only_layers=[]),  # else some layers have none
+)
+SHARED_WIDTH = renamed(mlp_width="shared_expert_intermediate_size")
+# gated attention, and Gated DeltaNets
+HYBRID = extend(
+    DECODER,
+    BIAS,
+    decoder.PARTLY_ROTATED,
+    # positions in three parts, equal for text
+    one_rope("partial_rotary_factor", "mrope_section", "mrope_interleaved"),
+    decoder.DELTA_NETS,
+    of_kind(1, head_norms=False, output_gate=False),
+    head_norms=True,
+    output_gate=True,
+    norm_offset=1.0,
+)
 
-
-def read_qwen3(attributes: Attributes) -> dict[str, Any]:
-    """Read a dense Qwen3, which normalises heads."""
-    fields = read_decoder(attributes) | read_bias(attributes)
-    fields["windows"] = read_windows(attributes)
-    return dict(fields, head_norms=True)
-
-
-def read_qwen_experts(attributes: Attributes) -> dict[str, Any]:
-    """Read the fields of experts in Qwen's families.
-
-    Raises InputError for models that have experts in some of their layers only.
-    """
-    step, dense = attributes.get("decoder_sparse_step"), attributes.get("mlp_only_layers")
-    if step != 1 or dense:
-        raise InputError(
-            f"decoder_sparse_step is {shown(step)} and mlp_only_layers "
-            f"{shown(dense)}, so some layers have experts and others do not. Only models whose "
-            "layers are all of one kind can be converted."
-        )
-    return read_experts(attributes) | {"expert_width": attributes.get("moe_intermediate_size")}
-
-
-def read_qwen2_moe(attributes: Attributes) -> dict[str, Any]:
-    """Read Qwen1.5-MoE or Qwen2-MoE, with a shared expert."""
-    fields = read_decoder(attributes) | read_qwen_experts(attributes)
-    fields["mlp_width"] = attributes.get("shared_expert_intermediate_size")
-    fields["windows"] = read_windows(attributes)
-    return dict(fields, qkv_bias=attributes.get("qkv_bias"))
-
-
-def read_qwen3_moe(attributes: Attributes) -> dict[str, Any]:
-    """Read Qwen3-MoE: all layers have the same window, or none."""
-    fields = read_decoder(attributes) | read_qwen_experts(attributes) | read_bias(attributes)
-    fields["mlp_width"] = 0
-    attributes.get("layer_types")  # released configs have max_window_layers, without effect
-    fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
-    return dict(fields, head_norms=True)
-
-
-def read_qwen_hybrid(attributes: Attributes) -> dict[str, Any]:
-    """Read the fields of Qwen's hybrids: gated attention, and Gated DeltaNets as kind 1."""
-    plain = dict.fromkeys(("head_norms", "qkv_bias", "output_bias", "output_gate"), False)
-    rope = dict(attributes.get("rope_parameters"))
-    for name in ("mrope_section", "mrope_interleaved"):  # positions in three parts, equal for text
-        rope.pop(name, None)
-    fields = read_partly_rotated(attributes, rope) | read_bias(attributes)
-    fields |= read_recurrent(attributes, DELTA_SIZES, **plain)
-    return fields | {"head_norms": True, "output_gate": True, "norm_offset": 1.0}
-
-
-def read_qwen3_5_text(attributes: Attributes) -> dict[str, Any]:
-    """Read the text part of a dense Qwen3.5 or 3.6."""
-    return read_qwen_hybrid(attributes)
-
-
-def read_qwen3_5_moe_text(attributes: Attributes) -> dict[str, Any]:
-    """Read the text part of a Qwen3.5 or 3.6 with experts, one of them shared."""
-    fields = read_qwen_hybrid(attributes) | read_experts(attributes)
-    width, shared = "moe_intermediate_size", "shared_expert_intermediate_size"
-    fields |= {"expert_width": attributes.get(width), "mlp_width": attributes.get(shared)}
-    fields["normalised_routing"] = True
-    return fields
-
-
-def read_qwen3_next(attributes: Attributes) -> dict[str, Any]:
-    """Read Qwen3-Next, all of whose layers have experts."""
-    fields = read_qwen_hybrid(attributes) | read_qwen_experts(attributes)
-    fields["mlp_width"] = attributes.get("shared_expert_intermediate_size")
-    return fields
+QWENS = {
+    "qwen2": family("Qwen2", LLAMA, DECODER, QWEN_WINDOWS, qkv_bias=True),
+    "qwen3": family("Qwen3", LLAMA, DECODER, BIAS, QWEN_WINDOWS, head_norms=True),
+    "qwen2_moe": family(
+        "Qwen2Moe",
+        {**LLAMA, **SHARED_EXPERT},
+        DECODER,
+        QWEN_WINDOWS,
+        ALL_EXPERTS,
+        SHARED_WIDTH,
+        renamed(qkv_bias="qkv_bias"),
+    ),
+    "qwen3_moe": family(
+        "Qwen3Moe",
+        LLAMA,
+        DECODER,
+        BIAS,
+        decoder.WINDOW,
+        decoder.USE_WINDOW,
+        ignored("layer_types", "max_window_layers"),  # without effect
+        ALL_EXPERTS,
+        ignored("num_local_experts"),  # another name of num_experts
+        Attribute("expert_width", "intermediate_size", read=None),
+        mlp_width=0,
+        head_norms=True,
+    ),
+    "qwen3_5_text": family("Qwen3_5", QWEN3_5, HYBRID, outside=("mtp.",)),
+    "qwen3_5_moe_text": family(
+        "Qwen3_5Moe",
+        {**QWEN3_5, **SHARED_EXPERT},
+        HYBRID,
+        EXPERTS,
+        SHARED_WIDTH,
+        normalised_routing=True,
+        outside=("mtp.",),
+    ),
+    "qwen3_next": family(
+        "Qwen3Next", QWEN3_NEXT, HYBRID, ALL_EXPERTS, SHARED_WIDTH, outside=("mtp.",)
+    ),
+}

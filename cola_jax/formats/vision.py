@@ -17,7 +17,7 @@ from cola_jax import checkpoint
 from cola_jax.errors import InputError, reading
 from cola_jax.files import cache_directory, exists, is_file, read_bytes, write_whole
 from cola_jax.formats.conversion import locate
-from cola_jax.formats.families import NOT_AS_TEXT, SEEING
+from cola_jax.formats.multimodal import NOT_AS_TEXT, SEEING
 from cola_jax.formats.pictures import open_picture
 from cola_jax.question import PICTURE, sha256_of
 

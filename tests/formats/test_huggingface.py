@@ -14,10 +14,11 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 import cola_jax
 from cola_jax.config import Rope
 from cola_jax.errors import InputError
-from cola_jax.formats.config_json import select_layers, with_llama3, write_config
+from cola_jax.formats.config_json import select_layers, write_config
 from cola_jax.formats.conversion import convert
 from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import INDEX, open_directory, read_stop_tokens
+from cola_jax.formats.ropes import with_llama3
 from tests import oracle
 
 GENERATION, WEIGHTS = "generation_config.json", "model.safetensors"
