@@ -1,6 +1,5 @@
 """Hugging Face layout: directories that are read or refused, and configs that are written."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,13 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import cola_jax
-from cola_jax.config import Rope
 from cola_jax.errors import InputError
-from cola_jax.formats.config_json import select_layers, write_config
 from cola_jax.formats.conversion import convert
-from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import INDEX, open_directory, read_stop_tokens
-from cola_jax.formats.ropes import with_llama3
 from tests import oracle
 
 GENERATION, WEIGHTS = "generation_config.json", "model.safetensors"
@@ -236,36 +231,3 @@ def test_read_stop_tokens_takes_the_first_that_has_any(source):
     edit_config(source, eos_token_id=6)
     assert open_directory(source).stop_tokens == (6,)
     assert read_stop_tokens(source, {"text_config": {"eos_token_id": [1, 106]}}) == (1, 106)
-
-
-def test_select_layers_moves_attributes_with_the_layers(pair):
-    config = pair("gemma3").ours.config
-    assert config.windows == (5, 5, None, 5, 5, None)
-    moved = select_layers(config, (2, 0, 0, 5))
-    assert moved.windows == (None, 5, 5, None)
-    assert moved.layer_ropes == (0, 1, 1, 0)
-    types = [layer.partition("_")[0] for layer in write_config(moved, "float32")["layer_types"]]
-    assert types == ["full", "sliding", "sliding", "full"]
-
-
-def test_write_config_says_max_window_layers_where_it_can(pair):
-    config = pair("qwen2-window").ours.config  # layers 3, 4 and 5 have a window
-    for path, first in (((0, 1, 3, 4), 2), ((3, 4), 0), ((0, 1, 2), 3)):
-        values = write_config(select_layers(config, path), "float32")
-        assert values["max_window_layers"] == first
-        assert values["use_sliding_window"] is any(layer >= 3 for layer in path)
-    two = dataclasses.replace(config, windows=(None, 5, 5, 5, 5, 7))
-    with pytest.raises(ValueError, match=r"model_type qwen2 cannot hold \{'windows'"):
-        write_config(two, "float32")
-
-
-def test_with_llama3_recognises_the_divisors_of_gguf_files(pair):
-    plain, named = Rope(theta=500000.0), Rope(theta=500000.0, llama3=(32.0, 1.0, 4.0, 8192))
-    divisors = plain.frequencies(64) / named.frequencies(64)
-    stored = dataclasses.replace(plain, divisors=tuple(float(x) for x in divisors))
-    assert with_llama3(stored, 64) == named
-    config = dataclasses.replace(pair("llama-gqa").ours.config, head_dim=64, ropes=(stored,))
-    assert read_config(write_config(config, "float32"))[0].ropes == (named,)
-    other = dataclasses.replace(plain, divisors=(1.0,) * 31 + (2.0,))
-    with pytest.raises(ValueError, match=r"divisors that are not those of Llama 3\.1"):
-        with_llama3(other, 64)
