@@ -1,6 +1,5 @@
 """The `config.json` of a model whose layers are those of a path."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +18,10 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """
     model_type = model_type_of(config)
     family = FAMILIES[model_type]
-    ropes = config.ropes
+    fields = config.fields() | {"model_type": model_type}
     if not has_attribute(model_type, "original_max_position_embeddings"):  # of longrope
-        ropes = tuple(with_llama3(rope, config.head_dim) for rope in ropes)
-    config = dataclasses.replace(config, ropes=ropes, model_type=model_type)
-    fields = config.fields()
+        width = fields["head_dim"]
+        fields["ropes"] = tuple(with_llama3(rope, width) for rope in config.ropes)
     values = {
         "architectures": [f"{family.name}ForCausalLM"],
         "model_type": model_type,
@@ -43,19 +41,20 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 def model_type_of(config: ModelConfig) -> str:
     """Return the model_type that the config was read from, or whose blocks it describes."""
+    fields = config.fields()
     if config.model_type is not None:
         return config.model_type
-    if config.norm_offset == 1.0:
+    if fields["norm_offset"] == 1.0:
         return "gemma3_text"
-    if config.projection_norms:
-        return "olmoe" if config.experts else "olmo2"
-    if config.experts:
-        return "qwen3_moe" if config.head_norms else "qwen2_moe"
-    if config.head_norms:
+    if fields["projection_norms"]:
+        return "olmoe" if fields["experts"] else "olmo2"
+    if fields["experts"]:
+        return "qwen3_moe" if fields["head_norms"] else "qwen2_moe"
+    if fields["head_norms"]:
         return "qwen3"
-    if config.qkv_bias and not config.output_bias:
+    if fields["qkv_bias"] and not fields["output_bias"]:
         return "qwen2"
-    return "mistral" if any(config.windows) else "llama"
+    return "mistral" if any(fields["windows"]) else "llama"
 
 
 def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
