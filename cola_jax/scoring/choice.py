@@ -118,7 +118,6 @@ class OptionsNorm(Options):
     """The same per character of the option's text: lm-evaluation-harness's `acc_norm`."""
 
     name = "options-norm"
-    log_likelihoods = False  # but their means by character
 
     def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
         lengths = np.array([len(option) for option in encoded.question.options])
@@ -181,6 +180,7 @@ class StrictLetter(Letter):
     """The most likely token of all, which must be the right letter."""
 
     name = "letter-strict"
+    log_likelihoods = True
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compare the letter with the best other token of the vocabulary."""

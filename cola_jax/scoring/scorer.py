@@ -63,6 +63,12 @@ class Scorer(abc.ABC):
     divergence: ClassVar[bool] = False  # readings have the divergence from the identity path
     max_new_tokens: int = 0  # decoded after a prompt, at most
 
+    def __init_subclass__(cls):
+        """Take a class with scores of its own for one without a unit, unless it says otherwise."""
+        own = vars(cls)
+        if "log_likelihoods" not in own and ("scores" in own or "verdicts" in own):
+            cls.log_likelihoods = False
+
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Take the model's tokenizer.
 

@@ -26,6 +26,7 @@ from cola_jax.scoring import (
     OptionsNorm,
     Scorer,
     ScorerName,
+    StrictLetter,
     Verdicts,
     encode_answers,
     scorer_class,
@@ -126,8 +127,21 @@ def test_own_scorer_is_searched_and_evaluated(model, words):
     assert first - second == pytest.approx(logits[iron] - logits[gas], rel=1e-3)
 
 
+class Brier(Options):
+    """Scores of its own, made of log-likelihoods, which are none."""
+
+    def scores(self, readings, encoded):
+        shares = np.exp(super().scores(readings, encoded))
+        return 2 * shares - (shares**2).sum(axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize(
-    ("scorer", "expected"), [(Options, True), (OptionsNorm, False), (LogitDifference, False)]
+    ("scorer", "expected"),
+    [
+        (Options, True),
+        (StrictLetter, True),
+        *((x, False) for x in (OptionsNorm, LogitDifference, Brier)),
+    ],
 )
 def test_verdicts_say_whether_scores_are_log_likelihoods(scorer, expected, model, words):
     (question,) = tiny.questions(1)
