@@ -18,7 +18,7 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """
     model_type = model_type_of(config)
     family = FAMILIES[model_type]
-    fields = config.fields() | {"model_type": model_type}
+    fields: dict[str, Any] = config.fields() | {"model_type": model_type}
     if not has_attribute(model_type, "original_max_position_embeddings"):  # of longrope
         width = fields["head_dim"]
         fields["ropes"] = tuple(with_llama3(rope, width) for rope in config.ropes)
