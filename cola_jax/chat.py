@@ -31,7 +31,7 @@ def render_chat(tokenizer: Any, messages: Chat) -> str:
         whole = render([dict(message) for message in messages])
         if all(text in whole for text in asked):
             return whole
-        parts = ({**message, "content": parts_of(message["content"])} for message in messages)
+        parts = ({**message, "content": message_parts(message["content"])} for message in messages)
         return render(list(parts))
 
 
@@ -40,7 +40,7 @@ def user_message(text: str) -> Chat:
     return [{"role": "user", "content": text}]
 
 
-def parts_of(text: str) -> list[dict[str, str]]:
+def message_parts(text: str) -> list[dict[str, str]]:
     """Divide a message at the placeholder of its picture, where it has one."""
     parts = filter(None, re.split(f"({PICTURE})\n?", text))
     return [

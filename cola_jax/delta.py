@@ -38,14 +38,14 @@ class Tokens(NamedTuple):
     write: Float[Array, "R T N"] | None  # None: tokens only add
 
 
-class Places(NamedTuple):
+class Predecessors(NamedTuple):
     """Where each token's predecessors are, after the w inputs of earlier tokens."""
 
     last: Int[Array, "R T W"]  # the token and those before it on its branch, the oldest first
     end: Int[Array, "R w"]  # those at the end of the prompt
 
     @classmethod
-    def of(cls, branch: Int[Array, "R T"], width: int) -> "Places":
+    def of(cls, branch: Int[Array, "R T"], width: int) -> "Predecessors":
         """Find the predecessors for a convolution over `width` tokens."""
         before = width - 1
         end = before - 1 + jnp.sum(branch == PROMPT, axis=1)  # prompts come first
@@ -70,7 +70,7 @@ def convolve(
     taps: Float[Array, "A H W"],
     bias: Float[Array, "A H"] | None,
     before: Float[Array, "R A w H"],
-    places: Places,
+    places: Predecessors,
 ) -> tuple[Float[Array, "R T A H"], Float[Array, "R A w H"]]:
     """Convolve each channel over a token and those before it, then SiLU.
 

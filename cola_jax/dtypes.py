@@ -20,14 +20,14 @@ def dtype_name(dtype: Any, names: Sequence[str] = DTYPES) -> str | None:
     """
     if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         return None
-    name = SHORT.get(dtype, dtype) if isinstance(dtype, str) else name_of(dtype)
+    name = SHORT.get(dtype, dtype) if isinstance(dtype, str) else name_of_dtype(dtype)
     if name not in names:
         near = did_you_mean(name, names) if isinstance(name, str) else ""
         raise InputError(f"dtype {shown(dtype)} is not one of {', '.join(names)}{near}.")
     return name
 
 
-def name_of(dtype: Any) -> str | None:
+def name_of_dtype(dtype: Any) -> str | None:
     """Return the name of a dtype of NumPy or JAX, None for other values."""
     import jax.numpy as jnp  # which the command line does without
 

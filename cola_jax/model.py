@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.delta import (
-    Places,
+    Predecessors,
     Recurrent,
     Tokens,
     convolve,
@@ -231,7 +231,7 @@ def recur(
     """
     x = norm(config, h, layer.attention_norm)
     before = zeros(len(h), recurrent_shapes(config)) if before is None else before
-    places = Places.of(branch, config.convolution)
+    places = Predecessors.of(branch, config.convolution)
     mixed: list[Array] = []
     carried: list[Array] = []
     for name in ("q", "k", "v"):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cola_jax.delta import Places, Tokens, convolve, gated_delta_rule, solve
+from cola_jax.delta import Predecessors, Tokens, convolve, gated_delta_rule, solve
 from cola_jax.prompts import PADDING, PROMPT
 
 K, N, H, U, W = 1, 2, 4, 3, 3  # key and value heads, their widths, and taps
@@ -71,7 +71,7 @@ def test_convolutions_continue_prompts_and_earlier_tokens():
     branch = packed()
     rows, length = branch.shape
     x, taps, before = draw(rows, length, N, H), draw(N, H, W, seed=1), draw(rows, N, W - 1, H)
-    places = Places.of(branch, W)
+    places = Predecessors.of(branch, W)
     bias = draw(N, H, seed=2)
     out, kept = convolve(x, taps, bias, before, places)
     for row, (prompt, more) in enumerate(BRANCHES):

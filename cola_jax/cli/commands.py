@@ -122,7 +122,7 @@ def parse(arguments: Sequence[str]) -> Command:
         kind,
         prog=prog,
         description=description,
-        args=[rename(word) for word in words],
+        args=[our_flag(word) for word in words],
         config=CONFIG,
         registry=HELP if {"-h", "--help"} & {*words} else None,
     )
@@ -145,7 +145,7 @@ def first_values(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(words)[0]
 
 
-def rename(word: str) -> str:
+def our_flag(word: str) -> str:
     """Return a word with our name of a flag of another tool."""
     flag, equals, value = word.partition("=")
     ours = ALIASES.get(flag.replace("_", "-"))

@@ -74,7 +74,7 @@ class Cache(Printing):
         from cola_jax.report.terminal import TerminalTable
         from cola_jax.scoring.number_format import Row, Table
 
-        entries = cache.entries()
+        entries = cache.cached_models()
         if self.clear or self.remove:
             self.free(entries)
         elif self.json:

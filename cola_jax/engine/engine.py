@@ -21,7 +21,7 @@ class Capacity(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class QuestionShare:
     """The questions of a run that this process has: every `count`-th one, from `index` on."""
 
     index: int = 0
@@ -39,7 +39,7 @@ class Engine(Protocol):
     One failure rule holds for every engine, see `Dispatch`.
     """
 
-    share: Share
+    share: QuestionShare
     """The questions of a run that this process has; all of them but for a distributed start."""
 
     @property

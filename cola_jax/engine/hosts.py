@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cola_jax.errors import InputError, first_line
 
 if TYPE_CHECKING:  # flags import this file, and JAX would take seconds
-    from cola_jax.engine.engine import Share
+    from cola_jax.engine.engine import QuestionShare
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
@@ -44,13 +44,13 @@ class Hosts:
         if self.num_hosts is not None and not 0 <= (self.host or 0) < self.num_hosts:
             raise InputError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
 
-    def join(self) -> "Share":
+    def join(self) -> "QuestionShare":
         """Connect to the other hosts before anything else uses JAX; return this host's share.
 
         Ends the process after `wait` seconds. Raises InputError where no hosts are found, and on a
         host of a TPU slice without --distributed, which would wait silently.
         """
-        from cola_jax.engine.engine import Share
+        from cola_jax.engine.engine import QuestionShare
 
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)
@@ -59,7 +59,7 @@ class Hosts:
                     f"this is one of {workers} hosts of a TPU slice: start the same command with "
                     "--distributed on all of them."
                 )
-            return Share()
+            return QuestionShare()
         import jax
         import numpy as np
         from jax.experimental.multihost_utils import broadcast_one_to_all
@@ -82,7 +82,7 @@ class Hosts:
                 shutdown_timeout_seconds=10,
             )
             start = int(broadcast_one_to_all(np.random.default_rng().integers(1 << 30)))
-            share = Share(jax.process_index(), jax.process_count(), f"{start:08x}")
+            share = QuestionShare(jax.process_index(), jax.process_count(), f"{start:08x}")
             jax.distributed.shutdown()
         except Exception as error:  # of types that differ with the cluster
             raise InputError(

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from cola_jax.config import ModelConfig
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.dispatch import Dispatch, Ticket
-from cola_jax.engine.engine import Capacity, Machine, Share
+from cola_jax.engine.engine import Capacity, Machine, QuestionShare
 from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.work import Batch, Work
 from cola_jax.errors import shorten
@@ -25,7 +25,7 @@ from cola_jax.metrics import Metrics
 from cola_jax.params import float_dtype, weight_bytes
 
 log = logging.getLogger(__name__)
-ALL = Share()
+ALL = QuestionShare()
 MANY = 1 << 30  # questions, for which all devices are used
 CHECK = 5.0  # seconds between two looks at batches that take long
 
@@ -39,7 +39,7 @@ class LocalEngine:
         *,
         batch_size: int | None = None,
         dtype: DTypeLike | None = None,
-        share: Share = ALL,
+        share: QuestionShare = ALL,
     ):
         """Take the devices, the most questions of a batch, and the dtype of activations.
 

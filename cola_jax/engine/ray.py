@@ -24,7 +24,7 @@ from cola_jax.engine.cluster import (
 )
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.dispatch import Dispatch, Ticket
-from cola_jax.engine.engine import Capacity, Machine, Share
+from cola_jax.engine.engine import Capacity, Machine, QuestionShare
 from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.pauses import Pauses
 from cola_jax.engine.transfer import Files, Weights, put_files
@@ -110,7 +110,7 @@ class RayEngine:
         is_own = connect(address)
         self.devices, self.batch_size = devices or Devices(), batch_size
         self.resources = choose_resources(resources, self.devices.tensor, grows=not is_own)
-        self.share = Share()
+        self.share = QuestionShare()
         self.workers: list[RemoteWorker] = []
         self.refused: list[RemoteWorker] = []  # keep the resources of machines that cannot be used
         self.starting: dict[ObjectRef, RemoteWorker] = {}

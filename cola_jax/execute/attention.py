@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_block
-from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.execute.plan import TileColumns, TileShape
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
 from cola_jax.model import (
     KeysValues,
@@ -34,7 +34,7 @@ Heads = Float[Array, "R _ N H"]
 class Tile(NamedTuple):
     """The rows of one tile on the device, and the view of their tokens."""
 
-    columns: Columns  # arrays [R]
+    columns: TileColumns  # arrays [R]
     view: View  # [R, T]
     read: Int[Array, "R Q"] | None  # the positions of the result; all when None
 
@@ -43,7 +43,7 @@ class Tile(NamedTuple):
 class Mode(Protocol):
     """How layers of a kind run the rows of tiles; a pytree."""
 
-    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+    def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
         """Take the rows of a tile from the arrays of the batch."""
         ...
 
@@ -65,7 +65,7 @@ class OverPrompts(struct.PyTreeNode):
     read: Int[Array, "B Q"] | None = None
     kernel: PromptAttention = struct.field(pytree_node=False, default=PromptAttention())
 
-    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+    def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
         """Take the view of the rows of a tile."""
         view = view_of_rows(self.views, columns, shape.tokens)
         read = None if self.read is None else self.read[columns.question, : shape.reads]
@@ -121,7 +121,7 @@ class ToCache(struct.PyTreeNode):
     reach: tuple[int, int] = struct.field(pytree_node=False)  # of prompts, and of decoded tokens
     kernel: DecodeAttention = struct.field(pytree_node=False, default=DecodeAttention())
 
-    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+    def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
         """Take the view of the rows of a tile."""
         return Tile(columns, view_of_rows(self.views, columns, 1), None)
 
@@ -163,7 +163,7 @@ class Kind(NamedTuple):
 ATTENTION = Kind(over_prompts, ToCache, kv_block)
 
 
-def view_of_rows(views: View, columns: Columns, tokens: int) -> View:
+def view_of_rows(views: View, columns: TileColumns, tokens: int) -> View:
     """Take the view of the first tokens of each row's question, and the inputs of its layer."""
     question, inputs = columns.question, views.inputs
     # columns have layers as `number_runs` numbers them

@@ -217,7 +217,7 @@ class Decoder:
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
-        rows = rows_of(number_runs(self.worker.config, paths))
+        rows = decode_rows(number_runs(self.worker.config, paths))
         self.decode(rows)
         return rows
 
@@ -372,7 +372,7 @@ def check_decode_memory(
     )
 
 
-def rows_of(paths: np.ndarray) -> list[DecodeRow]:
+def decode_rows(paths: np.ndarray) -> list[DecodeRow]:
     """Make a row of every path [B, C, P] that is not padding, in order."""
     return [
         DecodeRow(int(b), paths[b, c][paths[b, c] != STOP])

@@ -19,7 +19,7 @@ from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import embed_prompts, view_prompts
 from cola_jax.execute.kv_cache import Kept
 from cola_jax.execute.memory import Memory, block_bytes, ceil_power, floor_power, tile_rows
-from cola_jax.execute.plan import Chunk, Columns, Layout, TileShape, Workload
+from cola_jax.execute.plan import Chunk, Layout, TileColumns, TileShape, Workload
 from cola_jax.execute.schedule import PrefixBlocks, Trie, as_rows, count_token_rows, plan_chunks
 from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Cost
@@ -27,7 +27,7 @@ from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts
 
 Chosen = TypeVar("Chosen")
-TARGET, BLOCK = (Columns._fields.index(name) for name in ("target", "block"))
+TARGET, BLOCK = (TileColumns._fields.index(name) for name in ("target", "block"))
 
 
 class Driver:

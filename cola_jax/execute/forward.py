@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.kv_cache import Kept
-from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.execute.plan import TileColumns, TileShape
 from cola_jax.kernels.attention import get, put
 from cola_jax.model import View, embed, finish_layer, take_positions, view_at_positions, view_of
 from cola_jax.params import Layer, Model, layer_at
@@ -45,7 +45,7 @@ def run_tile(
     `source`, or from the buffer that is written where it is None. Those of a tile are the
     beginnings of slots, which are as long as the longest prompt.
     """
-    columns = Columns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
+    columns = TileColumns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
     layer = layer_at(config, mode.view_layers(layers), table[i, 0, 0])
     h = get(states if source is None else source, columns.source, slice(shape.tokens))

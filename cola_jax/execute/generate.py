@@ -14,14 +14,14 @@ from cola_jax.execute.decoder import Decoder, Sampling, Stop, check_decode_memor
 from cola_jax.execute.inputs import (
     NO_TOKENIZER,
     Paths,
+    as_texts,
     check_keys,
-    check_model,
+    check_loaded,
     check_prompts,
     is_path,
     pad_paths,
     padded_right,
     prompts_for,
-    texts_of,
 )
 from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.plan import Workload, take
@@ -123,7 +123,7 @@ def generate(
         and messages without role and content.
     """
     check_keywords(generate, options, WorkerOptions)
-    check_model(model)
+    check_loaded(model)
     sampling = Sampling(temperature, seed, top_p)
     stop = stop_of(model, prompts, stop)
     prompts = check_plain(model, chat_prompts(model, prompts), max_new_tokens, stop)
@@ -173,7 +173,7 @@ def stop_of(model: Model, prompts: Any, stop: Any) -> Stop:
     strings = (stop,) if isinstance(stop, str) else stop
     if not isinstance(strings, list | tuple) or not all(isinstance(x, str) for x in strings):
         raise InputError(f"stop must be a string, a list of strings, or a Stop, not {shown(stop)}.")
-    if not strings and texts_of(prompts) is None and chats_of(prompts) is None:
+    if not strings and as_texts(prompts) is None and chats_of(prompts) is None:
         return Stop()
     if model.checkpoint is None:
         raise InputError(NO_TOKENIZER)

@@ -34,7 +34,7 @@ Path = str | Sequence[int] | np.ndarray | Array
 Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
 
 
-def check_model(model: Any) -> None:
+def check_loaded(model: Any) -> None:
     """Raise InputError for what is not a model, such as its name."""
     if not isinstance(model, Model):
         raise InputError(
@@ -44,8 +44,8 @@ def check_model(model: Any) -> None:
 
 def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
     """Wrap prompts of any kind for a model: as `as_prompts` does, texts, or a single text."""
-    check_model(model)
-    texts = texts_of(prompts)
+    check_loaded(model)
+    texts = as_texts(prompts)
     if texts is None:
         return as_prompts(prompts, model.pad_token)
     if model.checkpoint is None:
@@ -56,7 +56,7 @@ def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
     return Prompts.stack([Prompts.plain(np.array(row, np.int32)) for row in rows])
 
 
-def texts_of(prompts: Any) -> list[str] | None:
+def as_texts(prompts: Any) -> list[str] | None:
     """Return prompts that are texts, a single one or several; None for prompts of another kind."""
     texts = [prompts] if isinstance(prompts, str) else prompts
     is_text = isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts)

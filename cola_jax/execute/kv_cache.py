@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.plan import NONE, Chunk, Columns, Layout, Step, Tiles, pack_tiles
+from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles, pack_tiles
 from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
 from cola_jax.kernels.attention import KeysValues, get, put
 from cola_jax.metrics import Cost
@@ -250,10 +250,12 @@ def decode_tiles(
         layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
         rows = np.flatnonzero(wanted == layer)
         slot, place = slots[rows], position[rows]
-        columns = Columns(layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place])
+        columns = TileColumns(
+            layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place]
+        )
         shapes = [0] * len(rows)
         steps.append(Step(columns, shapes, layout.tile_ends(shapes)))
         position[rows] += 1
         left[rows] -= 1
     slot, block = len(paths) - 1, int(blocks[-1, 0])
-    return pack_tiles(steps, layout, Columns(0, slot, slot, slot, block, block))
+    return pack_tiles(steps, layout, TileColumns(0, slot, slot, slot, block, block))

@@ -216,7 +216,7 @@ def slot_sizes(layout: Layout) -> tuple[int, int]:
     return bucket(layout.tokens), bucket(max(shape.reads for shape in layout.shapes))
 
 
-class Columns(NamedTuple):
+class TileColumns(NamedTuple):
     """What the device needs to know about the rows of a tile: integers, or arrays [n] of them."""
 
     layer: Any
@@ -227,13 +227,13 @@ class Columns(NamedTuple):
     prompt_block: Any = 0  # KV blocks of the prefix that rows continue, or of their prompts
 
 
-WIDTH = len(Columns._fields)
+WIDTH = len(TileColumns._fields)
 
 
 class Step(NamedTuple):
     """Rows that run the same layer next, the shapes that they need, and the ends of their tiles."""
 
-    columns: Columns
+    columns: TileColumns
     shapes: Sequence[int]
     ends: list[int]
 
@@ -241,7 +241,7 @@ class Step(NamedTuple):
 class Tiles(NamedTuple):
     """N tiles of up to R rows each, in the order in which they run."""
 
-    table: Int[np.ndarray, "N F R"]  # the F `Columns` of each row
+    table: Int[np.ndarray, "N F R"]  # the F `TileColumns` of each row
     shape: Int[np.ndarray, " N"]  # indices into the shapes of a layout
 
     @property
@@ -270,7 +270,7 @@ def pad_rows(values: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def pack_tiles(steps: Sequence[Step], layout: Layout, padding: Columns) -> Tiles:
+def pack_tiles(steps: Sequence[Step], layout: Layout, padding: TileColumns) -> Tiles:
     """Pack the rows of steps into tiles, which are filled up with `padding` rows."""
     bounds = [[0, *step.ends] for step in steps]
     sizes = np.array([e - s for each in bounds for s, e in itertools.pairwise(each)], np.int64)

@@ -16,12 +16,12 @@ from cola_jax.config import ModelConfig
 from cola_jax.delta import Recurrent
 from cola_jax.execute.attention import ATTENTION, Kind, Tile, view_of_rows
 from cola_jax.execute.kv_cache import Kept
-from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.execute.plan import TileColumns, TileShape
 from cola_jax.kernels.attention import get, put
 from cola_jax.model import View, recur, recurrent_shapes, take_positions
 from cola_jax.params import Layer
 
-Heads = Float[Array, "R _ N U"]
+RecurrentHeads = Float[Array, "R _ N U"]
 
 
 class RecurrentBlocks(NamedTuple):
@@ -49,7 +49,7 @@ class RecurrentOverPrompts(struct.PyTreeNode):
     prefix: RecurrentBlocks | None = None
     read: Int[Array, "B Q"] | None = None
 
-    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+    def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
         """Take the view of the rows of a tile."""
         view = view_of_rows(self.views, columns, shape.tokens)
         read = None if self.read is None else self.read[columns.question, : shape.reads]
@@ -61,7 +61,7 @@ class RecurrentOverPrompts(struct.PyTreeNode):
 
     def __call__(
         self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Kept
-    ) -> tuple[Heads, Kept]:
+    ) -> tuple[RecurrentHeads, Kept]:
         """Mix the tokens of rows, and write what they carry at the ends of prompts to the cache."""
         before = None if self.prefix is None else self.prefix.take(tile.columns.prompt_block)
         mixed, carried = recur(config, layer, h, tile.view.branch, before)
@@ -75,7 +75,7 @@ class RecurrentToCache(RecurrentOverPrompts):
 
     def __call__(
         self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Kept
-    ) -> tuple[Heads, Kept]:
+    ) -> tuple[RecurrentHeads, Kept]:
         """Mix the token with what its row carries, and write this to the row's own block."""
         assert isinstance(cache, RecurrentBlocks)
         assert self.prefix is not None

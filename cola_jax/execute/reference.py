@@ -181,13 +181,13 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
         row = jax.tree.map(
             lambda x, b=b: jax.device_put(np.asarray(x)[b : b + 1], sharding), prompts
         )
-        influence, tokens = influence_of(model, row)
+        influence, tokens = sum_influence(model, row)
         total, count = total + np.asarray(influence), count + int(tokens)
     return total / count
 
 
 @jax.jit
-def influence_of(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
+def sum_influence(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
     """Sum the influence of every layer over the tokens of prompts, and count these."""
     h = embed(model, prompts)
     tokens = view_of(model, prompts)

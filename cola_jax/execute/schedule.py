@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Columns, Layout, Step, Tiles, pack_tiles
+from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles, pack_tiles
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP
 
@@ -158,7 +158,7 @@ class Schedule:
         nodes = self.nodes
         parents, shapes = nodes.parent[states], self.shape[states].tolist()
         blocks = {name: block[states] for name, block in nodes.blocks.items()}
-        columns = Columns(
+        columns = TileColumns(
             int(nodes.layer[states[0]]),
             source=nodes.slot[parents],
             target=target,
@@ -170,7 +170,7 @@ class Schedule:
     def pack(self, steps: list[Step], target: int) -> Tiles:
         """Pack steps into tiles, whose padding rows write to the target."""
         blocks = {name: block[-1] for name, block in self.nodes.blocks.items()}
-        return pack_tiles(steps, self.layout, Columns(0, 0, target, 0, **blocks))
+        return pack_tiles(steps, self.layout, TileColumns(0, 0, target, 0, **blocks))
 
     def steps(self) -> Iterator[Step]:
         """Yield the states that run together."""

@@ -135,7 +135,7 @@ def converted(source: str) -> str | None:
     """Return the checkpoint directory of a source, None where it is not converted yet."""
     if found := ready(source):
         return found
-    folder = folder_of(locate(source).key)
+    folder = cache_folder(locate(source).key)
     return str(folder) if (folder / checkpoint.METADATA).exists() else None
 
 
@@ -209,7 +209,7 @@ def keep(
     key: str, make: Callable[[Path, OnProgress], None], label: str, progress: bool | None
 ) -> str:
     """Return the folder of the cache with this key, making it if need be with a bar."""
-    folder = folder_of(key)
+    folder = cache_folder(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold(folder.with_suffix(".lock")):
         if folder.exists():
@@ -223,7 +223,7 @@ def keep(
     return str(folder)
 
 
-def folder_of(key: str) -> Path:
+def cache_folder(key: str) -> Path:
     """Return the folder of the cache with a key."""
     return root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
 
@@ -245,7 +245,7 @@ class Entry(NamedTuple):
     bytes: int
 
 
-def entries() -> list[Entry]:
+def cached_models() -> list[Entry]:
     """Return the models of the cache, the largest first."""
     models = map(read_entry, root().glob("[!.]*/"))
     return sorted(models, key=lambda entry: (-entry.bytes, entry.key))
@@ -279,7 +279,7 @@ def remove(key: str, busy: str = "") -> None:
 
 def clear() -> None:
     """Remove all models and leftovers, but for those that are being converted."""
-    keys = {entry.key for entry in entries()} | {lock.stem for lock in root().glob("*.lock")}
+    keys = {entry.key for entry in cached_models()} | {lock.stem for lock in root().glob("*.lock")}
     for key in keys:
         with contextlib.suppress(InputError):
             remove(key, busy="it is being converted")

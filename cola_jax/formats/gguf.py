@@ -23,7 +23,7 @@ from cola_jax.formats.gguf_architectures import (
     head_width,
 )
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.table import Source, check, origin_of, unused_names
+from cola_jax.formats.table import Source, check, local_origin, unused_names
 from cola_jax.params import Int8
 
 # transformers splits so by default; SmolLM splits digits, which its merges do not join either
@@ -67,14 +67,16 @@ def open_gguf(file: Path) -> Source:
         further = range(config.num_layers, metadata[f"{name}.block_count"])
         has_divisors = config.ropes[0].divisors or config.ropes[0].rotated_share < 1
         others = {*unused_names(rows, config), *((ROPE_DIVISORS, SHORT, LONG) * bool(has_divisors))}
-        check(tensors, rows, config, lambda name: name in others or layer_of(name) in further)
+        check(
+            tensors, rows, config, lambda name: name in others or layer_of_tensor(name) in further
+        )
         return Source(
             config=config,
             rows=rows,
             tensors=tensors,
             dtype=np.dtype(np.float32),  # the dtype of dequantised values
-            write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
-            origin=origin_of("gguf", file, license),
+            write_tokenizer=lambda target: write_gguf_tokenizer(file, metadata, target),
+            origin=local_origin("gguf", file, license),
             stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
             q8={
                 name: functools.partial(tensors.read_q8, name)
@@ -84,7 +86,7 @@ def open_gguf(file: Path) -> Source:
         )
 
 
-def layer_of(name: str) -> int | None:
+def layer_of_tensor(name: str) -> int | None:
     """Return the layer of a tensor, None for one that is of no layer."""
     match = re.match(r"blk\.(\d+)\.", name)
     return int(match[1]) if match else None
@@ -228,7 +230,7 @@ def trim(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[next((axis for axis, size in enumerate(shape) if size != 1), -1) :]
 
 
-def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:
+def write_gguf_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:
     """Write the tokenizer and its chat template in transformers' format, if the file has one.
 
     `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;

@@ -16,7 +16,7 @@ from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import check_link, is_file, read_bytes, read_json
 from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.multimodal import SEEING
-from cola_jax.formats.table import Source, Texts, check, expected, origin_of, unused_names
+from cola_jax.formats.table import Source, Texts, check, expected, local_origin, unused_names
 from cola_jax.question import digest, sha256_of
 
 DTYPES = {
@@ -43,7 +43,7 @@ BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
 
 
-def open_texts(folder: Path) -> Texts:
+def open_folder_texts(folder: Path) -> Texts:
     """Open a local directory without its weights; InputError for a model that is not supported."""
     for pattern in TEXT_FILES:
         for file in folder.glob(pattern):
@@ -98,7 +98,7 @@ def open_directory(folder: Path) -> Source:
         tensors=tensors,
         dtype=tensors.dtype(embedding),
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
-        origin=origin_of("directory", folder, read_license(folder)) | multimodal,
+        origin=local_origin("directory", folder, read_license(folder)) | multimodal,
         stop_tokens=read_stop_tokens(folder, values),
         tower=(lambda: tower_digest(folder, values, tensors, outside))
         if values["model_type"] in SEEING

@@ -8,7 +8,7 @@ arcee-ai/mergekit a6e4028 (`mergekit/config.py`); peers.md lists the differences
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -19,9 +19,9 @@ from cola_jax.files import parse_yaml, read_text
 from cola_jax.formats.identity import Identity, named_model
 from cola_jax.path import STOP, Ids, ascending_ranges, format_path, parse_path, validate
 
-Layer = Annotated[int, Field(strict=True, ge=0)]
-Path = Annotated[tuple[Layer, ...], Field(min_length=1)]
-PATHS = TypeAdapter(list[Path])
+LayerId = Annotated[int, Field(strict=True, ge=0)]
+PathIds = Annotated[tuple[LayerId, ...], Field(min_length=1)]
+PATHS = TypeAdapter(list[PathIds])
 MERGE = re.compile(r"^(?:merge_method|slices|models|modules)\s*:", re.MULTILINE)
 # RYS, without spaces: a pair is a block there, and a path of two layers in ours
 PAIR = r"[0-9]+,[0-9]+"
@@ -38,7 +38,7 @@ def transition(value: Any) -> Any:
     return value["path"] if isinstance(value, dict) and "path" in value else value
 
 
-Transitions = list[Annotated[Path, BeforeValidator(transition)]]
+Transitions = list[Annotated[PathIds, BeforeValidator(transition)]]
 
 
 class Sample(BaseModel):
@@ -52,7 +52,7 @@ SAMPLES = TypeAdapter(list[Sample])
 
 
 def read_paths(
-    file: FilePath,
+    file: Path,
     num_layers: int,
     max_length: int | None = None,
     model: Identity | None = None,
@@ -151,7 +151,7 @@ def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def line_paths(
-    file: FilePath, lines: Sequence[str], num_layers: int, limit: int
+    file: Path, lines: Sequence[str], num_layers: int, limit: int
 ) -> list[tuple[int, ...]]:
     """Read paths, or blocks of RYS, one on each line; # starts a comment.
 
@@ -219,7 +219,7 @@ class MergeSource(BaseModel, extra="forbid"):
     """Layers [start, end) of a model."""
 
     model: Any
-    layer_range: tuple[Layer, Layer]
+    layer_range: tuple[LayerId, LayerId]
 
 
 class Slice(BaseModel, extra="forbid"):

@@ -133,7 +133,7 @@ def texts_of(source: Source) -> Texts:
     return Texts(source.config, source.write_tokenizer, source.stop_tokens)
 
 
-def origin_of(kind: str, place: Path, license: Any) -> dict[str, Any]:
+def local_origin(kind: str, place: Path, license: Any) -> dict[str, Any]:
     """Return the record of a local source; a license that is not a text is not known."""
     license = license if isinstance(license, str) else None
     return {"kind": kind, "name": str(place.resolve()), "revision": None, "license": license}

@@ -187,7 +187,7 @@ def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
     @pl.when((i >= first) & (i <= last))
     def _():
         nth = rows.nth[r] - i * spans[1]
-        k, v = insert(own_k[0], k_new[0], nth), insert(own_v[0], v_new[0], nth)
+        k, v = insert_token(own_k[0], k_new[0], nth), insert_token(own_v[0], v_new[0], nth)
         tpu_attend(state, q[0], k, v, seen, i * spans[1], scale)
 
     @pl.when(i == last)
@@ -195,7 +195,7 @@ def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
         nth = rows.nth[r] - i * spans[1]
         start = pl.multiple_of(jax.lax.div(nth, WRITTEN) * WRITTEN, WRITTEN)
         for put, blocks, token in ((put_k, own_k, k_new), (put_v, own_v, v_new)):
-            put[0] = insert(blocks[0, :, pl.ds(start, WRITTEN)], token[0], nth - start)
+            put[0] = insert_token(blocks[0, :, pl.ds(start, WRITTEN)], token[0], nth - start)
 
     @pl.when(i == pl.num_programs(1) - 1)
     def _():
@@ -215,11 +215,11 @@ def tpu_attend(
     top, total, mixed = state
     batch = ((0,), (0,))
     scores = jax.lax.dot_general(q, k, (((2,), (2,)), batch), preferred_element_type=jnp.float32)
-    scores = jnp.where(inside(scores.shape, 2, start, seen), scores * scale, MASKED)
+    scores = jnp.where(inside_window(scores.shape, 2, start, seen), scores * scale, MASKED)
     peak = jnp.maximum(top[...], scores.max(axis=-1, keepdims=True))
     shares, before = jnp.exp(scores - peak), jnp.exp(top[...] - peak)
     # stale masked tokens may hold NaN, and 0 * NaN is NaN
-    v = jnp.where(inside(v.shape, 1, start, seen), v, 0)
+    v = jnp.where(inside_window(v.shape, 1, start, seen), v, 0)
     now = jax.lax.dot_general(
         shares.astype(v.dtype), v, (((2,), (1,)), batch), preferred_element_type=jnp.float32
     )
@@ -228,13 +228,13 @@ def tpu_attend(
     mixed[...] = mixed[...] * before + now
 
 
-def insert(tokens: Array, token: Array, nth: Any) -> Array:
+def insert_token(tokens: Array, token: Array, nth: Any) -> Array:
     """Put a token [K, 1, H] in the place of the nth [K, X, H]."""
     place = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
     return jnp.where(place == nth, token, tokens)
 
 
-def inside(shape: tuple[int, ...], axis: int, start: Any, seen: tuple[Any, Any]) -> Array:
+def inside_window(shape: tuple[int, ...], axis: int, start: Any, seen: tuple[Any, Any]) -> Array:
     """Return which tokens, along an axis, are seen."""
     place = start + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
     return (place >= seen[0]) & (place < seen[1])

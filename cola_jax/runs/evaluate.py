@@ -72,14 +72,14 @@ def evaluate(
     """
     check_keywords(evaluate, options, EvaluatorOptions)
     questions = check_questions(questions)
-    layers = layers_of(model, num_layers)
+    layers = count_layers(model, num_layers)
     padded = pad_paths(identity(layers) if paths is None else paths, len(questions), layers)
     if not isinstance(model, Model):
         refuse_options(scorer, options, output)
         return Evaluation(
             questions, padded, FunctionEvaluator(model, questions, layers)(padded), layers
         )
-    session, metrics, progress = open_session(model, questions, scorer, options)
+    session, metrics, progress = session_in_memory(model, questions, scorer, options)
     if output is None:
         run = EngineEvaluator(
             session.engine, session.model, session.asked, metrics, keep_open=False
@@ -105,7 +105,7 @@ def evaluate_into(session: Session, output: str, padded: np.ndarray, metrics: Me
     return stored_verdicts(run, session.asked.questions, session.asked.scorer, len(paths))
 
 
-def layers_of(model: Model | PathFunction, num_layers: int | None) -> int:
+def count_layers(model: Model | PathFunction, num_layers: int | None) -> int:
     """Return L of a model or a function; InputError for what is neither."""
     if isinstance(model, Model):
         if num_layers not in (None, model.config.num_layers):
@@ -132,7 +132,7 @@ def refuse_options(scorer: Any, options: Mapping[str, Any], output: Any) -> None
         raise InputError(f"{', '.join(names)}: this is for a model, not for a function of paths.")
 
 
-def open_session(
+def session_in_memory(
     model: Model,
     questions: list[Question],
     scorer: Scorer | str | None,

@@ -15,10 +15,10 @@ from cola_jax.progress import metrics_bar
 from cola_jax.question import Question, check_questions
 from cola_jax.runs.evaluate import (
     EvaluatorOptions,
-    layers_of,
-    open_session,
+    count_layers,
     prepared_by,
     refuse_options,
+    session_in_memory,
 )
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, search_part
@@ -92,13 +92,13 @@ def search(
         raise InputError(f"layer_costs must be a list [L], it is {shown(layer_costs)}.")
     costs = None if layer_costs is None else tuple(layer_costs)
     settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
-    questions, layers = check_questions(questions), layers_of(model, num_layers)
+    questions, layers = check_questions(questions), count_layers(model, num_layers)
     settings.costs(layers)  # raises before anything runs
     if not isinstance(model, Model):
         refuse_options(scorer, options, output)
         evaluate = FunctionEvaluator(model, questions, layers)
         return Outcomes(search_batch(Evaluations(evaluate, questions), layers, settings), settings)
-    session, metrics, progress = open_session(model, questions, scorer, options)
+    session, metrics, progress = session_in_memory(model, questions, scorer, options)
     outcomes: dict[int, Outcome] = {}
 
     def take(batch: Batch, part: Part) -> None:

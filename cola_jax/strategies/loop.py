@@ -12,7 +12,7 @@ from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
 from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome
 from cola_jax.strategies.rules import PRESETS, Rules, Settings
-from cola_jax.strategies.walks import Search, searches
+from cola_jax.strategies.walks import Proposals, proposals_of
 
 
 def ignore_steps(steps: int) -> None:
@@ -60,7 +60,7 @@ def search_batch(
                 "one number a path says nothing of wrong options, so there is no control: return "
                 "the scores of every option [B, C, J], or give control='none'."
             )
-    start, wave = searches(settings, num_layers), 0
+    start, wave = proposals_of(settings, num_layers), 0
     running = [
         (history, start(history.question.id, history.verdicts[0]))
         for history in (*of_gold, *controls)
@@ -84,7 +84,7 @@ def search_batch(
     return [dataclasses.replace(outcome, controls=tuple(others)) for outcome, *others in outcomes]
 
 
-def advance(search: Search, verdicts: Verdicts | None) -> list[Leaf]:
+def advance(search: Proposals, verdicts: Verdicts | None) -> list[Leaf]:
     """Return the next wave of a search; empty at its end."""
     try:
         return search.send(verdicts)  # type: ignore[arg-type] # None starts a generator

@@ -173,7 +173,7 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
     def __init__(self, rules: TreeRules, positions: int, num_layers: int):
         super().__init__()
         self.rules, self.lengths = rules, rules.lengths(num_layers)
-        rows = np.stack(table_of(rules, positions), axis=1)
+        rows = np.stack(edits_of(rules, positions), axis=1)
         self.rows = rows[np.argsort(rows[:, 1], kind="stable")]
 
     def __missing__(self, key: tuple[int, float]) -> list[WeightedEdits]:
@@ -227,7 +227,7 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
         return None
 
 
-def table_of(rules: Rules, positions: int) -> Edit:
+def edits_of(rules: Rules, positions: int) -> Edit:
     """List the edits of a search, as `edit_table`."""
     sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
     table = edit_table(positions, *sizes)

@@ -22,17 +22,17 @@ from cola_jax.strategies.rules import (
     Settings,
     TreeRules,
 )
-from cola_jax.strategies.tree import EditDraws, Tree, table_of
+from cola_jax.strategies.tree import EditDraws, Tree, edits_of
 
 ROUND = 16  # paths that a walk without feedback asks for at a time
 TRIES = 100  # rounds after which a walk ends
 MARGIN = operator.attrgetter("margin")
 
 # yields the leaves of a wave, and is sent their verdicts [C]; ends without new paths
-Search = Generator[list[Leaf], Verdicts, None]
+Proposals = Generator[list[Leaf], Verdicts, None]
 
 
-class Result(NamedTuple):
+class Scored(NamedTuple):
     """A path that was evaluated."""
 
     path: LayerPath
@@ -40,13 +40,13 @@ class Result(NamedTuple):
 
 
 # Yields paths, any number at a time, and is sent the results of those that are new.
-Walk = Generator[Sequence[Leaf], Sequence[Result], None]
+Walk = Generator[Sequence[Leaf], Sequence[Scored], None]
 
 
-class Start(NamedTuple):
+class WalkStart(NamedTuple):
     """The start of a walk: the identity path's verdict, and the edits it may use."""
 
-    identity: Result
+    identity: Scored
     random: np.random.Generator  # the question's own
     fitting: FittingEdits
 
@@ -56,13 +56,13 @@ class Start(NamedTuple):
         return Leaf(path) if edit is None else Leaf(edited(path, edit), path, edit.tolist())
 
 
-def random(start: Start, rules: RandomRules) -> Walk:
+def random(start: WalkStart, rules: RandomRules) -> Walk:
     """Draw paths of one to `edits` random edits, the number drawn evenly."""
     for _ in range(TRIES):
         yield [mutated(start, start.identity.path, rules.edits) for _ in range(ROUND)]
 
 
-def single_edits(start: Start, rules: EnumerateRules) -> Walk:
+def single_edits(start: WalkStart, rules: EnumerateRules) -> Walk:
     """Try every single edit of the identity path, in random order."""
     path, fitting = start.identity.path, start.fitting
     fits = np.sort(np.concatenate([[], *fitting[len(path)].values()]).astype(int))
@@ -70,7 +70,7 @@ def single_edits(start: Start, rules: EnumerateRules) -> Walk:
     yield [Leaf(edited(path, edit), path, edit) for edit in edits.tolist()]
 
 
-def beam(start: Start, rules: BeamRules) -> Walk:
+def beam(start: WalkStart, rules: BeamRules) -> Walk:
     """Edit the `width` best paths so far by margin at random, `children` times each in a round."""
     best = [start.identity]
     for _ in range(TRIES):
@@ -78,7 +78,7 @@ def beam(start: Start, rules: BeamRules) -> Walk:
         best = sorted([*best, *results], key=MARGIN, reverse=True)[: rules.width]
 
 
-def evolution(start: Start, rules: EvolutionRules) -> Walk:
+def evolution(start: WalkStart, rules: EvolutionRules) -> Walk:
     """Keep the best of a parent and its mutated children by margin."""
     parent = start.identity
     for _ in range(TRIES):
@@ -89,13 +89,13 @@ def evolution(start: Start, rules: EvolutionRules) -> Walk:
         parent = max([parent, *results], key=MARGIN)
 
 
-def prefixes(start: Start, rules: ExitRules) -> Walk:
+def prefixes(start: WalkStart, rules: ExitRules) -> Walk:
     """Try every prefix of the layers, the longest first."""
     path = start.identity.path
     yield [Leaf(path[:n], path) for n in range(len(path) - 1, start.fitting.shortest - 1, -1)]
 
 
-def without_least(start: Start, rules: InfluenceRules) -> Walk:
+def without_least(start: WalkStart, rules: InfluenceRules) -> Walk:
     """Drop the first layer of `order`, then the first two, and so on."""
     if not rules.order:
         raise InputError(
@@ -109,7 +109,7 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
     ]
 
 
-def mutated(start: Start, path: LayerPath, most: int, *, exactly: bool = False) -> Leaf:
+def mutated(start: WalkStart, path: LayerPath, most: int, *, exactly: bool = False) -> Leaf:
     """Apply one to `most` random edits, or that many; the child of one edit names it."""
     count = most if exactly else int(start.random.integers(1, most + 1))
     child = start.child(path)
@@ -118,7 +118,7 @@ def mutated(start: Start, path: LayerPath, most: int, *, exactly: bool = False) 
     return child
 
 
-WALKS: dict[type[Rules], Callable[[Start, Any], Walk]] = {
+WALKS: dict[type[Rules], Callable[[WalkStart, Any], Walk]] = {
     RandomRules: random,
     EnumerateRules: single_edits,
     BeamRules: beam,
@@ -128,7 +128,7 @@ WALKS: dict[type[Rules], Callable[[Start, Any], Walk]] = {
 }
 
 
-def searches(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], Search]:
+def proposals_of(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], Proposals]:
     """Return a function that starts the search of a question.
 
     It takes the question's id and the identity path's verdict [1]; the searches share a table of
@@ -139,22 +139,22 @@ def searches(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], S
     if isinstance(rules, TreeRules):
         draws, costs = EditDraws(rules, positions, num_layers), settings.costs(num_layers)
 
-        def start(id: str, verdict: Verdicts) -> Search:
+        def start(id: str, verdict: Verdicts) -> Proposals:
             tree = Tree(root, rules, costs, random_of(settings.seed, id))
             return grow(tree, draws, verdict, settings)
 
         return start
-    fitting = FittingEdits(table_of(rules, positions), *rules.lengths(num_layers))
+    fitting = FittingEdits(edits_of(rules, positions), *rules.lengths(num_layers))
 
-    def start_walk(id: str, verdict: Verdicts) -> Search:
-        identity_path = Result(root, float(verdict.margin[0]))
-        state = Start(identity_path, random_of(settings.seed, id), fitting)
+    def start_walk(id: str, verdict: Verdicts) -> Proposals:
+        identity_path = Scored(root, float(verdict.margin[0]))
+        state = WalkStart(identity_path, random_of(settings.seed, id), fitting)
         return paced(WALKS[type(rules)](state, rules), root, settings)
 
     return start_walk
 
 
-def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -> Search:
+def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -> Proposals:
     """Grow a tree, a wave at a time, within the budget; `verdicts` are the root's."""
     tree.update(verdicts)
     size = settings.simulations + 1
@@ -162,7 +162,7 @@ def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -
         tree.update((yield leaves))
 
 
-def paced(walk: Walk, root: LayerPath, settings: Settings) -> Search:
+def paced(walk: Walk, root: LayerPath, settings: Settings) -> Proposals:
     """Yield the new paths of a walk, at most `leaves` at a time, within the budget."""
     seen, results = {root}, None
     while len(seen) <= settings.simulations:
@@ -176,4 +176,4 @@ def paced(walk: Walk, root: LayerPath, settings: Settings) -> Search:
         for first in range(0, len(left), settings.leaves):
             wave = left[first : first + settings.leaves]
             margins = (yield wave).margin.tolist()
-            results += [Result(x.path, margin) for x, margin in zip(wave, margins, strict=True)]
+            results += [Scored(x.path, margin) for x, margin in zip(wave, margins, strict=True)]

@@ -280,7 +280,7 @@ def column_of(text: str, names: Sequence[str]) -> str:
     )
 
 
-def check_complete(columns: Columns, names: Sequence[str], needed: Iterable[str]) -> None:
+def check_columns(columns: Columns, names: Sequence[str], needed: Iterable[str]) -> None:
     """Raise InputError where a field has no column, with the columns and the most similar one."""
     for field in needed:
         if field in columns.of:

@@ -171,7 +171,7 @@ def load_shots(
         pool[None] = list({content(question): question for question in candidates}.values())
     elif task.kind == "arc" and shots_file is None:
         pool[None] = list(candidates)
-        drawn = draw(pool[None], count, questions)
+        drawn = draw_shots(pool[None], count, questions)
     else:  # one more, for a question that is among them
         distinct: dict[tuple[str, ...], Question] = {}
         while len(distinct) <= count and (question := next(candidates, None)) is not None:
@@ -182,7 +182,7 @@ def load_shots(
     return Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
 
 
-def draw(
+def draw_shots(
     pool: Sequence[Question], count: int, sources: Sequence[Sequence[Question]]
 ) -> dict[str, list[Question]]:
     """Draw shots for each question as lm-evaluation-harness's default sampler does."""

@@ -27,7 +27,7 @@ from cola_jax.tasks.columns import (
     Columns,
     FieldNames,
     FieldPairs,
-    check_complete,
+    check_columns,
     columns_in,
     field_pairs,
     find_columns,
@@ -37,7 +37,7 @@ from cola_jax.tasks.columns import (
 )
 from cola_jax.tasks.hidden_options import check_options_hidden
 from cola_jax.tasks.readers import CHOICE, OWN, read_question, read_values
-from cola_jax.tasks.tables import PlacedRow, Source, folder_of, is_table, read_rows
+from cola_jax.tasks.tables import PlacedRow, TableSource, is_table, picture_folder, read_rows
 
 # data sets whose answers count from 0: their columns of the question, the options and the answer
 COUNTED_FROM_0 = (("ctx", ("endings",), "label"), ("goal", ("sol1", "sol2"), "label"))
@@ -102,7 +102,7 @@ class QuestionTable(NamedTuple):
 
 
 def open_table(
-    source: Source, fields: FieldNames = None, answers_from: int | None = None
+    source: TableSource, fields: FieldNames = None, answers_from: int | None = None
 ) -> QuestionTable:
     """Read a file or rows in memory, and find out what they are; see `load_questions`.
 
@@ -111,7 +111,9 @@ def open_table(
     pairs = field_pairs(fields)
     if isinstance(source, str):
         return open_file(source, store_of(source).version(source), pairs, answers_from)
-    return make_table("the questions", flat_rows(source), folder_of(source), pairs, answers_from)
+    return make_question_table(
+        "the questions", flat_rows(source), picture_folder(source), pairs, answers_from
+    )
 
 
 def fields_beside(file: str, fields: FieldNames) -> FieldNames:
@@ -122,7 +124,7 @@ def fields_beside(file: str, fields: FieldNames) -> FieldNames:
     """
     if not fields or not is_table(file):
         return None
-    names = [name.strip() for name in names_of(row for _, _, row in file_rows(file))]
+    names = [name.strip() for name in names_of(row for _, _, row in cached_rows(file))]
     kept = {
         field: columns
         for field, columns in field_pairs(fields)
@@ -136,10 +138,12 @@ def open_file(
     file: str, version: str, pairs: FieldPairs, answers_from: int | None
 ) -> QuestionTable:
     """Find out what a file is, again when its version has changed."""
-    return make_table(file, version_rows(file, version), folder_of(file), pairs, answers_from)
+    return make_question_table(
+        file, version_rows(file, version), picture_folder(file), pairs, answers_from
+    )
 
 
-def file_rows(file: str) -> Sequence[PlacedRow]:
+def cached_rows(file: str) -> Sequence[PlacedRow]:
     """Return the rows of a file."""
     return version_rows(file, store_of(file).version(file))
 
@@ -150,12 +154,12 @@ def version_rows(file: str, version: str) -> Sequence[PlacedRow]:
     return flat_rows(file)
 
 
-def flat_rows(source: Source) -> Sequence[PlacedRow]:
+def flat_rows(source: TableSource) -> Sequence[PlacedRow]:
     """Read the rows of a source."""
     return [(where, id, flattened(row)) for where, id, row in read_rows(source)]
 
 
-def make_table(
+def make_question_table(
     name: str,
     rows: Sequence[PlacedRow],
     folder: AnyPath,
@@ -170,7 +174,7 @@ def make_table(
     with reading(name):
         columns = find_columns(names, pairs, rows_alone)
         kind = kind_of(columns, names, rows[0])
-        check_complete(columns, names, needed(kind, columns))
+        check_columns(columns, names, needed(kind, columns))
         meaning = None
         if kind in CHOICE:
             meaning = meaning_of(rows, columns, answers_from)

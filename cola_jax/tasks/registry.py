@@ -17,7 +17,7 @@ from cola_jax.tasks.choices import Meaning
 from cola_jax.tasks.columns import FieldNames, field_pairs, find_columns
 from cola_jax.tasks.question_table import QuestionTable, open_table
 from cola_jax.tasks.readers import read_questions
-from cola_jax.tasks.tables import SUFFIXES, PlacedRow, Source, is_table, undecoded
+from cola_jax.tasks.tables import SUFFIXES, PlacedRow, TableSource, is_table, undecoded
 
 log = logging.getLogger(__name__)
 ARITHMETIC = "arithmetic"
@@ -138,7 +138,9 @@ def canonical(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def find_task(source: Source, fields: FieldNames = None, answers_from: int | None = None) -> Task:
+def find_task(
+    source: TableSource, fields: FieldNames = None, answers_from: int | None = None
+) -> Task:
     """Return the task of a name, of a file of questions, or of rows in memory.
 
     `fields` and `answers_from` are those of `load_questions`. Raises InputError for an unknown
@@ -146,7 +148,7 @@ def find_task(source: Source, fields: FieldNames = None, answers_from: int | Non
     """
     name, subject = canonical(source) if isinstance(source, str) else ("the questions", None)
     if isinstance(source, str) and source == DEMO and Path(DEMO).is_file():
-        warn_once(Path.cwd() / DEMO)
+        warn_of_file(Path.cwd() / DEMO)
         return Task(name, open_table(name, fields, answers_from).kind)
     if name in TASKS:
         return TASKS[name]._replace(subject=subject)
@@ -159,7 +161,7 @@ def find_task(source: Source, fields: FieldNames = None, answers_from: int | Non
 
 
 @functools.cache
-def warn_once(local: Path) -> None:
+def warn_of_file(local: Path) -> None:
     """Log that a local file is read instead of the demo's questions, once in a process."""
     log.warning("%s: reading the file %s; rename it to ask the demo's questions.", DEMO, local)
 
@@ -202,7 +204,7 @@ def library_name(task: str) -> str:
 
 
 def load_questions(
-    source: Source,
+    source: TableSource,
     *,
     limit: int | float | str | None = None,
     beside: int = 0,

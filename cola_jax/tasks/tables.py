@@ -28,7 +28,7 @@ from cola_jax.storage import AnyPath, is_url, path_of
 from cola_jax.tasks.pictures import has_scheme
 
 # a file or folder, or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
-Source = Any
+TableSource = Any
 PlacedRow = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
 ENCODINGS = {  # by the marks at the beginning of a file; that of UTF-16 begins that of UTF-32
     codecs.BOM_UTF8: "utf-8-sig",
@@ -44,12 +44,12 @@ SAVED = "state.json"  # of a folder that `Dataset.save_to_disk` has written
 SAVED_SPLITS = "dataset_dict.json"  # likewise, of `DatasetDict.save_to_disk`
 
 
-def read_rows(source: Source) -> Sequence[PlacedRow]:
+def read_rows(source: TableSource) -> Sequence[PlacedRow]:
     """Return the rows of a file, of a folder of `datasets`, or of memory."""
     return list(file_rows(source) if isinstance(source, str) else memory_rows(source))
 
 
-def folder_of(source: Source) -> AnyPath:
+def picture_folder(source: TableSource) -> AnyPath:
     """Return the folder in which a source may name pictures."""
     if not isinstance(source, str):
         return os.curdir
@@ -299,7 +299,7 @@ def saved_rows(folder: str) -> Iterator[PlacedRow]:
             start += table.num_rows
 
 
-def memory_rows(source: Source) -> Iterator[PlacedRow]:
+def memory_rows(source: TableSource) -> Iterator[PlacedRow]:
     """Yield the rows of memory."""
     if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
         check_names(list(map(str, source.columns)), "the DataFrame")

@@ -8,7 +8,7 @@ import sys
 
 import cola_jax
 from cola_jax.strategies.rules import PRESETS, Rules
-from cola_jax.strategies.walks import WALKS, Leaf, Start, Walk
+from cola_jax.strategies.walks import WALKS, Leaf, Walk, WalkStart
 
 MODEL = sys.argv[1] if sys.argv[1:] else "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -22,7 +22,7 @@ class MiddleOutRules(Rules):
     step: int = 1  # layers by which the block grows
 
 
-def middle_out(start: Start, rules: MiddleOutRules) -> Walk:
+def middle_out(start: WalkStart, rules: MiddleOutRules) -> Walk:
     """Yield the next paths; each `yield` returns their results, which other strategies use."""
     path = start.identity.path
     for size in range(rules.step, len(path) - start.fitting.shortest + 1, rules.step):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cola_jax.cli.commands import COMMANDS, parse, rename
+from cola_jax.cli.commands import COMMANDS, our_flag, parse
 from cola_jax.cli.deployment import LmEval
 from cola_jax.cli.flags import General, flag_values, values_of
 from cola_jax.errors import InputError, UsageError
@@ -110,7 +110,7 @@ def test_a_file_that_does_not_hold_flags_is_refused(file):
 def test_names_and_values_of_other_tools_are_taken():
     names = {"--tasks": "--task", "--output_path=o": "--output=o", "a_b=c": "a_b=c"}
     names |= {"--max_tokens": "--max-new-tokens", "--apply_chat_template": "--chat"}
-    assert {name: rename(name) for name in names} == names
+    assert {name: our_flag(name) for name in names} == names
     for name, dtype in (("auto", None), ("fp32", "float32"), ("bf16", "bfloat16")):
         assert search("--dtype", name).flags.run.dtype == dtype
     flags = search("--batch_size", "auto", "--limit", "10%", "--tensor_parallel_size=2").flags

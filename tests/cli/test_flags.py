@@ -7,7 +7,7 @@ import pytest
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags
 from cola_jax.engine.devices import Devices
-from cola_jax.engine.engine import Share
+from cola_jax.engine.engine import QuestionShare
 from cola_jax.engine.hosts import Hosts
 from cola_jax.engine.local import LocalEngine
 from cola_jax.errors import InputError
@@ -58,7 +58,7 @@ def test_connect_gives_the_engine_of_all_sessions_of_a_command():
     assert RunFlags("float32", 4, devices).connect() is engine
     engine = RunFlags().connect()
     assert isinstance(engine, LocalEngine)
-    assert (engine.share, engine.batch_size, engine.devices) == (Share(), None, Devices())
+    assert (engine.share, engine.batch_size, engine.devices) == (QuestionShare(), None, Devices())
     assert RunFlags(batch_size="auto").connect() is engine
 
 

@@ -25,7 +25,7 @@ def kept(source, tmp_path, monkeypatch):
     """Convert a source into an empty cache; return its entry."""
     monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
     copies.find(source)
-    return copies.entries()[0]
+    return copies.cached_models()[0]
 
 
 def test_cache_lists_models(kept, capsys):
@@ -44,10 +44,10 @@ def test_cache_removes_models(kept, source, capsys, refused):
     error = refused("cache", "--remove", kept.key, "another")
     assert "has no model another: `cola cache` lists those" in error
     for name in (kept.key, kept.source):
-        assert copies.entries() == [kept]
+        assert copies.cached_models() == [kept]
         main(["cache", "--remove", name])
         assert "1 model, " in capsys.readouterr().out
-        assert copies.entries() == []
+        assert copies.cached_models() == []
         copies.find(source)
     main(["cache", "--clear"])
     main(["cache"])

@@ -41,7 +41,7 @@ def test_a_checkpoint_on_a_url_is_downloaded_once(bucket, url, tiny_checkpoint, 
     assert first["GET"] > 20
     place = ModelPlace.of(ModelHandle(model), Devices(data=1))  # as sent to other machines
     assert (place.source, place.find()) == (model, cache.find(model))
-    (entry,) = cache.entries()
+    (entry,) = cache.cached_models()
     assert entry.layers == 5
     source = tiny_checkpoint.parent / "theirs"
     assert "exists already: pass --overwrite" in refused("convert", source, model)

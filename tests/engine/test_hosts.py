@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.engine.engine import Share
+from cola_jax.engine.engine import QuestionShare
 from cola_jax.engine.hosts import Hosts
 
 
@@ -11,7 +11,7 @@ def test_join_refuses_one_host_of_a_slice_and_no_hosts(monkeypatch):
     with pytest.raises(ValueError, match=r"one of 4 hosts of a TPU slice.*--distributed"):
         Hosts().join()
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-    assert Hosts().join() == Share()
+    assert Hosts().join() == QuestionShare()
     with pytest.raises(ValueError, match=r"^no hosts to connect to were found \(.*or leave --dist"):
         Hosts(distributed=True).join()
 
@@ -27,7 +27,7 @@ def test_hosts_refuse_flags_that_contradict_each_other():
 
 
 def test_shares_are_disjoint_and_complete():
-    shares = [Share(index, 3).of(range(8)) for index in range(3)]
+    shares = [QuestionShare(index, 3).of(range(8)) for index in range(3)]
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
-    assert Share(1, 2).of([1, 2, 7]) == [1, 7]  # of those that are left
-    assert Share().of(range(3)) == [0, 1, 2]
+    assert QuestionShare(1, 2).of([1, 2, 7]) == [1, 7]  # of those that are left
+    assert QuestionShare().of(range(3)) == [0, 1, 2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.decoder import TRUNCATED, Decoder, rows_of
+from cola_jax.execute.decoder import TRUNCATED, Decoder, decode_rows
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Stopped, make_workers
 from cola_jax.metrics import compilations
@@ -41,7 +41,7 @@ def make(worker):
 
 def rows(paths=PATHS, questions=3):
     padded = np.array([[pad_path(path, 8) for path in paths]] * questions)
-    return rows_of(padded)
+    return decode_rows(padded)
 
 
 def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):

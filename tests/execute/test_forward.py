@@ -8,7 +8,7 @@ import pytest
 from cola_jax.execute.attention import OverPrompts
 from cola_jax.execute.forward import forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE
-from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.execute.plan import TileColumns, TileShape
 from cola_jax.model import block, view
 from cola_jax.params import layer_at
 from tests import oracle
@@ -16,8 +16,8 @@ from tests.execute import batches
 
 LENGTHS, T, S = (12, 7, 9), 12, 5
 TILES = [  # the last row of the last tile is padding
-    [Columns(1, 0, 4, 2), Columns(1, 3, 1, 0)],
-    [Columns(4, 2, 3, 1), Columns(4, 0, S, 0)],
+    [TileColumns(1, 0, 4, 2), TileColumns(1, 3, 1, 0)],
+    [TileColumns(4, 2, 3, 1), TileColumns(4, 0, S, 0)],
 ]
 ROWS = [row for tile in TILES for row in tile][:3]
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_jax.execute.plan import (
-    Columns,
     Layout,
     Step,
+    TileColumns,
     TileShape,
     common_with_first,
     cut_batches,
@@ -20,7 +20,7 @@ from cola_jax.execute.plan import (
 from cola_jax.prompts import Prompts
 from tests.execute import batches
 
-PADDING = Columns(0, 0, 99, 0, 98)
+PADDING = TileColumns(0, 0, 99, 0, 98)
 SHAPES = (TileShape(4, 8), TileShape(3, 16), TileShape(2, 24))
 LAYOUT = Layout(SHAPES, np.arange(3), np.array([shape.tokens for shape in SHAPES]))
 
@@ -28,7 +28,7 @@ LAYOUT = Layout(SHAPES, np.arange(3), np.array([shape.tokens for shape in SHAPES
 def step(layer, shapes, first=1):
     """A step of rows that need these shapes, and can be told apart in every column."""
     numbers = np.arange(first, first + len(shapes), dtype=np.int32)
-    columns = Columns(layer, numbers, numbers + 10, numbers + 20, numbers + 30)
+    columns = TileColumns(layer, numbers, numbers + 10, numbers + 20, numbers + 30)
     return Step(columns, shapes, LAYOUT.tile_ends(shapes))
 
 
@@ -46,7 +46,7 @@ def test_every_row_is_in_one_tile_that_it_fits(steps):
         assert sizes[:-1].tolist() == full[:-1]
         assert 0 < sizes[-1] <= full[-1]
     tiles = pack_tiles(made, LAYOUT, PADDING)
-    assert tiles.table.shape[1:] == (len(Columns._fields), 4)
+    assert tiles.table.shape[1:] == (len(TileColumns._fields), 4)
     real = tiles.table[:, 2] != 99  # padding writes to the padding slot
     assert sorted(tiles.table[:, 1][real].tolist()) == sorted(rows)
     for table, inside, shape in zip(tiles.table, real, tiles.shape, strict=True):

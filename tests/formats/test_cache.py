@@ -63,7 +63,7 @@ def test_find_converts_a_hub_id_once_for_each_commit(source, tmp_path, conversio
         folder = tmp_path / commits.get(revision or "main", revision)
         return folder if folder.exists() else Path(shutil.copytree(source, folder))
 
-    monkeypatch.setattr(conversion, "download", download)
+    monkeypatch.setattr(conversion, "download_snapshot", download)
     folders = [cache.find(f"some/model{suffix}") for suffix in ("", "@main", "@v2", "")]
     assert folders[0] == folders[1] == folders[3] != folders[2]
     assert len(conversions) == 2
@@ -105,12 +105,12 @@ def test_find_converts_once_for_two_threads(source, conversions):
 
 def test_entries_list_what_can_be_removed(source, root):
     folder = Path(cache.find(source))
-    (entry,) = cache.entries()
+    (entry,) = cache.cached_models()
     assert (entry.key, entry.source) == (folder.name, str(source.resolve()))
     assert entry.revision is None
     assert entry.bytes == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     (folder / "cola.json").write_text("{")
-    (damaged,) = cache.entries()
+    (damaged,) = cache.cached_models()
     assert damaged.source == "damaged"
     cache.remove(damaged.key)
     assert list(root.iterdir()) == []

@@ -127,5 +127,5 @@ def test_load_downloads_the_demo_model(tmp_path, monkeypatch):
     assert model.config.num_layers == 30
     tokenizer = cola_jax.load_tokenizer("smollm2")
     assert tokenizer.decode(tokenizer("Hello there").input_ids) == "Hello there"
-    (entry,) = cache.entries()
+    (entry,) = cache.cached_models()
     assert entry.source == "smollm2"

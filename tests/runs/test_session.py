@@ -11,7 +11,7 @@ import pytest
 import cola_jax
 from cola_jax import checkpoint as checkpoints
 from cola_jax.engine.devices import Devices
-from cola_jax.engine.engine import Share
+from cola_jax.engine.engine import QuestionShare
 from cola_jax.engine.local import LocalEngine
 from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError
@@ -384,6 +384,6 @@ def test_failed_search_repeats_what_it_had_not_written(decode, tmp_path, monkeyp
 def test_shares_extend_a_run(search, tmp_path):
     for settings in (of(4), SEARCH):
         for index in (0, 1):
-            session = search.grown(share=Share(index, 2, f"{settings.simulations}"))
+            session = search.grown(share=QuestionShare(index, 2, f"{settings.simulations}"))
             run = session.search(str(tmp_path / "run"), settings)
     check_same(run, search.run)

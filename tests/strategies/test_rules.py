@@ -9,7 +9,7 @@ import pytest
 from cola_jax.execute.plan import Workload
 from cola_jax.path import KINDS, edited, identity
 from cola_jax.strategies.rules import PRESETS, RANGES, Rules, Settings, Space, TreeRules
-from cola_jax.strategies.tree import table_of
+from cola_jax.strategies.tree import edits_of
 
 
 def test_rules_and_settings_that_make_no_search_are_refused():
@@ -48,7 +48,7 @@ def test_every_preset_is_recorded_as_itself():
 @pytest.mark.parametrize("space", typing.get_args(Space))
 def test_within_allows_the_kinds_of_a_space(space):
     rules = PRESETS["best"].within(space)
-    table = table_of(rules, 12)
+    table = edits_of(rules, 12)
     assert {KINDS[kind] for kind in table.kind.tolist()} == set(space.split("+"))
     assert max(table.k[table.kind == kind].max() for kind in table.kind) == 4
 
@@ -65,7 +65,7 @@ def test_within_keeps_the_sizes_of_its_rules():
 def test_edits_of_a_multiple_of_the_period_keep_the_kind_at_each_place():
     kinds = "ddda" * 3
     rules = TreeRules(max_move=4, max_move_block=4, block_multiple=4)
-    table = np.stack(table_of(rules, 12), axis=1)
+    table = np.stack(edits_of(rules, 12), axis=1)
     paths = [edited(identity(12), edit) for edit in table if edit[1] + edit[2] <= 8]
     assert {len(path) for path in paths} > {8, 12, 16}
     for path in paths:

@@ -16,7 +16,7 @@ from cola_jax.question import random_of
 from cola_jax.scoring import Verdicts
 from cola_jax.strategies.outcome import NO_PARENT, ROOT
 from cola_jax.strategies.rules import PRESETS, TreeRules
-from cola_jax.strategies.tree import EditDraws, Tree, table_of
+from cola_jax.strategies.tree import EditDraws, Tree, edits_of
 
 PARENTS = [NO_PARENT, 0, 0, 0, 3, 3, 2]
 PATHS = [tuple(map(int, path)) for path in ("01", "0", "1", "011", "001", "0101", "11")]
@@ -159,7 +159,7 @@ def test_counts_and_values_add_up(name):
 
 def chances(tree, node, rules, path):
     """The chance of each edit of a node's path, by looking at all of them."""
-    table = table_of(rules, 2 * LAYERS)
+    table = edits_of(rules, 2 * LAYERS)
     fits = edits_fit(len(path), table, *rules.lengths(LAYERS))
     weights = {kind: {} for kind in range(len(KINDS))}
     for edit in np.stack(table, axis=1)[fits].tolist():

@@ -16,7 +16,7 @@ from cola_jax.tasks.registry import (
     find_task,
     library_name,
     read_limit,
-    warn_once,
+    warn_of_file,
 )
 from cola_jax.tasks.task import TaskConfig
 from tests.tasks.rows import ARC, DART, GSM8K, MATH500, MATH_ROWS, MMLU, PLAIN, changed
@@ -53,7 +53,7 @@ def test_load_questions_knows_those_of_the_demo():
 def test_load_questions_prefers_a_local_file_named_demo(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     Path("demo").write_text(json.dumps({"prompt": "1 + 1 =", "answer": "2"}))
-    warn_once.cache_clear()
+    warn_of_file.cache_clear()
     (question,) = load_questions("demo")
     assert (question.text, find_task("demo").kind) == ("1 + 1 =", "prompt")
     # a test before may have turned on other lines
