@@ -12,12 +12,12 @@ from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
 from .runs.evaluate import evaluate
+from .runs.evaluation import Evaluation
+from .runs.outcomes import Outcomes
 from .runs.search import confirm, save_run, search
-from .scoring.evaluation import Evaluation
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .strategies.outcome import Outcome
-from .strategies.outcomes import Outcomes
 from .tasks.registry import load_questions
 
 __version__: str

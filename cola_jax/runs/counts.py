@@ -11,7 +11,7 @@ COUNTED = ["evaluations", "controls", "again", "again_answers"]  # columns of qu
 
 
 @dataclasses.dataclass
-class Results:
+class Counts:
     """Counts of questions that are added table by table."""
 
     evaluations: int = 0
@@ -64,7 +64,7 @@ def count_again(question: Mapping[str, Any]) -> int:
 
 def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:
     """Count the questions of rows that a search corrected, and those right on fewer layers."""
-    results = Results()
+    counts = Counts()
     found = [row for row in questions if row.get("best") is not None]
-    results.found.update((row["baseline"], len(row["best"])) for row in found)
-    return results.improvements(num_layers)
+    counts.found.update((row["baseline"], len(row["best"])) for row in found)
+    return counts.improvements(num_layers)

@@ -18,10 +18,10 @@ from cola_jax.params import Model
 from cola_jax.path import identity, unpad_path
 from cola_jax.progress import metrics_bar
 from cola_jax.question import Question, check_questions
+from cola_jax.runs.evaluation import Evaluation
 from cola_jax.runs.session import Session, make_session
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.encoder import Encoder
-from cola_jax.scoring.evaluation import Evaluation
 from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.named_scorer import ScorerOptions, named_scorer
 from cola_jax.scoring.scorer import Scorer

@@ -38,6 +38,7 @@ from cola_jax.files import (
 )
 from cola_jax.metrics import Metrics
 from cola_jax.question import Question
+from cola_jax.runs import path_results, search_results
 from cola_jax.runs.compare import (
     ASKED,
     Asked,
@@ -46,7 +47,8 @@ from cola_jax.runs.compare import (
     check_complete,
     deciding,
 )
-from cola_jax.runs.counts import COUNTED, Results
+from cola_jax.runs.counts import COUNTED, Counts
+from cola_jax.runs.facts import Facts
 from cola_jax.runs.lock import locked
 from cola_jax.runs.records import (
     METRICS,
@@ -60,6 +62,7 @@ from cola_jax.runs.records import (
     read_starts,
     start_order,
 )
+from cola_jax.runs.results import Results
 from cola_jax.runs.schema import (
     EVALUATIONS,
     QUESTIONS,
@@ -76,12 +79,10 @@ from cola_jax.runs.schema import (
     start_of,
 )
 from cola_jax.runs.settings import asks_more, check_digests, continues
-from cola_jax.runs.summary import COLUMNS, VERDICTS, summarise_evaluation, ways_of
 from cola_jax.runs.writes import Writes
-from cola_jax.scoring.evaluation_summary import EvaluationSummary
+from cola_jax.scoring.preference import Preference
 from cola_jax.storage import AnyPath, path_of
-from cola_jax.strategies.reached import Ways
-from cola_jax.strategies.summary import SearchSummary
+from cola_jax.strategies.reached import Case, Ways
 
 Path = tuple[int, ...]
 PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table
@@ -111,7 +112,7 @@ class Run:
         self.metrics = Metrics()
         self.done: set[str] = set()  # ids of the finished questions
         self.earlier: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, of past starts
-        self.earlier_results = Results()
+        self.earlier_results = Counts()
         self.read_parts: set[str] = set()  # stems of parts whose questions are in `done`
         self.waves: dict[str, list[Wave]] = defaultdict(list)  # of this start, by question
         self.number = 0  # of the next part
@@ -125,25 +126,69 @@ class Run:
     def _repr_html_(self) -> str:
         return f"<p>{'<br>'.join(map(html.escape, self.describe()))}</p>"
 
-    def summary(self) -> SearchSummary | EvaluationSummary:
-        """State in a sentence what the questions done so far show, as a search or `evaluate` does.
+    def summary(self, preference: Preference | None = None) -> Results:
+        """Return what the questions done so far show of a search or of given paths.
 
-        InputError for a run of another command than `search`, and of other than given paths.
+        The preference is that of another search with the model; by default fitted to this one.
+        Raises InputError for a run of another command, and for one without a question done.
         """
-        manifest = self.manifest()
-        command = manifest["settings"].get("command")
-        if command == "search":
-            return SearchSummary.of(self.ways(), manifest["starts"][-1]["num_layers"])
-        if "paths" not in manifest["settings"]:
+        facts = self.facts()
+        if facts.command != "search" and "paths" not in facts.settings:
             raise InputError(
-                f"{self.directory} was made by {shown(command)}, not by a search or an evaluation "
-                f"of given paths: see `cola report {self.directory}`."
+                f"{self.directory} was made by {shown(facts.command)}, not by a search or an "
+                f"evaluation of given paths: see `cola report {self.directory}`."
             )
-        return summarise_evaluation(manifest, self.evaluations(VERDICTS))
+        done = self.questions(["question"]).num_rows
+        if not done:
+            raise InputError(f"{self.directory} has no question done yet: let the run go on first.")
+        if facts.command == "search":
+            estimates = search_results.run_estimates(
+                self.ways(),
+                self.questions(search_results.COLUMNS),
+                self.counted_evaluations(search_results.EVALUATED),
+                facts,
+                preference,
+            )
+        else:
+            rows = self.counted_evaluations(path_results.EVALUATED)
+            estimates = path_results.run_estimates(rows, facts)
+        return Results(
+            estimates, facts.to_json() | {"done": done, "directory": str(self.directory)}
+        )
+
+    def counted_evaluations(self, columns: Sequence[str]) -> pa.Table:
+        """Read columns of the evaluations, `tokens` as `num_tokens`, their number.
+
+        Reads one part at a time, as the token ids of a whole run may exceed the memory.
+        """
+
+        def counted(part: pa.Table) -> pa.Table:
+            counts = pc.call_function("list_value_length", [part["tokens"]])
+            return part.drop_columns("tokens").append_column("num_tokens", counts)
+
+        empty = EVALUATIONS.empty_table().select(columns)
+        return join([counted(empty)], map(counted, self.tables("evaluations", columns)))
 
     def ways(self) -> Ways:
         """Read what the searches of the run reached."""
-        return ways_of(self.manifest(), self.questions(COLUMNS))
+        questions = self.questions(search_results.COLUMNS)
+        graded = questions.filter(pc.field("baseline").is_valid())
+        cases = [Case.of(row) for batch in graded.to_batches() for row in batch.to_pylist()]
+        facts = self.facts()
+        combined = bool(facts.settings.get("robust"))  # of an earlier version
+        return Ways.of(cases, weighted=not facts.is_open, combined=combined)
+
+    def facts(self) -> Facts:
+        """Read the settings of the run, and the record of its last start.
+
+        Raises InputError where it is not a run, or has no start.
+        """
+        settings, starts = self.read_starts()
+        if not starts:
+            raise InputError(
+                f"{self.directory} has no start recorded: start the command that made it again."
+            )
+        return Facts(settings, starts[-1])
 
     def asked(self) -> Asked:
         """Read the settings that decide verdicts, and the questions."""
@@ -463,15 +508,6 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Return the settings of the last start, those of the first before it is recorded."""
         return self.read_starts()[0]
-
-    def manifest(self) -> dict[str, Any]:
-        """Read the last settings and one or more starts; InputError where it is not a run."""
-        settings, starts = self.read_starts()
-        if not starts:
-            raise InputError(
-                f"{self.directory} has no start recorded: start the command that made it again."
-            )
-        return {"settings": settings, "starts": starts}
 
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""

@@ -20,6 +20,7 @@ from cola_jax.runs.evaluate import (
     refuse_options,
     session_in_memory,
 )
+from cola_jax.runs.outcomes import Outcomes, Searched
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, search_part
 from cola_jax.runs.session import (
@@ -37,7 +38,6 @@ from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.strategies.loop import paths_to_confirm, resolve, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome
-from cola_jax.strategies.outcomes import Outcomes, Searched
 from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings
 
 

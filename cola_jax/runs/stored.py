@@ -77,9 +77,7 @@ def polar_samples(run: Run) -> dict[str, Any]:
     questions. Control searches are left out; ungraded paths are wrong. A baseline that
     is not known is left out, which their loader takes for wrong.
     """
-    manifest = run.manifest()
-    start, model = manifest["starts"][-1], manifest["settings"].get("model")
-    num_layers, is_open = start["num_layers"], (start.get("scorer") or {}).get("open")
+    facts = run.facts()
     samples = []
     for labels in read_labels(run):
         if labels.gold is None or not labels.options:
@@ -88,19 +86,20 @@ def polar_samples(run: Run) -> dict[str, Any]:
                 "those of `cola generate`: give a run of `cola search` or `cola evaluate`."
             )
         text, gold = labels.text, labels.options[labels.gold]
-        if not is_open:
+        if not facts.is_open:
             options = zip(LETTERS, labels.options, strict=False)
             text = "\n".join([text, *(f"{letter}. {option}" for letter, option in options)])
             gold = LETTERS[labels.gold]
         sample: dict[str, Any] = {"question": text, "gt_ans": gold}
-        baseline = labels.verdicts.get(identity(num_layers))
+        baseline = labels.verdicts.get(identity(facts.num_layers))
         if baseline is not None:
             sample["initial_score"] = float(baseline)
         sample[VALID] = [list(path) for path in labels.correct]
         sample[INVALID] = [list(path) for path, right in labels.verdicts.items() if not right]
         samples.append(sample)
+    model = facts.settings.get("model")
     named = {} if model is None else {"model": model}  # `read_paths` refuses it for another
-    return {"num_layers": num_layers, **named, "samples": samples}
+    return {"num_layers": facts.num_layers, **named, "samples": samples}
 
 
 def stored_verdicts(
@@ -129,18 +128,18 @@ class Answers:
 
     def __init__(self, run: Run):
         """Read a run of `cola evaluate` that decodes, along the identity path and others."""
-        self.run, manifest = run, run.manifest()
-        settings, start = manifest["settings"], manifest["starts"][-1]
-        if settings.get("command") != "evaluate" or not (start.get("scorer") or {}).get("decodes"):
+        self.run = run
+        facts = run.facts()
+        if facts.command != "evaluate" or not facts.decodes:
             raise InputError(
                 f"{run.directory} does not hold decoded answers of given paths: make it with "
                 "`cola evaluate --scorer generation`."
             )
-        paths, self.plain = list(map(tuple, settings["paths"])), identity(start["num_layers"])
-        if self.plain not in paths or len(paths) < 2:
+        self.plain = identity(facts.num_layers)
+        if self.plain not in facts.paths or len(facts.paths) < 2:
             raise InputError(
                 f"{run.directory} needs the model's own answer and those on other paths: add "
-                f"--paths 0-{start['num_layers'] - 1} and --random 50 to its command."
+                f"--paths 0-{facts.num_layers - 1} and --random 50 to its command."
             )
         self.tables = by_question(run.evaluations(ANSWER))
 

@@ -10,11 +10,12 @@ from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import count
 from cola_jax.path import format_path
+from cola_jax.runs.results import Results
+from cola_jax.runs.search_results import search_estimates
 from cola_jax.scoring.preference import Preference
 from cola_jax.strategies.outcome import ROOT, Outcome
 from cola_jax.strategies.reached import Case, Reached, Ways
 from cola_jax.strategies.rules import Settings
-from cola_jax.strategies.summary import SearchSummary
 
 
 class Searched(NamedTuple):
@@ -47,7 +48,7 @@ class Outcomes(list[Outcome]):
         """The number of evaluations, those of control searches included and each once."""
         return sum(map(count_evaluations, self))
 
-    def summary(self, preference: Preference | None = None) -> SearchSummary:
+    def summary(self, preference: Preference | None = None) -> Results:
         """Compare the searches with their controls, and state in a sentence what they show.
 
         The preference is that of other searches with the model; by default fitted to these.
@@ -57,7 +58,8 @@ class Outcomes(list[Outcome]):
             list(map(case_of, graded)),
             weighted=not any(outcome.question.open for outcome in self),
         )
-        return SearchSummary.of(ways, len(self[0].paths[ROOT]) if self else 0, preference)
+        num_layers = len(self[0].paths[ROOT]) if self else 0
+        return Results(search_estimates(ways, num_layers, preference))
 
     def to_pandas(self) -> Any:
         """Make a DataFrame with a row for each question; needs pandas.

@@ -8,7 +8,8 @@ import numpy as np
 from cola_jax.errors import count
 from cola_jax.path import STOP, format_path, unpad_path
 from cola_jax.question import Question
-from cola_jax.scoring.evaluation_summary import EvaluationSummary
+from cola_jax.runs.path_results import path_estimates
+from cola_jax.runs.results import Results
 from cola_jax.scoring.verdicts import Verdicts
 
 
@@ -46,7 +47,7 @@ class Evaluation:
             }
         )
 
-    def summary(self) -> EvaluationSummary:
+    def summary(self) -> Results:
         """Compare each path with the identity path, and state in a sentence what they show."""
         right: dict[tuple[int, ...], dict[int, bool]] = {}  # by path and question
         verdicts, graded = self.verdicts.verdict, self.verdicts.graded
@@ -54,7 +55,7 @@ class Evaluation:
             of_path = right.setdefault(unpad_path(self.paths[b, c]), {})
             if graded[b, c]:
                 of_path[int(b)] = bool(verdicts[b, c])
-        return EvaluationSummary.of(right, self.num_layers)
+        return Results(path_estimates(right, self.num_layers))
 
     @property
     def title(self) -> str:

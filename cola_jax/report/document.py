@@ -1,0 +1,167 @@
+"""The report of results: title, sentences, tables and settings, on a terminal or as Markdown."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from rich.console import Group
+from rich.text import Text
+
+from cola_jax.deploy.model_card import literal
+from cola_jax.report.tables import Table, markdown_table, tables_of
+from cola_jax.report.terminal import TerminalTable
+from cola_jax.runs.results import Results
+from cola_jax.runs.search_results import SPENT
+from cola_jax.strategies.rules import PRESETS
+
+MAX_NAME = 120  # characters of a title
+MAX_VALUE = 1000  # of a setting
+EVALUATIONS = (SPENT, "evaluations")  # names of estimates
+# how the tables of each command are read
+NOTES = {
+    "search": "Intervals: 95 %; all tests are two-sided, and p is corrected (Holm) for all tests "
+    "of the run. W→C counts questions that have a control: the same search for an answer that is "
+    "neither correct nor the model's own. Expected: the correct answer is drawn among those "
+    "searched for by the model's preference, exp(tau x score), and of open questions each is as "
+    "likely; the interval beside it holds 95 % of such draws. Undecided: preference alone nearly "
+    "decides which answer is gold. Ungraded: the grader failed; counts neither as correct nor as "
+    "wrong. Truncated: the token limit ended the text before the answer was complete. Only the "
+    "correct answer tells which path is right, so a search by itself answers no question.",
+    "evaluate": "Intervals: 95 %. Points more: the difference to the identity path, paired over "
+    "questions; p: exact, two-sided, corrected (Holm) for all paths. The best of several paths "
+    "is selected on these same questions, so its share is biased upwards: measure it on others. "
+    "Evaluations that are not finite count as wrong; ungraded ones do not count.",
+}
+
+
+class Document(NamedTuple):
+    """What is shown of results, the same on a terminal, in Markdown and on a page."""
+
+    title: str
+    sentences: list[str]
+    lead: str  # the size of what was measured, below the sentences
+    tables: list[Table]  # the first is shown always, the others are folded
+    note: str  # explains the tables
+    settings: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, results: Results) -> "Document":
+        """Arrange results."""
+        settings = results.run.get("settings") or {}
+        start = results.run.get("start") or {}
+        return cls(
+            title=run_title(start),
+            sentences=results.sentences,
+            lead=lead_of(results),
+            tables=tables_of(results),
+            note=NOTES.get(str(settings.get("command")), ""),
+            settings=run_settings(settings, start),
+        )
+
+
+def terminal_report(document: Document, *, whole: bool = False) -> Group:
+    """Format a report for a terminal, with all of its tables if `whole`."""
+    parts = [Text(sentence, style="bold") for sentence in document.sentences]
+    parts.append(Text(document.lead, style="dim"))
+    tables = document.tables if whole else document.tables[:1]
+    caption = document.note
+    if len(tables) < len(document.tables):
+        caption = "All numbers: cola report --all, or the page."
+    captions = [*[""] * (len(tables) - 1), caption]
+    return Group(*parts, *map(TerminalTable, tables, captions))
+
+
+def markdown_report(document: Document, *, whole: bool = False) -> str:
+    """Format a report as Markdown, with all of its tables if `whole`."""
+    lines = [f"# {literal(document.title)}", ""]
+    for text in (*document.sentences, document.lead):
+        lines += [literal(text), ""]
+    for table in document.tables if whole else document.tables[:1]:
+        lines += [f"## {literal(table.heading)}", ""] if table.heading else []
+        rows = [("↳ " * row.control + row.label, *row.cells) for row in table.rows]
+        cells = (tuple(map(literal, row)) for row in rows)
+        lines += [*markdown_table(tuple(map(literal, table.columns)), cells), ""]
+    settings = [(literal(name), literal(value)) for name, value in document.settings]
+    lines += [literal(document.note), "", "## Settings", "", *markdown_table(("", ""), settings)]
+    return "\n".join(lines) + "\n"
+
+
+def run_title(start: Mapping[str, Any]) -> str:
+    """Name the model and the task of a run."""
+    return f"{model_name(start)} on {task_name(start)}"
+
+
+def model_name(start: Mapping[str, Any]) -> str:
+    """Return the name of the model: a Hub id, or the last part of a local path."""
+    origin = start.get("origin") or {}
+    name = str(origin.get("name") or start.get("model") or "unknown model")
+    return title(name if origin.get("kind") == "hub" else PurePath(name).name.removesuffix(".gguf"))
+
+
+def task_name(start: Mapping[str, Any]) -> str:
+    """Return the name of the task, or the last part of a local path."""
+    return title(PurePath(str(start.get("task", "unknown task"))).name)
+
+
+def title(name: str) -> str:
+    """Shorten a name for a title or legend, and replace characters that are not printable.
+
+    Others could end the line, or turn the direction of the numbers that follow.
+    """
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 3]}…{name[-MAX_NAME // 2 :]}"
+    return "".join(char if char.isprintable() else "\ufffd" for char in short)
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """Remove the middle of a long text, as the answer is often at the end."""
+    if len(text) <= limit:
+        return text
+    head = limit // 3
+    tail = limit - head
+    return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"
+
+
+def lead_of(results: Results) -> str:
+    """State the size of what was measured."""
+    settings = results.run.get("settings") or {}
+    start = results.run.get("start") or {}
+    evaluations = next(each for each in results if each.name in EVALUATIONS)
+    done = results.run["done"]
+    planned = settings["questions"]
+    unfinished = "" if done == planned else " (unfinished)"
+    prompts = len(settings.get("choose_prompts") or ())
+    asked = f"each in one of {prompts} prompts" if prompts else "for this prompt alone"
+    size = f"{evaluations.text} evaluations on {done:,} of {planned:,} questions{unfinished}"
+    return f"{size}, {asked}; {start['num_layers']} layers."
+
+
+def run_settings(settings: Mapping[str, Any], start: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the recorded settings of a run and of its last start, to judge or repeat it."""
+    named = {"preset name": preset_name(settings)} if settings.get("command") == "search" else {}
+    out = []
+    for name, value in (*flat(named | dict(settings)), *flat(start, "start: ")):
+        text = value if isinstance(value, str) else json.dumps(value)
+        out.append((title(name), cut_middle(text, MAX_VALUE)))
+    return out
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested mappings that are not empty, with their names joined."""
+    for name, value in values.items():
+        label = prefix + name.replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{label}: ")
+        elif value not in (None, "", [], ()):
+            yield label, value
+
+
+def preset_name(settings: Mapping[str, Any]) -> str:
+    """Return the name of the preset that has the values of a search."""
+    strategy = settings.get("strategy", "tree")
+    values = settings.get("preset")
+    for name, preset in PRESETS.items():
+        if preset.name == strategy and values == dataclasses.asdict(preset):
+            return name
+    return "custom"

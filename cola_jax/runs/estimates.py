@@ -1,0 +1,270 @@
+"""`Estimate`: the one form in which results are kept and shown.
+
+What a command measured is a list of estimates, which `results.json` holds. Everything that is shown
+(sentences, tables, pages, model cards, the formats of other tools) is made of this list.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from cola_jax.errors import count
+from cola_jax.scoring.statistics import ALPHA, Crossed, Difference, Mean, Share, number_or_none
+
+NO_VALUE = "–"
+MODEL = "the model"  # group of the estimates of the identity path
+# of a path, a block, a rule or a claim
+CORRECT = "correct"
+CHANGE = "points more"  # accuracy minus that of the model
+# of searches
+BEFORE = "right before (pretrained model)"
+FOUND = "wrong before, right on some path that was tried"
+REACHED = "W→C: wrong before, right on some path"  # of the questions with a control
+EXPECTED = "expected by chance and preference"
+BEYOND = "difference from the expected share"
+PREFERENCE = "the model's preference for gold, tau"
+UNSCORED = "without finite scores, not compared"
+UNDECIDED = "undecided"  # note: preference alone nearly decides which answer is gold
+
+
+class Unit(NamedTuple):
+    """How a number of a unit is written."""
+
+    scale: float = 1.0
+    decimals: int = 1
+    suffix: str = ""
+    signed: bool = False
+
+
+UNITS = {
+    "share": Unit(100, suffix=" %"),  # from 0 to 1
+    "points": Unit(100, signed=True),  # a difference of shares, from -1 to 1
+    "layers": Unit(),
+    "layers more": Unit(signed=True),
+    "nats": Unit(decimals=2),
+    "nats more": Unit(decimals=2, signed=True),
+    "nats/100 more": Unit(100, signed=True),  # a difference of nats
+    "tokens": Unit(),
+    "count": Unit(decimals=0),
+    "mean": Unit(),
+    "ms": Unit(suffix=" ms"),
+    "seconds": Unit(decimals=3, suffix=" s"),
+    "times": Unit(decimals=2),  # as much as the model
+}
+SIZES = {"points": "points", "nats more": "nats", "nats/100 more": "hundredths of a nat"}
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Estimate:
+    """A figure with what says how sure it is; NaN and None are what it does not have."""
+
+    name: str  # what was measured, as tables and sentences call it
+    group: str = ""  # the path, claim, rule or run of which; "" for all that was measured
+    value: float = math.nan
+    unit: str = "share"  # one of UNITS; shares and differences of shares are not in per cent
+    low: float = math.nan  # bounds of the 95 % interval
+    high: float = math.nan
+    p: float = math.nan  # two-sided
+    corrected: float = math.nan  # p, corrected for all tests beside it
+    n: int | None = None  # questions, or whatever the figure is a share or a mean of
+    control: bool = False  # what the others are compared with
+    note: str = ""  # a result in words, or what limits the figure
+
+    @classmethod
+    def of(
+        cls, name: str, measured: Share | Difference | Crossed | Mean, unit: str = "", **rest: Any
+    ) -> "Estimate":
+        """Take a measurement with its interval, its p-value and n where it has them."""
+        low, high = measured.interval
+        facts: dict[str, Any] = {"value": measured.value, "low": low, "high": high}
+        if isinstance(measured, Share):
+            facts |= {"unit": "share", "n": measured.n}
+        elif not isinstance(measured, Mean):
+            facts |= {"unit": "points", "n": measured.n, "p": measured.p}
+        if unit:
+            facts["unit"] = unit
+        return cls(name, **(facts | rest))
+
+    @classmethod
+    def count(cls, name: str, number: int, **rest: Any) -> "Estimate":
+        """Take a number of things."""
+        return cls(name, value=number, unit="count", **rest)
+
+    @property
+    def hits(self) -> int:
+        """The number of which a share is the quotient."""
+        return round(self.value * (self.n or 0)) if self.n else 0
+
+    @property
+    def text(self) -> str:
+        """The value, as it is shown."""
+        return number_text(self.value, self.unit)
+
+    @property
+    def interval_text(self) -> str:
+        """The interval, as it is shown; "" for none."""
+        if math.isnan(self.low):
+            return ""
+        return " to ".join(number_text(bound, self.unit, plain=True) for bound in self.interval)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds of the interval."""
+        return self.low, self.high
+
+    @property
+    def p_text(self) -> str:
+        """The p-value, corrected where it is; "" for none."""
+        p = self.p if math.isnan(self.corrected) else self.corrected
+        return "" if math.isnan(p) else p_text(p)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the corrected p-value is below 0.05 and the interval excludes 0."""
+        return self.corrected < ALPHA and not self.low <= 0 <= self.high
+
+    @property
+    def size(self) -> str:
+        """The value with its unit, interval and p-value, for a sentence."""
+        unit = SIZES.get(self.unit, "")
+        interval = self.interval_text
+        interval = f"95 % interval {interval}" if interval else "too few questions for an interval"
+        p = f", p {self.p_text}" if self.p_text else ""
+        return f"{self.text} {unit} ({interval}{p})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what it has, by field."""
+        fields = number_or_none(dataclasses.asdict(self))
+        return {name: value for name, value in fields.items() if value not in (None, "", False)}
+
+
+def number_text(value: float, unit: str, *, plain: bool = False) -> str:
+    """Write a number of a unit; `plain` without the unit, as bounds of an interval are."""
+    style = UNITS[unit]
+    if math.isnan(value):
+        return NO_VALUE
+    decimals = style.decimals
+    if unit == "ms" and value:
+        decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    sign = "+" if style.signed else ""
+    text = f"{value * style.scale:{sign},.{decimals}f}"
+    if plain:
+        return text.replace("-", "−")
+    if unit == "share" and text == "0.0" and value > 0:
+        text = "<0.1"
+    if unit == "share" and text == "100.0" and value < 1:
+        text = ">99.9"
+    return text.replace("-", "−") + style.suffix
+
+
+def p_text(p: float) -> str:
+    """Write a p-value."""
+    if math.isnan(p):
+        return NO_VALUE
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def sentences_of(estimates: Iterable[Estimate]) -> list[str]:
+    """State what the estimates of a command show: a sentence, of a trial one for each claim."""
+    every = list(estimates)
+    whole = {each.name: each for each in every if not each.group}
+    if BEFORE in whole:
+        return [sentence_of_searches(whole)]
+    of_runs = [each for each in every if each.name == BEYOND]
+    if of_runs:
+        return [sentence_of_run(each) for each in of_runs]
+    return [sentence_of_paths(every)]
+
+
+def sentence_of_paths(every: list[Estimate]) -> str:
+    """State whether paths, blocks or rules differ from the pretrained model."""
+    changes = [each for each in every if each.name == CHANGE]
+    if changes:
+        return sentence_of_changes(changes)
+    shares = [each for each in every if each.name == CORRECT]
+    if len(shares) == 1:
+        return sentence_of_share(shares[0])
+    return (
+        "Nothing compared: the identity path, which is the pretrained model, is not among these "
+        f"{count(len(shares), 'path')}."
+    )
+
+
+def sentence_of_changes(changes: list[Estimate]) -> str:
+    """State whether a path, block, rule or claim differs from the pretrained model."""
+    ordered = sorted(changes, key=lambda each: -each.value)
+    different = [each for each in ordered if each.is_shown]
+    better = [each for each in different if each.value > 0]
+    best = (better or different or ordered)[0]
+    corrected = f", corrected for {len(changes)} comparisons" if len(changes) > 1 else ""
+    size = f"{best.size}{corrected}"
+    if different:
+        more = "more" if better else "fewer"
+        return f"Shown: {best.group} answers {more} questions correctly than the model, by {size}."
+    return (
+        f"Nothing shown: none differs from the model beyond chance; {best.group} is best, {size}."
+    )
+
+
+def sentence_of_share(share: Estimate) -> str:
+    """State the accuracy of the only path, or of the pretrained model."""
+    name = "The model" if share.group == MODEL else f"Path {share.group}"
+    if not share.n:
+        return f"{name} was not graded on any question."
+    questions = count(share.n, "question")
+    interval = f"95 % interval {share.interval_text}"
+    return f"{name} answers {share.hits:,} of {questions} correctly, {share.text} ({interval})."
+
+
+def sentence_of_run(beyond: Estimate) -> str:
+    """State whether a search reaches more beyond the expected share than another one."""
+    if math.isnan(beyond.low):
+        few = "too few questions differ to compare the runs beyond expectation"
+        return f"{beyond.group}: nothing shown: {few}."
+    shown = "shown" if beyond.is_shown else "nothing shown"
+    return f"{beyond.group}: {shown}: {beyond.size} of the wrong questions, beyond expectation."
+
+
+def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
+    """State whether searches reach the correct answers more often than expected, and why."""
+    before = whole[BEFORE]
+    found = whole[FOUND]
+    beyond = whole.get(BEYOND)
+    if not before.n:
+        return "Nothing shown: no question was graded before."
+    if not found.n:
+        all_questions = "the only question" if before.n == 1 else f"all {before.n:,} questions"
+        return f"Nothing to correct: the model was right before on {all_questions}."
+    if beyond is None or not beyond.n:
+        reason = "none of these questions has a control search to compare with"
+        if UNSCORED in whole:
+            reason = "the pretrained model's scores, which the comparison needs, are not stored"
+        return (
+            f"Nothing shown: the searches found a correct path for {found.hits} of {found.n} "
+            f"questions that the model got wrong, but {reason}."
+        )
+    reached = whole[REACHED]
+    compared = count(beyond.n, "question")
+    if beyond.n < found.n:
+        compared += f" that can be compared, of {found.n}"
+    wrong = f"the searches found a correct path for {reached.hits} of the {compared}"
+    wrong += " that the model got wrong"
+    if beyond.note == UNDECIDED:
+        reason = "the model's preference alone nearly decides which answer is the correct one"
+        return f"Nothing shown: {wrong}, but {reason}."
+    expected = f"{whole[EXPECTED].value * beyond.n:.1f} were expected by chance"
+    difference = f"Difference: {beyond.size}"
+    if beyond.is_shown and beyond.low > 0:
+        return f"Shown: {wrong}, and {expected}. {difference}."
+    if beyond.is_shown:
+        return f"Shown to be fewer than expected: {wrong}, but {expected}. {difference}."
+    because = "as searches reach wrong answers too"
+    if PREFERENCE in whole and whole[PREFERENCE].value > 0:
+        because += ", and the correct one is often the model's second choice"
+    excludes = beyond.low > 0 or beyond.high < 0
+    undone = ", which the correction for several tests undoes" * excludes
+    return f"Nothing shown: {wrong}, but {expected}, {because}. {difference}{undone}."

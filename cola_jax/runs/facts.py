@@ -1,0 +1,49 @@
+"""`Facts`: what a run records of itself, its settings and its last start."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Facts(NamedTuple):
+    """The settings of a run and the record of a start, as `run.json` and `starts` have them."""
+
+    settings: Mapping[str, Any]
+    start: Mapping[str, Any]
+
+    @property
+    def command(self) -> str:
+        """The command that made the run."""
+        return str(self.settings.get("command"))
+
+    @property
+    def num_layers(self) -> int:
+        """The layers of the model."""
+        return self.start["num_layers"]
+
+    @property
+    def questions(self) -> int:
+        """The number of questions asked for."""
+        return self.settings.get("questions") or 0
+
+    @property
+    def paths(self) -> list[tuple[int, ...]]:
+        """The given paths of a run that evaluates such."""
+        return [tuple(path) for path in self.settings["paths"]]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the questions offer no options; False where it was not recorded."""
+        return self.scorer_flag("open")
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the scorer decodes answers; False where it was not recorded."""
+        return self.scorer_flag("decodes")
+
+    def scorer_flag(self, name: str) -> bool:
+        """Return a flag of the scorer, False where it was not recorded."""
+        return bool((self.start.get("scorer") or {}).get(name))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return both, as `results.json` has them."""
+        return {"settings": dict(self.settings), "start": dict(self.start)}

@@ -1,0 +1,121 @@
+"""`Results`: what a command measured, a list of estimates, and the file that holds it."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from cola_jax.errors import reading
+from cola_jax.files import read_json, readable_json, write_whole
+from cola_jax.runs.estimates import Estimate, sentences_of
+from cola_jax.scoring.statistics import number_or_none
+from cola_jax.storage import AnyPath
+
+RESULTS = "results.json"
+
+
+class Results(Sequence[Estimate]):
+    """The estimates of a command, and facts of the run that they are of."""
+
+    def __init__(self, estimates: Iterable[Estimate], run: Mapping[str, Any] | None = None):
+        """Take estimates; `run` names the command, model, task, settings and versions."""
+        self.estimates = tuple(estimates)
+        self.run = dict(run or {})
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.estimates[place]
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    def __iter__(self) -> Iterator[Estimate]:
+        return iter(self.estimates)
+
+    def find(self, name: str, group: str = "") -> Estimate | None:
+        """Return the estimate of a name and group, None where there is none."""
+        named = (each for each in self if each.name == name and each.group == group)
+        return next(named, None)
+
+    def value(self, name: str, group: str = "") -> float:
+        """Return the value of the estimate of a name and group, NaN where there is none."""
+        found = self.find(name, group)
+        return math.nan if found is None else found.value
+
+    @property
+    def groups(self) -> list[str]:
+        """The paths, claims, rules or runs that have estimates, in order."""
+        return [*dict.fromkeys(each.group for each in self if each.group)]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the estimates show: a sentence, of a trial one for each claim."""
+        return sentences_of(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `results.json`."""
+        return {
+            "run": number_or_none(self.run),
+            "sentences": self.sentences,
+            "estimates": [each.to_json() for each in self],
+        }
+
+    def to_pandas(self) -> Any:
+        """Make a DataFrame with a row for each estimate and its fields as columns; needs pandas."""
+        import pandas
+
+        names = [field.name for field in dataclasses.fields(Estimate)]
+        return pandas.DataFrame([dataclasses.asdict(each) for each in self], columns=names)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the texts of the estimates: group, name, value, interval and n, after a head."""
+        rows = [("", "", "value", "95 % interval", "n", "p")]
+        for each in self:
+            n = "" if each.n is None else f"{each.n:,}"
+            text = each.note if math.isnan(each.value) and each.note else each.text
+            rows.append((each.group, each.name, text, each.interval_text, n, each.p_text))
+        filled = [any(row[column] for row in rows[1:]) for column in range(len(rows[0]))]
+        return [
+            tuple(cell for cell, there in zip(row, filled, strict=True) if there) for row in rows
+        ]
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows[1:]:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(filter(None, [*self.sentences, *lines]))
+
+    def _repr_html_(self) -> str:
+        head, *rows = self.rows()
+        lines = "".join(html_row("td", row) for row in rows)
+        table = f"<table>{html_row('th', head)}{lines}</table>"
+        stated = "".join(f"<p><b>{html.escape(each)}</b></p>" for each in self.sentences)
+        return f"{stated}{table}"
+
+
+def html_row(cell: str, texts: Iterable[str]) -> str:
+    """Write a row of an HTML table."""
+    cells = (f"<{cell}>{html.escape(text)}</{cell}>" for text in texts)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def write_results(results: Results, file: AnyPath) -> None:
+    """Write results as `results.json`."""
+    content = readable_json(results.to_json(), default=str, allow_nan=False) + "\n"
+    write_whole(file, content.encode())
+
+
+def read_results(file: AnyPath) -> Results:
+    """Read what `write_results` wrote; InputError for another file."""
+    action = "Give the results.json of this version: `cola report` and the command write it again."
+    with reading(file, action):
+        content = read_json(file)
+        # JSON has no NaN: a missing field is one
+        return Results(
+            TypeAdapter(list[Estimate]).validate_python(content["estimates"]), content["run"]
+        )

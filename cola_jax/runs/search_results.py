@@ -1,0 +1,295 @@
+"""Estimates of searches: what they reached beside what was expected, and at what cost."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.runs.counts import COUNTED, count_again, count_evaluations
+from cola_jax.runs.estimates import (
+    BEFORE,
+    BEYOND,
+    EXPECTED,
+    FOUND,
+    PREFERENCE,
+    REACHED,
+    UNDECIDED,
+    UNSCORED,
+    Estimate,
+)
+from cola_jax.runs.facts import Facts
+from cola_jax.runs.layer_use import (
+    CONTROLS,
+    CORRECTED,
+    RETAINED,
+    depth_of,
+    group_searches,
+    is_false,
+    is_null,
+    is_true,
+    list_lengths,
+    reaches,
+)
+from cola_jax.scoring.preference import Kept, Net, Preference
+from cola_jax.scoring.statistics import Share, Z, holm, mean
+from cola_jax.strategies.reached import AGAIN, ONCE, AskedAgain, Ways, share
+
+# columns of the questions of a search
+COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
+COLUMNS += ["variant_answers", "best", "robust", "again", "controls", "confirmed", "evaluations"]
+EVALUATED = ["question", "path", "verdict", "finite", "node", "truncated", "control", "tokens"]
+GROUPS = {RETAINED: "right before (C→C)", CORRECTED: "wrong before (W→C)"}
+WAYS = {ONCE: "", AGAIN: ", its best path asked again"}
+SHORTENED = "C→C: right before, also on fewer layers"
+AFTER = "right on some path that was tried"
+SPENT = "evaluations, each path and prompt once"
+
+
+def search_estimates(
+    ways: Ways, num_layers: int, preference: Preference | None = None
+) -> list[Estimate]:
+    """Compare searches with their controls.
+
+    The preference is of another run of the model; by default fitted to these questions. Questions
+    whose baseline is ungraded are excluded.
+    """
+    fitted: dict[str, Preference] = {}
+    nets: dict[str, Net] = {}
+    for way in ways.names:
+        targets = ways.targets(way)[1]
+        fitted[way] = preference or targets.preference()
+        nets[way] = Net.of(targets, fitted[way])
+    kept = {ONCE: ways.kept(ONCE, num_layers)} if ways.weighted else {}
+    p_values = [math.nan if net.undecided else net.p for net in nets.values()]
+    p_values += [each.p for each in kept.values()]
+    corrected = iter(holm(p_values))
+    wrong = [case for case in ways.asked(ONCE) if case.before == "wrong"]
+    found = share(case.searches[case.gold].best is not None for case in wrong)
+    reached = share(search.best is not None for case in wrong for search in case.controls)
+    estimates = [
+        Estimate.of(BEFORE, share(case.baseline for case in ways.cases)),
+        Estimate.of(FOUND, found),
+    ]
+    for way, net in nets.items():
+        estimates += net_estimates(net, WAYS[way], next(corrected))
+    net = nets[ONCE]
+    if ways.weighted and net.n:
+        estimates.append(preference_estimate(fitted[ONCE]))
+    for each in kept.values():
+        estimates += kept_estimates(each, next(corrected))
+    estimates.append(Estimate.of("wrong answers that searches reached", reached, control=True))
+    without = sum(not case.controls for case in wrong)
+    unscored = len(wrong) - without - net.n
+    if without and reached.n:
+        estimates.append(Estimate.count("wrong before, without a control", without))
+    if unscored:
+        estimates.append(Estimate.count(UNSCORED, unscored))
+    if AGAIN in ways.names:
+        estimates += again_estimates(AskedAgain.of(ways, num_layers))
+    return estimates
+
+
+def net_estimates(net: Net, way: str, corrected: float) -> Iterator[Estimate]:
+    """Yield what was reached in a way of counting, what was expected, and the difference."""
+    if not net.n:
+        return
+    low, high = net.by_chance
+    yield Estimate.of(REACHED + way, Share(net.reached, net.n))
+    yield Estimate(
+        EXPECTED + way,
+        value=net.expected / net.n,
+        low=low / net.n,
+        high=high / net.n,
+        n=net.n,
+        control=True,
+    )
+    lowest, highest = net.difference_interval
+    yield Estimate(
+        BEYOND + way,
+        value=net.difference,
+        unit="points",
+        low=math.nan if net.undecided else lowest,
+        high=math.nan if net.undecided else highest,
+        p=math.nan if net.undecided else net.p,
+        corrected=corrected,
+        n=net.n,
+        note=UNDECIDED if net.undecided else "",
+    )
+
+
+def preference_estimate(preference: Preference) -> Estimate:
+    """Return the model's preference for gold among what was searched for."""
+    reach = Z * preference.error
+    return Estimate(
+        PREFERENCE,
+        value=preference.tau,
+        unit="nats",
+        low=preference.tau - reach,
+        high=preference.tau + reach,
+    )
+
+
+def kept_estimates(kept: Kept, corrected: float) -> Iterator[Estimate]:
+    """Yield the layers saved where the model's answer is kept, whether right or wrong."""
+    if not kept.n_wrong:  # no search for such an answer
+        return
+    yield Estimate("saved on right answers", value=kept.right, unit="layers", n=kept.n_right)
+    yield Estimate(
+        "saved on own wrong answers",
+        value=kept.wrong,
+        unit="layers",
+        n=kept.n_wrong,
+        control=True,
+    )
+    low, high = kept.interval
+    yield Estimate(
+        "difference, equal margin",
+        value=kept.difference,
+        unit="layers more",
+        low=low,
+        high=high,
+        p=kept.p,
+        corrected=corrected,
+        n=kept.n_right + kept.n_wrong,
+    )
+
+
+def again_estimates(again: AskedAgain) -> Iterator[Estimate]:
+    """Yield the answers of the model and of best paths in other wordings of their questions."""
+    yield Estimate.of("model's answer in another wording: the same", again.agreement)
+    yield Estimate.of("right in all wordings before", again.before)
+    yield Estimate.of("its best path right in all wordings", again.held)
+    yield Estimate.of("control: best path, likewise", again.held_control, control=True)
+
+
+def run_estimates(
+    ways: Ways,
+    questions: pa.Table,
+    rows: pa.Table,
+    facts: Facts,
+    preference: Preference | None = None,
+) -> list[Estimate]:
+    """Return all estimates of a search run.
+
+    Args:
+      ways: what its searches reached.
+      questions: its rows, with `COLUMNS`.
+      rows: its evaluations, with `EVALUATED`.
+      facts: its settings.
+      preference: of another run of the model.
+    """
+    num_layers = facts.num_layers
+    costs = LayerCosts(num_layers, facts.settings.get("layer_costs"))
+    gold = rows.filter(pa.array(~is_true(rows["control"])))
+    estimates = search_estimates(ways, num_layers, preference)
+    estimates += question_estimates(questions, num_layers, costs)
+    confirmed = Share.of(is_true(questions["confirmed"].drop_null()))
+    if facts.settings.get("dtype") != "float32":  # nothing else was computed
+        action = "decodes the same" if facts.decodes else "is right"
+        estimates.append(Estimate.of(f"best path {action} in float32", confirmed))
+    estimates += depth_estimates(questions, num_layers)
+    estimates += cost_estimates(questions)
+    estimates += evaluation_estimates(questions, gold, decodes=facts.decodes)
+    return estimates
+
+
+def question_estimates(
+    questions: pa.Table, num_layers: int, costs: LayerCosts
+) -> Iterator[Estimate]:
+    """Yield what became of the questions, and the length and cost of the best paths."""
+    correct = is_true(questions["baseline"])
+    graded = correct | is_false(questions["baseline"])
+    solved = ~is_null(questions["best"])
+    lengths = np.where(solved, list_lengths(questions["best"]), num_layers)
+    yield Estimate.of(SHORTENED, Share.of(lengths[correct] < num_layers))
+    own = reaches(group_searches(questions), num_layers)[CONTROLS[RETAINED]]
+    if own.searches:
+        kept = Share(int(own.hits[num_layers - 1]), own.searches)
+        yield Estimate.of("own wrong answers, also on fewer layers", kept, control=True)
+    yield Estimate(
+        f"mean layers of the best paths, of {num_layers}",
+        value=mean(lengths[graded]),
+        unit="layers",
+        n=int(graded.sum()),
+    )
+    if costs.milliseconds is not None:
+        paths = questions.filter(pa.array(graded))["best"].to_pylist()
+        each = np.array([costs.of(path or range(num_layers)) for path in paths])
+        yield Estimate("mean time of the best paths", value=mean(each), unit="ms")
+        yield Estimate("the same, as a share of the model's", value=mean(each) / costs.total)
+    yield Estimate.of(AFTER, Share.of(solved[graded]))
+    unchanged = Share.of((correct & (lengths >= num_layers))[graded])
+    yield Estimate.of("right before, on no path with fewer layers", unchanged)
+    yield Estimate.of("W→W: right on no path that was tried", Share.of(~solved[graded]))
+    excluded = int(np.count_nonzero(~graded))
+    if excluded:
+        yield Estimate.count("questions excluded, ungraded before", excluded)
+
+
+def depth_estimates(questions: pa.Table, num_layers: int) -> Iterator[Estimate]:
+    """Yield the layers of the best paths by group, each with that of its control searches."""
+    groups = group_searches(questions)
+    for name, group in GROUPS.items():
+        for key, label in ((name, "best paths"), (CONTROLS[name], "control")):
+            depth = depth_of(groups[key].drop_null(), num_layers)
+            is_control = key != name
+            yield Estimate(
+                f"layers run, {label}, {group}",
+                value=depth.layers,
+                unit="layers",
+                n=depth.paths,
+                control=is_control,
+            )
+            yield Estimate(
+                f"distinct layers, {label}, {group}",
+                value=depth.distinct,
+                unit="layers",
+                n=depth.paths,
+                control=is_control,
+            )
+
+
+def cost_estimates(questions: pa.Table) -> Iterator[Estimate]:
+    """Yield the evaluations of the run, by what they were for."""
+    counted = questions.select(COUNTED).to_pylist()
+    alone = [row | {"controls": None, "again": None} for row in counted]
+    every = count_evaluations(counted)
+    gold = count_evaluations(alone)
+    again = sum(map(count_again, counted))
+    yield Estimate("evaluations per question", value=every / questions.num_rows, unit="mean")
+    yield Estimate.count(SPENT, every)
+    yield Estimate.count("of them by the searches for gold", gold)
+    yield Estimate.count("added by control searches", every - gold - again, control=True)
+    if again:
+        yield Estimate.count("added by other wordings", again)
+
+
+def evaluation_estimates(
+    questions: pa.Table, rows: pa.Table, *, decodes: bool
+) -> Iterator[Estimate]:
+    """Yield what the evaluations of the searches for gold show."""
+    place = index_in(rows["question"], questions["question"])
+    edited = (rows["node"].to_numpy() > 0) & ~is_null(rows["verdict"]) & (place >= 0)
+    right = is_true(rows["verdict"])
+    broken = Share.of(~right[edited & is_true(questions["baseline"])[place]])
+    fixed = Share.of(right[edited & is_false(questions["baseline"])[place]])
+    ungraded = Share.of(is_null(rows["verdict"]))
+    yield Estimate.of("paths tried, right before: wrong (C→W)", broken)
+    yield Estimate.of("paths tried, wrong before: right (W→C)", fixed)
+    yield Estimate.of("evaluations for gold, not finite", Share.of(~is_true(rows["finite"])))
+    if ungraded.hits:
+        yield Estimate.of("evaluations for gold, ungraded", ungraded)
+    if decodes:
+        truncated = Share.of(is_true(rows["truncated"].drop_null()))
+        tokens = mean(rows["num_tokens"].drop_null().to_numpy())
+        yield Estimate.of("evaluations for gold, truncated", truncated)
+        yield Estimate("tokens decoded per evaluation", value=tokens, unit="tokens")
+
+
+def index_in(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """Return the place of each name among others, -1 where it is none of them."""
+    others = pc.SetLookupOptions(among.combine_chunks())
+    return pc.call_function("index_in", [names], others).fill_null(-1).to_numpy()
