@@ -187,7 +187,7 @@ class Distill(TaskCommand):
         from cola_jax.runs.run import Run
         from cola_jax.runs.session import prepare_prompts
 
-        Run(self.source).manifest()  # or it is not a run
+        Run(self.source).facts()  # or it is not a run
         run = RunFlags(dtype=self.dtype, devices=self.devices)
         session = open_session(self.model, self.task.prepare, run)
         prompts, task = [session], self.task

@@ -23,7 +23,8 @@ from cola_jax.storage import path_of
 if TYPE_CHECKING:
     from etils import epath
 
-    from cola_jax.report.tables import RunReport
+    from cola_jax.report.document import Document
+    from cola_jax.runs.results import Results
     from cola_jax.runs.run import Run
     from cola_jax.scoring.preference import Preference
 
@@ -49,6 +50,8 @@ class Report(Printing):
     every_eval_ever: Annotated[str | None, arg(metavar="DIRECTORY")] = None
     """Directory to write with a record of each path that was evaluated, and its answers, for Every
     Eval Ever; of a search, the pretrained model's."""
+    lm_eval: str | None = None
+    """File to write with the results in the layout of lm-evaluation-harness's JSON."""
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
@@ -63,6 +66,7 @@ class Report(Printing):
         if self.page is not None:
             check_page(self.page)
         flags = {"polar": self.polar, "every-eval-ever": self.every_eval_ever}
+        flags["lm-eval"] = self.lm_eval
         for flag, value in (flags | {"push-to-hub": self.repository.push_to_hub}).items():
             if value and len(self.run_directories) > 1:
                 raise InputError(f"--{flag} is for one run: give one run directory.")
@@ -112,94 +116,92 @@ class Report(Printing):
         else:
             console.print(table)
 
-    def show(self, run: "Run") -> dict[str, Any]:
-        """Print the report of a run, write its page, and return its results, none of a scan."""
-        from cola_jax import report
+    def show(self, run: "Run") -> "Results | None":
+        """Print the report of a run, write its page, and return its results; none of a scan."""
+        from cola_jax.report.document import Document
+        from cola_jax.report.harness import harness_json
+        from cola_jax.report.page import write_page, write_search_page
+        from cola_jax.runs.results import RESULTS, write_results
 
-        command = run.manifest()["settings"].get("command")
+        facts = run.facts()
         page = self.page_in(run.directory)
-        if command != "search" and self.preference is not None:
+        if facts.command != "search" and self.preference is not None:
             raise InputError("--preference is for searches: leave it out.")
-        if command == "scan":
+        if facts.command == "scan":
             self.show_scan(run, page)
-            return {}
-        if command == "evaluate":
-            tables, results = report.evaluation_report(run), report.write_results(run)
-            report.write_page(tables, page)
+            return None
+        results = run.summary(self.read_preference(run))
+        write_results(results, run.directory / RESULTS)
+        if self.lm_eval is not None:
+            write_whole(self.lm_eval, json_text(harness_json(results)).encode())
+        document = Document.of(results)
+        if facts.command == "search":
+            write_search_page([run], {str(run.directory): results}, page)
         else:
-            summary = report.summarise(run, self.read_preference(run))
-            tables, results = report.search_report(run, summary), report.write_results(run, summary)
-            report.write_search_page([run], [summary], page)
-        self.print_report(results, [tables])
-        self.write_markdown([tables], page)
+            write_page(document, page)
+        self.print_report(results.to_json(), document)
+        self.write_markdown(document, page)
         return results
 
     def show_scan(self, run: "Run", page: "epath.Path") -> None:
         """Print the best blocks of a scan, and write every block as CSV and a page."""
-        from cola_jax.report import write_page
         from cola_jax.report.figures import scan_figures
+        from cola_jax.report.page import write_page
         from cola_jax.report.scan import scan_csv, scan_records, scan_report, summarise_scan
 
         summary = summarise_scan(run)
         tables, records = scan_report(run, summary), scan_records(summary)
         write_page(tables, page, {"figures": scan_figures(summary)})
         write_whole(page.with_suffix(".csv"), scan_csv(records).encode())
-        self.print_report(records, [tables])
-        self.write_markdown([tables], page)
+        self.print_report(records, tables)
+        self.write_markdown(tables, page)
 
     def compare(self, runs: "Sequence[Run]") -> None:
-        """Print the report of each of several searches, and write one page about all."""
-        from cola_jax import report
-        from cola_jax.report.terminal import TerminalTable
+        """Print the report of several searches, and write one page about all."""
+        from cola_jax.report.document import compared, run_names
+        from cola_jax.report.page import write_search_page
+        from cola_jax.runs.comparison import compare_runs
+        from cola_jax.runs.results import RESULTS, Results, write_results
 
-        report.check_runs(runs)
         preference, page = self.read_preference(runs[0]), self.page_in(Path())
-        summaries = [report.summarise(run, preference) for run in runs]
-        results = list(map(report.write_results, runs, summaries))
-        names = report.run_names(runs)
-        changes = report.compare_runs(runs, summaries[0].num_layers, preference)
-        for result, change in zip(results[1:], changes, strict=True):
-            result["against"] = {"run": names[0], **change.to_json()}
-        report.write_search_page(runs, summaries, page, changes)
-        tables = list(map(report.search_report, runs, summaries))
-        self.print_report(results, tables, names)
-        if not self.json:
-            console.print(TerminalTable(report.changes_table(names, changes)))
-        self.write_markdown(tables, page)
+        names = run_names(runs)
+        changes = Results(compare_runs(runs, names, preference))
+        every = {name: run.summary(preference) for name, run in zip(names, runs, strict=True)}
+        for run, results in zip(runs, every.values(), strict=True):
+            write_results(results, run.directory / RESULTS)
+        write_search_page(runs, every, page, changes)
+        content = {name: results.to_json() for name, results in every.items()}
+        document = compared(every, changes)
+        self.print_report({"runs": content, "changes": changes.to_json()}, document)
+        self.write_markdown(document, page)
 
     def read_preference(self, run: "Run") -> "Preference | None":
         """Read the preference of another run for this one, if one is named."""
-        from cola_jax.report.results import read_preference
+        from cola_jax.runs.results import read_preference
 
         if self.preference is None:
             return None
-        return read_preference(self.preference, run.manifest()["settings"])
+        return read_preference(self.preference, run.facts().settings)
 
     def page_in(self, folder: Any) -> "epath.Path":
         """Return where the page is written, by default in this folder."""
         return path_of(self.page or folder / "report.html")
 
-    def print_report(
-        self, results: Any, reports: "Sequence[RunReport]", names: Sequence[str] = ()
-    ) -> None:
-        """Print results as JSON, or reports, each below the name of its run."""
-        from cola_jax.report.tables import terminal_report
+    def print_report(self, content: Any, document: "Document") -> None:
+        """Print results as JSON, or their report."""
+        from cola_jax.report.document import terminal_report
 
         if self.json:
-            print_json(results)
-            return
-        for place, tables in enumerate(reports):
-            if names:
-                console.print(names[place], style="bold", markup=False)
-            console.print(terminal_report(tables, whole=self.all))
+            print_json(content)
+        else:
+            console.print(terminal_report(document, whole=self.all))
 
-    def write_markdown(self, reports: "Sequence[RunReport]", page: "epath.Path") -> None:
-        """Write reports as Markdown beside their page, and log where they are."""
-        from cola_jax.report.tables import markdown_report
+    def write_markdown(self, document: "Document", page: "epath.Path") -> None:
+        """Write a report as Markdown beside its page, and log where they are."""
+        from cola_jax.report.document import markdown_report
 
         file = page.with_suffix(".md")
-        text = "\n".join(markdown_report(tables, whole=self.all) for tables in reports)
-        write_whole(file, text.encode(errors="replace"))
+        write_whole(file, markdown_report(document, whole=self.all).encode(errors="replace"))
         log.info("report: %s, and as Markdown %s", page, file)
 
 
@@ -212,17 +214,12 @@ def check_page(page: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    print(readable_json(value, default=str, allow_nan=False))
+    print(json_text(value))
 
 
-def prompts_json(runs: "Sequence[Run]") -> dict[str, Any]:
-    """Return the effects of paths over several prompts, and the results in each prompt."""
-    from cola_jax import report
-    from cola_jax.path import format_path
-    from cola_jax.report.prompts import prompt_effects
-
-    effects = {format_path(path): each.to_json() for path, each in prompt_effects(runs).items()}
-    return {"effects": effects, "prompts": [report.write_results(run) for run in runs]}
+def json_text(value: Any) -> str:
+    """Write a value as JSON."""
+    return readable_json(value, default=str, allow_nan=False)
 
 
 def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) -> None:
@@ -230,22 +227,26 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
 
     Of evaluations in several prompts, in directories one after the other, the tables over them.
     """
-    from cola_jax import report
-    from cola_jax.report.tables import terminal_report
-    from cola_jax.report.terminal import TerminalTable
+    from cola_jax.report.document import Document, several_tasks, terminal_report
+    from cola_jax.runs.prompt_results import prompt_results
     from cola_jax.runs.run import Run
 
     runs = [Run(directory) for directory in directories]
     if len(runs) == 1:
         Report((directories[0],), json=as_json).show(runs[0])
-    elif prompts > 1:
+        return
+    if prompts > 1:
         tasks = [runs[first : first + prompts] for first in range(0, len(runs), prompts)]
-        if as_json:
-            print_json([prompts_json(each) for each in tasks])
-        for each in () if as_json else tasks:
-            console.print(terminal_report(report.prompts_report(each), whole=True))
+        every = [prompt_results(each) for each in tasks]
     elif as_json:
-        print_json([report.write_results(run) for run in runs])
+        every = [run.summary() for run in runs]
     else:
-        every = [Report(()).show(run) for run in runs]
-        console.print(TerminalTable(report.tasks_table(every)))
+        shown = [Report(()).show(run) for run in runs]
+        every = [results for results in shown if results is not None]
+    if as_json:
+        print_json([results.to_json() for results in every])
+    elif prompts > 1:
+        for results in every:
+            console.print(terminal_report(Document.of(results), whole=True))
+    else:
+        console.print(several_tasks(every))

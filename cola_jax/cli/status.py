@@ -40,7 +40,7 @@ class Status(Printing):
 
 def status_tables(progress: Mapping[str, Any]) -> "Iterator[Table]":
     """Yield the tables of a run: its progress, machines, last starts and last failures."""
-    from cola_jax.report.tables import run_title, title
+    from cola_jax.report.document import run_title, title
     from cola_jax.scoring.number_format import Row, Table, format_percent
 
     done, asked, starts = (progress[name] for name in ("done", "questions", "starts"))

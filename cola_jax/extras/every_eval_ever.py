@@ -18,9 +18,18 @@ import pyarrow.compute as pc
 from cola_jax.errors import InputError, shown
 from cola_jax.files import inside, readable_json, write_whole
 from cola_jax.path import format_path, identity
-from cola_jax.report import path_results, summarise
-from cola_jax.runs import Run, deciding, scorer_flag
-from cola_jax.scoring import LEVEL, Net, Share, number_or_none
+from cola_jax.runs import (
+    BEFORE,
+    BEYOND,
+    CHANGE,
+    CORRECT,
+    Estimate,
+    Facts,
+    Run,
+    deciding,
+    group_of,
+)
+from cola_jax.scoring import LEVEL, number_or_none
 from cola_jax.storage import AnyPath
 from cola_jax.tasks import TASKS
 
@@ -40,19 +49,20 @@ def write_records(run: Run, directory: AnyPath) -> int:
     graded one. Returns the number of records. Raises InputError for a run of another command, or
     without a question done.
     """
-    manifest, count = run.manifest(), 0
+    facts = run.facts()
+    count = 0
     questions = {row["question"]: row for row in run.questions(QUESTIONS).to_pylist()}
     answers = run.evaluations(ANSWERS).filter(pc.field("verdict").is_valid())
-    for node, path, metrics in measured_paths(run, manifest):
+    for node, path, metrics in measured_paths(run, facts):
         rows = answers.filter(pc.field("node") == node).to_pylist()
         if not (rows := [row for row in rows if not row["control"]]):
             continue
-        record = make_record(manifest, path, metrics)
+        record = make_record(facts, path, metrics)
         ids = {"evaluation_id": record["evaluation_id"], "model_id": record["model_info"]["id"]}
-        samples = [ids | make_sample(manifest, row, questions[row["question"]]) for row in rows]
+        samples = [ids | make_sample(facts, row, questions[row["question"]]) for row in rows]
         content = "".join(json.dumps(each, allow_nan=False) + "\n" for each in samples).encode()
         key = hashlib.sha256(f"{run.mark} {path}".encode()).digest()
-        folder = f"data/{UNSAFE.sub('_', f'{LIBRARY}-{task_of(manifest)}')}/"
+        folder = f"data/{UNSAFE.sub('_', f'{LIBRARY}-{task_of(facts)}')}/"
         folder += record["model_info"]["developer"] + "/" + PurePath(ids["model_id"]).name
         name = f"{folder}/{uuid.UUID(bytes=key[:16], version=4)}"
         reference = {"format": "jsonl", "file_path": f"{name}_samples.jsonl"}
@@ -65,53 +75,62 @@ def write_records(run: Run, directory: AnyPath) -> int:
     return count
 
 
-def measured_paths(run: Run, manifest: Fields) -> Iterator[tuple[int, Sequence[int], list[Metric]]]:
+def measured_paths(run: Run, facts: Facts) -> Iterator[tuple[int, Sequence[int], list[Metric]]]:
     """Yield the node of each path in the table of evaluations, the path and its metrics."""
-    settings, right = manifest["settings"], "share of questions answered correctly"
-    if settings.get("command") == "evaluate":
-        for result in path_results(run):
-            effect = result.effect and result.effect.to_json() | {"p_holm": result.p}
-            metrics = [metric(ACCURACY, right, result.correct, against_identity_path=effect)]
-            yield settings["paths"].index(list(result.path)), result.path, metrics
-        return
-    if settings.get("command") != "search":
-        command = shown(settings.get("command"))
+    if facts.command not in ("evaluate", "search"):
+        command = shown(facts.command)
         raise InputError(f"{run.directory} was made by {command}, not by an evaluation or search.")
-    summary = summarise(run)
-    right += ", in all wordings" * ("robust" in settings)
-    metrics = [metric(ACCURACY, right, summary.before)]
-    if not math.isnan(summary.net.interval[0]):
-        beyond = "wrong answers that a search made right, beyond its control searches"
-        metrics.append(metric("cola_jax.net", beyond, summary.net, -1, p=summary.net.p))
-    yield 0, identity(summary.num_layers), metrics
+    results = run.summary()
+    right = "share of questions answered correctly"
+    if facts.command == "search":
+        metrics = [metric(ACCURACY, right, results.find(BEFORE))]
+        beyond = results.find(BEYOND)
+        if beyond is not None and not math.isnan(beyond.low):
+            found = "wrong answers that a search made right, beyond its control searches"
+            metrics.append(metric("cola_jax.net", found, beyond, -1))
+        yield 0, identity(facts.num_layers), metrics
+        return
+    for node, path in enumerate(facts.paths):
+        group = group_of(path, facts.num_layers)
+        correct = results.find(CORRECT, group)
+        change = results.find(CHANGE, group)
+        effect = None if change is None else change.to_json()
+        yield node, path, [metric(ACCURACY, right, correct, against_identity_path=effect)]
 
 
 def metric(
-    name: str, description: str, result: Share | Net, lowest: int = 0, **facts: Any
+    name: str, description: str, result: Estimate | None, lowest: int = 0, **details: Any
 ) -> Metric:
     """Make the fields of a metric from `lowest` to 1, with its 95 % interval."""
-    low, high = result.interval
-    interval = {"lower": low, "upper": high, "confidence_level": LEVEL}
+    assert result is not None
+    interval = {"lower": result.low, "upper": result.high, "confidence_level": LEVEL}
     config = {"evaluation_description": description, "metric_id": name, "metric_name": name}
     config |= {"metric_unit": "proportion", "lower_is_better": False}
     config |= {"score_type": "continuous", "min_score": lowest, "max_score": 1}
     uncertainty = {"confidence_interval": interval, "num_samples": result.n}
-    score = {"score": result.value, "uncertainty": uncertainty, "details": texts(facts)}
+    known = details if math.isnan(result.p) else details | {"p": result.p}
+    score = {"score": result.value, "uncertainty": uncertainty, "details": texts(known)}
     return {"evaluation_result_id": name, "metric_config": config, "score_details": score}
 
 
-def make_record(manifest: Fields, path: Sequence[int], metrics: Sequence[Metric]) -> dict[str, Any]:
+def make_record(facts: Facts, path: Sequence[int], metrics: Sequence[Metric]) -> dict[str, Any]:
     """Make the record of a path, without the reference to its answers."""
-    settings, start = manifest["settings"], manifest["starts"][-1]
+    settings = facts.settings
+    start = facts.start
     library = {"name": LIBRARY, "version": start["versions"][LIBRARY]}
-    model, task, facts = model_info(manifest, path), task_of(manifest), deciding(settings)
-    limits = {"temperature": settings.get("temperature", 0), "max_tokens": facts["max_new_tokens"]}
-    facts |= {"prompt_hash": (settings.get("prompt") or {}).get("hash")}  # of earlier versions
-    facts |= {"shots_digest": settings.get("shots_digest")}
-    generation: dict[str, Any] = {"additional_details": texts(facts)}
-    if scorer_flag(manifest, "decodes"):
+    model = model_info(facts, path)
+    task = task_of(facts)
+    details = deciding(settings)
+    limits = {
+        "temperature": settings.get("temperature", 0),
+        "max_tokens": details["max_new_tokens"],
+    }
+    details |= {"prompt_hash": (settings.get("prompt") or {}).get("hash")}  # of earlier versions
+    details |= {"shots_digest": settings.get("shots_digest")}
+    generation: dict[str, Any] = {"additional_details": texts(details)}
+    if facts.decodes:
         generation["generation_args"] = limits
-    common = {"source_data": source_data(manifest), "generation_config": generation}
+    common = {"source_data": source_data(facts), "generation_config": generation}
     source = {"source_name": LIBRARY, "source_type": "evaluation_run"}
     source |= {"source_organization_name": "unknown", "evaluator_relationship": "other"}
     return {
@@ -126,44 +145,47 @@ def make_record(manifest: Fields, path: Sequence[int], metrics: Sequence[Metric]
     }
 
 
-def task_of(manifest: Fields) -> str:
+def task_of(facts: Facts) -> str:
     """Return the name of a task as the harness has it, or the last part of a local path."""
-    task = str(manifest["starts"][-1].get("task") or "task")
+    task = str(facts.start.get("task") or "task")
     return task.replace("-", "_") if task in TASKS else PurePath(task).name
 
 
-def source_data(manifest: Fields) -> dict[str, Any]:
+def source_data(facts: Facts) -> dict[str, Any]:
     """Return the data set of a run: that of its task on the Hub, or another."""
-    settings, start = manifest["settings"], manifest["starts"][-1]
-    task, config = TASKS.get(str(start.get("task"))), start.get("task_config") or {}
+    settings = facts.settings
+    start = facts.start
+    task = TASKS.get(str(start.get("task")))
+    config = start.get("task_config") or {}
     digest = settings.get("questions_digest") or settings.get("task")  # that of earlier versions
-    facts = {"questions": settings["questions"], "questions_digest": digest}
-    data = {"dataset_name": task_of(manifest), "additional_details": texts(facts)}
+    details = {"questions": settings["questions"], "questions_digest": digest}
+    data = {"dataset_name": task_of(facts), "additional_details": texts(details)}
     if task is None or not task.hub or config.get("hub"):
         return data | {"source_type": "other"}
     split = config.get("split") or task.split
     return data | {"source_type": "hf_dataset", "hf_repo": task.hub, "hf_split": split}
 
 
-def model_info(manifest: Fields, path: Sequence[int]) -> dict[str, Any]:
+def model_info(facts: Facts, path: Sequence[int]) -> dict[str, Any]:
     """Name a model by its Hub id, or its local name without the folders above it, and its path."""
-    start = manifest["starts"][-1]
+    start = facts.start
     origin = start.get("origin") or {}
     name, revision = str(origin.get("name") or start.get("model")), origin.get("revision")
     on_hub = origin.get("kind") == "hub"
     id = name if on_hub else f"local/{UNSAFE.sub('_', PurePath(name).name)}"
-    facts = {"path": format_path(path), "layers_run": len(path), "layers": start["num_layers"]}
-    facts |= {"revision": revision, "digest": manifest["settings"].get("model")}
-    facts |= {"deployment_type": "self_deployed"}
-    facts |= {"model_availability": "open_weights" if on_hub else "unknown"}
+    details = {"path": format_path(path), "layers_run": len(path), "layers": start["num_layers"]}
+    details |= {"revision": revision, "digest": facts.settings.get("model")}
+    details |= {"deployment_type": "self_deployed"}
+    details |= {"model_availability": "open_weights" if on_hub else "unknown"}
     developer = id.rpartition("/")[0] or "huggingface"
     name = f"{id}@{revision}" if revision else id
-    return {"name": name, "id": id, "developer": developer, "additional_details": texts(facts)}
+    return {"name": name, "id": id, "developer": developer, "additional_details": texts(details)}
 
 
-def make_sample(manifest: Fields, row: Fields, question: Fields) -> dict[str, Any]:
+def make_sample(facts: Facts, row: Fields, question: Fields) -> dict[str, Any]:
     """Make the row of one answer, without the ids of its record."""
-    settings, options = manifest["settings"], question["options"]
+    settings = facts.settings
+    options = question["options"]
     response = answer = options[row["answer"]] if row["answer"] in range(len(options)) else None
     if row["text"] is not None:
         response, answer = row["text"], row["answer_text"]
@@ -172,21 +194,21 @@ def make_sample(manifest: Fields, row: Fields, question: Fields) -> dict[str, An
     extracted = {"turn_idx": 0, "source": "output.raw", "extracted_value": answer}
     extracted["extraction_method"] = settings.get("rule") or settings.get("scorer")
     best = question["best"] and format_path(question["best"])
-    facts = {"prompt_hash": question["prompt_hash"], "shortest_correct_path": best}
-    facts |= {each["name"]: each["value"] for each in question["metadata"] or ()}
+    details = {"prompt_hash": question["prompt_hash"], "shortest_correct_path": best}
+    details |= {each["name"]: each["value"] for each in question["metadata"] or ()}
     return {
         "schema_version": SCHEMA,
-        "evaluation_name": task_of(manifest),
+        "evaluation_name": task_of(facts),
         "evaluation_result_id": ACCURACY,
         "sample_id": row["question"],
         "sample_hash": hashlib.sha256(hashed.encode()).hexdigest(),
         "interaction_type": "single_turn",
-        "input": asked | {"choices": None if scorer_flag(manifest, "open") else options},
+        "input": asked | {"choices": None if facts.is_open else options},
         "output": {"raw": [] if response is None else [response]},
         "answer_attribution": [] if answer is None else [extracted | {"is_terminal": True}],
         "evaluation": {"score": float(row["verdict"]), "is_correct": row["verdict"]},
         "error": None if row["finite"] else "logits are not finite",
-        "metadata": texts(facts),
+        "metadata": texts(details),
     }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -10,9 +10,11 @@ from rich.console import Group
 from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
-from cola_jax.report.tables import Table, markdown_table, tables_of
+from cola_jax.report.tables import Table, markdown_table, side_by_side, tables_of
 from cola_jax.report.terminal import TerminalTable
+from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED
 from cola_jax.runs.results import Results
+from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import SPENT
 from cola_jax.strategies.rules import PRESETS
 
@@ -59,6 +61,50 @@ class Document(NamedTuple):
             note=NOTES.get(str(settings.get("command")), ""),
             settings=run_settings(settings, start),
         )
+
+
+def compared(every: Mapping[str, Results], changes: Results) -> Document:
+    """Arrange the results of several runs, by their names, and the changes from the first one."""
+    documents = {name: Document.of(results) for name, results in every.items()}
+    sentences = []
+    settings = []
+    for name, document in documents.items():
+        sentences += [f"{name}: {sentence}" for sentence in document.sentences]
+        settings += [(f"{name}: {key}", text) for key, text in document.settings]
+    first, *tables = side_by_side([*every], [*every.values()])
+    heading = f"Against {next(iter(every))}, on the questions of both"
+    tables_of_changes = [table._replace(heading=heading) for table in tables_of(changes)]
+    titles = dict.fromkeys(document.title for document in documents.values())
+    return Document(
+        title=", ".join(titles),
+        sentences=[*sentences, *changes.sentences],
+        lead=" ".join(f"{name}: {document.lead}" for name, document in documents.items()),
+        tables=[first, *tables_of_changes, *tables],
+        note=next(iter(documents.values())).note,
+        settings=settings,
+    )
+
+
+def several_tasks(every: Sequence[Results]) -> Group:
+    """Arrange the results of a command on several tasks in one table."""
+    estimates = []
+    for results in every:
+        task = task_name(results.run["start"])
+        for each in results:
+            if each.name in (BEFORE, REACHED, BEYOND) or each.group:
+                group = f"{task}: {each.group}" if each.group else task
+                estimates.append(dataclasses.replace(each, group=group))
+    return Group(*map(TerminalTable, tables_of(estimates)))
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Name each run by the fewest last parts of its directory that tell it from the others."""
+    parts = [PurePath(str(run.directory)).parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = [title("/".join(each[-count:])) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {title(str(run.directory))}" for number, run in enumerate(runs, 1)]
 
 
 def terminal_report(document: Document, *, whole: bool = False) -> Group:

@@ -16,12 +16,10 @@ from etils import epath
 from markupsafe import Markup
 
 from cola_jax.files import inside, matching, read_bytes, remove_empty, remove_files, write_whole
-from cola_jax.report.controls import Change
+from cola_jax.report.document import Document, compared, cut_middle
 from cola_jax.report.figures import search_figures
-from cola_jax.report.layers import list_lengths
-from cola_jax.report.search import compared_report, run_names, search_report
-from cola_jax.report.summary import Summary
-from cola_jax.report.tables import RunReport, cut_middle
+from cola_jax.runs.layer_use import list_lengths
+from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PICTURES, by_question, thumbnail_name
 from cola_jax.storage import path_of
@@ -43,28 +41,32 @@ QUESTION += ["baseline_answer", "controls"]
 
 def write_search_page(
     runs: Sequence[Run],
-    summaries: Sequence[Summary],
+    every: Mapping[str, Results],
     file: epath.PathLike,
-    changes: Sequence[Change] = (),
+    changes: Results | None = None,
 ) -> None:
     """Write the report of one search run, or of several of one model, as an HTML page.
 
-    Of several, `changes` are the comparisons of the others with the first. The paths of many
-    questions, and pictures, go to a folder beside the page, which `report.html` calls
-    `report_files`.
+    Args:
+      runs: the searches.
+      every: their results, by the names of the runs.
+      file: the page. The paths of many questions, and pictures, go to a folder beside it, which
+        `report.html` calls `report_files`.
+      changes: the comparisons of the others with the first, of several runs.
+
     Raises OSError where a file cannot be written.
     """
-    names = run_names(runs)
+    facts = runs[0].facts()
     data: dict[str, Any] = {
-        "runs": names,
-        "layers": summaries[0].num_layers,
-        "open": summaries[0].open,
-        "decodes": summaries[0].decodes,
-        "float32": summaries[0].dtype == "float32",
-        "figures": search_figures(list(zip(names, runs, summaries, strict=True))),
+        "runs": [*every],
+        "layers": facts.num_layers,
+        "open": facts.is_open,
+        "decodes": facts.decodes,
+        "float32": facts.settings.get("dtype") == "float32",
+        "figures": search_figures(dict(zip(every, runs, strict=True)), every),
     }
-    reports = list(map(search_report, runs, summaries))
-    report = compared_report(names, reports, changes) if len(runs) > 1 else reports[0]
+    (first, *_) = every.values()
+    report = Document.of(first) if changes is None else compared(every, changes)
     target = path_of(file)
     folder = inside(target.parent, f"{target.stem}_files")
     data["questions"], chunks = gather_questions(runs, copy_thumbnails(runs, folder))
@@ -75,25 +77,25 @@ def write_search_page(
     # the scripts before the page that loads them
     beside = chunks if sum(map(len, itertools.chain(*chunks))) > INLINE else []
     data["files"] = write_chunks(folder, data["token"], beside)
-    write_page(report, file, data, summaries, [] if beside else chunks)
+    write_page(report, file, data, [] if beside else chunks)
 
 
 def write_page(
-    report: RunReport,
+    report: Document,
     file: epath.PathLike,
     data: Mapping[str, Any] | None = None,
-    summaries: Sequence[Summary] = (),
     chunks: Sequence[Sequence[Markup]] = (),
 ) -> None:
     """Write a report as an HTML page that needs no network.
 
-    `data` are what the scripts draw, `summaries` explain the controls of searches, and `chunks` are
-    details of questions within the page. Raises OSError where the page cannot be written.
+    `data` are what the scripts draw, and `chunks` are details of questions within the page. Raises
+    OSError where the page cannot be written.
     """
     data = {"runs": [], "figures": []} | dict(data or {})
     content = render(
         report=report,
-        summaries=summaries,
+        runs=data["runs"],  # searches, whose questions are listed and whose controls are explained
+        open=data.get("open", False),
         figures=data["figures"],
         data=script_json(data),
         chunks=[Markup(f"[{','.join(chunk)}]") for chunk in chunks],

@@ -1,20 +1,14 @@
-"""`results.json`, as lm-evaluation-harness has it; `static.json` and `menu.json` with tables."""
+"""The content and tables of `static.json` and `menu.json`."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from cola_jax.errors import InputError, check_belongs, one_line, reading
-from cola_jax.files import matching, read_json, readable_json, write_whole
+from cola_jax.errors import reading
+from cola_jax.files import matching, read_json
 from cola_jax.path import format_path
-from cola_jax.report.evaluation import evaluation_verdict, path_results
-from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.tables import cost_texts
 from cola_jax.report.terminal import TerminalTable
-from cola_jax.runs.compare import deciding
-from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (
     Row,
     Table,
@@ -23,190 +17,16 @@ from cola_jax.scoring.number_format import (
     format_percent,
     format_points,
 )
-from cola_jax.scoring.preference import Net, Preference
-from cola_jax.scoring.statistics import Crossed, Difference, Effect, Share, Z, number_or_none
-from cola_jax.strategies.reached import AGAIN, ONCE
-from cola_jax.tasks.registry import TASKS
+from cola_jax.scoring.statistics import Effect, Share
 
 if TYPE_CHECKING:
     from cola_jax.deploy.menu import TaskMenu
     from cola_jax.deploy.static import TaskPath
 
-RESULTS = "results.json"
-NETS = {ONCE: "net", AGAIN: "net_asked_again"}  # metrics of a search
-BETTER = ("acc", "acc_norm", "exact_match", "difference", *NETS.values())  # when higher
 KL_NOTE = (
     "Training and validation are the divergence (KL, nats) from the model's own next token on the "
     "prompts, which reads no answers. "
 )
-METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
-
-
-def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
-    """Return the results of a search, with its summary if it is at hand, or of an evaluation.
-
-    `results` maps the task to metrics and their standard errors: those of the pretrained model
-    under lm-evaluation-harness's names, and those of a search. An evaluation has an entry for each
-    other path, named after the task and the path. Raises InputError as `summarise`.
-    """
-    manifest = run.manifest()
-    settings, start = manifest["settings"], manifest["starts"][-1]
-    task = str(start.get("task") or "task")
-    if task in TASKS:
-        task = task.replace("-", "_")  # as the harness names it
-    name = METRICS.get(str(settings.get("scorer")), "acc")
-    results: dict[str, dict[str, Any]] = {}
-    if settings.get("command") != "evaluate":
-        summary = summarise(run) if summary is None else summary
-        results[task] = search_metrics(task, name, summary)
-        samples, effects = summary.done, search_effects(summary)
-    else:
-        measured = path_results(run)
-        samples = max(result.not_finite.n for result in measured)
-        effects = {"sentence": evaluation_verdict(measured), "paths": {}}
-        for result in measured:
-            label = task if result.is_identity else f"{task} {format_path(result.path)}"
-            entry = metrics(label, {name: result.correct})
-            results[label] = entry | {"layers,none": len(result.path)}
-            if result.effect is not None:
-                results[label] |= estimate("difference", result.effect.difference)
-                effect = result.effect.to_json() | {"p_holm": result.p}
-                effects["paths"][format_path(result.path)] = effect
-    shots = len((settings.get("prompt") or {}).get("shots") or ())
-    return {
-        "results": results,
-        "group_subtasks": {},
-        "configs": {label: {"task": task, "num_fewshot": shots} for label in results},
-        "versions": dict.fromkeys(results, 1),
-        "n-shot": dict.fromkeys(results, shots),
-        "higher_is_better": {
-            label: {metric: True for metric in BETTER if f"{metric},none" in entry}
-            for label, entry in results.items()
-        },
-        "n-samples": {
-            label: {"original": settings["questions"], "effective": samples} for label in results
-        },
-        "config": {"model": "cola", "model_args": f"checkpoint={start.get('model')}"},
-        "model_name": start.get("model"),
-        "cola_jax": {
-            "settings": settings,
-            "versions": start.get("versions"),
-            "effects": number_or_none(effects),
-        },
-        "date": start.get("date"),
-    }
-
-
-def search_metrics(task: str, name: str, summary: Summary) -> dict[str, Any]:
-    """Return the metrics of a search, of which `name` is that of the pretrained model."""
-    shares = {
-        name: summary.before,
-        "found_among_paths_upper_bound": summary.after,
-        "corrected": summary.corrected,
-        "corrected_control": summary.control,
-        "kept_on_fewer_layers": summary.shortened,
-    }
-    if summary.again is not None:
-        shares["held_when_asked_again"] = summary.again.held
-    entry = metrics(task, shares)
-    for way, net in summary.nets.items():
-        entry |= estimate(NETS[way], net)
-    return entry
-
-
-def estimate(name: str, result: Net | Difference | Crossed) -> dict[str, Any]:
-    """Return a value and its standard error, half the width of its interval as a normal's.
-
-    {} where there is no interval.
-    """
-    low, high = result.interval
-    if math.isnan(low):
-        return {}
-    return {f"{name},none": result.value, f"{name}_stderr,none": (high - low) / 2 / Z}
-
-
-def search_effects(summary: Summary) -> dict[str, Any]:
-    """Return the effects of a search beyond its controls, with intervals and p-values.
-
-    `p_holm` is corrected for the number of p-values here; shares and effects are 0 to 1.
-    """
-    p = summary.p_values
-    return {
-        "sentence": summary.sentence,
-        "preference": summary.preference and summary.preference._asdict(),
-        "evaluations": {
-            "total": summary.evaluations,
-            "gold": summary.gold_evaluations,
-            "control": summary.control_evaluations,
-            "again": summary.again_evaluations,
-        },
-        "net": {name: net.to_json() | {"p_holm": p[name][1]} for name, net in summary.nets.items()},
-        "layers_kept": {
-            name: kept._asdict() | {"p_holm": p[f"kept {name}"][1]}
-            for name, kept in summary.kept.items()
-        },
-    }
-
-
-def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
-    """Return shares and their standard errors by name and filter; those of nothing are left out.
-
-    The error is that of a sample's mean, as in lm-evaluation-harness.
-    """
-    entry: dict[str, Any] = {"alias": alias}
-    for name, share in shares.items():
-        if not share.n:
-            continue
-        p = share.value
-        error = math.sqrt(p * (1 - p) / (share.n - 1)) if share.n > 1 else "N/A"
-        entry |= {f"{name},none": p, f"{name}_stderr,none": error}
-    return entry
-
-
-def write_results(run: Run, summary: Summary | None = None) -> dict[str, Any]:
-    """Write `results.json` into the run directory, and return its content."""
-    results = results_json(run, summary)
-    content = readable_json(results, default=str, allow_nan=False) + "\n"
-    write_whole(run.directory / RESULTS, content.encode())
-    return results
-
-
-def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Preference:
-    """Read the model's preference for gold from the results of another run.
-
-    Raises InputError for a file without a preference, or of a run with a different model or
-    prompts than these settings, and OSError for a file that cannot be read.
-    """
-    results = read_json(file)
-    try:
-        theirs = dict(results["cola_jax"]["settings"])
-        stored = results["cola_jax"]["effects"]["preference"]
-        preference = Preference(float(stored["tau"]), float(stored["error"]))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{file} has no preference: give the results.json of a search whose questions offer "
-            "options."
-        ) from None
-    action = "give the results of a run with the same model and prompts"
-    check_belongs(str(file), deciding(theirs), "this run", deciding(settings), action)
-    return preference
-
-
-def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
-    """List the metrics of several tasks, a row for each metric."""
-    rows = []
-    for results in every:
-        for label, entry in results["results"].items():
-            for name in entry:
-                metric = name.partition(",")[0]
-                error = entry.get(f"{metric}_stderr,none", "")
-                if error == "":
-                    continue
-                questions = str(results["n-samples"][label]["effective"])
-                error = error if isinstance(error, str) else f"{error:.4f}"
-                cells = questions, f"{entry[name]:.4f}", error
-                rows.append(Row(f"{one_line(label)}: {metric}", cells))
-    return Table(rows, columns=("task: metric", "questions", "value", "standard error"))
 
 
 def static_content(static: "TaskPath", task: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,3 +162,20 @@ def held_out_of(effect: Mapping[str, Any]) -> str:
     if effect["prompts"] == 1:
         return f"{text}, for this prompt alone"
     return f"{text} in {effect['prompts']} prompts, both counted as random"
+
+
+def cost_texts(cost: float | None, total: float | None) -> list[str]:
+    """Format milliseconds of layers, and their share of the model's `total`; [] where unknown."""
+    if cost is None or not total:
+        return []
+    time = f"{cost:,.1f}" if cost >= 100 else f"{cost:.3g}"
+    return [f"{time} ms", f"{100 * cost / total:.1f} %"]
+
+
+def effect_cells(effect: Effect) -> list[str]:
+    """Format accuracy, and the difference in points with its interval."""
+    return [
+        format_percent(effect.after.value),
+        format_points(effect.difference.value),
+        format_interval(effect.difference.interval, signed=True),
+    ]

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from cola_jax.errors import InputError, shown
 from cola_jax.path import edited, format_path, identity
 from cola_jax.question import split
-from cola_jax.report.tables import RunReport, in_prompts, run_settings, run_title
+from cola_jax.report.document import Document, run_settings, run_title
+from cola_jax.runs.prompt_results import read_map
 from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (
     Row,
@@ -142,17 +142,16 @@ def summarise_scan(run: Run) -> ScanSummary:
 
     Raises InputError for another run, and for fewer than two questions done.
     """
-    manifest = run.manifest()
-    settings = manifest["settings"]
-    if (command := settings.get("command")) != "scan":
-        raise InputError(f"{run.directory} was made by {shown(command)}, not by a scan.")
-    paths = [tuple(path) for path in settings["paths"]]
+    facts = run.facts()
+    if facts.command != "scan":
+        raise InputError(f"{run.directory} was made by {shown(facts.command)}, not by a scan.")
+    paths = facts.paths
     ids, verdict, margin = read_map(run.evaluations(COLUMNS), len(paths))
     if len(ids) < 2:
         raise InputError(
             f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
         )
-    return summarise_map(paths, ids, verdict, margin, manifest["starts"][-1]["num_layers"])
+    return summarise_map(paths, ids, verdict, margin, facts.num_layers)
 
 
 def summarise_map(
@@ -195,19 +194,6 @@ def summarise_map(
     )
 
 
-def read_map(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Arrange evaluations: sorted ids of n questions, verdicts [n, C] and margins [n, C]."""
-    # the signs of questions are drawn in order, which must not depend on that of part files
-    rows = rows.sort_by("question")
-    question = rows["question"].combine_chunks().dictionary_encode()
-    ids = question.dictionary.to_pylist()
-    place = question.indices.to_numpy(), rows["node"].to_numpy()
-    verdict, margin = np.zeros((len(ids), paths), bool), np.full((len(ids), paths), -np.inf)
-    verdict[place] = rows["verdict"].fill_null(False).to_numpy()
-    margin[place] = rows["margin"].to_numpy()
-    return ids, verdict, margin
-
-
 def flip_test(differences: np.ndarray) -> np.ndarray:
     """Return two-sided p-values [C] corrected for C paths (Westfall and Young's max-T).
 
@@ -248,19 +234,18 @@ def chosen_elsewhere(effects: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.where(first, best[0], best[1])
 
 
-def scan_report(run: Run, summary: ScanSummary) -> RunReport:
+def scan_report(run: Run, summary: ScanSummary) -> Document:
     """Make the report of a scan from its summary."""
-    manifest = run.manifest()
+    facts = run.facts()
     columns = ("", "block", "positions", "correct", "change", "p")
-    return RunReport(
-        run_title(manifest["starts"][-1]),
+    return Document(
+        run_title(facts.start),
         [scan_verdict(summary)],
-        Table(scan_rows(summary), columns=columns),
-        [],
         f"{len(summary.cells):,} blocks of {summary.num_layers} layers on {summary.questions:,} "
-        f"questions, {in_prompts(manifest['settings'])}.",
+        "questions.",
+        [Table(scan_rows(summary), columns=columns)],
         scan_note(summary),
-        run_settings(manifest),
+        run_settings(facts.settings, facts.start),
     )
 
 

@@ -3,13 +3,44 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from cola_jax.runs.estimates import MODEL, NO_VALUE, Estimate
+from cola_jax.runs.estimates import FOUND, MODEL, NO_VALUE, PREFERENCE, UNSCORED, Estimate
+from cola_jax.runs.search_results import ASKED_AGAIN, SPENT
 from cola_jax.scoring.number_format import COLUMNS, Row, Table
 
 MAIN = 10  # rows before the others are folded
-IN_EACH_PROMPT = "In each prompt"
-# of the names that are not in the first table
-HEADINGS: dict[str, str] = {}
+ANSWERS = "Answers"
+AGAIN = "Asked again in other wordings"
+SAVED = "Layers saved while the model keeps its answer"
+DEPTH = "Layers run by a path"
+COST = "Cost"
+# of names that begin so; all others are in the first table
+HEADINGS = {
+    "prompt ": "In each prompt",
+    PREFERENCE: "Preference",
+    FOUND: ANSWERS,
+    "right on some path": ANSWERS,
+    "right before, on no path": ANSWERS,
+    "wrong answers that searches": ANSWERS,
+    "wrong before, without a control": ANSWERS,
+    UNSCORED: ANSWERS,
+    "W→W": ANSWERS,
+    "paths tried": ANSWERS,
+    "questions excluded": ANSWERS,
+    "model's answer in another": AGAIN,
+    "right in all wordings": AGAIN,
+    "its best path right": AGAIN,
+    "control: best path": AGAIN,
+    "saved on": SAVED,
+    "difference, equal margin": SAVED,
+    "layers run, ": DEPTH,
+    "distinct layers, ": DEPTH,
+    SPENT: COST,
+    "evaluations, ": COST,
+    "evaluations for gold": COST,
+    "of them by": COST,
+    "added by": COST,
+    "tokens decoded": COST,
+}
 
 
 def tables_of(estimates: Iterable[Estimate]) -> list[Table]:
@@ -34,9 +65,10 @@ def tables_of(estimates: Iterable[Estimate]) -> list[Table]:
 
 def heading_of(estimate: Estimate) -> str:
     """Return the heading of the table of an estimate, "" for the first table."""
-    if estimate.name.startswith("prompt "):
-        return IN_EACH_PROMPT
-    return HEADINGS.get(estimate.name, "")
+    if estimate.name.endswith(ASKED_AGAIN):
+        return AGAIN
+    begun = (heading for name, heading in HEADINGS.items() if estimate.name.startswith(name))
+    return next(begun, "")
 
 
 def folded(table: Table) -> list[Table]:

@@ -16,8 +16,8 @@ from cola_jax.errors import count, reading
 from cola_jax.files import exists, read_json
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import format_path, identity, parse_path
-from cola_jax.report.prompts import prompt_cells
-from cola_jax.report.tables import RunReport, cost_texts, title
+from cola_jax.report.document import Document, title
+from cola_jax.report.results import cost_texts
 from cola_jax.scoring.number_format import (
     NO_VALUE,
     Row,
@@ -31,6 +31,7 @@ from cola_jax.scoring.statistics import ALPHA, number_or_none
 from cola_jax.storage import path_of
 
 VERDICTS = "verdicts.json"
+ON_A_LINE = 4  # differences of a row
 SETTINGS = ("hash", "model", "dtype", "measure", "margin", "seed", "tests")  # of the protocol
 UNITS = {"accuracy": "points", "likelihood": "hundredths of a nat"}  # of differences
 SHORT = UNITS | {"likelihood": "nats/100"}
@@ -209,7 +210,7 @@ def placed(value: float, controls: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
+def trial_report(trial: Trial, content: dict[str, Any]) -> Document:
     """Make the report of a trial from the content of `verdicts.json`."""
     rows, by_prompt, others = [], [], []
     several = len(trial.tasks) > 1
@@ -229,12 +230,12 @@ def trial_report(trial: Trial, content: dict[str, Any]) -> RunReport:
     sentences = [
         figures["sentence"] for claim in content["claims"] for figures in claim["tasks"].values()
     ]
-    return RunReport(
+    main = Table(rows, columns=("claim", "layers", "correct", f"{unit} more", "p", "verdict"))
+    return Document(
         f"{count(len(content['claims']), 'claim')} on trial",
         sentences,
-        Table(rows, columns=("claim", "layers", "correct", f"{unit} more", "p", "verdict")),
-        rest,
         trial_lead(trial),
+        [main, *rest],
         trial_note(trial),
         [(name, str(trial.protocol[name])) for name in SETTINGS],
     )
@@ -323,3 +324,10 @@ def trial_note(trial: Trial) -> str:
 def task_title(task: str) -> str:
     """Return the name of a task, or of its file."""
     return title(PurePath(task).name)
+
+
+def prompt_cells(values: Sequence[float], p: float) -> tuple[str, str]:
+    """Format differences in each prompt, some on a line, and the p-value that they are equal."""
+    each = [format_points(value) for value in values]
+    lines = (each[first : first + ON_A_LINE] for first in range(0, len(each), ON_A_LINE))
+    return "\n".join(map("  ".join, lines)), format_p(p)

@@ -1,11 +1,19 @@
 from .compare import asked_here, check_comparable, deciding
+from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, Estimate
+from .facts import Facts
+from .path_results import group_of
 from .run import Run
 from .session import Session, settings_of
 from .settings import check_same
 from .stored import Labels, read_labels
-from .summary import scorer_flag
 
 __all__ = [
+    "BEFORE",
+    "BEYOND",
+    "CHANGE",
+    "CORRECT",
+    "Estimate",
+    "Facts",
     "Labels",
     "Run",
     "Session",
@@ -13,7 +21,7 @@ __all__ = [
     "check_comparable",
     "check_same",
     "deciding",
+    "group_of",
     "read_labels",
-    "scorer_flag",
     "settings_of",
 ]

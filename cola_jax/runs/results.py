@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cola_jax.errors import reading
+from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.files import read_json, readable_json, write_whole
-from cola_jax.runs.estimates import Estimate, sentences_of
-from cola_jax.scoring.statistics import number_or_none
+from cola_jax.runs.compare import deciding
+from cola_jax.runs.estimates import PREFERENCE, Estimate, sentences_of
+from cola_jax.scoring.preference import Preference
+from cola_jax.scoring.statistics import Z, number_or_none
 from cola_jax.storage import AnyPath
 
 RESULTS = "results.json"
@@ -119,3 +121,22 @@ def read_results(file: AnyPath) -> Results:
         return Results(
             TypeAdapter(list[Estimate]).validate_python(content["estimates"]), content["run"]
         )
+
+
+def read_preference(file: AnyPath, settings: Mapping[str, Any]) -> Preference:
+    """Read the model's preference for gold from the results of another search.
+
+    Raises InputError for results without a preference, or of a run with a different model or
+    prompts than these settings, and OSError for a file that cannot be read.
+    """
+    results = read_results(file)
+    found = results.find(PREFERENCE)
+    if found is None:
+        raise InputError(
+            f"{file} has no preference: give the results.json of a search whose questions offer "
+            "options."
+        )
+    theirs = deciding(results.run["settings"])
+    action = "give the results of a run with the same model and prompts"
+    check_belongs(str(file), theirs, "this run", deciding(settings), action)
+    return Preference(found.value, (found.high - found.value) / Z)

@@ -39,10 +39,11 @@ from cola_jax.strategies.reached import AGAIN, ONCE, AskedAgain, Ways, share
 
 # columns of the questions of a search
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
-COLUMNS += ["variant_answers", "best", "robust", "again", "controls", "confirmed", "evaluations"]
+COLUMNS += ["again_answers", "best", "again", "controls", "confirmed", "evaluations"]
 EVALUATED = ["question", "path", "verdict", "finite", "node", "truncated", "control", "tokens"]
 GROUPS = {RETAINED: "right before (C→C)", CORRECTED: "wrong before (W→C)"}
-WAYS = {ONCE: "", AGAIN: ", its best path asked again"}
+ASKED_AGAIN = ", its best path asked again"
+WAYS = {ONCE: "", AGAIN: ASKED_AGAIN}  # ends of names
 SHORTENED = "C→C: right before, also on fewer layers"
 AFTER = "right on some path that was tried"
 SPENT = "evaluations, each path and prompt once"
@@ -210,7 +211,7 @@ def question_estimates(
         kept = Share(int(own.hits[num_layers - 1]), own.searches)
         yield Estimate.of("own wrong answers, also on fewer layers", kept, control=True)
     yield Estimate(
-        f"mean layers of the best paths, of {num_layers}",
+        "mean layers of the best paths",
         value=mean(lengths[graded]),
         unit="layers",
         n=int(graded.sum()),

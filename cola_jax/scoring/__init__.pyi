@@ -9,7 +9,6 @@ from .generation import (
 )
 from .grader import Grade, Grader
 from .number_format import format_mean, format_percent
-from .preference import Net
 from .scorer import Encoded, Evaluate, Scorer, encode_answers
 from .statistics import LEVEL, Effect, Share, number_or_none
 from .verdicts import Completion, Verdicts
@@ -35,7 +34,6 @@ __all__ = [
     "Grade",
     "Grader",
     "Letter",
-    "Net",
     "OpenScorer",
     "Options",
     "OptionsNorm",
