@@ -64,8 +64,8 @@ class Verify(TaskCommand):
     def run_task(self) -> None:
         from cola_jax.deploy.verify.claims import check_not_empty
         from cola_jax.deploy.verify.trial import run_trial, time_paths
-        from cola_jax.report.page import write_page
         from cola_jax.report.document import markdown_report, terminal_report
+        from cola_jax.report.page import write_page
         from cola_jax.report.verdicts import (
             VERDICTS,
             earlier_seconds,

@@ -10,12 +10,14 @@ from rich.console import Group
 from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
+from cola_jax.errors import count
 from cola_jax.report.tables import Table, markdown_table, side_by_side, tables_of
 from cola_jax.report.terminal import TerminalTable
 from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import SPENT
+from cola_jax.runs.settings import again_count
 from cola_jax.strategies.rules import PRESETS
 
 MAX_NAME = 120  # characters of a title
@@ -100,8 +102,8 @@ def several_tasks(every: Sequence[Results]) -> Group:
 def run_names(runs: Sequence[Run]) -> list[str]:
     """Name each run by the fewest last parts of its directory that tell it from the others."""
     parts = [PurePath(str(run.directory)).parts for run in runs]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = [title("/".join(each[-count:])) for each in parts]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = [title("/".join(each[-length:])) for each in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{number}: {title(str(run.directory))}" for number, run in enumerate(runs, 1)]
@@ -179,6 +181,8 @@ def lead_of(results: Results) -> str:
     unfinished = "" if done == planned else " (unfinished)"
     prompts = len(settings.get("choose_prompts") or ())
     asked = f"each in one of {prompts} prompts" if prompts else "for this prompt alone"
+    if again := again_count(settings):
+        asked = f"asked again in {count(again, 'other wording')}"
     size = f"{evaluations.text} evaluations on {done:,} of {planned:,} questions{unfinished}"
     return f"{size}, {asked}; {start['num_layers']} layers."
 

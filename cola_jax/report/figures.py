@@ -13,7 +13,7 @@ from cola_jax.runs.estimates import BEYOND, EXPECTED, REACHED, UNDECIDED
 from cola_jax.runs.layer_use import ALL, CONTROLS, CORRECTED, RETAINED
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.runs.search_results import WAYS
+from cola_jax.runs.search_results import ASKED_AGAIN
 
 REACHED_AND_EXPECTED = "expected"  # the figure that stands above the table
 STRIP = ("reached", "expected", "low", "high", "n")
@@ -103,7 +103,7 @@ def series(
 def strips(every: Mapping[str, Results]) -> Iterator[dict[str, Any]]:
     """Yield for each way of counting the share reached, the expected one, and its range."""
     for place, (name, results) in enumerate(every.items()):
-        for way in WAYS.values():
+        for way in ("", ASKED_AGAIN):
             reached = results.find(REACHED + way)
             expected = results.find(EXPECTED + way)
             beyond = results.find(BEYOND + way)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from cola_jax.runs.estimates import FOUND, MODEL, NO_VALUE, PREFERENCE, UNSCORED, Estimate
+from cola_jax.runs.estimates import FOUND, MODEL, PREFERENCE, UNSCORED, Estimate
 from cola_jax.runs.search_results import ASKED_AGAIN, SPENT
 from cola_jax.scoring.number_format import COLUMNS, Row, Table
 
@@ -30,6 +30,8 @@ HEADINGS = {
     "right in all wordings": AGAIN,
     "its best path right": AGAIN,
     "control: best path": AGAIN,
+    "right in some wordings": AGAIN,
+    "right in all, and": AGAIN,
     "saved on": SAVED,
     "difference, equal margin": SAVED,
     "layers run, ": DEPTH,
@@ -87,7 +89,7 @@ def value_table(estimates: Sequence[Estimate], heading: str = "") -> Table:
     rows = []
     for each in estimates:
         n = "" if each.n is None else f"{each.n:,}"
-        cells = [value_text(each), each.interval_text, n]
+        cells = [each.result, each.interval_text, n]
         if has_p:
             cells.append(each.p_text)
         label = each.name
@@ -121,16 +123,9 @@ def group_table(estimates: Sequence[Estimate], heading: str = "") -> Table:
     return Table(rows, heading, tuple(columns))
 
 
-def value_text(estimate: Estimate) -> str:
-    """Write the value of an estimate, or the note that stands in its place."""
-    if math.isnan(estimate.value):
-        return estimate.note or NO_VALUE
-    return estimate.text
-
-
 def cell_text(estimate: Estimate) -> str:
     """Write the value of an estimate, with its interval and its note on lines of their own."""
-    value = value_text(estimate)
+    value = estimate.result
     note = "" if estimate.note == value else estimate.note
     return "\n".join(filter(None, [value, estimate.interval_text, note]))
 

@@ -9,9 +9,11 @@ from cola_jax.errors import InputError, shown
 from cola_jax.runs.compare import check_comparable
 from cola_jax.runs.estimates import BEYOND, UNDECIDED, Estimate
 from cola_jax.runs.run import Run
-from cola_jax.runs.search_results import AFTER, WAYS
+from cola_jax.runs.search_results import AFTER, ASKED_AGAIN
+from cola_jax.runs.settings import again_digest
 from cola_jax.scoring.preference import Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm
+from cola_jax.strategies.reached import AGAIN
 
 MAX_RUNS = 6  # as many as have a colour of their own
 
@@ -55,9 +57,10 @@ def compare_runs(
 
 def change_estimate(name: str, way: str, net: Net, corrected: float) -> Estimate:
     """Return how much more of the wrong questions a run corrects, beyond what is expected."""
+    suffix = ASKED_AGAIN if way == AGAIN else ""
     low, high = net.difference_interval
     return Estimate(
-        BEYOND + WAYS[way],
+        BEYOND + suffix,
         name,
         value=math.nan if net.undecided else net.difference,
         unit="points",
@@ -103,11 +106,12 @@ def check_runs(runs: Sequence[Run]) -> None:
         raise InputError(f"a report compares at most {MAX_RUNS} runs, not {len(runs)}: give fewer.")
     for run in runs:
         check_search(run)
-    robust = [bool(run.settings().get("robust")) for run in runs]
-    if len({*robust}) > 1:
+    # a run without other wordings is compared in the paths found once
+    again = {again_digest(run.settings()) for run in runs} - {None}
+    if len(again) > 1:
         raise InputError(
-            "some of the runs searched in all variants at once, and others did not: give searches "
-            "of the same kind."
+            "the runs asked again in different wordings: give searches with the same --prompts and "
+            "--shots-seed."
         )
     for run in runs[1:]:
         check_comparable(runs[0].asked(), run.asked())

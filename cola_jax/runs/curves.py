@@ -25,7 +25,7 @@ from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import COLUMNS
 from cola_jax.scoring.preference import Net, Preference
 from cola_jax.scoring.statistics import Share, Z
-from cola_jax.strategies.reached import ONCE, Compared
+from cola_jax.strategies.reached import Compared
 
 NEVER = np.iinfo(np.int32).max  # the cost of a search that does not reach its target
 MOST_STEPS = 40  # of a curve whose every step is a test
@@ -39,7 +39,8 @@ def corrected_curves(run: Run, results: Results) -> dict[str, tuple[Curve, Curve
 
     By the `evaluations` of a search, and by the `layers` of a path.
     """
-    compared = run.ways().compared(ONCE)
+    ways = run.ways()
+    compared = ways.compared(ways.names[0])
     tau = results.value(PREFERENCE)
     preference = None if math.isnan(tau) else Preference(tau, 0.0)
     first, last = first_hits(run)

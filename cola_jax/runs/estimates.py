@@ -105,6 +105,11 @@ class Estimate:
         return number_text(self.value, self.unit)
 
     @property
+    def result(self) -> str:
+        """The value as it is shown, or the note that stands in its place."""
+        return self.note if math.isnan(self.value) and self.note else self.text
+
+    @property
     def interval_text(self) -> str:
         """The interval, as it is shown; "" for none."""
         if math.isnan(self.low):
@@ -139,7 +144,11 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Return what it has, by field."""
         fields = number_or_none(dataclasses.asdict(self))
-        return {name: value for name, value in fields.items() if value not in (None, "", False)}
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and value is not False and value != ""
+        }
 
 
 def number_text(value: float, unit: str, *, plain: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cola_jax.errors import InputError, check_belongs, reading
+from cola_jax.errors import InputError, check_belongs, count, reading
 from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.runs.compare import deciding
 from cola_jax.runs.estimates import PREFERENCE, Estimate, sentences_of
@@ -17,6 +17,8 @@ from cola_jax.scoring.statistics import Z, number_or_none
 from cola_jax.storage import AnyPath
 
 RESULTS = "results.json"
+SHOWN = 10  # rows in a representation
+WIDEST = 40  # characters of a path there
 
 
 class Results(Sequence[Estimate]):
@@ -72,32 +74,54 @@ class Results(Sequence[Estimate]):
         return pandas.DataFrame([dataclasses.asdict(each) for each in self], columns=names)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the texts of the estimates: group, name, value, interval and n, after a head."""
-        rows = [("", "", "value", "95 % interval", "n", "p")]
-        for each in self:
+        """Return the texts of the first estimates, after a head: one a row, or one group a row."""
+        if self.groups:
+            return group_rows([each for each in self if each.group])
+        rows = [("", "value", "95 % interval", "n", "p")]
+        for each in self.estimates[:SHOWN]:
             n = "" if each.n is None else f"{each.n:,}"
-            text = each.note if math.isnan(each.value) and each.note else each.text
-            rows.append((each.group, each.name, text, each.interval_text, n, each.p_text))
-        filled = [any(row[column] for row in rows[1:]) for column in range(len(rows[0]))]
-        return [
-            tuple(cell for cell, there in zip(row, filled, strict=True) if there) for row in rows
-        ]
+            rows.append((each.name, each.result, each.interval_text, n, each.p_text))
+        return rows
+
+    def more(self) -> str:
+        """Say how many estimates or groups are not among `rows`, "" for none."""
+        noun = "group" if self.groups else "estimate"
+        left = len(self.groups or self.estimates) - SHOWN
+        return f"... and {count(left, noun)} more: see to_pandas()" if left > 0 else ""
 
     def __repr__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = []
-        for row in rows[1:]:
+        for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append("  ".join(cells).rstrip())
-        return "\n".join(filter(None, [*self.sentences, *lines]))
+        return "\n".join(filter(None, [*self.sentences, *lines, self.more()]))
 
     def _repr_html_(self) -> str:
         head, *rows = self.rows()
         lines = "".join(html_row("td", row) for row in rows)
         table = f"<table>{html_row('th', head)}{lines}</table>"
         stated = "".join(f"<p><b>{html.escape(each)}</b></p>" for each in self.sentences)
-        return f"{stated}{table}"
+        return f"{stated}{table}<p>{self.more()}</p>"
+
+
+def group_rows(estimates: Sequence[Estimate]) -> list[tuple[str, ...]]:
+    """Return the texts of estimates with a row for each group and a column for each name."""
+    names = [*dict.fromkeys(each.name for each in estimates)]
+    rows: dict[str, list[str]] = {}
+    for each in estimates:
+        row = rows.setdefault(each.group, [""] * len(names))
+        interval = f" ({each.interval_text})" if each.interval_text else ""
+        row[names.index(each.name)] = each.result + interval
+    cells = [(shorten_middle(group), *row) for group, row in rows.items()]
+    return [("", *names), *cells[:SHOWN]]
+
+
+def shorten_middle(text: str) -> str:
+    """Leave out the middle of a long path."""
+    half = WIDEST // 2
+    return text if len(text) <= WIDEST else f"{text[:half]}...{text[-half:]}"
 
 
 def html_row(cell: str, texts: Iterable[str]) -> str:

@@ -35,15 +35,14 @@ from cola_jax.runs.layer_use import (
 )
 from cola_jax.scoring.preference import Kept, Net, Preference
 from cola_jax.scoring.statistics import Share, Z, holm, mean
-from cola_jax.strategies.reached import AGAIN, ONCE, AskedAgain, Ways, share
+from cola_jax.strategies.reached import AGAIN, AskedAgain, Ways, share
 
 # columns of the questions of a search
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
 COLUMNS += ["again_answers", "best", "again", "controls", "confirmed", "evaluations"]
 EVALUATED = ["question", "path", "verdict", "finite", "node", "truncated", "control", "tokens"]
 GROUPS = {RETAINED: "right before (C→C)", CORRECTED: "wrong before (W→C)"}
-ASKED_AGAIN = ", its best path asked again"
-WAYS = {ONCE: "", AGAIN: ASKED_AGAIN}  # ends of names
+ASKED_AGAIN = ", its best path asked again"  # end of names
 SHORTENED = "C→C: right before, also on fewer layers"
 AFTER = "right on some path that was tried"
 SPENT = "evaluations, each path and prompt once"
@@ -63,11 +62,12 @@ def search_estimates(
         targets = ways.targets(way)[1]
         fitted[way] = preference or targets.preference()
         nets[way] = Net.of(targets, fitted[way])
-    kept = {ONCE: ways.kept(ONCE, num_layers)} if ways.weighted else {}
+    first = ways.names[0]
+    kept = [ways.kept(first, num_layers)] if ways.weighted else []
     p_values = [math.nan if net.undecided else net.p for net in nets.values()]
-    p_values += [each.p for each in kept.values()]
+    p_values += [each.p for each in kept]
     corrected = iter(holm(p_values))
-    wrong = [case for case in ways.asked(ONCE) if case.before == "wrong"]
+    wrong = [case for case in ways.asked(first) if case.before == "wrong"]
     found = share(case.searches[case.gold].best is not None for case in wrong)
     reached = share(search.best is not None for case in wrong for search in case.controls)
     estimates = [
@@ -75,11 +75,12 @@ def search_estimates(
         Estimate.of(FOUND, found),
     ]
     for way, net in nets.items():
-        estimates += net_estimates(net, WAYS[way], next(corrected))
-    net = nets[ONCE]
+        suffix = "" if way == first else ASKED_AGAIN
+        estimates += net_estimates(net, suffix, next(corrected))
+    net = nets[first]
     if ways.weighted and net.n:
-        estimates.append(preference_estimate(fitted[ONCE]))
-    for each in kept.values():
+        estimates.append(preference_estimate(fitted[first]))
+    for each in kept:
         estimates += kept_estimates(each, next(corrected))
     estimates.append(Estimate.of("wrong answers that searches reached", reached, control=True))
     without = sum(not case.controls for case in wrong)
@@ -164,6 +165,8 @@ def again_estimates(again: AskedAgain) -> Iterator[Estimate]:
     yield Estimate.of("right in all wordings before", again.before)
     yield Estimate.of("its best path right in all wordings", again.held)
     yield Estimate.of("control: best path, likewise", again.held_control, control=True)
+    yield Estimate.of("right in some wordings, then its best path in all", again.mixed)
+    yield Estimate.of("right in all, and its best path on fewer layers too", again.shortened)
 
 
 def run_estimates(

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import tyro
+from cola_jax.report.layers import ALL, COLUMNS, depth_of, group_searches, is_true, list_lengths
 from tyro.conf import Positional
 
-from cola_jax.report.layers import ALL, COLUMNS, depth_of, group_searches, is_true, list_lengths
 from cola_jax.scoring.number_format import format_mean, format_percent
 from cola_jax.scoring.statistics import Share, mean
 from experiments.paper.results import GROUPS, Result, depth, points, read, show

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED, Depth
 from cola_jax.report.summary import Summary, summarise
+
 from cola_jax.report.tables import markdown_table, model_name, task_name
 from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (

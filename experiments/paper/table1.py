@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import get_args
 
 import tyro
+from cola_jax.report.summary import Summary
 from etils import epath
 
-from cola_jax.report.summary import Summary
 from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Kept, Net
 from cola_jax.scoring.statistics import holm

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from cola_jax.cli.main import main
-from tests.report.conftest import PARTS, START, make_run
+from tests.small_runs import PARTS, START, make_run
 
 
 @pytest.fixture

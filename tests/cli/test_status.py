@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from cola_jax.cli.main import main
 from cola_jax.cli.status import format_seconds
 from cola_jax.metrics import Metrics
-from tests.report.conftest import PARTS, START, make_run
+from tests.small_runs import PARTS, START, make_run
 
 
 def test_status_of_a_run_in_progress_and_of_others(tmp_path, capsys, refused):

@@ -2,7 +2,7 @@
 
 from experiments.paper.figures import FIGURES
 from experiments.paper.results import read
-from tests.report.conftest import PARTS, make_run
+from tests.small_runs import PARTS, make_run
 
 CELLS = {
     "Figure 2": {"3.5 (3.5)", "4.0 (3.5)"},

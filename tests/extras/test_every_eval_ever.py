@@ -9,7 +9,7 @@ import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.extras.every_eval_ever import write_records
-from tests.report.conftest import EVALUATE, PARTS, START, WHOLE, answers, letters, make_run
+from tests.small_runs import EVALUATE, PARTS, START, WHOLE, answers, letters, make_run
 
 ORIGIN = {"kind": "hub", "name": "someone/model", "revision": "0123abc"}
 FACTS = {"versions": {"cola-jax": "1.2"}, "date": "2026-11-29T05:33:45+00:00"}
@@ -63,7 +63,7 @@ def test_records_of_an_evaluation(tmp_path):
     bounds = result["score_details"]["uncertainty"]["confidence_interval"]
     assert 0.09 < bounds["lower"] < 0.1
     against = json.loads(result["score_details"]["details"]["against_identity_path"])
-    assert against["difference"] == 0
+    assert against["value"] == 0
     first, second = samples
     assert first["input"] == {
         **{"raw": "What is q1?", "reference": ["a"], "choices": ["a", "b", "c"]}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.report.conftest import START, WHOLE, Part, answers, letters, merged
+from tests.small_runs import START, WHOLE, Part, answers, letters, merged
 
 TEXTS: dict[str, str] = json.loads(Path(__file__).with_name("hostile.json").read_text())
 

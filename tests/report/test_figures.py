@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 
-from cola_jax.report import summarise
 from cola_jax.report.figures import scan_figures, search_figures
+from cola_jax.runs.estimates import EXPECTED, REACHED
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
-from cola_jax.strategies.summary import LABELS
-from tests.report.conftest import ONE_EVALUATION, PARTS, UNGRADED, make_run, part
 from tests.report.test_scan import PATHS, random_scan
+from tests.small_runs import ONE_EVALUATION, PARTS, UNGRADED, make_run, part
 
 
 def series_of(*runs: Run) -> dict[tuple[str, str, str], Any]:
     """Return the rows of each series, by figure, title of the panel without n, and name."""
-    named = [(run.directory.parent.name, run, summarise(run)) for run in runs]
-    figures = search_figures(named)
+    named = {run.directory.parent.name: run for run in runs}
+    figures = search_figures(named, {name: run.summary() for name, run in named.items()})
     json.dumps(figures, allow_nan=False)
     return {
         (figure["id"], panel["title"].partition(" (")[0], series["name"]): series["rows"]
@@ -40,11 +39,10 @@ def shares(rows: list[Any]) -> list[tuple[Any, ...]]:
 
 
 def test_strip_has_reached_and_expected_shares(series: dict[Any, Any], run: Run):
-    net = summarise(run).net
     # q2 reached gold alone, q3 the control alone; q5 has no control
-    [[reached, expected, low, high, n]] = series["expected", "", LABELS["once"]]
+    [[reached, expected, low, high, n]] = series["expected", "", REACHED]
     assert (reached, n) == (0.5, 2)
-    assert expected == pytest.approx(net.expected / 2, abs=1e-5)
+    assert expected == pytest.approx(run.summary().value(EXPECTED), abs=1e-5)
     assert 0 <= low <= expected <= high <= 1
 
 

@@ -17,16 +17,18 @@ import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.files import write_whole
-from cola_jax.report import compare_runs, summarise, write_page, write_search_page
 from cola_jax.report import page as pages
-from cola_jax.report.evaluation import evaluation_report
+from cola_jax.report.document import Document, run_names
 from cola_jax.report.figures import scan_figures
+from cola_jax.report.page import write_page, write_search_page
 from cola_jax.report.scan import scan_report
+from cola_jax.runs.comparison import compare_runs
+from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PICTURES, thumbnail_name
-from tests.report.conftest import PARTS, answers, letters, make_run, merged, part
 from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
 from tests.report.test_scan import PATHS, random_scan
+from tests.small_runs import PARTS, answers, letters, make_run, merged, part
 
 ASSETS = Path(pages.__file__).parent / "assets"
 PageOf = Callable[..., str]
@@ -38,8 +40,10 @@ def page_of(tmp_path: Path) -> PageOf:
 
     def write(*runs: Run) -> str:
         file = tmp_path / "pages" / "report.html"
-        summaries = [summarise(run) for run in runs]
-        write_search_page(runs, summaries, file, compare_runs(runs, summaries[0].num_layers))
+        names = run_names(runs)
+        every = {name: run.summary() for name, run in zip(names, runs, strict=True)}
+        changes = Results(compare_runs(runs, names)) if len(runs) > 1 else None
+        write_search_page(runs, every, file, changes)
         page = file.read_text()
         assert "nan" not in without_scripts(page).lower().split()
         return page
@@ -163,7 +167,7 @@ def test_page_of_several_runs(tmp_path: Path, page_of: PageOf, monkeypatch: pyte
         chunk, place = each["at"]
         assert embedded(page, f"chunk-{chunk}")[place]["id"] == each["id"]
     assert data["questions"][-1]["at"][0] > 1
-    assert "b/run against a/run: Nothing shown: " in page
+    assert "b/run: nothing shown: " in page
     [row] = re.findall(r"<tr><th scope=\"row\">right on some path that was.*?</tr>", page)
     assert re.findall(r"[\d.]+ %", row) == ["80.0 %", "100.0 %"]
 
@@ -235,9 +239,9 @@ def test_page_follows_no_link_out_of_its_folder(run: Run, page_of: PageOf, tmp_p
     assert len(list(outside.iterdir())) == 3
 
 
-def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):
+def test_page_of_an_evaluation(tmp_path: Path, evaluated_run: Run):
     file = tmp_path / "report.html"
-    write_page(evaluation_report(evaluated), file)
+    write_page(Document.of(evaluated_run.summary()), file)
     page = without_scripts(file.read_text())
     assert "0-1,2,2,3" in page
     assert "selected on these same questions" in page

@@ -1,83 +1,19 @@
-"""`results.json`: what lm-evaluation-harness's own table makes of it; static.json and menu.json."""
+"""The content and tables of static.json and menu.json."""
 
 import dataclasses
 import json
-import math
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from lm_eval.utils import make_table
 
 from cola_jax.deploy.menu import MenuChoice, TaskMenu
 from cola_jax.deploy.static import Measured, TaskPath
 from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.report import results as documents
-from cola_jax.report.terminal import TerminalTable
-from tests.report.conftest import WHOLE, letters, make_run, part, printed
-
-
-def test_results_of_a_search(tmp_path):
-    run = make_run(tmp_path, part("q1"), part("q2"), model="one")
-    results = documents.write_results(run)
-    ((task, entry),) = results["results"].items()
-    assert entry["acc,none"] == 0.5
-    assert entry["acc_stderr,none"] == math.sqrt(0.5 * 0.5 / 1)
-    assert results["n-samples"][task]["effective"] == 2
-    upper = "found_among_paths_upper_bound"
-    assert f"{upper},none" in entry
-    assert results["higher_is_better"][task] == {"acc": True}  # one question tells no net effect
-    effects = results["cola_jax"]["effects"]
-    assert effects["net"]["once"]["n"] == 1  # q2
-    assert effects["net"]["once"]["interval"] == [None, None]
-    assert effects["net"]["once"]["p_holm"] == effects["net"]["once"]["p"] == 1
-    assert effects["layers_kept"]["once"]["n_right"] == 1
-    assert effects["preference"].keys() == {"tau", "error"}
-    assert "|acc" in make_table(results).replace(" ", "")
-    assert json.loads((run.directory / "results.json").read_text()) == results
-    preference = documents.read_preference(run.directory / "results.json", run.settings())
-    assert preference._asdict() == pytest.approx(effects["preference"])
-    with pytest.raises(InputError, match="its model is one, here it is another"):
-        documents.read_preference(run.directory / "results.json", {"model": "another"})
-
-
-def rows_of(results):
-    """Return the metrics of lm-evaluation-harness's table with their cells."""
-    lines = [[c.strip() for c in line.split("|")] for line in make_table(results).splitlines()[2:]]
-    return {line[5]: line[6:10] for line in lines}
-
-
-def test_harness_shows_the_net_effect_of_a_search(tmp_path):
-    scores = [[-2.0, -1.0, -2.0]]  # the model has no preference between gold and the control
-    names = [f"q{i}" for i in range(12)]
-    fields = {"best": (0, 2), "control": 2, "baseline_scores": scores}
-    rows = [(WHOLE, 1, False), ((0, 2), 0, True)]
-    run = make_run(tmp_path, *(letters(name, rows, **fields) for name in names), questions=12)
-    arrow, value, _, error = rows_of(documents.results_json(run))["net"]
-    assert (arrow, float(value)) == ("↑", 1)
-    low, high = documents.summarise(run).net.interval
-    assert float(error) == pytest.approx((high - low) / 2 / 1.96, abs=1e-4)
-
-
-def test_harness_shows_the_difference_of_a_path(evaluated):
-    rows = rows_of(documents.results_json(evaluated))
-    arrow, value, _, error = rows["difference"]
-    assert (arrow, float(value)) == ("↑", 0.5)
-    assert 0 < float(error) < 1
-
-
-def test_tasks_table_has_a_row_for_each_metric(tmp_path):
-    results = documents.results_json(make_run(tmp_path, part("q1"), part("q2")))
-    name = "\x1b[31mred"  # an escape code is not shown
-    entry = {"acc,none": 0.5, "acc_stderr,none": 0.1}
-    other = {"results": {name: entry}, "n-samples": {name: {"effective": 4}}}
-    text = printed(TerminalTable(documents.tasks_table([results, results, other])))
-    assert text.count("found_among_paths") == 2
-    assert "0.5000" in text
-    assert "\x1b" not in text
-    assert "\\x1b[31mred" in text
+from tests.small_runs import printed
 
 
 def written_and_read(folder, name, content):

@@ -13,7 +13,7 @@ from scipy.stats import binom
 from cola_jax.report import scan
 from cola_jax.report.terminal import TerminalTable
 from cola_jax.scoring.number_format import Table
-from tests.report.conftest import printed
+from tests.small_runs import printed
 
 LAYERS = 4
 PATHS = scan.scan_paths(LAYERS)

@@ -4,7 +4,7 @@ import pytest
 
 from cola_jax.report.terminal import TerminalTable
 from cola_jax.scoring.number_format import Row, Table
-from tests.report.conftest import printed
+from tests.small_runs import printed
 
 COLUMNS = ("", "value", "interval", "p", "n")
 CELLS = ("−100.0", "−100.0 to +100.0", "uncorrected 0.123", "1,000,000")

@@ -22,7 +22,9 @@ from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations
 from tests import tiny
 from tests.runs import jobs
+from tests.small_runs import evaluated_run, open_evaluated, open_run, run
 
+__all__ = ["evaluated_run", "open_evaluated", "open_run", "run"]  # fixtures
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(jobs.PRELOAD)
 SECONDS = 120  # after which a process hangs

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.report.layers import (
+from cola_jax.runs.layer_use import (
     CONTROLS,
     CORRECTED,
     RETAINED,

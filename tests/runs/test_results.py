@@ -1,0 +1,59 @@
+"""`Results` as a file, a DataFrame and text."""
+
+import json
+
+import pytest
+
+from cola_jax.errors import InputError
+from cola_jax.runs.estimates import BEFORE, PREFERENCE, Estimate
+from cola_jax.runs.results import RESULTS, Results, read_preference, read_results, write_results
+from cola_jax.runs.run import Run
+from tests.small_runs import make_run, part
+
+
+def test_results_are_read_as_they_were_written(run: Run, tmp_path):
+    results = run.summary()
+    write_results(results, tmp_path / RESULTS)
+    read = read_results(tmp_path / RESULTS)
+    assert repr(read) == repr(results)
+    assert [each.to_json() for each in read] == [each.to_json() for each in results]
+    assert read.run["done"] == 5
+    content = json.loads((tmp_path / RESULTS).read_text())
+    assert content["sentences"] == results.sentences
+    before = {"name": BEFORE, "unit": "share", "value": 0.4, "n": 5}
+    assert before.items() <= content["estimates"][0].items()
+
+
+def test_read_results_refuses_other_files(tmp_path):
+    for content in ({"results": {}}, {"run": {}, "estimates": [{"name": "x", "size": 1}]}):
+        (tmp_path / RESULTS).write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"results\.json cannot be read .*Give the results"):
+            read_results(tmp_path / RESULTS)
+
+
+def test_read_preference_is_that_of_the_same_model(tmp_path):
+    run = make_run(tmp_path, part("q1"), part("q2"), model="one")
+    results = run.summary()
+    file = tmp_path / RESULTS
+    write_results(results, file)
+    preference = read_preference(file, run.settings())
+    assert preference.tau == pytest.approx(results.value(PREFERENCE))
+    assert preference.error > 0
+    with pytest.raises(InputError, match="its model is one, here it is another"):
+        read_preference(file, {"model": "another"})
+    write_results(Results([]), file)
+    with pytest.raises(InputError, match="has no preference"):
+        read_preference(file, {})
+
+
+def test_to_pandas_has_a_row_for_each_estimate(run: Run):
+    results = run.summary()
+    table = results.to_pandas()
+    assert len(table) == len(results)
+    assert table.set_index("name").loc[BEFORE, "n"] == 5
+
+
+def test_html_is_escaped():
+    html = Results([Estimate(BEFORE, group="<b>", value=0.5, n=2)])._repr_html_()
+    assert "<b>" not in html.replace("<p><b>", "")
+    assert "&lt;b&gt;" in html
