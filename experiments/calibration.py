@@ -179,7 +179,8 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     """Tabulate a run whose gold is another of the searched options."""
     assert settings.run is not None
     run = Run(settings.run)
-    ways, layers = run.ways(), run.manifest()["starts"][-1]["num_layers"]
+    ways = run.ways()
+    layers = run.facts().num_layers
     random, count = np.random.default_rng(5), settings.replicates
     for name in ways.names:
         _, targets = ways.targets(name)

@@ -24,8 +24,9 @@ from cola_jax.extras.distill import distill
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
+from cola_jax.report.results import effect_cells
 from cola_jax.report.scan import scan_paths, summarise_scan
-from cola_jax.report.tables import effect_cells, markdown_table
+from cola_jax.report.tables import markdown_table
 from cola_jax.runs.session import (
     Session,
     evaluate_prompts,

@@ -224,7 +224,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         reuse = [run for run in settings.reuse if run != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
         seeds.append(Seed(run.ways(), searches(run)))
-        every = [start.get("metrics") for start in run.manifest()["starts"]]
+        every = [start.get("metrics") for start in run.read_starts()[1]]
         metrics += [each for each in every if each and each["evaluations"]]
     rows = []
     for size in budgets(settings.evaluations + 1):

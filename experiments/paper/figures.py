@@ -10,12 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import tyro
-from cola_jax.report.layers import ALL, COLUMNS, depth_of, group_searches, is_true, list_lengths
 from tyro.conf import Positional
 
+from cola_jax.runs.estimates import BEFORE, BEYOND, FOUND
+from cola_jax.runs.layer_use import (
+    ALL,
+    COLUMNS,
+    depth_of,
+    group_searches,
+    is_true,
+    layer_use,
+    list_lengths,
+    reaches,
+)
+from cola_jax.runs.search_results import SHORTENED
 from cola_jax.scoring.number_format import format_mean, format_percent
-from cola_jax.scoring.statistics import Share, mean
-from experiments.paper.results import GROUPS, Result, depth, points, read, show
+from cola_jax.scoring.statistics import mean
+from experiments.paper.results import GROUPS, Result, depth, read, show
 
 DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25)  # multiples of L
 EDITS = ("skipped", "repeats", "moved")
@@ -26,14 +37,11 @@ Table = tuple[Sequence[str], list[list[str]]]
 def depths(results: Sequence[Result]) -> Table:
     """Figure 2: mean layers, and mean number of distinct layers, of the shortest paths."""
     head = ("model, task", "L", *(f"{name}: layers (distinct)" for name in GROUPS))
-    rows = [
-        [
-            result.name,
-            f"{result.summary.num_layers}",
-            *(depth(result.summary.depths[group]) for group in GROUPS),
-        ]
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        searches = group_searches(result.run.questions(COLUMNS))
+        every = [depth_of(searches[group].drop_null(), result.num_layers) for group in GROUPS]
+        rows.append([result.name, f"{result.num_layers}", *map(depth, every)])
     return head, rows
 
 
@@ -41,9 +49,10 @@ def accuracy_by_depth(results: Sequence[Result]) -> Table:
     """Figure 3: the share of questions with a path to the target of at most so many layers."""
     rows = []
     for result in results:
-        allowed = [round(result.summary.num_layers * depth) for depth in DEPTHS]
+        allowed = [round(result.num_layers * depth) for depth in DEPTHS]
+        every = reaches(group_searches(result.run.questions(COLUMNS)), result.num_layers)
         for group in GROUPS:
-            reach = result.summary.reach[group]
+            reach = every[group]
             share = reach.hits / max(reach.searches, 1)
             reached = [share[min(layers, len(share) - 1)] for layers in allowed]
             rows.append([result.name, group, *(format_percent(float(value)) for value in reached)])
@@ -55,12 +64,17 @@ def outcomes(results: Sequence[Result]) -> Table:
     head = ("model, task", "identity stays the best", "C→C", "W→C", "W→W", "control of W→C", "net")
     rows = []
     for result in results:
-        summary = result.summary
-        n = summary.before.n
-        counts = (summary.unchanged.hits, summary.shortened.hits, summary.corrected.hits)
-        shares = [Share(hits, n).value for hits in (*counts, summary.unsolved.hits)]
-        cells = [format_percent(value) for value in (*shares, summary.control.value)]
-        rows.append([result.name, *cells, points(summary.net)])
+        found = {each.name: each for each in result.results}
+        n = found[BEFORE].n or 1
+        shares = [
+            found["right before, on no path with fewer layers"].value,
+            found[SHORTENED].hits / n,
+            found[FOUND].hits / n,
+            found["W→W: right on no path that was tried"].value,
+            found["wrong answers that searches reached"].value,
+        ]
+        net = f"{found[BEYOND].result} {found[BEYOND].interval_text}" if BEYOND in found else "–"
+        rows.append([result.name, *map(format_percent, shares), net.strip()])
     return head, rows
 
 
@@ -69,8 +83,8 @@ def layer_runs(results: Sequence[Result]) -> Table:
     head = ("model, task", "paths", "early", "middle", "late", "entropy", "at most", "most, share")
     rows = []
     for result in results:
-        for group in (*GROUPS, ALL):
-            use = result.summary.layers[group]
+        for group, paths in group_paths(result):
+            use = layer_use(paths, result.num_layers)
             if use.paths:
                 third = [format_mean(mean(part), 2) for part in np.array_split(use.runs, 3)]
                 share = use.runs / use.runs.sum()
@@ -90,7 +104,7 @@ def edits(results: Sequence[Result]) -> Table:
     for result in results:
         for group, paths in group_paths(result):
             if len(paths):
-                uses = edited_layers(paths, result.summary.num_layers)
+                uses = edited_layers(paths, result.num_layers)
                 thirds = [[mean(part) for part in np.array_split(use, 3)] for use in uses]
                 cells = [" / ".join(format_mean(third, 2) for third in use) for use in thirds]
                 rows.append([result.name, group, *cells])
@@ -133,7 +147,7 @@ def shortest(results: Sequence[Result]) -> Table:
             order = np.argsort(list_lengths(paths), kind="stable")
             counts = [min(len(order), max(1, round(share * len(order)))) for share in SHORTEST]
             parts = [paths.take(pa.array(order[:count])) for count in counts]
-            cells = [depth(depth_of(part, result.summary.num_layers)) for part in parts]
+            cells = [depth(depth_of(part, result.num_layers)) for part in parts]
             rows.append([result.name, name, *cells])
     return head, rows
 

@@ -4,10 +4,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED, Depth
-from cola_jax.report.summary import Summary, summarise
-
-from cola_jax.report.tables import markdown_table, model_name, task_name
+from cola_jax.report.document import model_name, task_name
+from cola_jax.report.tables import markdown_table
+from cola_jax.runs.layer_use import CONTROLS, CORRECTED, RETAINED, Depth
+from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.scoring.number_format import (
     format_interval,
@@ -28,7 +28,8 @@ class Result:
 
     name: str  # of its model and task
     run: Run
-    summary: Summary
+    results: Results
+    num_layers: int
 
 
 def read(directories: Iterable[str]) -> list[Result]:
@@ -36,9 +37,9 @@ def read(directories: Iterable[str]) -> list[Result]:
     results = []
     for directory in directories:
         run = Run(directory)
-        start = run.manifest()["starts"][-1]
-        name = f"{model_name(start)}, {task_name(start).removesuffix('.jsonl')}"
-        results.append(Result(name, run, summarise(run)))
+        facts = run.facts()
+        name = f"{model_name(facts.start)}, {task_name(facts.start).removesuffix('.jsonl')}"
+        results.append(Result(name, run, run.summary(), facts.num_layers))
     return results
 
 

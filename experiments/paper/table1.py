@@ -5,26 +5,30 @@ searches every space, and asks the best paths again in other wordings. Run it ag
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import get_args
 
 import tyro
-from cola_jax.report.summary import Summary
 from etils import epath
 
-from cola_jax.scoring.number_format import format_percent
-from cola_jax.scoring.preference import Kept, Net
+from cola_jax.report.tables import group_table, markdown_table
+from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED, Estimate
+from cola_jax.runs.results import Results
+from cola_jax.runs.search_results import AFTER, ASKED_AGAIN
 from cola_jax.scoring.statistics import holm
 from cola_jax.strategies.loop import resolve
-from cola_jax.strategies.reached import AGAIN, ONCE
 from cola_jax.strategies.rules import PresetName, Space
-from experiments.paper.results import Result, layers, p_of, points, read, show
 from experiments.strategies import Searches
 
-HEAD = (
-    "space", "correct before", "after", "W→C", "net", "best path right when asked again",
-    "net", "layers kept, right minus wrong",
-)  # fmt: skip
+NAMES = (
+    BEFORE,
+    AFTER,
+    REACHED,
+    BEYOND,
+    "its best path right in all wordings",
+    BEYOND + ASKED_AGAIN,
+    "difference, equal margin",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,42 +43,30 @@ class Table1(Searches):
     """Evaluations of a question, beyond the baseline."""
 
 
-def table_rows(searched: Sequence[tuple[str, Result]]) -> list[list[str]]:
-    """Format a row for each space."""
-    every = [figures(result.summary) for _, result in searched]
-    p = iter(holm([p_of(figure) for figures in every for figure in figures]))
-    rows = []
-    for (space, result), row in zip(searched, every, strict=True):
-        net, again, kept = (figure_cell(figure, next(p)) for figure in row)
-        summary = result.summary
-        shares = [summary.before, summary.after, summary.corrected]
-        held = "–" if summary.again is None else format_percent(summary.again.held.value)
-        cells = [format_percent(share.value) for share in shares]
-        rows.append([space, *cells, net, held, again, kept])
-    return rows
+def space_estimates(space: str, results: Results) -> Iterator[Estimate]:
+    """Yield the estimates of a space that the table shows."""
+    for name in NAMES:
+        if (each := results.find(name)) is not None:
+            yield dataclasses.replace(each, group=space)
 
 
-def figures(summary: Summary) -> list[Net | Kept | None]:
-    """List the figures of a space that have a p-value."""
-    return [summary.net, summary.nets.get(AGAIN), summary.kept.get(ONCE)]
-
-
-def figure_cell(figure: Net | Kept | None, corrected: float) -> str:
-    """Format a figure, a dash for none."""
-    if figure is None:
-        return "–"
-    return layers(figure, corrected) if isinstance(figure, Kept) else points(figure, corrected)
+def corrected(estimates: list[Estimate]) -> list[Estimate]:
+    """Correct the p-values of the table for their number."""
+    values = holm([each.p for each in estimates])
+    pairs = zip(estimates, values, strict=True)
+    return [dataclasses.replace(each, corrected=p) for each, p in pairs]
 
 
 def main(settings: Table1) -> None:
     session = settings.prepare()
-    searched = []
+    estimates: list[Estimate] = []
     for space in settings.spaces:
         search = settings.settings(resolve(settings.preset).within(space))
         run = session.search(str(epath.Path(settings.out) / space), search)
-        (result,) = read([str(run.directory)])
-        searched.append((space, result))
-    show(HEAD, table_rows(searched))
+        estimates += space_estimates(space, run.summary())
+    table = group_table(corrected(estimates))
+    rows = [(row.label, *row.cells) for row in table.rows]
+    print("\n".join(markdown_table(table.columns, rows)))
 
 
 if __name__ == "__main__":
