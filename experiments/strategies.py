@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tyro
-from cola_jax.report.controls import net_change
 from etils import epath
 
 from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
+from cola_jax.runs.comparison import net_change
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring.number_format import format_percent

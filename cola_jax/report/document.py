@@ -181,6 +181,8 @@ def lead_of(results: Results) -> str:
     unfinished = "" if done == planned else " (unfinished)"
     prompts = len(settings.get("choose_prompts") or ())
     asked = f"each in one of {prompts} prompts" if prompts else "for this prompt alone"
+    if several := results.run.get("prompts"):
+        asked = f"in {several} prompts"
     if again := again_count(settings):
         asked = f"asked again in {count(again, 'other wording')}"
     size = f"{evaluations.text} evaluations on {done:,} of {planned:,} questions{unfinished}"

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from cola_jax.runs.estimates import BEFORE, BEYOND, CHANGE, CORRECT, FOUND, MODEL, Estimate
+from cola_jax.runs.estimates import BEFORE, CHANGE, CORRECT, FOUND, MODEL, Estimate
 from cola_jax.runs.results import Results
-from cola_jax.runs.search_results import AFTER, SHORTENED
+from cola_jax.runs.search_results import AFTER, NET, SHORTENED
 from cola_jax.scoring.statistics import Z
 from cola_jax.tasks.registry import TASKS
 
@@ -14,7 +14,7 @@ METRICS = {  # the harness's names of other estimates
     FOUND: "corrected",
     AFTER: "found_among_paths_upper_bound",
     SHORTENED: "kept_on_fewer_layers",
-    BEYOND: "net",
+    NET: "net",
     CHANGE: "difference",
 }
 

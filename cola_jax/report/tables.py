@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cola_jax.runs.estimates import FOUND, MODEL, PREFERENCE, UNSCORED, Estimate
-from cola_jax.runs.search_results import ASKED_AGAIN, SPENT
+from cola_jax.runs.search_results import ASKED_AGAIN, NET, SPENT
 from cola_jax.scoring.number_format import COLUMNS, Row, Table
 
 MAIN = 10  # rows before the others are folded
+IN_EACH_PROMPT = "In each prompt"
+BEYOND_EXPECTED = "Beyond the expected number"
 ANSWERS = "Answers"
 AGAIN = "Asked again in other wordings"
 SAVED = "Layers saved while the model keeps its answer"
@@ -15,8 +17,9 @@ DEPTH = "Layers run by a path"
 COST = "Cost"
 # of names that begin so; all others are in the first table
 HEADINGS = {
-    "prompt ": "In each prompt",
-    PREFERENCE: "Preference",
+    "prompt ": IN_EACH_PROMPT,
+    PREFERENCE: BEYOND_EXPECTED,
+    NET: BEYOND_EXPECTED,
     FOUND: ANSWERS,
     "right on some path": ANSWERS,
     "right before, on no path": ANSWERS,

@@ -44,6 +44,7 @@ EVALUATED = ["question", "path", "verdict", "finite", "node", "truncated", "cont
 GROUPS = {RETAINED: "right before (C→C)", CORRECTED: "wrong before (W→C)"}
 ASKED_AGAIN = ", its best path asked again"  # end of names
 SHORTENED = "C→C: right before, also on fewer layers"
+NET = "gold minus a wrong answer that is preferred as much"
 AFTER = "right on some path that was tried"
 SPENT = "evaluations, each path and prompt once"
 
@@ -120,6 +121,9 @@ def net_estimates(net: Net, way: str, corrected: float) -> Iterator[Estimate]:
         n=net.n,
         note=UNDECIDED if net.undecided else "",
     )
+    if not math.isnan(net.interval[0]):
+        low, high = net.interval
+        yield Estimate(NET + way, value=net.value, unit="points", low=low, high=high, n=net.n)
 
 
 def preference_estimate(preference: Preference) -> Estimate:

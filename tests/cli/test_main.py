@@ -38,8 +38,8 @@ def test_search_writes_a_report(common, tmp_path, capsys, refused):
     said = capsys.readouterr()
     assert "right before" in said.out
     assert "report:" in said.err
-    (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"].values()
-    assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths_upper_bound,none"}
+    content = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert content["estimates"][0]["name"] == "right before (pretrained model)"
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
     error = refused("search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
     assert "seed: 0 there, 4 here" in error
@@ -122,7 +122,7 @@ def test_messages_by_their_level(common, capsys):
     assert not any(line.startswith(("devices", "configuration")) for line in lines)
     cli.main([*command, "--quiet", "--json"])
     out, error = capsys.readouterr()
-    assert json.loads(out)["results"]
+    assert json.loads(out)["estimates"]
     assert error == ""
     log.warning("a [bold] word\x1b")
     assert capsys.readouterr().err == "warning: a [bold] word\\x1b\n"

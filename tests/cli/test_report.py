@@ -24,15 +24,20 @@ def test_report_of_one_run(runs, tmp_path, capsys, refused):
     assert "Cost" not in shown
     file = Path(runs[0]) / "results.json"
     known = json.loads(file.read_text())
-    known["cola_jax"]["effects"]["preference"] = {"tau": 1.25, "error": 0.5}
+    (preference,) = [each for each in known["estimates"] if "preference for gold" in each["name"]]
+    preference |= {"value": 1.25, "low": 0.25, "high": 2.25}
     file.write_text(json.dumps(known))
     main(["report", runs[1], "--all", "--preference", str(file)])
     shown = capsys.readouterr().out
     assert "Cost" in shown
-    assert "1.25 ± 0.50" in shown
+    assert "1.25  0.25 to 2.25" in shown
     file.write_text("{}")
-    error = refused("report", runs[1], "--preference", file)
-    assert "has no preference: give the results.json of a search" in error
+    assert "Give the results.json" in refused("report", runs[1], "--preference", file)
+
+
+def test_report_writes_the_layout_of_lm_eval(runs, tmp_path):
+    main(["report", runs[0], "--lm-eval", str(tmp_path / "harness.json")])
+    assert "results" in json.loads((tmp_path / "harness.json").read_text())
 
 
 def test_report_writes_records_for_every_eval_ever(tmp_path, capsys):
@@ -65,14 +70,15 @@ def test_report_of_several_runs(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["report", *runs])
     shown = capsys.readouterr().out
-    assert shown.count("right before (pretrained model)") == 2
-    assert "Against a/run" in shown
-    assert "b/run: W→C: wrong before" in shown
+    assert shown.count("right before (pretrained model)") == 1
+    assert "b/run: nothing shown: " in " ".join(shown.split())
     assert (tmp_path / "report.html").exists()
-    assert (tmp_path / "report.md").read_text().count("## Settings") == 2
+    assert (tmp_path / "report.md").read_text().count("## Settings") == 1
     assert not (Path(runs[0]) / "report.html").exists()
     main(["report", *runs, "--json", "--page", str(tmp_path / "x" / "page.html")])
-    assert len(json.loads(capsys.readouterr().out)) == 2
+    content = json.loads(capsys.readouterr().out)
+    assert len(content["runs"]) == 2
+    assert content["changes"]["estimates"]
     assert (tmp_path / "x" / "page.html").exists()
 
 

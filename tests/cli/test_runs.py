@@ -31,7 +31,7 @@ def test_generate_writes_what_the_function_decodes(
     command += ["--prompts-file", str(prompts), "--paths", *PATHS, "--out", out]
     main(command)
     run = Run(out)
-    assert run.manifest()["settings"]["command"] == "generate"
+    assert run.facts().command == "generate"
     rows = {(row["question"], tuple(row["path"])): row for row in run.evaluations().to_pylist()}
     paths = [cola_jax.parse_path(path, 5) for path in PATHS]
     assert rows.keys() == {(f"p{i}", path) for i in range(5) for path in paths}
@@ -95,7 +95,7 @@ def test_search_records_and_shows_layer_costs(tiny_checkpoint, tmp_path, capsys,
     main(command)
     assert Run(tmp_path / "run").settings()["layer_costs"] == [2, 1, 5, 1, 1]
     shown = capsys.readouterr().out
-    assert re.search(r"mean layers of the best paths, of 5 +\d\.\d +[\d.]+ ms, [\d.]+ %", shown)
+    assert re.search(r"mean time of the best paths +[\d.]+ ms", shown)
     costs.write_text("[2, 1, 5, 1, 2]")
     assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in refused(*command)
 
@@ -109,11 +109,12 @@ def test_evaluate_compares_paths_over_prompts(tiny_checkpoint, tmp_path, capsys,
     assert "--prompts in all of them: give one of the two" in both
     main([*map(str, command), "0-4"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "2 paths on 4 questions in 2 prompts." in text
-    assert "path points more in each prompt p" in text
+    assert "16 evaluations on 4 of 4 questions, in 2 prompts; 5 layers." in text
+    assert "prompt 1 prompt 2" in text
     main([*map(str, command), "0-4", "--json"])
     (task,) = json.loads(capsys.readouterr().out)
-    assert (task["effects"]["0-3"]["prompts"], len(task["prompts"])) == (2, 2)
+    names = [each["name"] for each in task["estimates"] if each.get("group") == "0-3"]
+    assert names == ["layers", "correct", "points more", "prompt 1", "prompt 2", "prompt sd"]
 
 
 def test_generate_prints_without_a_directory(command, capsys, tmp_path, monkeypatch, refused):

@@ -6,7 +6,7 @@ import pytest
 from lm_eval.utils import make_table
 
 from cola_jax.report.harness import harness_json
-from cola_jax.runs.estimates import BEYOND
+from cola_jax.runs.search_results import NET
 from tests.small_runs import WHOLE, letters, make_run, part
 
 
@@ -34,10 +34,10 @@ def test_harness_shows_the_net_effect_of_a_search(tmp_path):
     rows = [(WHOLE, 1, False), ((0, 2), 0, True)]
     run = make_run(tmp_path, *(letters(f"q{i}", rows, **fields) for i in range(12)), questions=12)
     _, value, _, error = rows_of(run)["net"]
-    beyond = run.summary().find(BEYOND)
-    assert beyond is not None
-    assert float(value) == 0.5
-    assert float(error) == pytest.approx((beyond.high - beyond.low) / 2 / 1.96, abs=1e-4)
+    net = run.summary().find(NET)
+    assert net is not None
+    assert float(value) == 1
+    assert float(error) == pytest.approx((net.high - net.low) / 2 / 1.96, abs=1e-4)
 
 
 def test_harness_shows_the_difference_of_a_path(evaluated_run):

@@ -56,7 +56,7 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
         assert end(process) == 0, errors.read_text()
     assert differences(Run(out), alone) == []
     assert Run(out).questions().num_rows == 6  # each by one host
-    starts = Run(out).manifest()["starts"]
+    starts = Run(out).read_starts()[1]
     assert sorted(start["host"] for start in starts) == [0, 0, 1, 1]
     assert {start["hosts"] for start in starts} == {2}
     assert len({start["together"] for start in starts}) == 2

@@ -1,6 +1,7 @@
 """Sentences of estimates, and their numbers as text."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from cola_jax.runs.estimates import (
 from cola_jax.scoring.statistics import Difference, Share
 
 
-def searches(beyond: Estimate | None = None, found: int = 12, **others: float) -> list[Estimate]:
+def searches(beyond: Estimate | None = None, found: int = 12, **others: Any) -> list[Estimate]:
     """Make the estimates of searches on 20 questions, 12 of them wrong, 6 expected."""
     estimates = [Estimate.of(BEFORE, Share(8, 20)), Estimate.of(FOUND, Share(found, 12))]
     if beyond is not None:
@@ -35,10 +36,8 @@ def searches(beyond: Estimate | None = None, found: int = 12, **others: float) -
     return estimates + [Estimate(name, value=value) for name, value in others.items()]
 
 
-def beyond(
-    low: float = 0.1, high: float = 0.9, corrected: float = 0.01, **fields: object
-) -> Estimate:
-    values = {"value": 0.5, "unit": "points", "n": 12}
+def beyond(low: float = 0.1, high: float = 0.9, corrected: float = 0.01, **fields: Any) -> Estimate:
+    values: dict[str, Any] = {"value": 0.5, "unit": "points", "n": 12}
     return Estimate(BEYOND, low=low, high=high, corrected=corrected, **(values | fields))
 
 

@@ -42,7 +42,7 @@ def test_search_writes_a_run_with_a_report(searched, model, capsys):
     assert [o.question for o in outcomes] == QUESTIONS
     assert sorted(run.questions().column("question").to_pylist()) == [f"q{i}" for i in range(5)]
     # up to the p-value, whose draws depend on the order of the questions
-    ours, theirs = (each.summary().sentence.partition(", p ") for each in (run, outcomes))
+    ours, theirs = (each.summary().sentences[0].partition(", p ") for each in (run, outcomes))
     assert ours[:2] == theirs[:2]
     best = {row["question"]: row["best"] for row in run.questions().to_pylist()}
     assert best == {o.question.id: None if o.best is None else list(o.best) for o in outcomes}
@@ -125,7 +125,7 @@ def test_a_question_that_always_fails_is_set_aside(model, tmp_path, poison, comm
     poison()
     assert fill() == QUESTIONS
     assert run.questions().num_rows == len(QUESTIONS)
-    assert len(run.manifest()["starts"]) == 3
+    assert len(run.read_starts()[1]) == 3
 
 
 def test_a_command_with_a_question_set_aside_ends_with_status_1(

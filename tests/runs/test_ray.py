@@ -67,7 +67,7 @@ def test_a_search_finds_what_one_process_does(engine, prepare, tmp_path, preset,
     assert differences(run, alone) == []
     assert metrics.evaluations == expected.evaluations
     assert metrics.cost.useful == expected.cost.useful
-    start = run.manifest()["starts"][0]
+    start = run.read_starts()[1][0]
     assert (start["engine"], start["workers"]) == ("ray", "CPU=1")
     session.search(str(tmp_path / "run"), search, again)
     assert again.evaluations == 0

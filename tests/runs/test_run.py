@@ -157,14 +157,14 @@ def test_failures_are_those_of_the_last_start(run):
 
 def test_manifest_is_written_once_and_each_start_apart(run):
     content = (run.directory / "run.json").read_bytes()
-    assert Run(run.directory).manifest() == {"settings": SETTINGS, "starts": [START]}
+    assert Run(run.directory).facts() == (SETTINGS, START)
     metrics, start = Metrics(), {"device": "gpu", "flags": {"limit": 3}}
     with reopened(run, SETTINGS | {"questions": 4}, start, metrics=metrics):
         metrics.add(evaluations=7)
     assert (run.directory / "run.json").read_bytes() == content
     assert Run(run.directory).settings() == SETTINGS | {"questions": 4}
     assert (run.directory / "config.yaml").read_text() == "limit: 3\n"
-    first, second = run.manifest()["starts"]
+    first, second = run.read_starts()[1]
     assert first == START
     assert second["metrics"]["evaluations"] == 7
 
@@ -175,7 +175,7 @@ def test_open_refuses_directories_of_other_files(tmp_path):
         done(Run(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
     with pytest.raises(InputError, match="not a run directory"):
-        Run(tmp_path).manifest()
+        Run(tmp_path).facts()
     for place in ("letters.txt", "letters.txt/run", "x" * 300):
         with pytest.raises(OSError, match=r"letters|too long"):
             done(Run(tmp_path / place))

@@ -18,9 +18,9 @@ from cola_jax.errors import InputError
 from cola_jax.execute import memory
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.metrics import Metrics
-from cola_jax.report import summarise
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
+from cola_jax.runs.search_results import SPENT
 from cola_jax.runs.session import Session, check_memory, recording
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -144,13 +144,13 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
     metrics = Metrics()
     jobs.fill(case.grown(batch_size=None), out, case.work, metrics)
     check_same(run, case.run)
-    assert len(run.manifest()["starts"]) == 2
+    assert len(run.read_starts()[1]) == 2
     total = evaluated(case.run)
     assert (metrics.earlier, metrics.evaluations) == (before, total - before)
     searched = (metrics.steps, metrics.all_steps)
     expected = searched if case.work == SEARCH else (total, metrics.total)
     assert expected[0] == expected[1] > 0
-    assert run.manifest()["starts"][-1]["metrics"]["evaluations"] == metrics.evaluations
+    assert run.read_starts()[1][-1]["metrics"]["evaluations"] == metrics.evaluations
 
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
@@ -214,12 +214,14 @@ def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):
                 assert [entry["holds"][v] for entry in row["again"]] == verdicts.verdict[0].tolist()
                 assert row["again_answers"][v] == verdicts.answer[0, 0]
         assert all(len(control["again"]) >= 1 for control in row["controls"])
-    summary = summarise(run)
-    assert summary.again is not None
-    assert summary.again.agreement.n == 2 * QUESTIONS
+    summary = run.summary()
+    agreement = summary.find("model's answer in another wording: the same")
+    assert agreement is not None
+    assert agreement.n == 2 * QUESTIONS
     # the rows tell how many were run, those in variants and of control searches included
-    assert summary.evaluations == run.manifest()["starts"][-1]["metrics"]["evaluations"]
-    assert summary.evaluations > summary.gold_evaluations + summary.again_evaluations > 0
+    assert summary.value(SPENT) == run.read_starts()[1][-1]["metrics"]["evaluations"]
+    gold = summary.value("of them by the searches for gold")
+    assert summary.value(SPENT) > gold + summary.value("added by other wordings") > 0
 
 
 def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, search, tmp_path):
@@ -312,8 +314,8 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     assert [row["question"] for row in rows] == [question.id for question in questions]
     assert [row["text"] for row in rows] == [question.text for question in questions]
     assert [row["confirmed"] for row in rows] == [outcome.confirmed for outcome in outcomes]
-    assert summarise(run).before.n == 5
-    assert run.summary().sentence == outcomes.summary().sentence
+    assert run.summary()[0].n == 5
+    assert run.summary().sentences == outcomes.summary().sentences
     outcomes.sort(key=lambda outcome: outcome.question.id, reverse=True)
     other = cola_jax.save_run(outcomes, tmp_path / "sorted").questions().to_pylist()
     assert other == rows[::-1]
@@ -352,7 +354,7 @@ def test_extended_search_finds_what_an_unbroken_one_does(request, tmp_path, name
         run = case.grown(limit).search(str(tmp_path / "run"), settings, metrics)
         assert run.questions().num_rows == limit
     check_same(run, case.run)
-    assert run.settings() == case.run.manifest()["settings"]
+    assert run.settings() == case.run.facts().settings
     if name == "decode":  # what asks again is not among the rows, and is asked again
         assert metrics.evaluations == evaluated(run)
 
