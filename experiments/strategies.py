@@ -73,7 +73,14 @@ class Searches:
 class Strategies(Searches):
     """Search with several strategies, and compare them."""
 
-    strategies: tuple[str, ...] = ("random", "enumerate", "cola", "beam", "evolution", "best")
+    strategies: tuple[str, ...] = (
+        "random",
+        "enumerate",
+        "cola",
+        "stochastic-beam",
+        "evolution",
+        "best",
+    )
     """Presets to compare, with other values of their fields if need be: `cola`, or
     `best:block_power=0,epsilon=0.1`."""
     seeds: tuple[int, ...] = (0,)

@@ -21,7 +21,7 @@ from cola_jax.cli.status import Status
 from cola_jax.cli.verify import Verify
 from cola_jax.errors import InputError, UsageError, did_you_mean, reading
 from cola_jax.files import parse_yaml, read_text
-from cola_jax.strategies.rules import PRESETS, Rules
+from cola_jax.strategies.rules import PRESETS, Rules, check_renamed
 
 DESCRIPTION = """Search which layers of a pretrained LLM to run, skip or loop, for each input.
 
@@ -114,6 +114,7 @@ def parse(arguments: Sequence[str]) -> Command:
             values = {name: values[name] for name in values if not name.startswith("rules.")}
         words = [*words_of(values), *words]
         check_utf8(words)
+    check_renamed(str(preset))
     rules = PRESETS.get(str(preset))
     if kind is Search and rules is not None:
         fields = [("rules", Rules, rules)]

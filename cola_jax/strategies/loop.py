@@ -11,7 +11,7 @@ from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
 from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome
-from cola_jax.strategies.rules import PRESETS, Rules, Settings
+from cola_jax.strategies.rules import PRESETS, Rules, Settings, check_renamed
 from cola_jax.strategies.walks import Proposals, proposals_of
 
 
@@ -23,6 +23,7 @@ def resolve(strategy: str | Rules) -> Rules:
     """Return a preset by its name; InputError with the list of names for an unknown name."""
     if isinstance(strategy, Rules):
         return strategy
+    check_renamed(str(strategy))
     if not isinstance(strategy, str) or strategy not in PRESETS:
         near = did_you_mean(str(strategy), PRESETS)
         raise InputError(f"preset {shown(strategy)} is not one of {', '.join(PRESETS)}{near}.")

@@ -157,9 +157,9 @@ class EnumerateRules(Rules):
 
 @dataclasses.dataclass(frozen=True)
 class BeamRules(Rules):
-    """Beam search by margin: random edits of the best paths so far, in rounds."""
+    """Stochastic beam search by margin: random edits of the best paths so far, in rounds."""
 
-    name = "beam"
+    name = "beam"  # as runs record it
 
     width: int = 4  # paths edited in a round
     children: int = 4  # edits of each path in a round
@@ -275,13 +275,21 @@ PRESETS: dict[str, Rules] = {
     ),
     "random": RandomRules(),
     "enumerate": EnumerateRules(),
-    "beam": BeamRules(),
+    "stochastic-beam": BeamRules(),
     "greedy": BeamRules(width=1, children=16),
     "evolution": EvolutionRules(),
     "early-exit": ExitRules(min_length=0.0),
     "shortgpt": InfluenceRules(min_length=0.0),
 }
+RENAMED = {"beam": "stochastic-beam"}  # presets of earlier versions
+
 if TYPE_CHECKING:
     PresetName = str
 else:
     PresetName = Literal[tuple(PRESETS)]  # the choices of a flag
+
+
+def check_renamed(preset: str) -> None:
+    """Raise InputError for the name that a preset had in earlier versions."""
+    if preset in RENAMED:
+        raise InputError(f"the preset {preset} is now called {RENAMED[preset]}: give that name.")

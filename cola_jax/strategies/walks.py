@@ -70,7 +70,7 @@ def single_edits(start: WalkStart, rules: EnumerateRules) -> Walk:
     yield [Leaf(edited(path, edit), path, edit) for edit in edits.tolist()]
 
 
-def beam(start: WalkStart, rules: BeamRules) -> Walk:
+def stochastic_beam(start: WalkStart, rules: BeamRules) -> Walk:
     """Edit the `width` best paths so far by margin at random, `children` times each in a round."""
     best = [start.identity]
     for _ in range(TRIES):
@@ -121,7 +121,7 @@ def mutated(start: WalkStart, path: LayerPath, most: int, *, exactly: bool = Fal
 WALKS: dict[type[Rules], Callable[[WalkStart, Any], Walk]] = {
     RandomRules: random,
     EnumerateRules: single_edits,
-    BeamRules: beam,
+    BeamRules: stochastic_beam,
     EvolutionRules: evolution,
     ExitRules: prefixes,
     InfluenceRules: without_least,

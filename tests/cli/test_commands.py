@@ -156,8 +156,14 @@ def test_rules_are_those_of_the_preset(file, monkeypatch):
     for preset in (["--preset", "cola"], ["--preset=best", "--preset=cola"]):
         rules = search(*preset, "--rules.max-move", "1").rules
         assert (rules.max_skip, rules.widening, rules.max_move) == (1, 3.0, 1)
-    file.write_text("preset: beam\nrules: {width: 2}")
-    assert search("--config", file).rules == dataclasses.replace(PRESETS["beam"], width=2)
+    file.write_text("preset: stochastic-beam\nrules: {width: 2}")
+    assert search("--config", file).rules == dataclasses.replace(
+        PRESETS["stochastic-beam"], width=2
+    )
+    file.write_text("preset: beam")
+    for words in (["--preset", "beam"], ["--config", file]):
+        with pytest.raises(InputError, match="beam is now called stochastic-beam"):
+            search(*words)
     file.write_text("rules: {ordered: false}")
     assert search("--config", file).rules.ordered is False
 
@@ -165,7 +171,7 @@ def test_rules_are_those_of_the_preset(file, monkeypatch):
 def test_another_preset_replaces_the_rules_of_a_file(file):
     file.write_text(yaml.safe_dump(values_of(search("--preset", "best", "--rules.max-skip", "2"))))
     assert search("--config", file, "--preset", "best").rules.max_skip == 2
-    for preset in ("cola", "beam"):  # of the same kind of rules, and of another
+    for preset in ("cola", "stochastic-beam"):  # of the same kind of rules, and of another
         command = search("--config", file, "--preset", preset, "--rules.max-move", "1")
         assert command.preset == preset
         assert command.rules == dataclasses.replace(PRESETS[preset], max_move=1)

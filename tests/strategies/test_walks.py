@@ -16,7 +16,8 @@ SETTINGS = {"simulations": 40, "leaves": 7, "num_layers": 8, "control": "none"}
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "enumerate", "beam", "greedy", "evolution", "early-exit", "cola", "best"]
+    "name",
+    ["random", "enumerate", "stochastic-beam", "greedy", "evolution", "early-exit", "cola", "best"],
 )
 def test_search_evaluates_legal_paths_each_once(name):
     ran = []
@@ -68,7 +69,7 @@ def climb(paths):
     return Verdicts.of_scores(scores, GOLD, present)
 
 
-@pytest.mark.parametrize("name", ["beam", "greedy", "evolution"])
+@pytest.mark.parametrize("name", ["stochastic-beam", "greedy", "evolution"])
 def test_searches_by_margin_climb(name):
     rules = dataclasses.replace(PRESETS[name], max_repeat=0, max_skip=1, min_length=0.0)
     (outcome,) = cola_jax.search(
