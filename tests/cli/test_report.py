@@ -30,7 +30,7 @@ def test_report_of_one_run(runs, tmp_path, capsys, refused):
     main(["report", runs[1], "--all", "--preference", str(file)])
     shown = capsys.readouterr().out
     assert "Cost" in shown
-    assert "1.25  0.25 to 2.25" in shown
+    assert "1.25 0.25 to 2.25" in " ".join(shown.split())
     file.write_text("{}")
     assert "Give the results.json" in refused("report", runs[1], "--preference", file)
 

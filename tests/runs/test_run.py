@@ -190,7 +190,7 @@ def test_damaged_and_changed_records_are_named(run, name):
     changed = json.loads(file.read_text()) | {"settings": SETTINGS | {"seed": 1}}
     for content in ("", "{", "[]", json.dumps({"settings": SETTINGS}), json.dumps(changed)):
         file.write_text(content)
-        for read in (Run(run.directory).manifest, lambda: done(run)):
+        for read in (Run(run.directory).facts, lambda: done(run)):
             with pytest.raises(InputError, match=re.escape(str(file))):
                 read()
 
