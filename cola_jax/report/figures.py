@@ -20,7 +20,7 @@ STRIP = ("reached", "expected", "low", "high", "n")
 ROW = ("x", "value", "low", "high", "n")
 BLOCK = ("first layer", "last layer", "value", "low", "high", "p")
 GROUPS = {RETAINED: "Right before", CORRECTED: "Wrong before"}
-ACCURACY, MARGIN = "Change in points of accuracy", "Change in nats of margin"
+ACCURACY, MARGIN = "Change in points of accuracy", "Change of the margin"
 
 
 def search_figures(runs: Mapping[str, Run], every: Mapping[str, Results]) -> list[dict[str, Any]]:

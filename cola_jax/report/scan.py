@@ -304,7 +304,8 @@ def scan_note(summary: ScanSummary) -> str:
     chosen = ", ".join(map(block_name, summary.elsewhere_blocks))
     interval = format_interval(summary.elsewhere.interval, signed=True)
     return (
-        "Changes are in points of accuracy, or in nats for the margin, paired over questions; a "
+        "Changes are in points of accuracy, or of the margin in the unit of scores (nats; per "
+        "character for options-norm), paired over questions; a "
         "skip is kept if no fewer questions are right. p, two-sided: the chance that the largest "
         "change of all blocks, up or down, would reach this if none had an effect. A block chosen "
         "on one half of the "

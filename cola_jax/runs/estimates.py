@@ -46,6 +46,7 @@ UNITS = {
     "layers": Unit(),
     "layers more": Unit(signed=True),
     "nats": Unit(decimals=2),
+    "score": Unit(decimals=2),  # of scores without a unit
     "nats more": Unit(decimals=2, signed=True),
     "nats/100 more": Unit(100, signed=True),  # a difference of nats
     "tokens": Unit(),

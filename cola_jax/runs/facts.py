@@ -40,6 +40,13 @@ class Facts(NamedTuple):
         """Whether the scorer decodes answers; False where it was not recorded."""
         return self.scorer_flag("decodes")
 
+    @property
+    def unit_of_margins(self) -> str:
+        """The unit of margins; where it was not recorded, that of the scorer of this name."""
+        known = self.settings.get("scorer") != "options-norm"
+        recorded = (self.start.get("scorer") or {}).get("log_likelihoods", known)
+        return "nats" if recorded else "score"
+
     def scorer_flag(self, name: str) -> bool:
         """Return a flag of the scorer, False where it was not recorded."""
         return bool((self.start.get("scorer") or {}).get(name))

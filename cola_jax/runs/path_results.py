@@ -88,7 +88,7 @@ def run_estimates(rows: pa.Table, facts: Facts) -> list[Estimate]:
             graded = mine.filter(pc.field("verdict").is_valid() & pc.field("finite"))
             margin = graded["margin"].to_numpy()
             margin = mean(margin[np.isfinite(margin)])
-            estimates.append(Estimate(MARGIN, group, margin, unit="nats"))
+            estimates.append(Estimate(MARGIN, group, margin, unit=facts.unit_of_margins))
     return estimates + cost_estimates(rows, decodes=facts.decodes)
 
 

@@ -263,7 +263,11 @@ def make_session(
             "model": model.source,
             "origin": model.metadata.get("origin"),
             "num_layers": model.config.num_layers,
-            "scorer": {"open": asked.scorer.open, "decodes": asked.scorer.decodes},
+            "scorer": {
+                "open": asked.scorer.open,
+                "decodes": asked.scorer.decodes,
+                "log_likelihoods": asked.scorer.log_likelihoods,
+            },
             **engine.record(model),
             **(metadata or {}),
         },
