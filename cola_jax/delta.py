@@ -113,7 +113,8 @@ def gated_delta_rule(
         return jnp.moveaxis(chunks.reshape(len(x), count, CHUNK, *x.shape[2:]), 1, 0)
 
     def step(carry: Any, chunk: Any) -> Any:
-        (now, ended), (tokens, branch, start, begun) = carry, chunk
+        now, ended = carry
+        tokens, branch, start, begun = chunk
         fresh = (branch > PROMPT) & (branch != begun[:, None]) & (end < start)[:, None]
         read, now, after = run_chunk(tokens, branch, end - start, now, (fresh, ended))
         here = (start <= end) & (end < start + CHUNK)
@@ -194,7 +195,8 @@ def solve(system: Float[Array, "*R C C"], wanted: Float[Array, "*R C U"]) -> Arr
     size = system.shape[-1]
     if size == 1:
         return wanted
-    whole, padded = [(0, 0)] * (system.ndim - 2), (0, -size % BLOCK)
+    whole = [(0, 0)] * (system.ndim - 2)
+    padded = (0, -size % BLOCK)
     system = jnp.tril(jnp.pad(system, [*whole, padded, padded]), -1)
     wanted = jnp.pad(wanted, [*whole, padded, (0, 0)])
     ends = range(BLOCK, system.shape[-1] + 1, BLOCK)
@@ -217,7 +219,8 @@ def invert(blocks: Float[Array, "*R C C"]) -> Float[Array, "*R C C"]:
         square = matmul(blocks, blocks)
         return jnp.eye(4) - blocks + square - matmul(square, blocks)
     half = blocks.shape[-1] // 2
-    first, second = invert(blocks[..., :half, :half]), invert(blocks[..., half:, half:])
+    first = invert(blocks[..., :half, :half])
+    second = invert(blocks[..., half:, half:])
     corner = -matmul(second, matmul(blocks[..., half:, :half], first))
     upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
     return jnp.concatenate([upper, jnp.concatenate([corner, second], axis=-1)], axis=-2)

@@ -37,7 +37,8 @@ def reading(source: str | os.PathLike[str], action: str = "") -> Iterator[None]:
     `source` is a file or the name of another input, `action` a sentence to append: the next action
     of the user. An InputError of the body gets the name in front, unless it has it.
     """
-    name, end = printed(os.fspath(source), LONGEST), f". {action}" if action else "."
+    name = printed(os.fspath(source), LONGEST)
+    end = f". {action}" if action else "."
     try:
         yield
     except InputError as error:
@@ -83,7 +84,9 @@ def first_line(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """Write a value for an error message: short, however large or deep it is."""
     short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
+    short.maxlevel = 2
+    short.maxstring = 80
+    short.maxother = 80
     try:
         return short.repr(value).replace("\n", " ")
     except ValueError:  # an integer of more digits than Python writes

@@ -129,7 +129,8 @@ class Metrics:
 
     def __post_init__(self):
         self.lock = threading.Lock()
-        self.begun, self.compiled_before = time.perf_counter(), compilations()
+        self.begun = time.perf_counter()
+        self.compiled_before = compilations()
 
     def add(self, **amounts: Any) -> None:
         """Add to fields by name; safe from any thread."""
@@ -148,7 +149,8 @@ class Metrics:
 
     def load(self, loaded: int, to_load: int) -> None:
         """Take the bytes of weights loaded so far, and in all."""
-        self.loaded, self.to_load = loaded, to_load
+        self.loaded = loaded
+        self.to_load = to_load
 
     def stage(self) -> Stage:
         """Return the present stage; programs compiled while others run belong to evaluating."""
@@ -169,7 +171,8 @@ class Metrics:
         """
         seconds = time.perf_counter() - self.begun
         compiled = compile_seconds[self.compiled_before :]
-        cost, evaluations = self.cost, self.evaluations
+        cost = self.cost
+        evaluations = self.evaluations
         run = cost.unique + cost.last
         wall = max(sum(clock.wall for clock in self.clocks), 0)
         waited = sum(clock.waited for clock in self.clocks)

@@ -56,9 +56,12 @@ def gated(config: ModelConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"])
     With a limit both are bounded, and up gets 1 more, as in `GptOssExperts` of transformers.
     """
     # a CPU rounds each operation on bfloat16 by several of its own
-    wide, factor, limit = gate.astype(jnp.float32), up.astype(jnp.float32), config.swiglu_limit
+    wide = gate.astype(jnp.float32)
+    factor = up.astype(jnp.float32)
+    limit = config.swiglu_limit
     if limit is not None:
-        wide, factor = jnp.minimum(wide, limit), 1 + jnp.clip(factor, -limit, limit)
+        wide = jnp.minimum(wide, limit)
+        factor = 1 + jnp.clip(factor, -limit, limit)
     return (ACTIVATIONS[config.activation](wide) * factor).astype(gate.dtype)
 
 

@@ -19,7 +19,9 @@ ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
 GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9][0-9]{0,29})")
 PARTS = re.compile(r"(?:^|,)(\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # between commas outside of groups
 
-SKIP, REPEAT, MOVE = 0, 1, 2
+SKIP = 0
+REPEAT = 1
+MOVE = 2
 KINDS = ("skip", "repeat", "move")
 MOST_KNOWN = 1000  # random paths in a row
 
@@ -223,7 +225,9 @@ def edit_table(
 def edited(path: LayerPath, edit: Ids) -> LayerPath:
     """Apply one edit to one path without padding."""
     kind, start, k, amount = map(int, edit)
-    before, block, after = path[:start], path[start : start + k], path[start + k :]
+    before = path[:start]
+    block = path[start : start + k]
+    after = path[start + k :]
     if kind == SKIP:
         return before + after
     if kind == REPEAT:
@@ -282,7 +286,8 @@ def random_paths(
             path = path if edit is None else edited(path, edit)
         known += 1
         if path != identity(num_layers) and path not in paths and not refused(path):
-            paths[path], known = None, 0
+            paths[path] = None
+            known = 0
     if len(paths) < count:
         raise InputError(
             f"only {len(paths)} of {count} distinct random paths were found for {num_layers} "
@@ -297,7 +302,9 @@ class FittingEdits(dict[int, dict[int, np.ndarray]]):
     def __init__(self, table: Edit, shortest: int, longest: int):
         """Take all edits [A], and the shortest and the longest path allowed."""
         super().__init__()
-        self.table, self.shortest, self.longest = table, shortest, longest
+        self.table = table
+        self.shortest = shortest
+        self.longest = longest
 
     def __missing__(self, length: int) -> dict[int, np.ndarray]:
         fits = edits_fit(length, self.table, self.shortest, self.longest)

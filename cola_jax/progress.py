@@ -87,10 +87,13 @@ class MetricsBar:
     """A bar for each stage of a run; counts of its metrics before now are left out."""
 
     def __init__(self, metrics: "Metrics", progress: bool | None):
-        self.metrics, self.progress = metrics, progress
+        self.metrics = metrics
+        self.progress = progress
         self.before = metrics.earlier + metrics.evaluations
-        self.stage, self.bar = "", None
-        self.began, self.evaluated = 0.0, 0  # when the bar was made, and the evaluations by then
+        self.stage = ""
+        self.bar = None
+        self.began = 0.0  # when the bar was made, and the evaluations by then
+        self.evaluated = 0
 
     def show(self, *, complete: bool = False) -> None:
         """Draw the bar; a complete run ends at its total."""
@@ -98,7 +101,8 @@ class MetricsBar:
         if name == "loading" and not total:  # nothing is known yet
             return
         if name == "evaluating":
-            done, total = done - self.before, total - self.before
+            done = done - self.before
+            total = total - self.before
         known = total if total >= max(done, 1) else None
         if name != self.stage:
             self.close()
@@ -106,7 +110,8 @@ class MetricsBar:
             options = {"unit": UNITS.get(name, ""), "unit_scale": name == "loading"}
             options |= {"initial": done, "steps": name == "searching", "total": known}
             self.stage = name
-            self.began, self.evaluated = time.perf_counter(), self.metrics.evaluations
+            self.began = time.perf_counter()
+            self.evaluated = self.metrics.evaluations
             self.bar = new_bar(name, self.progress, leave=False, **options)
         bar: Any = self.bar
         speed = [self.describe_speed()] if name == "searching" else []
@@ -135,7 +140,9 @@ def metrics_bar(metrics: "Metrics", progress: bool | None = None) -> Iterator[No
     if is_hidden(progress):
         yield
         return
-    bar, ended, complete = MetricsBar(metrics, progress), threading.Event(), False
+    bar = MetricsBar(metrics, progress)
+    ended = threading.Event()
+    complete = False
 
     def watch() -> None:
         while not ended.wait(INTERVAL):

@@ -72,7 +72,8 @@ class Prompts(struct.PyTreeNode):
         if "input_ids" not in entries:
             raise InputError(f"a tokenizer's output has input_ids, this one has {sorted(entries)}.")
         arrays = {key: as_integers(key, entries[key]) for key in USED if key in entries}
-        ids, mask = arrays["input_ids"], arrays.get("attention_mask")
+        ids = arrays["input_ids"]
+        mask = arrays.get("attention_mask")
         traced = any(isinstance(array, jax.core.Tracer) for array in arrays.values())
         if mask is None:
             check_unpadded(ids, pad_token)
@@ -206,5 +207,6 @@ def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Rea
 
 def kl_divergence(p: Float[Array, "*B V"], q: Float[Array, "*B V"]) -> Float[Array, "*B"]:
     """Return KL(p || q) in nats of the distributions that logits give."""
-    p, q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
+    p = jax.nn.log_softmax(p, axis=-1)
+    q = jax.nn.log_softmax(q, axis=-1)
     return jnp.maximum(jnp.sum(jnp.exp(p) * (p - q), axis=-1), 0)  # rounding may leave less

@@ -32,8 +32,11 @@ CONNECTIONS = 128  # at once, to read and write objects; s3fs has 10 by default
 TRANSFERS = 4  # large files at once, of each of which s3fs holds up to 500 MB
 WAIT = 900.0  # seconds for which storage is waited for that is away
 FIRST_WAIT = 30.0  # the same before its first answer: its address may be wrong
-PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between two attempts, doubled each time
-TIMED_OUT, TOO_MANY, NOT_IMPLEMENTED = 408, 429, 501  # statuses of HTTP
+PAUSE = 0.5  # seconds between two attempts, doubled each time
+LONGEST_PAUSE = 15.0
+TIMED_OUT = 408  # statuses of HTTP
+TOO_MANY = 429
+NOT_IMPLEMENTED = 501
 AWAY = {errno.EBUSY, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT}
 # errors of clients, by name as a client may not be installed
 CLIENTS = {
@@ -238,7 +241,8 @@ class Patience:
     def request(self, url: AnyPath, ask: "Callable[[], Result]") -> "Result":
         """Call a function that asks storage; raises its error where that is not an outage."""
         bucket = bucket_of(url)
-        began, pause = None, PAUSE
+        began = None
+        pause = PAUSE
         while True:
             try:
                 result = ask()
@@ -368,7 +372,8 @@ def download(url: AnyPath, folder: Path, on_progress: Callable[[int, int], None]
     with file_system(url) as (system, path), ThreadPoolExecutor(TRANSFERS) as pool:
         found = PATIENCE.request(url, lambda: system.find(path, detail=True)).items()
         sizes = {name: each["size"] for name, each in found if not name.endswith("/")}
-        total, done = sum(sizes.values()), 0
+        total = sum(sizes.values())
+        done = 0
 
         def read(name: str) -> int:
             file = folder / Path(name).relative_to(path)

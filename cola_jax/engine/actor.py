@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 CALLS = 64  # of a worker at a time, at most
 ENCODERS = 8  # that a worker keeps, and the object store
 DECISIVE = ("jax", "jaxlib", "transformers")  # for results, by their minor versions
-FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
+LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 class ModelPlace(NamedTuple):
@@ -111,7 +112,8 @@ def versions() -> dict[str, str]:
 
 def code_digest() -> str:
     """Return a digest of the code of this package, which a tag or commit may not tell."""
-    folder, code = Path(cola_jax.__file__).parent, hashlib.sha256()
+    folder = Path(cola_jax.__file__).parent
+    code = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         code.update(f"{file.relative_to(folder).as_posix()}\n".encode())
         code.update(file.read_bytes())
@@ -149,7 +151,8 @@ class RayWorker:
         keep_programs()  # too late for JAX to read the variables, as this class is loaded with it
         jax.config.update(FOLDER.lower(), os.environ[FOLDER])
         jax.config.update(LEAST.lower(), float(os.environ[LEAST]))
-        local, node = jax.local_devices(), ray.get_runtime_context().get_node_id()
+        local = jax.local_devices()
+        node = ray.get_runtime_context().get_node_id()
         backend = local[0].platform
         return Facts(node, host, backend, f"{backend} {local[0].device_kind}", len(local))
 
@@ -160,9 +163,11 @@ class RayWorker:
     def load(self, place: ModelPlace) -> int | None:
         """Load a model; return the batches that run at once, None where it is not found."""
         directory = place.find()
-        self.idle, self.job = queue.SimpleQueue(), None
+        self.idle = queue.SimpleQueue()
+        self.job = None
         if self.model is None or self.loaded != place.key:
-            self.model, self.engine = None, LocalEngine(place.devices)  # frees the one before
+            self.model = None  # frees the one before
+            self.engine = LocalEngine(place.devices)
             if place.weights is not None:
                 self.model = ModelHandle.of(
                     place.weights.load(self.engine.devices.mesh(CALLS), directory)
@@ -201,7 +206,8 @@ class RayWorker:
 
         Parts of the result that are complete before its end are not kept.
         """
-        work, idle = self.open(job), self.idle
+        work = self.open(job)
+        idle = self.idle
         worker = idle.get()
         try:
             return work(worker, batch, drop), self.metrics.take()

@@ -104,7 +104,8 @@ def check_answers(target: str) -> None:
     place = PLACE.fullmatch(target)
     if place is None:
         return  # Ray says what is wrong with it
-    host, port = place["host"].strip("[]"), int(place["port"])
+    host = place["host"].strip("[]")
+    port = int(place["port"])
     with socket.create_connection((host, port), timeout=PATIENCE):
         pass
     if os.environ.get("RAY_USE_TLS", "0") != "0":

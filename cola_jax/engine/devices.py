@@ -57,7 +57,8 @@ class Devices:
 
         if self.device == "cpu":  # JAX chooses other kinds itself
             jax.config.update("jax_platforms", "cpu")
-        backend, wanted = jax.default_backend(), "gpu" if self.device == "cuda" else self.device
+        backend = jax.default_backend()
+        wanted = "gpu" if self.device == "cuda" else self.device
         if wanted is not None and backend != wanted:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda13]", "cpu": "cola-jax"}
             raise InputError(

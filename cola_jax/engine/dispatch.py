@@ -190,8 +190,10 @@ class Dispatch:
 
     def begin(self, ticket: Ticket, worker: Hashable, place: Place) -> None:
         """Note that a worker begins a batch."""
-        ticket.worker, ticket.machine = worker, place.machine
-        ticket.first, ticket.began = not place.started, self.clock()
+        ticket.worker = worker
+        ticket.machine = place.machine
+        ticket.first = not place.started
+        ticket.began = self.clock()
         self.running[ticket] = place.running[ticket] = None
         del self.free[worker]
         if len(place.running) < place.slots:
@@ -323,7 +325,8 @@ class Dispatch:
 
     def hung(self) -> list[Any]:
         """Return workers whose batches have taken twice the time after which they were late."""
-        now, medians = self.clock(), self.times.medians()
+        now = self.clock()
+        medians = self.times.medians()
         replaced = [ticket for ticket in self.running if ticket.replaced]
         hung = [t.worker for t in replaced if now - t.began > 2 * self.limit(t, medians)]
         return [worker for worker in dict.fromkeys(hung) if worker in self.places]

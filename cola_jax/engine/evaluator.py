@@ -54,13 +54,15 @@ class OpenBatches:
     """The batches of an evaluator that keep their buffers, and with them states, on a worker."""
 
     def __init__(self, key: str | None):
-        self.key, self.lock = key, threading.Lock()
+        self.key = key
+        self.lock = threading.Lock()
         # by the questions of a batch
         self.bound: dict[frozenset[int], tuple[contextlib.ExitStack, Evaluate]] = {}
 
     def evaluate(self, work: PathVerdicts, worker: Worker, batch: Batch) -> Verdicts:
         """Evaluate a batch, which stays bound for the next call unless it fails."""
-        key, stack = frozenset(batch.indices.tolist()), contextlib.ExitStack()
+        key = frozenset(batch.indices.tolist())
+        stack = contextlib.ExitStack()
         if key not in self.bound:
             self.close(key)
             encoded = work.encode(worker, batch.questions)
@@ -104,7 +106,9 @@ class EngineEvaluator:
         keep_open: bool = True,
     ):
         """Take the questions, and whether few batches keep their buffers between calls."""
-        self.engine, self.model, self.asked = engine, model, asked
+        self.engine = engine
+        self.model = model
+        self.asked = asked
         self.metrics = metrics or Metrics()
         self.capacity = engine.capacity(model, len(asked))
         threads = self.capacity.memory.limits.threads
@@ -125,7 +129,8 @@ class EngineEvaluator:
         if not left:
             return out
         if self.keeps_open:
-            left, workload = range(len(paths)), self.widest(workload)
+            left = range(len(paths))
+            workload = self.widest(workload)
         work = PathVerdicts(
             model=self.model,
             encoder=self.asked.encoder,

@@ -47,7 +47,9 @@ class LocalEngine:
         dtype. `share` are the questions of a run that this process has.
         """
         self.share = share
-        self.devices, self.batch_size, self.dtype = devices or Devices(), batch_size, dtype
+        self.devices = devices or Devices()
+        self.batch_size = batch_size
+        self.dtype = dtype
         self.made: tuple[ModelHandle, int, list[Worker]] | None = None  # and the batches sharing
 
     @property
@@ -76,7 +78,8 @@ class LocalEngine:
             copies = model_devices(model.given).shape[0]
             memory = memory_of(model.given, sharing=limits.threads, **self.options())
         else:
-            mesh, memory = self.mesh_of(model), self.memory(model.config, model.dtype)
+            mesh = self.mesh_of(model)
+            memory = self.memory(model.config, model.dtype)
             copies = 1 if mesh is None else mesh.shape["data"]
         parts = copies * limits.threads
         return Capacity(memory, parts, self.batch_size or limits.questions)
@@ -87,7 +90,8 @@ class LocalEngine:
 
     def memory(self, config: ModelConfig, dtype: str) -> Memory:
         """Return the memory of workers on each device, known before the weights load."""
-        budget, wide = self.devices.budget, float_dtype(dtype)
+        budget = self.devices.budget
+        wide = float_dtype(dtype)
         if budget is None:
             weights = weight_bytes(config, dtype, wide)
             budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
@@ -119,7 +123,8 @@ class LocalEngine:
         sharing = sharing or default_limits().threads
         if self.made is None or self.made[0] is not handle or self.made[1] != sharing:
             self.free()  # frees the buffers before more are allocated
-            model, options = handle.given, self.options()
+            model = handle.given
+            options = self.options()
             if model is None:
                 model = handle.load(self.mesh_of(handle), metrics)
                 options["memory_budget"] = self.memory(handle.config, handle.dtype).budget

@@ -39,7 +39,8 @@ class ModelHandle:
         handle = cls.__new__(cls)
         handle.source = handle.directory = model.checkpoint
         handle.metadata = checkpoint.read_metadata(model.checkpoint) if model.checkpoint else {}
-        handle.config, handle.dtype = model.config, dtype_of(model)
+        handle.config = model.config
+        handle.dtype = dtype_of(model)
         handle.given = handle.loaded = model
         handle.fewest = None
         return handle

@@ -91,13 +91,15 @@ class QuestionSet:
 
         `known` has the rows of questions by their ids.
         """
-        tokens, known = self.tokens, known or {}
+        tokens = self.tokens
+        known = known or {}
         groups: dict[int, list[int]] = {}
         for i in left:
             groups.setdefault(self.encoder.group(self.questions[i]), []).append(i)
         most_tokens = capacity.memory.limits.batch_tokens
         for _, members in sorted(groups.items()):
-            sizes, places = [tokens[i] for i in members], np.array(members)
+            sizes = [tokens[i] for i in members]
+            places = np.array(members)
             for part in cut_batches(sizes, capacity.parts, capacity.questions, most_tokens):
                 indices = places[part]
                 questions = [self.questions[i] for i in indices]

@@ -108,7 +108,8 @@ class RayEngine:
                 f'resources must be a dict such as {{"TPU": 4}}, not {shown(resources)}.'
             )
         is_own = connect(address)
-        self.devices, self.batch_size = devices or Devices(), batch_size
+        self.devices = devices or Devices()
+        self.batch_size = batch_size
         self.resources = choose_resources(resources, self.devices.tensor, grows=not is_own)
         self.share = QuestionShare()
         self.workers: list[RemoteWorker] = []
@@ -173,7 +174,8 @@ class RayEngine:
         dispatch = Dispatch(batches, divisible=work.divisible, pauses=self.pauses)
         if not dispatch.waiting:
             return
-        place, job = self.place_of(work), self.job_of(work)
+        place = self.place_of(work)
+        job = self.job_of(work)
         for worker in self.workers:
             if worker.place == place and worker.slots:
                 dispatch.join(worker, worker.machine, worker.slots)
@@ -314,7 +316,8 @@ class RayEngine:
         for worker in self.workers:
             lacks = worker.place != place and worker not in self.starting.values()
             if lacks and not self.pauses.remaining(worker.machine):
-                worker.place, worker.slots = place, 0
+                worker.place = place
+                worker.slots = 0
                 self.starting[worker.actor.load.remote(place)] = worker
         room = len(self.starting) < max(1, len(self.workers))
         if dispatch.waiting and room and not self.pauses.remaining(None):
@@ -350,7 +353,8 @@ class RayEngine:
             elif result is True:  # now it does
                 self.starting[worker.actor.load.remote(place)] = worker
             else:
-                worker.slots, self.failures = result, 0
+                worker.slots = result
+                self.failures = 0
                 self.pauses.succeed(None)
                 return worker
         return None

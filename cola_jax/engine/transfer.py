@@ -59,7 +59,8 @@ class Weights:
         """Put the weights of a model, one object each."""
         import ray
 
-        self.config, self.pad_token = model.config, model.pad_token
+        self.config = model.config
+        self.pad_token = model.pad_token
         self.objects = {
             name: ray.put(jax.tree.map(np.asarray, weight))
             for name, weight in weights_of(model)

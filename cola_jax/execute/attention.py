@@ -135,10 +135,12 @@ class ToCache(struct.PyTreeNode):
         """Write the token's keys and values to the row's own block, and attend."""
         assert isinstance(cache, KVBlocks)
         columns = tile.columns
-        nth, length = self.decoded[columns.question] - 1, self.length[columns.question]
+        nth = self.decoded[columns.question] - 1
+        length = self.length[columns.question]
         blocks = columns.prompt_block, columns.block
         rows = Rows(*blocks, length, nth, layer.window[None], layer.sinks)
-        q, token = queries(config, layer, h, tile.view), keys_values(config, layer, h, tile.view)
+        q = queries(config, layer, h, tile.view)
+        token = keys_values(config, layer, h, tile.view)
         mixed, own = self.kernel(rows, q, token, self.prompt, cache, self.reach)
         return mixed, KVBlocks(*own)
 
@@ -165,7 +167,8 @@ ATTENTION = Kind(over_prompts, ToCache, kv_block)
 
 def view_of_rows(views: View, columns: TileColumns, tokens: int) -> View:
     """Take the view of the first tokens of each row's question, and the inputs of its layer."""
-    question, inputs = columns.question, views.inputs
+    question = columns.question
+    inputs = views.inputs
     # columns have layers as `number_runs` numbers them
     layer = None if inputs is None else columns.layer[0] % len(inputs)
     return View(

@@ -42,8 +42,11 @@ from cola_jax.prompts import Prompts
 from cola_jax.question import digest
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
-STOPPED, TRUNCATED, NOT_FINITE = "stop", "length", "not finite"  # why a row ended
-COLDEST, HOTTEST = 0.001, 1000.0  # temperatures at which float32 can draw
+STOPPED = "stop"  # why a row ended
+TRUNCATED = "length"
+NOT_FINITE = "not finite"
+COLDEST = 0.001  # temperatures at which float32 can draw
+HOTTEST = 1000.0
 MARGIN = 8  # tokens decoded ahead of where a stop string may begin, for their neighbours' sake
 
 Dispatched = tuple[list[DecodeRow], list[Top]]  # rows, and the tokens that they choose
@@ -183,10 +186,13 @@ class Decoder:
             )
             return layout, prefix + own, sizes
 
-        self.worker, self.stop, self.limit = worker, stop, max_new_tokens
+        self.worker = worker
+        self.stop = stop
+        self.limit = max_new_tokens
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
         self.layout, self.longest, sizes = chosen
-        self.sizes, self.lengths = sizes, token_counts(prompts).astype(np.int32)
+        self.sizes = sizes
+        self.lengths = token_counts(prompts).astype(np.int32)
         cache = layer_caches(worker.config)
         self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions, cache)
         self.driver = Driver(
@@ -206,7 +212,9 @@ class Decoder:
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
         self.step_layout = Layout.of_shape(TileShape(sizes.rows, 1))
         self.planned: tuple[bytes, Launches] | None = None  # the last step's
-        self.sampling, self.names, self.choose_tokens = sampling, names, greedy_sample
+        self.sampling = sampling
+        self.names = names
+        self.choose_tokens = greedy_sample
         if sampling.temperature:
             self.keys = np.zeros((sizes.decode_slots + 1, 2), np.uint32)
             temperature = worker.put(np.float32(sampling.temperature))
@@ -272,7 +280,8 @@ class Decoder:
 
     def step(self, rows: list[DecodeRow]) -> Dispatched:
         """Run every layer of each row's path for the token it decoded last, and choose the next."""
-        allocator, worker = self.allocator, self.worker
+        allocator = self.allocator
+        worker = self.worker
         active = np.array([row.slot for row in rows], np.int32)
         allocator.decoded[active] = [row.dispatched for row in rows]
         # a short text does not pay for a long one
@@ -281,7 +290,8 @@ class Decoder:
             min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept),
         )
         lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
-        launches, chosen = self.plan(active), self.count_dispatched(rows)
+        launches = self.plan(active)
+        chosen = self.count_dispatched(rows)
 
         def program() -> list[Top]:
             self.states, views = embed_tokens(
@@ -310,7 +320,8 @@ class Decoder:
 
         These are slots [U], and where tokens are drawn keys [U, 2] and the tokens' indices [U].
         """
-        size, slots = self.sizes.unembedded, [row.slot for row in rows]
+        size = self.sizes.unembedded
+        slots = [row.slot for row in rows]
         for row in rows:
             row.dispatched += 1
         table = np.full(round_up(len(slots), size), self.allocator.padding_slot, np.int32)
@@ -322,7 +333,8 @@ class Decoder:
 
     def sample(self, chosen: list[tuple[np.ndarray, ...]]) -> list[Top]:
         """Dispatch the choice of a token for rows, with the arguments of `count_dispatched`."""
-        samples, model = [], self.worker.model
+        samples = []
+        model = self.worker.model
         for part in self.worker.put(chosen):
             self.tokens, sample = self.choose_tokens(model, self.states, self.tokens, *part)
             samples.append(sample)

@@ -49,7 +49,10 @@ class Driver:
         `prefix` is what all prompts continue.
         """
         prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
-        self.worker, self.layout, self.padding_slot, self.prefix = worker, layout, slots, prefix
+        self.worker = worker
+        self.layout = layout
+        self.padding_slot = slots
+        self.prefix = prefix
         self.prompts, self.read = worker.put((prompts.replace(read=None, targets=None), read))
         self.views = view_prompts(worker.model, self.prompts, dtype=worker.dtype)
         # padding rows write to the slot after the last one
@@ -135,8 +138,11 @@ class SharedPrefix:
 
     def __init__(self, worker: Worker, ids: np.ndarray, blocks: int):
         """Take the tokens [T], and M."""
-        self.worker, self.key, self.blocks = worker, (ids.tobytes(), blocks), blocks
-        self.users, self.lock = 0, threading.Lock()
+        self.worker = worker
+        self.key = (ids.tobytes(), blocks)
+        self.blocks = blocks
+        self.users = 0
+        self.lock = threading.Lock()
         self.caches = worker.take_blocks([blocks] * len({*worker.cache_of}), len(ids))
         self.layout = Layout.of_shape(
             TileShape(tile_rows(worker.memory.limits, len(ids)), len(ids))
@@ -176,7 +182,8 @@ class SharedPrefix:
         fresh[1:] = ~np.logical_and.accumulate(distinct[1:] == distinct[:-1], axis=1)
         new = (fresh & (distinct != STOP)).sum(axis=1).tolist()
         length = (distinct != STOP).sum(axis=1).tolist()
-        bounds, used = [], 1  # the embedded prefix
+        bounds = []  # the embedded prefix
+        used = 1
         for i, (added, alone) in enumerate(zip(new, length, strict=True)):
             used += added
             if used > self.blocks:
@@ -233,8 +240,10 @@ def open_prefix(
 
 def count_blocks(worker: Worker, workload: Workload) -> int:
     """Return the states of a prefix that a quarter of a batch's budget holds, or all needed."""
-    config, memory = worker.config, worker.memory
-    tokens, itemsize = workload.prefix, memory.itemsize
+    config = worker.config
+    memory = worker.memory
+    tokens = workload.prefix
+    itemsize = memory.itemsize
     block = tokens * config.state_width * itemsize + sum(block_bytes(config, tokens, itemsize))
     most = memory.budget // memory.sharing // 4 // block - 1
     needed = 1 + workload.wave * workload.positions  # one is the embedded prefix

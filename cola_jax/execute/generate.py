@@ -219,7 +219,9 @@ def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: S
     plain = padded_right(prompts_for(model, prompts))
     check_prompts(model, plain)
     plain = plain.replace(read=None, targets=None)
-    branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
+    branch = np.asarray(plain.branch)
+    context = model.config.context
+    vocab = model.config.vocab_size
     of_prompt = branch == PROMPT
     if (~of_prompt & (branch != PADDING)).any():
         raise InputError("prompts have continuations packed after them: decode plain prompts.")
@@ -252,8 +254,10 @@ def collect(rows: list[DecodeRow], paths: np.ndarray, limit: int) -> Generated:
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
         count = len(row.tokens)
         out.tokens[b, c, :count] = row.tokens
-        out.logprob[b, c, :count], out.rival[b, c, :count] = row.logprob, row.rival
-        out.length[b, c], out.finish[b, c] = count, row.finish
+        out.logprob[b, c, :count] = row.logprob
+        out.rival[b, c, :count] = row.rival
+        out.length[b, c] = count
+        out.finish[b, c] = row.finish
     return out
 
 

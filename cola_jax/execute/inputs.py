@@ -110,7 +110,8 @@ def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) 
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(prompts)):
         return
-    positions, context = np.asarray(prompts.positions), model.config.context
+    positions = np.asarray(prompts.positions)
+    context = model.config.context
     check_tokens("token ids", prompts.ids, model.config.vocab_size)
     if prompts.targets is not None:
         check_tokens("targets", prompts.targets, model.config.vocab_size)
@@ -278,7 +279,8 @@ def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
     if prompts.places is not None:
         used = np.flatnonzero((np.asarray(prompts.places) != NO_READ).any(axis=0))
         size = bucket(int(used.max(initial=-1)) + 1)
-        embeddings, places = fit(prompts.embeddings, size, 0), fit(prompts.places, size, NO_READ)
+        embeddings = fit(prompts.embeddings, size, 0)
+        places = fit(prompts.places, size, NO_READ)
         plain = plain.replace(embeddings=embeddings, places=places)
     if prompts.read is None:
         return plain
@@ -313,7 +315,8 @@ def check_keys(config: ModelConfig, paths: np.ndarray) -> None:
 
 def next_tokens(prompts: Prompts) -> Prompts:
     """Read prompts [B, T] at each token but the last, and ask about the next one."""
-    ids, branch = np.asarray(prompts.ids), np.asarray(prompts.branch)
+    ids = np.asarray(prompts.ids)
+    branch = np.asarray(prompts.branch)
     if (branch > 0).any():
         raise InputError(
             "prompts with continuations have no default positions to read: give `read`."

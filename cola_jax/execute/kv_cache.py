@@ -96,7 +96,8 @@ class Pool:
         self.free = np.arange(first, first + size, dtype=np.int32)
 
     def take(self, count: int) -> np.ndarray:
-        taken, self.free = self.free[:count], self.free[count:]
+        taken = self.free[:count]
+        self.free = self.free[count:]
         assert len(taken) == count
         return taken
 
@@ -136,8 +137,11 @@ class Allocator:
 
     def __init__(self, slots: int, blocks: Sequence[int], positions: int, cache: Sequence[int]):
         """Take the blocks of each cache, beside 0 for padding, and the cache of each layer."""
-        self.slots, self.prompt_pools, self.own_pools = Pool(slots), Pools(blocks), Pools(blocks)
-        self.padding_block, self.padding_slot = 0, slots
+        self.slots = Pool(slots)
+        self.prompt_pools = Pools(blocks)
+        self.own_pools = Pools(blocks)
+        self.padding_block = 0
+        self.padding_slot = slots
         self.cache = np.array(cache)
         self.readers = np.zeros((len(blocks), max(blocks) + 1), np.int32)
         # one more slot for padding
@@ -197,26 +201,32 @@ class Allocator:
 
     def assign(self, row: DecodeRow, prompt_blocks: np.ndarray, length: int) -> None:
         """Give a row a decode slot, and blocks for each position of its path."""
-        size, cache = len(row.path), self.caches_of(row.path)
+        size = len(row.path)
+        cache = self.caches_of(row.path)
         row.slot = slot = int(self.slots.take(1)[0])
         self.readers[cache, prompt_blocks] += 1
         self.row[slot] = row
-        self.length[slot], self.decoded[slot] = length, 0
-        self.path[slot], self.path[slot, :size] = STOP, row.path
+        self.length[slot] = length
+        self.decoded[slot] = 0
+        self.path[slot] = STOP
+        self.path[slot, :size] = row.path
         self.prompt_block[slot] = self.own_block[slot] = self.padding_block
         self.prompt_block[slot, :size] = prompt_blocks
         self.own_block[slot, :size] = self.own_pools.take(cache)
 
     def release(self, row: DecodeRow) -> None:
         """Free the slot of a row, its own blocks, and those of its prompt that no row reads."""
-        slot, size, cache = row.slot, len(row.path), self.caches_of(row.path)
+        slot = row.slot
+        size = len(row.path)
+        cache = self.caches_of(row.path)
         prompt_blocks = self.prompt_block[slot, :size]
         self.readers[cache, prompt_blocks] -= 1
         unread = self.readers[cache, prompt_blocks] == 0
         self.prompt_pools.give_back(prompt_blocks[unread], cache[unread])
         self.own_pools.give_back(self.own_block[slot, :size].copy(), cache)
         self.slots.give_back(np.array([slot], np.int32))
-        self.row[slot], self.path[slot] = None, STOP
+        self.row[slot] = None
+        self.path[slot] = STOP
 
 
 def decode_tiles(
@@ -249,7 +259,8 @@ def decode_tiles(
         waiting = left > 0
         layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
         rows = np.flatnonzero(wanted == layer)
-        slot, place = slots[rows], position[rows]
+        slot = slots[rows]
+        place = position[rows]
         columns = TileColumns(
             layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place]
         )
@@ -257,5 +268,6 @@ def decode_tiles(
         steps.append(Step(columns, shapes, layout.tile_ends(shapes)))
         position[rows] += 1
         left[rows] -= 1
-    slot, block = len(paths) - 1, int(blocks[-1, 0])
+    slot = len(paths) - 1
+    block = int(blocks[-1, 0])
     return pack_tiles(steps, layout, TileColumns(0, slot, slot, slot, block, block))

@@ -47,7 +47,8 @@ def time_layers(
             return time_batch(evaluator, paths[questions, 0], rounds)
 
     settings: dict[str, Any] = dict(options)
-    progress, workload = settings.pop("progress", None), Workload(1, num_layers + 1)
+    progress = settings.pop("progress", None)
+    workload = Workload(1, num_layers + 1)
     workers = make_workers(model, **settings)
     for _, batch_times in map_questions(workers, run, prompts, paths, workload, progress):
         times += batch_times
@@ -56,7 +57,8 @@ def time_layers(
 
 def time_batch(evaluator: PathEvaluator, paths: np.ndarray, rounds: int) -> np.ndarray:
     """Return the seconds [N, L + 1] of each layer, and of all, on the paths [B, P] of a batch."""
-    driver, times = evaluator.driver, np.zeros((1 + rounds, paths.shape[1]))
+    driver = evaluator.driver
+    times = np.zeros((1 + rounds, paths.shape[1]))
     rows = np.concatenate([np.arange(len(paths))[:, None], paths], axis=1)
     with driver.on_paths(paths) as blocks:
         for chunk in evaluator.trie.plan(rows, blocks)[0]:
@@ -88,7 +90,8 @@ def embed_chunk(evaluator: PathEvaluator, chunk: Chunk) -> None:
 def time_tiles(evaluator: PathEvaluator, launches: Launches) -> float:
     """Run tiles; return the seconds until their states are there."""
     driver = evaluator.driver
-    modes, start = driver.modes(), time.perf_counter()
+    modes = driver.modes()
+    start = time.perf_counter()
     driver.slots, _ = driver.worker.run(launches, driver.slots, modes)
     jax.block_until_ready(driver.slots)
     return time.perf_counter() - start

@@ -174,7 +174,8 @@ def choose_decode_sizes(
     of the longest path, and `held` the bytes of `held_bytes`. Raises InputError where the budget is
     too small for a row, naming one that is enough.
     """
-    limits, itemsize = memory.limits, memory.itemsize
+    limits = memory.limits
+    itemsize = memory.itemsize
     positions = round_up(positions, 8)  # few shapes for paths of many lengths
     prefill_rows = tile_rows(limits, limits.multiple)  # at most
     state = (tokens - prefix) * config.state_width * itemsize
@@ -345,9 +346,11 @@ def group_limits() -> Iterator[int]:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        root, name = GROUPS, "memory.max"
+        root = GROUPS
+        name = "memory.max"
         if controllers:
-            root, name = GROUPS / "memory", "memory.limit_in_bytes"
+            root = GROUPS / "memory"
+            name = "memory.limit_in_bytes"
         group = PurePosixPath(path.lstrip("/"))
         for folder in (group, *group.parents):
             try:

@@ -52,7 +52,8 @@ class Batches(NamedTuple):
         The first `before` prompts only define prefixes and are not batched; where there are such,
         no others define any. `limits` are by default those of the devices that JAX uses.
         """
-        counts, limits = token_counts(prompts), limits or default_limits()
+        counts = token_counts(prompts)
+        limits = limits or default_limits()
         shared = shared_tokens(prompts, before or len(counts), fresh, limits.multiple)[before:]
         whole = counts[before:].tolist()
         return cls([n - size for n, size in zip(whole, shared, strict=True)], shared, limits)
@@ -134,7 +135,8 @@ def cut_batches(
     """
     order = np.argsort(-np.asarray(tokens), kind="stable")
     even = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
-    batches, start = [], 0
+    batches = []
+    start = 0
     while start < len(order):
         longest = tokens[order[start]]
         end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
@@ -187,7 +189,8 @@ class Layout(NamedTuple):
 
         Each tile has the shape of its first row.
         """
-        ends, end = [], 0
+        ends = []
+        end = 0
         while end < len(shapes):
             end = min(end + self.shapes[shapes[end]].rows, len(shapes))
             ends.append(end)

@@ -17,7 +17,8 @@ from cola_jax.model import unembed
 from cola_jax.params import Model
 from cola_jax.prompts import NO_READ, Prompts, Readings, kl_divergence
 
-PART, LEAST_PART = 512, 16  # logits of which a CPU takes the maximum in one go
+PART = 512  # logits of which a CPU takes the maximum in one go
+LEAST_PART = 16
 
 
 class Queries(NamedTuple):
@@ -46,7 +47,8 @@ class ReadPositions:
     """
 
     def __init__(self, prompts: Prompts, width: int):
-        reads, targets = np.asarray(prompts.read), np.asarray(prompts.targets)
+        reads = np.asarray(prompts.read)
+        targets = np.asarray(prompts.targets)
         self.valid = reads != NO_READ
         self.read = np.zeros((len(reads), width), np.int32)
         self.count = np.zeros(len(reads), np.int64)
@@ -71,7 +73,8 @@ class ReadPositions:
 
     def queries(self, question: np.ndarray, unembedded: int) -> Queries:
         """Return the queries of outputs, of which i belongs to `question[i]`."""
-        width, counts = self.read.shape[1], self.count[question]
+        width = self.read.shape[1]
+        counts = self.count[question]
         begin = np.cumsum(counts) - counts
         position = np.arange(counts.sum()) - np.repeat(begin, counts)
         output = np.repeat(np.arange(len(question)), counts)
@@ -93,7 +96,8 @@ class ReadPositions:
         counts = self.count[question]
         begin = np.cumsum(counts) - counts
         place = begin[:, None] + self.position[question]
-        nth, valid = self.nth[question], self.valid[question]
+        nth = self.nth[question]
+        valid = self.valid[question]
         logprob, rival, token, finite, divergence = readouts
         out.logprob[question, candidate] = np.where(valid, logprob[place, nth], -np.inf)
         out.rival[question, candidate] = np.where(valid, rival[place, nth], -np.inf)

@@ -176,13 +176,16 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
 
     As ShortGPT (arXiv 2403.03853, section 3.2) ranks layers for removal; float32.
     """
-    sharding, total, count = replicated(model), np.zeros(model.config.num_layers), 0
+    sharding = replicated(model)
+    total = np.zeros(model.config.num_layers)
+    count = 0
     for b in range(len(np.asarray(prompts.ids))):
         row = jax.tree.map(
             lambda x, b=b: jax.device_put(np.asarray(x)[b : b + 1], sharding), prompts
         )
         influence, tokens = sum_influence(model, row)
-        total, count = total + np.asarray(influence), count + int(tokens)
+        total = total + np.asarray(influence)
+        count = count + int(tokens)
     return total / count
 
 
@@ -205,5 +208,6 @@ def sum_influence(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], A
 
 def cosine(x: Float[Array, "*B D"], y: Float[Array, "*B D"]) -> Float[Array, "*B"]:
     """Return the cosine of the angle between states."""
-    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    x = x.astype(jnp.float32)
+    y = y.astype(jnp.float32)
     return jnp.sum(x * y, -1) / (jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1))

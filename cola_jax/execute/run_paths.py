@@ -41,8 +41,10 @@ class PathEvaluator:
         self, worker: Worker, prompts: Prompts, workload: Workload, *, divergence: bool = False
     ):
         """Take the prompts of a batch; `divergence` reads that from the identity path as well."""
-        self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
-        count, config = round_questions(len(prompts.ids)), worker.config
+        self.worker = worker
+        self.reads = np.asarray(prompts.read).shape[1]
+        count = round_questions(len(prompts.ids))
+        config = worker.config
         if divergence:
             longest = max(workload.positions, config.num_layers)
             workload = workload._replace(positions=longest)
@@ -53,7 +55,8 @@ class PathEvaluator:
 
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
         self.layout, self.sizes = chosen
-        prompts, (tokens, width) = drop_prefix(prompts, size), slot_sizes(self.layout)
+        prompts = drop_prefix(prompts, size)
+        tokens, width = slot_sizes(self.layout)
         self.read_positions = ReadPositions(prompts, width)
         self.trie = Trie(self.sizes.slots, self.layout, self.sizes.outputs)
         self.driver = Driver(

@@ -78,12 +78,16 @@ class Schedule:
 
         By default, outputs are numbered in the order in which last layers run.
         """
-        self.nodes, self.slots, self.layout, self.outputs = nodes, slots, layout, outputs
+        self.nodes = nodes
+        self.slots = slots
+        self.layout = layout
+        self.outputs = outputs
         self.wave = nodes.order[paths]
         self.shape = layout.shape[nodes.question]  # that each node fits
         # the part of a tile that each node takes
         self.part = np.array([1 / shape.rows for shape in layout.shapes])[self.shape]
-        depths, length = np.arange(nodes.grid.shape[1]), nodes.length[paths]
+        depths = np.arange(nodes.grid.shape[1])
+        length = nodes.length[paths]
         grid = nodes.grid[paths]
         before_last = depths < length[:, None]
         has_slot = before_last & (nodes.slot[grid] != NONE)
@@ -120,7 +124,8 @@ class Schedule:
 
     def chunk(self) -> tuple[Chunk, Cost]:
         """Make the chunk; the nodes' slots are then those after it has run."""
-        nodes, layout = self.nodes, self.layout
+        nodes = self.nodes
+        layout = self.layout
         roots = self.needed[nodes.parent[self.needed] == NONE]
         nodes.slot[roots] = self.take_slots(len(roots))
         embedded = np.stack([nodes.question[roots], nodes.slot[roots]], axis=1)
@@ -144,9 +149,11 @@ class Schedule:
         """Pack the last layers of the paths by layer; return their order [n] as well."""
         layer = self.nodes.layer[self.ends]
         order = np.lexsort((-self.shape[self.ends], layer))
-        outputs, padding = np.arange(len(order), dtype=np.int32), len(order)
+        outputs = np.arange(len(order), dtype=np.int32)
+        padding = len(order)
         if self.outputs is not None:
-            outputs, padding = self.outputs[self.wave[order]], int(self.outputs[-1])
+            outputs = self.outputs[self.wave[order]]
+            padding = int(self.outputs[-1])
         bounds = np.flatnonzero(np.diff(layer[order])) + 1
         groups = zip(np.split(self.ends[order], bounds), np.split(outputs, bounds), strict=True)
         return self.pack([self.step(*group) for group in groups], padding), order
@@ -156,7 +163,8 @@ class Schedule:
     ) -> Step:
         """Make the step of states of one layer, the longest first; cut tiles if not cut yet."""
         nodes = self.nodes
-        parents, shapes = nodes.parent[states], self.shape[states].tolist()
+        parents = nodes.parent[states]
+        shapes = self.shape[states].tolist()
         blocks = {name: block[states] for name, block in nodes.blocks.items()}
         columns = TileColumns(
             int(nodes.layer[states[0]]),
@@ -192,7 +200,8 @@ class Schedule:
             if len(ends) > 1 and count - ends[-2] < self.layout.shapes[shapes[ends[-2]]].rows:
                 ends.pop()  # defer the remainder to a fuller tile
                 count = ends[-1]
-            states, rest = waiting[:count], waiting[count:]
+            states = waiting[:count]
+            rest = waiting[count:]
             self.waiting[layer] = [rest] if len(rest) else []
             self.tiles[layer] = self.part[rest].sum()
             parents = nodes.parent[states]  # all different: a parent has one child of each layer
@@ -221,7 +230,8 @@ class Schedule:
             parts = [nodes]
         else:
             order = np.argsort(layers, kind="stable")
-            nodes, layers = nodes[order], layers[order]
+            nodes = nodes[order]
+            layers = layers[order]
             parts = np.split(nodes, np.flatnonzero(np.diff(layers)) + 1)
         for part in parts:
             layer = self.nodes.layer[part[0]]
@@ -242,12 +252,15 @@ class Schedule:
             # more at once than is needed now, since finding the least valuable costs a pass
             evicted = min(len(idle), max(count - len(self.free), self.slots // 32))
             order = np.argpartition(self.nodes.value[idle], evicted - 1)
-            victims, kept = idle[order[:evicted]], idle[order[evicted:]]
+            victims = idle[order[:evicted]]
+            kept = idle[order[evicted:]]
             self.free = np.concatenate([self.free, self.nodes.slot[victims]])
             self.nodes.slot[victims] = NONE
-            self.idle, self.num_idle = [kept], len(kept)
+            self.idle = [kept]
+            self.num_idle = len(kept)
             self.evicted += evicted
-        taken, self.free = self.free[:count], self.free[count:]
+        taken = self.free[:count]
+        self.free = self.free[count:]
         return taken
 
 
@@ -260,7 +273,8 @@ def plan_chunks(
     outputs: np.ndarray | None = None,
 ) -> tuple[list[Chunk], Cost]:
     """Plan paths, rows of the nodes, in chunks of at most `chunk_size`, which run in this order."""
-    chunks, cost = [], Cost()
+    chunks = []
+    cost = Cost()
     for start in range(0, len(paths), chunk_size):
         part = paths[start : start + chunk_size]
         chunk, added = Schedule(nodes, part, slots, layout, outputs).chunk()
@@ -293,7 +307,8 @@ class Trie:
 
     def __init__(self, slots: int, layout: Layout, outputs: int):
         """Plan for S >= 2 slots, tiles of these shapes, and at most `outputs` paths in a chunk."""
-        self.slots, self.layout = slots, layout
+        self.slots = slots
+        self.layout = layout
         self.chunk_size = min(outputs, most_paths(slots, layout.rows))
         self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P], as `as_rows` writes them
         self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
@@ -328,7 +343,8 @@ class Trie:
         row, depth = np.nonzero(held != NONE)
         _, first = np.unique(held[row, depth], return_index=True)
         kept = np.unique(row[first])
-        self.paths, self.held = nodes.rows[kept], held[kept]
+        self.paths = nodes.rows[kept]
+        self.held = held[kept]
 
 
 class PrefixBlocks:
@@ -336,7 +352,8 @@ class PrefixBlocks:
 
     def __init__(self, nodes: Nodes, wave: np.ndarray, padding: int):
         """Take the nodes of the prefix, the rows of them on the paths asked for, and M."""
-        self.grid, self.padding = nodes.slot[nodes.grid[wave]], padding
+        self.grid = nodes.slot[nodes.grid[wave]]
+        self.padding = padding
         rows = nodes.rows[wave, 1:]
         rows[np.arange(len(wave)), nodes.length[wave] - 1] = 0  # the layer more of `PrefixTrie`
         self.row = {key_of(row): i for i, row in enumerate(rows)}

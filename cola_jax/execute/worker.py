@@ -67,13 +67,16 @@ class Worker:
 
         There are two kernels of attention for each kind of layer.
         """
-        self.device, self.devices = devices.flat[0], devices
+        self.device = devices.flat[0]
+        self.devices = devices
         self.sharding = placement.sharding_on(devices)
         model = jax.tree.map(lambda leaf: placement.local_shards(leaf, devices), model)
-        platform, split = self.device.platform, devices.size
+        platform = self.device.platform
+        split = devices.size
         if platform == "tpu":
             model = model.replace(layers=tuple(map(placement.in_tpu_order, model.layers)))
-        self.model, self.config = model, model.config
+        self.model = model
+        self.config = model.config
         self.configs = model.config.each_kind
         self.kinds = [choose_kind(config) for config in self.configs]
         self.dtype = dtype
@@ -84,14 +87,17 @@ class Worker:
         # layers that one call may run: those of a kind, or a layer alone
         ids = range(self.config.num_layers)
         self.group = np.array([self.config.kind_of(i) if whole else i for i in ids])
-        self.memory, self.metrics = memory, metrics
-        self.kernels, self.decode_kernels = list(kernels), list(decode_kernels)
+        self.memory = memory
+        self.metrics = metrics
+        self.kernels = list(kernels)
+        self.decode_kernels = list(decode_kernels)
         if split > 1:
             mesh = placement.worker_mesh(devices)
             self.kernels = [kernel.on(mesh) for kernel in kernels]
             self.decode_kernels = [kernel.on(mesh) for kernel in decode_kernels]
         self.index = self.put([np.int32(i) for i in range(CALL + 1)])
-        self.lock, self.stopped = threading.Lock(), stopped
+        self.lock = threading.Lock()
+        self.stopped = stopped
         self.clock = Clock(on_cpu=platform == "cpu")
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
@@ -148,7 +154,8 @@ class Worker:
         plain = PromptAttention(softcap=self.config.attention_softcap)  # in 32 bits
         worker.kernels = [plain] * len(self.kinds)
         worker.memory = self.memory._replace(itemsize=worker.dtype.itemsize)
-        worker.metrics, worker.prefixes = Metrics(), []
+        worker.metrics = Metrics()
+        worker.prefixes = []
         return worker
 
     def run(
@@ -167,10 +174,14 @@ class Worker:
         for table, calls in zip(launches.tables, launches.calls, strict=True):
             for layer, number, first, end in calls:
                 layer = layer_of(self.config, layer)
-                shape, kind = launches.layout.shapes[number], self.config.kind_of(layer)
-                facts, mode, number = (self.configs[kind], shape), modes[kind], self.cache_of[kind]
+                shape = launches.layout.shapes[number]
+                kind = self.config.kind_of(layer)
+                facts = (self.configs[kind], shape)
+                mode = modes[kind]
+                number = self.cache_of[kind]
                 if self.layers is None:
-                    stack, ends = self.model.layers[kind], (self.index[first], self.index[end])
+                    stack = self.model.layers[kind]
+                    ends = (self.index[first], self.index[end])
                     states, kept[number] = forward_tiles(
                         *facts, stack, table, *ends, states, kept[number], mode, source
                     )
@@ -345,7 +356,8 @@ def map_questions(
             f"there are {len(paths)} questions for {len(workers)} places on the 'data' axis of the "
             "mesh, and each runs questions of its own: use fewer devices."
         )
-    (first, *_), metrics = workers, workers[0].metrics
+    first, *_ = workers
+    metrics = workers[0].metrics
     same = bool((paths == paths[:1]).all())
     shared = Batches.of(prompts, 1 / len(paths) if same else FRESH)
     batches = shared.cut(range(len(paths)), len(workers), first.memory.limits.questions)

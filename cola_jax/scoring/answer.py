@@ -65,7 +65,8 @@ def check_rule(rule: str) -> Rule:
 
 def boxed(text: str, cut: bool) -> Answer:
     """Extract the first complete box, or else one without braces, which a limit may have cut."""
-    partial, closing = None, closing_braces(text)
+    partial = None
+    closing = closing_braces(text)
     for place, ended in boxes(text, closing):
         content = unwrap(text, place, closing)
         if ended or not cut:
@@ -88,7 +89,8 @@ def boxes(text: str, closing: Mapping[int, int]) -> Iterator[tuple[slice, bool]]
     next $ or space. Linear in the text, since a model can open boxes up to its token limit.
     """
     dollars = seen = 0
-    last_dollar, line_end = text.rfind("$"), -1
+    last_dollar = text.rfind("$")
+    line_end = -1
     for box in BOX.finditer(text):
         start = box.end()
         dollars += text.count("$", seen, start) - text.count(r"\$", seen, start)
@@ -115,7 +117,8 @@ def bare_end(text: str, start: int, line_end: int) -> int | None:
 
 def closing_braces(text: str) -> dict[int, int]:
     """Return the index of each brace that closes another, by the index of that other."""
-    closing, opened = {}, []
+    closing = {}
+    opened = []
     for brace in BRACE.finditer(text):
         if brace[0] == "{":
             opened.append(brace.start())
@@ -126,12 +129,14 @@ def closing_braces(text: str) -> dict[int, int]:
 
 def unwrap(text: str, place: slice, closing: Mapping[int, int]) -> str:
     """Return the content of a box without boxes around all of it, and surrounding whitespace."""
-    start, end = place.start, place.stop
+    start = place.start
+    end = place.stop
     while inner := INNER_BOX.match(text, start, end):
         close = closing.get(inner.end(), end)
         if close >= end or text[close + 1 : end].strip():
             break
-        start, end = inner.end() + 1, close
+        start = inner.end() + 1
+        end = close
     return text[start:end].strip()
 
 

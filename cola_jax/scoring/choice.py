@@ -61,12 +61,14 @@ class ChoiceScorer(Scorer):
 
     def shown(self, question: Question) -> list[Question]:
         """Return the shots before a question: those of its own subject."""
-        shots, subject = shots_of(self.shots, question), question.get("subject")
+        shots = shots_of(self.shots, question)
+        subject = question.get("subject")
         return [shot for shot in shots if shot.get("subject") == subject]
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compare the scores of the options."""
-        gold, finite = encoded.question.answer, np.asarray(readings.finite)
+        gold = encoded.question.answer
+        finite = np.asarray(readings.finite)
         return Verdicts.of_scores(self.scores(readings, encoded), gold, finite)
 
     def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
@@ -184,8 +186,10 @@ class StrictLetter(Letter):
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compare the letter with the best other token of the vocabulary."""
-        gold, finite = encoded.question.answer, np.asarray(readings.finite)
-        logprob, token = np.asarray(readings.logprob), np.asarray(readings.token)
+        gold = encoded.question.answer
+        finite = np.asarray(readings.finite)
+        logprob = np.asarray(readings.logprob)
+        token = np.asarray(readings.token)
         chosen = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
         letter = chosen.argmax(axis=1)
         answer = np.where(chosen.any(axis=1), letter, NO_ANSWER)

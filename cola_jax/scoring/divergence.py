@@ -125,7 +125,8 @@ def unanswered(question: Question) -> Question:
 
 def prompt_of(encoded: Encoded) -> Prompts:
     """Return the prompt of an encoded question [T], without answers and reads."""
-    row, of_prompt = encoded.prompts, np.asarray(encoded.prompts.branch) == PROMPT
+    row = encoded.prompts
+    of_prompt = np.asarray(encoded.prompts.branch) == PROMPT
     kept = {x: np.asarray(getattr(row, x))[of_prompt] for x in ("ids", "positions", "branch")}
     return row.replace(**kept, read=None, targets=None)
 

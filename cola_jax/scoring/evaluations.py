@@ -40,7 +40,9 @@ class Evaluations:
           write: takes new evaluations, call by call.
           call_size: the most evaluations of a call; None for a whole wave.
         """
-        self.evaluate, self.write, self.call_size = evaluate, write, call_size
+        self.evaluate = evaluate
+        self.write = write
+        self.call_size = call_size
         self.questions = questions
         self.options = max(1, *(len(each.options) for each in questions))
         self.known = [dict(rows) for rows in known or [{}] * len(questions)]

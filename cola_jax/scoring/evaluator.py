@@ -35,7 +35,9 @@ class FunctionEvaluator:
         if num_layers is None:
             raise InputError("a function of your own does not tell the layers: give num_layers.")
         check_whole("num_layers", num_layers)
-        self.function, self.questions, self.num_layers = function, questions, num_layers
+        self.function = function
+        self.questions = questions
+        self.num_layers = num_layers
         self.gold = np.array([question.answer for question in questions])
         self.options = np.array([max(1, len(question.options)) for question in questions])
 
@@ -54,7 +56,8 @@ class FunctionEvaluator:
 
     def score(self, made: Any, paths: np.ndarray) -> Verdicts:
         """Make verdicts of an array of scores."""
-        wave, most = paths.shape[:2], int(self.options.max())
+        wave = paths.shape[:2]
+        most = int(self.options.max())
         try:
             scores = np.asarray(made)
         except ValueError:  # lists of unequal lengths

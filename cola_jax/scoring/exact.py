@@ -164,7 +164,9 @@ def ask_about_ends(
 
     Returns the row, the answer of each read, and whether the read is about an end.
     """
-    read, targets, columns = np.asarray(row.read), np.asarray(row.targets), []
+    read = np.asarray(row.read)
+    targets = np.asarray(row.targets)
+    columns = []
     for j, ended in enumerate(has_end):
         *body, last = np.flatnonzero(option == j).tolist()
         columns += [(read[i], targets[i], j, False) for i in body]

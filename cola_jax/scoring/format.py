@@ -8,7 +8,8 @@ from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
 
 # placeholders in `Format.reply`; str.format would take the braces of an answer for fields
-ANSWER, SOLUTION = "<ANSWER>", "<SOLUTION>"
+ANSWER = "<ANSWER>"
+SOLUTION = "<SOLUTION>"
 
 
 @dataclasses.dataclass(frozen=True)

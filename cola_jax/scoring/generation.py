@@ -42,7 +42,8 @@ from cola_jax.scoring.scorer import (
 )
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 
-GOLD, DECOY = 0, 1  # the options of an open question
+GOLD = 0  # the options of an open question
+DECOY = 1
 DECODED = 32  # answers decoded in one call, and then kept
 TIE = 1e-6  # the margin of a token that is as likely as its rival
 
@@ -184,7 +185,8 @@ class Completions(DecodingScorer):
     def __init__(self, tokenizer: Any, *, stop: Stop, max_new_tokens: int, **options: Any):
         """Take the arguments of `DecodingScorer`, and the end of completions."""
         super().__init__(tokenizer, **options)
-        self.stop, self.max_new_tokens = stop, max_new_tokens
+        self.stop = stop
+        self.max_new_tokens = max_new_tokens
 
     def record(self) -> dict[str, Any]:
         stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
@@ -207,7 +209,8 @@ class OpenScorer(Scorer):
     ):
         """Take the arguments of `Scorer`, a format, shots, and the ids that end a text."""
         super().__init__(tokenizer, **options)
-        self.format, self.shots = format, shots
+        self.format = format
+        self.shots = shots
         self.rule: Rule = check_rule(format.extract)
         # text after a closed box is ignored; other answers are complete when their text ends
         complete = box_closed if self.rule == "boxed" else None
@@ -253,7 +256,8 @@ class Generation(OpenScorer, DecodingScorer):
         super().__init__(tokenizer, format, **options)
         usual = format.max_new_tokens
         self.max_new_tokens = usual if max_new_tokens is None else max_new_tokens
-        self.grader_class, self.grader_name = grader, grader.describe()
+        self.grader_class = grader
+        self.grader_name = grader.describe()
         self.grader: AnyGrader | None = None
         self.stack = contextlib.ExitStack()
 
@@ -364,7 +368,8 @@ def completion(
     row: DecodeRow, stop: Stop, rule: Rule | None = None, grade: Grade | None = None
 ) -> Completion:
     """Make the completion of a row, with the answer that a rule finds in its text."""
-    text, cut = stop.text(row.tokens), row.finish == TRUNCATED
+    text = stop.text(row.tokens)
+    cut = row.finish == TRUNCATED
     answer, complete = (None, not cut) if rule is None else find_answer(text, rule, cut)
     return Completion(
         text=text,

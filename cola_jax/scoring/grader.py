@@ -40,7 +40,8 @@ TIME = re.compile(r"\d\d?(?::\d\d)?\s*[ap]\.?\s?m")
 # signs that words do not have. A name may have +, * and /, such as C++ and AC/DC, but not between
 # two terms of which one is a number or a single letter, as in x/y and pi/2
 ATOM = r"(?:[0-9]+|(?<![^\W\d_])[^\W\d_](?![^\W\d_]))"
-TERM_BEFORE, TERM_AFTER = r"[\w)]", r"[\w(]"
+TERM_BEFORE = r"[\w)]"
+TERM_AFTER = r"[\w(]"
 OPERATOR = r"\s*[+*/]\s*"
 SIGNS = (r"[\\${}^_=<>|~]", r"\w\(", ATOM + OPERATOR + TERM_AFTER, TERM_BEFORE + OPERATOR + ATOM)
 FORMULA = re.compile("|".join(SIGNS))
@@ -82,7 +83,9 @@ class Grader:
           recycle: number of pairs after which a worker is replaced, since sympy's caches grow.
         """
         check_installed()
-        self.seconds, self.memory, self.recycle = seconds, memory, recycle
+        self.seconds = seconds
+        self.memory = memory
+        self.recycle = recycle
         self.verdicts: dict[tuple[str, str], Grade] = {}
         self.count = workers or max(1, min(4, (os.cpu_count() or 1) - 2))
         self.idle: queue.SimpleQueue[GradeWorker | None] = queue.SimpleQueue()  # None: not started
@@ -194,7 +197,8 @@ class GradeWorker:
 
     def __init__(self, seconds: float, memory: int):
         """Start the process and wait until it is ready; InputError if it does not start."""
-        self.seconds, self.served = seconds, 0
+        self.seconds = seconds
+        self.served = 0
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
         self.process = subprocess.Popen(
             # -P: modules in the working directory must not shadow the worker's imports
@@ -280,7 +284,8 @@ def match_text(answer: str, gold: str) -> bool | None:
     """
     if not answer or answer == gold:
         return bool(answer)
-    answer, gold = normalize(answer), normalize(gold)
+    answer = normalize(answer)
+    gold = normalize(gold)
     if DATE.fullmatch(gold):
         return answer == gold
     if TIME.fullmatch(gold):

@@ -42,7 +42,9 @@ def value_row(
     """Make the row of a share, a count, a mean or a text, in the columns value, interval and n."""
     interval = ""
     if isinstance(value, Share):
-        text, interval, n = format_percent(value.value), format_interval(value.interval), value.n
+        text = format_percent(value.value)
+        interval = format_interval(value.interval)
+        n = value.n
     elif isinstance(value, str):
         text = value
     else:

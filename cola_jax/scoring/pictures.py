@@ -34,7 +34,8 @@ def with_picture(
     encoded: Encoded, scorer: Scorer, token: int | None, tower: Tower | None
 ) -> Encoded:
     """Put the picture of a question, if it has one, in place of a token of its prompt."""
-    question, places = encoded.question, np.flatnonzero(np.asarray(encoded.prompts.ids) == token)
+    question = encoded.question
+    places = np.flatnonzero(np.asarray(encoded.prompts.ids) == token)
     if len(places) != (question.picture is not None):
         raise InputError(
             f"question {question.id}: its prompt says {PICTURE} {count(len(places), 'time')}, but "

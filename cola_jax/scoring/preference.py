@@ -21,7 +21,8 @@ DRAWS = 10_000  # of gold among the targets of each question
 MOST_DRAWN = 4_000_000  # targets drawn in all, which bounds time and memory
 INFORMATIVE = 10  # questions below which no interval is given
 FAR = 100.0  # beta beyond which no weight is left to move
-LOWEST, HIGHEST = -30.0, 60.0  # tau, in standard deviations of the scores
+LOWEST = -30.0  # tau, in standard deviations of the scores
+HIGHEST = 60.0
 NO_INTERVAL = (math.nan, math.nan)
 
 
@@ -64,7 +65,8 @@ class Preference(NamedTuple):
         A conditional logit with Jeffreys' prior, which keeps tau finite where gold is the first or
         the last choice throughout. `gaps` [n, J] are those of `Targets`.
         """
-        there, values = ~np.isnan(gaps), np.nan_to_num(gaps)
+        there = ~np.isnan(gaps)
+        values = np.nan_to_num(gaps)
         count = there.sum(axis=1, keepdims=True)
         middle = values.sum(axis=1, keepdims=True) / np.maximum(count, 1)
         spread = math.sqrt(((values - middle) ** 2).sum(where=there) / max(count.sum(), 1))
@@ -170,7 +172,8 @@ class Net(NamedTuple):
         """
         compared = (~np.isnan(targets.gaps)).sum(axis=1) > 1
         targets = targets.take(compared)
-        gaps, values = targets.gaps, targets.hits.astype(float)
+        gaps = targets.gaps
+        values = targets.hits.astype(float)
         if before is not None:
             values = values - before[compared]
         if not len(gaps):
@@ -305,13 +308,16 @@ class Drawn:
     def bound(self, tail: Callable[[float], float], sign: int) -> float:
         """Find the beta at which a tail that falls towards `sign` reaches 0."""
         step = sign / weighted_variance(self.weight, self.apart).sum() ** 0.5
-        inside, outside = 0.0, step
+        inside = 0.0
+        outside = step
         if tail(0.0) < 0:
-            inside, outside = -step, 0.0
+            inside = -step
+            outside = 0.0
             while tail(inside) < 0 and abs(inside) < FAR:
                 inside, outside = 2 * inside, inside
         while tail(outside) > 0 and abs(outside) < FAR:
-            inside, outside = outside, 2 * outside
+            inside = outside
+            outside = 2 * outside
         if tail(inside) < 0 or tail(outside) > 0:
             return outside  # nothing lies beyond
         return cast(float, brentq(tail, inside, outside, xtol=0.01 * abs(step)))
@@ -361,5 +367,6 @@ class Kept(NamedTuple):
         degrees = len(saved) - design.shape[1]
         reach = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
         p = float(2 * t.sf(abs(beta[0]) / error, degrees)) if error > 0 else 1.0
-        low, high = float(beta[0]) - reach, float(beta[0]) + reach
+        low = float(beta[0]) - reach
+        high = float(beta[0]) + reach
         return kept._replace(interval=(low, high), p=p)

@@ -80,7 +80,9 @@ class Scorer(abc.ABC):
             raise InputError(
                 "the tokenizer has no chat template: use the plain prompt (drop --chat)."
             )
-        self.tokenizer, self.chat, self.context = tokenizer, chat, context
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self.context = context
 
     @abc.abstractmethod
     def encode(self, question: Question) -> Encoded:
@@ -245,7 +247,8 @@ def encode_prompt(
     """Encode a prompt alone, to decode after it."""
     ids = tokenize_prompt(tokenizer, prompt, special)
     row, option = pack(ids, [])
-    row, text = row.replace(read=None, targets=None), decode_tokens(tokenizer, ids)
+    row = row.replace(read=None, targets=None)
+    text = decode_tokens(tokenizer, ids)
     return Encoded(question, row, option, hash_of(prompt), prompt=text)
 
 
@@ -268,8 +271,12 @@ def pack(
     The last token of a continuation is left out, since no token of it follows. Returns the row [T],
     and the continuation [Q] of each read position.
     """
-    ids, positions, branch = list(prompt), list(range(len(prompt))), [PROMPT] * len(prompt)
-    read, targets, option = [], [], []
+    ids = list(prompt)
+    positions = list(range(len(prompt)))
+    branch = [PROMPT] * len(prompt)
+    read = []
+    targets = []
+    option = []
     for j, tokens in enumerate(continuations):
         first = len(ids)
         ids += tokens[:-1]

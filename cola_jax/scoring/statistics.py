@@ -10,7 +10,8 @@ import numpy as np
 from scipy.special import nctdtrinc
 from scipy.stats import binom, binomtest, f, norm, t
 
-LEVEL, ALPHA = 0.95, 0.05  # of intervals and of tests
+LEVEL = 0.95  # of intervals and of tests
+ALPHA = 0.05
 Z = float(norm.ppf((1 + LEVEL) / 2))
 
 
@@ -134,10 +135,12 @@ class MeanSquares(NamedTuple):
     @classmethod
     def of(cls, values: np.ndarray) -> "MeanSquares":
         """Split the squares; all are NaN for one question, the last two for one prompt."""
-        (n, prompts), nan = values.shape, math.nan
+        n, prompts = values.shape
+        nan = math.nan
         if n < 2:
             return cls(nan, nan, nan)
-        rows, columns = values.mean(1, keepdims=True), values.mean(0)
+        rows = values.mean(1, keepdims=True)
+        columns = values.mean(0)
         squares = [prompts * rows.var(ddof=1), nan, nan]
         if prompts > 1:
             rest = ((values - rows - columns + values.mean()) ** 2).sum()
@@ -148,7 +151,8 @@ class MeanSquares(NamedTuple):
     def error(self, n: int, prompts: int, least: float = 0.0) -> tuple[float, float]:
         """Return the standard error of the mean, or `least`, and its degrees of freedom."""
         if prompts == 1:
-            error, df = math.sqrt(self.questions / n), n - 1.0
+            error = math.sqrt(self.questions / n)
+            df = n - 1.0
         else:
             # A negative component of prompts counts as 0, and their mean square as the residual's
             # in the degrees of freedom too. Falling back on those of questions alone makes
@@ -278,7 +282,8 @@ class Crossed:
 def holm(values: Sequence[float]) -> list[float]:
     """Correct the p-values of one table for their number; NaN stays and does not count."""
     known = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
-    corrected, largest = list(values), 0.0
+    corrected = list(values)
+    largest = 0.0
     for rank, (p, i) in enumerate(known):
         largest = max(largest, min(1.0, p * (len(known) - rank)))
         corrected[i] = largest

@@ -42,7 +42,8 @@ class Verdicts(NamedTuple):
     log_likelihoods: np.ndarray
 
     def __repr__(self) -> str:
-        count, shape = np.size(self.verdict), [*np.shape(self.verdict)]
+        count = np.size(self.verdict)
+        shape = [*np.shape(self.verdict)]
         lost = count - int(np.sum(self.finite))
         text = f"Verdicts({shape}: {int(np.sum(self.verdict))} of {count} right"
         return f"{text}, {lost} not finite)" if lost else f"{text})"

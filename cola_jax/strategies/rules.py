@@ -38,7 +38,8 @@ RANGES = {  # the least and the largest value of each field of rules and setting
 def check_ranges(settings: Any) -> None:
     """Raise InputError for a field outside its range, or of another type."""
     for field in dataclasses.fields(settings):
-        name, value = field.name, getattr(settings, field.name)
+        name = field.name
+        value = getattr(settings, field.name)
         if name not in RANGES or (value is None and field.type == int | None):
             continue
         kind, number = (Real, "number") if field.type is float else (Integral, "whole number")
@@ -209,7 +210,8 @@ class Settings:
     def __post_init__(self):
         check_ranges(self)
         if self.control not in get_args(Control):
-            names, near = get_args(Control), did_you_mean(str(self.control), get_args(Control))
+            names = get_args(Control)
+            near = did_you_mean(str(self.control), get_args(Control))
             raise InputError(
                 f"control {shown(self.control)} is not one of {', '.join(names)}{near}."
             )

@@ -29,7 +29,9 @@ class Tree:
         self, path: LayerPath, rules: TreeRules, costs: LayerCosts, random: np.random.Generator
     ):
         """Plant the root, pending its verdict; `random` is the question's own."""
-        self.rules, self.random, self.total_cost = rules, random, costs.total
+        self.rules = rules
+        self.random = random
+        self.total_cost = costs.total
         self.unit = 1.0  # of margins
         self.cost_weight = rules.length_weight / costs.total
         self.layer_costs = costs
@@ -85,8 +87,10 @@ class Tree:
 
         UCB is Q/v + c sqrt(ln V / v) - lambda |P|/L (CoLa, section 3).
         """
-        node, whole = ROOT, self.rules.visits == "tree"
-        means, rates = self.means, self.rates
+        node = ROOT
+        whole = self.rules.visits == "tree"
+        means = self.means
+        rates = self.rates
         while (children := self.children[node]) and not self.may_expand(node):
             weight = math.sqrt(math.log(self.visits[ROOT if whole else node]))
             scores = [means[child] + weight * rates[child] for child in children]
@@ -172,7 +176,8 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
 
     def __init__(self, rules: TreeRules, positions: int, num_layers: int):
         super().__init__()
-        self.rules, self.lengths = rules, rules.lengths(num_layers)
+        self.rules = rules
+        self.lengths = rules.lengths(num_layers)
         rows = np.stack(edits_of(rules, positions), axis=1)
         self.rows = rows[np.argsort(rows[:, 1], kind="stable")]
 
@@ -192,7 +197,8 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
         drawn in proportion to its k to the rules' `block_power`. At the root the rules' early exits
         come before all other edits. Returns the path and the edit; None where there is none.
         """
-        rules, path = self.rules, tree.paths[node]
+        rules = self.rules
+        path = tree.paths[node]
 
         def new_path(edit: Sequence[int]) -> LayerPath | None:
             _, start, k, _ = edit

@@ -64,7 +64,8 @@ def random(start: WalkStart, rules: RandomRules) -> Walk:
 
 def single_edits(start: WalkStart, rules: EnumerateRules) -> Walk:
     """Try every single edit of the identity path, in random order."""
-    path, fitting = start.identity.path, start.fitting
+    path = start.identity.path
+    fitting = start.fitting
     fits = np.sort(np.concatenate([[], *fitting[len(path)].values()]).astype(int))
     edits = start.random.permutation(np.stack(fitting.table, axis=1)[fits])  # [A, 4]
     yield [Leaf(edited(path, edit), path, edit) for edit in edits.tolist()]
@@ -134,10 +135,12 @@ def proposals_of(settings: Settings, num_layers: int) -> Callable[[str, Verdicts
     It takes the question's id and the identity path's verdict [1]; the searches share a table of
     edits. Each draws from a generator of its own, of the seed and the id.
     """
-    rules, positions = settings.preset, settings.positions(num_layers)
+    rules = settings.preset
+    positions = settings.positions(num_layers)
     root = identity(num_layers)
     if isinstance(rules, TreeRules):
-        draws, costs = EditDraws(rules, positions, num_layers), settings.costs(num_layers)
+        draws = EditDraws(rules, positions, num_layers)
+        costs = settings.costs(num_layers)
 
         def start(id: str, verdict: Verdicts) -> Proposals:
             tree = Tree(root, rules, costs, random_of(settings.seed, id))
@@ -164,14 +167,16 @@ def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -
 
 def paced(walk: Walk, root: LayerPath, settings: Settings) -> Proposals:
     """Yield the new paths of a walk, at most `leaves` at a time, within the budget."""
-    seen, results = {root}, None
+    seen = {root}
+    results = None
     while len(seen) <= settings.simulations:
         try:
             leaves = walk.send(results)  # type: ignore[arg-type] # None starts a generator
         except StopIteration:
             return
         new = {leaf.path: leaf for leaf in leaves if leaf.path not in seen}
-        left, results = list(new.values())[: settings.simulations + 1 - len(seen)], []
+        left = list(new.values())[: settings.simulations + 1 - len(seen)]
+        results = []
         seen.update(leaf.path for leaf in left)
         for first in range(0, len(left), settings.leaves):
             wave = left[first : first + settings.leaves]

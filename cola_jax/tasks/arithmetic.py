@@ -37,7 +37,8 @@ class Level(NamedTuple):
         """Return the operands and the sign of question `number`, 0..size-1."""
         sign = self.signs[0]
         if number >= self.count(sign):
-            number, sign = number - self.count(sign), self.signs[1]
+            number = number - self.count(sign)
+            sign = self.signs[1]
         if sign == "-" and self.first == self.second:
             row = (math.isqrt(8 * number + 1) - 1) // 2
             return self.first[row], sign, self.second[number - row * (row + 1) // 2]
@@ -75,9 +76,12 @@ def arithmetic(
 
 def stream(level: int, seed: str) -> Iterator[Question]:
     """Yield every question of a level once, in an order determined by the seed."""
-    size, seen, draw = TABLE[level].size, set(), 0
+    size = TABLE[level].size
+    seen = set()
+    draw = 0
     while len(seen) < size:
-        number, draw = stable_hash(f"arithmetic {seed} {level} {draw}") % size, draw + 1
+        number = stable_hash(f"arithmetic {seed} {level} {draw}") % size
+        draw += 1
         if number not in seen:
             seen.add(number)
             yield make_question(level, number)

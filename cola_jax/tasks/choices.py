@@ -46,16 +46,19 @@ def options_by_label(options: Any) -> dict[str, Any]:
     if isinstance(options, str):
         options = parse_options(options)
     if isinstance(options, Mapping) and {"text", "label"} <= options.keys():
-        labels, values = list(options["label"]), list(options["text"])
+        labels = list(options["label"])
+        values = list(options["text"])
     elif isinstance(options, list) and all(is_labelled(option) for option in options):
         labels = [option["label"] for option in options]
         values = [option["text"] for option in options]
     elif isinstance(options, list):
         more = map(str, range(len(LETTERS), len(options)))
-        labels, values = [*LETTERS, *more][: len(options)], options
+        labels = [*LETTERS, *more][: len(options)]
+        values = options
     elif isinstance(options, Mapping):
         given = {str(label): value for label, value in options.items() if value is not None}
-        labels, values = list(given), list(given.values())
+        labels = list(given)
+        values = list(given.values())
     else:
         raise ValueError(f"options are no list, but {shown(options)}: {NO_LIST}")
     labels = [str(label).strip() for label in labels]
@@ -91,7 +94,9 @@ def quoted_list(text: str) -> list[str] | None:
     """Read a list of quoted texts, such as ['red', "Ann's"]; None for anything else."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    inner, options, place = text[1:-1].strip(), [], 0
+    inner = text[1:-1].strip()
+    options = []
+    place = 0
     while match := QUOTED.match(inner, place):
         options.append(unescaped(match[1] if match[1] is not None else match[2]))
         place = match.end()
@@ -134,7 +139,8 @@ def meanings_of(answer: Any, options: Mapping[str, Any]) -> dict[Meaning, int]:
     number = whole_number(answer)
     if number is None:
         return {}
-    labels, count = list(options), len(options)
+    labels = list(options)
+    count = len(options)
     texts = [str(value).strip() for value in options.values()]
     written = {str(answer).strip(), str(number)}
     meanings: dict[Meaning, int] = {}

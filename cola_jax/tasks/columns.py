@@ -210,7 +210,8 @@ def check_rivals(found: Mapping[str, Sequence[str]], rows: Iterable[Mapping[str,
     ]
     for field, name, other in pairs:
         for row in rows:
-            first, second = row.get(name), row.get(other)
+            first = row.get(name)
+            second = row.get(other)
             if first is not None and second is not None and str(first) != str(second):
                 raise InputError(
                     f"the {field} may be in the column {shown(name)} or {shown(other)}, which "

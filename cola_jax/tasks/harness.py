@@ -82,7 +82,8 @@ class HarnessTask:
     """A task of lm-evaluation-harness and the rows of its evaluation split."""
 
     def __init__(self, name: str, task: Any):
-        self.name, self.task = name, task
+        self.name = name
+        self.task = task
         for flag, why in (("MULTIMODAL", "needs images or sound"), ("UNSAFE_CODE", "runs code")):
             if getattr(task, flag, False):
                 raise self.refusal(f"{why}, so it")
@@ -136,7 +137,8 @@ class ChoiceTask(HarnessTask):
             raise self.refusal("puts its choices before the scored text, so it")
         text = prompt.rstrip()  # the harness scores white space with the choice
         delimiter = prompt[len(text) :] + self.task.config.target_delimiter
-        choices, target = self.task.doc_to_choice(row), self.task.doc_to_target(row)
+        choices = self.task.doc_to_choice(row)
+        target = self.task.doc_to_target(row)
         gold = target
         if isinstance(target, str) and target in choices:
             gold = choices.index(target)
@@ -240,7 +242,8 @@ class DecodingTask(HarnessTask):
                 return answer, Grade.RIGHT if answer == gold.strip() else Grade.WRONG
             if gold is not None:
                 task = copy.copy(task)
-                task.doc_to_target, task.multiple_target = lambda *_: gold, 0
+                task.doc_to_target = lambda *_: gold
+                task.multiple_target = 0
             return answer, grade_of(task.process_results(row, [filtered])[self.metric])
 
     @property

@@ -140,7 +140,8 @@ def is_typo(name: str, known: str) -> bool:
     pairs = enumerate(zip(name, known, strict=False))
     shorter = min(len(name), len(known))
     place = next((place for place, (own, other) in pairs if own != other), shorter)
-    name, known = name[place:], known[place:]
+    name = name[place:]
+    known = known[place:]
     one = name[1:] == known[1:] or name[1:] == known or name == known[1:]
     return one or name[1::-1] + name[2:] == known
 

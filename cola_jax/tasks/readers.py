@@ -103,7 +103,8 @@ class Choice(Fields):
     def make(self, default_id: str | None) -> Question:
         texts = tuple(str(value) for value in self.options.values())
         answer = answer_index(self.answer, self.options, self.meaning)
-        id, metadata = self.id_of(default_id, *texts), metadata_of(subject=self.subject)
+        id = self.id_of(default_id, *texts)
+        metadata = metadata_of(subject=self.subject)
         return Question(id, self.text, texts, answer, metadata=metadata, picture=self.image)
 
 

@@ -180,7 +180,8 @@ def library_name(task: str) -> str:
     name = task.removeprefix(LIBRARY)
     suffix = Path(name).suffix
     if suffix in SUFFIXES:
-        names, known = [], [str(file) for file in Path(name).parent.glob(f"*{suffix}")]
+        names = []
+        known = [str(file) for file in Path(name).parent.glob(f"*{suffix}")]
     else:
         names = harness.task_names()
         known = [*(f"mmlu_{subject}" for subject in MMLU_SUBJECTS), *names]
@@ -246,7 +247,8 @@ def load_questions(
     if isinstance(source, Iterator):
         source = list(source)  # read twice
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
-    task, limit = find_task(source, fields, answers_from), read_limit(limit)
+    task = find_task(source, fields, answers_from)
+    limit = read_limit(limit)
     options = {"split": split, "hub": hub, "subject": subject, "level": level, "seed": seed}
     options |= {"num_fewshot": num_fewshot, "rule": rule}
     options |= {"fields": fields, "answers_from": answers_from}
