@@ -321,8 +321,8 @@ class ModelConfig:
         return tuple(i for i in range(self.num_layers) if self.kind_of(i) == kind)
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """The place of each layer in the stack of its kind."""
+    def stack_index(self) -> tuple[int, ...]:
+        """The index of each layer in the stack of its kind."""
         kinds = [self.kind_of(i) for i in range(self.num_layers)]
         return tuple(kinds[:i].count(kind) for i, kind in enumerate(kinds))
 

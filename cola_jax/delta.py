@@ -70,7 +70,7 @@ def convolve(
     taps: Float[Array, "A H W"],
     bias: Float[Array, "A H"] | None,
     before: Float[Array, "R A w H"],
-    places: Predecessors,
+    predecessors: Predecessors,
 ) -> tuple[Float[Array, "R T A H"], Float[Array, "R A w H"]]:
     """Convolve each channel over a token and those before it, then SiLU.
 
@@ -79,16 +79,18 @@ def convolve(
     inputs = jnp.concatenate([before.transpose(0, 2, 1, 3).astype(x.dtype), x], axis=1)
     wide = inputs.astype(jnp.float32)
     out = sum(
-        take_places(wide, places.last[..., i]) * taps[..., i].astype(jnp.float32)
+        take_tokens(wide, predecessors.last[..., i]) * taps[..., i].astype(jnp.float32)
         for i in range(taps.shape[-1])
     )
     out = out if bias is None else out + bias.astype(jnp.float32)
-    return jax.nn.silu(jnp.asarray(out)), take_places(inputs, places.end).transpose(0, 2, 1, 3)
+    return jax.nn.silu(jnp.asarray(out)), take_tokens(inputs, predecessors.end).transpose(
+        0, 2, 1, 3
+    )
 
 
-def take_places(x: Float[Array, "R S *X"], places: Int[Array, "R T"]) -> Float[Array, "R T *X"]:
+def take_tokens(x: Float[Array, "R S *X"], indices: Int[Array, "R T"]) -> Float[Array, "R T *X"]:
     """Take places of each row."""
-    return jax.vmap(lambda row, i: row[i])(x, places)
+    return jax.vmap(lambda row, i: row[i])(x, indices)
 
 
 def unit(x: Float[Array, "*X H"]) -> Float[Array, "*X H"]:

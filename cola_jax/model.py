@@ -18,7 +18,7 @@ from cola_jax.delta import (
     Tokens,
     convolve,
     gated_delta_rule,
-    take_places,
+    take_tokens,
     unit,
     zeros,
 )
@@ -231,13 +231,13 @@ def recur(
     """
     x = norm(config, h, layer.attention_norm)
     before = zeros(len(h), recurrent_shapes(config)) if before is None else before
-    places = Predecessors.of(branch, config.convolution)
+    predecessors = Predecessors.of(branch, config.convolution)
     mixed: list[Array] = []
     carried: list[Array] = []
     for name in ("q", "k", "v"):
         heads = project_heads(config, x, getattr(layer, name), None)
         taps, bias = getattr(layer, f"{name}_taps"), getattr(layer, f"{name}_taps_bias")
-        out, window = convolve(heads, taps, bias, getattr(before, name), places)
+        out, window = convolve(heads, taps, bias, getattr(before, name), predecessors)
         mixed.append(out.astype(h.dtype).astype(jnp.float32))
         carried.append(window)
     assert layer.forget_bias is not None
@@ -428,7 +428,7 @@ def take_positions(
     x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None
 ) -> Shaped[Array, "B _ *X"]:
     """Take the positions read, all of them for None."""
-    return x if read is None else take_places(x, read)
+    return x if read is None else take_tokens(x, read)
 
 
 def view_at_positions(view: View, read: Int[Array, "B Q"] | None) -> View:

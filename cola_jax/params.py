@@ -364,7 +364,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     if layers.q.shape[0] == 1:
         layer, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)
     else:
-        place = jnp.asarray(config.places, jnp.int32)[i] if config.kinds else i
+        place = jnp.asarray(config.stack_index, jnp.int32)[i] if config.kinds else i
         layer = jax.tree.map(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, 0, False), layers
         )
@@ -486,8 +486,8 @@ def quantize_on(name: str, weight: jax.Array, mesh: Mesh | None) -> Int8:
     """Round a weight on the devices that hold it, the largest values of a channel shared."""
     run = functools.partial(quantize, inputs=INPUTS[field_of(name)])
     scale = jax.eval_shape(run, weight).scale.shape
-    places = Int8(sharding(name, weight.shape, mesh), sharding(name, scale, mesh))
-    return jax.jit(run, out_shardings=places)(weight)
+    shardings = Int8(sharding(name, weight.shape, mesh), sharding(name, scale, mesh))
+    return jax.jit(run, out_shardings=shardings)(weight)
 
 
 def float_dtype(dtype: DTypeLike) -> jnp.dtype:

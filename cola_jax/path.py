@@ -214,8 +214,8 @@ def edit_table(
     skip, repeat, times, move, move_block = (min(size, positions) for size in sizes)
     shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
     shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
-    places = [s for s in range(-move, move + 1) if s]
-    shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in places]
+    shifts = [s for s in range(-move, move + 1) if s]
+    shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in shifts]
     if not shapes:
         raise InputError("no edit is allowed: give skip, repeat (with times) or move above 0.")
     rows = [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)]

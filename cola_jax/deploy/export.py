@@ -185,7 +185,7 @@ def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> S
     config.check_keys(layers)
     values = write_config(select_layers(config, layers), dtype)
     written, rows = read_config(values)
-    places = tuple(config.places[layer] for layer in layers)
+    places = tuple(config.stack_index[layer] for layer in layers)
     return Selected(layers, places, written, values, rows)
 
 

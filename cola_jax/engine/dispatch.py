@@ -106,7 +106,7 @@ class Dispatch:
         self.times = Times()
         self.pauses = pauses or Pauses(clock)
         self.clock = clock
-        self.places: dict[Hashable, Place] = {}
+        self.joined: dict[Hashable, Place] = {}
         self.free: dict[Hashable, None] = {}  # workers that take one more, the next one first
         self.queue: collections.deque[Ticket] = collections.deque()
         self.retries: collections.deque[Ticket] = collections.deque()  # the last ones first
@@ -120,12 +120,12 @@ class Dispatch:
 
     def join(self, worker: Hashable, machine: str | None = None, slots: int = 1) -> None:
         """Add a worker that takes some batches at once."""
-        self.places[worker] = Place(machine, slots)
+        self.joined[worker] = Place(machine, slots)
         self.free[worker] = None
 
     def leave(self, worker: Hashable, *, failed: bool) -> None:
         """Remove a worker; its batches in progress end as the engine tells for each."""
-        place = self.places.pop(worker)
+        place = self.joined.pop(worker)
         self.free.pop(worker, None)
         if failed:
             self.pauses.fail(place.machine)
@@ -156,7 +156,7 @@ class Dispatch:
         if not self.waiting:
             return None
         for worker in self.free:
-            place = self.places[worker]
+            place = self.joined[worker]
             ticket = self.choose(place)
             if ticket is not None:
                 self.begin(ticket, worker, place)
@@ -186,7 +186,7 @@ class Dispatch:
 
     def available_machines(self) -> set[str | None]:
         """Return the machines of workers from which batches can be expected."""
-        return {place.machine for place in self.places.values() if self.is_available(place)}
+        return {place.machine for place in self.joined.values() if self.is_available(place)}
 
     def begin(self, ticket: Ticket, worker: Hashable, place: Place) -> None:
         """Note that a worker begins a batch."""
@@ -202,7 +202,7 @@ class Dispatch:
     def end(self, ticket: Ticket) -> None:
         """Note that a batch is no longer in progress."""
         del self.running[ticket]
-        place = self.places.get(ticket.worker)
+        place = self.joined.get(ticket.worker)
         if place is not None and ticket in place.running:
             del place.running[ticket]
             self.free[ticket.worker] = None
@@ -215,7 +215,7 @@ class Dispatch:
         self.end(ticket)
         self.pauses.succeed(ticket.machine)
         self.times.add(self.clock() - ticket.began, len(ticket.batch.questions), first=ticket.first)
-        if place := self.places.get(ticket.worker):
+        if place := self.joined.get(ticket.worker):
             place.started = True
         questions = set(ticket.batch.indices.tolist())
         if not questions <= ticket.unanswered:
@@ -329,7 +329,7 @@ class Dispatch:
         medians = self.times.medians()
         replaced = [ticket for ticket in self.running if ticket.replaced]
         hung = [t.worker for t in replaced if now - t.began > 2 * self.limit(t, medians)]
-        return [worker for worker in dict.fromkeys(hung) if worker in self.places]
+        return [worker for worker in dict.fromkeys(hung) if worker in self.joined]
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -99,9 +99,9 @@ class QuestionSet:
         most_tokens = capacity.memory.limits.batch_tokens
         for _, members in sorted(groups.items()):
             sizes = [tokens[i] for i in members]
-            places = np.array(members)
+            group = np.array(members)
             for part in cut_batches(sizes, capacity.parts, capacity.questions, most_tokens):
-                indices = places[part]
+                indices = group[part]
                 questions = [self.questions[i] for i in indices]
                 rows = {each.id: known[each.id] for each in questions if each.id in known}
                 yield Batch(indices, questions, rows)

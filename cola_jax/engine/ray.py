@@ -259,7 +259,7 @@ class RayEngine:
         with contextlib.suppress(RayError):
             ray.kill(worker.actor)
         log.warning("a worker on %s has ended: %s", worker.host, first_line(error))
-        if dispatch is not None and worker in dispatch.places:
+        if dispatch is not None and worker in dispatch.joined:
             dispatch.leave(worker, failed=has_machine(worker))
 
     def end_hung(self, worker: RemoteWorker, dispatch: Dispatch) -> None:
@@ -282,7 +282,7 @@ class RayEngine:
     def remind(self, dispatch: Dispatch | None = None) -> None:
         """Say from time to time that there is no worker."""
         now = time.monotonic()
-        if dispatch is not None and dispatch.places:
+        if dispatch is not None and dispatch.joined:
             self.reminded = now
         elif now - self.reminded > REMIND:
             self.reminded = now

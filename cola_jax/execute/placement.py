@@ -118,7 +118,7 @@ def layers_of(model: Model) -> Iterator[Layer]:
     All but small arrays share the stack's memory, so that no second copy of the weights is made; a
     device that does not have them in order gets copies.
     """
-    for i, place in enumerate(model.config.places):
+    for i, place in enumerate(model.config.stack_index):
         stack = model.layers[model.config.kind_of(i)]
         yield jax.tree.map(lambda leaf, index=place: layer_part(leaf, index), stack)
 

@@ -97,9 +97,9 @@ class TpuPromptAttention(PromptAttention):
             whole = PartitionSpec()
             rows = PartitionSpec(None, None, "tensor")
             results = (rows, *[PartitionSpec(None, "tensor")] * 2 * keep)
-            places = (rows, rows, rows, whole, whole)
+            in_specs = (rows, rows, rows, whole, whole)
             run = jax.shard_map(
-                run, mesh=self.mesh, in_specs=places, out_specs=results, check_vma=False
+                run, mesh=self.mesh, in_specs=in_specs, out_specs=results, check_vma=False
             )
         flat = (x.reshape(*x.shape[:2], -1) for x in (q, tokens.k, tokens.v))
         rotations = tokens.of_queries, tokens.of_keys

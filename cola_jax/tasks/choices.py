@@ -198,20 +198,20 @@ def answer_index(answer: Any, options: Mapping[str, Any], meaning: Meaning) -> i
     labels = [label.lower() for label in options]
     texts = [str(value).strip() for value in options.values()]
     if isinstance(answer, bool):
-        places = [i for i, text in enumerate(texts) if text.lower() in BOOLEAN[answer]]
+        matches = [i for i, text in enumerate(texts) if text.lower() in BOOLEAN[answer]]
     elif whole_number(answer) is not None:
         meanings = meanings_of(answer, options)
-        places = [meanings[meaning]] if meaning in meanings else []
+        matches = [meanings[meaning]] if meaning in meanings else []
     else:
         text = str(answer).strip()
         label = text.lower()
         if label not in labels and text not in texts:
             label = label.strip("().: ")  # as in (B), B) and B.
-        places = [i for i in range(len(texts)) if labels[i] == label or texts[i] == text]
-    if len(places) != 1:
+        matches = [i for i in range(len(texts)) if labels[i] == label or texts[i] == text]
+    if len(matches) != 1:
         first = 1 if meaning == "1" else 0
         raise InputError(
             f"the answer must be the number ({first} to {first + len(texts) - 1}), the letter or "
             f"the text of an option, and not of two options, got {shown(answer)}."
         )
-    return places[0]
+    return matches[0]

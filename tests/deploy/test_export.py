@@ -84,7 +84,7 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     assert again.config == select_layers(ours.config, path)
     config, stacks = ours.config, []
     for kind, stack in enumerate(ours.layers):
-        places = np.array([config.places[i] for i in path if config.kind_of(i) == kind])
+        places = np.array([config.stack_index[i] for i in path if config.kind_of(i) == kind])
         stacks.append(jax.tree.map(lambda x, places=places: x[places], stack))
     along = ours.replace(config=again.config, layers=tuple(stacks))
     if ours.layer_embedding is not None:

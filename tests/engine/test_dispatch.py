@@ -72,7 +72,7 @@ class FakeCluster:
 
     def stop(self, worker: Any) -> None:
         """End a worker with all that it runs, and start another in its place."""
-        machine = self.dispatch.places[worker].machine
+        machine = self.dispatch.joined[worker].machine
         assert machine is not None
         self.dispatch.leave(worker, failed=True)
         for ticket in [ticket for ticket in self.running if ticket.worker == worker]:

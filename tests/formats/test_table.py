@@ -19,7 +19,7 @@ def test_unstack_restores_tensors_to_the_bit(pair, variant):
         source.rows,
         source.config,
         range(source.config.num_layers),
-        source.config.places,
+        source.config.stack_index,
     ):
         np.testing.assert_array_equal(restored, theirs.pop(name).numpy(), err_msg=name)
     assert not theirs

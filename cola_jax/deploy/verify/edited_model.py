@@ -135,7 +135,7 @@ def digests_by_layer(
     config: ModelConfig, names: Iterable[str], digests: Digests
 ) -> list[tuple[str, ...]]:
     """Return the digests of each layer, in the order of names; "" where its kind lacks a weight."""
-    attributes, places, names = layer_attributes(config), config.places, list(names)
+    attributes, places, names = layer_attributes(config), config.stack_index, list(names)
 
     def of_layer(layer: int, name: str) -> str:
         if name in attributes:
