@@ -28,6 +28,8 @@ from cola_jax.model import (
     norm,
     queries,
     recur,
+    residual,
+    rms_norm,
     view_of,
     visible,
 )
@@ -167,7 +169,7 @@ class Recorded:
 
     def attention(self) -> Pairs:
         for i, config, layer in self.first_layers():
-            if not config.convolution:
+            if config.own_keys and not config.convolution:
                 x, out = self.calls[self.child(i, "o")]
                 layer = layer.replace(attention_norm=None)  # which has been applied to x
                 mask = visible(config, self.view, layer.window)
@@ -187,7 +189,12 @@ class Recorded:
 
     def mixtures(self) -> Pairs:
         for i, config, layer in self.first_layers():
-            if layer.router is not None:
+            if config.parallel_experts:
+                x, out = self.calls[self.child(i, "expert_up")]
+                routed = self.calls[self.child(i, "router")].x.reshape(1, -1, config.width)
+                routed = rms_norm(routed, layer.router_norm, config.norm_eps) * config.width**-0.5
+                yield mixture(config, layer, x.reshape(1, -1, config.width), routed), out
+            elif layer.router is not None:
                 name = self.child(i, "router")
                 x, out = self.calls[name]
                 # a shared expert is a part of their mixture, or beside it
@@ -203,11 +210,14 @@ class Recorded:
 
     def blocks(self) -> Pairs:
         for i, config, layer in self.first_layers():
+            if not config.own_keys:  # it needs those of another layer
+                continue
             x, out = self.calls[f"model.layers.{i}"]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, config.state_width - config.width)))
             view = self.view
             if view.inputs is not None:
                 view = view.replace(inputs=view.inputs[i])
-            yield block(config, layer, x, view), out
+            yield residual(config, block(config, layer, x, view)), out
 
     def whole(self) -> Pairs:
         for path in oracle.PATHS.values():
