@@ -93,6 +93,9 @@ def test_read_claim_counts_questions_over_a_directory(tmp_path):
     claim = read_claim(str(tmp_path), NOWHERE, 4)
     assert (claim.path, claim.name) == ((0, 2), tmp_path.name)
     assert "2 of 3 questions" in claim.note
+    file = folder / "merged_mcts_samples.json"
+    alone = read_claim(str(file), NOWHERE, 4)
+    assert (alone.path, alone.name, alone.text) == ((0, 2), file.name, str(file))
     shutil.move(folder, tmp_path / "moved")
     assert read_claim(str(tmp_path), NOWHERE, 4).digest != claim.digest
     (tmp_path / "other.json").write_text("{}")
