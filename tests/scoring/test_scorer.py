@@ -3,12 +3,16 @@
 import json
 import typing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from tokenizers import AddedToken
 
 import cola_jax
+import cola_jax.scoring.scorer as scorers
 from cola_jax.chat import render_chat, user_message
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
@@ -16,7 +20,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import make_workers
 from cola_jax.path import STOP, random_paths, unpad_path
-from cola_jax.prompts import Prompts
+from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring import (
     SCORERS,
@@ -154,6 +158,35 @@ def test_likelihoods_of_options_are_refused_of_other_scores(words):
     for scorer in (OptionsNorm(None), Exact(words, FREE_FORMATS["question"])):
         with pytest.raises(InputError, match=f"a menu needs .* '{scorer.name}' are not: use"):
             scorer.check_log_likelihoods("a menu")
+
+
+@pytest.mark.parametrize(("platform", "precision"), [("cpu", None), ("gpu", "highest")])
+def test_confirm_multiplies_in_full_precision(monkeypatch, words, platform, precision):
+    """A CPU does anyway, and a setting would compile its programs again."""
+    encoded = Options(words).encode(tiny.questions(1)[0])
+    seen = []
+
+    class Evaluator:
+        def __init__(self, *arguments):
+            pass
+
+        def __call__(self, paths):
+            seen.append(jax.config.jax_default_matmul_precision)
+            reads = np.zeros((1, 1, len(encoded.option)), np.float32)
+            return Readings(reads, reads.astype(np.int32), reads, np.ones((1, 1), bool))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(scorers, "PathEvaluator", Evaluator)
+    worker: Any = SimpleNamespace(
+        device=SimpleNamespace(platform=platform),
+        config=SimpleNamespace(num_layers=5),
+        in_float32=lambda: None,
+    )
+    with jax.default_matmul_precision(None):
+        Options(words).confirm(worker, [encoded], Workload(1, 5), [(0,)], [None])
+    assert seen == [precision]
 
 
 QUESTIONS, PATHS = 6, 10
