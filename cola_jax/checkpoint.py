@@ -214,7 +214,7 @@ def digest_of(model: Model) -> str:
 
 
 def loaded_sums(directory: str, metadata: dict[str, Any], dtype: str) -> Iterator[dict[str, int]]:
-    """Yield the sums of a checkpoint's weights as they are stored, and as `load` converts them."""
+    """Yield the sums of a checkpoint as they are stored, and as `load_model` casts its weights."""
     yield metadata["sums"]
     if dtype == INT8 or dtype != stored_dtype(metadata):
         restored = restore_weights(directory, metadata)
@@ -314,7 +314,7 @@ def stop_tokens(directory: str | os.PathLike[str]) -> tuple[int, ...]:
     Without any, the tokenizer's end of sequence; InputError if there is none either.
     """
     stored = read_metadata(directory).get("stop_tokens")
-    return tuple(stored) if stored else end_of_sequence(load_tokenizer(directory), directory)
+    return tuple(stored) if stored else end_of_sequence(read_tokenizer(directory), directory)
 
 
 def end_of_sequence(tokenizer: Any, name: str | os.PathLike[str]) -> tuple[int, ...]:
@@ -327,7 +327,7 @@ def end_of_sequence(tokenizer: Any, name: str | os.PathLike[str]) -> tuple[int, 
     return (tokenizer.eos_token_id,)
 
 
-def load(
+def load_model(
     directory: str | os.PathLike[str],
     *,
     dtype: DTypeLike | None = None,
@@ -404,7 +404,7 @@ def this_host_only() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
+def read_tokenizer(directory: str | os.PathLike[str]) -> Any:
     """Load the tokenizer that was converted with a model, as a transformers tokenizer.
 
     InputError if the checkpoint has none, or if it has changed since.
@@ -422,7 +422,7 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
 @functools.cache
 def tokenizer_of(directory: str) -> Any:
     """Load the tokenizer of a checkpoint, once."""
-    return load_tokenizer(directory)
+    return read_tokenizer(directory)
 
 
 def load_folder(folder: Path, name: str) -> Any:

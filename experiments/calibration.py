@@ -24,7 +24,7 @@ from cola_jax.deploy.rules import (
     right_by_rule,
 )
 from cola_jax.runs.run import Run
-from cola_jax.scoring.preference import Kept, Net, Targets, weights
+from cola_jax.scoring.preference import Net, SavedLayers, Targets, weights
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from cola_jax.strategies.reached import Case, Ways
 from experiments.paper.results import points, show
@@ -157,12 +157,12 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
     )  # fmt: skip
 
 
-def kept(n: int, random: np.random.Generator, effect: float) -> Kept:
+def kept(n: int, random: np.random.Generator, effect: float) -> SavedLayers:
     """Draw layers that are kept: sure answers are right more often, and kept on fewer layers."""
     margin = random.exponential(1.0, n)
     right = random.random(n) < 1 / (1 + np.exp(0.5 - margin))
     saved = np.rint(3 + 2 * np.minimum(margin, 2) + effect * right + random.normal(0, 1.5, n))
-    return Kept.of(saved.clip(0), right, margin)
+    return SavedLayers.of(saved.clip(0), right, margin)
 
 
 def kept_level(settings: Calibration) -> Iterator[list[str]]:
@@ -270,7 +270,7 @@ def summed(nets: list[Net]) -> list[str]:
     return [f"{len(nets)}", points(value), percent([net.p <= P for net in nets]), undecided]
 
 
-def summed_kept(every: list[Kept]) -> list[str]:
+def summed_kept(every: list[SavedLayers]) -> list[str]:
     """Format the layers kept of many draws."""
     tested = [figure for figure in every if figure.p == figure.p]
     value = Mean.of(np.array([figure.difference for figure in tested]))

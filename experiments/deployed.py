@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.cli.flags import Dtype, RunFlags
+from cola_jax.cli.flags import DtypeChoice, RunFlags
 from cola_jax.deploy.menu import find_menu
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.deploy.static import find_path
@@ -53,7 +53,7 @@ class Deployed:
     task: TaskConfig
     out: str
     """Folder of the runs."""
-    dtype: Dtype | None = None
+    dtype: DtypeChoice | None = None
     final: ScorerName | None = None
     """Scorer of the held-out questions; the task's own by default."""
     longest_block: int = 4

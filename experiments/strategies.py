@@ -15,12 +15,12 @@ import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
+from cola_jax.cli.flags import DtypeChoice, RunFlags, TaskFlags
 from cola_jax.runs.comparison import net_change
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring.number_format import format_percent
-from cola_jax.scoring.preference import Kept, Net, Targets
+from cola_jax.scoring.preference import Net, SavedLayers, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.reached import AGAIN, ONCE, Reached, Ways
@@ -56,7 +56,7 @@ class Searches:
     """Wrong answers that are searched for as well."""
     decoys: str | None = None
     """Run with the model's answers on other paths, which are the decoys of open questions."""
-    dtype: Dtype | None = None
+    dtype: DtypeChoice | None = None
     """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
 
     def prepare(self) -> Session:
@@ -149,7 +149,7 @@ class Measured(NamedTuple):
     """Hits of a strategy within a number of evaluations, averaged over seeds."""
 
     targets: dict[str, tuple[list[str], Targets]]  # ids, and hits [n, J] as shares of the seeds
-    kept: Kept
+    kept: SavedLayers
 
 
 def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
@@ -271,7 +271,7 @@ def changes(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def corrected(
-    nets: Mapping[tuple[str, int, str], Net | Kept],
+    nets: Mapping[tuple[str, int, str], Net | SavedLayers],
 ) -> dict[tuple[str, int, str], float]:
     """Correct the p-values of a table by Holm's method."""
     return dict(zip(nets, holm(list(map(p_of, nets.values()))), strict=True))

@@ -84,7 +84,7 @@ def make(folder: Path) -> None:
     sizes = {"num_layers": LAYERS, "width": 8, "early_layers": 1}
     record = Record(model="someone/model", identity="digest", settings={"epochs": 25}, **sizes)
     record.save(folder / "router", {"queries": np.zeros((LAYERS, 8), np.float32)})
-    words, asked = checkpoint.load_tokenizer(folder / "ours"), tiny.questions(3)
+    words, asked = checkpoint.read_tokenizer(folder / "ours"), tiny.questions(3)
     table = pandas.read_csv(folder / "letters.csv")
     table.to_excel(folder / "sheet.xlsx", index=False)
     table.to_parquet(folder / "columns.parquet")
@@ -115,7 +115,7 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
         ),
         "theirs/": lambda: open_directory(folder / "theirs"),
         "mixture/": lambda: open_directory(folder / "mixture"),
-        "ours/cola.json": lambda: checkpoint.load(folder / "ours"),
+        "ours/cola.json": lambda: checkpoint.load_model(folder / "ours"),
         "ours/tokenizer/": lambda: try_tokenizer(
             checkpoint.load_folder(words, "model"), "model", 10**6
         ),

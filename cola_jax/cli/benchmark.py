@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from cola_jax.cli.flags import (
     DeviceChoice,
-    Dtype,
+    DtypeChoice,
     Model,
     RunFlags,
     TaskChoice,
@@ -53,7 +53,7 @@ class Benchmark(TaskCommand):
     """Number of searches, or runs of each layer, that are timed, after one that compiles."""
     simulations: int = 32
     """Evaluations per question, beyond the baseline, and again for each control."""
-    dtype: Dtype = None
+    dtype: DtypeChoice = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
 

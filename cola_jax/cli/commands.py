@@ -16,7 +16,7 @@ from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
 from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
-from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
+from cola_jax.cli.runs import EvaluateCommand, Generate, Scan, Search
 from cola_jax.cli.status import Status
 from cola_jax.cli.verify import Verify
 from cola_jax.errors import InputError, UsageError, did_you_mean, reading
@@ -36,7 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "cache": Cache,
     "tasks": Tasks,
     "search": Search,
-    "evaluate": Evaluate,
+    "evaluate": EvaluateCommand,
     "generate": Generate,
     "scan": Scan,
     "static": Static,

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from cola_jax.cli.flags import (
     Command,
     DeviceChoice,
-    Dtype,
+    DtypeChoice,
     Flags,
     HubChoice,
     HubFlags,
@@ -168,7 +168,7 @@ class Distill(TaskCommand):
     settings: Annotated[OmitArgPrefixes[DistillSettings], group("Training")] = dataclasses.field(
         default_factory=DistillSettings
     )
-    dtype: Dtype = None
+    dtype: DtypeChoice = None
     """Dtype of the model's weights and activations; auto is float32 on a CPU, else the
     checkpoint's own."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)

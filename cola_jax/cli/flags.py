@@ -40,7 +40,7 @@ def group(title: str) -> object:
     return arg(name=title, prefix_name=False)
 
 
-Dtype = Annotated[
+DtypeChoice = Annotated[
     str | None,
     PrimitiveConstructorSpec(
         nargs=1,
@@ -136,7 +136,7 @@ def yaml_of(command: Any) -> str:
 class RunFlags:
     """The execution of a run."""
 
-    dtype: Dtype = None
+    dtype: DtypeChoice = None
     """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
     batch_size: int | Literal["auto"] = "auto"
     """Questions per batch, which changes no result. Auto is 32 on a CPU, else 64."""

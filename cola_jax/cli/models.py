@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Group
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command, Dtype, Output, Printing, TaskFlags, console, keeping
+from cola_jax.cli.flags import Command, DtypeChoice, Output, Printing, TaskFlags, console, keeping
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
 from cola_jax.errors import InputError, count, shorten
@@ -27,7 +27,7 @@ class Convert(Command):
     model."""
     destination: Positional[str]
     """Directory to make, or a gs:// or s3:// URL."""
-    dtype: Dtype = None
+    dtype: DtypeChoice = None
     """Dtype of the converted weights; auto is the source's own, float32 for GGUF. With int8, the
     matrices of layers have eight bits, and all else has the source's dtype."""
     revision: str | None = None

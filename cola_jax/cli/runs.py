@@ -113,7 +113,7 @@ class Search(TaskCommand):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate(TaskCommand):
+class EvaluateCommand(TaskCommand):
     """Evaluate the pretrained model, or given or random paths, on every question."""
 
     flags: Flags

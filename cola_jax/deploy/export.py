@@ -279,7 +279,7 @@ def special_tokens(directory: epath.PathLike, metadata: dict[str, Any]) -> dict[
     A family's defaults in transformers would be another vocabulary's.
     """
     try:
-        tokenizer = checkpoint.load_tokenizer(directory)
+        tokenizer = checkpoint.read_tokenizer(directory)
     except ValueError:
         tokenizer = None
     stops = metadata.get("stop_tokens") or [getattr(tokenizer, "eos_token_id", None)]

@@ -43,7 +43,7 @@ from cola_jax.scoring.scorer import pack
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
-Tokens = Sequence[int]
+TokenIds = Sequence[int]
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
 EVERY_DEVICE = 1 << 30  # questions; the mesh has at most as many copies of the model
 ROWS = (1024, 64)  # of a call, after which answers are kept: elsewhere, and on a CPU
@@ -122,7 +122,7 @@ class ColaLM(TemplateLM):
             raise InputError(
                 f"max_length is {self.max_length}, but the model's context is {context}."
             )
-        self.tokenizer = checkpoint.load_tokenizer(self.directory)
+        self.tokenizer = checkpoint.read_tokenizer(self.directory)
         if known.add_bos_token is not None:
             self.tokenizer.add_bos_token = known.add_bos_token
         self.dtype = choose_dtype(known.dtype, checkpoint.stored_dtype(self.metadata))
@@ -370,7 +370,7 @@ class PackedRow(NamedTuple):
                 yield request, float("-inf"), False
 
 
-def pack_requests(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> list[PackedRow]:
+def pack_requests(pairs: Sequence[tuple[TokenIds, TokenIds]], max_length: int) -> list[PackedRow]:
     """Pack pairs of context and continuation tokens; a context is cut from the left to fit.
 
     As lm-evaluation-harness does, up to `max_length` tokens go into the model, which the last of a

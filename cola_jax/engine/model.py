@@ -71,7 +71,7 @@ class ModelHandle:
         """The tokenizer of the checkpoint; InputError for a model without one."""
         if self.directory is None:
             raise InputError("this model was not loaded from a checkpoint with a tokenizer.")
-        return checkpoint.load_tokenizer(self.directory)
+        return checkpoint.read_tokenizer(self.directory)
 
     def stop_tokens(self) -> Any:
         """Return the ids that end a text; InputError where the model names none."""

@@ -135,7 +135,7 @@ def distill(
     params, losses = train(read_states(session, examples, early_layers), examples, settings)
     weights = model.load()
     router = Router(weights, jax.device_put(params, replicated(weights)), early_layers)
-    distilled = measure(prompts or [session], router, examples, losses)
+    distilled = measure_router(prompts or [session], router, examples, losses)
     record.save(directory, params)
     content = json.dumps(distilled.to_json(), indent=2) + "\n"
     write_whole(absolute(directory) / "metrics.json", content.encode())
@@ -249,7 +249,7 @@ def segment_loss(
     return at_boundary.mean(axis=-1) + jnp.mean(at_start, axis=-1, where=starts)
 
 
-def measure(
+def measure_router(
     sessions: Sequence[Session], router: Router, examples: Examples, losses: list[float]
 ) -> Distilled:
     """Evaluate the pretrained model and the paths that a router names on held-out questions.

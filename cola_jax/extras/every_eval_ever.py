@@ -37,7 +37,7 @@ LIBRARY, SCHEMA, ACCURACY = "cola-jax", "0.3.0", "accuracy"
 ANSWERS = ["question", "node", "control", "verdict", "answer", "finite", "text", "answer_text"]
 QUESTIONS = ["question", "text", "options", "gold", "prompt_hash", "metadata", "best"]
 UNSAFE = re.compile(r"[^\w.-]")  # in the name of a folder
-Fields = Mapping[str, Any]
+Json = Mapping[str, Any]
 Metric = dict[str, Any]
 
 
@@ -182,7 +182,7 @@ def model_info(facts: Facts, path: Sequence[int]) -> dict[str, Any]:
     return {"name": name, "id": id, "developer": developer, "additional_details": texts(details)}
 
 
-def make_sample(facts: Facts, row: Fields, question: Fields) -> dict[str, Any]:
+def make_sample(facts: Facts, row: Json, question: Json) -> dict[str, Any]:
     """Make the row of one answer, without the ids of its record."""
     settings = facts.settings
     options = question["options"]
@@ -212,7 +212,7 @@ def make_sample(facts: Facts, row: Fields, question: Fields) -> dict[str, Any]:
     }
 
 
-def texts(values: Fields) -> dict[str, str]:
+def texts(values: Json) -> dict[str, str]:
     """Write values as texts, without those that are None."""
     known = {name: value for name, value in values.items() if value is not None}
     return {n: v if isinstance(v, str) else json.dumps(number_or_none(v)) for n, v in known.items()}

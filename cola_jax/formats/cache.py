@@ -82,14 +82,14 @@ def load_converted(
 ) -> Model:
     """Load a directory that `find` returned; a damaged copy in the cache is made again."""
     try:
-        return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
+        return checkpoint.load_model(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
     except checkpoint.DamagedError as error:
         if directory == os.fspath(source):  # not ours to replace
             raise
         discard(Path(directory), error)
         directory = find(source, dtype)
         with reading(source):
-            return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
+            return checkpoint.load_model(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
@@ -98,7 +98,7 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     Raises:
       InputError: if the source is not a model, or has no tokenizer.
     """
-    return checkpoint.load_tokenizer(find(source))
+    return checkpoint.read_tokenizer(find(source))
 
 
 class TextModel(NamedTuple):
@@ -117,7 +117,7 @@ def open_texts(source: str) -> TextModel:
     directory = converted(source)
     if directory is not None:
         config = ModelConfig.from_json(checkpoint.read_metadata(directory)["config"])
-        tokenizer = checkpoint.load_tokenizer(directory)
+        tokenizer = checkpoint.read_tokenizer(directory)
         return TextModel(tokenizer, config.context, lambda: checkpoint.stop_tokens(directory))
     with reading(source), tempfile.TemporaryDirectory(prefix="cola-tokenizer-") as folder:
         texts = locate(source).open_texts()

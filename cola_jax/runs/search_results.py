@@ -33,7 +33,7 @@ from cola_jax.runs.layer_use import (
     list_lengths,
     reaches,
 )
-from cola_jax.scoring.preference import Kept, Net, Preference
+from cola_jax.scoring.preference import Net, Preference, SavedLayers
 from cola_jax.scoring.statistics import Share, Z, holm, mean
 from cola_jax.strategies.reached import AGAIN, AskedAgain, Ways, share
 
@@ -138,7 +138,7 @@ def preference_estimate(preference: Preference) -> Estimate:
     )
 
 
-def kept_estimates(kept: Kept, corrected: float) -> Iterator[Estimate]:
+def kept_estimates(kept: SavedLayers, corrected: float) -> Iterator[Estimate]:
     """Yield the layers saved where the model's answer is kept, whether right or wrong."""
     if not kept.n_wrong:  # no search for such an answer
         return

@@ -9,7 +9,7 @@ from cola_jax.errors import InputError
 # boxed: the first complete \boxed{...}; hashes: the number after the first ####; number: the
 # last number; minerva: between "Final Answer: The final answer is" and ". I hope it is correct";
 # line: the first line.
-Rule = Literal["boxed", "hashes", "number", "minerva", "line"]
+AnswerRule = Literal["boxed", "hashes", "number", "minerva", "line"]
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 INNER_BOX = re.compile(r"\s*" + BOX.pattern)
@@ -47,7 +47,7 @@ class GenerationSettings(NamedTuple):
     max_gen_toks: int
 
 
-def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
+def find_answer(text: str, rule: AnswerRule, cut: bool) -> Answer:
     """Extract the answer from a completion; `cut` if the token limit ended the completion.
 
     An answer that reaches the end of a cut text is incomplete, since more of it may have followed.
@@ -56,11 +56,11 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
     return RULES[rule](text, cut)
 
 
-def check_rule(rule: str) -> Rule:
+def check_rule(rule: str) -> AnswerRule:
     """Return the rule of a name; InputError for an unknown name."""
     if rule not in RULES:
         raise InputError(f"the rule must be one of {', '.join(RULES)}, got {rule!r}.")
-    return cast(Rule, rule)
+    return cast(AnswerRule, rule)
 
 
 def boxed(text: str, cut: bool) -> Answer:

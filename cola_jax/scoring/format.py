@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cola_jax.errors import InputError
 from cola_jax.question import Question
-from cola_jax.scoring.answer import Rule
+from cola_jax.scoring.answer import AnswerRule
 
 # placeholders in `Format.reply`; str.format would take the braces of an answer for fields
 ANSWER = "<ANSWER>"
@@ -20,7 +20,7 @@ class Format:
     shots: int  # default
     max_new_tokens: int
     stop: tuple[str, ...]
-    extract: Rule
+    extract: AnswerRule
     before: str  # text before a question
     after: str  # text after it, from which the model continues
     reply: str  # the answer in a shot or a correct completion

@@ -25,7 +25,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
-from cola_jax.scoring.answer import GenerationSettings, Rule, check_rule, find_answer
+from cola_jax.scoring.answer import AnswerRule, GenerationSettings, check_rule, find_answer
 from cola_jax.scoring.format import Format
 from cola_jax.scoring.grader import AnyGrader, Grade, Grader
 from cola_jax.scoring.scorer import (
@@ -47,8 +47,8 @@ DECOY = 1
 DECODED = 32  # answers decoded in one call, and then kept
 TIE = 1e-6  # the margin of a token that is as likely as its rival
 
-Rows = Sequence[DecodeRow]
-Questions = Sequence[Question]  # of rows or completions, one each
+DecodeRows = Sequence[DecodeRow]
+AskedQuestions = Sequence[Question]  # of rows or completions, one each
 
 
 class DecodingScorer(Scorer):
@@ -97,15 +97,15 @@ class DecodingScorer(Scorer):
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
+    def complete(self, rows: DecodeRows, questions: AskedQuestions) -> list[Completion]:
         """Make the completions of decoded rows; a scorer that grades compares them with gold."""
         return [completion(row, self.stop) for row in rows]
 
-    def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
+    def give_decoys(self, made: Sequence[Completion], questions: AskedQuestions) -> list[bool]:
         """Return whether each wrong completion gives the decoy of its question."""
         return [False] * len(made)
 
-    def row_verdicts(self, rows: Rows, questions: Questions) -> Verdicts:
+    def row_verdicts(self, rows: DecodeRows, questions: AskedQuestions) -> Verdicts:
         """Return the verdicts [R] of R decoded rows, each of its question."""
         completions = self.complete(rows, questions)
         wrong = [
@@ -211,7 +211,7 @@ class OpenScorer(Scorer):
         super().__init__(tokenizer, **options)
         self.format = format
         self.shots = shots
-        self.rule: Rule = check_rule(format.extract)
+        self.rule: AnswerRule = check_rule(format.extract)
         # text after a closed box is ignored; other answers are complete when their text ends
         complete = box_closed if self.rule == "boxed" else None
         self.stop = Stop(tuple(stop_tokens), format.stop, rule=complete, tokenizer=tokenizer)
@@ -274,7 +274,7 @@ class Generation(OpenScorer, DecodingScorer):
     def record(self) -> dict[str, Any]:
         return super().record() | {"grader": self.grader_name}
 
-    def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
+    def complete(self, rows: DecodeRows, questions: AskedQuestions) -> list[Completion]:
         completions = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]
         grades = self.grade(completions, [question.gold for question in questions])
         return [
@@ -282,7 +282,7 @@ class Generation(OpenScorer, DecodingScorer):
             for each, grade in zip(completions, grades, strict=True)
         ]
 
-    def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
+    def give_decoys(self, made: Sequence[Completion], questions: AskedQuestions) -> list[bool]:
         decoys = [question.options[DECOY] for question in questions]
         return [grade is Grade.RIGHT for grade in self.grade(made, decoys)]
 
@@ -335,7 +335,7 @@ class FilteredGeneration(DecodingScorer):
     def record(self) -> dict[str, Any]:
         return super().record() | self.grader.record()
 
-    def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
+    def complete(self, rows: DecodeRows, questions: AskedQuestions) -> list[Completion]:
         # like the library, it grades texts that the token limit cut; they are recorded as truncated
         # only without an answer
         completions = []
@@ -352,7 +352,7 @@ class FilteredGeneration(DecodingScorer):
             completions.append(made)
         return completions
 
-    def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
+    def give_decoys(self, made: Sequence[Completion], questions: AskedQuestions) -> list[bool]:
         return [
             self.grader.grade(question, each.text, question.options[DECOY])[1] is Grade.RIGHT
             for each, question in zip(made, questions, strict=True)
@@ -365,7 +365,7 @@ def box_closed(text: str) -> bool:
 
 
 def completion(
-    row: DecodeRow, stop: Stop, rule: Rule | None = None, grade: Grade | None = None
+    row: DecodeRow, stop: Stop, rule: AnswerRule | None = None, grade: Grade | None = None
 ) -> Completion:
     """Make the completion of a row, with the answer that a rule finds in its text."""
     text = stop.text(row.tokens)

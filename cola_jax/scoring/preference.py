@@ -327,7 +327,7 @@ class Drawn:
         return float(weighted_mean(self.raised(beta), self.apart).sum())
 
 
-class Kept(NamedTuple):
+class SavedLayers(NamedTuple):
     """Layers saved on right answers minus those saved on wrong ones, over different questions.
 
     A search for an answer that the model gives already only has to keep it, right or wrong, and a
@@ -343,7 +343,7 @@ class Kept(NamedTuple):
     p: float  # two-sided
 
     @classmethod
-    def of(cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray) -> "Kept":
+    def of(cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray) -> "SavedLayers":
         """Regress layers saved [n] on whether the answer is right [n] and on ranks of its margin.
 
         The margin [n] is the best score minus the next one; its rank enters with its square.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.scoring.preference import Kept, Targets
+from cola_jax.scoring.preference import SavedLayers, Targets
 from cola_jax.scoring.statistics import Share
 
 ONCE, AGAIN = "once", "asked again"
@@ -148,7 +148,7 @@ class Ways(NamedTuple):
         hits = compared.reached(lambda case, target: bool(HITS[name](case.searches[target])))
         return compared.ids, hits
 
-    def kept(self, name: str, num_layers: int) -> Kept:
+    def kept(self, name: str, num_layers: int) -> SavedLayers:
         """Compare the layers saved on right and on wrong answers that are kept."""
         rows = []
         for case in self.asked(name):
@@ -159,7 +159,7 @@ class Ways(NamedTuple):
             if len(score) > 1 and np.isfinite(score).all():
                 rows.append((saved, case.before == "right", score[-1] - score[-2]))
         saved, right, margin = np.array(rows, float).reshape(-1, 3).T
-        return Kept.of(saved, right > 0, margin)
+        return SavedLayers.of(saved, right > 0, margin)
 
     def solved(self, num_layers: int) -> dict[str, tuple[bool, bool]]:
         """Return for each graded question: correct on some path, and on a shorter path."""

@@ -117,7 +117,7 @@ def find_columns(
     Raises:
       InputError: for columns that can be read in two ways, and for fields that are not valid.
     """
-    explicit = read_fields(pairs, names)
+    explicit = named_columns(pairs, names)
     rest = [name for name in names if not any(name in columns for columns in explicit.values())]
     of = {field: columns for field, columns in explicit.items() if field != "prompt"}
     if "prompt" in explicit:
@@ -234,7 +234,7 @@ def field_pairs(fields: FieldNames) -> FieldPairs:
     )
 
 
-def read_fields(pairs: FieldPairs, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def named_columns(pairs: FieldPairs, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Find the columns of the fields that a user names; options may be several, as in a+b.
 
     Raises InputError for what is no field, a column that the table lacks, and one given twice.
@@ -281,7 +281,7 @@ def column_of(text: str, names: Sequence[str]) -> str:
     )
 
 
-def check_columns(columns: Columns, names: Sequence[str], needed: Iterable[str]) -> None:
+def check_needed(columns: Columns, names: Sequence[str], needed: Iterable[str]) -> None:
     """Raise InputError where a field has no column, with the columns and the most similar one."""
     for field in needed:
         if field in columns.of:

@@ -27,7 +27,7 @@ from cola_jax.tasks.columns import (
     Columns,
     FieldNames,
     FieldPairs,
-    check_columns,
+    check_needed,
     columns_in,
     field_pairs,
     find_columns,
@@ -174,7 +174,7 @@ def make_question_table(
     with reading(name):
         columns = find_columns(names, pairs, rows_alone)
         kind = kind_of(columns, names, rows[0])
-        check_columns(columns, names, needed(kind, columns))
+        check_needed(columns, names, needed(kind, columns))
         meaning = None
         if kind in CHOICE:
             meaning = meaning_of(rows, columns, answers_from)

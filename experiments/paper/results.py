@@ -16,7 +16,7 @@ from cola_jax.scoring.number_format import (
     format_points,
     format_signed,
 )
-from cola_jax.scoring.preference import Kept, Net
+from cola_jax.scoring.preference import Net, SavedLayers
 from cola_jax.scoring.statistics import Mean
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])
@@ -70,7 +70,7 @@ def points(net: Net | Mean, corrected: float | None = None, *, counts: bool = Tr
     return f"{format_points(net.value)} ({', '.join(filter(None, cells))})"
 
 
-def layers(kept: Kept, corrected: float | None = None) -> str:
+def layers(kept: SavedLayers, corrected: float | None = None) -> str:
     """Format a difference in layers with its interval and p-value, also as corrected."""
     if math.isnan(kept.interval[0]):
         return "–"
@@ -78,7 +78,7 @@ def layers(kept: Kept, corrected: float | None = None) -> str:
     return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm(corrected)})"
 
 
-def p_of(figure: Net | Kept | None) -> float:
+def p_of(figure: Net | SavedLayers | None) -> float:
     """Return the p-value that a table corrects for, NaN for none."""
     if figure is None or (isinstance(figure, Net) and figure.undecided):
         return math.nan

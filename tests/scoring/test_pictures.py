@@ -32,7 +32,7 @@ def folder(seeing):
 
 @pytest.fixture
 def tokenizer(folder):
-    return checkpoint.load_tokenizer(str(folder / "ours"))
+    return checkpoint.read_tokenizer(str(folder / "ours"))
 
 
 @pytest.mark.parametrize("name", ["llava-llama", "smolvlm"])

@@ -9,9 +9,9 @@ from scipy.stats import poisson_binom
 
 from cola_jax.scoring.preference import (
     UNWEIGHTED,
-    Kept,
     Net,
     Preference,
+    SavedLayers,
     Targets,
     number_by_chance,
 )
@@ -124,12 +124,12 @@ def test_change_between_runs_is_what_one_reaches_more():
     assert Net.of(targets._replace(hits=blind), before=targets.hits).value < -0.1
 
 
-def draw_kept(random: np.random.Generator, effect: float, n: int = 60) -> Kept:
+def draw_kept(random: np.random.Generator, effect: float, n: int = 60) -> SavedLayers:
     """Sure answers are right more often and kept on fewer layers, whether right or not."""
     margin = random.exponential(1.0, n)
     right = random.random(n) < 1 / (1 + np.exp(0.5 - margin))
     saved = 3 + 2 * np.minimum(margin, 2) + effect * right + random.normal(0, 1.5, n)
-    return Kept.of(saved, right, margin)
+    return SavedLayers.of(saved, right, margin)
 
 
 def test_confidence_alone_is_no_effect():
@@ -149,13 +149,13 @@ def test_an_effect_is_found():
 
 def test_few_questions_have_no_interval():
     right = np.arange(30) < 9
-    few = Kept.of(2.0 * right, right, np.arange(30.0))
+    few = SavedLayers.of(2.0 * right, right, np.arange(30.0))
     assert (few.n_right, few.n_wrong, few.right, few.wrong) == (9, 21, 2, 0)
     assert few.difference == pytest.approx(2)
     assert math.isnan(few.interval[0])
-    same = Kept.of(np.full(40, 3.0), np.arange(40) < 20, np.arange(40.0))  # nothing differs
+    same = SavedLayers.of(np.full(40, 3.0), np.arange(40) < 20, np.arange(40.0))  # nothing differs
     assert (same.right, same.wrong) == (3, 3)
     assert math.isnan(same.p)
-    none = Kept.of(np.ones(3), np.ones(3, bool), np.ones(3))
+    none = SavedLayers.of(np.ones(3), np.ones(3, bool), np.ones(3))
     assert math.isnan(none.wrong)
     assert math.isnan(none.difference)

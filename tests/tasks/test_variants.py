@@ -13,7 +13,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def words(tiny_checkpoint):
-    return checkpoint.load_tokenizer(tiny_checkpoint)
+    return checkpoint.read_tokenizer(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
