@@ -1,4 +1,4 @@
-"""`run_paths` against careful users of torch, and against transformers, in one process.
+"""`run_paths` against a careful user of torch, and against transformers, in one process.
 
 `python -m experiments.rivals --model CHECKPOINT --task arc_easy.jsonl` evaluates the options of
 questions on random paths by each program in turn, without and with shots before the questions, on
@@ -6,8 +6,7 @@ the same paths for all questions and on each question's own. The first round com
 the later ones are timed as well, and the fastest is shown. Wall seconds count other processes of
 the machine, CPU seconds do not. All programs have to find the same log-probabilities in float32.
 
-careful: `CarefulTorch` with whole prompts, and the last token of each option, as it is read.
-sharing: the same without unread tokens, and with common shots run once for each path.
+careful: `CarefulTorch`.
 transformers: path by path, a row for each option, as lm-evaluation-harness does; on few pairs.
 """
 
@@ -39,7 +38,6 @@ from experiments.torch_baselines import OptionRows, same_model
 
 Logprobs = dict[tuple[int, int], np.ndarray]  # [Q] by question and path
 LIMIT = 1e-2  # random paths make rounding grow
-SHARED = 32  # tokens that prompts must have in common to be run once
 OURS = "cola-jax"
 
 
@@ -59,9 +57,7 @@ class Rivals:
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     choices: tuple[Literal["same", "own"], ...] = ("same", "own")
     """Paths: the same for all questions, or each question's own, as in a search."""
-    programs: tuple[Literal["careful", "sharing", "transformers"], ...] = (
-        *("careful", "sharing", "transformers"),
-    )
+    programs: tuple[Literal["careful", "transformers"], ...] = ("careful", "transformers")
     rounds: int = 2
     """Rounds after the first."""
     threads: int = 2
@@ -161,8 +157,8 @@ def programs_of(
         logprob = cola_jax.run_paths(weights, prompts, paths, progress=False).logprob
         return {(q, c): np.asarray(logprob[q, c, : len(encoded[q].option)]) for q, c in every}
 
-    def torch_program(**options: Any) -> Callable[[], Logprobs]:
-        program = CarefulTorch(model, encoded, dtype, **options)
+    def careful() -> Callable[[], Logprobs]:
+        program = CarefulTorch(model, encoded, dtype)
 
         def run() -> Logprobs:
             out = program(paths)
@@ -182,25 +178,13 @@ def programs_of(
 
         return run
 
-    common = shared_tokens(prompts)
     makers: dict[str, Callable[[], Callable[[], Logprobs]]] = {OURS: lambda: ours}
     if "careful" in settings.programs:
-        makers["careful"] = lambda: torch_program(last_tokens=True)
-    if "sharing" in settings.programs:
-        makers["sharing"] = lambda: torch_program(prefix=common)
+        makers["careful"] = careful
     if "transformers" in settings.programs:
         makers["transformers, all logits"] = lambda: rows(True)
         makers["transformers, logits where read"] = lambda: rows(False)
     return makers
-
-
-def shared_tokens(prompts: Prompts) -> int:
-    """Count the tokens with which all prompts begin, before any is read; 0 for a few."""
-    ids = np.asarray(prompts.ids)
-    read = np.asarray(prompts.read)
-    same = int(np.argmin(np.append((ids == ids[:1]).all(axis=0), False)))
-    size = min(same, int(read[read >= 0].min()))
-    return size if size >= SHARED else 0
 
 
 if __name__ == "__main__":
