@@ -152,11 +152,11 @@ def check_keywords(function: Callable, options: Mapping[str, Any], known: type) 
         raise InputError(f"{function.__name__} has no argument {name}{did_you_mean(name, names)}.")
 
 
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Raise InputError where an argument is not a whole number, or less than `least`."""
+def check_whole(name: str, value: Any) -> None:
+    """Raise InputError where an argument is not a whole number of at least 1."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or value < least:
-        rule = f"at least {least}" if is_whole else "a whole number"
+    if not is_whole or value < 1:
+        rule = "at least 1" if is_whole else "a whole number"
         raise InputError(f"{name} must be {rule}, it is {shown(value)}.")
 
 

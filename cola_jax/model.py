@@ -129,30 +129,20 @@ def run_layer(
 
 
 def block(
-    config: ModelConfig,
-    layer: Layer,
-    h: Float[Array, "B T S"],
-    view: View,
-    read: Int[Array, "B Q"] | None = None,
-) -> Float[Array, "B _ S"]:
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T S"], view: View
+) -> Float[Array, "B T S"]:
     """Apply one layer, as `layer_at` takes it, to the state of each row.
 
-    `view.inputs` are those of the layer. With `read`, only those positions of the result are
-    computed, [B, Q, S]: the last layer of a path needs keys and values everywhere, but queries and
-    the MLP only where the model is read.
+    `view.inputs` are those of the layer.
     """
-    here = view_at_positions(view, read)
     if config.convolution:
         mixed, _ = recur(config, layer, h, view.branch)
-        return finish_layer(
-            config, layer, take_positions(h, read), take_positions(mixed, read), here
-        )
+        return finish_layer(config, layer, h, mixed, view)
     k, v = keys_values(config, layer, h, view)
-    mask = take_positions(visible(config, view, layer.window), read)
-    h = take_positions(h, read)
-    q = queries(config, layer, h, here)
+    mask = visible(config, view, layer.window)
+    q = queries(config, layer, h, view)
     attended = attend(q, k, v, mask, softcap=config.attention_softcap, sinks=layer.sinks)
-    return finish_layer(config, layer, h, attended, here)
+    return finish_layer(config, layer, h, attended, view)
 
 
 def keys_values(

@@ -10,12 +10,12 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.deploy.export import export
 from cola_jax.errors import InputError
-from cola_jax.execute.reference import run_reference
 from cola_jax.formats.conversion import convert
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.params import INPUTS, Int8, Layer, cast, quantize
 from tests import oracle
 from tests.execute import batches
+from tests.execute.one_by_one import run_reference
 from tests.formats.gguf_writer import FAMILIES, tiny, tiny_llama, write
 
 NAMES = [field.name for field in dataclasses.fields(Layer)]

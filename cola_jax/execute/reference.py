@@ -1,4 +1,4 @@
-"""`run_path`, the definition of running a path, and `run_reference`, which runs path by path."""
+"""`run_path`, the definition of running a path, and the influence of layers."""
 
 import functools
 from typing import Any
@@ -14,21 +14,14 @@ from jaxtyping import Array, Float, Int
 from cola_jax.dtypes import FLOATS, dtype_name
 from cola_jax.execute.inputs import (
     Path,
-    Paths,
-    bucket,
-    check_batch,
     check_prompts,
-    cut,
-    no_readings,
     path_ids,
     prompts_for,
 )
 from cola_jax.model import embed, residual, run_layer, unembed, view_of
 from cola_jax.params import Model, number_runs
 from cola_jax.path import STOP, unpad_path
-from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike, Readings, readings
-
-AHEAD = 64  # paths dispatched before the host waits for the first
+from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike
 
 
 def run_path(
@@ -71,48 +64,6 @@ def run_path(
         return logits(model, prompts, ids, dtype, return_states=return_states)
     out, states = logits(model, prompts, ids, dtype, return_states=True)
     return out, states[: 1 + int((np.asarray(path) != STOP).sum())]
-
-
-def run_reference(
-    model: Model,
-    prompts: Prompts,
-    paths: Paths,
-    *,
-    dtype: DTypeLike | None = None,
-) -> Readings:
-    """Run each path of each question by itself; `run_paths` must agree with it.
-
-    Compiles once for each bucket of a question's T and Q, and for each P.
-    """
-    prompts, padded = check_batch(model, prompts, paths)
-    out = no_readings(padded, np.asarray(prompts.read).shape[1])
-    # one compilation for the weights' own dtype, however it was asked for
-    dtype = None if dtype == model.embedding.dtype else dtype
-    sharding = replicated(model)
-    present = np.argwhere(padded[:, :, 0] != STOP).tolist()
-    for start in range(0, len(present), AHEAD):
-        group = present[start : start + AHEAD]
-        questions = {b: question_of(prompts, b) for b, _ in group}
-        rows = {b: jax.device_put(row, sharding) for b, (row, _) in questions.items()}
-        pending = [
-            path_readings(model, rows[b], jax.device_put(padded[b, c], sharding), dtype)
-            for b, c in group
-        ]
-        for (b, c), result in zip(group, jax.device_get(pending), strict=True):
-            real = questions[b][1]
-            for name in ("logprob", "token", "rival"):
-                getattr(out, name)[b, c, real] = getattr(result, name)[0, : real.sum()]
-            out.finite[b, c] = result.finite[0]
-    return out
-
-
-def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
-    """Take a question in buckets of its own tokens and reads, and a mask [Q] of its real reads."""
-    row = jax.tree.map(lambda x: np.asarray(x)[b : b + 1], prompts)
-    real = row.read[0] != NO_READ
-    row = row.replace(read=row.read[:, real], targets=row.targets[:, real])
-    tokens = bucket(int((row.branch != PADDING).sum()), 32)
-    return cut(row, tokens, bucket(int(real.sum()), 16)), real
 
 
 def replicated(model: Model) -> jax.sharding.Sharding:
@@ -161,14 +112,6 @@ def read_out(model: Model, prompts: Prompts, h: Float[Array, "B T D"]) -> Float[
     # padding repeats the first read position, which alone decides whether it is finite
     read = jnp.where(prompts.read == NO_READ, prompts.read[:, :1], prompts.read)
     return unembed(model, jnp.take_along_axis(h, jnp.maximum(read, 0)[:, :, None], axis=1))
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def path_readings(
-    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
-) -> Readings:
-    """The compiled part of `run_reference`: one path, from prompts to readings."""
-    return readings(logits(model, prompts, path, dtype), jnp.asarray(prompts.targets))
 
 
 def block_influence(model: Model, prompts: Prompts) -> np.ndarray:

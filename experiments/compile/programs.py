@@ -17,14 +17,14 @@ from cola_jax.execute.kv_cache import NO_CACHE, Kept, KVBlocks
 from cola_jax.execute.memory import WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, sharding_on, worker_mesh
 from cola_jax.execute.plan import WIDTH, TileShape
-from cola_jax.execute.reference import path_readings
+from cola_jax.execute.reference import logits
 from cola_jax.execute.worker import CALL
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.model import View
 from cola_jax.params import Layer, Model, assemble, field_of, shapes, sharding
-from cola_jax.prompts import Prompts
+from cola_jax.prompts import Prompts, Readings, readings
 
 QUESTIONS, READS, OUTPUTS = 64, 16, 1024
 DECODE_ROWS, DECODE_SLOTS, POSITIONS, DECODED = 64, 128, 32, 64
@@ -226,7 +226,10 @@ def lower_vmap(make: Abstract, sizes: Sizes, paths: int) -> Program:
     model = make.model(ordered=False)
 
     def run(model: Model, prompts: Prompts, padded: jax.Array):
-        return jax.vmap(lambda path: path_readings(model, prompts, path))(padded)
+        def run_path(path: jax.Array) -> Readings:
+            return readings(logits(model, prompts, path), jnp.asarray(prompts.targets))
+
+        return jax.vmap(run_path)(padded)
 
     lowered = jax.jit(run).lower(model, prompts, make.array(paths, config.num_layers))
     return Program(lowered, model.layers[0], paths * layer_flops(config, tokens), paths * tokens)

@@ -124,7 +124,6 @@ def noted(log: str, *arguments: str) -> None:
     A conversion, which makes none, is noted as a call of none.
     """
     from cola_jax.cli.main import main
-    from cola_jax.execute.inputs import count_paths
     from cola_jax.scoring import evaluations
 
     cut = evaluations.cut_waves
@@ -135,7 +134,7 @@ def noted(log: str, *arguments: str) -> None:
 
     def noted_cut(*arguments: Any) -> Any:
         for wave in cut(*arguments):
-            note(count_paths(wave))
+            note(sum(map(len, wave)))
             yield wave
 
     if arguments[0] == "convert":

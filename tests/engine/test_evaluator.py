@@ -12,7 +12,6 @@ from cola_jax.engine.question_set import QuestionSet
 from cola_jax.engine.work import Failed
 from cola_jax.errors import Unfinished
 from cola_jax.execute.memory import Memory
-from cola_jax.execute.reference import run_reference
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, pad_lists, random_paths
 from cola_jax.prompts import Prompts
@@ -20,6 +19,7 @@ from cola_jax.scoring import Options, Verdicts
 from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.scorer import score_readings
 from tests import tiny
+from tests.execute.one_by_one import run_reference
 
 QUESTIONS = tiny.questions(7)  # of three to five options
 PATHS = random_paths(tiny.LAYERS, 9, seed=0)

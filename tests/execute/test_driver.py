@@ -8,12 +8,12 @@ import pytest
 
 from cola_jax.execute import driver, memory
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import make_workers, on_threads
 from cola_jax.metrics import Metrics, compilations
 from cola_jax.path import STOP
 from tests.execute import batches
+from tests.execute.one_by_one import run_reference
 
 SHARED, POSITIONS = 37, 12
 

@@ -9,7 +9,7 @@ from cola_jax.execute.attention import OverPrompts
 from cola_jax.execute.forward import forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE
 from cola_jax.execute.plan import TileColumns, TileShape
-from cola_jax.model import block, view
+from cola_jax.model import block, take_positions, view
 from cola_jax.params import layer_at
 from tests import oracle
 from tests.execute import batches
@@ -57,13 +57,13 @@ def test_forward_tiles_match_block(pair, read, tokens):
     for layer, source, slot, question, *_ in ROWS:
         alone = jax.tree.map(lambda x, q=question: jnp.asarray(x)[q, :tokens][None], prompts)
         positions = None if read is None else read[question][None]
-        expected = block(
+        whole = block(
             config,
             layer_at(config, model.layers[0], layer),
             before[source][None, :tokens],
             view(config, alone),
-            positions,
-        )[0]
+        )
+        expected = take_positions(whole, positions)[0]
         real = slice(LENGTHS[question]) if read is None else slice(None)
         error = oracle.relative_error(after[slot][:written][real], expected[real])
         assert error < oracle.TOLERANCE

@@ -17,11 +17,11 @@ from cola_jax.checkpoint import stop_tokens
 from cola_jax.execute import driver, plan
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.execute.generate import stop_of
-from cola_jax.execute.reference import run_reference
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING
 from tests import oracle, tiny
 from tests.execute import batches
+from tests.execute.one_by_one import run_reference
 
 LONGEST = 72  # tokens of a prompt and what follows it, padded
 NEW = 9  # tokens decoded; with the prompts below, more than every window

@@ -13,12 +13,12 @@ from transformers import BatchEncoding
 import cola_jax
 from cola_jax.config import ModelConfig
 from cola_jax.execute import reference
-from cola_jax.execute.plan import take
-from cola_jax.execute.reference import block_influence, run_reference
+from cola_jax.execute.reference import block_influence
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import Prompts, readings
 from tests import oracle
 from tests.execute import batches
+from tests.execute.one_by_one import run_reference
 
 PATH = (0, 2, 3, 3, 1, 5)
 CANDIDATES, POSITIONS = 3, 12  # of all waves, so that they share compilations
@@ -33,12 +33,6 @@ def draw(*counts):
     """Draws that many paths for each question."""
     paths = random_paths(oracle.LAYERS, sum(counts), seed=0)
     return wave([[paths.pop() for _ in range(count)] for count in counts])
-
-
-@pytest.fixture(params=[cola_jax.run_paths, run_reference], ids=lambda run: run.__name__)
-def run(request):
-    """Each executor that takes many paths of many questions."""
-    return request.param
 
 
 def test_run_path_compiles_once_for_a_padded_length(model):
@@ -135,7 +129,8 @@ def test_run_reference_equals_run_path_and_readings(model):
         batches.assert_agree(at(out, (b, c), reads), at(expected, 0, reads), batches.ROUNDING)
 
 
-def test_executors_skip_entries_of_stop_alone(model, questions, run):
+def test_run_paths_skips_entries_of_stop_alone(model, questions):
+    run = cola_jax.run_paths
     paths = wave([[], [], [(1, 4)]])
     paths[0, 1] = pad_path(PATH, POSITIONS)
     out = run(model, questions, paths)
@@ -149,7 +144,8 @@ def test_executors_skip_entries_of_stop_alone(model, questions, run):
     assert listed.finite.tolist() == [[True, False, False], [False] * 3, [True] * 3]
 
 
-def test_executors_flag_paths_that_are_not_finite(model, questions, run):
+def test_run_paths_flags_paths_that_are_not_finite(model, questions):
+    run = cola_jax.run_paths
     (stack,) = model.layers
     broken = model.replace(layers=(stack.replace(up=stack.up.at[4].set(jnp.nan)),))
     out = run(broken, questions, wave([[PATH, (0, 4, 5)]] * 3))
@@ -193,26 +189,6 @@ def test_layers_need_the_keys_that_they_share(pair, questions, monkeypatch):
     batches.assert_agree(out, run_reference(model, questions, paths))
 
 
-def test_run_reference_runs_on_the_devices_of_the_model(pair, model, questions):
-    prompts, paths = take(questions, np.array([0, 2])), draw(3, 2)
-    expected = run_reference(model, prompts, paths)
-    elsewhere = jax.device_put(model, jax.devices()[3])
-    batches.assert_identical(run_reference(elsewhere, prompts, paths), expected)
-    split = cola_jax.load(pair("qwen2-window").checkpoint, mesh=batches.mesh(1, 2))
-    batches.assert_agree(run_reference(split, prompts, paths), expected, batches.ROUNDING)
-
-
-def test_run_reference_compiles_once_for_equal_settings(model, questions, monkeypatch):
-    """However many paths are dispatched at a time."""
-    paths = draw(3, 1, 2)
-    expected = run_reference(model, questions, paths)
-    monkeypatch.setattr(reference, "AHEAD", 2)
-    compiled = reference.path_readings._cache_size()
-    for dtype in ("float32", jnp.float32):
-        batches.assert_identical(run_reference(model, questions, paths, dtype=dtype), expected)
-    assert reference.path_readings._cache_size() == compiled
-
-
 def test_influence_is_one_minus_the_cosine_of_states(model):
     """Mean over the tokens of all prompts."""
     rows = [oracle.random_ids(1, n, seed=n) for n in (5, 9)]
@@ -226,12 +202,12 @@ def test_influence_is_one_minus_the_cosine_of_states(model):
 
 
 @pytest.mark.parametrize("first", [2, 52])
-def test_embeddings_replace_those_of_tokens(run, model, first):
+def test_embeddings_replace_those_of_tokens(model, first):
     """The same with ids and with their embeddings, within a shared prefix and after one."""
     prompts, paths = batches.alike(48), [list(range(oracle.LAYERS)), [0, 2, 3, 3, 5]]
     carried = batches.with_embeddings(model, prompts, first)
-    expected, got = run(model, prompts, paths), run(model, carried, paths)
-    batches.assert_agree(got, expected)
-    assert not np.allclose(
-        run(model, carried.replace(embeddings=None, places=None), paths).logprob, expected.logprob
-    )
+    expected = cola_jax.run_paths(model, prompts, paths)
+    batches.assert_agree(cola_jax.run_paths(model, carried, paths), expected)
+    batches.assert_agree(run_reference(model, carried, paths), expected)
+    without = carried.replace(embeddings=None, places=None)
+    assert not np.allclose(cola_jax.run_paths(model, without, paths).logprob, expected.logprob)

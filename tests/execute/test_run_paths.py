@@ -12,7 +12,6 @@ from cola_jax.execute import memory
 from cola_jax.execute.inputs import distinct_reads, token_counts
 from cola_jax.execute.memory import parse_size
 from cola_jax.execute.plan import Workload, layout_of, take
-from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import make_workers
 from cola_jax.metrics import compilations
@@ -20,6 +19,7 @@ from cola_jax.path import STOP
 from cola_jax.prompts import Prompts
 from tests import oracle
 from tests.execute import batches
+from tests.execute.one_by_one import run_reference
 
 QUESTIONS, EACH, WIDTH = 8, 8, 12  # B, C and P of nearly all batches, so that they compile once
 TOKENS = 96  # of a tile, likewise

@@ -15,7 +15,6 @@ import cola_jax
 from cola_jax.execute import worker
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.reference import run_reference
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import make_workers
 from cola_jax.kernels import tpu_prompt
@@ -26,6 +25,7 @@ from cola_jax.prompts import PADDING, Prompts
 from experiments.shapes import llama
 from tests import oracle
 from tests.execute import batches
+from tests.execute.one_by_one import run_reference
 
 KERNEL = TpuPromptAttention(interpret=True)
 

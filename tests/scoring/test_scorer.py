@@ -17,7 +17,6 @@ from cola_jax.chat import render_chat, user_message
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
-from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import make_workers
 from cola_jax.path import STOP, random_paths, unpad_path
 from cola_jax.prompts import Prompts, Readings
@@ -39,6 +38,7 @@ from cola_jax.scoring import (
 from cola_jax.scoring.format import FREE_FORMATS
 from cola_jax.scoring.scorer import score_readings
 from tests import tiny
+from tests.execute.one_by_one import run_reference
 from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
