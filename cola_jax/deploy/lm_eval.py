@@ -136,7 +136,8 @@ class ColaLM(TemplateLM):
 
     def read_menu(self) -> tuple[MenuFile, str]:
         """Return the menu, of one path where no menu is given, and a name of the paths."""
-        arguments, num_layers = self.arguments, self.metadata["config"]["num_layers"]
+        arguments = self.arguments
+        num_layers = self.metadata["config"]["num_layers"]
         if arguments.menu is not None:
             menu = load_menu(arguments.menu, self.metadata["digest"], num_layers)
             return menu, f"menu {menu.digest}"
@@ -315,13 +316,15 @@ class ColaLM(TemplateLM):
 
     def complete(self, prompts: Sequence[Prompts], settings: GenerationSettings) -> list[str]:
         """Decode after prompts; return the text of each."""
-        batch, limit = self.fill(prompts), settings.max_gen_toks
+        batch = self.fill(prompts)
+        limit = settings.max_gen_toks
         # the end of a text is a stop string, as in the model `hf`
         end = self.tokenizer.decode(self.eot_token_id)
         strings = tuple(dict.fromkeys([*settings.until, end]))
         tokens = checkpoint.stop_tokens(self.directory)
         stop = Stop(tokens, strings, tokenizer=self.tokenizer)
-        paths, stacked = self.paths_of(batch), Prompts.stack(batch)
+        paths = self.paths_of(batch)
+        stacked = Prompts.stack(batch)
         decoded = generate(
             self.model, stacked, paths, max_new_tokens=limit, stop=stop, **self.options
         )

@@ -76,7 +76,8 @@ class Distilled(NamedTuple):
     @property
     def warning(self) -> str | None:
         """A line where the router names one path for nearly all questions, otherwise None."""
-        most, questions = max(self.paths.values()), self.paths.total()
+        most = max(self.paths.values())
+        questions = self.paths.total()
         if most < COLLAPSED * questions:
             return None
         names = f"for {most} of {questions} held-out questions it names the"
@@ -114,9 +115,12 @@ def distill(
     or asked other questions, or leaves nothing to train on, and where the directory has a router
     with other settings.
     """
-    model, num_layers = session.model, session.model.config.num_layers
-    early_layers, source = settings.depth(num_layers), Run(run)
-    asked, all_settings = session.asked, settings_of(session)
+    model = session.model
+    num_layers = session.model.config.num_layers
+    early_layers = settings.depth(num_layers)
+    source = Run(run)
+    asked = session.asked
+    all_settings = settings_of(session)
     ours = asked_here(all_settings, asked.questions, asked.sample)
     allowed = ("dtype", "options") if asked.scorer.open else ("dtype",)  # options are decoys
     check_comparable(source.asked(), ours, allowed)
@@ -197,7 +201,8 @@ def train(
     count, num_layers = examples.targets.shape
     size = min(settings.batch_size, count)
     batches = -(-count // size)
-    steps, rate = settings.epochs * batches + 1, settings.learning_rate
+    steps = settings.epochs * batches + 1
+    rate = settings.learning_rate
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(round(WARMUP * steps), 1), steps)
     optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
     lengths = np.array([len(h) for h in states])
@@ -213,9 +218,11 @@ def train(
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    key, network = jax.random.key(settings.seed), SegmentNetwork(num_layers)
+    key = jax.random.key(settings.seed)
+    network = SegmentNetwork(num_layers)
     params = jax.jit(network.init)(key, states[0][None, :1], np.ones((1, 1), bool))["params"]
-    state, means = optimizer.init(params), []
+    state = optimizer.init(params)
+    means = []
     for epoch in range(settings.epochs):
         order = np.random.default_rng([settings.seed, epoch]).permutation(count)
         losses = []
@@ -257,7 +264,9 @@ def measure_router(
     They are asked in the prompt of each session.
     """
     num_layers = sessions[0].model.config.num_layers
-    plain, chosen, rows = identity(num_layers), list[Path](), []
+    plain = identity(num_layers)
+    chosen = list[Path]()
+    rows = []
     for session in sessions:
         asked = session.asked.take(examples.held_out)
         prompts = Prompts.stack([each.prompts for each in asked.encode(session.model)])
@@ -267,13 +276,16 @@ def measure_router(
         rows.append(evaluate(wave).verdict)
         chosen += paths
     right = np.stack(rows, axis=1)  # [n, K, 2]
-    effect, layers = Effect.of(right[..., 1], right[..., 0]), float(np.mean(list(map(len, chosen))))
+    effect = Effect.of(right[..., 1], right[..., 0])
+    layers = float(np.mean(list(map(len, chosen))))
     return Distilled(router, examples, losses, effect, layers, Counter(chosen))
 
 
 def router_lines(distilled: Distilled) -> list[str]:
     """Format the examples of a router and its effect on held-out questions, a fact on each line."""
-    examples, effect, paths = distilled.examples, distilled.effect, distilled.paths
+    examples = distilled.examples
+    effect = distilled.effect
+    paths = distilled.paths
     left_out = ", ".join(f"{n} {reason}" for reason, n in examples.left_out.items() if n)
     after, points, interval = effect_cells(effect)
     lines = [

@@ -60,7 +60,8 @@ def export_gguf(
         layers = size_of(source, reader, f"{architecture}.block_count")
         layers -= size_of(source, reader, f"{architecture}.{FURTHER}", 0)
         path = validate(path, layers)
-        interval, period = f"{architecture}.full_attention_interval", PERIODS.get(architecture, 1)
+        interval = f"{architecture}.full_attention_interval"
+        period = PERIODS.get(architecture, 1)
         period = max(1, size_of(source, reader, interval, period))
         check_places(path, architecture, layers, period)
         if checkpoint is not None:
@@ -79,7 +80,8 @@ def check_original(source: Path, checkpoint: AnyPath) -> None:
     Converts each weight as those of the checkpoint were, and compares its digest.
     """
     log.info("comparing the layers of %s with those of %s", source, checkpoint)
-    opened, metadata = open_gguf(source), read_metadata(checkpoint)
+    opened = open_gguf(source)
+    metadata = read_metadata(checkpoint)
     config = ModelConfig.from_json(metadata["config"])
     theirs, ours = (
         {name: str(value) for name, value in dataclasses.asdict(each).items() if name not in FREE}
@@ -168,7 +170,9 @@ def copy_metadata(
         written = (*WRITTEN, f"{architecture}.{FURTHER}")
         if field.name.startswith(("GGUF.", BASE_MODEL)) or field.name in written:
             continue
-        kind, contents, items = field.types[0], field.contents(), None
+        kind = field.types[0]
+        contents = field.contents()
+        items = None
         if field.name == count:
             contents = len(path)
         elif kind == GGUFValueType.ARRAY:

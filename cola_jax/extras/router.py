@@ -61,7 +61,9 @@ def target_of_path(path: Path, num_layers: int) -> np.ndarray | None:
     The segments are as few as possible, and the larger first. None for a path that segments cannot
     express.
     """
-    target, first, position = np.full(num_layers, NO_SEGMENT), 0, 0
+    target = np.full(num_layers, NO_SEGMENT)
+    first = 0
+    position = 0
     counts = [path.count(layer) for layer in range(num_layers)]  # the operation of each layer
     while first < num_layers:
         fitting = [
@@ -73,7 +75,8 @@ def target_of_path(path: Path, num_layers: int) -> np.ndarray | None:
         if not fitting:
             return None
         target[first] = fitting[-1].op
-        first, position = first + fitting[-1].size, position + len(fitting[-1].layers)
+        first = first + fitting[-1].size
+        position = position + len(fitting[-1].layers)
     return target
 
 
@@ -85,8 +88,10 @@ def likeliest_paths(
     A beam search over logits of `SegmentNetwork`. Beams are compared where they have reached the
     same layer, and equal paths merge, so it is exact. The path without a layer is left out.
     """
-    starts, runs_on = log_expit(boundary), log_expit(-np.asarray(boundary))
-    logprob, num_layers = log_softmax(ops, axis=-1), len(boundary)
+    starts = log_expit(boundary)
+    runs_on = log_expit(-np.asarray(boundary))
+    logprob = log_softmax(ops, axis=-1)
+    num_layers = len(boundary)
     reached: list[dict[Path, float]] = [{} for _ in range(num_layers + 1)]  # by the next layer
     reached[0][()] = 0.0
 
@@ -100,7 +105,8 @@ def likeliest_paths(
             for segment in segments_at(first, num_layers):
                 inside = runs_on[first + 1 : first + segment.size].sum()
                 total = float(score + inside + logprob[first, segment.op])
-                longer, paths = path + segment.layers, reached[first + segment.size]
+                longer = path + segment.layers
+                paths = reached[first + segment.size]
                 paths[longer] = max(total, paths.get(longer, -np.inf))
     return [path for path, _ in best(num_layers) if path][:beams]
 
@@ -223,7 +229,8 @@ def load_router(directory: epath.PathLike, model: Model) -> Router:
 
     Raises InputError for another directory, a router of another model, and other weights.
     """
-    record, config = Record.read(directory), model.config
+    record = Record.read(directory)
+    config = model.config
     known = None if model.checkpoint is None else read_metadata(model.checkpoint)["digest"]
     theirs = record.model_dump(include={"identity", "num_layers", "width"})
     ours = {"identity": known, "num_layers": config.num_layers, "width": config.width}
@@ -231,7 +238,8 @@ def load_router(directory: epath.PathLike, model: Model) -> Router:
     check_belongs(f"the router {directory}", theirs, "this model", ours, action)
     file = inside(absolute(directory), WEIGHTS)
     content = read_bytes(file)
-    theirs, ours = {"weights": record.weights}, {"weights": sha256(content).hexdigest()}
+    theirs = {"weights": record.weights}
+    ours = {"weights": sha256(content).hexdigest()}
     check_belongs(f"the router {directory}", theirs, str(file), ours, "train it again")
     params = unflatten_dict(safetensors.numpy.load(content), sep=".")
     return Router(model, jax.device_put(params, replicated(model)), record.early_layers)

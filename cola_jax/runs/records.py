@@ -58,7 +58,8 @@ def next_start(names: Iterable[str]) -> str:
 
 def read_starts(folder: epath.Path) -> list[Start]:
     """Read the starts of a run in their order."""
-    files, found = matching(folder, "*.json"), defaultdict[str, dict[str, dict]](dict)
+    files = matching(folder, "*.json")
+    found = defaultdict[str, dict[str, dict]](dict)
     for file, record in zip(files, for_each(read_record, files), strict=True):
         name, _, kind = file.name.partition(".")
         found[name][f".{kind}"] = record
@@ -77,7 +78,8 @@ def read_starts(folder: epath.Path) -> list[Start]:
 def check_models(directory: epath.Path, first: Mapping[str, Any], starts: Sequence[Start]) -> None:
     """Raise InputError where a start is of another model than the run's first settings."""
     for start in starts:
-        ours, theirs = first.get("model"), start.settings.get("model")
+        ours = first.get("model")
+        theirs = start.settings.get("model")
         if ours != theirs:
             source = start.record.get("model")
             raise InputError(

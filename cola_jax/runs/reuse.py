@@ -28,7 +28,8 @@ class Reuse:
         ungraded = pc.field("grade").isin([Grade.UNGRADED.value])
         sampled = {each.question.id for each in questions.sample}
         ours_asked = {asked_digest(each) for each in questions.sample}
-        ours, action = deciding(settings), "reuse runs of the same model and scorer"
+        ours = deciding(settings)
+        action = "reuse runs of the same model and scorer"
         for run in runs:
             name = str(run.directory)
             check_belongs(name, deciding(run.settings()), "this command", ours, action)

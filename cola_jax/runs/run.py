@@ -502,7 +502,8 @@ class Run:
 
     def read_starts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Read the settings of the last start, and all starts, of which there may be none yet."""
-        first, starts = self.first_settings, self.starts()
+        first = self.first_settings
+        starts = self.starts()
         return starts[-1].settings if starts else first, [start.record for start in starts]
 
     def settings(self) -> dict[str, Any]:
@@ -539,7 +540,9 @@ class Run:
     def read(self, kind: str, columns: Sequence[str] | None) -> pa.Table:
         """Read columns of one of the two tables, by default all."""
         names = list(columns or SCHEMAS[kind].names)
-        empty, seen, newest_first = SCHEMAS[kind].empty_table().select(names), set(), []
+        empty = SCHEMAS[kind].empty_table().select(names)
+        seen = set()
+        newest_first = []
         for parts in reversed(by_start(self.parts())):
             newest_first.append(join([empty], self.new_rows(kind, names, parts, seen)))
         return pa.concat_tables([empty, *reversed(newest_first)])
@@ -564,7 +567,8 @@ class Run:
         self, kind: str, names: list[str], parts: Sequence[PartFiles], seen: set[str]
     ) -> Iterator[pa.Table]:
         """Read parts in order, without the questions that were seen before, which grow."""
-        schema, wanted = SCHEMAS[kind], [*dict.fromkeys(["question", *names])]
+        schema = SCHEMAS[kind]
+        wanted = [*dict.fromkeys(["question", *names])]
         files = [part[kind] for part in parts]
         for table in for_each(lambda file: read_part(file, schema, self.mark, wanted), files):
             own = table["question"].unique().to_pylist()

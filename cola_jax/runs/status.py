@@ -14,8 +14,12 @@ from cola_jax.runs.records import last_starts, start_order
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PART, QUESTIONS, read_part, start_of
 
-LARGE, SAMPLE = 200, 50  # the most parts that are all read, and the most that are read of more
-HOUR, WINDOW = 3600, 200  # the last seconds and parts of a start, which tell its rate
+# the most parts that are all read, and the most that are read of more
+LARGE = 200
+SAMPLE = 50
+# the last seconds and parts of a start, which tell its rate
+HOUR = 3600
+WINDOW = 200
 
 
 class WrittenPart(NamedTuple):
@@ -39,15 +43,20 @@ def read_progress(run: Run) -> dict[str, Any]:
       and `seconds_left` of the last start; machines, starts as they are recorded, and failures.
       None is unknown.
     """
-    recorded, failures = run.starts(), run.failures()
+    recorded = run.starts()
+    failures = run.failures()
     settings = recorded[-1].settings if recorded else run.first_settings
     parts = read_counts(run, list_parts(run), robust=bool(settings.get("robust")))
     read = [part for part in parts if part.evaluations is not None]
-    done, asked = count_questions(parts), settings.get("questions", 0)
+    done = count_questions(parts)
+    asked = settings.get("questions", 0)
     paths = len(settings.get("paths", ()))  # a search has none
     mean = sum(part.evaluations or 0 for part in read) / max(count_questions(read), 1) or paths
     failed = len({name for failure in failures for name in failure["questions"]})
-    state, rate, left, recent = "not started", None, None, []
+    state = "not started"
+    rate = None
+    left = None
+    recent = []
     if last := [start.record for start in last_starts(recorded)]:
         began = min(datetime.fromisoformat(start["date"]) for start in last)
         recent = [part for part in parts if part.time >= began]
@@ -84,12 +93,16 @@ def read_progress(run: Run) -> dict[str, Any]:
 
 def list_parts(run: Run) -> list[WrittenPart]:
     """List the parts in the order in which they were written."""
-    folder, parts = run.place("questions"), []
+    folder = run.place("questions")
+    parts = []
     for name, time in entries(folder).items():
         if name.startswith("part-"):
-            match, machine, questions = PART.match(name), "unknown", None
+            match = PART.match(name)
+            machine = "unknown"
+            questions = None
             if match and match["machine"]:  # names of the earliest versions have none
-                machine, questions = match["machine"], int(match["questions"])
+                machine = match["machine"]
+                questions = int(match["questions"])
             parts.append(WrittenPart(time, inside(folder, name), machine, questions))
     return sorted(parts)
 
@@ -111,7 +124,8 @@ def read_counts(
         except FileNotFoundError:  # another command extends the run
             return None
 
-    known, seen = {}, set()
+    known = {}
+    seen = set()
     ordered = sorted(chosen, key=lambda part: part.file.name)
     newest_first = sorted(
         ordered, key=lambda part: start_order(start_of(part.file.name)), reverse=True
