@@ -99,7 +99,8 @@ def export(
         if share:
             base = write_shared(directory, metadata, path, folder, on_progress)
         else:
-            base, selected = None, choose_layers(config, path, metadata["dtype"])
+            base = None
+            selected = choose_layers(config, path, metadata["dtype"])
             write_checkpoint(directory, metadata, selected, folder, on_progress)
         model_card(metadata, path, base=base, effects=effects).save(folder / "README.md")
         write_eval_results(folder, path, effects)
@@ -121,7 +122,8 @@ def write_shared(
             f"path {format_path(path)} runs no layer twice, so there is nothing to share: "
             "export without --share."
         )
-    config, origin = ModelConfig.from_json(metadata["config"]), metadata["origin"]
+    config = ModelConfig.from_json(metadata["config"])
+    origin = metadata["origin"]
     if config.layer_input or config.rooted_scales:
         raise InputError(
             f"path {format_path(path)} cannot be shared by PEFT's layer_replication: layers of "
@@ -204,7 +206,8 @@ def write_checkpoint(
     tokens = special_tokens(directory, metadata)
     write_json(folder / GENERATION, tokens)
     config = ModelConfig.from_json(metadata["config"])
-    stored, dtype = checkpoint.restore_weights(directory, metadata), metadata["dtype"]
+    stored = checkpoint.restore_weights(directory, metadata)
+    dtype = metadata["dtype"]
     weights = (
         (name, cast(name, rooted(config, selected.layers, name, weight), dtype))
         for name, weight in stored
@@ -236,7 +239,8 @@ def write_model(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=SHARD_BYTES,
     )
-    total, done = plan.metadata["total_size"], 0
+    total = plan.metadata["total_size"]
+    done = 0
     shards: dict[str, dict[str, np.ndarray]] = {name: {} for name in plan.filename_to_tensors}
     arrays = ((name, np.asarray(weight)) for name, weight in weights)
     of_original = selected.layers, selected.places
@@ -297,7 +301,8 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     in kind, or the family's config has `layer_types`, transformers looks a layer's kind up by its
     place in a list of the config, which PEFT neither reorders nor extends.
     """
-    model_type, kinds = model_type_of(config), config.layer_attributes
+    model_type = model_type_of(config)
+    kinds = config.layer_attributes
     if not has_attribute(model_type, "layer_types") and len({*kinds}) == 1:
         return
     if len(path) > config.num_layers:

@@ -33,7 +33,9 @@ from cola_jax.scoring import LEVEL, number_or_none
 from cola_jax.storage import AnyPath
 from cola_jax.tasks import TASKS
 
-LIBRARY, SCHEMA, ACCURACY = "cola-jax", "0.3.0", "accuracy"
+LIBRARY = "cola-jax"
+SCHEMA = "0.3.0"
+ACCURACY = "accuracy"
 ANSWERS = ["question", "node", "control", "verdict", "answer", "finite", "text", "answer_text"]
 QUESTIONS = ["question", "text", "options", "gold", "prompt_hash", "metadata", "best"]
 UNSAFE = re.compile(r"[^\w.-]")  # in the name of a folder
@@ -170,7 +172,8 @@ def model_info(facts: Facts, path: Sequence[int]) -> dict[str, Any]:
     """Name a model by its Hub id, or its local name without the folders above it, and its path."""
     start = facts.start
     origin = start.get("origin") or {}
-    name, revision = str(origin.get("name") or start.get("model")), origin.get("revision")
+    name = str(origin.get("name") or start.get("model"))
+    revision = origin.get("revision")
     on_hub = origin.get("kind") == "hub"
     id = name if on_hub else f"local/{UNSAFE.sub('_', PurePath(name).name)}"
     details = {"path": format_path(path), "layers_run": len(path), "layers": start["num_layers"]}
@@ -188,7 +191,8 @@ def make_sample(facts: Facts, row: Json, question: Json) -> dict[str, Any]:
     options = question["options"]
     response = answer = options[row["answer"]] if row["answer"] in range(len(options)) else None
     if row["text"] is not None:
-        response, answer = row["text"], row["answer_text"]
+        response = row["text"]
+        answer = row["answer_text"]
     asked = {"raw": question["text"], "reference": [options[question["gold"]]]}
     hashed = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     extracted = {"turn_idx": 0, "source": "output.raw", "extracted_value": answer}

@@ -14,12 +14,10 @@ from cola_jax.runs.records import last_starts, start_order
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PART, QUESTIONS, read_part, start_of
 
-# the most parts that are all read, and the most that are read of more
-LARGE = 200
-SAMPLE = 50
-# the last seconds and parts of a start, which tell its rate
-HOUR = 3600
-WINDOW = 200
+LARGE = 200  # parts above which a sample is read
+SAMPLE = 50  # parts
+HOUR = 3600  # the last seconds of a start that tell its rate
+WINDOW = 200  # the last parts that do
 
 
 class WrittenPart(NamedTuple):

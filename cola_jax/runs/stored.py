@@ -85,7 +85,8 @@ def polar_samples(run: Run) -> dict[str, Any]:
                 f"{run.directory}: question {shown(labels.question)} has no correct answer, as "
                 "those of `cola generate`: give a run of `cola search` or `cola evaluate`."
             )
-        text, gold = labels.text, labels.options[labels.gold]
+        text = labels.text
+        gold = labels.options[labels.gold]
         if not facts.is_open:
             options = zip(LETTERS, labels.options, strict=False)
             text = "\n".join([text, *(f"{letter}. {option}" for letter, option in options)])
@@ -111,14 +112,16 @@ def stored_verdicts(
     """
     place = {question.id: i for i, question in enumerate(questions)}
     options = max(len(question.options) for question in questions)
-    out, rows = Verdicts.empty((len(questions), paths), options), run.evaluations()
+    out = Verdicts.empty((len(questions), paths), options)
+    rows = run.evaluations()
     if lacking := len(questions) - rows.num_rows // paths:
         raise InputError(
             f"{run.directory} lacks {count(lacking, 'question')}: run the command again with a "
             "smaller --batch-size, or workers with more memory."
         )
     for row in rows.to_pylist():
-        i, node = place[row["question"]], row["node"]
+        i = place[row["question"]]
+        node = row["node"]
         out.put((i, slice(node, node + 1)), stored_verdict(row, questions[i], scorer))
     return out
 
@@ -154,7 +157,9 @@ class Answers:
                 f"question {question.id} is not among those answered in {self.run.directory}: "
                 "answer the same questions there."
             )
-        plain, right, counts = None, 0, Counter[str]()
+        plain = None
+        right = 0
+        counts = Counter[str]()
         for row in self.tables[question.id].to_pylist():
             answer = None if row["truncated"] else row["answer_text"]
             if tuple(row["path"]) == self.plain:
