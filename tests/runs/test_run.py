@@ -158,12 +158,12 @@ def test_failures_are_those_of_the_last_start(run):
 def test_manifest_is_written_once_and_each_start_apart(run):
     content = (run.directory / "run.json").read_bytes()
     assert Run(run.directory).facts() == (SETTINGS, START)
-    metrics, start = Metrics(), {"device": "gpu", "flags": {"limit": 3}}
+    metrics, start = Metrics(), {"device": "gpu", "flags": {"limit": 3, "task": "Prüfung.csv"}}
     with reopened(run, SETTINGS | {"questions": 4}, start, metrics=metrics):
         metrics.add(evaluations=7)
     assert (run.directory / "run.json").read_bytes() == content
     assert Run(run.directory).settings() == SETTINGS | {"questions": 4}
-    assert (run.directory / "config.yaml").read_text() == "limit: 3\n"
+    assert (run.directory / "config.yaml").read_text() == "limit: 3\ntask: Prüfung.csv\n"
     first, second = run.read_starts()[1]
     assert first == START
     assert second["metrics"]["evaluations"] == 7

@@ -28,7 +28,7 @@ def test_lock_protocol_returns_that_of_a_trial_that_has_begun(tmp_path, prompt):
     assert read_protocol(str(tmp_path)) is None  # nothing but the protocol has been written
     assert lock_protocol(str(tmp_path), protocol(NOW), before) == before
     for changed, message in (
-        (protocol(NOW, ids="other"), "tasks.arc.ids"),
+        (protocol(NOW, ids="other"), r"tasks\.arc\.ids: .?i.? there, .?other.? here"),
         (protocol(NOW | {"scorer": "letter"}), "--scorer: options there, letter here"),
     ):
         with pytest.raises(InputError, match=message):
