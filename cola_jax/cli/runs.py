@@ -29,6 +29,7 @@ from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.files import check_writable
 from cola_jax.layer_costs import read_layer_costs
+from cola_jax.path import LayerPath
 from cola_jax.progress import log
 from cola_jax.question import Question
 from cola_jax.strategies.rules import (
@@ -143,7 +144,7 @@ class EvaluateCommand(TaskCommand):
 
 
 def run_evaluation(
-    session: "Session", directory: str, paths: Sequence[tuple[int, ...]], command: str = "evaluate"
+    session: "Session", directory: str, paths: Sequence[LayerPath], command: str = "evaluate"
 ) -> "Run":
     """Evaluate paths on the questions of a session with a progress bar."""
     return run_with_progress(

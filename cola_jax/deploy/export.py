@@ -30,7 +30,14 @@ from cola_jax.formats.identity import Identity, named_model
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, shapes
-from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
+from cola_jax.path import (
+    LayerPath,
+    ascending_ranges,
+    format_path,
+    parse_path,
+    parse_path_of,
+    validate,
+)
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.storage import AnyPath
 
@@ -48,7 +55,7 @@ class Selected(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def read_path(text: str, num_layers: int, model: Identity | None = None) -> tuple[int, ...]:
+def read_path(text: str, num_layers: int, model: Identity | None = None) -> LayerPath:
     """Read a path from its text form, or from the field `path` of a JSON file.
 
     Raises InputError if the file has no such field or names another model than `model`, or the path
@@ -70,7 +77,7 @@ def read_path(text: str, num_layers: int, model: Identity | None = None) -> tupl
 
 def export(
     directory: epath.PathLike,
-    path: tuple[int, ...],
+    path: LayerPath,
     destination: AnyPath,
     *,
     share: bool = False,
@@ -109,7 +116,7 @@ def export(
 def write_shared(
     directory: epath.PathLike,
     metadata: dict[str, Any],
-    path: tuple[int, ...],
+    path: LayerPath,
     folder: Path,
     on_progress: OnProgress,
 ) -> str:

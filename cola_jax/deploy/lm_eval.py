@@ -36,13 +36,12 @@ from cola_jax.execute.generate import Generated, generate
 from cola_jax.execute.run_paths import run_paths
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
-from cola_jax.path import format_path, identity, parse_path
+from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.scorer import pack
 from cola_jax.scoring.verdicts import Verdicts
 
-Path = tuple[int, ...]
 TokenIds = Sequence[int]
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
 EVERY_DEVICE = 1 << 30  # questions; the mesh has at most as many copies of the model
@@ -339,7 +338,7 @@ class ColaLM(TemplateLM):
             texts.append(choose_text(self.menu, of_paths, cut))
         return texts
 
-    def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[Path]]:
+    def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[LayerPath]]:
         """Return the path of each prompt, chosen without its continuations, or all of a menu."""
         if self.menu.selector is not None:
             return [[path] for path in self.menu.select(self.model, prompts)]

@@ -28,7 +28,7 @@ from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
-from cola_jax.path import identity, unpad_path
+from cola_jax.path import LayerPath, identity, unpad_path
 from cola_jax.question import split
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.run import Run
@@ -40,7 +40,6 @@ from cola_jax.scoring.verdicts import Verdicts
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
-Path = tuple[int, ...]
 FOLDS = 5
 NO_FOLD = -1
 LEFT_OUT = (NO_FOLD, *range(FOLDS))  # the fold without which a menu is made
@@ -68,7 +67,7 @@ class MenuChoice:
 class TaskMenu:
     """A menu, and whether its paths and rules answered the held-out questions."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[LayerPath, ...]
     plain: MenuChoice  # the pretrained model
     choices: tuple[MenuChoice, ...]  # the simplest rule first
     oracle: MenuChoice  # right where some path is, which needs the answer
@@ -212,7 +211,7 @@ def choose_menu(
 
 
 def measure(
-    menu: Sequence[Path],
+    menu: Sequence[LayerPath],
     rules: FittedRules,
     trained: Mapping[str, np.ndarray],
     held_out: Sequence[MenuResults],
@@ -255,7 +254,7 @@ def measure(
     )
 
 
-def results_of(questions: Questions, paths: Sequence[Path]) -> MenuResults:
+def results_of(questions: Questions, paths: Sequence[LayerPath]) -> MenuResults:
     """Evaluate paths on all questions."""
     verdicts = evaluate_on(questions.evaluations, paths)
     return MenuResults(verdicts.verdict, signals(verdicts), questions.features())
@@ -282,7 +281,9 @@ def folds_of(ids: Sequence[str]) -> np.ndarray:
     return folds
 
 
-def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings) -> list[Path]:
+def candidates(
+    labels: Sequence[Labels], num_layers: int, settings: MenuSettings
+) -> list[LayerPath]:
     """Return the identity path, and the paths that were right on most questions of the runs.
 
     Of equals the shorter is first.
@@ -296,8 +297,8 @@ def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings
 
 
 def cover(
-    right: np.ndarray, paths: Sequence[Path], candidates: Sequence[Path], size: int
-) -> list[Path]:
+    right: np.ndarray, paths: Sequence[LayerPath], candidates: Sequence[LayerPath], size: int
+) -> list[LayerPath]:
     """Choose a menu that answers as many questions as possible between its paths.
 
     The first candidate, the identity, is chosen. Each step adds the path that is right on most
@@ -321,6 +322,6 @@ def cover(
     return [candidates[i] for i in chosen]
 
 
-def prefix_layers(paths: Sequence[Path]) -> int:
+def prefix_layers(paths: Sequence[LayerPath]) -> int:
     """Return the layers that run when paths share the states of their common prefixes."""
     return len({path[: n + 1] for path in paths for n in range(len(path))})

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.files import read_json, write_whole
-from cola_jax.path import format_path, parse_path_of
+from cola_jax.path import LayerPath, format_path, parse_path_of
 from cola_jax.question import digest
 from cola_jax.tasks.registry import TASKS, canonical
 
@@ -127,7 +127,7 @@ def effect_of_results(file: Path, results: dict[str, Any], path: str) -> dict[st
 
 def model_card(
     metadata: dict[str, Any],
-    path: tuple[int, ...],
+    path: LayerPath,
     *,
     base: str | None = None,
     effects: Sequence[ReportedEffect] = (),

@@ -20,12 +20,11 @@ from cola_jax.errors import InputError, check_belongs, reading
 from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.files import exists, inside, read_bytes, read_json
 from cola_jax.params import Model
-from cola_jax.path import parse_path_of
+from cola_jax.path import LayerPath, parse_path_of
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
-Path = tuple[int, ...]
 Rule = Literal["single", "vote", "logprob", "selector"]  # the simplest first
 MENU, SELECTOR = "menu.json", "selector.safetensors"
 REPAIR = "make the menu again with `cola menu`"
@@ -229,7 +228,7 @@ class MenuFile:
     A menu of the rule `single` is that path alone.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[LayerPath, ...]
     rule: Rule = "single"
     sign: int = 1
     selector: Selector | None = None  # of the rule `selector` alone
@@ -242,7 +241,7 @@ class MenuFile:
             return vote(signals.answer)
         return most_confident(signals.logprob, self.sign)
 
-    def select(self, model: Model, prompts: Sequence[Prompts]) -> list[Path]:
+    def select(self, model: Model, prompts: Sequence[Prompts]) -> list[LayerPath]:
         """Return the path of each prompt by the selector, before any path has run."""
         assert self.selector is not None
         states = prompt_states(model, prompts, self.state_layer)

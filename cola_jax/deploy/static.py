@@ -18,7 +18,7 @@ from cola_jax.errors import InputError
 from cola_jax.files import inside
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.metrics import Metrics
-from cola_jax.path import STOP, FittingEdits, edit_table, edited, identity, pad_path
+from cola_jax.path import STOP, FittingEdits, LayerPath, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
 from cola_jax.runs.session import evaluate_prompts, held_out_of, recording
 from cola_jax.scoring.divergence import divergences, label_free_encoder
@@ -28,7 +28,6 @@ from cola_jax.scoring.verdicts import Verdicts
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
-Path = tuple[int, ...]
 Score = tuple[float, ...]  # a fitness, the greater the better
 HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
@@ -44,7 +43,7 @@ class Measured:
     With the fitness kl, training and validation have divergences in nats instead.
     """
 
-    path: Path
+    path: LayerPath
     training: np.ndarray  # [n] bool or float
     validation: np.ndarray
     on_front: bool  # of accuracy and cost on validation questions
@@ -76,7 +75,7 @@ class TaskPath:
         return self.measured[1:]
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[LayerPath]:
         """All paths, the pretrained model's first."""
         return [each.path for each in self.measured]
 
@@ -174,7 +173,7 @@ def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarra
 
 def evaluate_on(
     evaluations: Evaluations,
-    paths: Sequence[Path],
+    paths: Sequence[LayerPath],
     questions: np.ndarray | slice = slice(None),
     positions: int | None = None,
 ) -> Verdicts:
@@ -204,7 +203,7 @@ def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -
 
 def evolve(
     evaluations: Evaluations, indices: np.ndarray, costs: LayerCosts, settings: StaticSettings
-) -> dict[Path, Score]:
+) -> dict[LayerPath, Score]:
     """Search one path for the questions of these indices [n].
 
     The identity path is the first parent, and a candidate where it is allowed. Ends early where a
@@ -217,14 +216,14 @@ def evolve(
     table = edit_table(positions, SKIP_BLOCK, REPEAT_BLOCK, times=1)
     fitting = FittingEdits(table, lengths[0], lengths[-1])
     random = np.random.default_rng(settings.seed)
-    fitness: dict[Path, Score] = {}
+    fitness: dict[LayerPath, Score] = {}
     known = {parent}
 
-    def measure(paths: Sequence[Path], part: np.ndarray) -> list[Score]:
+    def measure(paths: Sequence[LayerPath], part: np.ndarray) -> list[Score]:
         verdicts = evaluate_on(evaluations, paths, part, positions)
         return score(verdicts, [questions[i] for i in part], settings.fitness)
 
-    def rank(path: Path) -> tuple[Score, float]:
+    def rank(path: LayerPath) -> tuple[Score, float]:
         return fitness[path], -costs.of(path)  # of equally fit paths the cheaper is better
 
     if len(parent) in lengths and costs.total <= highest:
@@ -262,9 +261,9 @@ def most_evaluations(settings: StaticSettings, questions: int) -> int:
     return questions + settings.generations * (each + left * questions)
 
 
-def offspring(mutants: Iterator[Path], count: int, known: set[Path]) -> list[Path]:
+def offspring(mutants: Iterator[LayerPath], count: int, known: set[LayerPath]) -> list[LayerPath]:
     """Draw paths that are not known yet; fewer where such are hard to find."""
-    new = dict[Path, None]()
+    new = dict[LayerPath, None]()
     for path in itertools.islice(mutants, ATTEMPTS * count):
         if path not in known:
             new[path] = None
@@ -274,12 +273,12 @@ def offspring(mutants: Iterator[Path], count: int, known: set[Path]) -> list[Pat
 
 
 def mutate(
-    parent: Path,
+    parent: LayerPath,
     costs: LayerCosts,
     highest: float,
     fitting: FittingEdits,
     random: np.random.Generator,
-) -> Path:
+) -> LayerPath:
     """Apply one to three random edits, few likelier than many; a third of them restore a layer.
 
     A path that is then too long or costs too much skips layers; the parent is returned where the
@@ -287,7 +286,7 @@ def mutate(
     """
     path = parent
 
-    def edit(path: Path) -> Path:
+    def edit(path: LayerPath) -> LayerPath:
         drawn = fitting.draw(len(path), random)
         return path if drawn is None else edited(path, drawn)
 
@@ -301,7 +300,7 @@ def mutate(
     return path
 
 
-def restore(path: Path, num_layers: int, random: np.random.Generator) -> Path:
+def restore(path: LayerPath, num_layers: int, random: np.random.Generator) -> LayerPath:
     """Bring back a layer that a path skips, in front of the first later one."""
     missing = sorted(set(range(num_layers)) - set(path))
     if not missing:
@@ -311,7 +310,7 @@ def restore(path: Path, num_layers: int, random: np.random.Generator) -> Path:
     return (*path[:start], layer, *path[start:])
 
 
-def finalists(paths: Sequence[Path], costs: LayerCosts, most: int) -> list[Path]:
+def finalists(paths: Sequence[LayerPath], costs: LayerCosts, most: int) -> list[LayerPath]:
     """Return the first path of each length and then the others, up to `most`, of paths in order.
 
     A length is the cost in average layers, rounded.

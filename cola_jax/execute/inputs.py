@@ -30,8 +30,8 @@ NO_TOKENIZER = (
     "this model was not loaded from a checkpoint with a tokenizer: give ids, and no stop strings."
 )
 
-Path = str | Sequence[int] | np.ndarray | Array
-Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
+PathInput = str | Sequence[int] | np.ndarray | Array
+Paths = PathInput | Sequence[PathInput] | Sequence[Sequence[PathInput]]
 
 
 def check_loaded(model: Any) -> None:
@@ -167,7 +167,7 @@ def check_embeddings(prompts: Prompts, width: int) -> None:
         )
 
 
-def path_ids(path: Path, num_layers: int) -> np.ndarray:
+def path_ids(path: PathInput, num_layers: int) -> np.ndarray:
     """Return a valid path as an integer array [P]; an array keeps its padding with STOP."""
     if isinstance(path, str):
         return np.array(parse_path(path, num_layers))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from cola_jax.dtypes import FLOATS, dtype_name
 from cola_jax.execute.inputs import (
-    Path,
+    PathInput,
     check_prompts,
     path_ids,
     prompts_for,
@@ -27,7 +27,7 @@ from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike
 def run_path(
     model: Model,
     prompts: PromptsLike,
-    path: Path,
+    path: PathInput,
     *,
     dtype: DTypeLike | None = None,
     return_states: bool = False,

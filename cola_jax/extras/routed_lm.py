@@ -10,8 +10,9 @@ from lm_eval.api.registry import register_model
 
 from cola_jax.deploy import ColaLM
 from cola_jax.errors import InputError
-from cola_jax.extras.router import Path, Record, load_router
+from cola_jax.extras.router import Record, load_router
 from cola_jax.params import Model
+from cola_jax.path import LayerPath
 from cola_jax.prompts import Prompts
 
 
@@ -35,6 +36,6 @@ class RoutedLM(ColaLM):
         self.router = load_router(router, self.model)
         self.path = f"router {weights}"
 
-    def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[Path]]:
+    def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[LayerPath]]:
         """Return the path of each prompt, chosen without its continuations."""
         return self.router.paths(Prompts.stack(prompts), beams=1)

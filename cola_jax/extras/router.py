@@ -25,10 +25,10 @@ from cola_jax.errors import InputError, check_belongs, printed, reading
 from cola_jax.execute import replicated, state_batches
 from cola_jax.files import exists, inside, read_bytes, read_json, write_whole
 from cola_jax.params import Model
+from cola_jax.path import LayerPath
 from cola_jax.prompts import PromptsLike
 from cola_jax.runs import check_same
 
-Path = tuple[int, ...]
 SKIP, KEEP, REPEAT = range(3)  # how often a segment runs
 NO_SEGMENT = -1  # in place of an operation where no segment starts
 LONGEST_SEGMENT = 4  # layers
@@ -44,7 +44,7 @@ class Segment(NamedTuple):
     op: int
 
     @property
-    def layers(self) -> Path:
+    def layers(self) -> LayerPath:
         """The layers that the segment adds to a path."""
         return tuple(range(self.first, self.first + self.size)) * self.op
 
@@ -55,7 +55,7 @@ def segments_at(first: int, num_layers: int) -> list[Segment]:
     return [Segment(first, size, op) for size in sizes for op in (SKIP, KEEP, REPEAT)]
 
 
-def target_of_path(path: Path, num_layers: int) -> np.ndarray | None:
+def target_of_path(path: LayerPath, num_layers: int) -> np.ndarray | None:
     """Return the operation at each layer where a segment starts [L], NO_SEGMENT elsewhere.
 
     The segments are as few as possible, and the larger first. None for a path that segments cannot
@@ -82,7 +82,7 @@ def target_of_path(path: Path, num_layers: int) -> np.ndarray | None:
 
 def likeliest_paths(
     boundary: Float[np.ndarray, " L"], ops: Float[np.ndarray, "L O"], beams: int
-) -> list[Path]:
+) -> list[LayerPath]:
     """Return up to `beams` paths, the most likely first, each by its likeliest segments.
 
     A beam search over logits of `SegmentNetwork`. Beams are compared where they have reached the
@@ -92,10 +92,10 @@ def likeliest_paths(
     runs_on = log_expit(-np.asarray(boundary))
     logprob = log_softmax(ops, axis=-1)
     num_layers = len(boundary)
-    reached: list[dict[Path, float]] = [{} for _ in range(num_layers + 1)]  # by the next layer
+    reached: list[dict[LayerPath, float]] = [{} for _ in range(num_layers + 1)]  # by the next layer
     reached[0][()] = 0.0
 
-    def best(layer: int) -> list[tuple[Path, float]]:
+    def best(layer: int) -> list[tuple[LayerPath, float]]:
         order = sorted(reached[layer].items(), key=lambda item: (-item[1], len(item[0]), item[0]))
         return order[: beams + 1]  # one more: it may be the path without a layer
 
@@ -171,12 +171,12 @@ class Router:
     params: Any  # on the devices of the model
     early_layers: int  # after which states are read
 
-    def paths(self, prompts: PromptsLike, beams: int = 1) -> list[list[Path]]:
+    def paths(self, prompts: PromptsLike, beams: int = 1) -> list[list[LayerPath]]:
         """Name up to `beams` paths for each prompt, best first; fewer where no more exist.
 
         `run_paths` and `generate` take the result. Raises and compiles as `state_batches`.
         """
-        paths: dict[int, list[Path]] = {}
+        paths: dict[int, list[LayerPath]] = {}
         for rows, states, lengths in state_batches(self.model, prompts, self.early_layers):
             logits = jax.device_get(segment_logits(self.params, states, lengths))
             for b, boundary, ops in zip(rows.tolist(), *logits, strict=False):

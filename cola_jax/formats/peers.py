@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.formats.identity import Identity, named_model
-from cola_jax.path import STOP, Ids, ascending_ranges, format_path, parse_path, validate
+from cola_jax.path import STOP, Ids, LayerPath, ascending_ranges, format_path, parse_path, validate
 
 LayerId = Annotated[int, Field(strict=True, ge=0)]
 PathIds = Annotated[tuple[LayerId, ...], Field(min_length=1)]
@@ -57,7 +57,7 @@ def read_paths(
     num_layers: int,
     max_length: int | None = None,
     model: Identity | None = None,
-) -> list[tuple[int, ...]]:
+) -> list[LayerPath]:
     """Read the paths of a file of any format, each once, in order; of PoLar, the right ones first.
 
     The format is recognised by the content. Paths have at most `max_length` layers, by default
@@ -94,7 +94,7 @@ def parse_without_nulls(text: str) -> Any:
     return json.loads(text, object_pairs_hook=without_nulls)
 
 
-def json_paths(content: Any, num_layers: int, limit: int) -> list[tuple[int, ...]]:
+def json_paths(content: Any, num_layers: int, limit: int) -> list[LayerPath]:
     """Return the paths of JSON, of searched questions those found right first."""
     samples = read_samples(content, num_layers)
     if samples is not None:
@@ -154,9 +154,7 @@ def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {VALID: [*good, best] if solved else [], INVALID: [] if solved else [best]}
 
 
-def line_paths(
-    file: Path, lines: Sequence[str], num_layers: int, limit: int
-) -> list[tuple[int, ...]]:
+def line_paths(file: Path, lines: Sequence[str], num_layers: int, limit: int) -> list[LayerPath]:
     """Read paths, or blocks of RYS, one on each line; # starts a comment.
 
     A range is written 0-5, or 0..5 as `layer_path.py` of alainnothere/llm-circuit-finder does.
@@ -171,7 +169,7 @@ def line_paths(
     return paths
 
 
-def reader_of(bodies: Sequence[str]) -> Callable[[str, int, int], tuple[int, ...]]:
+def reader_of(bodies: Sequence[str]) -> Callable[[str, int, int], LayerPath]:
     """Return the function that reads lines without spaces: `rys_path` where any is only RYS's.
 
     Raises InputError for nothing but pairs, which both read.
@@ -188,7 +186,7 @@ def reader_of(bodies: Sequence[str]) -> Callable[[str, int, int], tuple[int, ...
     return parse_path
 
 
-def rys_path(text: str, num_layers: int, limit: int) -> tuple[int, ...]:
+def rys_path(text: str, num_layers: int, limit: int) -> LayerPath:
     """Read blocks of RYS, without spaces."""
     if not BLOCKS.fullmatch(text):
         raise InputError(
@@ -198,7 +196,7 @@ def rys_path(text: str, num_layers: int, limit: int) -> tuple[int, ...]:
     return with_blocks(blocks, num_layers, limit)
 
 
-def with_blocks(blocks: Sequence[Sequence[int]], num_layers: int, limit: int) -> tuple[int, ...]:
+def with_blocks(blocks: Sequence[Sequence[int]], num_layers: int, limit: int) -> LayerPath:
     """Return the identity path with blocks (i, j) inserted, so that layers i..j-1 run twice.
 
     Each one goes after the last run of layer j-1; (0, 0) inserts nothing.
@@ -254,7 +252,7 @@ class Merge(BaseModel, extra="forbid"):
     chat_template: Any = None
 
 
-def merge_path(content: Any, num_layers: int) -> tuple[int, ...]:
+def merge_path(content: Any, num_layers: int) -> LayerPath:
     """Return the path of a passthrough merge of one model; InputError for other merges."""
     with reading("the merge", MERGE_RULE):
         path: list[int] = []

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cola_jax.errors import InputError, shown
-from cola_jax.path import edited, format_path, identity
+from cola_jax.path import LayerPath, edited, format_path, identity
 from cola_jax.question import split
 from cola_jax.report.document import Document, run_settings, run_title
 from cola_jax.runs.prompt_results import read_map
@@ -32,7 +32,6 @@ from cola_jax.scoring.statistics import Difference, Mean, Share
 
 Kind = Literal["skip", "repeat"]
 KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
-Path = tuple[int, ...]
 COLUMNS = ["question", "node", "verdict", "margin"]
 FLIPS = 10_000  # draws of the signs
 BATCH = 1_000  # of them
@@ -45,7 +44,7 @@ class Block(NamedTuple):
     start: int
     stop: int
 
-    def path(self, num_layers: int) -> Path:
+    def path(self, num_layers: int) -> LayerPath:
         """Return the path of a model with only that change."""
         edit = KINDS.index(self.kind), self.start, self.stop - self.start, 1
         return edited(identity(num_layers), edit)
@@ -53,7 +52,7 @@ class Block(NamedTuple):
 
 def scan_paths(
     num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
-) -> list[Path]:
+) -> list[LayerPath]:
     """Return the identity path, and the path of every block of up to `longest` layers.
 
     Skips are first; the whole model is not skipped. Raises InputError for a longest block outside
@@ -76,7 +75,7 @@ def scan_paths(
     return [identity(num_layers), *(block.path(num_layers) for block in blocks)]
 
 
-def block_of(path: Path, num_layers: int) -> Block:
+def block_of(path: LayerPath, num_layers: int) -> Block:
     """Find the block of a path that `scan_paths` made, other than the identity path."""
     size = abs(len(path) - num_layers)
     same = next((i for i, layer in enumerate(path) if layer != i), len(path))
@@ -89,7 +88,7 @@ class Cell:
     """One block, compared with the pretrained model on the same questions."""
 
     block: Block
-    path: Path
+    path: LayerPath
     correct: Share
     difference: Difference  # of correct answers
     p: float  # corrected for the number of blocks; two-sided
@@ -155,7 +154,7 @@ def summarise_scan(run: Run) -> ScanSummary:
 
 
 def summarise_map(
-    paths: Sequence[Path],
+    paths: Sequence[LayerPath],
     ids: Sequence[str],
     verdict: np.ndarray,
     margin: np.ndarray,

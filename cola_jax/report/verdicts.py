@@ -10,12 +10,12 @@ import numpy as np
 
 from cola_jax.deploy.verify.comparators import affordable_samples
 from cola_jax.deploy.verify.power import Components
-from cola_jax.deploy.verify.trial import Path, TaskTrial, Trial
+from cola_jax.deploy.verify.trial import TaskTrial, Trial
 from cola_jax.deploy.verify.verdict import Verdict
 from cola_jax.errors import count, reading
 from cola_jax.files import exists, read_json
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import format_path, identity, parse_path
+from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.report.document import Document, title
 from cola_jax.report.results import cost_texts
 from cola_jax.scoring.number_format import (
@@ -45,7 +45,7 @@ STATED = {
 
 
 def verdicts_json(
-    trial: Trial, seconds: Mapping[str, Mapping[Path, float]], costs: LayerCosts
+    trial: Trial, seconds: Mapping[str, Mapping[LayerPath, float]], costs: LayerCosts
 ) -> dict[str, Any]:
     """Return the content of `verdicts.json`; shares and differences are 0 to 1.
 
@@ -125,7 +125,7 @@ def p_value(p: float) -> str:
 
 
 def claim_content(
-    trial: Trial, path: Path, task: TaskTrial, seconds: Mapping[Path, float]
+    trial: Trial, path: LayerPath, task: TaskTrial, seconds: Mapping[LayerPath, float]
 ) -> dict[str, Any]:
     """Return a claim's figures on a task: against the identity path and every comparator."""
     plain = identity(trial.protocol["num_layers"])
@@ -176,7 +176,7 @@ def earlier_components(directory: str) -> Components | None:
     return Components(*(max(float(each[name]) for each in known) for name in names))
 
 
-def earlier_seconds(directory: str, trial: Trial) -> dict[str, dict[Path, float]] | None:
+def earlier_seconds(directory: str, trial: Trial) -> dict[str, dict[LayerPath, float]] | None:
     """Read the timings of the same trial, by task, if it was shown before; otherwise None."""
     layers, seconds = trial.protocol["num_layers"], {task.task: {} for task in trial.tasks}
     for figures in earlier_figures(directory, trial.protocol["hash"]):
@@ -190,7 +190,7 @@ def earlier_seconds(directory: str, trial: Trial) -> dict[str, dict[Path, float]
     return seconds if all(seconds.values()) else None
 
 
-def voted(task: TaskTrial, path: Path, num_layers: int) -> dict[str, Any] | None:
+def voted(task: TaskTrial, path: LayerPath, num_layers: int) -> dict[str, Any] | None:
     """Return a path's accuracy minus that of a vote at its cost; None where it pays for one."""
     samples = affordable_samples(path, num_layers)
     if samples < 2 or not task.samples:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cola_jax.errors import count
-from cola_jax.path import STOP, format_path, unpad_path
+from cola_jax.path import STOP, LayerPath, format_path, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.path_results import path_estimates
 from cola_jax.runs.results import Results
@@ -49,7 +49,7 @@ class Evaluation:
 
     def summary(self) -> Results:
         """Compare each path with the identity path, and state in a sentence what they show."""
-        right: dict[tuple[int, ...], dict[int, bool]] = {}  # by path and question
+        right: dict[LayerPath, dict[int, bool]] = {}  # by path and question
         verdicts, graded = self.verdicts.verdict, self.verdicts.graded
         for b, c in zip(*self.present, strict=True):
             of_path = right.setdefault(unpad_path(self.paths[b, c]), {})

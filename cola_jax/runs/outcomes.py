@@ -9,7 +9,7 @@ from cola_jax.engine.engine import Engine
 from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import count
-from cola_jax.path import format_path
+from cola_jax.path import LayerPath, format_path
 from cola_jax.runs.results import Results
 from cola_jax.runs.search_results import search_estimates
 from cola_jax.scoring.preference import Preference
@@ -132,6 +132,6 @@ def reached_by(outcome: Outcome) -> Reached:
     return Reached(None if best is None else int(outcome.lengths[best]), outcome.held)
 
 
-def format_optional(path: tuple[int, ...] | None) -> str | None:
+def format_optional(path: LayerPath | None) -> str | None:
     """Write a path, if there is one."""
     return None if path is None else format_path(path)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cola_jax.path import format_path, identity
+from cola_jax.path import LayerPath, format_path, identity
 from cola_jax.runs.estimates import CHANGE, CORRECT, MODEL, Estimate
 from cola_jax.runs.facts import Facts
 from cola_jax.runs.layer_use import is_null, is_true
@@ -24,7 +24,7 @@ def group_of(path: Sequence[int], num_layers: int) -> str:
 
 
 def path_estimates(
-    right: Mapping[tuple[int, ...], Mapping[Any, bool]], num_layers: int
+    right: Mapping[LayerPath, Mapping[Any, bool]], num_layers: int
 ) -> list[Estimate]:
     """Compare paths by whether each is right, by question, on those that it was graded on."""
     plain = right.get(identity(num_layers))
@@ -68,7 +68,7 @@ def run_estimates(rows: pa.Table, facts: Facts) -> list[Estimate]:
     """
     paths = facts.paths
     num_layers = facts.num_layers
-    right: dict[tuple[int, ...], dict[str, bool]] = {path: {} for path in paths}
+    right: dict[LayerPath, dict[str, bool]] = {path: {} for path in paths}
     columns = rows.select(["question", "node", "verdict"]).to_pydict()
     for question, node, verdict in zip(*columns.values(), strict=True):
         if verdict is not None:  # ungraded

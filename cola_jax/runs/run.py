@@ -84,7 +84,6 @@ from cola_jax.scoring.preference import Preference
 from cola_jax.storage import AnyPath, path_of
 from cola_jax.strategies.reached import Case, Ways
 
-Path = tuple[int, ...]
 PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table
 MANIFEST = "run.json"
 CONFIG = "config.yaml"

@@ -18,6 +18,7 @@ from etils import epath
 
 from cola_jax.errors import InputError, brief, reading
 from cola_jax.files import read_bytes
+from cola_jax.path import LayerPath
 from cola_jax.question import Question, digest, question_digest
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded, Scorer
@@ -143,7 +144,7 @@ def asked_digest(encoded: Encoded) -> str:
 
 
 def evaluation_rows(
-    encoded: Encoded, paths: Sequence[tuple[int, ...]], verdicts: Verdicts
+    encoded: Encoded, paths: Sequence[LayerPath], verdicts: Verdicts
 ) -> list[dict[str, Any]]:
     """Make the rows of one question's evaluations, in order."""
     graded, asked = verdicts.graded, asked_digest(encoded)
@@ -195,7 +196,7 @@ def stored_verdict(row: Mapping[str, Any], question: Question, scorer: Scorer) -
 
 def known_verdicts(
     tables: Iterable[pa.Table], encoded: Encoded, scorer: Scorer
-) -> dict[tuple[int, ...], Verdicts]:
+) -> dict[LayerPath, Verdicts]:
     """Return the verdict [1] of each path of a question, if its prompt was the same."""
     same = pc.field("asked") == asked_digest(encoded)
     rows = (row for table in tables for row in table.filter(same).to_pylist())

@@ -23,6 +23,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
 from cola_jax.metrics import Metrics
+from cola_jax.path import LayerPath
 from cola_jax.question import Question
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.counts import improvements
@@ -126,7 +127,7 @@ class Session:
     def evaluate(
         self,
         directory: str,
-        paths: Sequence[tuple[int, ...]],
+        paths: Sequence[LayerPath],
         metrics: Metrics | None = None,
         command: str = "evaluate",
         held_out: bool = False,
@@ -401,7 +402,7 @@ def write_thumbnails(folder: epath.Path, questions: Sequence[Question]) -> None:
 def evaluate_prompts(
     sessions: Sequence[Session],
     directory: str,
-    paths: Sequence[tuple[int, ...]],
+    paths: Sequence[LayerPath],
     metrics: Metrics | None = None,
     *,
     held_out: bool = False,

@@ -5,13 +5,13 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
-from cola_jax.path import identity
+from cola_jax.path import LayerPath, identity
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import by_question, stored_verdict
@@ -19,7 +19,6 @@ from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
 
-Path = tuple[int, ...]
 ANSWER = ["question", "path", "answer_text", "grade", "truncated"]
 
 
@@ -32,10 +31,10 @@ class Labels:
     options: tuple[str, ...]
     gold: int | None  # the correct option; None where no options were offered
     prompt_hash: str
-    verdicts: dict[Path, bool]  # ungraded is wrong
+    verdicts: dict[LayerPath, bool]  # ungraded is wrong
 
     @property
-    def correct(self) -> list[Path]:
+    def correct(self) -> list[LayerPath]:
         """The correct paths, shortest first."""
         correct = (path for path, right in self.verdicts.items() if right)
         return sorted(correct, key=lambda path: (len(path), path))
@@ -43,7 +42,7 @@ class Labels:
 
 def read_labels(run: Run) -> list[Labels]:
     """Read the labels of the finished questions, in order; InputError where there are none."""
-    verdicts: dict[str, dict[Path, bool]] = defaultdict(dict)
+    verdicts: dict[str, dict[LayerPath, bool]] = defaultdict(dict)
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():
         if not row["control"]:
             verdicts[row["question"]].setdefault(tuple(row["path"]), bool(row["verdict"]))
@@ -58,7 +57,7 @@ def read_labels(run: Run) -> list[Labels]:
     return labels
 
 
-def write_polar(run: Run, file: FilePath) -> str:
+def write_polar(run: Run, file: Path) -> str:
     """Write a run as a new `merged_mcts_samples.json` of PoLar, and return a summary."""
     check_file(file)
     if exists(file):

@@ -16,7 +16,7 @@ from cola_jax.execute.memory import Memory
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.run_paths import PathEvaluator, choose_path_sizes
 from cola_jax.execute.worker import Worker
-from cola_jax.path import STOP
+from cola_jax.path import STOP, LayerPath
 from cola_jax.prompts import PROMPT, Prompts, Readings
 from cola_jax.question import Question, sha256
 from cola_jax.scoring.verdicts import Completion, Verdicts
@@ -115,7 +115,7 @@ class Scorer(abc.ABC):
         worker: Worker,
         batch: Sequence[Encoded],
         workload: Workload,
-        paths: Sequence[tuple[int, ...] | None],
+        paths: Sequence[LayerPath | None],
         completions: Sequence[Completion | None],
     ) -> list[bool | None]:
         """Run at most one path a question once more in float32, all questions at once.

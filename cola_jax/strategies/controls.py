@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_jax.path import pad_lists
+from cola_jax.path import LayerPath, pad_lists
 from cola_jax.question import Question, stable_hash
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
@@ -94,7 +94,7 @@ def paths_to_ask(outcomes: Sequence[Outcome], positions: int) -> np.ndarray:
     return pad_lists([list(columns(outcome)) for outcome in outcomes], positions)
 
 
-def columns(outcome: Outcome) -> dict[tuple[int, ...], int]:
+def columns(outcome: Outcome) -> dict[LayerPath, int]:
     """Number the paths to ask again of a question, each once."""
     searches = (outcome, *outcome.controls)
     every = [search.paths[i] for search in searches for i in nodes_to_ask(search)]

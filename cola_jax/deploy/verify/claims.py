@@ -27,7 +27,7 @@ from cola_jax.formats.peers import (
     reader_of,
     rys_path,
 )
-from cola_jax.path import format_path, identity, parse_path, validate
+from cola_jax.path import LayerPath, format_path, identity, parse_path, validate
 from cola_jax.question import digest
 
 DROPPED, LAYERS = "dropped:", "layers:"  # prefixes of lists of layers
@@ -50,7 +50,7 @@ class Claim:
     name: str  # short, for tables
     text: str  # as the user gave it
     kind: str  # path, rys, circuit-finder, mergekit, dropped layers, polar, drllm or model
-    path: tuple[int, ...]
+    path: LayerPath
     digest: str | None = None  # SHA-256 of the file, or of the weights of the model
     note: str = ""  # a sentence on how the path was derived
 
@@ -149,7 +149,7 @@ def from_list(text: str, num_layers: int) -> Claim:
     return Claim(format_path(layers), text, "path", layers, file_digest)
 
 
-def whole_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]:
+def whole_layers(words: Sequence[str], num_layers: int) -> LayerPath:
     """Return the layers that EvoPress drops; InputError for halves of a layer."""
     if len(words) != num_layers:
         raise InputError(
@@ -218,7 +218,7 @@ def from_json(text: str, content: str, num_layers: int) -> Claim:
     return Claim(file.name, text, "path", only_path(file, num_layers))
 
 
-def only_path(file: Path, num_layers: int) -> tuple[int, ...]:
+def only_path(file: Path, num_layers: int) -> LayerPath:
     """Return the one path of a file; InputError for several."""
     paths = read_paths(file, num_layers)
     if len(paths) > 1:

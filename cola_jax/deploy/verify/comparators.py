@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.deploy.rules import signals, vote
-from cola_jax.path import REPEAT, SKIP, ascending_ranges, edited, identity
+from cola_jax.path import REPEAT, SKIP, LayerPath, ascending_ranges, edited, identity
 from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
 
-Path = tuple[int, ...]
 RANDOM = 39  # paths beside each claim, so that its place is one of 40
 TEMPERATURE = 0.7  # of samples for self-consistency
 ATTEMPTS = 200  # draws, which may give a known path, for each random path
@@ -23,7 +22,7 @@ class Jump(NamedTuple):
     size: int
 
 
-def jumps(path: Path, num_layers: int) -> list[Jump]:
+def jumps(path: LayerPath, num_layers: int) -> list[Jump]:
     """Return the edits that make a path of the identity path, sorted.
 
     Layers passed over are a skipped block, a step back is a block run again. A moved block is both,
@@ -42,13 +41,13 @@ def jumps(path: Path, num_layers: int) -> list[Jump]:
 
 
 def random_controls(
-    path: Path,
+    path: LayerPath,
     num_layers: int,
     seed: int,
-    known: Collection[Path] = (),
+    known: Collection[LayerPath] = (),
     count: int = RANDOM,
-    refused: Callable[[Path], Any] = lambda path: False,
-) -> list[Path]:
+    refused: Callable[[LayerPath], Any] = lambda path: False,
+) -> list[LayerPath]:
     """Draw distinct paths with the same edits as a path, at random places.
 
     They are drawn by the edits and the seed alone, so claims with the same edits share them. None
@@ -58,7 +57,7 @@ def random_controls(
     edits = jumps(path, num_layers)
     generator = random_of(seed, "controls", *(f"{kind} {size}" for kind, size in edits))
     others = {path, identity(num_layers), *known}
-    drawn = dict[Path, None]()
+    drawn = dict[LayerPath, None]()
     for _ in range(ATTEMPTS * count):
         other = identity(num_layers)
         for i in generator.permutation(len(edits)):
@@ -73,13 +72,13 @@ def random_controls(
     return list(drawn)
 
 
-def least_influence(influence: np.ndarray, length: int) -> Path:
+def least_influence(influence: np.ndarray, length: int) -> LayerPath:
     """Return ShortGPT's path of `length` layers: those of the most influence [L], in order."""
     kept: Sequence[int] = np.argsort(-influence, kind="stable")[:length].tolist()
     return tuple(sorted(kept))
 
 
-def affordable_samples(path: Path, num_layers: int) -> int:
+def affordable_samples(path: LayerPath, num_layers: int) -> int:
     """Return the answers that all L layers give for no more layers than a path runs, at least 1."""
     return max(1, len(path) // num_layers)
 

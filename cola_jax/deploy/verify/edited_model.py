@@ -15,6 +15,7 @@ from cola_jax.errors import InputError, check_belongs, count, shorten
 from cola_jax.formats.conversion import locate
 from cola_jax.formats.table import Row, Source, expected, read_floats
 from cola_jax.params import kind_of_weight
+from cola_jax.path import LayerPath
 from cola_jax.progress import log
 from cola_jax.question import digest
 
@@ -26,7 +27,7 @@ FREE = (
 Digests = dict[str, list[str]]  # of each weight and layer attribute: one a layer, or one in all
 
 
-def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[tuple[int, ...], str]:
+def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[LayerPath, str]:
     """Return the path whose layers are those of an edited model, and the digest of that model.
 
     `model` is a Hub id, a directory in Hugging Face layout or a .gguf file, `directory` the

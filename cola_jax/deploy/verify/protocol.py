@@ -8,7 +8,7 @@ from typing import Any
 from cola_jax.deploy.verify.claims import Claim
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import matching, read_json, readable_json, write_whole
-from cola_jax.path import format_path
+from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
 from cola_jax.runs.session import Session
 from cola_jax.runs.settings import differing, named_differences
@@ -24,17 +24,16 @@ TESTS = (
     "tasks; non-inferiority at the margin for paths of fewer layers, Holm over these; dependence "
     "on the prompt by the F test of prompts over the residual, at 0.05."
 )
-Path = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparators:
     """The paths that every claim is compared with."""
 
-    shortgpt: dict[int, Path]  # by the number of layers
-    random: dict[Path, list[Path]]  # by the path of the claim
+    shortgpt: dict[int, LayerPath]  # by the number of layers
+    random: dict[LayerPath, list[LayerPath]]  # by the path of the claim
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[LayerPath]:
         """Return all of them, each once."""
         every = [*self.shortgpt.values(), *(path for row in self.random.values() for path in row)]
         return list(dict.fromkeys(every))

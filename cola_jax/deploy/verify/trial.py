@@ -31,12 +31,11 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
-from cola_jax.path import identity, parse_path
+from cola_jax.path import LayerPath, identity, parse_path
 from cola_jax.runs.session import Session, evaluate_prompts, influence_of
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
 
-Path = tuple[int, ...]
 TIMED = 16  # questions on which a path is timed
 REPEATS = 3  # timings, of which the shortest counts
 
@@ -55,7 +54,7 @@ class TaskTrial:
     """All paths of a trial on one task."""
 
     task: str
-    measured: dict[Path, PathScores]
+    measured: dict[LayerPath, PathScores]
     samples: list[list[Verdicts]]  # of the identity path [n, 1], m in each prompt
 
     @property
@@ -63,11 +62,11 @@ class TaskTrial:
         """The numbers of questions and prompts, n and K."""
         return next(iter(self.measured.values())).right.shape
 
-    def effect(self, path: Path, other: Path) -> Crossed:
+    def effect(self, path: LayerPath, other: LayerPath) -> Crossed:
         """Return the difference between two paths within question and prompt."""
         return Crossed.of(self.measured[path].values - self.measured[other].values)
 
-    def against_vote(self, path: Path, count: int) -> Crossed:
+    def against_vote(self, path: LayerPath, count: int) -> Crossed:
         """Return the accuracy of a path minus that of the majority of `count` samples."""
         voted = np.stack([majority_vote(prompt[:count]) for prompt in self.samples], axis=1)
         return Crossed.of(self.measured[path].right.astype(float) - voted)
@@ -163,7 +162,7 @@ def make_comparators(
 def task_trial(
     task: str,
     prompts: Sequence[Session],
-    paths: Sequence[Path],
+    paths: Sequence[LayerPath],
     rows: Sequence[Verdicts],
     samples: Sequence[Sequence[Verdicts]],
     measure: Measure,
@@ -198,7 +197,7 @@ def mean_tokens(rows: Sequence[Verdicts], c: int) -> float:
 
 def time_paths(
     sessions: Mapping[str, Sequence[Session]], trial: Trial
-) -> dict[str, dict[Path, float]]:
+) -> dict[str, dict[LayerPath, float]]:
     """Return the seconds a question that each compared path takes alone, by task.
 
     Each is the shortest of several timings of one batch on its worker.
@@ -213,7 +212,7 @@ class PathSeconds(Work):
     """A function from a batch to the seconds a question of each path [P], alone."""
 
     divisible = False  # smaller batches take longer for each question
-    paths: Sequence[Path]
+    paths: Sequence[LayerPath]
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:
         encoded = self.encode(worker, batch.questions)
@@ -231,7 +230,7 @@ class PathSeconds(Work):
         return seconds
 
 
-def time_alone(session: Session, paths: Sequence[Path]) -> dict[Path, float]:
+def time_alone(session: Session, paths: Sequence[LayerPath]) -> dict[LayerPath, float]:
     """Return the seconds a question of paths that share nothing."""
     asked = session.asked.take(range(min(TIMED, len(session.asked))))
     work = PathSeconds(
