@@ -19,7 +19,7 @@ LONGEST_LINE = 2000  # characters of an error in all
 
 
 class InputError(ValueError):
-    """Something of the user's is wrong: `cola` shows the text in a line, without a traceback."""
+    """A mistake of the user: `cola` prints its message in one line, without a traceback."""
 
 
 class Unfinished(Exception):

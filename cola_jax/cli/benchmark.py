@@ -138,8 +138,10 @@ class Benchmark(TaskCommand):
 
 def table_of(results: dict[str, Any]) -> "TerminalTable":
     """Show the speed of a search and its savings."""
-    device, date = results["machine"]["device"], results["machine"]["date"][:10]
-    metrics, speed = results["rounds"][-1], results["evaluations_per_second"]
+    device = results["machine"]["device"]
+    date = results["machine"]["date"][:10]
+    metrics = results["rounds"][-1]
+    speed = results["evaluations_per_second"]
     spread = f"({results['least']:,.1f} to {results['most']:,.1f})"
     facts = {
         f"questions of up to {results['tokens']} tokens": f"{results['questions']}",
@@ -152,7 +154,8 @@ def table_of(results: dict[str, Any]) -> "TerminalTable":
 
 def layer_table(results: dict[str, Any]) -> "TerminalTable":
     """Show the time of each layer, and their sum beside that of a whole path."""
-    device, date = results["machine"]["device"], results["machine"]["date"][:10]
+    device = results["machine"]["device"]
+    date = results["machine"]["date"][:10]
     times = {f"layer {i}": time for i, time in enumerate(results["milliseconds"])}
     times |= {"sum of layers": sum(times.values()), "whole path": results["path_milliseconds"]}
     facts = {f"questions of up to {results['tokens']} tokens": f"{results['questions']}"}

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 SPEED = "Speed and devices"  # a help group
-CHOOSING, MEASURING = 4, 8  # prompts over which a result is chosen, and in which it is measured
+CHOOSING = 4  # prompts over which a result is chosen
+MEASURING = 8  # prompts in which it is measured
 # for results; rich would take [/b] in a name for markup, and :b: for an emoji
 console = Console(markup=False, emoji=False)
 
@@ -213,7 +214,8 @@ class TaskFlags:
     @property
     def name(self) -> str:
         """The name of the task or of its file, with the subject."""
-        name, subject = self.task.task, self.task.subject
+        name = self.task.task
+        subject = self.task.subject
         return Path(name).stem if subject is None else f"{name}-{subject}"
 
     def each(self) -> "list[TaskFlags]":

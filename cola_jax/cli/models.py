@@ -109,7 +109,7 @@ class Cache(Printing):
 
 
 def describe_all(entries: "Sequence[Entry]") -> str:
-    """Return how many models there are, and their size."""
+    """Return the number of models and their total size."""
     size = sum(entry.bytes for entry in entries)
     return f"{count(len(entries), 'model')}, {size / 1e6:,.1f} MB"
 

@@ -85,7 +85,7 @@ def ago(time: datetime) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a time in a unit of which there are two or more."""
+    """Format a time in the largest unit that gives at least 2."""
     for unit, size in UNITS.items():
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -55,13 +55,13 @@ class ModelPlace(NamedTuple):
 
     @classmethod
     def of(cls, model: ModelHandle, devices: Devices) -> "ModelPlace":
-        """Return the place of a model, whose weights are its checkpoint's."""
+        """Return the place of a model whose weights are those of its checkpoint."""
         directory = model.directory and str(checkpoint.absolute(model.directory))
         return cls(model.source, directory, model.digest, model.dtype, devices)
 
     @property
     def key(self) -> tuple[str, str, Devices]:
-        """What tells a loaded model from others."""
+        """The key of a loaded model: models with equal keys are the same."""
         return self.digest, self.dtype, self.devices
 
     @property
@@ -93,7 +93,7 @@ class Facts(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A work as it is sent: without its model, and its encoder as an object of its own.
+    """A serialized work: without its model, and with its encoder as a separate object.
 
     Calls unpack references that are arguments, and none inside of them.
     """
@@ -121,7 +121,7 @@ def code_digest() -> str:
 
 
 class RayWorker:
-    """An actor: a model on the devices of a machine, and the work that it was given last."""
+    """An actor with a model on the devices of a machine, and its current work."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -137,7 +137,7 @@ class RayWorker:
     def facts(self, expected: Mapping[str, str]) -> Facts:
         """Describe the machine; InputError where its versions are not those of the driver.
 
-        It is what versions of this package have in common: it takes and returns the same in all.
+        Its signature is the same in all versions of this package, so that they can be compared.
         """
         import ray
 
@@ -245,4 +245,4 @@ class RayWorker:
 
 
 def drop(part: Any) -> None:
-    """Drop a part of a result, which the whole one has as well."""
+    """Drop a partial result, since the complete one contains it."""

@@ -1,4 +1,4 @@
-"""A Ray cluster: the connection to it, its machines, and what they get of this process."""
+"""A Ray cluster: the connection, its machines, and the environment that they inherit."""
 
 import contextlib
 import importlib.util

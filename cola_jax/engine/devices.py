@@ -40,7 +40,7 @@ class Devices:
 
     @property
     def budget(self) -> int | None:
-        """The memory budget in bytes; a share is one of a device's memory."""
+        """The memory budget in bytes; a percentage is a share of a device's memory."""
         if self.memory_budget is None:
             return None
         import jax

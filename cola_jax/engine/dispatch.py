@@ -8,9 +8,9 @@
                +-----------+
                            +-- a single question that has failed `ATTEMPTS` times: set aside
 
-A batch fails by the end of its worker, by an exception, or by taking much longer than others. What
-is a part of one that failed runs alone on its worker, so that it takes no other questions along.
-Nothing here knows what a worker is, or waits for one: an engine tells what happens.
+A batch fails if its worker ends, if it raises an exception, or if it takes much longer than others.
+The halves of a failed batch run alone on their worker, so that no other batch fails with them. This
+module does not run or wait for workers: an engine reports their events.
 """
 
 import collections
@@ -55,7 +55,7 @@ class Ticket:
 
     @property
     def suspect(self) -> bool:
-        """Whether it, or what it is a part of, has failed."""
+        """Whether it, or a batch that it is a part of, has failed."""
         return bool(self.avoided)
 
     @property
@@ -170,7 +170,7 @@ class Dispatch:
         machines = None  # of workers that can be expected to take batches
         if self.pauses.remaining(place.machine):
             machines = self.available_machines()
-            if machines:  # another one does what there is
+            if machines:  # another machine takes the batch
                 return None
         # until something has succeeded, a failed batch comes first, as nothing else may be better
         if self.retries and not (self.queue and self.succeeded):
@@ -210,7 +210,7 @@ class Dispatch:
     def succeed(self, ticket: Ticket) -> bool:
         """Note that a batch is done; return whether its result counts, as the first one.
 
-        That of a late batch does not where one of its halves was faster: the other follows.
+        The result of a late batch does not count if one of its halves was faster.
         """
         self.end(ticket)
         self.pauses.succeed(ticket.machine)
@@ -225,9 +225,9 @@ class Dispatch:
         return True
 
     def lose(self, ticket: Ticket) -> list[Aside]:
-        """Hand out a batch again as it is, since its machine was lost; return as `fail` does.
+        """Hand out a batch again, undivided, since its machine was lost; return as `fail` does.
 
-        One whose machines are lost again and again has failed.
+        A batch whose machines were lost `ATTEMPTS` times has failed.
         """
         self.end(ticket)
         if ticket.replaced:
@@ -269,7 +269,7 @@ class Dispatch:
         self.raised.append((text, questions))
 
     def split(self, ticket: Ticket, reason: str) -> list[Aside]:
-        """Let the halves of a batch wait, or a single question once more, or set it aside."""
+        """Queue the halves of a batch, or a single question again, or set the question aside."""
         if ticket.answered:  # by a late batch that it is a part of
             return []
         batch = ticket.batch

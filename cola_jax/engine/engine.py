@@ -1,4 +1,4 @@
-"""`Engine`: what does work on batches, on this machine or on many."""
+"""`Engine`: runs work on batches, on this machine or on many."""
 
 import dataclasses
 from collections.abc import Generator, Iterable
@@ -13,7 +13,7 @@ Machine = str | None  # the name of the machine that did a batch; None for this 
 
 
 class Capacity(NamedTuple):
-    """What an engine has for a model."""
+    """The resources of an engine for a model."""
 
     memory: Memory  # of each worker
     parts: int  # batches that run at the same time
@@ -48,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def capacity(self, model: ModelHandle, questions: int) -> Capacity:
-        """Tell what there is for a model, before its weights load, to run some questions."""
+        """Return the capacity for a model and a number of questions, before its weights load."""
         ...
 
     def record(self, model: ModelHandle) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Engine(Protocol):
         ...
 
     def free(self) -> None:
-        """Free what work has left on the devices of this process; the next work takes it again."""
+        """Free device memory of this process; the next work allocates it again."""
         ...
 
     def map(

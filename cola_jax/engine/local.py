@@ -71,7 +71,7 @@ class LocalEngine:
         return devices | {"host": share.index, "hosts": share.count, "together": share.start}
 
     def capacity(self, model: ModelHandle, questions: int) -> Capacity:
-        """Tell what there is for a model, before its weights load, to run some questions."""
+        """Return the capacity for a model and a number of questions, before its weights load."""
         model.fewest = min(questions, model.fewest or questions)
         limits = default_limits()
         if model.given is not None:

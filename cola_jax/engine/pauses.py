@@ -1,4 +1,4 @@
-"""`Pauses`: the machines that have failed, and how long each is left alone after it."""
+"""`Pauses`: failures by machine, and the pause after each."""
 
 import dataclasses
 import time

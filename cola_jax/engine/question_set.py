@@ -1,4 +1,4 @@
-"""`QuestionSet`: questions as they are asked, of which this process encodes a few, and batches."""
+"""`QuestionSet`: questions with their encoder, divided into batches."""
 
 import dataclasses
 import functools

@@ -125,7 +125,7 @@ class RayEngine:
         self.reminded = time.monotonic()
         self.facts = self.first_worker().facts
 
-    # What there is
+    # Capacity
 
     @property
     def backend(self) -> str:
@@ -138,7 +138,7 @@ class RayEngine:
         return {"engine": "ray", "workers": workers, "device": self.facts.device}
 
     def capacity(self, model: ModelHandle, questions: int) -> Capacity:
-        """Tell what there is for a model; every device of the present cluster gets some batches."""
+        """Return the capacity for a model; every device of the present cluster gets batches."""
         limits = limits_of(self.backend)
         copies = max(self.facts.devices // self.devices.tensor, 1)  # of the model, on each worker
         parts = max(places_for(self.resources), 1) * copies * limits.threads
@@ -280,7 +280,7 @@ class RayEngine:
         return self.workers[0]
 
     def remind(self, dispatch: Dispatch | None = None) -> None:
-        """Say from time to time that there is no worker."""
+        """Log from time to time that no worker is available."""
         now = time.monotonic()
         if dispatch is not None and dispatch.joined:
             self.reminded = now
@@ -360,7 +360,7 @@ class RayEngine:
         return None
 
     def leave_out(self, worker: RemoteWorker, error: InputError) -> None:
-        """Do without a machine; raises the error where there is no other."""
+        """Exclude a machine; raises the error if no other is left."""
         self.refused.append(worker)
         if worker in self.workers:
             self.workers.remove(worker)
@@ -391,7 +391,7 @@ class RayEngine:
 
 
 def ended(references: list[ObjectRef]) -> list[ObjectRef]:
-    """Wait for one or more calls to end, for a time; return those that have."""
+    """Wait up to a time for at least one call to end; return those that have ended."""
     if not references:  # while no worker can start
         time.sleep(WAIT)
         return []

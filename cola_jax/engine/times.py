@@ -1,4 +1,4 @@
-"""`Times`: how long the batches of a work take, which tells how long another one may take."""
+"""`Times`: durations of the batches of a work, from which the time limit of others follows."""
 
 import collections
 import statistics

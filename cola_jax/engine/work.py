@@ -1,4 +1,4 @@
-"""Work on batches of questions: what an engine does on its workers, and what it is given."""
+"""Work on batches of questions: the function that workers run, and its inputs."""
 
 import abc
 import contextlib
@@ -48,7 +48,7 @@ class Failed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work(abc.ABC):
-    """What is done to each batch; it travels to the workers."""
+    """A function of each batch; it is sent to the workers."""
 
     divisible: ClassVar[bool] = True  # whether the halves of a batch give what the whole does
     model: ModelHandle

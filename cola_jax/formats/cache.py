@@ -93,7 +93,7 @@ def load_converted(
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
-    """Load the transformers tokenizer of a model, whose source is as for `load`.
+    """Load the transformers tokenizer of a model; the source is as in `load`.
 
     Raises:
       InputError: if the source is not a model, or has no tokenizer.

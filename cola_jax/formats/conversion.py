@@ -218,7 +218,7 @@ def locate(source: str, revision: str | None = None) -> Located:
 
 
 def similar_name(local: Path) -> str:
-    """Return a hint at a file or directory beside a missing one, of the most similar name."""
+    """Return a hint that names the most similar file or directory next to a missing one."""
     names = [file.name for file in local.parent.iterdir()] if local.parent.is_dir() else []
     near = nearest(local.name, names)
     return f" (did you mean {local.parent / near}?)" if near else ""

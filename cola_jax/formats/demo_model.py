@@ -58,7 +58,7 @@ def open_demo() -> Source:
 def find_file() -> Path:
     """Return the GGUF file in the cache, whose digest is checked; InputError as `open_demo`.
 
-    Of processes that need it at the same time, one downloads it.
+    If several processes need it at the same time, one of them downloads it.
     """
     folder = cache_directory()
     file = folder / GGUF

@@ -1,4 +1,4 @@
-"""The architectures of GGUF files: what sets each apart from its family's config and tensors."""
+"""The architectures of GGUF files, as differences from their family's config and tensors."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -144,7 +144,7 @@ def hybrid_sizes(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
 
 
 def gemma4_layers(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
-    """Return what Gemma 4 has by layer, and its ropes: those of full attention turn in part."""
+    """Return the per-layer attributes of Gemma 4 and its ropes, partial in full attention."""
     layers = fields["block_count"]
     has_window = fields["attention.sliding_window_pattern"]
     if not isinstance(has_window, list) or len(has_window) != layers:
@@ -181,7 +181,7 @@ def gemma4_layers(fields: Mapping[str, Any], tensors: Stored) -> dict[str, Any]:
 
 
 class Architecture(NamedTuple):
-    """How to read a `general.architecture`, whose name is also the prefix of its keys."""
+    """A `general.architecture`; its name is also the prefix of its keys."""
 
     model_type: str  # of the Hugging Face config that the keys are translated to
     keys: Keys = EMPTY  # besides KEYS

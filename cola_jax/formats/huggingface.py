@@ -140,7 +140,7 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 
 def read_license(folder: Path) -> str | None:
-    """Return the license that a model card states, None where there is no readable card."""
+    """Return the license that a model card states, None without a readable card."""
     from huggingface_hub import metadata_load  # imports a client of HTTP
 
     try:

@@ -1,4 +1,4 @@
-"""The files of pictures: which formats and sizes are opened, always by one function."""
+"""Files of pictures: one function opens them, in a few formats and limited sizes."""
 
 import io
 import warnings

@@ -51,7 +51,7 @@ class Tower:
                 f"{', '.join(SEEING)}, or questions without pictures."
             )
         with reading(f"the vision tower of {directory}", "Convert the model again."):
-            # a local source is no Hub id, whatever its name
+            # a local source is never a Hub id, whatever its name
             place = name if origin["kind"] == "hub" else os.path.abspath(name)
             self.source = locate(place, origin["revision"])
         self.key = metadata["digest"][:16]
@@ -66,7 +66,7 @@ class Tower:
     def parts(self) -> tuple[Any, Any]:
         """Load the processor and the model but for the layers of its language model.
 
-        Raises InputError where the source is no longer what was converted.
+        Raises InputError if the source has changed since the conversion.
         """
         import transformers
         from transformers.utils import logging as log

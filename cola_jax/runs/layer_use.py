@@ -10,11 +10,14 @@ import pyarrow.compute as pc
 
 from cola_jax.scoring.statistics import mean
 
-RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
+RETAINED = "C→C"  # groups of paths
+CORRECTED = "W→C"
+ALL = "all"
 # the control of each: the model's own wrong answers, kept, and other wrong answers, reached
 CONTROLS = {RETAINED: "control of C→C", CORRECTED: "control of W→C"}
 COLUMNS = ["baseline", "best", "baseline_answer", "controls"]  # of questions
-ROWS, CELLS = 1 << 16, 1 << 21  # paths, and paths times layers, that are counted at once
+ROWS = 1 << 16  # paths counted at once
+CELLS = 1 << 21  # paths times layers counted at once
 
 
 class LayerUse(NamedTuple):
@@ -73,7 +76,8 @@ def group_searches(questions: pa.Table) -> dict[str, pa.ChunkedArray]:
 
     A group are the questions right, or wrong, on the identity path, or its control searches.
     """
-    best, baseline = questions["best"], questions["baseline"]
+    best = questions["best"]
+    baseline = questions["baseline"]
     wrong = questions.filter(pa.array(is_false(baseline)))
     question, controls = control_searches(wrong)
     answer = wrong["baseline_answer"].fill_null(-1).to_numpy()[question]

@@ -14,7 +14,7 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(directory: "epath.Path", *, shared: bool) -> Iterator[None]:
-    """Keep other processes out of a run, but for those that share it; InputError where one is in.
+    """Lock a run against processes that do not share it; InputError if another holds the lock.
 
     The processes of a distributed start share a run: each has questions of its own. Object storage
     has no lock.

@@ -17,7 +17,7 @@ START = re.compile(r"([0-9]{4,})-([0-9a-f]{8})")
 
 
 class Start(NamedTuple):
-    """A start as it is recorded."""
+    """The record of a start."""
 
     name: str
     settings: dict[str, Any]
@@ -41,7 +41,7 @@ def read_record(file: epath.Path) -> dict[str, Any]:
 
 
 def start_order(name: str) -> tuple[int, str]:
-    """Return the place of a start among others: its number, and then what was drawn for it.
+    """Return the sort key of a start: its number, then its random suffix.
 
     Two that begin at the same moment may have the same number. A part without a start is of the
     first.

@@ -126,7 +126,7 @@ class Run:
         return f"<p>{'<br>'.join(map(html.escape, self.describe()))}</p>"
 
     def summary(self, preference: Preference | None = None) -> Results:
-        """Return what the questions done so far show of a search or of given paths.
+        """Summarise the questions done so far, of a search or of given paths.
 
         The preference is that of another search with the model; by default fitted to this one.
         Raises InputError for a run of another command, and for one without a question done.
@@ -198,7 +198,7 @@ class Run:
         )
 
     def describe(self) -> list[str]:
-        """Say in a few lines what the directory has."""
+        """Describe the content of the directory in a few lines."""
         try:
             settings, starts = self.read_starts()
             done = self.questions(["question"]).num_rows
@@ -279,7 +279,7 @@ class Run:
         return [i for i, question in enumerate(questions) if question.id not in self.done]
 
     def write(self, part: Part, machine: str | None = None) -> None:
-        """Write the rows of finished questions, and remove what was written of them before.
+        """Write the rows of finished questions, and remove earlier rows of theirs.
 
         A part without finished questions has evaluations of unfinished ones, which are kept until
         these are finished. `machine` is the host that evaluated them, this one by default.
@@ -305,7 +305,7 @@ class Run:
             self.writes.submit(write)
 
     def flush(self) -> None:
-        """Wait until all parts are written; raises the first error of one."""
+        """Wait until all parts are written; raises the first error."""
         if self.writes is not None:
             self.writes.flush()
 
@@ -388,7 +388,7 @@ class Run:
     def set_aside(self) -> None:
         """Make all questions unfinished, with their evaluations.
 
-        Interrupted, it leaves a run whose remaining questions are done.
+        If interrupted, it leaves a run with some of the questions.
         """
         self.done.clear()
         remove_files([part["questions"] for part in self.parts()])
@@ -411,7 +411,7 @@ class Run:
         settings: Mapping[str, Any],
         comparison: Comparison | None,
     ) -> None:
-        """Read which questions are done, and what they cost and show; compare them."""
+        """Read the finished questions with their costs and outcomes, and compare them."""
         columns = ["question", "evaluations"]
         if settings.get("command") == "search":
             columns = ["question", *COUNTED, "baseline", "best"]
@@ -469,7 +469,7 @@ class Run:
         return self.listed()[1] + self.wave_files()
 
     def exists(self) -> bool:
-        """Return whether the directory has a run; InputError for one of other files."""
+        """Return whether the directory has a run; InputError for a directory of other files."""
         # a start that was killed early leaves hidden files
         names = [file.name for file in matching(self.directory, "*")]
         if names and MANIFEST not in names:
@@ -490,7 +490,7 @@ class Run:
 
     @functools.cached_property
     def mark(self) -> str:
-        """What every part carries: the digest of the first settings, and the model."""
+        """The metadata of every part: the digest of the first settings, and the model."""
         return run_mark(self.first_settings)
 
     def starts(self) -> list[Start]:

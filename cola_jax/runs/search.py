@@ -92,7 +92,8 @@ def search(
         raise InputError(f"layer_costs must be a list [L], it is {shown(layer_costs)}.")
     costs = None if layer_costs is None else tuple(layer_costs)
     settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
-    questions, layers = check_questions(questions), count_layers(model, num_layers)
+    questions = check_questions(questions)
+    layers = count_layers(model, num_layers)
     settings.costs(layers)  # raises before anything runs
     if not isinstance(model, Model):
         refuse_options(scorer, options, output)
@@ -139,7 +140,8 @@ def search_into(
     """Search through a run; the questions that it has are searched again from its evaluations."""
     session.asked.scorer.check_confirmable()
     with open_run(session, os.fspath(output), recorded_search(settings), metrics) as run:
-        work, asked = search_work(session, settings, run.mark), session.asked
+        work = search_work(session, settings, run.mark)
+        asked = session.asked
         missing = set(run.missing(asked.questions))
         done = [i for i in range(len(asked)) if i not in missing]
         run.load_evaluations()
@@ -189,7 +191,8 @@ def confirm(outcomes: Outcomes) -> Outcomes:
     Takes the outcomes of a search of a model, and returns them with `confirmed`.
     """
     searched, places = searched_questions(outcomes, "confirm(outcomes)")
-    asked, layers = searched.asked.take(places), searched.model.config.num_layers
+    asked = searched.asked.take(places)
+    layers = searched.model.config.num_layers
     paths, completions = paths_to_confirm(outcomes)
     work = Confirmed(
         model=searched.model,

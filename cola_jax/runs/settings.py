@@ -97,7 +97,8 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with the values of flags in place of the records of prompts."""
     out = dict(settings)
     prompt = dict(out.pop("prompt", None) or PLAIN)
-    style, shots = prompt.get("format"), prompt.pop("shots", ())
+    style = prompt.get("format")
+    shots = prompt.pop("shots", ())
     style = {"name": style} if not isinstance(style, Mapping) else dict(style)
     style.pop("shots", None)  # their number, as of `prompt`
     count = prompt.pop("num_fewshot", None)
@@ -186,7 +187,8 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     """
     changes = {}
     for name in sorted({*old, *new}):
-        was, now = old.get(name), new.get(name)
+        was = old.get(name)
+        now = new.get(name)
         is_missing = name not in old or name not in new
         if is_missing and not was and not now:
             continue

@@ -108,7 +108,7 @@ def list_parts(run: Run) -> list[WrittenPart]:
 def read_counts(
     run: Run, parts: Sequence[WrittenPart], *, robust: bool = False
 ) -> list[WrittenPart]:
-    """Read the counts of a sample of the parts, and of those whose names have none.
+    """Read the counts of a sample of the parts, and of parts without counts in their names.
 
     A question that several of them have counts as readers of the rows take it: in the newest start,
     and there in the first part.

@@ -50,7 +50,7 @@ class Writes:
         self.queue.put(write)
 
     def flush(self) -> None:
-        """Wait until all functions have returned; raises the first error of one."""
+        """Wait until all functions have returned; raises the first error."""
         self.queue.join()
         self.check()
 
@@ -60,7 +60,7 @@ class Writes:
             raise self.errors[0]
 
     def work(self) -> None:
-        """Call functions until there are no more."""
+        """Call queued functions until the queue is closed."""
         while (write := self.queue.get()) is not None:
             try:
                 if not self.errors:

@@ -43,7 +43,8 @@ def search_batch(
     `on_steps` is called with the evaluations for gold after each wave, and with those that are left
     over at the end, so that `settings.steps` of each question are counted in all.
     """
-    questions, positions = evaluations.questions, settings.positions(num_layers)
+    questions = evaluations.questions
+    positions = settings.positions(num_layers)
     root = [Leaf(identity(num_layers))]
     of_gold = [History(question, question.answer, b) for b, question in enumerate(questions)]
     record_wave(evaluations, 0, [(history, root) for history in of_gold], positions)
@@ -61,7 +62,8 @@ def search_batch(
                 "one number a path says nothing of wrong options, so there is no control: return "
                 "the scores of every option [B, C, J], or give control='none'."
             )
-    start, wave = proposals_of(settings, num_layers), 0
+    start = proposals_of(settings, num_layers)
+    wave = 0
     running = [
         (history, start(history.question.id, history.verdicts[0]))
         for history in (*of_gold, *controls)

@@ -108,7 +108,8 @@ class Outcome:
     @property
     def front(self) -> list[int]:
         """The Pareto front of (verdict, length): no other path is as right and as short."""
-        right, wrong = self.shortest(True), self.shortest(False)
+        right = self.shortest(True)
+        wrong = self.shortest(False)
         if right is None or wrong is None:
             return [i for i in (right, wrong) if i is not None]
         return [right, wrong] if self.lengths[wrong] < self.lengths[right] else [right]
@@ -123,7 +124,9 @@ class History:
 
     def __init__(self, question: Question, target: int, index: int):
         """Take the question, the option to reach, and the question's place in its batch."""
-        self.question, self.target, self.index = question, target, index
+        self.question = question
+        self.target = target
+        self.index = index
         self.leaves: list[Leaf] = []
         self.parents: list[int] = []
         self.numbers: dict[LayerPath | None, int] = {}  # of the evaluations, by path
@@ -145,7 +148,8 @@ class History:
         self.reused.append(reused)
         # the target where the model does not give it, or on fewer layers; unless the grader failed
         # on the model's own answer, which may be either
-        plain, (root, *_) = self.verdicts[0], self.leaves
+        plain = self.verdicts[0]
+        (root, *_) = self.leaves
         shorter = np.array([len(leaf.path) < len(root.path) for leaf in leaves], bool)
         better = verdicts.verdict & (shorter | ~plain.verdict[ROOT])
         self.improved |= bool(plain.graded[ROOT] and better.any())

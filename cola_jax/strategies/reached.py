@@ -8,7 +8,8 @@ import numpy as np
 from cola_jax.scoring.preference import SavedLayers, Targets
 from cola_jax.scoring.statistics import Share
 
-ONCE, AGAIN = "once", "asked again"
+ONCE = "once"
+AGAIN = "asked again"
 
 
 class Reached(NamedTuple):
@@ -130,7 +131,9 @@ class Ways(NamedTuple):
 
         Weighted targets need finite scores; questions without are left out.
         """
-        cases, every, gaps = [], [], []
+        cases = []
+        every = []
+        gaps = []
         for case in self.asked(name):
             order = [case.gold, *(j for j in range(case.scores.shape[1]) if j != case.gold)]
             score = case.scores.mean(axis=0)[order] if self.weighted else np.zeros(len(order))

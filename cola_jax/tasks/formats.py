@@ -41,7 +41,8 @@ def check_answerable(questions: Iterable[Question], scorer: "Generation") -> Non
     within it, or it is far longer than `max_new_tokens`.
     """
     for question in questions:
-        gold, rule = question.gold, scorer.rule
+        gold = question.gold
+        rule = scorer.rule
         stated = gold if rule not in NUMBERS else find_answer(gold, "number", False).text
         text = REPLIES[rule].format(stated or "")
         answer = find_answer(text[: scorer.stop.find_string(text)], rule, False).text
@@ -155,7 +156,8 @@ def load_shots(
                 "give the number of shots."
             )
         return Shots(name, 0, {})
-    task, drawn = find_task(name, fields, answers_from), None
+    task = find_task(name, fields, answers_from)
+    drawn = None
     if shots_file is not None:
         candidates = shots_of_file(task, shots_file, fields, answers_from)
     elif task.name == registry.ARITHMETIC:

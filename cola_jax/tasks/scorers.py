@@ -67,7 +67,8 @@ class ScorerMaker:
 
     def of_library(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""
-        name, wording = self.task.name, self.wording
+        name = self.task.name
+        wording = self.wording
         if wording.is_drawn:
             raise InputError(
                 f"the prompts of {name} are lm-evaluation-harness's own: give --prompts 1, "
@@ -103,7 +104,8 @@ class ScorerMaker:
                 f"the scorer {scorer_class.name!r} has the formats {', '.join(formats)}, not "
                 f"{style!r}: use another scorer or format."
             )
-        shots, options = self.shots(0), dict[str, Any](self.common)
+        shots = self.shots(0)
+        options = dict[str, Any](self.common)
         record: dict[str, Any] = {**shots.digest()}
         if style != "plain" or shots:
             record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
@@ -114,7 +116,8 @@ class ScorerMaker:
 
     def of_open_questions(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of open questions."""
-        kind, rule = self.task.kind, self.flags.rule
+        kind = self.task.kind
+        rule = self.flags.rule
         format = format_of(kind, self.wording.format)
         # `exact` is for formats that fix the whole answer
         free = format.shows_work or kind in OWN

@@ -43,7 +43,8 @@ def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[LayerP
             "in another --dtype."
         )
     log.info("comparing the layers of %s with those of the base model", model)
-    base, source = ModelConfig.from_json(metadata["config"]), locate(model).open()
+    base = ModelConfig.from_json(metadata["config"])
+    source = locate(model).open()
     if base.layer_input:
         raise InputError(
             f"the layers of {directory} have embeddings in one tensor, by which no model is "
@@ -136,7 +137,9 @@ def digests_by_layer(
     config: ModelConfig, names: Iterable[str], digests: Digests
 ) -> list[tuple[str, ...]]:
     """Return the digests of each layer, in the order of names; "" where its kind lacks a weight."""
-    attributes, places, names = layer_attributes(config), config.stack_index, list(names)
+    attributes = layer_attributes(config)
+    places = config.stack_index
+    names = list(names)
 
     def of_layer(layer: int, name: str) -> str:
         if name in attributes:
@@ -154,7 +157,8 @@ def match_layers(
     ids = defaultdict(list)
     for i, layer in enumerate(base):
         ids[layer].append(i)
-    path, foreign = [], []
+    path = []
+    foreign = []
     for place, layer in enumerate(edited):
         following = path[-1] + 1 if path else 0
         if layer not in ids:

@@ -14,8 +14,10 @@ from cola_jax.scoring.statistics import ALPHA, Crossed, MeanSquares
 POWER = 0.8
 # With fewer questions, the test for one prompt errs in up to 8.5 % of trials; with two prompts it
 # needs 12.7 standard errors.
-LEAST_QUESTIONS, LEAST_PROMPTS = 20, 3
-MOST_QUESTIONS, MOST_PROMPTS = 100_000, 1_000
+LEAST_QUESTIONS = 20
+LEAST_PROMPTS = 3
+MOST_QUESTIONS = 100_000
+MOST_PROMPTS = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Components:
 
     def power(self, difference: float, questions: int, prompts: int, alpha: float = ALPHA) -> float:
         """Return how often a true difference is shown at a two-sided `alpha` (noncentral t)."""
-        prompt, question, residual = self.prompt_sd**2, self.question_sd**2, self.residual_sd**2
+        prompt = self.prompt_sd**2
+        question = self.question_sd**2
+        residual = self.residual_sd**2
         squares = MeanSquares(
             prompts * question + residual, questions * prompt + residual, residual
         )
