@@ -19,7 +19,6 @@ from cola_jax.errors import InputError
 from cola_jax.execute import bucket, pad_paths, replicated, state_batches
 from cola_jax.extras.router import (
     NO_SEGMENT,
-    Path,
     Record,
     Router,
     SegmentNetwork,
@@ -28,7 +27,7 @@ from cola_jax.extras.router import (
 )
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.files import write_whole
-from cola_jax.path import identity
+from cola_jax.path import LayerPath, identity
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest, split
 from cola_jax.report import effect_cells, held_out_of
@@ -66,7 +65,7 @@ class Distilled(NamedTuple):
     losses: list[float]  # mean of each epoch
     effect: Effect
     layers: float  # mean, of the paths
-    paths: Counter[Path]  # with the number of their questions
+    paths: Counter[LayerPath]  # with the number of their questions
 
     @property
     def identity_share(self) -> float:
@@ -265,7 +264,7 @@ def measure_router(
     """
     num_layers = sessions[0].model.config.num_layers
     plain = identity(num_layers)
-    chosen = list[Path]()
+    chosen = list[LayerPath]()
     rows = []
     for session in sessions:
         asked = session.asked.take(examples.held_out)
