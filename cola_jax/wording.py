@@ -37,16 +37,14 @@ class Wording:
         """Return the generator of one part of the draw."""
         return random_of(self.seed, str(self.draw), *key)
 
-    def choose_format(self, formats: Sequence[str]) -> str:
-        """Draw one of the formats that a scorer has."""
-        return formats[int(self.random("format").integers(len(formats)))]
+    def choose(self, name: str, choices: Sequence[Item]) -> Item:
+        """Draw one of the choices of a part, such as the formats that a scorer has."""
+        return choices[int(self.random(name).integers(len(choices)))]
 
     def shuffle(self, shots: Sequence[Item]) -> list[Item]:
         """Shuffle the questions of which the first are shown."""
         return [shots[i] for i in self.random("shots").permutation(len(shots))]
 
-    def reorder(self, question: Question) -> Question:
-        """Shuffle the options of a question."""
-        order = self.random("order", question.id).permutation(len(question.options)).tolist()
-        options = tuple(question.options[i] for i in order)
-        return dataclasses.replace(question, options=options, answer=order.index(question.answer))
+    def order(self, question: Question) -> list[int]:
+        """Draw the order in which the options of a question are listed."""
+        return self.random("order", question.id).permutation(len(question.options)).tolist()

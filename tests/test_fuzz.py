@@ -123,7 +123,6 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
         "static.json": lambda: read_effects(static, read_path(str(static), LAYERS, named), LAYERS),
         "menu/": lambda: load_menu(menu, "digest", LAYERS),
         "router/": lambda: Record.read(folder / "router"),
-        "template.txt": lambda: prepare(task="prompt.jsonl", variants=(f"{folder}/template.txt",)),
         "held.jsonl": lambda: prepare(task="arc.jsonl", held_out_from="held.jsonl"),
         "shots.jsonl": read_shots,
         "saved/": lambda: prepare(task="saved"),

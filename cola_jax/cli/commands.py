@@ -65,13 +65,15 @@ ALIASES = {
     "--tasks": "--task",
     "--tensor-parallel-size": "--tensor",
 }
+# flags of earlier versions, whose files of flags have them off
+REMOVED = ("--variants", "--robust")
 # set by one user in ten, so not in the help but in README.md
 RARE = {
     *("candidates", "coordinator", "decoys", "finalists", "first"),
     *("held_out_from", "held_out_seed", "host", "hub", "learning_rate", "leaves", "max_length"),
     *("min_layers", "num_hosts", "offspring", "part", "reuse", "rounds"),
     *("rule", "rules", "shots_file", "shots_seed", "split", "state_layer", "task_seed"),
-    *("tile_tokens", "try_scorer", "validation", "variants", "wait", "weight_decay"),
+    *("tile_tokens", "try_scorer", "validation", "wait", "weight_decay"),
 }
 
 
@@ -82,11 +84,11 @@ def parse(arguments: Sequence[str]) -> Command:
     defaults of `--rules.*`; the rules of a file with another preset are not used. What follows
     `lm-eval` is parsed by the harness.
 
-    Raises InputError for a broken file of flags and for words that are not UTF-8, and SystemExit
+    Raises InputError for a broken file of flags and for words as `check_words`, and SystemExit
     after a help page and the like, and with status 2 after an error that tyro prints.
     """
     name, *words = arguments or ["--help"]
-    check_utf8(words)
+    check_words(words)
     if name == "--version":
         print(f"cola-jax {version('cola-jax')}")
         sys.exit()
@@ -113,7 +115,7 @@ def parse(arguments: Sequence[str]) -> Command:
         if preset != values.get("preset", preset):  # its rules go with it
             values = {name: values[name] for name in values if not name.startswith("rules.")}
         words = [*words_of(values), *words]
-        check_utf8(words)
+        check_words(words)
     check_renamed(str(preset))
     rules = PRESETS.get(str(preset))
     if kind is Search and rules is not None:
@@ -129,9 +131,18 @@ def parse(arguments: Sequence[str]) -> Command:
     )
 
 
-def check_utf8(words: Sequence[str]) -> None:
-    """Raise UsageError for a word with bytes that are not UTF-8, which no record of a run holds."""
+def check_words(words: Sequence[str]) -> None:
+    """Raise UsageError for a flag of earlier versions, and for bytes that are not UTF-8.
+
+    No record of a run holds the latter.
+    """
     for word in words:
+        flag = word.partition("=")[0]
+        if flag in REMOVED:
+            raise UsageError(
+                f"{flag} is no longer a flag: give --prompts N, and `cola search` asks again along "
+                "the paths that it finds in N other wordings."
+            )
         try:
             word.encode()
         except UnicodeEncodeError:
@@ -174,6 +185,8 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 def words_of(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the values of a file of flags as words of a command line."""
     for name, value in values.items():
+        if f"--{name}" in REMOVED and not value:
+            continue
         if isinstance(value, bool):
             group, dot, last = name.rpartition(".")
             yield f"--{name}" if value else f"--{group}{dot}no-{last}"

@@ -234,28 +234,39 @@ class TaskFlags:
             each[flags.name] = dataclasses.replace(flags, out=str(inside(self.out, flags.name)))
         return list(each.values())
 
-    def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
+    def prepare(self, command: Any = None) -> "Session":
         """Open the session of one task, without loading the weights.
 
-        `decoys` is a run with the model's answers. The flags of `command` are recorded.
+        The flags of `command` are recorded.
         """
         check_writable(self.out)
         self.task.check()
-        metadata = self.metadata(command)
-        return open_session(self.model, self.task.prepare, self.run, metadata, decoys)
+        return open_session(self.model, self.task.prepare, self.run, self.metadata(command))
 
-    def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
-        """Prepare the session of each task, by directory; they share the weights.
+    def prepare_search(self, decoys: str | None = None, command: Any = None) -> "Session":
+        """Open the session of a search, which asks again in other wordings.
+
+        A run that is there keeps their number. `decoys` is a run with the model's answers.
+        """
+        check_writable(self.out)
+        self.task.check()
+        checkpoint_of(self.model, self.run.dtype)
+        from cola_jax.runs.session import prompts_of_run
+
+        task = dataclasses.replace(self.task, prompts=prompts_of_run(self.out, self.task.prompts))
+        prepare = functools.partial(task.prepare, again=True)
+        return open_session(self.model, prepare, self.run, self.metadata(command), decoys)
+
+    def prepare_each(self, command: Any = None) -> "dict[str, Session]":
+        """Prepare the session of each task, by directory.
 
         A task of several prompts has a session and a directory for each.
         """
         sessions: dict[str, Session] = {}
         for flags in self.each():
             if not flags.task.measures_in_several:
-                sessions[flags.out] = flags.prepare(decoys, command)
+                sessions[flags.out] = flags.prepare(command)
                 continue
-            if decoys is not None:
-                raise InputError("--decoys are answers in one prompt: leave out --prompts.")
             if flags.task.chooses_over_several:
                 raise InputError(
                     "--choose-prompts asks each question in one of several prompts, and --prompts "
@@ -263,13 +274,15 @@ class TaskFlags:
                 )
             for number, session in enumerate(flags.prepare_prompts(command), start=1):
                 sessions[str(inside(flags.out, f"prompt-{number}"))] = session
-        (first, *_) = sessions.values()
-        return {out: dataclasses.replace(s, model=first.model) for out, s in sessions.items()}
+        return sessions
 
     def prepare_prompts(
-        self, command: Any = None, model: "ModelHandle | None" = None
+        self, command: Any = None, model: "ModelHandle | None" = None, usual: int = 1
     ) -> "list[Session]":
-        """Open a session for each prompt in which a task is measured, without the weights."""
+        """Open a session for each prompt in which a task is measured, without the weights.
+
+        `usual` is the number of prompts where none is given.
+        """
         if self.run.hosts.distributed:
             raise InputError(
                 "a result over prompts needs the answers to all questions: leave out "
@@ -286,6 +299,7 @@ class TaskFlags:
             self.run.connect(),
             dtype=self.run.dtype,
             metadata=self.metadata(command),
+            usual=usual,
         )
 
     def over_prompts(self) -> "TaskFlags":
@@ -319,6 +333,12 @@ class TaskFlags:
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
+
+
+def sharing_weights(sessions: "dict[str, Session]") -> "dict[str, Session]":
+    """Return sessions of one model, by directory, with the weights of the first."""
+    (first, *_) = sessions.values()
+    return {out: dataclasses.replace(s, model=first.model) for out, s in sessions.items()}
 
 
 def open_session(

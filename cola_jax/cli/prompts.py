@@ -9,6 +9,7 @@ from cola_jax.cli.report import print_json
 from cola_jax.progress import log
 
 if TYPE_CHECKING:
+    from cola_jax.tasks.prepared import Prepared
     from cola_jax.tasks.task import TaskConfig
 
 SHOWN = 3  # questions whose prompts are printed, unless there is a limit
@@ -44,6 +45,15 @@ class TaskCommand(Printing):
         """Return the model and the tasks, with the prompts in which they are asked."""
         raise NotImplementedError
 
+    def worded(
+        self, task: "TaskConfig", tokenizer: Any, **options: Any
+    ) -> "Iterator[list[Prepared]]":
+        """Prepare the first questions of a task in the wordings to choose, and to measure by."""
+        if task.chooses_over_several or not task.measures_in_several:
+            yield [task.prepare(tokenizer, **options)]
+        if task.measures_in_several:
+            yield task.prepare_prompts(tokenizer, **options)
+
     def wordings(self) -> Iterator[dict[str, Any]]:
         """Encode the first questions of the tasks, without the model's weights; see `write_out`."""
         model, tasks = self.asked()
@@ -57,8 +67,5 @@ class TaskCommand(Printing):
         for task in tasks:
             count = SHOWN if task.limit is None else None
             options = {"context": texts.context, "stop_tokens": texts.stop_tokens, "first": count}
-            several = task.prepare_prompts if task.measures_in_several else None
-            if several is None or task.chooses_over_several:
-                yield from wording_records(task, [task.prepare(texts.tokenizer, **options)])
-            if several is not None:
-                yield from wording_records(task, several(texts.tokenizer, **options))
+            for prepared in self.worded(task, texts.tokenizer, **options):
+                yield from wording_records(task, prepared)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from cola_jax.cli.flags import (
     keeping,
     open_session,
     run_with_progress,
+    sharing_weights,
     values_of,
 )
 from cola_jax.cli.prompts import TaskCommand
@@ -86,8 +87,15 @@ class Search(TaskCommand):
             raise InputError("the prompts are shown without decoys: leave out --decoys.")
         return self.flags.model, [flags.task for flags in self.flags.each()]
 
+    def worded(
+        self, task: TaskConfig, tokenizer: Any, **options: Any
+    ) -> "Iterator[list[Prepared]]":
+        yield [task.prepare(tokenizer, again=True, **options)]
+
     def run_task(self) -> None:
-        sessions = self.flags.prepare_each(self.decoys, self)
+        sessions = sharing_weights(
+            {flags.out: flags.prepare_search(self.decoys, self) for flags in self.flags.each()}
+        )
         finishing = Finishing()
         for directory, session in sessions.items():
             with finishing.others():
@@ -126,7 +134,8 @@ class EvaluateCommand(TaskCommand):
     def run_task(self) -> None:
         from cola_jax.path import format_path, identity
 
-        sessions, prompts = self.flags.prepare_each(command=self), self.flags.task.prompts or 1
+        sessions = sharing_weights(self.flags.prepare_each(self))
+        prompts = self.flags.task.prompts or 1
         (first, *_) = sessions.values()
         paths = self.path_flags.collect(first.model.config, first.model.identity)
         plain = identity(first.model.config.num_layers)

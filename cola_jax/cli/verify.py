@@ -2,8 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from cola_jax.cli.flags import TaskFlags
     from cola_jax.deploy.verify.claims import Claim
     from cola_jax.runs.session import Session
+    from cola_jax.tasks.prepared import Prepared
     from cola_jax.tasks.task import TaskConfig
-
 
 PLANNED = (4, 8, 16, 32)  # prompts of a plan
 
@@ -60,6 +61,11 @@ class Verify(TaskCommand):
 
     def asked(self) -> "tuple[str, list[TaskConfig]]":
         return self.flags.model, [flags.task for flags in self.each().values()]
+
+    def worded(
+        self, task: "TaskConfig", tokenizer: Any, **options: Any
+    ) -> "Iterator[list[Prepared]]":
+        yield task.prepare_prompts(tokenizer, usual=MEASURING, **options)
 
     def run_task(self) -> None:
         from cola_jax.deploy.verify.claims import check_not_empty
@@ -139,19 +145,15 @@ class Verify(TaskCommand):
         )
 
     def each(self) -> "dict[str, TaskFlags]":
-        """Return the flags of each task in several prompts, by the task's name."""
-        named = {}
-        for flags in self.flags.each():
-            task = dataclasses.replace(flags.task, prompts=flags.task.prompts or MEASURING)
-            named[flags.name] = dataclasses.replace(flags, task=task)
-        return named
+        """Return the flags of each task by its name."""
+        return {flags.name: flags for flags in self.flags.each()}
 
     def sessions(self) -> "dict[str, list[Session]]":
         """Prepare a session for each prompt of each task, by its name; they share the weights."""
         sessions: dict[str, list[Session]] = {}
         model = None
         for name, flags in self.each().items():
-            sessions[name] = flags.prepare_prompts(self, model)
+            sessions[name] = flags.prepare_prompts(self, model, MEASURING)
             model = sessions[name][0].model
         return sessions
 
@@ -173,7 +175,9 @@ class Verify(TaskCommand):
                     for seed in range(count)
                 ]
                 each = [dataclasses.replace(flags, task=task) for task in tasks]
-                samplers[name] = [part.prepare_prompts(self, first.model) for part in each]
+                samplers[name] = [
+                    part.prepare_prompts(self, first.model, MEASURING) for part in each
+                ]
         return samplers
 
     def read(self, session: "Session") -> "list[Claim]":

@@ -19,7 +19,7 @@ EDGE = "  | "  # before each line of a prompt, which may read like anything
 
 
 def wording_records(config: TaskConfig, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
-    """Return JSON values of the questions of a task in each wording, and in its variants."""
+    """Return JSON values of the questions of a task in each wording."""
     records = []
     for number, wording in enumerate(prepared, start=1):
         name = "the task's own prompt"
@@ -29,10 +29,11 @@ def wording_records(config: TaskConfig, prepared: Sequence[Prepared]) -> list[di
             name = f"each question in one of {config.choose_prompts} prompts to choose by"
         head = {"task": config.task, "wording": name, **described(wording.record)}
         records.append(head | questions_of(wording.encoder, wording.questions))
-        for variant in wording.variants:
-            head = {"task": config.task, "wording": f"variant {variant.name}"}
-            changed = [variant.change(question)[0] for question in wording.questions]
-            records.append(head | questions_of(variant.encoder, changed))
+        for place, worded in enumerate(wording.again, start=1):
+            name = f"wording {place} of {len(wording.again)} to ask again in"
+            head = {"task": config.task, "wording": name, **described(worded.record)}
+            questions = list(map(worded.ask, wording.questions))
+            records.append(head | questions_of(worded.encoder, questions))
     return records
 
 

@@ -1,10 +1,12 @@
 """`evaluate`: the verdicts of given paths of a model, or of a function of the user's own."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 
+from cola_jax.checkpoint import tokenizer_of
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.engine import Engine
 from cola_jax.engine.evaluator import EngineEvaluator
@@ -21,12 +23,59 @@ from cola_jax.question import Question, check_questions
 from cola_jax.runs.evaluation import Evaluation
 from cola_jax.runs.session import Session, make_session
 from cola_jax.runs.stored import stored_verdicts
+from cola_jax.scoring import scorer_class
 from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.named_scorer import ScorerOptions, named_scorer
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.tasks.prepared import Prepared
+from cola_jax.tasks.wordings import AGAIN, WordedScorer, check_count, draw_wordings
+from cola_jax.wording import Wording
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenScorer:
+    """A scorer of a model that a user names or gives, in its own wording and in drawn ones.
+
+    Those of a name have other formats of multiple choice, other orders of listed options, and the
+    chat template; one that is given has other orders of its options alone.
+    """
+
+    model: Model
+    scorer: Scorer | str
+    questions: Sequence[Question]
+    options: ScorerOptions
+
+    @property
+    def name(self) -> str:
+        """The scorer, for messages."""
+        return f"the scorer {self.scorer if isinstance(self.scorer, str) else self.scorer.name!r}"
+
+    @property
+    def wording(self) -> Wording:
+        """The wording that is given."""
+        return Wording(self.options.get("format"), chat=self.options.get("chat", False))
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts can be put through a chat template."""
+        if isinstance(self.scorer, Scorer) or self.model.checkpoint is None:
+            return False
+        return bool(tokenizer_of(self.model.checkpoint).chat_template)
+
+    def make(self, wording: Wording) -> tuple[Scorer, dict[str, Any]]:
+        """Make the scorer of a wording, and its record."""
+        if isinstance(self.scorer, Scorer):
+            return self.scorer, {}
+        kind: Any = scorer_class(self.scorer)
+        options = dict[str, Any](self.options)
+        if wording.is_drawn:
+            options["chat"] = wording.chat
+            if wording.format is None and not kind.open:
+                options["format"] = wording.choose("format", kind.formats)
+        scorer = named_scorer(self.model, self.scorer, self.questions, **options)
+        return scorer, {"prompt": {"format": options.get("format")}}
 
 
 class EvaluatorOptions(WorkerOptions, ScorerOptions, total=False):
@@ -137,17 +186,20 @@ def session_in_memory(
     questions: list[Question],
     scorer: Scorer | str | None,
     options: Mapping[str, Any],
+    prompts: int | None = 0,
 ) -> tuple[Session, Metrics, bool | None]:
-    """Make the session of a model in memory, its metrics, and whether a bar shows them."""
+    """Make the session of a model in memory, its metrics, and whether a bar shows them.
+
+    `prompts` are other wordings in which found paths are asked again; None for the usual number.
+    """
+    check_count("prompts", prompts)
     rest = dict(options)
     metrics, progress = rest.pop("metrics", None) or Metrics(), rest.pop("progress", None)
     engine = rest.pop("engine", None)
     named = {name: rest.pop(name) for name in ScorerOptions.__annotations__ if name in rest}
-    if isinstance(scorer, str):
-        scorer = named_scorer(model, scorer, questions, **named)
-    elif named:
+    if named and not isinstance(scorer, str):
         raise InputError(f"{', '.join(named)}: this is for a scorer that is given by its name.")
-    if not isinstance(scorer, Scorer):
+    if not isinstance(scorer, Scorer | str):
         given = "" if scorer is None else f", not {shown(scorer)}"
         raise InputError(
             f"give scorer= as well{given}: the name of a scorer such as 'options', or a Scorer; it "
@@ -162,9 +214,14 @@ def session_in_memory(
             f"{', '.join(sorted(rest))}: this is for the model's own devices, not for an engine, "
             "which has its own."
         )
-    asked_model = ModelHandle.of(model)
-    prepared = prepared_by(scorer, questions)
-    return make_session(asked_model, engine, prepared), metrics, progress
+    maker = GivenScorer(model, scorer, questions, cast(ScorerOptions, named))
+    own = WordedScorer.of(maker)
+    prepared = prepared_by(own.scorer, questions)
+    if prompts != 0:
+        number, exact = AGAIN if prompts is None else prompts, prompts is not None
+        wordings = draw_wordings(maker, "again", number, [own], exact=exact)
+        prepared = prepared.asked_again(wordings, exact=exact)
+    return make_session(ModelHandle.of(model), engine, prepared), metrics, progress
 
 
 def prepared_by(scorer: Scorer, questions: list[Question]) -> Prepared:

@@ -19,11 +19,12 @@ from cola_jax.strategies.rules import Settings
 
 
 class Searched(NamedTuple):
-    """A model, the questions that it was asked, and the engine of a search."""
+    """A model, the questions that it was asked, and the engine and wordings of a search."""
 
     model: ModelHandle
     asked: QuestionSet
     engine: Engine
+    asked_again: dict[str, Any]  # settings of the other wordings, for a run
 
 
 class Outcomes(list[Outcome]):

@@ -1,5 +1,6 @@
 """`search`: paths for every question, of a model or of a function of the user's own."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Unpack
@@ -22,7 +23,7 @@ from cola_jax.runs.evaluate import (
 )
 from cola_jax.runs.outcomes import Outcomes, Searched
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import Part, search_part
+from cola_jax.runs.schema import Part, search_part, with_stored_again
 from cola_jax.runs.session import (
     Session,
     capacity_of,
@@ -30,6 +31,7 @@ from cola_jax.runs.session import (
     make_session,
     open_run,
     parts_of,
+    prompts_of_run,
     recorded_search,
 )
 from cola_jax.runs.work import Confirmed, KnownRows, SearchRows
@@ -39,6 +41,9 @@ from cola_jax.scoring.scorer import Scorer
 from cola_jax.strategies.loop import paths_to_confirm, resolve, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings
+
+PROMPTS = ("prompts", "prompts_digest")  # settings of asking again
+AGAIN_COLUMNS = ["question", "again", "again_answers", "baseline_scores", "controls"]
 
 
 def search(
@@ -52,6 +57,7 @@ def search(
     seed: int = 0,
     early_stop: bool = False,
     control: Control = "all",
+    prompts: int | None = None,
     num_layers: int | None = None,
     layer_costs: Sequence[float] | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -76,6 +82,8 @@ def search(
       control: wrong options for which a question that the model gets wrong is searched as well, to
         tell skill from luck: `all` that are not its answer, `one` of them, both with a search for
         its own answer, or `none`.
+      prompts: other wordings of each question, drawn at random, in which the shortest correct path
+        of each search is asked again; 4 of a model where the scorer has so many, 0 for none.
       num_layers: L; needed where `model` is a function of your own.
       layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
       output: run directory of a model, created or resumed, as of `cola search`.
@@ -96,10 +104,14 @@ def search(
     layers = count_layers(model, num_layers)
     settings.costs(layers)  # raises before anything runs
     if not isinstance(model, Model):
+        if prompts:
+            raise InputError("a function has no other wordings: leave out prompts.")
         refuse_options(scorer, options, output)
         evaluate = FunctionEvaluator(model, questions, layers)
         return Outcomes(search_batch(Evaluations(evaluate, questions), layers, settings), settings)
-    session, metrics, progress = session_in_memory(model, questions, scorer, options)
+    if output is not None:
+        prompts = prompts_of_run(os.fspath(output), prompts)
+    session, metrics, progress = session_in_memory(model, questions, scorer, options, prompts)
     outcomes: dict[int, Outcome] = {}
 
     def take(batch: Batch, part: Part) -> None:
@@ -114,7 +126,8 @@ def search(
         else:
             search_into(session, output, settings, metrics, take)
     session.engine.free()  # which outcomes keep
-    searched = Searched(session.model, session.asked, session.engine)
+    asked_again = {name: session.settings[name] for name in PROMPTS if name in session.settings}
+    searched = Searched(session.model, session.asked, session.engine, asked_again)
     return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, searched)
 
 
@@ -125,6 +138,7 @@ def search_work(session: Session, settings: Settings, mark: str | None) -> Searc
         workload=settings.workload(session.model.config.num_layers),
         mark=mark,
         settings=settings,
+        again=tuple(session.again),
         outcomes=True,
         confirms=mark is not None,
     )
@@ -147,12 +161,15 @@ def search_into(
         run.load_evaluations()
         known = {name: KnownRows(tables) for name, tables in run.earlier.items()}
         fill(run, session.engine, work, asked, steps=work.steps, on_part=take)
+        stored = {row["question"]: row for row in run.questions(AGAIN_COLUMNS).to_pylist()}
+        work = dataclasses.replace(work, again=())
         for batch, part, _ in session.engine.map(
             work, asked.batches(done, capacity_of(session), known), metrics
         ):
             found = succeeded(batch, part)
             if found.outcomes:  # otherwise evaluations of a batch that goes on
-                take(batch, found)
+                outcomes = [with_stored_again(x, stored[x.question.id]) for x in found.outcomes]
+                take(batch, found._replace(outcomes=outcomes))
 
 
 def searched_questions(outcomes: Outcomes, call: str) -> tuple[Searched, list[int]]:
@@ -221,6 +238,7 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
     asked = searched.asked.take(places)
     prepared = prepared_by(asked.scorer, asked.questions)
     session = make_session(searched.model, searched.engine, prepared)
+    session = dataclasses.replace(session, settings=session.settings | searched.asked_again)
     with open_run(session, os.fspath(directory), recorded_search(outcomes.settings), None) as run:
         run.replace(search_part(asked.encode(searched.model), outcomes))
     return run

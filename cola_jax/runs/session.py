@@ -46,8 +46,8 @@ from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.prepared import Prepared, digest_of_questions
-from cola_jax.tasks.task import TaskConfig, refuse_variants
-from cola_jax.tasks.variants import Variant
+from cola_jax.tasks.task import TaskConfig
+from cola_jax.tasks.wordings import WordedScorer
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class Session:
     engine: Engine
     asked: QuestionSet
     held_out: QuestionSet | None
-    # other ways to ask the questions, with some of them in each, without pictures
-    variants: Mapping[Variant, Sequence[Encoded]]
+    # other wordings in which found paths are asked again, with a sample in each, without pictures
+    again: Mapping[WordedScorer, Sequence[Encoded]]
     settings: dict[str, Any]  # decide the rows, with the model and those that a command adds
     environment: dict[str, Any]  # recorded with each start
 
@@ -119,7 +119,7 @@ class Session:
                 workload=settings.workload(layers),
                 mark=run.mark,
                 settings=settings,
-                variants=tuple(self.variants),
+                again=tuple(self.again),
             )
             fill(run, self.engine, work, asked, reused=stored.tables, steps=work.steps)
         return run
@@ -138,8 +138,6 @@ class Session:
         `recorded` are more settings, with which alone the run is resumed. Raises Unfinished as
         `search`.
         """
-        if not held_out:
-            refuse_variants(command, [variant.name for variant in self.variants])
         asked = held_out_of(self) if held_out else self.asked
         padded = pad_paths([list(paths)], 1, self.model.config.num_layers)[0]
         recorded |= {"command": command, "paths": [list(p) for p in paths]}
@@ -166,7 +164,6 @@ def recording(
     A search over all questions resumes by running again, with the evaluations of an earlier
     start known. Its questions are done together, when the body ends.
     """
-    refuse_variants(recorded["command"], [variant.name for variant in session.variants])
     check_whole_share(session)
     with open_run(session, directory, recorded, metrics) as run:
         run.load_evaluations()
@@ -229,15 +226,28 @@ def prepare_prompts(
     *,
     dtype: str | None = None,
     metadata: dict[str, Any] | None = None,
+    usual: int = 1,
 ) -> list[Session]:
     """Prepare a session for each prompt in which a task is measured; they share the weights.
 
-    The arguments are as for `Session.prepare`.
+    There are `usual` ones where the task does not say how many. The other arguments are as for
+    `Session.prepare`.
     """
     engine = engine or LocalEngine()
     handle = open_model(model, engine, dtype)
-    every = call(task.prepare_prompts, handle)
+    every = call(functools.partial(task.prepare_prompts, usual=usual), handle)
     return [make_session(handle, engine, prepared, metadata) for prepared in every]
+
+
+def prompts_of_run(directory: str, prompts: int | None) -> int | None:
+    """Return in how many other wordings a search asks again: as given, or as the run there has it.
+
+    None for a new run where no number is given.
+    """
+    run = Run(directory)
+    if prompts is None and run.exists():
+        return run.settings().get("prompts") or 0
+    return prompts
 
 
 def make_session(
@@ -258,7 +268,7 @@ def make_session(
         engine=engine,
         asked=asked,
         held_out=others,
-        variants=prepared.variants,
+        again=prepared.again,
         settings={"dtype": model.dtype, "questions": len(asked), **prepared.settings()},
         environment={
             "model": model.source,
@@ -304,8 +314,8 @@ def check_memory(session: Session, positions: int) -> None:
     """Raise InputError where memory does not suffice for a path of `positions` layers."""
     model, capacity = session.model, capacity_of(session)
     session.asked.check_memory(model, capacity, positions)
-    for variant, sample in session.variants.items():
-        variant.scorer.check_memory(model.config, capacity.memory, sample, positions)
+    for worded, sample in session.again.items():
+        worded.scorer.check_memory(model.config, capacity.memory, sample, positions)
 
 
 @contextlib.contextmanager
@@ -323,8 +333,6 @@ def open_run(
     if held_out:
         digest = digest_of_questions(asked.questions, asked.scorer)
         settings |= {"questions_digest": digest, "questions": len(asked)}
-        for name in ("variants", "variant_records"):
-            settings.pop(name, None)
     shared = session.engine.share.count > 1
     recorded_questions = list(map(asked.encoder.recorded, asked.questions))
     here, metrics = asked_here(settings, recorded_questions, asked.sample), metrics or Metrics()

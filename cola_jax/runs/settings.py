@@ -22,9 +22,9 @@ FLAGS = {
 # digests of questions and prompts, which other settings decide; runs of earlier versions have other
 # ones than this, and those that both have are compared
 DIGESTS = (
-    *("questions_digest", "shots_digest", "variant_records"),
+    *("questions_digest", "shots_digest", "prompts_digest"),
     *("choosing_digest", "choosing_shots"),
-    *("task", "prompt.hash", "variant_digests"),  # of earlier versions
+    *("task", "prompt.hash"),  # of earlier versions
 )
 PLAIN = {"format": "plain", "shots": []}  # the prompt of a run that records none
 
@@ -46,6 +46,12 @@ def continues(
         raise InputError(
             f"{directory} was made by `cola {printed(str(old.get('command')))}`, not by `cola "
             f"{new.get('command')}`: choose another directory."
+        )
+    if old.get("variants") or old.get("robust"):
+        raise InputError(
+            f"{directory} was made by an earlier version, with --variants: `cola report` reads it, "
+            "but no command resumes it; choose another directory, and ask again in --prompts other "
+            "wordings."
         )
     if differences := named_differences(old, new, models):
         raise other_settings(directory, differences)
@@ -107,10 +113,6 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
         prompt["shots"] = list(shots)
     out["prompt"] = prompt
     out["chat"] = bool(out.get("chat"))
-    if variants := out.pop("variants", None):
-        out["variants"] = sorted(variants)
-        if isinstance(variants, Mapping):
-            out["variant_digests"] = dict(variants)
     if drawn := out.pop("choose_prompts", None):
         out |= {"choose_prompts": len(drawn), **drawn_digests(drawn)}
     return out

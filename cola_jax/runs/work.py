@@ -33,7 +33,7 @@ from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import paths_to_ask, with_again
 from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
 from cola_jax.strategies.rules import Settings
-from cola_jax.tasks.variants import Variant
+from cola_jax.tasks.wordings import WordedScorer
 
 WAVE = 32  # paths of a question that are evaluated, and written, at a time
 
@@ -145,36 +145,28 @@ class Confirmed(Work):
         return self.encoder.scorer.confirm(worker, encoded, workload, paths, completions)
 
 
-class Reworded(NamedTuple):
-    """The questions of a batch in another variant."""
-
-    scorer: Scorer
-    encoded: list[Encoded]
-    places: list[tuple[int, ...]]  # of their options
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchRows(RunWork):
     """A function from a batch to the rows of its searches."""
 
     settings: Settings
-    variants: Sequence[Variant] = ()
+    again: Sequence[WordedScorer] = ()  # other wordings, in which the best paths are asked again
     outcomes: bool = False  # whether the outcomes themselves are part of the result
     confirms: bool = True  # whether each shortest correct path is run once more in float32
 
     @property
     def scorers(self) -> Sequence[Scorer]:
-        """The scorers of the questions, and of each variant."""
-        return [self.encoder.scorer, *(variant.encoder.scorer for variant in self.variants)]
+        """The scorers of the questions in each wording."""
+        every = [self.encoder.scorer, *(worded.scorer for worded in self.again)]
+        return list(dict.fromkeys(every))
 
     @property
     def steps(self) -> int:
-        """The steps of a question, with one for each variant that is asked afterwards."""
-        return self.settings.steps + len(self.variants)
+        """The steps of a question, with one for each wording that is asked afterwards."""
+        return self.settings.steps + len(self.again)
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
         encoded = self.encode(worker, batch.questions)
-        reworded = [reword(worker, batch, variant) for variant in self.variants]
         scorer, layers = self.encoder.scorer, worker.config.num_layers
         workload, metrics = self.workload_of(worker, encoded), worker.metrics
         with scorer.evaluator(worker, encoded, workload) as evaluate:
@@ -185,28 +177,33 @@ class SearchRows(RunWork):
         if self.confirms:
             held = scorer.confirm(worker, encoded, workload, *paths_to_confirm(outcomes))
             outcomes = with_confirmed(outcomes, held)
-        if reworded:
+        if self.again:
             paths = paths_to_ask(outcomes, self.settings.positions(layers))
-            verdicts = []
-            for each in reworded:
-                size, wave = each.scorer.call_size, Workload(*paths.shape[1:])
-                with each.scorer.evaluator(worker, each.encoded, wave) as evaluate:
-                    ask = self.evaluations(
-                        evaluate, each.encoded, batch, metrics, keep, call_size=size
-                    )
-                    verdicts.append(ask(paths))
-                metrics.add(steps=len(encoded))
-            outcomes = with_again(outcomes, verdicts, [each.places for each in reworded])
+            verdicts = [self.ask_again(worker, batch, keep, worded, paths) for worded in self.again]
+            orders = [[w.order(each) for each in batch.questions] for w in self.again]
+            outcomes = with_again(outcomes, verdicts, orders)
         part = Part([], []) if self.mark is None else search_part(encoded, outcomes)
         return self.part(part._replace(outcomes=list(outcomes)) if self.outcomes else part)
 
-
-def reword(worker: Worker, batch: Batch, variant: Variant) -> Reworded:
-    """Encode the questions of a batch in a variant."""
-    changed = [variant.change(question) for question in batch.questions]
-    questions = [question for question, _ in changed]
-    encoded = variant.encoder(questions, worker.model.checkpoint)
-    return Reworded(variant.encoder.scorer, encoded, [places for _, places in changed])
+    def ask_again(
+        self,
+        worker: Worker,
+        batch: Batch,
+        keep: Keep,
+        worded: WordedScorer,
+        paths: np.ndarray,
+    ) -> Verdicts:
+        """Evaluate paths [B, C, P] of the questions of a batch in another wording."""
+        scorer, questions = worded.scorer, list(map(worded.ask, batch.questions))
+        encoded = worded.encoder(questions, worker.model.checkpoint)
+        workload = Workload(*paths.shape[1:])
+        with scorer.evaluator(worker, encoded, workload) as evaluate:
+            evaluations = self.evaluations(
+                evaluate, encoded, batch, worker.metrics, keep, call_size=scorer.call_size
+            )
+            verdicts = evaluations(paths)
+        worker.metrics.add(steps=len(encoded))
+        return verdicts
 
 
 def count_on(worker: Worker) -> Callable[[int], None]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cola_jax.chat import render_chat, user_message
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
 from cola_jax.prompts import Readings
 from cola_jax.question import DELIMITER, Question
 from cola_jax.scoring.scorer import (
@@ -19,16 +19,35 @@ from cola_jax.scoring.scorer import (
 )
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
+FIELD = "{question}"  # of a template
+INSTRUCTION = "Answer the question.\n\n"
+TEMPLATES = {  # of prompts that do not list the options, by format
+    "plain": f"Question: {FIELD}\nAnswer:",
+    "short": f"Q: {FIELD}\nA:",
+    "bare": FIELD,
+    "instruction": f"{INSTRUCTION}Question: {FIELD}\nAnswer:",
+}
+
 
 class ChoiceScorer(Scorer):
     """A scorer that compares the log-likelihoods of answers, one for each option of a question."""
 
     log_likelihoods = True
 
-    def __init__(self, tokenizer: Any, *, shots: ShotSource = (), **options: Any):
-        """Take the arguments of `Scorer`, and the shots before each question."""
+    def __init__(
+        self, tokenizer: Any, *, format: str = "plain", shots: ShotSource = (), **options: Any
+    ):
+        """Take the arguments of `Scorer`, one of its formats, and the shots before each question.
+
+        Raises InputError for a format that the scorer lacks.
+        """
         super().__init__(tokenizer, **options)
-        self.shots = shots
+        if format not in self.formats:
+            raise InputError(
+                f"the scorer {self.name!r} has the formats {', '.join(self.formats)}, not "
+                f"{shown(format)}: use another scorer or format."
+            )
+        self.format, self.shots = format, shots
 
     @abc.abstractmethod
     def ask(self, question: Question) -> tuple[str, list[str]]:
@@ -86,6 +105,7 @@ class Options(ChoiceScorer):
     """
 
     name = "options"
+    formats = tuple(TEMPLATES)
 
     def __init__(self, tokenizer: Any, **options: Any):
         """Take the arguments of `ChoiceScorer`; InputError for shots in a chat."""
@@ -107,13 +127,17 @@ class Options(ChoiceScorer):
     def ask(self, question: Question) -> tuple[str, list[str]]:
         """Write the question alone."""
         options = list(question.options)
-        if self.chat or question.get(DELIMITER) is not None:  # the text is a whole prompt
+        if question.get(DELIMITER) is not None:  # the text is a whole prompt
             return question.text, options
+        if self.chat:
+            request = INSTRUCTION if self.format == "instruction" else ""
+            return f"{request}{question.text}", options
+        template = TEMPLATES[self.format]
         shots = "".join(
-            f"Question: {shot.text}\nAnswer: {shot.options[shot.answer]}\n\n"
+            f"{template.replace(FIELD, shot.text)} {shot.options[shot.answer]}\n\n"
             for shot in self.shown(question)
         )
-        return f"{shots}Question: {question.text}\nAnswer:", options
+        return f"{shots}{template.replace(FIELD, question.text)}", options
 
 
 class OptionsNorm(Options):
@@ -133,17 +157,16 @@ class Letter(ChoiceScorer):
     formats = ("plain", "harness")
     lists_options = True
 
-    def __init__(self, tokenizer: Any, *, harness: bool = False, **options: Any):
+    def __init__(self, tokenizer: Any, **options: Any):
         """Take the arguments of `ChoiceScorer`; `harness` asks as the harness's MMLU tasks do.
 
-        Raises InputError for shots without `harness`.
+        Raises InputError for shots in another format.
         """
         super().__init__(tokenizer, **options)
-        if self.shots and not harness:
+        if self.shots and self.format != "harness":
             raise InputError(
                 "the plain prompt of letters shows no shots: use the format `harness`, or 0 shots."
             )
-        self.harness = harness
 
     def encode(self, question: Question) -> Encoded:
         """Encode a question; InputError for a letter of several tokens as well."""
@@ -158,7 +181,7 @@ class Letter(ChoiceScorer):
 
     def ask(self, question: Question) -> tuple[str, list[str]]:
         letters = list(question.letters)
-        if self.harness:
+        if self.format == "harness":
             return self.harness_prompt(question), letters
         if self.chat:
             named = f"{', '.join(letters[:-1])} or {letters[-1]}"

@@ -17,8 +17,9 @@ class ScorerOptions(TypedDict, total=False):
     """Keywords of a scorer that is given by its name; a Scorer has its own.
 
     chat: whether prompts go through the tokenizer's chat template.
-    format: how `exact` and `generation` put a question: question (the default, "Question: ...,
-      Answer:"), prompt (the text alone), or direct (an answer in a box).
+    format: how a question is put; `exact` and `generation` have question (the default,
+      "Question: ..., Answer:"), prompt (the text alone), and direct (an answer in a box), `options`
+      has plain (the default), short, bare and instruction, `letter` plain and harness.
     max_new_tokens: the most tokens that `generation` decodes; 50 by default.
     """
 
@@ -37,8 +38,7 @@ def named_scorer(
     make: Any = scorer_class(name)
     if model.checkpoint is None:
         raise InputError("this model was not loaded from a checkpoint with a tokenizer.")
-    known = {"chat"} | ({"format"} if make.open else set())
-    known |= {"max_new_tokens"} if make.decodes else set()
+    known = {"chat", "format"} | ({"max_new_tokens"} if make.decodes else set())
     if unknown := sorted(options.keys() - known):
         raise InputError(f"the scorer {name!r} has no {', '.join(unknown)}: leave it out.")
     settings: dict[str, Any] = {**options, "context": model.config.context}

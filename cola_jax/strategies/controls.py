@@ -17,8 +17,8 @@ from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
 from cola_jax.strategies.rules import Control
 
-# of each wording and question: the place of each of its options in the wording
-Places = Sequence[Sequence[Sequence[int]]]
+# of each wording and question: its options in the order in which the wording lists them
+Orders = Sequence[Sequence[Sequence[int]]]
 
 
 def control_targets(question: Question, answer: int, control: Control) -> list[int]:
@@ -45,25 +45,22 @@ def without_control(questions: Sequence[Question], control: Control) -> list[str
     return [question.id for question in questions if len(question.options) < 2]
 
 
-def in_order(verdicts: Verdicts, place: Sequence[int]) -> Verdicts:
-    """Put the options of verdicts in another wording in the order of the question.
-
-    `place` has the place of each option there.
-    """
-    option = np.append(np.argsort(place), NO_ANSWER)  # the last is that of NO_ANSWER
+def in_order(verdicts: Verdicts, order: Sequence[int]) -> Verdicts:
+    """Put the options of verdicts, which are listed in an order, in that of the question."""
+    option = np.append(order, NO_ANSWER)  # the last is that of NO_ANSWER
     return verdicts._replace(
-        answer=option[verdicts.answer], scores=verdicts.scores[..., list(place)]
+        answer=option[verdicts.answer], scores=verdicts.scores[..., np.argsort(order)]
     )
 
 
 def with_again(
-    outcomes: Sequence[Outcome], verdicts: Sequence[Verdicts], places: Places
+    outcomes: Sequence[Outcome], verdicts: Sequence[Verdicts], orders: Orders
 ) -> list[Outcome]:
     """Add the answers on `paths_to_ask` to outcomes; verdicts in each wording are [B, C]."""
 
     def add(b: int, outcome: Outcome) -> Outcome:
         wordings = [
-            in_order(v.take(b), place[b]) for v, place in zip(verdicts, places, strict=True)
+            in_order(v.take(b), order[b]) for v, order in zip(verdicts, orders, strict=True)
         ]
         column = columns(outcome)
         root = column[outcome.paths[ROOT]]

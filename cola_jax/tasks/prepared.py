@@ -2,13 +2,17 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cola_jax.question import Question
+from cola_jax.errors import InputError, count
+from cola_jax.question import Question, digest
 from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.scorer import Encoded, Scorer
-from cola_jax.tasks.variants import Variant
+from cola_jax.tasks.wordings import WordedScorer
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Prepared:
     encoder: Encoder
     record: dict[str, Any]
     sample: list[Encoded]  # of the questions
-    # with a sample of the questions in each
-    variants: Mapping[Variant, list[Encoded]] = dataclasses.field(default_factory=dict)
+    # other wordings in which found paths are asked again, with the sample in each
+    again: Mapping[WordedScorer, list[Encoded]] = dataclasses.field(default_factory=dict)
     held_out: Sequence[Question] = ()  # asked in the first prompt of the encoder
     held_out_sample: Sequence[Encoded] = ()
 
@@ -35,7 +39,6 @@ class Prepared:
         questions: list[Question],
         encoder: Encoder,
         record: dict[str, Any],
-        variants: Sequence[Variant] = (),
         held_out: Sequence[Question] = (),
     ) -> "Prepared":
         """Check questions, and encode the samples; InputError for one that cannot be asked.
@@ -48,10 +51,28 @@ class Prepared:
             encoder,
             record,
             sample,
-            {variant: variant.check(questions, sample) for variant in variants},
-            held_out,
-            encoder.own.check(held_out) if held_out else (),
+            held_out=held_out,
+            held_out_sample=encoder.own.check(held_out) if held_out else (),
         )
+
+    def asked_again(self, wordings: Sequence[WordedScorer], *, exact: bool) -> "Prepared":
+        """Return the same with other wordings in which found paths are asked again.
+
+        One that a question of the sample cannot have is left out, or raises InputError if `exact`.
+        """
+        again = {}
+        for worded in wordings:
+            try:
+                again[worded] = worded.sample(self.sample)
+            except InputError as error:
+                if exact:
+                    raise InputError(
+                        f"paths cannot be asked again in another wording ({error}): give --prompts "
+                        "0."
+                    ) from error
+        if not exact:
+            log.info("found paths are asked again in %s", count(len(again), "other wording"))
+        return dataclasses.replace(self, again=again)
 
     @property
     def scorer(self) -> Scorer:
@@ -59,13 +80,11 @@ class Prepared:
         return self.encoder.scorer
 
     def settings(self) -> dict[str, Any]:
-        """Return the record with digests of the questions and the variants."""
+        """Return the record with digests of the questions and of the other wordings."""
         out = self.record | {"questions_digest": digest_of_questions(self.questions, self.scorer)}
-        if self.variants:
-            out |= {
-                "variants": sorted(variant.name for variant in self.variants),
-                "variant_records": {variant.name: variant.digest() for variant in self.variants},
-            }
+        if self.again:
+            digests = [worded.digest for worded in self.again]
+            out |= {"prompts": len(digests), "prompts_digest": digest(*digests)}
         return out
 
 

@@ -1,4 +1,4 @@
-"""`ScorerMaker`: makes the scorer of a task, with its own prompt or a drawn one."""
+"""`ScorerMaker`: makes the scorer of a task, in its own wording or a drawn one."""
 
 import dataclasses
 import itertools
@@ -55,11 +55,31 @@ class ScorerMaker:
     hub: str | None = None  # where a task of the library has its data set
 
     @property
+    def name(self) -> str:
+        """The name of the task."""
+        return self.task.name
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions of the task, in order."""
+        return self.sources[0]
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts of other wordings can be put through a chat template."""
+        return bool(self.tokenizer.chat_template) and not self.task.of_library
+
+    @property
     def common(self) -> dict[str, Any]:
         """Return the settings of any scorer."""
         return self.limits | {"chat": self.wording.chat}
 
-    def make(self) -> "tuple[Scorer, dict[str, Any]]":
+    def make(self, wording: Wording) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of a wording, and its record; InputError for settings that do not fit."""
+        return dataclasses.replace(self, wording=wording).made()
+
+    def made(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of the maker's own wording, and its record."""
         make = self.of_choices if self.task.choice else self.of_open_questions
         scorer, record = (self.of_library if self.task.of_library else make)()
         chat = dict(TEMPLATE_ARGUMENTS) if self.wording.chat else None
@@ -92,27 +112,20 @@ class ScorerMaker:
     def of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of multiple choice."""
         usual_scorer, usual_format = DEFAULTS.get(self.task.kind, USUAL)
-        scorer_class = self.choose(usual_scorer)
+        scorer_class: Any = self.choose(usual_scorer)
         formats = scorer_class.formats
         style = self.wording.format or (usual_format if usual_format in formats else "plain")
         if self.wording.is_drawn and self.wording.format is None:
-            # the plain prompt of letters shows no shots
-            with_shots = self.wording.shots and scorer_class.lists_options
-            style = self.wording.choose_format(["harness"] if with_shots else formats)
-        if style not in formats:
-            raise InputError(
-                f"the scorer {scorer_class.name!r} has the formats {', '.join(formats)}, not "
-                f"{style!r}: use another scorer or format."
-            )
+            if self.wording.shots:  # which the plain prompt of letters does not show
+                formats = ["harness" if scorer_class.lists_options else "plain"]
+            style = self.wording.choose("format", formats)
         shots = self.shots(0)
         options = dict[str, Any](self.common)
         record: dict[str, Any] = {**shots.digest()}
         if style != "plain" or shots:
             record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
             options["shots"] = shots
-        if style != "plain":
-            options["harness"] = True
-        return scorer_class(self.tokenizer, **options), record
+        return scorer_class(self.tokenizer, format=style, **options), record
 
     def of_open_questions(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of open questions."""

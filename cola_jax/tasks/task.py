@@ -2,18 +2,18 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from cola_jax import scoring
-from cola_jax.errors import InputError, shorten
+from cola_jax.errors import InputError, count, shorten
 from cola_jax.question import Question, content, split
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.format import FORMATS, format_of
 from cola_jax.tasks.formats import load_shots
-from cola_jax.tasks.prompt_sets import check_count, choosing_prompts, measuring_prompts
 from cola_jax.tasks.question_table import fields_beside, open_table
 from cola_jax.tasks.registry import (
     ARITHMETIC,
@@ -26,12 +26,19 @@ from cola_jax.tasks.registry import (
     read_limit,
 )
 from cola_jax.tasks.scorers import DEFAULTS, USUAL, ScorerFlags, ScorerMaker
+from cola_jax.tasks.wordings import (
+    AGAIN,
+    WordedScorer,
+    check_count,
+    choosing_wordings,
+    draw_wordings,
+)
 from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.scorer import Scorer
     from cola_jax.tasks.prepared import Prepared
 
+log = logging.getLogger(__name__)
 Part = Literal["train", "held-out"]
 
 
@@ -88,7 +95,8 @@ class TaskConfig:
     result is chosen: each question is asked in one of them. 4 for scan, static and menu where
     prompts show examples or list options, else 1."""
     prompts: Annotated[int | None, arg(metavar="N")] = None
-    """Number of other prompts, drawn at random, in which each question is asked to measure a
+    """Number of other prompts, drawn at random. A search asks again in them along the paths that
+    it found: 4 where there are so many, 0 for none. Others ask each question in them to measure a
     result: 8 for verify, and for static and menu where prompts show examples or list options, else
     1, which is the task's own."""
     chat: bool = False
@@ -102,10 +110,6 @@ class TaskConfig:
     all."""
     sample_seed: int = 0
     """Random seed of drawn tokens, combined with the question's id and the path."""
-    variants: tuple[str, ...] = ()
-    """Other ways to ask each question, in which the paths that a search finds are asked again:
-    plain, chat, instruction, shots, order (of the options, for letters), or a text file that says
-    {question} where the question belongs."""
     held_out: int = 0
     """Number of questions kept apart, beyond the limit, for measuring; chosen by a hash of their
     texts."""
@@ -156,7 +160,7 @@ class TaskConfig:
         return dataclasses.replace(self, choose_prompts=choose, prompts=measure)
 
     def draws_prompts(self) -> bool:
-        """Tell whether any number of prompts can be drawn."""
+        """Tell whether any number of prompts can be drawn: with shots, or listed options."""
         task = self.find(self.task)
         if not task.choice:
             default = 0 if task.of_library else format_of(task.kind, self.format).shots
@@ -166,20 +170,19 @@ class TaskConfig:
         return not task.of_library and (bool(self.shots) or lists_options)
 
     def check(self) -> None:
-        """Raise InputError for an unknown task, and several prompts where the task has one.
+        """Raise InputError for an unknown task, and other prompts of one of the library.
 
         Reads no model, and of a file of questions as much as tells its fields.
         """
         check_task(self.task, self.fields, self.answers_from)
         wanted = max(self.prompts or 1, self.choose_prompts or 1)
-        if wanted > 1 and not self.draws_prompts():
+        if wanted > 1 and self.find(self.task).of_library:
             raise InputError(
-                f"{self.task} has one prompt, and {wanted} are wanted, which differ in solved "
-                f"examples, listed options or format: {self.more_prompts()}."
+                f"{self.task} has one prompt, and {wanted} are wanted: {self.more_prompts()}."
             )
 
     def more_prompts(self) -> str:
-        """Name the flags with which a task of one prompt has others to draw."""
+        """Name the flags with which a task of few prompts has others to draw."""
         task = self.find(self.task)
         if task.of_library:
             return "its prompt is lm-evaluation-harness's own, so give another task"
@@ -234,6 +237,7 @@ class TaskConfig:
         stop_tokens: Callable[[], Sequence[int]],
         decoy: Callable[[Question], str | None] | None = None,
         first: int | None = None,
+        again: bool = False,
     ) -> "Prepared":
         """Load and check the questions, each to be asked in one of `choose_prompts` prompts.
 
@@ -242,35 +246,34 @@ class TaskConfig:
           stop_tokens: called for open questions only: not every model names stop tokens.
           decoy: chooses a wrong answer to an open question for its control search.
           first: take this many questions alone, and none that are held out.
+          again: draw `prompts` other wordings in which found paths are asked again.
 
         Raises:
           InputError: for an invalid task, row, prompt or setting.
         """
         from cola_jax.scoring.encoder import Encoder
         from cola_jax.tasks.prepared import Prepared
-        from cola_jax.tasks.variants import make_variant
 
         maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
         if decoy is not None:
             if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
-        prompts = choosing_prompts(maker, self.choose_prompts or 1, self.prompts or 1)
+        prompts = choosing_wordings(maker, self.choose_prompts or 1, self.prompts or 1)
         encoder = Encoder(tuple(prompt.scorer for prompt in prompts))
-        scorer, record = prompts[0].scorer, prompts[0].record
+        record = prompts[0].record
         if len(prompts) > 1:
             record = record | {"choose_prompts": [prompt.record for prompt in prompts]}
             questions = [prompts[encoder.group(each)].ask(each) for each in questions]
-        shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
-
-        def changed(**changes: Any) -> "tuple[Scorer, dict[str, Any]]":
-            wording = dataclasses.replace(maker.wording, **changes)
-            return dataclasses.replace(maker, wording=wording).make()
-
-        variants = [make_variant(name, changed, shots) for name in dict.fromkeys(self.variants)]
         if decoy is not None:
             record["decoys"] = "answers on other paths"
-        return Prepared.of(questions, encoder, record, variants, others)
+        prepared = Prepared.of(questions, encoder, record, others)
+        if not again:
+            return prepared
+        exact, usual = self.prompts is not None, 0 if maker.task.of_library else AGAIN
+        number = usual if self.prompts is None else self.prompts
+        wordings = draw_wordings(maker, "again", number, prompts, exact=exact)
+        return prepared.asked_again(wordings, exact=exact)
 
     def prepare_prompts(
         self,
@@ -279,26 +282,36 @@ class TaskConfig:
         context: int,
         stop_tokens: Callable[[], Sequence[int]],
         first: int | None = None,
+        usual: int = 1,
     ) -> "list[Prepared]":
         """Load and check the questions, all to be asked in each of `prompts` prompts.
 
-        A single one is the task's own, several are drawn. `first` and InputError are as for
-        `prepare`.
+        A single one is the task's own, several are drawn: `usual` where no number is given, or as
+        many as there are. `first` and InputError are as for `prepare`.
         """
-        from cola_jax.scoring.encoder import Encoder
         from cola_jax.tasks.prepared import Prepared
 
-        if self.variants and self.measures_in_several:
-            raise InputError("drawn prompts have no variants: leave out --variants or --prompts.")
         maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
+        number, exact = self.prompts or usual, self.prompts is not None
+        wordings = [WordedScorer.of(maker)]
+        if number > 1:
+            drawn = draw_wordings(maker, "measure", number, wordings, exact=exact)
+            if len(drawn) < number:
+                log.warning(
+                    "%s has %s, in which results are measured: for more, %s",
+                    self.task,
+                    count(len(drawn), "other wording"),
+                    self.more_prompts(),
+                )
+            wordings = drawn or wordings
         return [
             Prepared.of(
-                list(map(prompt.ask, questions)),
-                Encoder((prompt.scorer,)),
-                prompt.record,
-                held_out=list(map(prompt.ask, others)),
+                list(map(worded.ask, questions)),
+                worded.encoder,
+                worded.record,
+                held_out=list(map(worded.ask, others)),
             )
-            for prompt in measuring_prompts(maker, self.prompts or 1)
+            for worded in wordings
         ]
 
     def golds(self) -> Iterator[tuple[str, str]]:
@@ -394,15 +407,6 @@ def check_disjoint(train: Sequence[Question], held: Sequence[Question]) -> None:
         )
 
 
-def refuse_variants(command: str, names: Sequence[str]) -> None:
-    """Raise InputError for variants of a command that asks each question in one way."""
-    if names:
-        raise InputError(
-            f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
-            "leave out --variants, or use `cola search`, which asks again along the paths it finds."
-        )
-
-
 def catalogue() -> list[dict[str, str]]:
     """Describe each task: its data set, split, scorers, formats and shots, the default first."""
     rows = []
@@ -410,7 +414,9 @@ def catalogue() -> list[dict[str, str]]:
         scorers, formats = scoring.scorer_names(open=not task.choice), FORMATS.get(task.kind, ())
         scorer, style = DEFAULTS.get(task.kind, USUAL)
         scorer = "generation" if task.kind == "prompt" else scorer
-        styles = [each.name for each in formats] or sorted(("plain", "harness"), key=style.__ne__)
+        styles = [each.name for each in formats]
+        if task.choice:
+            styles = sorted(scoring.scorer_class(scorer).formats, key=style.__ne__)
         source = "built in" if task.file else "generated" if task.name == ARITHMETIC else "yours"
         rows.append(
             {

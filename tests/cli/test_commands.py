@@ -85,6 +85,15 @@ def test_a_mistyped_command_is_named():
         parse(["serch"])
 
 
+def test_flags_of_earlier_versions_name_those_of_this(file):
+    for words in (["--variants", "chat"], ["--variants=chat"], ["--robust"]):
+        with pytest.raises(UsageError, match="is no longer a flag: give --prompts N"):
+            search(*words)
+    file.write_text("variants: [chat]")
+    with pytest.raises(UsageError, match="--variants is no longer a flag"):
+        search("--config", file)
+
+
 def test_a_bad_flag_of_a_file_is_named_with_the_file(file, printed):
     for text, message in (
         ("limt: 3", "Unrecognized options: --limt=3"),
@@ -138,7 +147,7 @@ def test_values_start_the_command_again(file):
 def test_a_file_of_flags_comes_before_the_command_line(file):
     values = {
         **{"model": "m", "tasks": "arc_easy", "output_path": "o", "limit": 0.5, "chat": True},
-        **{"seed": None, "variants": ["plain", "shots"], "reuse": [], "quiet": False},
+        **{"seed": None, "variants": [], "reuse": ["a", "b"], "robust": False},
         "rules": {"max-skip": 2},
     }
     file.write_text(yaml.safe_dump(values))
@@ -147,7 +156,7 @@ def test_a_file_of_flags_comes_before_the_command_line(file):
         flags, task = command.flags, command.flags.task
         assert (flags.model, flags.out, task.task, task.limit) == ("m", "o", "arc-easy", 3)
         assert task.chat
-        assert task.variants == ("plain", "shots")
+        assert command.reuse == ("a", "b")
         assert command.rules.max_skip == 2
 
 

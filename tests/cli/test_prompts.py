@@ -68,8 +68,8 @@ def test_write_out_shows_each_wording(written, task):
     out = written("static", "--task", task, "--output", "r", *listed)
     assert "each question in one of 4 prompts to choose by" in out
     assert "prompt 8 of 8 to measure in" in out
-    out = written("search", "--task", task, "--output", "r", *listed, "--variants", "order", "chat")
-    assert [out.count(f"variant {name}") for name in ("order", "chat")] == [1, 1]
+    out = written("search", "--task", task, "--output", "r", "--limit", 1, "--prompts", 3)
+    assert [out.count(f"wording {n} of 3 to ask again in") for n in (1, 2, 3)] == [1, 1, 1]
     assert "user: which of the" in out
 
 
@@ -102,5 +102,5 @@ def test_write_out_escapes_hostile_rows(written, tmp_path):
 
 def test_write_out_refuses_what_the_command_refuses(source, task, refused):
     flags = ["--model", source, "--task", task, "--output", "r", "--write-out"]
-    assert "has one prompt, and 8 are wanted" in refused("verify", "0-3", *flags)
+    assert "has 5 other wordings, but 9" in refused("verify", "0-3", *flags, "--prompts", "9")
     assert "without decoys" in refused("search", *flags, "--decoys", "run")

@@ -1,5 +1,6 @@
 """Runs on a Ray cluster of this machine have the rows of those of one process."""
 
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -50,19 +51,20 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def prepare(checkpoint, task):
     def call(engine=None, **settings):
-        return Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, engine)
+        prepared = functools.partial(TaskConfig(task, **settings).prepare, again=True)
+        return Session.prepare(checkpoint, prepared, engine)
 
     return call
 
 
 @pytest.mark.parametrize(
-    ("preset", "variants"), [("best", ("chat",)), ("shortgpt", ())], ids=["variants", "influence"]
+    ("preset", "prompts"), [("best", 1), ("shortgpt", 0)], ids=["again", "influence"]
 )
-def test_a_search_finds_what_one_process_does(engine, prepare, tmp_path, preset, variants):
+def test_a_search_finds_what_one_process_does(engine, prepare, tmp_path, preset, prompts):
     search = Settings(PRESETS[preset], simulations=6, leaves=4, seed=0)
     expected, metrics, again = Metrics(), Metrics(), Metrics()
-    alone = prepare(variants=variants).search(str(tmp_path / "alone"), search, expected)
-    session = prepare(engine, variants=variants)
+    alone = prepare(prompts=prompts).search(str(tmp_path / "alone"), search, expected)
+    session = prepare(engine, prompts=prompts)
     run = session.search(str(tmp_path / "run"), search, metrics)
     assert differences(run, alone) == []
     assert metrics.evaluations == expected.evaluations

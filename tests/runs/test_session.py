@@ -1,6 +1,7 @@
 """Sessions on a tiny model: an interrupted one resumes to what an unbroken one finds."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from typing import Any, NamedTuple
@@ -22,9 +23,11 @@ from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
 from cola_jax.runs.search_results import SPENT
 from cola_jax.runs.session import Session, check_memory, recording
-from cola_jax.scoring import Grader
+from cola_jax.scoring import Grader, Options
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
+from cola_jax.tasks.wordings import WordedScorer
+from cola_jax.wording import Wording
 from tests import tiny
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end, evaluated, failing_after, written
@@ -33,6 +36,7 @@ from tests.same_rows import differences
 QUESTIONS = 6
 SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=False)
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
+SHOTS = tiny.questions(12)[8:]
 LEAST = 1e-3  # the margin above which no rounding changes a verdict
 DECODING = {"scorer": "generation", "max_new_tokens": 4}
 
@@ -49,11 +53,13 @@ class Case(NamedTuple):
     task: TaskConfig
     work: jobs.Work
     run: Run
+    again: bool = False  # whether found paths are asked again
 
     def grown(self, limit=None, **options):
         """Another session over the first questions of the task."""
         task = dataclasses.replace(self.task, limit=limit)
-        session = Session.prepare(self.session.model.source, task.prepare, one(**options))
+        prepare = functools.partial(task.prepare, again=self.again)
+        session = Session.prepare(self.session.model.source, prepare, one(**options))
         share_grader(session, getattr(self.session.asked.scorer, "grader", None))
         return session
 
@@ -72,11 +78,11 @@ def share_grader(session, grader):
         session.asked.scorer.grader = grader
 
 
-def make_case(folder, model, task, work, grader=None):
+def make_case(folder, model, task, work, grader=None, *, again=False):
     """Prepare a session and fill a run directory."""
-    session = Session.prepare(str(model), task.prepare, one())
+    session = Session.prepare(str(model), functools.partial(task.prepare, again=again), one())
     share_grader(session, grader)
-    return Case(session, task, work, jobs.fill(session, str(folder / "whole"), work))
+    return Case(session, task, work, jobs.fill(session, str(folder / "whole"), work), again)
 
 
 def check_same(run, whole):
@@ -96,9 +102,9 @@ def evaluate(checkpoint, task, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def varied(checkpoint, task, tmp_path_factory):
-    config = TaskConfig(task, variants=("chat", "instruction"))
-    return make_case(tmp_path_factory.mktemp("varied"), checkpoint, config, SEARCH)
+def reworded(checkpoint, task, tmp_path_factory):
+    folder, config = tmp_path_factory.mktemp("reworded"), TaskConfig(task, prompts=2)
+    return make_case(folder, checkpoint, config, SEARCH, again=True)
 
 
 @pytest.fixture(scope="module")
@@ -195,24 +201,22 @@ def evaluated_alone(model, question, scorer, paths):
     return cola_jax.evaluate(model, [question], paths, scorer=scorer).verdicts
 
 
-def test_found_paths_are_asked_again_in_variants(search, varied, tmp_path):
-    """The answers are those of an evaluation of the same paths on the variant's own prompts."""
-    session, run = varied.session, varied.run
-    assert set(run.settings()["variants"]) == {"chat", "instruction"}
-    with pytest.raises(ValueError, match="variants are chat, instruction: leave out"):
-        session.evaluate(str(tmp_path / "evaluate"), PATHS)
-    # the search itself is that without variants
+def test_best_paths_are_asked_again_in_other_wordings(search, reworded):
+    """The answers are those of an evaluation of the same paths on the wording's own prompts."""
+    session, run = reworded.session, reworded.run
+    assert run.settings()["prompts"] == len(session.again) == 2
+    # the search itself is that without other wordings
     check_same(run, search.run)
     for row in run.questions().to_pylist():
         (question,) = [each for each in session.asked.questions if each.id == row["question"]]
         asked = [entry["path"] for entry in row["again"]]
-        assert asked[0] == list(range(tiny.LAYERS))
-        for v, variant in enumerate(session.variants):
-            changed, scorer = variant.change(question)[0], variant.encoder.scorer
-            verdicts = evaluated_alone(session.model.load(), changed, scorer, asked)
+        whole = list(range(tiny.LAYERS))
+        assert asked == [whole, *([row["best"]] if row["best"] not in (None, whole) else [])]
+        for w, worded in enumerate(session.again):
+            verdicts = evaluated_alone(session.model.load(), question, worded.scorer, asked)
             if (np.abs(verdicts.margin) > LEAST).all():
-                assert [entry["holds"][v] for entry in row["again"]] == verdicts.verdict[0].tolist()
-                assert row["again_answers"][v] == verdicts.answer[0, 0]
+                assert [entry["holds"][w] for entry in row["again"]] == verdicts.verdict[0].tolist()
+                assert row["again_answers"][w] == verdicts.answer[0, 0]
         assert all(len(control["again"]) >= 1 for control in row["controls"])
     summary = run.summary()
     agreement = summary.find("model's answer in another wording: the same")
@@ -253,21 +257,21 @@ def test_reuse_repeats_no_evaluation(search, decode, tmp_path):
     check_same(run, alone)
 
 
-def test_memory_must_suffice_for_the_variants(checkpoint, task, tmp_path):
-    """Whose prompts are longer; before the weights load."""
-    template = tmp_path / "long.txt"
-    template.write_text("Read with care. " * 12 + "{question}")
-    session = Session.prepare(str(checkpoint), TaskConfig(task, variants=(str(template),)).prepare)
+def test_memory_must_suffice_for_the_other_wordings(checkpoint, task):
+    """Whose prompts may be longer; before the weights load."""
+    session = Session.prepare(str(checkpoint), TaskConfig(task).prepare)
+    shots = WordedScorer(Wording(draw="again 0"), Options(tiny.tokenizer(), shots=SHOTS), {})
+    again = {shots: shots.sample(session.asked.sample)}
     sizes = range(100_000, 2_000_000, 20_000)
-    least = next(size for size in sizes if not is_refused(session, size, variants={}))
-    assert is_refused(session, least, variants=session.variants)
+    least = next(size for size in sizes if not is_refused(session, size, again={}))
+    assert is_refused(session, least, again=again)
     assert session.model.loaded is None
 
 
-def is_refused(session, budget, variants):
+def is_refused(session, budget, again):
     """Whether a search is refused for its memory."""
     engine = LocalEngine(Devices(memory_budget=str(budget)))
-    asked = dataclasses.replace(session, engine=engine, variants=variants)
+    asked = dataclasses.replace(session, engine=engine, again=again)
     try:
         check_memory(asked, 8)
     except InputError:
@@ -347,7 +351,7 @@ def of(size):
     return dataclasses.replace(SEARCH, simulations=size)
 
 
-@pytest.mark.parametrize("name", [pytest.param("varied", marks=pytest.mark.slow), "decode"])
+@pytest.mark.parametrize("name", [pytest.param("reworded", marks=pytest.mark.slow), "decode"])
 def test_extended_search_finds_what_an_unbroken_one_does(request, tmp_path, name):
     case, metrics = request.getfixturevalue(name), Metrics()
     for limit, settings in ((1, of(4)), (QUESTIONS, SEARCH)):

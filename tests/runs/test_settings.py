@@ -15,7 +15,7 @@ OLD = {
         "seed": 2,
     },
     **{"preset": {"max_times": 1}, "prompt": {"format": "plain", "hash": "a"}, "task": "a"},
-    **{"paths": [[0, 1], [1]], "variants": {"chat": "a"}},
+    **{"paths": [[0, 1], [1]], "prompts": 4, "prompts_digest": "a"},
 }
 MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
 
@@ -35,7 +35,7 @@ SCORER = {"scorer": "letter", "task": "b", "grader": "exact match", "prompt": pr
         ({"preset": {"max_times": 4}}, "--rules.max-times: 1 there, 4 here"),
         ({"max_new_tokens": 4}, "--max-new-tokens: not given there, 4 here"),
         ({"temperature": 0.5}, "--temperature: not given there, 0.5 here"),
-        (MORE | {"variants": {"order": "b"}}, r"--variants: \['chat'\] there, \['order'\] here"),
+        (MORE | {"prompts": 2, "prompts_digest": "b"}, r"\(--prompts: 4 there, 2 here\)"),
         ({"paths": [[0, 1]]}, "--paths: 0-1, 1 there, 0-1 here"),
         # neither digests nor what follows from a setting that is told
         (SCORER, r"\(--scorer: options there, letter here\)"),
@@ -65,8 +65,16 @@ def test_a_missing_setting_is_its_default():
         continues("run", OLD, OLD | {"early_stop": True})
 
 
+def test_runs_with_variants_are_not_resumed():
+    for earlier in ({"variants": ["chat"]}, {"robust": True}):
+        with pytest.raises(
+            InputError, match=r"`cola report` reads it, .* --prompts other wordings"
+        ):
+            continues("run", OLD | earlier, OLD)
+
+
 def test_continues_says_whether_questions_are_evaluated_further():
-    for change in ({}, MORE | {"variants": {"chat": "b"}}):
+    for change in ({}, MORE | {"prompts_digest": "b"}):
         assert continues("run", OLD, OLD | change) is False
     for change in ({"simulations": 9}, {"paths": [[1], [0, 1], [2]]}):
         assert continues("run", OLD, OLD | change) is True
@@ -85,12 +93,12 @@ def test_models_are_told_by_their_names_or_else_their_digests():
 def test_digests_of_earlier_versions_are_not_compared_with_those_of_this():
     drawn = [{"prompt_set": "choose 0"}, {"prompt_set": "choose 1"}]
     old = OLD | {"choose_prompts": drawn}
+    del old["prompts_digest"]
     new = {name: value for name, value in old.items() if name != "task"} | {
         "prompt": {"format": "plain"},
         "shots_digest": "s",
         "questions_digest": "q",
-        "variants": ["chat"],
-        "variant_records": {"chat": "v"},
+        "prompts_digest": "v",
         "choose_prompts": [record | {"shots_digest": "s"} for record in drawn],
     }
     assert continues("run", old, new) is False
@@ -99,18 +107,16 @@ def test_digests_of_earlier_versions_are_not_compared_with_those_of_this():
     for change in (
         {"questions_digest": "r"},
         {"shots_digest": "t"},
-        {"variant_records": {"chat": "w"}},
+        {"prompts_digest": "w"},
         {"choose_prompts": others},
     ):
         assert continues("run", new, new | change) is False
         with pytest.raises(InputError, match="--task: other questions or prompts"):
             check_digests("run", new, new | change)
-    with pytest.raises(InputError, match="--variants"):
-        continues("run", old, new | {"variants": ["order"]})
 
 
 def test_check_digests_refuses_other_questions_where_no_setting_differs():
-    for change in ({"task": "b"}, {"variants": {"chat": "b"}}):
+    for change in ({"task": "b"}, {"prompts_digest": "b"}):
         assert continues("run", OLD, OLD | change) is False
         with pytest.raises(InputError, match="--task: other questions or prompts"):
             check_digests("run", OLD, OLD | change)

@@ -72,11 +72,11 @@ def test_letters_show_shots_of_own_subject():
         "The following are multiple choice questions (with answers) about college physics.\n\n"
         "Which is light?\nA. a\nB. b\nC. 0\nAnswer: C\n\nWhich is heavy?\nA. 4\nB. 6\nAnswer:"
     )
-    scorer = Letter(WORDS, harness=True, shots=[QUESTION, shot])
+    scorer = Letter(WORDS, format="harness", shots=[QUESTION, shot])
     assert scorer.ask(question) == (shown, ["A", "B"])
     start = "The following are multiple choice questions (with answers).\n\n"
     plain = f"{start}{LISTED}\nAnswer:"
-    assert Letter(WORDS, harness=True).ask(QUESTION) == (plain, ["A", "B", "C"])
+    assert Letter(WORDS, format="harness").ask(QUESTION) == (plain, ["A", "B", "C"])
     with pytest.raises(ValueError, match="the plain prompt of letters shows no shots"):
         Letter(WORDS, shots=[QUESTION])
 

@@ -41,8 +41,8 @@ def test_with_again_reads_each_searchs_target():
             answer[b, c] = (says(wording, b, unpad_path(paths[b, c])) + turn) % 4
         return Verdicts.empty(paths.shape[:2], 4)._replace(answer=answer)
 
-    places = [[(0, 1, 2, 3)] * 12, [(1, 2, 3, 0)] * 12]
-    asked = with_again(outcomes, [ask("x", 0), ask("y", 1)], places)
+    orders = [[(0, 1, 2, 3)] * 12, [(3, 0, 1, 2)] * 12]
+    asked = with_again(outcomes, [ask("x", 0), ask("y", 1)], orders)
     found = set()
     for b, outcome in enumerate(asked):
         assert outcome.again.plain == [says(v, b, identity(6)) for v in "xy"]

@@ -9,23 +9,25 @@ from cola_jax.question import Question
 from cola_jax.scoring import Letter, Options
 from cola_jax.scoring.encoder import Encoder
 from cola_jax.tasks.prepared import Prepared, digest_of_questions
-from cola_jax.tasks.variants import Variant
+from cola_jax.tasks.wordings import WordedScorer
+from cola_jax.wording import Wording
 from tests import tiny
 
 QUESTIONS = tiny.questions(200)
 WORDS = tiny.tokenizer()
 
 
-def test_samples_are_of_questions_variants_and_held_out_questions():
+def test_samples_are_of_questions_wordings_and_held_out_questions():
     scorer = Options(WORDS)
-    variant = Variant("mine.txt", Options(WORDS), {}, "Think. {question}")
+    short = WordedScorer(Wording("short", draw="again 0"), Options(WORDS, format="short"), {})
     parts = QUESTIONS[:150], QUESTIONS[150:]
-    prepared = Prepared.of(parts[0], Encoder((scorer, scorer)), {}, [variant], parts[1])
-    samples = [prepared.sample, *prepared.variants.values(), prepared.held_out_sample]
+    prepared = Prepared.of(parts[0], Encoder((scorer, scorer)), {}, parts[1])
+    prepared = prepared.asked_again([short], exact=True)
+    samples = [prepared.sample, *prepared.again.values(), prepared.held_out_sample]
     for sample, part in zip(samples, (parts[0], parts[0], parts[1]), strict=True):
         assert len(sample) < len(QUESTIONS) / 2 + 10
         assert [row.question.id for row in sample[:32]] == [each.id for each in part[:32]]
-    assert samples[1][0].question.text == f"Think. {QUESTIONS[0].text}"
+    assert samples[1][0].prompt == f"<s>Q: {QUESTIONS[0].text}\nA:"
     assert not Prepared.of(parts[0], Encoder((scorer,)), {}).held_out_sample
 
 
@@ -35,13 +37,6 @@ def test_questions_and_held_out_questions_that_cannot_be_asked_are_refused(held_
     asked, held = (QUESTIONS, broken) if held_out else (broken, ())
     with pytest.raises(InputError, match="question broken has an empty option"):
         Prepared.of(asked, Encoder((Options(WORDS),)), {}, held_out=held)
-
-
-def test_a_variant_that_a_later_question_cannot_have_is_refused():
-    questions = [*QUESTIONS, Question("one", "which?", ("a",))]
-    order = Variant("order", Letter(WORDS), {})
-    with pytest.raises(InputError, match="'order' cannot be made: question one has one option"):
-        Prepared.of(questions, Encoder((Letter(WORDS),)), {}, [order])
 
 
 def test_digest_of_questions_tells_what_is_asked():
