@@ -62,7 +62,7 @@ class Searches:
     def prepare(self) -> Session:
         """Open the session of the searches."""
         run = RunFlags(dtype=self.dtype)
-        return TaskFlags(self.model, self.task, self.out, run).prepare(self.decoys)
+        return TaskFlags(self.model, self.task, self.out, run).prepare_search(self.decoys)
 
     def settings(self, rules: Rules, seed: int = 0) -> Settings:
         """Return the settings of a search with these rules."""

@@ -1,7 +1,8 @@
 """Runs of an earlier version, which was killed half-way, are read, reported and resumed.
 
 `earlier` has a search and an evaluation of given paths by commit 75fc156a: parts without a start,
-settings with digests of encoded questions, and waves of unfinished questions.
+settings with digests of encoded questions, and waves of unfinished questions. By commit 6f5924a5 it
+has a search that asked again in two variants, and one for paths right in all variants at once.
 """
 
 import shutil
@@ -17,6 +18,8 @@ from cola_jax.runs.compare import asked_here
 from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import Part
 from cola_jax.runs.status import read_progress
+from cola_jax.scoring.statistics import Share
+from cola_jax.strategies.summary import SearchSummary
 from cola_jax.tasks.task import load_questions
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -97,6 +100,28 @@ def test_it_is_extended(run, questions):
     with run.open(settings(run, **more), START, asked_here({}, questions, [])) as again:
         assert again.done == set()
         assert again.earlier.keys() >= set(KEPT[run.directory.name][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "way", "agreement", "before", "evaluations"),
+    [
+        ("variants", "once", Share(1, 12), Share(0, 6), 84),
+        ("robust", "asked again", Share(5, 6), Share(2, 6), 60),
+    ],
+)
+def test_a_search_with_variants_is_reported_as_then(name, way, agreement, before, evaluations):
+    run = Run(EARLIER / name)
+    summary = SearchSummary.of(run.ways(), 5)
+    assert (summary.counted, summary.net.n, summary.nets["asked again"].reached) == (way, 4, 0)
+    assert (summary.again.agreement, summary.again.before) == (agreement, before)
+    assert read_progress(run)["evaluations"] == evaluations
+
+
+def test_a_search_with_variants_is_not_resumed(tmp_path):
+    run = Run(shutil.copytree(EARLIER / "variants", tmp_path / "run"))
+    settings = {name: x for name, x in run.settings().items() if not name.startswith("variant")}
+    with pytest.raises(InputError, match="in --prompts other wordings"), run.open(settings, START):
+        pass
 
 
 def test_what_differs_is_still_refused(run, questions):
