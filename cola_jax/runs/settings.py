@@ -47,7 +47,7 @@ def continues(
             f"{directory} was made by `cola {printed(str(old.get('command')))}`, not by `cola "
             f"{new.get('command')}`: choose another directory."
         )
-    if old.get("variants") or old.get("robust"):
+    if any(old.get(name) and not new.get(name) for name in ("variants", "robust")):
         raise InputError(
             f"{directory} was made by an earlier version, with --variants: `cola report` reads it, "
             "but no command resumes it; choose another directory, and ask again in --prompts other "

@@ -7,7 +7,6 @@ import pytest
 
 from cola_jax.cli.main import main
 from cola_jax.execute.run_paths import PathEvaluator
-from tests import tiny
 
 
 @pytest.fixture
@@ -91,21 +90,13 @@ def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
         (
             ["0-3"],
             ["--num-fewshot", "0"],
-            "arithmetic has one prompt, and 3 are",
+            "arithmetic has 1 other wording, but 3 are",
         ),
     ],
 )
 def test_verify_refuses_before_it_evaluates(common, claims, flags, message, refused, tmp_path):
     assert_match(message, refused("verify", *claims, *common, *flags))
     assert not list(tmp_path.rglob("*.parquet"))
-
-
-def test_verify_says_before_the_model_that_a_file_has_one_prompt(tmp_path, refused):
-    task = tiny.write_questions(tmp_path / "task.jsonl", 3)
-    flags = ["--model", tmp_path / "nowhere", "--task", task, "--output", tmp_path / "run"]
-    line = refused("verify", "0-3", *flags)
-    assert_match(r"task.jsonl has one prompt, and 8 are wanted, .* give --num-fewshot 2", line)
-    assert "--shots-file FILE, to show examples, or --scorer letter, to list the options" in line
 
 
 def test_verify_refuses_the_directory_of_another_command(common, tmp_path, refused):
