@@ -13,6 +13,7 @@ from cola_jax.path import LayerPath, format_path
 from cola_jax.runs.results import Results
 from cola_jax.runs.search_results import search_estimates
 from cola_jax.scoring.preference import Preference
+from cola_jax.strategies.controls import columns
 from cola_jax.strategies.outcome import ROOT, Outcome
 from cola_jax.strategies.reached import Case, Reached, Ways
 from cola_jax.strategies.rules import Settings
@@ -103,9 +104,15 @@ class Outcomes(list[Outcome]):
 
 
 def count_evaluations(outcome: Outcome) -> int:
-    """Count the evaluations of a question, those of its control searches included and each once."""
+    """Count the evaluations of a question, each path and wording once.
+
+    Those of its control searches are included.
+    """
     searches = (outcome, *outcome.controls)
-    return len({path for search in searches for path in search.paths})
+    paths = len({path for search in searches for path in search.paths})
+    if outcome.again is None:
+        return paths
+    return paths + len(columns(outcome)) * len(outcome.again.plain)
 
 
 def case_of(outcome: Outcome) -> Case:

@@ -199,7 +199,7 @@ def run_estimates(
         action = "decodes the same" if facts.decodes else "is right"
         estimates.append(Estimate.of(f"best path {action} in float32", confirmed))
     estimates += depth_estimates(questions, num_layers)
-    estimates += cost_estimates(questions)
+    estimates += cost_estimates(questions, robust=bool(facts.settings.get("robust")))
     estimates += evaluation_estimates(questions, gold, decodes=facts.decodes)
     return estimates
 
@@ -260,13 +260,13 @@ def depth_estimates(questions: pa.Table, num_layers: int) -> Iterator[Estimate]:
             )
 
 
-def cost_estimates(questions: pa.Table) -> Iterator[Estimate]:
-    """Yield the evaluations of the run, by what they were for."""
+def cost_estimates(questions: pa.Table, *, robust: bool = False) -> Iterator[Estimate]:
+    """Yield the evaluations of the run, by what they were for; see `count_evaluations`."""
     counted = questions.select(COUNTED).to_pylist()
     alone = [row | {"controls": None, "again": None} for row in counted]
-    every = count_evaluations(counted)
-    gold = count_evaluations(alone)
-    again = sum(map(count_again, counted))
+    every = count_evaluations(counted, robust=robust)
+    gold = count_evaluations(alone, robust=robust)
+    again = 0 if robust else sum(map(count_again, counted))
     yield Estimate("evaluations per question", value=every / questions.num_rows, unit="mean")
     yield Estimate.count(SPENT, every)
     yield Estimate.count("of them by the searches for gold", gold)

@@ -17,9 +17,8 @@ from cola_jax.metrics import Metrics
 from cola_jax.runs.compare import asked_here
 from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import Part
+from cola_jax.runs.search_results import SPENT
 from cola_jax.runs.status import read_progress
-from cola_jax.scoring.statistics import Share
-from cola_jax.strategies.summary import SearchSummary
 from cola_jax.tasks.task import load_questions
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -103,18 +102,23 @@ def test_it_is_extended(run, questions):
 
 
 @pytest.mark.parametrize(
-    ("name", "way", "agreement", "before", "evaluations"),
+    ("name", "ways", "agreement", "before", "evaluations"),
     [
-        ("variants", "once", Share(1, 12), Share(0, 6), 84),
-        ("robust", "asked again", Share(5, 6), Share(2, 6), 60),
+        ("variants", ("once", "asked again"), (1 / 12, 12), (0, 6), 84),
+        ("robust", ("asked again",), (5 / 6, 6), (2 / 6, 6), 60),
     ],
 )
-def test_a_search_with_variants_is_reported_as_then(name, way, agreement, before, evaluations):
+def test_a_search_with_variants_is_reported_as_then(name, ways, agreement, before, evaluations):
     run = Run(EARLIER / name)
-    summary = SearchSummary.of(run.ways(), 5)
-    assert (summary.counted, summary.net.n, summary.nets["asked again"].reached) == (way, 4, 0)
-    assert (summary.again.agreement, summary.again.before) == (agreement, before)
-    assert read_progress(run)["evaluations"] == evaluations
+    assert run.ways().names == ways
+    summary = run.summary()
+    for label, (value, n) in (
+        ("model's answer in another wording: the same", agreement),
+        ("right in all wordings before", before),
+    ):
+        figure = summary.find(label)
+        assert (figure.value, figure.n) == (pytest.approx(value), n)
+    assert summary.value(SPENT) == read_progress(run)["evaluations"] == evaluations
 
 
 def test_a_search_with_variants_is_not_resumed(tmp_path):
