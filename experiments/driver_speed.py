@@ -28,7 +28,7 @@ import tyro
 from ray import cloudpickle
 
 from cola_jax.engine import ray as ray_module
-from cola_jax.engine.actor import Facts
+from cola_jax.engine.actor import WorkerFacts
 from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.work import Batch, Work
 from cola_jax.question import Question
@@ -71,9 +71,9 @@ class SleepingWorker:
     def __init__(self):
         self.node = ray.get_runtime_context().get_node_id()
 
-    def facts(self, *expected: Any) -> Facts:
+    def facts(self, *expected: Any) -> WorkerFacts:
         """Describe the machine."""
-        return Facts(self.node, "host", "cpu", "cpu", 1)
+        return WorkerFacts(self.node, "host", "cpu", "cpu", 1)
 
     def load(self, place: Any) -> int:
         """Return the batches that run at once."""

@@ -82,7 +82,7 @@ class ModelPlace(NamedTuple):
         return None
 
 
-class Facts(NamedTuple):
+class WorkerFacts(NamedTuple):
     """The machine of a worker."""
 
     node: str  # its id in the cluster
@@ -134,7 +134,7 @@ class RayWorker:
         self.entered: dict[int, tuple[Scorer, contextlib.ExitStack]] = {}
         self.metrics = Metrics()
 
-    def facts(self, expected: Mapping[str, str]) -> Facts:
+    def facts(self, expected: Mapping[str, str]) -> WorkerFacts:
         """Describe the machine; InputError where its versions are not those of the driver.
 
         Its signature is the same in all versions of this package, so that they can be compared.
@@ -154,7 +154,7 @@ class RayWorker:
         local = jax.local_devices()
         node = ray.get_runtime_context().get_node_id()
         backend = local[0].platform
-        return Facts(node, host, backend, f"{backend} {local[0].device_kind}", len(local))
+        return WorkerFacts(node, host, backend, f"{backend} {local[0].device_kind}", len(local))
 
     def memory(self, devices: Devices, config: ModelConfig, dtype: str) -> Memory:
         """Return the memory of the workers of a model."""

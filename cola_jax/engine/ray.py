@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cola_jax.engine.actor import CALLS, ENCODERS, Facts, Job, ModelPlace, RayWorker, versions
+from cola_jax.engine.actor import CALLS, ENCODERS, Job, ModelPlace, RayWorker, WorkerFacts, versions
 from cola_jax.engine.cluster import (
     HAS_RAY,
     REMIND,
@@ -61,7 +61,7 @@ class RemoteWorker:
     """A worker as the driver sees it."""
 
     actor: Any
-    facts: Facts | None = None  # None until it has started
+    facts: WorkerFacts | None = None  # None until it has started
     place: ModelPlace | None = None  # of the model that it has loaded, or is loading
     slots: int = 0  # batches at once; 0 until the model is loaded
 

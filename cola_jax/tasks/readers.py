@@ -52,7 +52,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[str, BeforeValidator(read_id)]
 
 
-class Fields(pydantic.BaseModel):
+class QuestionFields(pydantic.BaseModel):
     """The fields of a question; `question` is its text, `context` a text before it."""
 
     model_config = pydantic.ConfigDict(coerce_numbers_to_str=True)
@@ -85,7 +85,7 @@ class Fields(pydantic.BaseModel):
         raise NotImplementedError
 
 
-class Choice(Fields):
+class Choice(QuestionFields):
     """Multiple choice. An option may be empty: the letter scorers accept it, others refuse it."""
 
     options: Annotated[dict[str, str | int | Number], Field(min_length=2, max_length=len(LETTERS))]
@@ -108,7 +108,7 @@ class Choice(Fields):
         return Question(id, self.text, texts, answer, metadata=metadata, picture=self.image)
 
 
-class Open(Fields):
+class Open(QuestionFields):
     """An open question, whose answer is a string or number."""
 
     answer: Text
@@ -160,7 +160,7 @@ class Math(Open):
         return metadata_of(math_level=self.level, subject=self.subject)
 
 
-KINDS: dict[str, type[Fields]] = {
+KINDS: dict[str, type[QuestionFields]] = {
     **dict.fromkeys(CHOICE, Choice),
     "gsm8k": Gsm8k,
     "math": Math,

@@ -134,7 +134,7 @@ def from_list(text: str, num_layers: int) -> Claim:
             f"prefix{similar_name(file)}."
         )
     content = read_text(file) if in_file else rest
-    file_digest = digest_of(file) if in_file else None
+    file_digest = digest_of_file(file) if in_file else None
     with reading(file if in_file else f"the claim {printed(text)}"):
         words = content.replace(",", " ").strip("[] \n").split()
         if drops and words and set(words) <= EVOPRESS:
@@ -197,7 +197,7 @@ def from_file(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
                 check_model(file, checkpoint, model)
                 note = f"A passthrough merge of layers of {printed(model)}."
                 claim = dataclasses.replace(claim, kind="mergekit", note=note)
-    return dataclasses.replace(claim, text=text, digest=digest_of(file))
+    return dataclasses.replace(claim, text=text, digest=digest_of_file(file))
 
 
 def from_json(text: str, content: str, num_layers: int) -> Claim:
@@ -243,7 +243,7 @@ def from_directory(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
                 raise InputError("it is not a result of PoLar or Dr.LLM: move it elsewhere.")
             check_model(file, checkpoint, *named_model(value))
         samples, kinds = samples + read, [*kinds, search_kind(value)]
-    file_digest = digest(*((str(file.relative_to(folder)), digest_of(file)) for file in files))
+    file_digest = digest(*((str(file.relative_to(folder)), digest_of_file(file)) for file in files))
     claim = most_often_right(folder.name, text, kinds[0], samples, num_layers)
     return dataclasses.replace(claim, digest=file_digest)
 
@@ -272,6 +272,6 @@ def most_often_right(
     return Claim(name, text, kind, path, note=note)
 
 
-def digest_of(file: Path) -> str:
+def digest_of_file(file: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(read_bytes(file)).hexdigest()
