@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax.errors import InputError
 from cola_jax.execute.decoder import TRUNCATED, Decoder, decode_rows
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Stopped, make_workers
@@ -69,6 +70,13 @@ def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
     assert new is not plan
     assert not np.array_equal(new.tables[0], plan.tables[0])
     allocator.release(second)
+
+
+def test_decoder_needs_room_for_the_tokens_of_its_prompts(make, worker, monkeypatch):
+    """In its bucket, 16 for the longest of 12."""
+    monkeypatch.setattr(worker, "memory", worker.memory._replace(budget=10))
+    with pytest.raises(InputError, match="decode 5 tokens after 16 on 8 layers"):
+        make()
 
 
 def test_decode_takes_rows_again_and_again(make):
