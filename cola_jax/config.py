@@ -1,11 +1,10 @@
-"""The configuration of a pretrained model: one frozen dataclass for every family."""
+"""The configuration of a pretrained model: what it has once, and what layers of each kind have."""
 
 import dataclasses
-import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -22,6 +21,10 @@ Size = Annotated[int, Field(ge=1, lt=LIMIT)]
 Count = Annotated[int, Field(ge=0, lt=LIMIT)]
 Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+T = TypeVar("T")
+# A field that is written at its default too, as the first checkpoints have it. Others with a
+# default are written where they differ from it, so that a new field changes no digest.
+Written = Annotated[T, "written"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,12 +32,13 @@ class Rope:
     """A rotary embedding: the base, and how its wavelengths are stretched."""
 
     theta: Positive
-    linear_factor: Positive = 1.0  # positions are divided by it
+    linear_factor: Written[Positive] = 1.0  # positions are divided by it
     # factor, low, high, original context
-    llama3: tuple[Positive, Positive, Positive, Size] | None = None
+    llama3: Written[tuple[Positive, Positive, Positive, Size] | None] = None
     # factor, beta_fast, beta_slow, original context, whether bounds are rounded
     yarn: tuple[Positive, Positive, Positive, Size, bool] | None = None
-    divisors: tuple[Positive, ...] | None = None  # one a frequency: longrope's, or a GGUF file's
+    # one a frequency: longrope's, or a GGUF file's
+    divisors: Written[tuple[Positive, ...] | None] = None
     scale: Positive = 1.0  # of cosines and sines, as yarn and longrope have it
     pairs: Size | None = None  # of channels that rotate, the first ones; None: all of a head
     # of pairs that rotate, as fast as if all did: "proportional" in transformers
@@ -106,89 +110,45 @@ def blend_ramp(
 
 
 @dataclass(frozen=True, config=STRICT)
-class LayerKind:
-    """What layers of another kind have in place of the model's own; None is as the model.
+class LayerConfig:
+    """What layers of a kind have; hashable, so static under jit.
 
     With a convolution, layers are recurrent in place of attention: `num_kv_heads` key heads of
     `head_dim`, and `num_heads` value heads of `value_dim`.
     """
 
-    num_heads: Size | None = None
-    num_kv_heads: Size | None = None
-    head_dim: Size | None = None
-    value_dim: Size | None = None
-    convolution: Count | None = None
-    mlp_width: Count | None = None
-    experts: Count | None = None
-    experts_per_token: Count | None = None
-    choice_bias: bool | None = None
-    head_norms: bool | None = None
-    qkv_bias: bool | None = None
-    output_bias: bool | None = None
-    output_gate: bool | None = None
-    query_scale: Positive | None = None
-    keys_as_values: bool | None = None
-    own_keys: bool | None = None
-    shared_at: Count | None = None
-    pre_norms: bool | None = None
-    post_norms: bool | None = None
-    projection_norms: bool | None = None
-    mamba: bool | None = None
-    write_scale: Positive | None = None
-    value_norm_eps: Positive | None = None
-
-
-@dataclass(frozen=True, config=STRICT)
-class ModelConfig:
-    """The shape of a decoder and the attributes of its layers; hashable, so static under jit."""
-
-    vocab_size: Size
-    num_layers: Layers
-    width: Size
     num_heads: Size
     num_kv_heads: Size
     head_dim: Size
     mlp_width: Count  # of the MLP, or of the shared expert; 0 where a layer has experts alone
-    context: Size  # the longest prompt the model was made for, in tokens
-    norm_eps: Annotated[float, Field(ge=SMALLEST, le=1.0)]
-    ropes: tuple[Rope, ...]  # the distinct rope tables
-    layer_ropes: tuple[int | None, ...]  # per layer, an index into `ropes`; None: no rotation
-    windows: tuple[Size | None, ...]  # per layer, the positions a token sees back; None sees all
-    tied: bool  # the head is the embedding
-    model_type: str | None = None  # of the config.json that it was read from
     rotary_dim: Size | None = None  # channels of a head that rotate, the first ones; None: all
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    head_norms: bool = False  # RMSNorm over each query and key head before the rotation
-    projection_norms: bool = False  # the same, over all query heads and all key heads together
+    qkv_bias: Written[bool] = False
+    output_bias: Written[bool] = False
+    mlp_bias: Written[bool] = False
+    head_norms: Written[bool] = False  # RMSNorm over each query and key head before the rotation
+    # the same, over all query heads and all key heads together
+    projection_norms: Written[bool] = False
     value_norms: bool = False  # RMSNorm over each value head, without weights
-    pre_norms: bool = True  # RMSNorm of the inputs of attention and MLP
-    post_norms: bool = False  # RMSNorm of their outputs
-    # added to norms' weights, which then apply in float32
-    norm_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    embedding_scale: Positive = 1.0  # of embeddings, rounded as the weights are
-    query_scale: Positive = 1.0  # of queries, besides 1 / sqrt(head_dim)
+    pre_norms: Written[bool] = True  # RMSNorm of the inputs of attention and MLP
+    post_norms: Written[bool] = False  # RMSNorm of their outputs
+    query_scale: Written[Positive] = 1.0  # of queries, besides 1 / sqrt(head_dim)
     # beta, context: queries grow by 1 + beta log(1 + position // context), as in Llama 4
     query_growth: tuple[Positive, Size] | None = None
     residual_scale: Positive = 1.0  # of what attention and MLP add to states
-    logit_scale: Positive = 1.0
     output_scales: bool = False  # each layer multiplies the state that it returns by a weight
-    rooted_scales: bool = False  # a layer that a path runs N times, by its N-th root
-    clip_qkv: Positive | None = None  # bound of queries, keys and values
+    clip_qkv: Written[Positive | None] = None  # bound of queries, keys and values
     attention_softcap: Positive | None = None  # of scores, which tanh bends into it
-    logit_softcap: Positive | None = None
     sinks: bool = False  # a score of each head that takes a share of attention for nothing
-    activation: Literal["silu", "gelu_tanh", "quick_gelu", "relu"] = "silu"
+    activation: Written[Literal["silu", "gelu_tanh", "quick_gelu", "relu"]] = "silu"
     gated_mlp: bool = True  # else the MLP's first projection is its own gate: relu(x) * x
     swiglu_limit: Positive | None = None  # bound of gate and up, to which 1 is added then
-    experts: Count = 0
-    experts_per_token: Count = 0
-    expert_width: Count = 0
+    experts: Written[Count] = 0
+    experts_per_token: Written[Count] = 0
+    expert_width: Written[Count] = 0
     expert_bias: bool = False  # of the router and of experts
     sigmoid_routing: bool = False  # instead of a softmax
     choice_bias: bool = False  # a bias takes part in the choice of experts, not in their weights
-    normalised_routing: bool = False  # the weights of a token's experts add up to 1
+    normalised_routing: Written[bool] = False  # the weights of a token's experts add up to 1
     routed_scale: Positive = 1.0  # of these weights
     parallel_experts: bool = False  # to the MLP, both with norms of their own, as in Gemma 4
     shared_gate: bool = True  # weighs the MLP beside the experts
@@ -199,52 +159,24 @@ class ModelConfig:
     mamba: bool = False  # it is a Mamba-2 (arXiv 2405.21060), else a Gated DeltaNet (2412.06464)
     write_scale: Positive = 1.0  # of how much the tokens of a Gated DeltaNet overwrite
     value_norm_eps: Positive | None = None  # of its output's norm; None: norm_eps
-    layer_input: Count = 0  # width of the embeddings that each layer has of its own, for tokens
     own_keys: bool = True  # else layers attend to the keys and values of others
-    # the channel of a state, after those of `width`, where the keys and values begin that layers
-    # of the kind share: the last layers with their own write them, and those without read them
+    # the channel of a state, after those of the model's width, where the keys and values begin that
+    # layers of the kind share: the last layers with their own write them, those without read them
     shared_at: Count | None = None
-    kinds: tuple[LayerKind, ...] = ()  # of layers, beside the model's own
-    layer_kinds: tuple[Count, ...] = ()  # per layer: 0, the model's own, or 1 + its place in kinds
-    keys_of: tuple[Count | None, ...] = ()  # per layer: the one whose keys it shares; None: its own
 
     def __post_init__(self):
-        for broken, message in self.requirements():
-            if broken:
-                raise InputError(f"{message}.")
+        refuse(self.requirements())
 
     def requirements(self) -> Iterator[tuple[bool, str]]:
         """Yield what fields require of each other, with whether it is broken."""
-        heads, kv_heads, layers = self.num_heads, self.num_kv_heads, self.num_layers
+        heads, kv_heads, whole = self.num_heads, self.num_kv_heads, self.head_dim
         yield heads % kv_heads > 0, f"{heads} query heads cannot share {kv_heads} key/value heads"
-        yield self.head_dim % 2 > 0, f"head_dim must be even, got {self.head_dim}"
-        rotary, whole = self.rotary_width, self.head_dim
+        yield whole % 2 > 0, f"head_dim must be even, got {whole}"
+        rotary = self.rotary_width
         broken = rotary % 2 > 0 or rotary > whole
         yield broken, f"rotary_dim must be even and at most {whole}, got {rotary}"
-        for name in ("layer_ropes", "windows"):
-            entries = len(getattr(self, name))
-            yield entries != layers, f"{name} has {entries} entries for {layers} layers"
-        if self.layer_kinds:
-            wrong = len(self.layer_kinds) != layers
-            yield wrong, f"layer_kinds has {len(self.layer_kinds)} entries for {layers} layers"
-            most = len(self.kinds)
-            yield max(self.layer_kinds) > most, f"layer_kinds must be 0 to {most}"
-        if self.keys_of:
-            wrong = len(self.keys_of) != layers
-            yield wrong, f"keys_of has {len(self.keys_of)} entries for {layers} layers"
-            later = any(x is not None and x >= i for i, x in enumerate(self.keys_of))
-            yield later, "a layer can share the keys and values of an earlier one alone"
-        known = range(len(self.ropes))
-        broken = not {*self.layer_ropes} <= {*known, None}
-        yield broken, f"layer_ropes must be 0 to {len(known) - 1}"
-        for rope in self.ropes:
-            pairs = rotary // 2 if rope.pairs is None else rope.pairs
-            yield pairs > rotary // 2, f"a rope rotates {pairs} pairs of {rotary} channels"
-            n = pairs if rope.divisors is None else len(rope.divisors)
-            yield n != pairs, f"a rope has {n} divisors for {2 * pairs} channels of a head"
         used, experts, width = self.experts_per_token, self.experts, self.expert_width
         yield not (experts or self.mlp_width), "a layer must have an MLP or experts"
-        yield self.rooted_scales and not self.output_scales, "there are no scales to take roots of"
         yield self.mlp_bias and not self.mlp_width, "mlp_bias needs an MLP"
         yield experts > 0 and not (used and width), "experts need experts_per_token and a width"
         yield used > experts, f"a token cannot use {used} of {experts} experts"
@@ -255,11 +187,75 @@ class ModelConfig:
         return self.rotary_dim or self.head_dim
 
     @property
+    def gated_shared_expert(self) -> bool:
+        """Whether the MLP beside the experts, which every token uses, has a gate."""
+        return bool(self.experts and self.mlp_width and self.shared_gate)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """What a decoder has once, and the kinds of its layers; hashable, so static under jit.
+
+    Checkpoints and families write it as one flat dictionary (`fields`): the fields of the model,
+    those of its first kind of layer, and in `kinds` those in which further kinds differ.
+    """
+
+    vocab_size: Size
+    num_layers: Layers
+    width: Size
+    context: Size  # the longest prompt the model was made for, in tokens
+    norm_eps: Annotated[float, Field(ge=SMALLEST, le=1.0)]
+    ropes: tuple[Rope, ...]  # the distinct rope tables
+    layer_ropes: tuple[int | None, ...]  # per layer, an index into `ropes`; None: no rotation
+    windows: tuple[Size | None, ...]  # per layer, the positions a token sees back; None sees all
+    tied: bool  # the head is the embedding
+    kinds: tuple[LayerConfig, ...]  # of layers
+    layer_kinds: tuple[Count, ...] = ()  # per layer, an index into `kinds`; none: all the first
+    # kinds and fields that are written though the first kind has the same value
+    restated: tuple[tuple[Count, str], ...] = ()
+    model_type: str | None = None  # of the config.json that it was read from
+    # added to norms' weights, which then apply in float32
+    norm_offset: Written[Annotated[float, Field(allow_inf_nan=False)] | None] = None
+    embedding_scale: Written[Positive] = 1.0  # of embeddings, rounded as the weights are
+    logit_scale: Positive = 1.0
+    logit_softcap: Positive | None = None
+    rooted_scales: bool = False  # a layer that a path runs N times scales by its N-th root
+    layer_input: Count = 0  # width of the embeddings that each layer has of its own, for tokens
+    keys_of: tuple[Count | None, ...] = ()  # per layer: the one whose keys it shares; None: its own
+
+    def __post_init__(self):
+        refuse(self.requirements())
+
+    def requirements(self) -> Iterator[tuple[bool, str]]:
+        """Yield what fields require of each other, with whether it is broken."""
+        layers, kinds = self.num_layers, len(self.kinds)
+        yield not kinds, "a model must have a kind of layers"
+        for name in ("layer_ropes", "windows"):
+            entries = len(getattr(self, name))
+            yield entries != layers, f"{name} has {entries} entries for {layers} layers"
+        for name in ("layer_kinds", "keys_of"):
+            entries = len(getattr(self, name))
+            yield entries not in (0, layers), f"{name} has {entries} entries for {layers} layers"
+        yield max(self.layer_kinds, default=0) >= kinds, f"layer_kinds must be 0 to {kinds - 1}"
+        later = any(x is not None and x >= i for i, x in enumerate(self.keys_of))
+        yield later, "a layer can share the keys and values of an earlier one alone"
+        known = range(len(self.ropes))
+        broken = not {*self.layer_ropes} <= {*known, None}
+        yield broken, f"layer_ropes must be 0 to {len(known) - 1}"
+        for rope, rotary in zip(self.ropes, self.rope_widths, strict=True):
+            pairs = rotary // 2 if rope.pairs is None else rope.pairs
+            yield pairs > rotary // 2, f"a rope rotates {pairs} pairs of {rotary} channels"
+            n = pairs if rope.divisors is None else len(rope.divisors)
+            yield n != pairs, f"a rope has {n} divisors for {2 * pairs} channels of a head"
+        unscaled = self.rooted_scales and not any(kind.output_scales for kind in self.kinds)
+        yield unscaled, "there are no scales to take roots of"
+
+    @property
     def rope_widths(self) -> tuple[int, ...]:
         """The channels that each rope rotates, those of the layers that have it."""
-        widths = dict.fromkeys(range(len(self.ropes)), self.rotary_width)
+        widths = dict.fromkeys(range(len(self.ropes)), self.kinds[0].rotary_width)
         for i, rope in enumerate(self.layer_ropes):
-            kind = self.each_kind[self.kind_of(i)]
+            kind = self.kinds[self.kind_of(i)]
             if rope is not None and not kind.convolution:
                 widths[rope] = kind.rotary_width
         return tuple(widths.values())
@@ -269,11 +265,6 @@ class ModelConfig:
         """What layers differ in besides their weights: each one's window, rope and kind."""
         kinds = map(self.kind_of, range(self.num_layers))
         return tuple(zip(self.windows, self.layer_ropes, kinds, strict=True))
-
-    @property
-    def each_kind(self) -> tuple["ModelConfig", ...]:
-        """The config of each kind of layer, whose fields are those of its layers."""
-        return (self, *(replace_fields(self, kind) for kind in self.kinds))
 
     @property
     def period(self) -> int:
@@ -287,7 +278,7 @@ class ModelConfig:
         """The channels of a state: the model's, then the keys and values that layers share."""
         ends = [
             each.shared_at + 2 * each.num_kv_heads * each.head_dim
-            for each in self.each_kind
+            for each in self.kinds
             if each.shared_at is not None
         ]
         return max([self.width, *ends])
@@ -313,7 +304,7 @@ class ModelConfig:
             )
 
     def kind_of(self, layer: int) -> int:
-        """Return the kind of a layer, an index into `each_kind`."""
+        """Return the kind of a layer, an index into `kinds`."""
         return self.layer_kinds[layer] if self.layer_kinds else 0
 
     def layers_of(self, kind: int) -> tuple[int, ...]:
@@ -326,64 +317,85 @@ class ModelConfig:
         kinds = [self.kind_of(i) for i in range(self.num_layers)]
         return tuple(kinds[:i].count(kind) for i, kind in enumerate(kinds))
 
-    @property
-    def gated_shared_expert(self) -> bool:
-        """Whether the MLP beside the experts, which every token uses, has a gate."""
-        return bool(self.experts and self.mlp_width and self.shared_gate)
-
     def fields(self) -> dict[str, Any]:
-        """Return the fields by name; those of further kinds are the ones that differ."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        kinds = map(dataclasses.asdict, self.kinds)
-        values["kinds"] = tuple({n: x for n, x in kind.items() if x is not None} for kind in kinds)
-        return values
+        """Return the flat dictionary of the config."""
+        first = values_of(self.kinds[0])
+        model = values_of(self)
+        del model["restated"]
+        differences = tuple(
+            {
+                name: value
+                for name, value in values_of(kind).items()
+                if value != first[name] or (number, name) in self.restated
+            }
+            for number, kind in enumerate(self.kinds[1:], 1)
+        )
+        return model | first | {"kinds": differences}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "ModelConfig":
-        """Build a config from the fields that `fields` returns; those at a default may lack."""
-        kinds = tuple(LayerKind(**kind) for kind in fields.get("kinds", ()))
-        return cls(**{**fields, "kinds": kinds})
+        """Build a config from what `fields` returns, which may lack fields at their defaults."""
+        values = nested(fields)
+        values["kinds"] = tuple(LayerConfig(**kind) for kind in values["kinds"])
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, of types that JSON has.
+        """Return the flat dictionary as it is written, of types that JSON has.
 
-        Fields that came later are left out at their default: digests of models are made of these.
+        Digests of models are made of it.
         """
-        fields = written(self) | {"ropes": [written(rope) for rope in self.ropes]}
-        if self.kinds:
-            kinds = map(dataclasses.asdict, self.kinds)
-            fields["kinds"] = [{n: x for n, x in kind.items() if x is not None} for kind in kinds]
-        return fields
+        fields = written(self.fields(), ModelConfig, LayerConfig)
+        if len(self.kinds) == 1:
+            del fields["kinds"]
+        return fields | {"ropes": [written(values_of(rope), Rope) for rope in self.ropes]}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
+    def from_json(cls, fields: Mapping[str, Any]) -> "ModelConfig":
         """Rebuild a config from the fields that `to_json` wrote; InputError for other fields."""
         with reading("the model config"):
-            return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))
+            return TypeAdapter(ModelConfig).validate_json(json.dumps(nested(fields)))
 
 
-# Fields that came later, and are written only where they differ from their default: the digests of
-# models that were converted earlier stay as they are.
-LATER = {
-    *("yarn", "scale", "pairs", "model_type", "rotary_dim", "query_growth", "residual_scale"),
-    *("logit_scale", "attention_softcap", "logit_softcap", "sinks", "swiglu_limit", "expert_bias"),
-    *("sigmoid_routing", "gated_mlp", "choice_bias", "routed_scale", "shared_gate"),
-    *("output_gate", "value_dim", "convolution", "kinds", "layer_kinds"),
-    *("rotated_share", "value_norms", "output_scales", "keys_as_values", "parallel_experts"),
-    *("layer_input", "own_keys", "shared_at", "keys_of", "rooted_scales"),
-    *("mamba", "write_scale", "value_norm_eps"),
-}
+def refuse(requirements: Iterable[tuple[bool, str]]) -> None:
+    """Raise InputError for the first requirement that is broken."""
+    for broken, message in requirements:
+        if broken:
+            raise InputError(f"{message}.")
 
 
-def written(config: Rope | ModelConfig) -> dict[str, Any]:
-    """Return the fields that are written as JSON, by name."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    values = {name: getattr(config, name) for name in defaults}
-    return {n: x for n, x in values.items() if n not in LATER or x != defaults[n]}
+def values_of(config: Rope | LayerConfig | ModelConfig) -> dict[str, Any]:
+    """Return the values of a config by field."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-@functools.cache
-def replace_fields(config: ModelConfig, kind: LayerKind) -> ModelConfig:
-    """Return the config of layers of a kind, cached: it is looked up for every call of a tile."""
-    fields = dataclasses.asdict(kind).items()
-    return dataclasses.replace(config, **{name: x for name, x in fields if x is not None})
+def written(values: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+    """Return the values of the fields of classes that are written."""
+    defaults: dict[str, Any] = {}
+    for each in classes:
+        hints = get_type_hints(each, include_extras=True)
+        for field in dataclasses.fields(each):
+            always = "written" in getattr(hints[field.name], "__metadata__", ())
+            if not always and field.default is not dataclasses.MISSING:
+                defaults[field.name] = field.default
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in defaults or value != defaults[name]
+    }
+
+
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a ModelConfig, given its flat dictionary: each kind has all of its."""
+    defaults = {field.name: field.default for field in dataclasses.fields(LayerConfig)}
+    model = {name: value for name, value in fields.items() if name not in defaults}
+    first = {name: value for name, value in fields.items() if name in defaults}
+    differences = model.pop("kinds", ())
+    same = defaults | first
+    restated = [
+        (number, name)
+        for number, kind in enumerate(differences, 1)
+        for name, value in sorted(kind.items())
+        if name in same and value == same[name]
+    ]
+    kinds = [first, *(first | kind for kind in differences)]
+    return {**model, "kinds": kinds, "restated": tuple(restated)}

@@ -11,7 +11,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.delta import (
     Predecessors,
     Recurrent,
@@ -117,12 +117,12 @@ def run_layer(
     if view.inputs is not None:
         view = view.replace(inputs=view.inputs[place])
 
-    def of_kind(config: ModelConfig, layers: Layer) -> Any:
-        return lambda h: block(config, layer_at(config, layers, i), h, view)
+    def of_kind(kind: int) -> Any:
+        return lambda h: block(config, layer_at(config, kind, model.layers[kind], i), h, view)
 
     kinds = [config.kind_of(layer) for layer in range(config.num_layers)]
     used = sorted({*kinds})  # the stack of another kind is empty
-    run = [of_kind(config.each_kind[kind], model.layers[kind]) for kind in used]
+    run = [of_kind(kind) for kind in used]
     if len(run) == 1:
         return run[0](h)
     return jax.lax.switch(jnp.asarray([used.index(kind) for kind in kinds])[place], run, h)
@@ -135,13 +135,13 @@ def block(
 
     `view.inputs` are those of the layer.
     """
-    if config.convolution:
+    if layer.config.convolution:
         mixed, _ = recur(config, layer, h, view.branch)
         return finish_layer(config, layer, h, mixed, view)
     k, v = keys_values(config, layer, h, view)
     mask = visible(config, view, layer.window)
     q = queries(config, layer, h, view)
-    attended = attend(q, k, v, mask, softcap=config.attention_softcap, sinks=layer.sinks)
+    attended = attend(q, k, v, mask, softcap=layer.config.attention_softcap, sinks=layer.sinks)
     return finish_layer(config, layer, h, attended, view)
 
 
@@ -149,29 +149,32 @@ def keys_values(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T S"], view: View, rotated: bool = True
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Return the keys and values of the state of each row, keys rotated."""
-    make = own_keys_values if config.own_keys else shared_keys_values
-    k, v = make(config, layer, h)
-    return rotate(k, *rotation(config, layer, view)) if rotated else k, v
+    if layer.config.own_keys:
+        k, v = own_keys_values(config, layer, h)
+    else:
+        k, v = shared_keys_values(layer, h)
+    return rotate(k, *rotation(layer, view)) if rotated else k, v
 
 
 def own_keys_values(config: ModelConfig, layer: Layer, h: Float[Array, "B T S"]) -> KeysValues:
     """Compute the keys, not rotated, and the values of a layer."""
     x = norm(config, residual(config, h), layer.attention_norm)
-    heads = project_heads(config, x, layer.k, layer.k_bias)
-    k = clip(config, norm(config, heads, layer.k_norm))
-    if not config.keys_as_values:
-        heads = project_heads(config, x, layer.v, layer.v_bias)
-    if config.value_norms:
-        heads = rms_norm(heads, jnp.ones(config.head_dim), config.norm_eps, 0.0)
-    return k, clip(config, heads)
+    heads = project_heads(layer, x, layer.k, layer.k_bias)
+    k = clip(layer, norm(config, heads, layer.k_norm))
+    if not layer.config.keys_as_values:
+        heads = project_heads(layer, x, layer.v, layer.v_bias)
+    if layer.config.value_norms:
+        heads = rms_norm(heads, jnp.ones(layer.config.head_dim), config.norm_eps, 0.0)
+    return k, clip(layer, heads)
 
 
-def shared_keys_values(config: ModelConfig, layer: Layer, h: Float[Array, "B T S"]) -> KeysValues:
+def shared_keys_values(layer: Layer, h: Float[Array, "B T S"]) -> KeysValues:
     """Take the keys, not rotated, and the values that an earlier layer left in the state."""
-    assert config.shared_at is not None
-    size = config.num_kv_heads * config.head_dim
-    both = h[..., config.shared_at : config.shared_at + 2 * size]
-    k, v = jnp.moveaxis(both.reshape(*h.shape[:2], 2, config.num_kv_heads, -1), 2, 0)
+    kind = layer.config
+    assert kind.shared_at is not None
+    size = kind.num_kv_heads * kind.head_dim
+    both = h[..., kind.shared_at : kind.shared_at + 2 * size]
+    k, v = jnp.moveaxis(both.reshape(*h.shape[:2], 2, kind.num_kv_heads, -1), 2, 0)
     return k, v
 
 
@@ -185,25 +188,27 @@ def queries(
 ) -> Float[Array, "B T N H"]:
     """Return the queries of the state of each row, rotated and scaled."""
     x = norm(config, residual(config, h), layer.attention_norm)
-    q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
-    q = rotate(q, *rotation(config, layer, view)) if rotated else q
-    if config.query_growth is not None:
-        beta, context = config.query_growth
+    heads = project_heads(layer, x, layer.q, layer.q_bias)
+    q = clip(layer, norm(config, heads, layer.q_norm))
+    q = rotate(q, *rotation(layer, view)) if rotated else q
+    if layer.config.query_growth is not None:
+        beta, context = layer.config.query_growth
         growth = 1 + beta * jnp.log1p((view.positions // context).astype(jnp.float32))
         q = q * growth[:, :, None, None].astype(q.dtype)
-    return config.query_scale * q
+    return layer.config.query_scale * q
 
 
-def rotation(config: ModelConfig, layer: Layer, view: View) -> tuple[Array, Array]:
+def rotation(layer: Layer, view: View) -> tuple[Array, Array]:
     """Return the cosines and sines [B, T, h] of a layer's rope."""
-    half = config.rotary_width // 2
+    half = layer.config.rotary_width // 2
     return view.cos[layer.rope][..., :half], view.sin[layer.rope][..., :half]
 
 
-def recurrent_shapes(config: ModelConfig) -> Recurrent:
+def recurrent_shapes(config: LayerConfig) -> Recurrent:
     """Return the shapes of what a recurrent layer carries for a row."""
-    keys = config.num_kv_heads, config.convolution - 1, config.head_dim
-    values = config.num_heads, config.convolution - 1, config.value_dim
+    inputs = config.convolution - 1
+    keys = config.num_kv_heads, inputs, config.head_dim
+    values = config.num_heads, inputs, config.value_dim
     shapes: Any = keys, keys, values, (config.num_heads, config.head_dim, config.value_dim)
     return Recurrent(*shapes)
 
@@ -220,12 +225,12 @@ def recur(
     Returns what each token reads of its state, and what is carried at the ends of prompts.
     """
     x = norm(config, h, layer.attention_norm)
-    before = zeros(len(h), recurrent_shapes(config)) if before is None else before
-    predecessors = Predecessors.of(branch, config.convolution)
+    before = zeros(len(h), recurrent_shapes(layer.config)) if before is None else before
+    predecessors = Predecessors.of(branch, layer.config.convolution)
     mixed: list[Array] = []
     carried: list[Array] = []
     for name in ("q", "k", "v"):
-        heads = project_heads(config, x, getattr(layer, name), None)
+        heads = project_heads(layer, x, getattr(layer, name), None)
         taps, bias = getattr(layer, f"{name}_taps"), getattr(layer, f"{name}_taps_bias")
         out, window = convolve(heads, taps, bias, getattr(before, name), predecessors)
         mixed.append(out.astype(h.dtype).astype(jnp.float32))
@@ -241,21 +246,21 @@ def recur(
         own = layer.skip.astype(jnp.float32)[:, None] * v
     else:
         write = jax.nn.sigmoid(project("btd,dn->btn", x, layer.write, None).astype(jnp.float32))
-        q = config.head_dim**-0.5 * unit(q)
-        tokens, own = Tokens(q, unit(k), v, decay, config.write_scale * write), 0.0
+        q = layer.config.head_dim**-0.5 * unit(q)
+        tokens, own = Tokens(q, unit(k), v, decay, layer.config.write_scale * write), 0.0
     read, state = gated_delta_rule(tokens, branch, before.state)
     return (read + own).astype(h.dtype), Recurrent(*carried, state=state)
 
 
 def project_heads(
-    config: ModelConfig, x: Float[Array, "B T D"], weight: Array | Int8 | None, bias: Array | None
+    layer: Layer, x: Float[Array, "B T D"], weight: Array | Int8 | None, bias: Array | None
 ) -> Float[Array, "B T _ H"]:
     """Project to heads by a weight [D, N, H], or [N H, D] as a TPU's kernel views it."""
     assert weight is not None
     if weight.ndim == 3:
         return project("btd,dnh->btnh", x, weight, bias)
     y = project("btd,fd->btf", x, weight, None if bias is None else bias.reshape(-1))
-    return y.reshape(*x.shape[:2], -1, config.head_dim)
+    return y.reshape(*x.shape[:2], -1, layer.config.head_dim)
 
 
 def finish_layer(
@@ -273,10 +278,10 @@ def finish_layer(
     if states.shape[-1] == config.width:
         return h
     shared = states[..., config.width :]
-    if config.own_keys and config.shared_at is not None:
+    if layer.config.own_keys and layer.config.shared_at is not None:
         k, v = own_keys_values(config, layer, states)  # computed for attention as well, and once
         both = jnp.stack([k, v], axis=2).reshape(*h.shape[:2], -1)
-        first = config.shared_at - config.width
+        first = layer.config.shared_at - config.width
         lent = shared.at[..., first : first + both.shape[-1]].set(both.astype(shared.dtype))
         shared = jnp.where(layer.lends, lent, shared)
     return jnp.concatenate([h, shared], axis=-1)
@@ -296,16 +301,16 @@ def add_attended(
     times is scaled by s^N, or with `rooted_scales` by s, a root each time.
     """
     mixed = mix_attended(config, layer, h, attended)
-    h = h + config.residual_scale * norm(config, mixed, layer.attention_post_norm)
+    h = h + layer.config.residual_scale * norm(config, mixed, layer.attention_post_norm)
     x = norm(config, h, layer.mlp_norm)
-    if config.parallel_experts:
+    if layer.config.parallel_experts:
         mixed = mlp_and_experts(config, layer, x, h)
     else:
-        mixed = feed_forward(config, layer, x)
-    h = h + config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
+        mixed = feed_forward(layer, x)
+    h = h + layer.config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
     if inputs is not None:
         gate = project("btd,dp->btp", h, layer.input_gate, None)
-        mixed = project("btp,pd->btd", gated(config, gate, inputs), layer.input_up, None)
+        mixed = project("btp,pd->btd", gated(layer.config, gate, inputs), layer.input_up, None)
         h = h + norm(config, mixed, layer.input_norm)
     return h if layer.output_scale is None else h * layer.output_scale.astype(h.dtype)
 
@@ -328,17 +333,17 @@ def gate_attended(
     if layer.output_gate is None:
         return attended
     x = norm(config, h, layer.attention_norm)
-    gate = project_heads(config, x, layer.output_gate, None)
-    if not config.convolution:
+    gate = project_heads(layer, x, layer.output_gate, None)
+    if not layer.config.convolution:
         return attended * jax.nn.sigmoid(gate)
     assert layer.value_norm is not None
     gate = jax.nn.silu(gate.astype(jnp.float32))
-    if config.mamba:  # the heads of a key together, after the gate
-        groups = (attended * gate).reshape(*h.shape[:2], config.num_kv_heads, -1)
+    if layer.config.mamba:  # the heads of a key together, after the gate
+        groups = (attended * gate).reshape(*h.shape[:2], layer.config.num_kv_heads, -1)
         values = rms_norm(groups, jnp.ones(groups.shape[-1]), config.norm_eps)
         weight = layer.value_norm.astype(attended.dtype)
         return values.reshape(attended.shape).astype(attended.dtype) * weight
-    values = rms_norm(attended, layer.value_norm, config.value_norm_eps or config.norm_eps)
+    values = rms_norm(attended, layer.value_norm, layer.config.value_norm_eps or config.norm_eps)
     return (values * gate).astype(attended.dtype)
 
 
@@ -471,9 +476,10 @@ def rms_norm(
     return (x32 * (offset + weight.astype(jnp.float32))).astype(x.dtype)
 
 
-def clip(config: ModelConfig, x: Float[Array, "*X"]) -> Float[Array, "*X"]:
+def clip(layer: Layer, x: Float[Array, "*X"]) -> Float[Array, "*X"]:
     """Bound queries, keys and values where the family does, as OLMoE may."""
-    return x if config.clip_qkv is None else jnp.clip(x, -config.clip_qkv, config.clip_qkv)
+    bound = layer.config.clip_qkv
+    return x if bound is None else jnp.clip(x, -bound, bound)
 
 
 def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Array, "B T T"]:
@@ -500,19 +506,17 @@ def rotate(
     return jnp.concatenate(parts, axis=-1).astype(x.dtype)
 
 
-def feed_forward(
-    config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]
-) -> Float[Array, "B T D"]:
+def feed_forward(layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """Apply the MLP, the experts, or both: a shared expert is an MLP, which a gate may weigh."""
     if layer.router is None:
-        return mlp(config, layer, x)
-    mixed = mixture(config, layer, x)
+        return mlp(layer, x)
+    mixed = mixture(layer, x)
     if layer.up is None:
         return mixed
     if layer.shared_gate is None:
-        return mixed + mlp(config, layer, x)
+        return mixed + mlp(layer, x)
     weight = jax.nn.sigmoid(project("btd,d->bt", x, layer.shared_gate, None))
-    return mixed + weight[..., None] * mlp(config, layer, x)
+    return mixed + weight[..., None] * mlp(layer, x)
 
 
 def mlp_and_experts(
@@ -521,16 +525,16 @@ def mlp_and_experts(
     """Apply the MLP to x, and experts, with norms of their own, to the state, as Gemma 4 does."""
     assert layer.router_norm is not None
     router_input = config.width**-0.5 * rms_norm(h, layer.router_norm, config.norm_eps)
-    mixed = mixture(config, layer, norm(config, h, layer.experts_norm), router_input)
-    dense = norm(config, mlp(config, layer, x), layer.dense_post_norm)
+    mixed = mixture(layer, norm(config, h, layer.experts_norm), router_input)
+    dense = norm(config, mlp(layer, x), layer.dense_post_norm)
     return dense + norm(config, mixed, layer.experts_post_norm)
 
 
-def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def mlp(layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """Apply the MLP, gated by another projection or by itself."""
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
     gate = up
-    if config.gated_mlp:
+    if layer.config.gated_mlp:
         gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
-    hidden = gated(config, gate, up)
+    hidden = gated(layer.config, gate, up)
     return project("btf,fd->btd", hidden, layer.down, layer.down_bias)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig
 from cola_jax.params import EXPERTS, Int8, Layer, int8_product
 
 MOST_ROWS = 128  # of a block: more would only add padding
@@ -50,7 +50,7 @@ def product(axes: str, x: Array, weight: Array | Int8) -> Array:
     return jax.lax.platform_dependent(x, weight.astype(x.dtype), cpu=widely, default=multiply)
 
 
-def gated(config: ModelConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"]) -> Array:
+def gated(config: LayerConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"]) -> Array:
     """Apply the activation of the family to the gate, and multiply by it; in float32.
 
     With a limit both are bounded, and up gets 1 more, as in `GptOssExperts` of transformers.
@@ -75,7 +75,6 @@ class Blocks(NamedTuple):
 
 
 def mixture(
-    config: ModelConfig,
     layer: Layer,
     x: Float[Array, "B T D"],
     router_input: Float[Array, "B T D"] | None = None,
@@ -83,16 +82,14 @@ def mixture(
     """Send each token through its experts and add up their outputs by their weights."""
     tokens = x.reshape(-1, x.shape[-1])
     routed = tokens if router_input is None else router_input.reshape(tokens.shape)
-    chosen, weights = route(config, layer, routed)
-    blocks = sort(chosen, config.experts)
-    rows = run_experts(config, layer, tokens, blocks)
+    chosen, weights = route(layer, routed)
+    blocks = sort(chosen, layer.config.experts)
+    rows = run_experts(layer, tokens, blocks)
     mixed = jnp.einsum("tad,ta->td", rows[blocks.place], weights)
     return mixed.reshape(x.shape)
 
 
-def route(
-    config: ModelConfig, layer: Layer, x: Float[Array, "T D"]
-) -> tuple[Int[Array, "T A"], Float[Array, "T A"]]:
+def route(layer: Layer, x: Float[Array, "T D"]) -> tuple[Int[Array, "T A"], Float[Array, "T A"]]:
     """Pick each token's experts and their weights in float32, from a softmax over all experts.
 
     Or from the sigmoid of each; a bias may take part in the choice alone.
@@ -103,17 +100,17 @@ def route(
     exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     scores = jnp.einsum("td,de->te", x, router, **exact)
     bias = 0.0 if layer.router_bias is None else layer.router_bias.astype(scores.dtype)
-    scores = scores if config.choice_bias else scores + bias
-    shares = jax.nn.sigmoid(scores) if config.sigmoid_routing else jax.nn.softmax(scores)
-    choice = shares + bias if config.choice_bias else shares
-    weights, chosen = jax.lax.top_k(choice, config.experts_per_token)
-    if config.choice_bias:
+    scores = scores if layer.config.choice_bias else scores + bias
+    shares = jax.nn.sigmoid(scores) if layer.config.sigmoid_routing else jax.nn.softmax(scores)
+    choice = shares + bias if layer.config.choice_bias else shares
+    weights, chosen = jax.lax.top_k(choice, layer.config.experts_per_token)
+    if layer.config.choice_bias:
         weights = jnp.take_along_axis(shares, chosen, axis=-1)
-    if config.normalised_routing:
+    if layer.config.normalised_routing:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     if layer.expert_scale is not None:
         weights = weights * layer.expert_scale.astype(weights.dtype)[chosen]
-    return chosen, (config.routed_scale * weights).astype(x.dtype)
+    return chosen, (layer.config.routed_scale * weights).astype(x.dtype)
 
 
 def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:
@@ -147,9 +144,7 @@ def block_rows(pairs: int, experts: int) -> int:
     return min(MOST_ROWS, 1 << max(0, (pairs // experts) - 1).bit_length())
 
 
-def run_experts(
-    config: ModelConfig, layer: Layer, x: Float[Array, "T D"], blocks: Blocks
-) -> Float[Array, "MR D"]:
+def run_experts(layer: Layer, x: Float[Array, "T D"], blocks: Blocks) -> Float[Array, "MR D"]:
     """Run each block's rows through its expert; blocks that are not used give zeros."""
     experts = tuple(getattr(layer, name) for name in EXPERTS)
     assert layer.first_expert is not None
@@ -161,7 +156,7 @@ def run_experts(
         rows = x[source]
         gate, up, down, *biases = jax.tree.map(lambda weights: weights[expert], experts)
         hidden = gated(
-            config,
+            layer.config,
             project("rd,df->rf", rows, gate, biases[0]),
             project("rd,df->rf", rows, up, biases[1]),
         )

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.path import STOP
 
@@ -117,6 +117,7 @@ class Layer(struct.PyTreeNode):
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
     lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
+    config: LayerConfig = struct.field(pytree_node=False, default=None)  # of its kind
 
 
 # The axes of the weights of layers that attend, of Gated DeltaNets and of Mamba-2, and those that
@@ -141,7 +142,6 @@ OPTIONAL = {
     "output_bias": {"o_bias": "L D"},
     "sinks": {"sinks": "L N"},
     "output_scales": {"output_scale": "L 1"},
-    "layer_input": {"input_gate": "L D P", "input_up": "L P D", "input_norm": "L D"},
     "output_gate": {"output_gate": "L D N H"},
     "mlp_width": {"gate": "L D F", "up": "L D F", "down": "L F D"},
     "mlp_bias": {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"},
@@ -160,9 +160,13 @@ OPTIONAL = {
     },
     "gated_shared_expert": {"shared_gate": "L D"},
 }
-GATES = "gate", "gate_bias"  # of the MLP
-VALUES = "v", "v_bias"
-KEYS = "k", "k_bias", "k_norm"
+MODEL_AXES = {"embedding": "V D", "norm": "D"}
+# of a model whose layers have embeddings of their own for tokens, and of these layers
+INPUT_AXES = {"layer_embedding": "V L P", "layer_projection": "D L P", "layer_norm": "P"}
+LAYER_INPUT_AXES = {"input_gate": "L D P", "input_up": "L P D", "input_norm": "L D"}
+GATES = {"gate", "gate_bias"}  # of the MLP
+VALUES = {"v", "v_bias"}
+KEYS = {"k", "k_bias", "k_norm"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,9 +207,11 @@ class Model(struct.PyTreeNode):
 
     def __repr__(self) -> str:
         """Describe the model in a few lines, without its weights."""
-        config, weights = self.config, jax.tree.leaves(self)
-        text = f"Model({config.num_layers} layers, width {config.width}, {config.num_heads} query "
-        text += f"and {config.num_kv_heads} key/value heads of {config.head_dim}"
+        config = self.config
+        weights = jax.tree.leaves(self)
+        kind = config.kinds[0]
+        text = f"Model({config.num_layers} layers, width {config.width}, {kind.num_heads} query "
+        text += f"and {kind.num_kv_heads} key/value heads of {kind.head_dim}"
         if weights and all(hasattr(weight, "dtype") for weight in weights):  # not of shardings
             number = sum(map(math.prod, shapes(config).values()))
             dtypes = " and ".join(dict.fromkeys(str(weight.dtype) for weight in weights))
@@ -214,23 +220,24 @@ class Model(struct.PyTreeNode):
         return f"{text},\n      from {self.checkpoint})" if self.checkpoint else f"{text})"
 
 
-def axis_sizes(config: ModelConfig) -> dict[str, int]:
-    """Return the size of every axis letter of the weights; `two h` are a head's halves."""
+def axis_sizes(config: ModelConfig, kind: int) -> dict[str, int]:
+    """Return the size of every axis letter of a kind's weights; `two h` are a head's halves."""
+    layer = config.kinds[kind]
     return {
         "V": config.vocab_size,
         "L": config.num_layers,
         "D": config.width,
-        "N": config.num_heads,
-        "K": config.num_kv_heads,
-        "H": config.head_dim,
+        "N": layer.num_heads,
+        "K": layer.num_kv_heads,
+        "H": layer.head_dim,
         "two": 2,
-        "h": config.head_dim // 2,
-        "F": config.mlp_width,
-        "E": config.experts,
-        "X": config.expert_width,
-        "G": config.num_heads // config.num_kv_heads,
-        "U": config.value_dim,
-        "W": config.convolution,
+        "h": layer.head_dim // 2,
+        "F": layer.mlp_width,
+        "E": layer.experts,
+        "X": layer.expert_width,
+        "G": layer.num_heads // layer.num_kv_heads,
+        "U": layer.value_dim,
+        "W": layer.convolution,
         "P": config.layer_input,
         "1": 1,
     }
@@ -241,31 +248,36 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     Names are those of fields, with ".1" and so on for layers of further kinds.
     """
-    sizes, head = axis_sizes(config), {} if config.tied else {"head": "D V"}
-
-    def stacked(axes: dict[str, str], sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(sizes[x] for x in letters.split()) for name, letters in axes.items()}
-
-    out = stacked({"embedding": "V D", "norm": "D"}, sizes)
-    if config.layer_input:
-        of_layers = {"layer_embedding": "V L P", "layer_projection": "D L P", "layer_norm": "P"}
-        out |= stacked(of_layers, sizes)
-    for kind, each in enumerate(config.each_kind):
-        names = {name_of(field, kind): axes for field, axes in layer_axes(each).items()}
-        out |= stacked(names, axis_sizes(each) | {"L": len(config.layers_of(kind))})
-    return out | stacked(head, sizes)
+    axes = MODEL_AXES | (INPUT_AXES if config.layer_input else {})
+    out = sized(axes, axis_sizes(config, 0))
+    for kind, layer in enumerate(config.kinds):
+        axes = layer_axes(layer) | (LAYER_INPUT_AXES if config.layer_input else {})
+        sizes = axis_sizes(config, kind) | {"L": len(config.layers_of(kind))}
+        out |= {name_of(field, kind): shape for field, shape in sized(axes, sizes).items()}
+    if not config.tied:
+        out["head"] = config.width, config.vocab_size
+    return out
 
 
-def layer_axes(config: ModelConfig) -> dict[str, str]:
-    """Return the axes of each field that layers of a kind have, whose config this is."""
-    recurrent = MAMBA_AXES if config.mamba else DELTA_AXES
-    letters = dict(recurrent if config.convolution else ATTENTION_AXES)
+def sized(axes: Mapping[str, str], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each field whose axes are these letters."""
+    return {field: tuple(sizes[x] for x in letters.split()) for field, letters in axes.items()}
+
+
+def layer_axes(layer: LayerConfig) -> dict[str, str]:
+    """Return the axes of each field that layers of a kind have."""
+    recurrent = MAMBA_AXES if layer.mamba else DELTA_AXES
+    letters = dict(recurrent if layer.convolution else ATTENTION_AXES)
     for fact, axes in OPTIONAL.items():
-        if getattr(config, fact):
+        if getattr(layer, fact):
             letters |= axes
-    shared = not config.own_keys
-    absent = VALUES * (config.keys_as_values or shared) + KEYS * shared
-    absent += GATES * (not config.gated_mlp)
+    absent: set[str] = set()
+    if layer.keys_as_values or not layer.own_keys:
+        absent |= VALUES
+    if not layer.own_keys:
+        absent |= KEYS
+    if not layer.gated_mlp:
+        absent |= GATES
     return {name: axes for name, axes in letters.items() if name not in absent}
 
 
@@ -299,7 +311,7 @@ def assemble(
 
     return Model(
         embedding=weights["embedding"],
-        layers=tuple(stack_of(kind) for kind in range(1 + len(config.kinds))),
+        layers=tuple(stack_of(kind) for kind in range(len(config.kinds))),
         norm=weights["norm"],
         head=weights.get("head"),
         layer_embedding=weights.get("layer_embedding"),
@@ -341,7 +353,7 @@ def layer_of(config: ModelConfig, number: Any) -> Any:
     return number % config.num_layers if config.rooted_scales else number
 
 
-def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
+def layer_at(config: ModelConfig, kind: int, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
     """Take layer i from the stack of its kind with its attributes, inside a compiled loop.
 
     A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
@@ -353,7 +365,8 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     windows = [FULL if width is None else width for width in config.windows]
     still = len(config.ropes)  # the last table of `model.view`
     ropes = [still if index is None else index for index in config.layer_ropes]
-    attributes = {
+    attributes: dict[str, Any] = {
+        "config": config.kinds[kind],
         "rope": jnp.asarray(ropes, jnp.int32)[i],
         "window": jnp.asarray(windows, jnp.int32)[i],
     }
@@ -364,11 +377,11 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     if layers.q.shape[0] == 1:
         layer, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)
     else:
-        place = jnp.asarray(config.stack_index, jnp.int32)[i] if config.kinds else i
+        place = jnp.asarray(config.stack_index, jnp.int32)[i] if len(config.kinds) > 1 else i
         layer = jax.tree.map(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, 0, False), layers
         )
-        first = place * config.experts
+        first = place * config.kinds[kind].experts
         if has_experts:
             stacks = {name: getattr(layers, name) for name in EXPERTS}
             layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))

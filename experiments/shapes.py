@@ -1,49 +1,59 @@
 """Shapes of known models, and models of these shapes with random weights."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cola_jax.config import LayerKind, ModelConfig, Rope
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.params import Int8, Model, assemble, cast, field_of, float_dtype, shapes, sharding
 
 
 def llama(
     layers: int, width: int, heads: int, kv: int, mlp: int, vocab: int, **other: Any
 ) -> ModelConfig:
-    """Make the config of a Llama of that shape."""
-    return ModelConfig(
-        vocab_size=vocab,
-        num_layers=layers,
-        width=width,
-        num_heads=heads,
-        num_kv_heads=kv,
-        head_dim=other.pop("head_dim", width // heads),
-        mlp_width=mlp,
-        context=8192,
-        norm_eps=1e-5,
-        ropes=(Rope(500000.0),),
-        layer_ropes=(0,) * layers,
-        windows=(None,) * layers,
-        tied=other.pop("tied", True),
-        **other,
-    )
+    """Make the config of a Llama of that shape; `other` are further fields."""
+    fields = {
+        "vocab_size": vocab,
+        "num_layers": layers,
+        "width": width,
+        "num_heads": heads,
+        "num_kv_heads": kv,
+        "head_dim": width // heads,
+        "mlp_width": mlp,
+        "context": 8192,
+        "norm_eps": 1e-5,
+        "ropes": (Rope(500000.0),),
+        "layer_ropes": (0,) * layers,
+        "windows": (None,) * layers,
+        "tied": True,
+    }
+    return ModelConfig.from_fields(fields | other)
 
 
 def hybrid(every: int, layers: int, width: int, *of: int) -> ModelConfig:
     """Return the config of a Qwen3.5 of that shape, which attends in each `every`-th layer."""
-    delta = LayerKind(
-        **{"num_heads": width // 64, "num_kv_heads": width // 64, "head_dim": 64, "value_dim": 64},
-        **{"convolution": 4, "head_norms": False, "output_gate": False},
-        **{"qkv_bias": False, "output_bias": False},
-    )
-    config = llama(layers, width, *of, rotary_dim=16, head_norms=True, norm_offset=1.0)
-    kinds = tuple(int((i + 1) % every > 0) for i in range(layers))
-    return dataclasses.replace(
-        config, kinds=(delta,), layer_kinds=kinds, output_gate=True, model_type="qwen3_5_text"
+    delta = {
+        "num_heads": width // 64,
+        "num_kv_heads": width // 64,
+        "head_dim": 64,
+        "value_dim": 64,
+        "convolution": 4,
+        "head_norms": False,
+        "output_gate": False,
+    }
+    return llama(
+        layers,
+        width,
+        *of,
+        rotary_dim=16,
+        head_norms=True,
+        norm_offset=1.0,
+        kinds=(delta,),
+        layer_kinds=tuple(int((i + 1) % every > 0) for i in range(layers)),
+        output_gate=True,
+        model_type="qwen3_5_text",
     )
 
 

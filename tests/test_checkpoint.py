@@ -42,11 +42,13 @@ def write_tokenizer(directory, settings):
 
 def test_load_restores_what_save_wrote(tmp_path):
     ropes = Rope(theta=1e4, llama3=(8.0, 1.0, 4.0, 64)), Rope(theta=1e6, divisors=(1.0, 2.5))
-    config = ModelConfig(
-        **{"vocab_size": 11, "num_layers": 3, "width": 8, "num_heads": 2, "num_kv_heads": 1},
-        **{"head_dim": 4, "mlp_width": 6, "context": 32, "norm_eps": 1e-6, "ropes": ropes},
-        **{"layer_ropes": (0, 1, 0), "windows": (4, None, 7), "tied": False},
-        **{"qkv_bias": True, "output_bias": True, "mlp_bias": True, "head_norms": True},
+    config = ModelConfig.from_fields(
+        {
+            **{"vocab_size": 11, "num_layers": 3, "width": 8, "num_heads": 2, "num_kv_heads": 1},
+            **{"head_dim": 4, "mlp_width": 6, "context": 32, "norm_eps": 1e-6, "ropes": ropes},
+            **{"layer_ropes": (0, 1, 0), "windows": (4, None, 7), "tied": False},
+            **{"qkv_bias": True, "output_bias": True, "mlp_bias": True, "head_norms": True},
+        }
     )
     generator = np.random.default_rng(0)
     saved = {k: generator.normal(size=s).astype(np.float32) for k, s in shapes(config).items()}
@@ -60,7 +62,7 @@ def test_load_restores_what_save_wrote(tmp_path):
     for name, array in saved.items():
         loaded = getattr(model if hasattr(model, name) else model.layers[0], name)
         np.testing.assert_array_equal(loaded, array)
-    layers = [layer_at(config, model.layers[0], i) for i in range(3)]
+    layers = [layer_at(config, 0, model.layers[0], i) for i in range(3)]
     assert [(int(layer.rope), int(layer.window)) for layer in layers] == [(0, 4), (1, FULL), (0, 7)]
 
 

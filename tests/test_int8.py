@@ -145,7 +145,7 @@ def test_convert_keeps_the_blocks_of_gguf_files(tmp_path, kind):
     assert_same(widened(model), cola_jax.load(tmp_path / "floats"))
     assert_same(model, cola_jax.load(tmp_path / "tiny.gguf", dtype="int8"))
     config, (layers,) = model.config, model.layers
-    assert layers.o.scale.shape == (config.num_layers, config.num_heads, 1, config.width)
+    assert layers.o.scale.shape == (config.num_layers, config.kinds[0].num_heads, 1, config.width)
     assert layers.down.scale.dtype == np.float16
 
 

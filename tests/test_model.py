@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 import cola_jax
-from cola_jax.config import Rope
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.model import embed, rms_norm, view
 from cola_jax.path import pad_path
 from cola_jax.prompts import PADDING, Prompts
@@ -63,7 +63,7 @@ def test_run_path_depends_on_configs_and_weights(pair, variant, change):
         layers = (stack.replace(**{change: getattr(stack, change)[::-1]}), *others)
         changed = ours.replace(layers=layers)
     else:
-        changed = ours.replace(config=dataclasses.replace(ours.config, **change))
+        changed = ours.replace(config=ModelConfig.from_fields(ours.config.fields() | change))
     path = pad_path(oracle.PATHS["identity"], POSITIONS)
     logits = [cola_jax.run_path(model, ids, path) for model in (changed, ours)]
     assert oracle.relative_error(*logits) > 100 * oracle.TOLERANCE

@@ -12,19 +12,19 @@ from cola_jax.moe import MOST_ROWS, block_rows, mixture, product, sort
 from cola_jax.params import layer_at
 from tests import oracle
 
-run_mixture = jax.jit(mixture, static_argnums=0)
+run_mixture = jax.jit(mixture)
 
 
 def layer_of(model, i):
     alone = jax.tree.map(lambda leaf: np.asarray(leaf)[i : i + 1], model.layers[0])
-    return layer_at(model.config, alone, i)
+    return layer_at(model.config, 0, alone, i)
 
 
 def normal(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def loop_over_tokens(config, layer, x):
+def loop_over_tokens(layer, x):
     """Compute what `mixture` does, token by token in float64."""
     names = ("router", "expert_gate", "expert_up", "expert_down")
     router, gates, ups, downs = (np.asarray(getattr(layer, name), np.float64) for name in names)
@@ -32,8 +32,8 @@ def loop_over_tokens(config, layer, x):
     for t, row in enumerate(np.asarray(x, np.float64)):
         scores = row @ router
         shares = np.exp(scores) / np.exp(scores).sum()
-        chosen = np.argsort(-shares)[: config.experts_per_token]
-        total = shares[chosen].sum() if config.normalised_routing else 1.0
+        chosen = np.argsort(-shares)[: layer.config.experts_per_token]
+        total = shares[chosen].sum() if layer.config.normalised_routing else 1.0
         for e in chosen:
             gate = row @ gates[e]
             hidden = gate / (1 + np.exp(-gate)) * (row @ ups[e])
@@ -43,24 +43,24 @@ def loop_over_tokens(config, layer, x):
 
 @pytest.mark.parametrize("variant", ["olmoe", "olmoe-clip", "qwen2-moe"])
 def test_mixture_matches_loop_over_tokens(pair, variant):
-    config, layer = pair(variant).ours.config, layer_of(pair(variant).ours, 2)
+    layer = layer_of(pair(variant).ours, 2)
     for tokens in (1, 100):
-        x = normal((tokens, config.width))
-        out = run_mixture(config, layer, x[None])[0]
-        assert oracle.relative_error(out, loop_over_tokens(config, layer, x)) < oracle.TOLERANCE
+        x = normal((tokens, 32))
+        out = run_mixture(layer, x[None])[0]
+        assert oracle.relative_error(out, loop_over_tokens(layer, x)) < oracle.TOLERANCE
 
 
 def test_layer_at_leaves_experts_in_the_stack(pair):
     """`layer_at` copies no experts, and what it takes means the same as a slice."""
     model = pair("olmoe").ours
     x = normal((1, 9, model.config.width))
-    take = jax.jit(layer_at, static_argnums=0)
+    take = jax.jit(layer_at, static_argnums=(0, 1))
     for i in (0, 4):
-        here = take(model.config, model.layers[0], i)
+        here = take(model.config, 0, model.layers[0], i)
         assert here.expert_up.shape == (36, 32, 48)
         np.testing.assert_array_equal(here.router, model.layers[0].router[i])
-        expected = run_mixture(model.config, layer_of(model, i), x)
-        assert oracle.relative_error(run_mixture(model.config, here, x), expected) < 1e-6
+        expected = run_mixture(layer_of(model, i), x)
+        assert oracle.relative_error(run_mixture(here, x), expected) < 1e-6
 
 
 @pytest.mark.parametrize(("platform", "sums"), [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
@@ -75,12 +75,12 @@ def test_product_asks_a_cpu_alone_for_float32(platform, sums):
 
 def test_mixture_keeps_tokens_apart(pair):
     """A token depends neither on the experts that others choose nor on their NaNs."""
-    config, layer = pair("qwen3-moe").ours.config, layer_of(pair("qwen3-moe").ours, 1)
-    x = normal((1, 100, config.width))
+    layer = layer_of(pair("qwen3-moe").ours, 1)
+    x = normal((1, 100, 32))
     mixed = normal(x.shape, seed=1)
     mixed[:, 20] = np.nan
     mixed[:, 4] = x[:, 4]
-    out, again = (np.asarray(run_mixture(config, layer, some)) for some in (x, mixed))
+    out, again = (np.asarray(run_mixture(layer, some)) for some in (x, mixed))
     np.testing.assert_allclose(out[0, 4], again[0, 4], rtol=1e-5, atol=1e-6)
     assert np.isnan(again[0, 20]).all()
     assert np.isfinite(np.delete(again[0], 20, axis=0)).all()

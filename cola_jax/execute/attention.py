@@ -12,7 +12,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_block
 from cola_jax.execute.plan import TileColumns, TileShape
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
@@ -82,7 +82,7 @@ class OverPrompts(struct.PyTreeNode):
         read_view = view_at_positions(tile.view, tile.read)
         k, v = keys_values(config, layer, h, tile.view, rotated=False)
         q = queries(config, layer, take_positions(h, tile.read), read_view, rotated=False)
-        of_queries, of_keys = (rotation(config, layer, x) for x in (read_view, tile.view))
+        of_queries, of_keys = (rotation(layer, x) for x in (read_view, tile.view))
         tokens = Rotated(q, k, v, of_queries, of_keys, layer.sinks)
         mask = take_positions(visible(config, tile.view, layer.window), tile.read)
         mixed, kept = self.attend(layer, tile, tokens, mask, isinstance(cache, KVBlocks))
@@ -159,7 +159,7 @@ class Kind(NamedTuple):
 
     over_prompts: Callable[..., Mode]
     to_cache: Callable[..., Mode]
-    block: Callable[[ModelConfig, int, DTypeLike], Any]
+    block: Callable[[LayerConfig, int, DTypeLike], Any]
 
 
 ATTENTION = Kind(over_prompts, ToCache, kv_block)

@@ -30,6 +30,7 @@ OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
 
 def run_tile(
     config: ModelConfig,
+    kind: int,
     shape: TileShape,
     layers: Layer,
     table: Int[Array, "N F R"],
@@ -47,7 +48,7 @@ def run_tile(
     """
     columns = TileColumns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
-    layer = layer_at(config, mode.view_layers(layers), table[i, 0, 0])
+    layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0])
     h = get(states if source is None else source, columns.source, slice(shape.tokens))
     # stale states after the end of a prompt may hold NaN, and 0 * NaN is NaN
     h = jnp.where(tile.view.branch[:, :, None] == PADDING, 0, h)
@@ -58,7 +59,7 @@ def run_tile(
 
 
 jit_tiles = functools.partial(
-    jax.jit, static_argnames=("config", "shape"), donate_argnames=("states", "cache")
+    jax.jit, static_argnames=("config", "kind", "shape"), donate_argnames=("states", "cache")
 )
 # Calls of one tile queue: a GPU's host would wait for each step of a loop on the device.
 forward_tile = jit_tiles(run_tile, compiler_options=OPTIONS)
@@ -67,6 +68,7 @@ forward_tile = jit_tiles(run_tile, compiler_options=OPTIONS)
 @jit_tiles
 def forward_tiles(
     config: ModelConfig,
+    kind: int,
     shape: TileShape,
     layers: Layer,
     table: Int[Array, "N F R"],
@@ -80,7 +82,7 @@ def forward_tiles(
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
 
     def step(i: Index, carry: tuple[States, Kept]) -> Any:
-        return run_tile(config, shape, layers, table, i, *carry, mode, source)
+        return run_tile(config, kind, shape, layers, table, i, *carry, mode, source)
 
     return jax.lax.fori_loop(first, end, step, (states, cache))
 

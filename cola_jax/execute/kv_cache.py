@@ -15,7 +15,7 @@ from jax.experimental.layout import with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig
 from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles, pack_tiles
 from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
 from cola_jax.kernels.attention import KeysValues, get, put
@@ -69,7 +69,7 @@ class NoCache(NamedTuple):
 NO_CACHE = NoCache()
 
 
-def kv_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> KVBlocks:
+def kv_block(config: LayerConfig, tokens: int, dtype: DTypeLike) -> KVBlocks:
     """Return the shapes of the keys and values of `tokens` tokens."""
     shape: Any = jax.ShapeDtypeStruct((config.num_kv_heads, tokens, config.head_dim), dtype)
     return KVBlocks(shape, shape)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.errors import InputError, shown
 from cola_jax.kernels.tpu_decode import WRITTEN
 from cola_jax.model import recurrent_shapes
@@ -220,7 +220,7 @@ def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, memory: Memor
     return questions * (tokens * of_token + pictures)
 
 
-def kept_by(config: ModelConfig) -> tuple[Any, ...]:
+def kept_by(config: LayerConfig) -> tuple[Any, ...]:
     """Return what layers of a kind keep: the shapes of a recurrence, or of keys for a token."""
     if config.convolution:
         return recurrent_shapes(config)
@@ -229,7 +229,7 @@ def kept_by(config: ModelConfig) -> tuple[Any, ...]:
 
 def caches_of(config: ModelConfig) -> list[int]:
     """Return the number of the cache of each kind of layer; those that keep the same share one."""
-    kept = [kept_by(each) for each in config.each_kind]
+    kept = [kept_by(each) for each in config.kinds]
     return [list(dict.fromkeys(kept)).index(each) for each in kept]
 
 
@@ -248,7 +248,7 @@ def block_bytes(config: ModelConfig, tokens: int, itemsize: int) -> list[int]:
         kept_by(each): 4 * sum(map(math.prod, kept_by(each)))
         if each.convolution
         else 2 * tokens * itemsize * math.prod(kept_by(each))
-        for each in config.each_kind
+        for each in config.kinds
     }
     return list(sizes.values())
 

@@ -12,7 +12,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.delta import Recurrent
 from cola_jax.execute.attention import ATTENTION, Kind, Tile, view_of_rows
 from cola_jax.execute.kv_cache import Kept
@@ -90,7 +90,7 @@ class RecurrentToCache(RecurrentOverPrompts):
         return mixed, cache.write(carried, columns.block)
 
 
-def recurrent_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> RecurrentBlocks:
+def recurrent_block(config: LayerConfig, tokens: int, dtype: DTypeLike) -> RecurrentBlocks:
     """Return the shapes of what is carried, after any number of tokens; in float32."""
     shapes: Any = recurrent_shapes(config)
     blocks: Any = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
@@ -106,6 +106,6 @@ RECURRENT = Kind(
 )
 
 
-def choose_kind(config: ModelConfig) -> Kind:
+def choose_kind(config: LayerConfig) -> Kind:
     """Choose how layers of this config run."""
     return RECURRENT if config.convolution else ATTENTION

@@ -77,8 +77,7 @@ class Worker:
             model = model.replace(layers=tuple(map(placement.in_tpu_order, model.layers)))
         self.model = model
         self.config = model.config
-        self.configs = model.config.each_kind
-        self.kinds = [choose_kind(config) for config in self.configs]
+        self.kinds = [choose_kind(kind) for kind in model.config.kinds]
         self.dtype = dtype
         self.cache_of = caches_of(model.config)
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
@@ -151,8 +150,9 @@ class Worker:
         """
         worker = copy.copy(self)
         worker.dtype = jnp.dtype(jnp.float32)
-        plain = PromptAttention(softcap=self.config.attention_softcap)  # in 32 bits
-        worker.kernels = [plain] * len(self.kinds)
+        worker.kernels = [
+            PromptAttention(softcap=kind.attention_softcap) for kind in self.config.kinds
+        ]
         worker.memory = self.memory._replace(itemsize=worker.dtype.itemsize)
         worker.metrics = Metrics()
         worker.prefixes = []
@@ -176,7 +176,7 @@ class Worker:
                 layer = layer_of(self.config, layer)
                 shape = launches.layout.shapes[number]
                 kind = self.config.kind_of(layer)
-                facts = (self.configs[kind], shape)
+                facts = (self.config, kind, shape)
                 mode = modes[kind]
                 number = self.cache_of[kind]
                 if self.layers is None:
@@ -236,7 +236,7 @@ class Worker:
 
         def take(number: int, count: int) -> Any:
             kind = self.cache_of.index(number)
-            block = self.kinds[kind].block(self.configs[kind], tokens, self.dtype)
+            block = self.kinds[kind].block(self.config.kinds[kind], tokens, self.dtype)
             return jax.tree.map(
                 lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), block
             )
@@ -300,7 +300,8 @@ def make_workers(
         model, sharing=sharing, dtype=dtype, memory_budget=memory_budget, tile_tokens=tile_tokens
     )
     # a recurrent layer uses none
-    attending = [model.config if x.convolution else x for x in model.config.each_kind]
+    kinds = model.config.kinds
+    attending = [kinds[0] if kind.convolution else kind for kind in kinds]
     each = [(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
     kernels = (
         [choose_prompt_attention(*facts) for facts in each],

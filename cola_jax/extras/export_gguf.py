@@ -1,6 +1,5 @@
 """Export a path of a GGUF file as another: tensors are copied as they are and renumbered."""
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,7 +83,7 @@ def check_original(source: Path, checkpoint: AnyPath) -> None:
     metadata = read_metadata(checkpoint)
     config = ModelConfig.from_json(metadata["config"])
     theirs, ours = (
-        {name: str(value) for name, value in dataclasses.asdict(each).items() if name not in FREE}
+        {name: str(value) for name, value in each.fields().items() if name not in FREE}
         for each in (opened.config, config)
     )
     check_belongs(str(source), theirs, str(checkpoint), ours, ORIGINAL)

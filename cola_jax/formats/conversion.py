@@ -90,7 +90,7 @@ def convert(
 def with_roots(source: Source) -> Source:
     """Return a source whose scales are rooted; InputError where it has none."""
     config = source.config
-    if not config.output_scales:
+    if not any(kind.output_scales for kind in config.kinds):
         raise InputError(
             f"{source.origin['name']} is a {config.model_type}, whose layers have no scales: "
             "convert it without rooted scales."

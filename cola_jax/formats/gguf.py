@@ -105,13 +105,13 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
     config = read_config(translate(ARCHITECTURES[name], fields, tensors))[0]
     window = "_swa" if "attention.key_length_swa" in fields else ""  # of the model's own kind
     widths = {
-        f"rope.dimension_count{window}": config.rotary_width,
-        f"attention.value_length{window}": config.head_dim,
+        f"rope.dimension_count{window}": config.kinds[0].rotary_width,
+        f"attention.value_length{window}": config.kinds[0].head_dim,
     }
     if any(fields.get(key, width) != width for key, width in widths.items()):
         raise InputError(
             "it rotates only a part of each head, or has values of another width than its heads "
-            f"({config.head_dim})."
+            f"({config.kinds[0].head_dim})."
         )
     if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
         return config

@@ -168,7 +168,7 @@ def check(
 def unused_names(rows: Sequence[Row], config: ModelConfig) -> set[str]:
     """Return the names of keys and values in files, of layers that share those of others."""
     sharing = [i for i, source in enumerate(config.keys_of) if source is not None]
-    own = [row.theirs for row in rows if row.ours in (*KEYS, *VALUES)]
+    own = [row.theirs for row in rows if row.ours in KEYS | VALUES]
     return {theirs.format(i=layer) for theirs in own for layer in sharing}
 
 
@@ -176,8 +176,8 @@ def expected(
     row: Row, config: ModelConfig
 ) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
     """Yield each tensor of a row: its index in our array, and its name and shape in theirs."""
-    kind = kind_of_weight(row.ours)
-    sizes, layers = axis_sizes(config.each_kind[kind]), config.layers_of(kind)
+    sizes = sizes_of(row, config)
+    layers = config.layers_of(kind_of_weight(row.ours))
     shape = [math.prod(sizes[name] for name in axis) for axis in parse_theirs(row).composition]
     if row.part is not None:
         shape[row.part.axis] = row.part.length(sizes)
@@ -281,7 +281,7 @@ def row_sizes(row: Row, config: ModelConfig) -> dict[str, int]:
 
 def sizes_of(row: Row, config: ModelConfig) -> dict[str, int]:
     """Return the size of every axis letter for the kind of layers of a row."""
-    return axis_sizes(config.each_kind[kind_of_weight(row.ours)])
+    return axis_sizes(config, kind_of_weight(row.ours))
 
 
 def unstack(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LayerConfig
 from cola_jax.errors import InputError, first_line
 from cola_jax.kernels.attention import LANES, DecodeAttention, PromptAttention, Rotated, Rows
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention, span
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def choose_prompt_attention(
-    device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
+    device: Any, config: LayerConfig, dtype: jnp.dtype, split: int
 ) -> PromptAttention:
     """Choose the kernel of attention over prompts: cuDNN's on a GPU that has it, ours on a TPU.
 
@@ -53,7 +53,7 @@ def choose_prompt_attention(
 
 @functools.cache
 def choose_decode_attention(
-    device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
+    device: Any, config: LayerConfig, dtype: jnp.dtype, split: int
 ) -> DecodeAttention:
     """Choose how decode steps attend, as `choose_prompt_attention`: by our kernel on a TPU."""
     plain = DecodeAttention(config.attention_softcap)
@@ -73,13 +73,13 @@ def verified_kernel(
     kernel: Kernel,
     plain: Kernel,
     run: Callable[..., np.ndarray],
-    facts: tuple[Any, ModelConfig, jnp.dtype, int],
+    facts: tuple[Any, LayerConfig, jnp.dtype, int],
     warning: str,
 ) -> Kernel:
     """Return a kernel if it attends as plain operations do, else these, with a warning.
 
-    `run` attends by a kernel, with the facts: the device, the model, the dtype of the activations,
-    and the number of devices that split the heads.
+    `run` attends by a kernel, with the facts: the device, the config of the layers, the dtype of
+    the activations, and the number of devices that split the heads.
     """
     device, config, _, split = facts
     try:
@@ -104,7 +104,7 @@ def random_arrays(device: Any, dtype: Any) -> Callable[..., jax.Array]:
 
 
 def run_prompts(
-    kernel: PromptAttention, device: Any, config: ModelConfig, dtype: Any, split: int
+    kernel: PromptAttention, device: Any, config: LayerConfig, dtype: Any, split: int
 ) -> np.ndarray:
     """Attend over a prompt of random tokens, with one device's part of the heads."""
     if config.rotary_dim is not None and isinstance(kernel, TpuPromptAttention):
@@ -124,7 +124,7 @@ def run_prompts(
 
 
 def run_decoding(
-    kernel: DecodeAttention, device: Any, config: ModelConfig, dtype: Any, split: int
+    kernel: DecodeAttention, device: Any, config: LayerConfig, dtype: Any, split: int
 ) -> np.ndarray:
     """Attend with two rows to random tokens, with one device's part of the heads."""
     queries = config.num_heads // split

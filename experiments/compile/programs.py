@@ -107,8 +107,8 @@ class Abstract:
 
     def blocks(self, tokens: int, count: int = DECODE_SLOTS * POSITIONS) -> KVBlocks:
         """Make KV blocks, as many as a decoder has."""
-        config = self.config
-        shape = (count + 1, config.num_kv_heads, tokens, config.head_dim)
+        kind = self.config.kinds[0]
+        shape = (count + 1, kind.num_kv_heads, tokens, kind.head_dim)
         k, v = (self.buffer(*shape, split=1) for _ in range(2))
         return KVBlocks(k=k, v=v)
 
@@ -133,7 +133,7 @@ class Abstract:
 
     def view(self, rows: int, tokens: int) -> View:
         """Make the view of prompts, or of decode slots."""
-        angles = self.array(1, rows, tokens, self.config.head_dim // 2, dtype=jnp.float32)
+        angles = self.array(1, rows, tokens, self.config.kinds[0].head_dim // 2, dtype=jnp.float32)
         place = self.array(rows, tokens)
         return View(positions=place, branch=place, cos=angles, sin=angles)
 
@@ -151,7 +151,9 @@ class Abstract:
         run, tiles = (forward_tile, (index,))
         if self.platform == "tpu":
             run, tiles = (forward_tiles, (index, index))
-        lowered = run.lower(self.config, shape, layers, table, *tiles, states, cache, mode, source)
+        lowered = run.lower(
+            self.config, 0, shape, layers, table, *tiles, states, cache, mode, source
+        )
         return lowered, layers
 
 
@@ -162,9 +164,10 @@ def one_layer(leaf: Any) -> Any:
 
 def layer_flops(config: ModelConfig, tokens: int) -> float:
     """Count the floating-point operations of a layer on a state: matmuls and attention."""
-    heads = config.num_heads * config.head_dim
-    kv = config.num_kv_heads * config.head_dim
-    weights = config.width * (2 * heads + 2 * kv + 3 * config.mlp_width)
+    (kind,) = config.kinds
+    heads = kind.num_heads * kind.head_dim
+    kv = kind.num_kv_heads * kind.head_dim
+    weights = config.width * (2 * heads + 2 * kv + 3 * kind.mlp_width)
     return 2.0 * tokens * weights + 4.0 * tokens * tokens * heads
 
 
@@ -183,10 +186,11 @@ def lower_prefill(
     slots = states = make.buffer(count + 1, tokens, config.width, split=2)
     views, flops = make.view(QUESTIONS, tokens), layer_flops(config, tokens)
     mode = OverPrompts(views, kernel=make.kernel)
-    kv = config.num_kv_heads * config.head_dim
+    (kind,) = config.kinds
+    kv = kind.num_kv_heads * kind.head_dim
     if prefix:
         mode = AfterPrefix(views, kernel=make.kernel, prefix=make.blocks(prefix, STATES))
-        flops += 4.0 * tokens * prefix * config.num_heads * config.head_dim
+        flops += 4.0 * tokens * prefix * kind.num_heads * kind.head_dim
     if last:
         mode = mode.replace(read=make.array(QUESTIONS, shape.reads))
         states = make.buffer(OUTPUTS + 1, READS, config.width, split=2)
@@ -208,7 +212,9 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
     mode = ToCache(views, prompt, counts, counts, reach=(prompt.k.shape[2], DECODED), kernel=kernel)
     states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
     lowered, layers = make.lower(TileShape(rows, 1), states, mode, make.blocks(DECODED))
-    kv, heads = (n * config.head_dim for n in (config.num_kv_heads, config.num_heads))
+    (kind,) = config.kinds
+    kv = kind.num_kv_heads * kind.head_dim
+    heads = kind.num_heads * kind.head_dim
     past = 4 * rows * (tokens + DECODED) * kv
     unseen = Unseen()
     if make.platform == "tpu":

@@ -98,7 +98,7 @@ def kernel_seconds(
     """
     chip, unseen = CHIPS[name], program.unseen
     seconds = max(unseen.flops / chip.flops, unseen.moved / chip.bandwidth) / make.tensor
-    call = call_in(body, make.config.head_dim)
+    call = call_in(body, make.config.kinds[0].head_dim)
     if call is not None:
         seconds += max(cycles_of(name, call) / chip.hertz, call.bytes() / chip.bandwidth)
     return seconds

@@ -43,6 +43,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
         left_over = left_over.at[row.source, LENGTHS[row.question] :].set(jnp.nan)
     after, _ = forward_tiles(
         config,
+        0,
         TileShape(2, tokens, 2),
         model.layers[0],
         jnp.asarray(np.swapaxes(TILES, 1, 2).astype(np.int32)),
@@ -59,7 +60,7 @@ def test_forward_tiles_match_block(pair, read, tokens):
         positions = None if read is None else read[question][None]
         whole = block(
             config,
-            layer_at(config, model.layers[0], layer),
+            layer_at(config, 0, model.layers[0], layer),
             before[source][None, :tokens],
             view(config, alone),
         )

@@ -71,7 +71,7 @@ def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, ti
     sizes = choose_decode_sizes(config, tokens, batch, wanted=10**6, **fixed)
     assert sizes.positions == 16
     assert sizes.blocks == (sizes.decode_slots * sizes.positions,)
-    token = 2 * config.num_kv_heads * config.head_dim * 4
+    token = 2 * config.kinds[0].num_kv_heads * config.kinds[0].head_dim * 4
     blocks = (sizes.blocks[0] + 1) * (tokens + new) * token
     tile = sizes.rows * (tokens + new) * token  # a step reads the blocks of a whole tile
     states = (sizes.slots + 1) * tokens * config.width * 4

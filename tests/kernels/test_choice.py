@@ -17,7 +17,8 @@ from cola_jax.kernels.tpu_decode import TpuDecodeAttention
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from experiments.shapes import SHAPES
 
-CONFIG, BFLOAT16 = SHAPES["llama-3.2-3b"], jnp.dtype("bfloat16")
+CONFIG = SHAPES["llama-3.2-3b"].kinds[0]
+BFLOAT16 = jnp.dtype("bfloat16")
 
 
 class Device(NamedTuple):
@@ -88,7 +89,7 @@ def test_attention_is_plain_where_a_kernel_does_not_run(
     # with CUDA packages, JAX finds cuDNN and fails later, at a rule for CPUs
     monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", None)
     with caplog.at_level(logging.WARNING):
-        assert choose(device, SHAPES[name], BFLOAT16, split) == plain
+        assert choose(device, SHAPES[name].kinds[0], BFLOAT16, split) == plain
     (record,) = caplog.records
     message = record.getMessage()
     assert f"on {device.device_kind} (" in message

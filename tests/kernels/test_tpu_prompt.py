@@ -64,7 +64,7 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
     mask = take_positions(visible(config, here, jnp.int32(window or tokens)), read)
     q, k, v = (
         jnp.asarray(generator.normal(size=(rows, n, heads, width)), jnp.float32)
-        for n, heads in ((mask.shape[1], config.num_heads), *[(tokens, kv_heads)] * 2)
+        for n, heads in ((mask.shape[1], kv_heads * group), *[(tokens, kv_heads)] * 2)
     )
     ours, theirs = ((x.cos[0], x.sin[0]) for x in (there, here))
     given = Rotated(q, k, v, ours, theirs)

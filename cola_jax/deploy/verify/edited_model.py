@@ -1,6 +1,5 @@
 """Find the path that a layer-edited model is of its base model, by the digests of its layers."""
 
-import dataclasses
 import hashlib
 import os
 from collections import defaultdict
@@ -74,8 +73,7 @@ def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[LayerP
 
 def fixed_fields(config: ModelConfig) -> dict[str, str]:
     """Return the fields of a config that any path of the model shares, as texts."""
-    fields = dataclasses.asdict(config)
-    return {name: str(value) for name, value in fields.items() if name not in FREE}
+    return {name: str(x) for name, x in config.fields().items() if name not in FREE}
 
 
 def layer_attributes(config: ModelConfig) -> Digests:
