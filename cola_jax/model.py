@@ -23,8 +23,9 @@ from cola_jax.delta import (
     zeros,
 )
 from cola_jax.moe import gated, mixture, project
-from cola_jax.params import Int8, Layer, Model, layer_at, layer_of
+from cola_jax.params import Int8, Layer, Model, layer_at
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
+from cola_jax.steps import layer_of
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 
@@ -109,16 +110,16 @@ def embed(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> Flo
 
 
 def run_layer(
-    model: Model, i: Int[Array, ""], h: Float[Array, "B T S"], view: View
+    model: Model, step: Int[Array, ""], h: Float[Array, "B T S"], view: View
 ) -> Float[Array, "B T S"]:
-    """Apply layer i of a model, of whatever kind, inside a compiled loop."""
+    """Apply the layer of a step, of whatever kind, inside a compiled loop."""
     config = model.config
-    place = layer_of(config, i)
+    place = layer_of(config, step)
     if view.inputs is not None:
         view = view.replace(inputs=view.inputs[place])
 
     def of_kind(kind: int) -> Any:
-        return lambda h: block(config, layer_at(config, kind, model.layers[kind], i), h, view)
+        return lambda h: block(config, layer_at(config, kind, model.layers[kind], step), h, view)
 
     kinds = [config.kind_of(layer) for layer in range(config.num_layers)]
     used = sorted({*kinds})  # the stack of another kind is empty
@@ -298,7 +299,7 @@ def add_attended(
 
     Inputs and outputs of attention and MLP are normalised where the family has the norm. An output
     scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
-    times is scaled by s^N, or with `rooted_scales` by s, a root each time.
+    times is scaled by s^N, or by s where steps have roots (`cola_jax.steps`).
     """
     mixed = mix_attended(config, layer, h, attended)
     h = h + layer.config.residual_scale * norm(config, mixed, layer.attention_post_norm)

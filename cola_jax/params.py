@@ -21,9 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.path import STOP
+from cola_jax.steps import layer_of, scale_of
 
-MOST_NUMBERS = np.iinfo(np.uint16).max  # of layers and their runs
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
 EXPERTS = ("expert_gate", "expert_up", "expert_down", *EXPERT_BIASES)
@@ -331,37 +330,16 @@ def weights_of(model: Model) -> Iterator[tuple[str, Any]]:
         yield name, getattr(holder, field_of(name))
 
 
-def number_runs(config: ModelConfig, paths: Any) -> Any:
-    """Number layers by how often their path runs them, where their scales depend on it.
+def layer_at(config: ModelConfig, kind: int, layers: Layer, step: Int[ArrayLike, ""]) -> Layer:
+    """Take the layer of a step from the stack of its kind, with its attributes.
 
-    Layer i of N runs is i + (N - 1) L, in arrays of NumPy or JAX: states of paths that begin alike
-    are shared where the layers' numbers are the same.
+    For compiled loops. A stack of one layer is that layer itself, taken without a slice, which a
+    CPU would copy. Experts stay in a stack of several, one after the other, and `first_expert` says
+    which are the layer's: slices of a layer's experts are not fused into the loop over them, so all
+    would be copied.
     """
-    if not config.rooted_scales:
-        return paths
-    runs = (paths[..., None] == paths[..., None, :]).sum(-1)
-    numbers = paths + (paths != STOP) * (runs - 1) * config.num_layers
-    if isinstance(numbers, np.ndarray) and numbers.max(initial=0) >= MOST_NUMBERS:
-        raise InputError(
-            f"a path runs a layer {runs.max()} times, too often for roots of scales: shorten it."
-        )
-    return numbers
-
-
-def layer_of(config: ModelConfig, number: Any) -> Any:
-    """Return the layer of a number that `number_runs` gave."""
-    return number % config.num_layers if config.rooted_scales else number
-
-
-def layer_at(config: ModelConfig, kind: int, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
-    """Take layer i from the stack of its kind with its attributes, inside a compiled loop.
-
-    A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
-    stay in a stack of several, one after the other, and `first_expert` says which are the
-    layer's: slices of a layer's experts are not fused into the loop over them, so all would be
-    copied. `i` is as `number_runs` has it.
-    """
-    number, i = jnp.asarray(i), layer_of(config, i)
+    step = jnp.asarray(step)
+    i = layer_of(config, step)
     windows = [FULL if width is None else width for width in config.windows]
     still = len(config.ropes)  # the last table of `model.view`
     ropes = [still if index is None else index for index in config.layer_ropes]
@@ -385,10 +363,8 @@ def layer_at(config: ModelConfig, kind: int, layers: Layer, i: Int[ArrayLike, ""
         if has_experts:
             stacks = {name: getattr(layers, name) for name in EXPERTS}
             layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))
-    if config.rooted_scales:
-        runs = 1 + number // config.num_layers
-        scale = jnp.asarray(layer.output_scale, jnp.float32) ** (1 / runs)
-        layer = layer.replace(output_scale=scale)
+    if layer.output_scale is not None:
+        layer = layer.replace(output_scale=scale_of(config, step, layer.output_scale))
     return layer.replace(**attributes, first_expert=first if has_experts else None)
 
 

@@ -39,6 +39,7 @@ from cola_jax.path import (
     validate,
 )
 from cola_jax.progress import OnProgress, ignore_progress
+from cola_jax.steps import scale_of, steps_of
 from cola_jax.storage import AnyPath
 
 BASE = "base"  # folder of the layers that an adapter runs
@@ -131,7 +132,7 @@ def write_shared(
         )
     config = ModelConfig.from_json(metadata["config"])
     origin = metadata["origin"]
-    if config.layer_input or config.rooted_scales:
+    if config.layer_input or steps_of(config, np.array(path)).max() >= config.num_layers:
         raise InputError(
             f"path {format_path(path)} cannot be shared by PEFT's layer_replication: layers of "
             "this model have embeddings by their place, or scales by how often they run. Export "
@@ -216,19 +217,20 @@ def write_checkpoint(
     stored = checkpoint.restore_weights(directory, metadata)
     dtype = metadata["dtype"]
     weights = (
-        (name, cast(name, rooted(config, selected.layers, name, weight), dtype))
+        (name, cast(name, scaled(config, selected.layers, name, weight), dtype))
         for name, weight in stored
     )
     write_model(folder, selected, weights, tokens, on_progress)
 
 
-def rooted(config: ModelConfig, layers: Sequence[int], name: str, weight: Any) -> Any:
-    """Return the scales of layers that a path runs, with roots for those it runs several times."""
-    if not config.rooted_scales or field_of(name) != "output_scale":
+def scaled(config: ModelConfig, path: Sequence[int], name: str, weight: Any) -> Any:
+    """Return a stacked weight of the layers of a path, scales as those of its steps."""
+    if field_of(name) != "output_scale":
         return weight
-    of_kind = config.layers_of(kind_of_weight(name))
-    runs = np.array([max(1, layers.count(layer)) for layer in of_kind])
-    return jnp.asarray(weight, jnp.float32) ** (1 / runs[:, None])
+    steps = np.arange(config.num_layers)
+    steps[list(path)] = steps_of(config, np.array(path))
+    of_kind = list(config.layers_of(kind_of_weight(name)))
+    return scale_of(config, steps[of_kind], weight)
 
 
 def write_model(

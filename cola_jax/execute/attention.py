@@ -169,7 +169,7 @@ def view_of_rows(views: View, columns: TileColumns, tokens: int) -> View:
     """Take the view of the first tokens of each row's question, and the inputs of its layer."""
     question = columns.question
     inputs = views.inputs
-    # columns have layers as `number_runs` numbers them
+    # columns have steps, as `steps_of` numbers them
     layer = None if inputs is None else columns.layer[0] % len(inputs)
     return View(
         positions=views.positions[question, :tokens],

@@ -36,10 +36,10 @@ from cola_jax.execute.plan import (
 )
 from cola_jax.execute.readouts import Top, greedy_sample, random_sample
 from cola_jax.execute.worker import Launches, Worker
-from cola_jax.params import layer_of, number_runs
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
+from cola_jax.steps import layer_of, steps_of
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
 STOPPED = "stop"  # why a row ended
@@ -225,7 +225,7 @@ class Decoder:
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
-        rows = decode_rows(number_runs(self.worker.config, paths))
+        rows = decode_rows(steps_of(self.worker.config, paths))
         self.decode(rows)
         return rows
 

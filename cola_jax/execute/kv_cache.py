@@ -153,7 +153,7 @@ class Allocator:
         self.own_block = np.zeros((slots + 1, positions), np.int32)
 
     def caches_of(self, layers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Return the cache of each layer, as `params.number_runs` numbers them."""
+        """Return the cache of each layer, as `steps_of` numbers them."""
         return self.cache[layers % len(self.cache)]
 
     def count_fitting(self, waiting: Sequence[DecodeRow]) -> int:

@@ -19,9 +19,10 @@ from cola_jax.execute.inputs import (
     prompts_for,
 )
 from cola_jax.model import embed, residual, run_layer, unembed, view_of
-from cola_jax.params import Model, number_runs
+from cola_jax.params import Model
 from cola_jax.path import STOP, unpad_path
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike
+from cola_jax.steps import steps_of
 
 
 def run_path(
@@ -86,7 +87,7 @@ def logits(
     """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
     embedded = embed(model, prompts, dtype)
     tokens = view_of(model, prompts, dtype)
-    path = number_runs(model.config, path)
+    steps = steps_of(model.config, path)
 
     def step(h, i) -> Any:
         def run(h):
@@ -97,7 +98,7 @@ def logits(
         h = jax.lax.cond(i == STOP, lambda h: h, run, h)
         return h, (h if return_states else None)
 
-    h, states = jax.lax.scan(step, embedded, path)
+    h, states = jax.lax.scan(step, embedded, steps)
     out = read_out(model, prompts, h)
     if not return_states:
         return out

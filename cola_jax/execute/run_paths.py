@@ -23,9 +23,10 @@ from cola_jax.execute.plan import (
 from cola_jax.execute.readouts import Readouts, ReadPositions, keep_outputs, unembed_queries
 from cola_jax.execute.schedule import Trie
 from cola_jax.execute.worker import Worker, WorkerOptions, make_workers, map_questions
-from cola_jax.params import Model, number_runs
+from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, PromptsLike, Readings
+from cola_jax.steps import steps_of
 
 Result = TypeVar("Result")
 
@@ -82,8 +83,8 @@ class PathEvaluator:
         """Run a wave [B, C, P]; return Readings [B, C, Q] as numpy."""
         out = no_readings(paths, self.reads, self.identity is not None)
         question, candidate = np.nonzero(paths[:, :, 0] != STOP)
-        numbered = number_runs(self.worker.config, paths[question, candidate])
-        rows = np.concatenate([question[:, None], numbered], axis=1)
+        steps = steps_of(self.worker.config, paths[question, candidate])
+        rows = np.concatenate([question[:, None], steps], axis=1)
         if not len(rows):
             return out
         if self.identity is not None:

@@ -28,9 +28,10 @@ from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.metrics import Clock, Metrics
 from cola_jax.model import View
-from cola_jax.params import Model, layer_of
+from cola_jax.params import Model
 from cola_jax.progress import metrics_bar
 from cola_jax.prompts import Prompts
+from cola_jax.steps import layer_of
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
