@@ -4,7 +4,6 @@ One forward pass of transformers' model is recorded for each variant. A mistake 
 where it is: a norm that is read wrongly fails `norm`, `layer` and `model`, but not `attention`.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -109,7 +108,7 @@ def record(model: Any, ids: np.ndarray) -> dict[str, Call]:
 
 
 class Place(NamedTuple):
-    """A layer of a model, and the config of its kind."""
+    """A layer of a model, with the model's config."""
 
     i: int
     config: ModelConfig
@@ -135,8 +134,7 @@ class Recorded:
         config = self.model.config
         for i in range(config.num_layers):
             kind = config.kind_of(i)
-            layer = layer_at(config.each_kind[kind], self.model.layers[kind], i)
-            yield Place(i, config.each_kind[kind], layer)
+            yield Place(i, config, layer_at(config, kind, self.model.layers[kind], i))
 
     def first_layers(self) -> list[Place]:
         """Return the first layer of each kind, window and rope."""
@@ -169,19 +167,19 @@ class Recorded:
 
     def attention(self) -> Pairs:
         for i, config, layer in self.first_layers():
-            if config.own_keys and not config.convolution:
+            if layer.config.own_keys and not layer.config.convolution:
                 x, out = self.calls[self.child(i, "o")]
                 layer = layer.replace(attention_norm=None)  # which has been applied to x
                 mask = visible(config, self.view, layer.window)
                 q = queries(config, layer, x, self.view)
                 k, v = keys_values(config, layer, x, self.view)
-                softcap, sinks = config.attention_softcap, layer.sinks
-                attended = attend(q, k, v, mask, softcap=softcap, sinks=sinks)
+                softcap = layer.config.attention_softcap
+                attended = attend(q, k, v, mask, softcap=softcap, sinks=layer.sinks)
                 yield mix_attended(config, layer, x, attended), out
 
     def recurrence(self) -> Pairs:
         for i, config, layer in self.first_layers():
-            if config.convolution:
+            if layer.config.convolution:
                 x, out = self.calls[self.child(i, "o")]
                 layer = layer.replace(attention_norm=None)
                 read, _ = recur(config, layer, x, self.view.branch)
@@ -200,13 +198,13 @@ class Recorded:
                 # a shared expert is a part of their mixture, or beside it
                 inside = layer.up is not None and self.module(i, "down").startswith(name)
                 run = feed_forward if inside else mixture
-                yield run(config, layer, x.reshape(1, -1, config.width)), out
+                yield run(layer, x.reshape(1, -1, config.width)), out
 
     def mlps(self) -> Pairs:
         for i, config, layer in self.first_layers():
             if layer.up is not None:
                 x, out = self.calls[self.module(i, "down").rpartition(".")[0]]
-                yield mlp(config, layer, x.reshape(1, -1, config.width)), out
+                yield mlp(layer, x.reshape(1, -1, config.width)), out
 
     def blocks(self) -> Pairs:
         for i, config, layer in self.first_layers():
@@ -287,7 +285,7 @@ def failing(recorded: Recorded) -> set[str]:
 )
 def test_a_mistake_fails_in_its_part(pair: Any, variant: str, change: Any, part: str) -> None:
     recorded = Recorded(pair(variant))
-    config = dataclasses.replace(recorded.model.config, **change)
+    config = ModelConfig.from_fields(recorded.model.config.fields() | change)
     recorded.model = recorded.model.replace(config=config)
     # keys and queries have norms too
     expected = {part, "layer", "attention"} if part == "norm" else {part, "layer"}
