@@ -208,7 +208,7 @@ class Recorded:
 
     def blocks(self) -> Pairs:
         for i, config, layer in self.first_layers():
-            if not config.own_keys:  # it needs those of another layer
+            if not layer.config.own_keys:  # it needs those of another layer
                 continue
             x, out = self.calls[f"model.layers.{i}"]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, config.state_width - config.width)))
