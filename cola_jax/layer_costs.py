@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -13,6 +14,7 @@ from cola_jax.files import read_text
 from cola_jax.storage import AnyPath
 
 MOST = 1e9  # milliseconds of a layer
+LAYER = "layer {}"  # the group of the time of a layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ def read_layer_costs(file: AnyPath | None, num_layers: int, model: str) -> Layer
     with reading(file):
         content = from_json(read_text(file))
         measured = content if isinstance(content, Mapping) else {"milliseconds": content}
+        if "estimates" in measured:
+            measured = read_times(measured)
         table = measured["milliseconds"]
         if not isinstance(table, list):
             raise InputError(f"a list of milliseconds by layer belongs here, not {shown(table)}.")
@@ -72,3 +76,13 @@ def read_layer_costs(file: AnyPath | None, num_layers: int, model: str) -> Layer
         theirs = {"model": measured.get("model")}
         check_belongs(str(file), theirs, "this model", {"model": model}, action)
         return LayerCosts(num_layers, tuple(table))
+
+
+def read_times(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model and the times of its layers in the results of `cola benchmark --layers`."""
+    times = {each["group"]: each["value"] for each in results["estimates"] if "group" in each}
+    layers = [LAYER.format(i) for i in range(results["run"]["start"]["num_layers"])]
+    return {
+        "model": results["run"]["settings"]["model"],
+        "milliseconds": [times[layer] for layer in layers],
+    }

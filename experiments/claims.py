@@ -1,92 +1,78 @@
 """The tables of claims.md, from the records of its trials.
 
-`python -m experiments.claims FOLDER FOLDER ...` prints a row for each claim of the `verdicts.json`
-that `cola verify` wrote in each folder, and for each rule of `static.json`, `menu.json` and a
-router's `metrics.json`, as measured on held-out questions in several prompts.
+`python -m experiments.claims FOLDER FOLDER ...` prints a row for each path, claim or rule of the
+`results.json` that `cola verify`, `static`, `menu` or `distill` wrote in each folder.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from cola_jax.files import read_json
-from cola_jax.scoring.number_format import (
-    format_interval,
-    format_mean,
-    format_p,
-    format_percent,
-    format_points,
+from cola_jax.report.tables import markdown_table
+from cola_jax.runs.estimates import (
+    CHANGE,
+    CHOSEN,
+    CORRECT,
+    LIKELIHOOD,
+    MODEL,
+    PLACE,
+    Estimate,
+    is_prompt,
+    number_text,
 )
-from experiments.paper.results import show
+from cola_jax.runs.path_results import LAYERS
+from cola_jax.runs.results import RESULTS, Results, read_results
 
-CLAIMS = ("claim", "layers", "correct", "points more", "95 %", "p", "prompts", "place", "verdict")
-RULES = ("chosen", "layers", "correct", "points more", "95 %", "p")
+HEAD = ("", "layers", "correct", "more", "95 %", "p", "prompts", "place", "outcome")
 
 
 @dataclasses.dataclass(frozen=True)
 class Claims:
-    """Print the records of trials as tables."""
+    """Print the records of trials as a table."""
 
     folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER")]
     """Outputs of `cola verify`, `static`, `menu` and `distill`."""
 
 
-def claim_rows(verdicts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each claim and task of a trial."""
-    unit = "" if verdicts["measure"] == "accuracy" else ", in hundredths of a nat"
-    for claim in verdicts["claims"]:
-        for task, figures in claim["tasks"].items():
-            each = [estimate["value"] for estimate in figures["by_prompt"]]
-            place = figures["random"].get("place", "")
+def rows_of(folder: str, results: Results) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each path, claim or rule."""
+    groups = results.run.get("groups", {})
+    for change in results:
+        if change.name in (CHANGE, LIKELIHOOD):
+            model = groups.get(change.group, {}).get("model", MODEL)
+            beside = {each.name: each for each in results if each.group == change.group}
+            before = results.find(CORRECT, model)
+            assert before is not None
             yield (
-                f"{claim['name']}, {task}{unit}",
-                str(claim["layers"]),
-                f"{format_percent(figures['before'])} → {format_percent(figures['after'])}",
-                *effect(figures, figures["p_holm"]),
-                f"{format_points(min(each))} to {format_points(max(each))}",
-                f"{place} of {figures['random']['paths'] + 1}" if place else "",
-                figures["outcome"],
+                f"{folder}: {change.group}",
+                beside[LAYERS].text,
+                f"{before.text} → {beside[CORRECT].text}",
+                change.text,
+                change.interval_text,
+                change.p_text,
+                prompts_text(change, beside.values()),
+                beside[PLACE].text if PLACE in beside else "",
+                change.note or CHOSEN * (beside[CORRECT].note == CHOSEN),
             )
 
 
-def rule_rows(name: str, content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each way of a `static.json`, `menu.json` or `metrics.json`."""
-    if "effects" in content:
-        ways = [(way["rule"], way["layers"], way["held_out"]) for way in content["effects"][1:]]
-    elif "front" in content:
-        front = [way for place, way in enumerate(content["front"]) if place or way["chosen"]]
-        names = (f"{way['path']}{', chosen' * way['chosen']}" for way in front)
-        ways = [(n, w["layers"], w["held_out"]) for n, w in zip(names, front, strict=True)]
-    else:
-        ways = [("router", content["layers"], content["held_out"])]
-    for label, layers, figures in ways:
-        correct = f"{format_percent(figures['before'])} → {format_percent(figures['after'])}"
-        effects = effect(figures, figures["p"])
-        yield f"{name}: {label}", format_mean(float(layers)), correct, *effects
-
-
-def effect(figures: Mapping[str, Any], p: float | None) -> tuple[str, str, str]:
-    """Format a difference, its interval and p-value."""
-    interval = format_interval(tuple(figures["interval"]), signed=True)
-    return format_points(figures["difference"]), interval, "" if p is None else format_p(p)
+def prompts_text(change: Estimate, beside: Iterable[Estimate]) -> str:
+    """Write the least and the most of a difference over prompts."""
+    each = [other.value for other in beside if is_prompt(other.name)]
+    if not each:
+        return ""
+    return " to ".join(number_text(value, change.unit) for value in (min(each), max(each)))
 
 
 def main(settings: Claims) -> None:
-    claims, rules = [], []
+    rows = []
     for folder in settings.folders:
-        for file in sorted(folder.glob("*.json")):
-            if file.name == "verdicts.json":
-                claims += claim_rows(read_json(file))
-            elif file.name in ("static.json", "menu.json", "metrics.json"):
-                rules += rule_rows(folder.name, read_json(file))
-    for head, rows in ((CLAIMS, claims), (RULES, rules)):
-        if rows:
-            show(head, rows)
-            print()
+        rows += rows_of(folder.name, read_results(folder / RESULTS))
+    print("\n".join(markdown_table(HEAD, rows)))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,19 @@ from etils import epath
 
 from cola_jax.cli.flags import DtypeChoice, RunFlags
 from cola_jax.deploy.menu import find_menu
+from cola_jax.deploy.scan import scan_paths, scan_results
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.deploy.static import find_path
 from cola_jax.engine.evaluator import EngineEvaluator
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.extras.distill import distill
 from cola_jax.extras.settings import DistillSettings
-from cola_jax.path import format_path, identity
+from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts
-from cola_jax.report.results import effect_cells
-from cola_jax.report.scan import scan_paths, summarise_scan
-from cola_jax.report.tables import markdown_table
+from cola_jax.report.tables import group_table, markdown_table
+from cola_jax.runs.estimates import CHANGE, MODEL, Estimate
+from cola_jax.runs.path_results import LAYERS, MARGIN
+from cola_jax.runs.prompt_results import measured_estimates
 from cola_jax.runs.session import (
     Session,
     evaluate_prompts,
@@ -34,14 +36,11 @@ from cola_jax.runs.session import (
     influence_of,
     prepare_prompts,
 )
-from cola_jax.scoring.number_format import format_mean
-from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
 Path = tuple[int, ...]
 SHORTER = (0.0, 0.1, 0.2)  # of the layers, left out
-HEAD = ("", "path", "layers", "layers run", "correct", "points more", "95 %")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +87,12 @@ class Way:
 def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
     """Find one path for the task in every way."""
     out, layers = epath.Path(settings.out), session.model.config.num_layers
-    paths_of = {"pretrained model": identity(layers)}
+    paths_of = {MODEL: identity(layers)}
     paths = scan_paths(layers, settings.longest_block)
-    scan = summarise_scan(session.evaluate(str(out / "scan"), paths, command="scan"))
-    paths_of["scan, most right"] = scan.best.path
-    paths_of["scan, largest margin"] = scan.best_margin.path
+    scan = scan_results(session.evaluate(str(out / "scan"), paths, command="scan"))
+    for name, title in ((CHANGE, "most right"), (MARGIN, "largest margin")):
+        best = max((each for each in scan if each.name == name), key=lambda each: each.value)
+        paths_of[f"scan, {title}"] = parse_path(scan.run["paths"][best.group], layers)
     order = np.argsort(influence_of(session), kind="stable").tolist()
     for share in SHORTER:
         longest = round(layers * (1 - share))
@@ -148,12 +148,16 @@ def router_ways(settings: Deployed, session: Session, final: list[Session]) -> I
     yield Way(label, "", layers, layers + router.early_layers, np.stack(right, axis=1))
 
 
-def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
-    """Format a way beside the pretrained model."""
-    cells = effect_cells(Effect.of(way.right, before))
-    if way.right is before:
-        cells[1:] = ["", ""]
-    return (way.name, way.path, format_mean(way.layers), format_mean(way.run), *cells)
+def estimates_of(ways: list[Way]) -> list[Estimate]:
+    """Compare the ways with the pretrained model, which is the first."""
+    right = {way.name: way.right for way in ways}
+    measured = measured_estimates(right, ways[0].right)
+    estimates = []
+    for way in ways:
+        estimates.append(Estimate(LAYERS, way.name, way.layers, "layers", note=way.path))
+        estimates.append(Estimate("layers run", way.name, way.run, "layers"))
+        estimates += [each for each in measured[way.name] if not each.name.startswith("prompt ")]
+    return estimates
 
 
 def main(settings: Deployed) -> None:
@@ -161,8 +165,9 @@ def main(settings: Deployed) -> None:
     final = prepare_prompts(session.model, settings.measured(), session.engine)
     parts = (single_ways, menu_ways, router_ways)
     ways = [way for part in parts for way in part(settings, session, final)]
-    before = ways[0].right
-    print("\n".join(markdown_table(HEAD, [row(way, before) for way in ways])))
+    table = group_table(estimates_of(ways))
+    rows = [(row.label, *row.cells) for row in table.rows]
+    print("\n".join(markdown_table(table.columns, rows)))
 
 
 if __name__ == "__main__":

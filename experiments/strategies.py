@@ -17,9 +17,9 @@ from etils import epath
 
 from cola_jax.cli.flags import DtypeChoice, RunFlags, TaskFlags
 from cola_jax.runs.comparison import net_change
+from cola_jax.runs.estimates import number_text
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
-from cola_jax.scoring.number_format import format_percent
 from cola_jax.scoring.preference import Net, SavedLayers, Targets
 from cola_jax.scoring.statistics import holm, mean, number_or_none
 from cola_jax.strategies.loop import resolve
@@ -208,7 +208,7 @@ class Row(NamedTuple):
         own = [seed.hits[case.id, case.gold] for seed in seeds for case in seed.ways.cases]
         first = f"{mean(gold):.1f}, {mean(controls):.1f}"
         run = f"{layers_run(own, size):,.0f}"
-        corrected = format_percent(mean(gold < size))
+        corrected = number_text(mean(gold < size), "share")
         return cls(name, size - 1, measured, nets, (corrected, first, run, *cost))
 
     def line(self, p: Mapping[tuple[str, int, str], float]) -> list[str]:

@@ -1,7 +1,6 @@
 """`cola benchmark`: the speed of a search, and the time of each layer, on this machine."""
 
 import dataclasses
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -15,28 +14,30 @@ from cola_jax.cli.flags import (
     Model,
     RunFlags,
     TaskChoice,
-    console,
     log_devices,
     open_session,
     values_of,
 )
 from cola_jax.cli.prompts import TaskCommand
-from cola_jax.cli.report import print_json
+from cola_jax.cli.results import print_results
 from cola_jax.engine.devices import Devices, choose_dtype
 from cola_jax.errors import InputError
-from cola_jax.files import check_file, write_whole
+from cola_jax.files import check_file
+from cola_jax.layer_costs import LAYER
 from cola_jax.progress import log
-from cola_jax.runs.machine import machine
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
-    from cola_jax.report.terminal import TerminalTable
+    from cola_jax.runs.estimates import Estimate
+    from cola_jax.runs.results import Results
     from cola_jax.runs.session import Session
 
 LEAVES = 16  # of a wave, the default of `cola search`
 TIMED = 32  # questions on which layers are timed
 COSTS = "layer_costs.json"
+SPEED = "evaluations per second"  # names of estimates
+TOKENS = "tokens of the longest question"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Benchmark(TaskCommand):
         return self.model, [self.task]
 
     def run_task(self) -> None:
+        from cola_jax.runs.results import write_results
+
         for name in ("rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
@@ -68,29 +71,26 @@ class Benchmark(TaskCommand):
         if out is not None:
             check_file(out)
         log_devices()
-        measure = self.time_layers if self.layers else self.measure
-        results = {"command": values_of(self), **measure(), "machine": machine()}
+        results = self.time_layers() if self.layers else self.measure()
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out, f"{json.dumps(results, indent=1)}\n".encode())
+            write_results(results, out)
             log.info("written to %s", out)
-        if self.json:
-            print_json(results)
-        else:
-            console.print(layer_table(results) if self.layers else table_of(results))
+        print_results(results, as_json=self.json, whole=True)
 
     def open(self, devices: Devices) -> "Session":
         """Open the session of the task."""
         if self.task.measures_in_several:
             raise InputError("a benchmark asks each question in one prompt: leave out --prompts.")
         run = RunFlags(dtype=choose_dtype(self.dtype, "bfloat16"), devices=devices)
-        return open_session(self.model, self.task.prepare, run)
+        return open_session(self.model, self.task.prepare, run, {"task": self.task.task})
 
-    def time_layers(self) -> dict[str, Any]:
+    def time_layers(self) -> "Results":
         """Time the layers on the first questions, in milliseconds a question."""
         import numpy as np
 
         from cola_jax.execute.layer_times import time_layers
+        from cola_jax.runs.estimates import Estimate
         from cola_jax.scoring.scorer import prompts_of
 
         # copies of the model would slow each other down
@@ -107,17 +107,21 @@ class Benchmark(TaskCommand):
             progress=False,
         )
         unit = 1000 / len(encoded)
-        return {
-            "milliseconds": (unit * np.median(times.layers, axis=0)).tolist(),
-            "path_milliseconds": unit * float(np.median(times.path)),
-            "questions": len(encoded),
-            "tokens": max(each.num_tokens for each in encoded),
-            "dtype": session.model.dtype,
-            "model": session.model.digest,
-        }
+        of_layers = unit * np.median(times.layers, axis=0)
+        rows = {LAYER.format(i): time for i, time in enumerate(of_layers)}
+        rows |= {"sum of layers": of_layers.sum(), "whole path": unit * np.median(times.path)}
+        estimates = [
+            Estimate("time of a question", group, float(time), "ms", n=len(encoded))
+            for group, time in rows.items()
+        ]
+        tokens = max(each.num_tokens for each in encoded)
+        estimates.append(Estimate.count(TOKENS, tokens))
+        return self.results(session, estimates, len(encoded))
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> "Results":
         """Search the task several times."""
+        from cola_jax.runs.estimates import Estimate
+
         session = self.open(self.devices)
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
         rounds = []
@@ -125,48 +129,23 @@ class Benchmark(TaskCommand):
             for i in range(1 + self.rounds):
                 rounds.append(session.search(f"{folder}/{i}", settings).metrics.report())
         speeds = [metrics["evaluations_per_second"] for metrics in rounds[1:]]
-        return {
-            "scorer": session.asked.scorer.name,
-            "questions": len(session.asked),
-            "tokens": max(encoded.num_tokens for encoded in session.asked.sample),
-            "evaluations_per_second": statistics.median(speeds),
-            "least": min(speeds),
-            "most": max(speeds),
-            "rounds": rounds[1:],
-        }
+        last = rounds[-1]
+        estimates = [
+            Estimate.count("evaluations", last["evaluations"]),
+            Estimate(SPEED, value=statistics.median(speeds), unit="mean", n=self.rounds),
+            Estimate(f"{SPEED}, least", value=min(speeds), unit="mean"),
+            Estimate(f"{SPEED}, most", value=max(speeds), unit="mean"),
+            Estimate("prefix sharing", value=last["prefix_sharing"] or 1.0, unit="times"),
+            Estimate.count(TOKENS, max(each.num_tokens for each in session.asked.sample)),
+        ]
+        return self.results(session, estimates, len(session.asked), rounds=rounds[1:])
 
+    def results(
+        self, session: "Session", estimates: "list[Estimate]", questions: int, **facts: Any
+    ) -> "Results":
+        """Add the facts of the command and of the machine to what was measured."""
+        from cola_jax.runs.results import Results
+        from cola_jax.runs.session import facts_of
 
-def table_of(results: dict[str, Any]) -> "TerminalTable":
-    """Show the speed of a search and its savings."""
-    device = results["machine"]["device"]
-    date = results["machine"]["date"][:10]
-    metrics = results["rounds"][-1]
-    speed = results["evaluations_per_second"]
-    spread = f"({results['least']:,.1f} to {results['most']:,.1f})"
-    facts = {
-        f"questions of up to {results['tokens']} tokens": f"{results['questions']}",
-        "evaluations": f"{metrics['evaluations']:,}",
-        "evaluations/s": f"{speed:,.1f} {spread}",
-        "prefix sharing": f"{metrics['prefix_sharing'] or 1:.2f}x",
-    }
-    return facts_table(f"{device}, {date}", facts)
-
-
-def layer_table(results: dict[str, Any]) -> "TerminalTable":
-    """Show the time of each layer, and their sum beside that of a whole path."""
-    device = results["machine"]["device"]
-    date = results["machine"]["date"][:10]
-    times = {f"layer {i}": time for i, time in enumerate(results["milliseconds"])}
-    times |= {"sum of layers": sum(times.values()), "whole path": results["path_milliseconds"]}
-    facts = {f"questions of up to {results['tokens']} tokens": f"{results['questions']}"}
-    facts |= {name: f"{time:.3g} ms a question" for name, time in times.items()}
-    return facts_table(f"{device}, {results['dtype']}, {date}", facts)
-
-
-def facts_table(title: str, facts: dict[str, str]) -> "TerminalTable":
-    """Make a table of names and values."""
-    from cola_jax.report.terminal import TerminalTable
-    from cola_jax.scoring.number_format import Row, Table
-
-    rows = [Row(name, (value,)) for name, value in facts.items()]
-    return TerminalTable(Table(rows, title, ("", "")))
+        of_session = facts_of(session, command="benchmark", flags=values_of(self))
+        return Results(estimates, of_session.to_json() | {"done": questions} | facts)

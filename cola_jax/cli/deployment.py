@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib.util
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ from cola_jax.cli.flags import (
     yaml_of,
 )
 from cola_jax.cli.prompts import TaskCommand
-from cola_jax.cli.report import print_json
+from cola_jax.cli.results import print_results, write_report
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.engine.devices import Devices
 from cola_jax.errors import InputError
@@ -40,6 +40,7 @@ from cola_jax.files import (
     check_writable,
     claimed,
     exists,
+    readable_json,
     write_whole,
     written_bytes,
 )
@@ -47,11 +48,11 @@ from cola_jax.layer_costs import read_layer_costs
 from cola_jax.path import LayerPath
 from cola_jax.progress import byte_bar, log
 from cola_jax.question import digest, question_digest
+from cola_jax.storage import path_of
 from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
 if TYPE_CHECKING:
-    from cola_jax.report.terminal import TerminalTable
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
@@ -77,8 +78,10 @@ class Static(TaskCommand):
         return self.flags.model, [self.flags.over_prompts().task]
 
     def run_task(self) -> None:
-        from cola_jax.deploy.static import find_path
-        from cola_jax.report.results import static_content, static_table
+        from cola_jax.deploy.static import find_path, static_estimates
+        from cola_jax.path import format_path
+        from cola_jax.runs.results import Results
+        from cola_jax.runs.session import facts_of
 
         flags = self.flags.over_prompts()
         session, out = flags.prepare(command=self), flags.out
@@ -88,9 +91,14 @@ class Static(TaskCommand):
         best = run_with_progress(
             lambda metrics: find_path(session, out, self.settings, metrics, prompts, costs)
         )
-        metadata = origin_of(session) | {"fitness": self.settings.fitness}
-        content = static_content(best, flags.task.task, metadata)
-        write_result(f"{out}/{RESULT}", content, None if self.json else static_table(content))
+        facts = facts_of(session, command="static", **dataclasses.asdict(self.settings))
+        results = Results(
+            static_estimates(best, self.settings.fitness), facts.to_json() | size_of(prompts)
+        )
+        write_report(results, path_of(out))
+        chosen = {"path": format_path(best.chosen.path), "layers": len(best.chosen.path)}
+        write_used(f"{out}/{RESULT}", chosen | origin_of(session) | {"task": flags.task.task})
+        print_results(results, as_json=self.json)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +119,10 @@ class Menu(TaskCommand):
         return self.flags.model, [self.flags.over_prompts().task]
 
     def run_task(self) -> None:
-        from cola_jax.deploy.menu import find_menu
+        from cola_jax.deploy.menu import find_menu, menu_estimates
         from cola_jax.deploy.rules import MENU, SELECTOR
-        from cola_jax.report.results import menu_content, menu_table
+        from cola_jax.runs.results import Results
+        from cola_jax.runs.session import facts_of
 
         flags = self.flags.over_prompts()
         session = screen = flags.prepare(command=self)
@@ -129,19 +138,25 @@ class Menu(TaskCommand):
         )
         write_whole(f"{out}/{SELECTOR}", menu.selector.content)
         write_whole(f"{out}/{CONFIG}", yaml_of(self).encode())
-        content = menu_content(menu, origin_of(session) | {"task": flags.task.task})
-        write_result(f"{out}/{MENU}", content, None if self.json else menu_table(content))
+        content = menu.to_json() | origin_of(session) | {"task": flags.task.task}
+        facts = facts_of(session, command="menu", paths=content["paths"])
+        results = Results(menu_estimates(menu), facts.to_json() | size_of(prompts))
+        write_report(results, path_of(out))
+        write_used(f"{out}/{MENU}", content)
+        print_results(results, as_json=self.json)
 
 
-def write_result(file: str, content: dict[str, Any], table: "TerminalTable | None") -> None:
-    """Write a file of JSON, and print its table, or the JSON itself where there is none."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(file, text.encode())
-    if table is None:
-        print(text, end="")
-    else:
-        console.print(table)
+def write_used(file: str, content: dict[str, Any]) -> None:
+    """Write what other commands use of a result."""
+    write_whole(file, f"{readable_json(content)}\n".encode())
     log.info("written to %s", file)
+
+
+def size_of(prompts: "Sequence[Session]") -> dict[str, int]:
+    """Return the held-out questions and the prompts in which they were asked."""
+    from cola_jax.runs.session import held_out_of
+
+    return {"held_out": len(held_out_of(prompts[0])), "prompts": len(prompts)}
 
 
 def origin_of(session: "Session") -> dict[str, Any]:
@@ -184,13 +199,14 @@ class Distill(TaskCommand):
 
     def train(self) -> None:
         """Train the router, and print its effect on held-out questions."""
-        from cola_jax.extras.distill import distill, router_lines
+        from cola_jax.extras.distill import distill
+        from cola_jax.runs.results import Results
         from cola_jax.runs.run import Run
-        from cola_jax.runs.session import prepare_prompts
+        from cola_jax.runs.session import facts_of, prepare_prompts
 
         Run(self.source).facts()  # or it is not a run
         run = RunFlags(dtype=self.dtype, devices=self.devices)
-        session = open_session(self.model, self.task.prepare, run)
+        session = open_session(self.model, self.task.prepare, run, {"task": self.task.task})
         prompts, task = [session], self.task
         if task.measures_in_several:
             prompts = prepare_prompts(session.model, task, session.engine)
@@ -200,11 +216,13 @@ class Distill(TaskCommand):
         session.model.load(self.devices.mesh(fewest))
         distilled = distill(session, self.source, self.out, self.settings, prompts)
         write_whole(f"{self.out}/{CONFIG}", yaml_of(self).encode())
-        if self.json:
-            print_json(distilled.to_json())
-            return
-        for line in router_lines(distilled):
-            console.print(line, soft_wrap=True, highlight=False)
+        facts = facts_of(session, command="distill", **dataclasses.asdict(self.settings))
+        size = {"held_out": len(distilled.right), "prompts": len(prompts)}
+        results = Results(distilled.estimates(), facts.to_json() | size)
+        write_report(results, path_of(self.out))
+        print_results(results, as_json=self.json, whole=True)
+        if distilled.warning is not None:
+            log.warning(distilled.warning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +242,8 @@ class Export(Command):
     """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
     checkpoint was converted from by default."""
     effect: Path | None = None
-    """File with the measured effect of the path, for the model card and the Hub's evaluation
-    results: static.json, the results.json of `cola evaluate`, or the verdicts.json of `cola
-    verify`."""
+    """The results.json of `cola static`, `evaluate` or `verify` with the measured effect of the
+    path, for the model card and the Hub's evaluation results."""
     repository: HubChoice = dataclasses.field(default_factory=HubFlags)
 
     def run(self) -> None:

@@ -71,8 +71,8 @@ class Cache(Printing):
 
     def run(self) -> None:
         from cola_jax.formats import cache
+        from cola_jax.report.tables import Row, Table
         from cola_jax.report.terminal import TerminalTable
-        from cola_jax.scoring.number_format import Row, Table
 
         entries = cache.cached_models()
         if self.clear or self.remove:
@@ -119,8 +119,8 @@ class Tasks(Printing):
     """List the tasks, with their scorers, formats and shots."""
 
     def run(self) -> None:
+        from cola_jax.report.tables import Row, Table
         from cola_jax.report.terminal import TerminalTable
-        from cola_jax.scoring.number_format import Row, Table
 
         rows = catalogue()
         if self.json:

@@ -37,8 +37,8 @@ class Report(Printing):
     """
 
     run_directories: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
-    """Runs of `cola search`, `cola evaluate` or `cola scan`, or results of `cola static` or `menu`;
-    several searches for one page."""
+    """Runs of `cola search`, `evaluate` or `scan`, or outputs of `cola static`, `menu`,
+    `distill` or `verify`; several searches for one page."""
     page: Annotated[str | None, arg(metavar="PATH")] = None
     """The page to write, with the same tables beside it as .md, and every block of a scan as .csv;
     report.html in the run directory by default, in the current one for several runs. The paths of
@@ -58,7 +58,7 @@ class Report(Printing):
     repository: HubChoice = dataclasses.field(default_factory=HubFlags)
 
     def run(self) -> None:
-        from cola_jax.report.results import read_deployed
+        from cola_jax.runs.results import stored_results
         from cola_jax.runs.run import Run
 
         if not self.run_directories:
@@ -84,11 +84,14 @@ class Report(Printing):
             log.info("Every Eval Ever: %s in %s", records, self.every_eval_ever)
         if len(runs) > 1:
             self.compare(runs)
-        elif deployed := read_deployed(runs[0].directory):
-            self.show_deployed(*deployed)
+            return
+        (run,) = runs
+        stored = stored_results(run.directory)
+        if stored is not None:
+            self.show_stored(stored, self.page_in(run.directory))
         else:
-            self.show(runs[0])
-            self.upload(runs[0])
+            self.show(run)
+            self.upload(run)
 
     def upload(self, run: "Run") -> None:
         """Upload a run as a data set of two tables, if asked to; its card is the report."""
@@ -106,55 +109,46 @@ class Report(Printing):
             write_whole(card, (head + read_text(report)).encode())
         self.repository.push(run.directory, "dataset")
 
-    def show_deployed(self, content: Any, table: Any) -> None:
-        """Print the result of `cola static` or `menu`."""
-        for flag, value in {"page": self.page, "push-to-hub": self.repository.push_to_hub}.items():
-            if value is not None:
-                raise InputError(f"--{flag} is for runs: leave it out.")
-        if self.json:
-            print_json(content)
-        else:
-            console.print(table)
-
-    def show(self, run: "Run") -> "Results | None":
-        """Print the report of a run, write its page, and return its results; none of a scan."""
+    def show_stored(self, results: "Results", page: "epath.Path") -> None:
+        """Print the results of a command that makes no run, and write their page."""
         from cola_jax.report.document import Document
+        from cola_jax.report.page import write_page
+
+        if self.repository.push_to_hub is not None:
+            raise InputError("--push-to-hub is for runs: leave it out.")
+        document = Document.of(results)
+        write_page(document, page)
+        self.print_report(results.to_json(), document)
+        self.write_markdown(document, page)
+
+    def show(self, run: "Run") -> "Results":
+        """Print the report of a run, write its page, and return its results."""
+        from cola_jax.deploy.scan import scan_results
+        from cola_jax.report.document import Document
+        from cola_jax.report.figures import scan_figures
         from cola_jax.report.harness import harness_json
         from cola_jax.report.page import write_page, write_search_page
         from cola_jax.runs.results import RESULTS, write_results
 
-        facts = run.facts()
+        command = run.facts().command
         page = self.page_in(run.directory)
-        if facts.command != "search" and self.preference is not None:
+        if command != "search" and self.preference is not None:
             raise InputError("--preference is for searches: leave it out.")
-        if facts.command == "scan":
-            self.show_scan(run, page)
-            return None
-        results = run.summary(self.read_preference(run))
+        is_scan = command == "scan"
+        results = scan_results(run) if is_scan else run.summary(self.read_preference(run))
         write_results(results, run.directory / RESULTS)
         if self.lm_eval is not None:
             write_whole(self.lm_eval, json_text(harness_json(results)).encode())
         document = Document.of(results)
-        if facts.command == "search":
+        if command == "search":
             write_search_page([run], {str(run.directory): results}, page)
         else:
-            write_page(document, page)
+            write_page(document, page, {"figures": scan_figures(results) if is_scan else []})
+        if is_scan:
+            write_whole(page.with_suffix(".csv"), results.to_csv().encode())
         self.print_report(results.to_json(), document)
         self.write_markdown(document, page)
         return results
-
-    def show_scan(self, run: "Run", page: "epath.Path") -> None:
-        """Print the best blocks of a scan, and write every block as CSV and a page."""
-        from cola_jax.report.figures import scan_figures
-        from cola_jax.report.page import write_page
-        from cola_jax.report.scan import scan_csv, scan_records, scan_report, summarise_scan
-
-        summary = summarise_scan(run)
-        tables, records = scan_report(run, summary), scan_records(summary)
-        write_page(tables, page, {"figures": scan_figures(summary)})
-        write_whole(page.with_suffix(".csv"), scan_csv(records).encode())
-        self.print_report(records, tables)
-        self.write_markdown(tables, page)
 
     def compare(self, runs: "Sequence[Run]") -> None:
         """Print the report of several searches, and write one page about all."""
@@ -241,8 +235,7 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
     elif as_json:
         every = [run.summary() for run in runs]
     else:
-        shown = [Report(()).show(run) for run in runs]
-        every = [results for results in shown if results is not None]
+        every = [Report(()).show(run) for run in runs]
     if as_json:
         print_json([results.to_json() for results in every])
     elif prompts > 1:

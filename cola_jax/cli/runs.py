@@ -175,7 +175,7 @@ class Scan(TaskCommand):
         return self.flags.model, [self.flags.over_prompts().task]
 
     def run_task(self) -> None:
-        from cola_jax.report.scan import scan_paths
+        from cola_jax.deploy.scan import scan_paths
 
         if self.flags.task.measures_in_several:
             raise InputError(

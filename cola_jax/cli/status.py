@@ -12,7 +12,7 @@ from cola_jax.cli.report import print_json
 from cola_jax.errors import count, shorten
 
 if TYPE_CHECKING:
-    from cola_jax.scoring.number_format import Table
+    from cola_jax.report.tables import Table
 
 SHOWN = 10  # the last starts and failures that are printed
 UNITS = {"days": 86400, "h": 3600, "min": 60}
@@ -41,7 +41,8 @@ class Status(Printing):
 def status_tables(progress: Mapping[str, Any]) -> "Iterator[Table]":
     """Yield the tables of a run: its progress, machines, last starts and last failures."""
     from cola_jax.report.document import run_title, title
-    from cola_jax.scoring.number_format import Row, Table, format_percent
+    from cola_jax.report.tables import Row, Table
+    from cola_jax.runs.estimates import number_text
 
     done, asked, starts = (progress[name] for name in ("done", "questions", "starts"))
     about, left, last = (progress[name] for name in ("estimated", "seconds_left", "last_part"))
@@ -51,7 +52,7 @@ def status_tables(progress: Mapping[str, Any]) -> "Iterator[Table]":
     rates = progress["questions_per_second"], progress["evaluations_per_second"]
     speed = "{:.3g} questions/s, {:.3g} evaluations/s"
     values = {
-        "questions done": f"{done:,} of {asked:,} ({format_percent(done / max(asked, 1))})",
+        "questions done": f"{done:,} of {asked:,} ({number_text(done / max(asked, 1), 'share')})",
         "unfinished": f"{max(asked - done, 0):,}, of them {progress['failed']:,} set aside",
         "evaluations": cost,
         "rate": "unknown" if None in rates else speed.format(*rates),
@@ -62,7 +63,7 @@ def status_tables(progress: Mapping[str, Any]) -> "Iterator[Table]":
     yield Table(rows, run_title(starts[-1]) if starts else "", ("progress", ""))
     rows = []
     for each in progress["machines"]:
-        share = format_percent(each["questions"] / max(done, 1))
+        share = number_text(each["questions"] / max(done, 1), "share")
         rows.append(Row(each["machine"], (f"{each['questions']:,}", share, ago(each["last_part"]))))
     yield Table(rows, columns=("machine", "questions", "share", "last part"))
     rows = []

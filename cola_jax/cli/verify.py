@@ -17,10 +17,10 @@ from cola_jax.cli.flags import (
 )
 from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import print_json
+from cola_jax.cli.results import print_results, write_report
 from cola_jax.deploy.settings import Outcome, TrialSettings
 from cola_jax.errors import InputError, UsageError, shown
 from cola_jax.errors import count as count_of
-from cola_jax.files import readable_json, write_whole
 from cola_jax.layer_costs import read_layer_costs
 from cola_jax.progress import log
 from cola_jax.storage import path_of
@@ -69,15 +69,9 @@ class Verify(TaskCommand):
 
     def run_task(self) -> None:
         from cola_jax.deploy.verify.claims import check_not_empty
+        from cola_jax.deploy.verify.results import earlier_seconds, trial_results
         from cola_jax.deploy.verify.trial import run_trial, time_paths
-        from cola_jax.report.document import markdown_report, terminal_report
-        from cola_jax.report.page import write_page
-        from cola_jax.report.verdicts import (
-            VERDICTS,
-            earlier_seconds,
-            trial_report,
-            verdicts_json,
-        )
+        from cola_jax.runs.machine import machine
 
         if not self.claims:
             raise UsageError("`cola verify` needs CLAIMS: give at least one, such as 0-28.")
@@ -100,17 +94,10 @@ class Verify(TaskCommand):
             lambda metrics: run_trial(sessions, claims, out, settings, metrics, samplers)
         )
         seconds = earlier_seconds(out, trial) or time_paths(sessions, trial)
-        content = verdicts_json(trial, seconds, costs)
-        folder = path_of(out)
-        write_whole(folder / VERDICTS, readable_json(content).encode() + b"\n")
-        tables = trial_report(trial, content)
-        write_page(tables, folder / "report.html")
-        write_whole(folder / "report.md", markdown_report(tables, whole=True).encode())
-        if self.json:
-            print_json(content)
-        else:
-            console.print(terminal_report(tables, whole=True))
-        log.info("written to %s/%s", out, VERDICTS)
+        start = machine() | first.environment | {"task": ", ".join(sessions)}
+        results = trial_results(trial, seconds, costs, start)
+        write_report(results, path_of(out))
+        print_results(results, as_json=self.json, whole=True)
         outcomes = {v.outcome for verdicts in trial.verdicts for v in verdicts}
         if failed := sorted(outcomes & {*self.fail_on}):
             log.error("a claim is called %s (--fail-on)", ", ".join(failed))
@@ -119,9 +106,9 @@ class Verify(TaskCommand):
     def plan(self, points: float) -> None:
         """Print how many questions a trial needs, in the prompts asked for and in others."""
         from cola_jax.deploy.verify.power import Components, plan
+        from cola_jax.deploy.verify.results import earlier_components
+        from cola_jax.report.tables import Row, Table
         from cola_jax.report.terminal import TerminalTable
-        from cola_jax.report.verdicts import earlier_components
-        from cola_jax.scoring.number_format import Row, Table
 
         components = earlier_components(self.flags.out) or Components()
         tests = len(self.flags.each()) * len(self.claims)

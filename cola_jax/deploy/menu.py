@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,17 @@ from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
-from cola_jax.path import LayerPath, identity, unpad_path
+from cola_jax.path import LayerPath, format_path, identity, unpad_path
 from cola_jax.question import split
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
+from cola_jax.runs.estimates import MODEL, Estimate
+from cola_jax.runs.path_results import LAYERS
+from cola_jax.runs.prompt_results import measured_estimates
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import check_whole_share, held_out_of, prompt_folders, settings_of
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
 from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.statistics import Share
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -79,6 +83,38 @@ class TaskMenu:
     def chosen(self) -> MenuChoice:
         """The rule that is right most often on training questions; of equals the simplest."""
         return max(self.choices, key=lambda choice: choice.trained.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `menu.json` has of the menu: its paths and the chosen rule."""
+        return {
+            "paths": [format_path(path) for path in self.paths],
+            "rule": self.chosen.rule,
+            "sign": self.chosen.sign,
+            "single": self.single,
+            "state_layer": self.state_layer,
+            "selector": self.selector.digest,
+        }
+
+
+def menu_estimates(menu: TaskMenu) -> list[Estimate]:
+    """Compare the rules of a menu, and the choice by the answer, with the pretrained model."""
+    rules = {MODEL: menu.plain}
+    for choice in menu.choices:
+        name = choice.rule + {None: "", 1: ", highest", -1: ", lowest"}[choice.sign]
+        if choice.rule == "single":
+            name += f": {format_path(menu.paths[menu.single])}"
+        rules[name] = choice
+    rules[f"some path of {len(menu.paths)} is right (needs the answer)"] = menu.oracle
+    (chosen,) = (group for group, choice in rules.items() if choice is menu.chosen)
+    right = {group: choice.right for group, choice in rules.items()}
+    measured = measured_estimates(right, menu.plain.right, chosen)
+    estimates = []
+    for group, choice in rules.items():
+        estimates.append(Estimate(LAYERS, group, choice.layers, unit="layers"))
+        estimates.append(Estimate.of("training", Share.of(choice.trained), group=group))
+        estimates += measured[group]
+    estimates.append(Estimate.count("training questions", len(menu.plain.trained)))
+    return estimates
 
 
 def find_menu(

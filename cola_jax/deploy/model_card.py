@@ -1,21 +1,23 @@
 """The README.md of an exported model, with its measured effects, and the Hub's file of these."""
 
 import itertools
-import json
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from cola_jax.errors import InputError, check_belongs, reading
-from cola_jax.files import read_json, write_whole
-from cola_jax.path import LayerPath, format_path, parse_path_of
+from cola_jax.files import write_whole
+from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
+from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, MODEL, Estimate, sentences_of
+from cola_jax.runs.path_results import group_of
+from cola_jax.runs.results import Results, read_results
+from cola_jax.storage import AnyPath
 from cola_jax.tasks.registry import TASKS, canonical
 
 if TYPE_CHECKING:
@@ -24,35 +26,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
-Share = Annotated[float, Field(ge=0, le=1)]
-Change = Annotated[float, Field(ge=-1, le=1)]
 
 
-class ReportedEffect(BaseModel):
-    """The effect of a path on questions that it was not chosen on; all shares are 0 to 1."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
+class ReportedEffect(NamedTuple):
+    """The effect of a path on questions that it was not chosen on, in the results of a command."""
 
     task: str  # with its split
-    n: PositiveInt  # questions
-    prompts: PositiveInt = 1  # in which they were asked
-    before: Share  # accuracy of the pretrained model
-    after: Share  # accuracy along the path
-    interval: tuple[Change, Change]  # of the difference, 95 %
-    outcome: str | None = None  # of a trial
-    sentence: str | None = None  # of the report of a trial or of an evaluation
+    prompts: int  # in which each question was asked
+    before: Estimate  # accuracy of the pretrained model
+    after: Estimate  # accuracy along the path
+    change: Estimate
+    sentence: str
 
     @property
-    def difference(self) -> str:
+    def size(self) -> str:
         """The difference in points with its interval."""
-        low, high = self.interval
-        return f"{100 * (self.after - self.before):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        return f"{self.change.text} ({self.change.interval_text})"
 
     def cells(self) -> list[str]:
         """Return the cells of a row of `effects_section`."""
-        counts = [str(self.n), str(self.prompts)]
-        shares = [f"{self.before:.1%}", f"{self.after:.1%}", self.difference]
-        return [cell(self.task), *counts, *shares, cell(self.outcome or "")]
+        counts = [str(self.change.n), str(self.prompts)]
+        shares = [self.before.text, self.after.text, self.size]
+        return [cell(self.task), *counts, *shares, cell(self.change.note)]
 
 
 def effects_section(effects: Sequence[ReportedEffect]) -> str:
@@ -61,68 +56,80 @@ def effects_section(effects: Sequence[ReportedEffect]) -> str:
         return ""
     names = ["task", "questions", "prompts", "accuracy before", "after"]
     names += ["difference in points (95 %)", "outcome"]
-    width = len(names) - all(effect.outcome is None for effect in effects)
+    width = len(names) - all(not effect.change.note for effect in effects)
     rows = [names, ["---"] * width, *(effect.cells() for effect in effects)]
     lines = [f"| {' | '.join(row[:width])} |\n" for row in rows]
-    said = "".join(
-        f"\nThe report: {literal(effect.sentence)}\n" for effect in effects if effect.sentence
-    )
+    said = "".join(f"\nThe report: {literal(effect.sentence)}\n" for effect in effects)
     return f"## Measured effect\n\n{''.join(lines)}{said}"
 
 
 def read_effects(
-    file: Path, path: Sequence[int], num_layers: int, model: str | None = None
+    file: AnyPath, path: Sequence[int], num_layers: int, model: str | None = None
 ) -> list[ReportedEffect]:
-    """Read the effects of a path from static.json, results.json, verdicts.json or their fields.
+    """Read the effects of a path, one on each task, from `results.json`.
 
-    Raises InputError for missing or invalid fields, and for the effect of another path or model.
+    Raises InputError for the results of another path or model, of several paths that were compared
+    on the questions that chose between them, and of another measure than accuracy.
     """
-    values, name = read_json(file), format_path(path)
+    results = read_results(file)
     with reading(file):
-        if "cola_jax" in values:
-            values = effect_of_results(file, values, name)
-        elif "claims" in values:
-            values = effects_of_verdicts(file, values, name, num_layers)
-        measured = values.get("path")
-        if isinstance(measured, str):
-            measured = format_path(parse_path_of(file, measured, num_layers))
-        recorded, ours = {"model": values.get("model"), "path": measured}, {"model": model}
+        settings = results.run["settings"]
         action = "measure this path on this model"
-        check_belongs(str(file), recorded, "this export", ours | {"path": name}, action)
-        effects = values.get("effects") or [values.get("effect", values)]
-        return [ReportedEffect.model_validate_json(json.dumps(effect)) for effect in effects]
+        theirs = {"model": settings.get("model")}
+        check_belongs(str(file), theirs, "this export", {"model": model}, action)
+        measure = settings.get("measure", "accuracy")
+        if measure != "accuracy":
+            raise InputError(
+                f"{file} measures {measure}, but a model card states accuracy: verify the path by "
+                "it."
+            )
+        measured = measured_paths(results)
+        name = group_of(path, num_layers)
+        tried = {facts["path"] for facts in measured.values()}
+        if settings.get("command") == "evaluate" and tried != {name}:
+            raise InputError(
+                f"{file} measures {', '.join(tried) or 'no path'} against the identity path, but "
+                f"an effect is that of one path, chosen before: `cola evaluate` {name} alone with "
+                "it."
+            )
+        if name not in tried:
+            raise InputError(
+                f"{file} has the effect of {', '.join(tried) or 'no path'}, not of {name}: export "
+                "this one, or measure the other."
+            )
+        return [
+            effect_of(results, group, facts)
+            for group, facts in measured.items()
+            if facts["path"] == name
+        ]
 
 
-def effects_of_verdicts(
-    file: Path, verdicts: dict[str, Any], path: str, num_layers: int
-) -> dict[str, Any]:
-    """Return the effects of a path on each task in the verdicts of `cola verify`."""
-    claims, measure = verdicts["claims"], verdicts.get("measure", "accuracy")
-    if measure != "accuracy":
-        raise InputError(
-            f"{file} measures {measure}, but a model card states accuracy: verify the path by it."
-        )
-    tried = [format_path(parse_path_of(file, claim["path"], num_layers)) for claim in claims]
-    if path not in tried:
-        raise InputError(f"{file} tries {', '.join(tried)}, not {path}: export one of these paths.")
-    tasks = claims[tried.index(path)]["tasks"]
-    effects = [{"task": task} | verdict for task, verdict in tasks.items()]
-    return {"model": verdicts["model"], "path": path, "effects": effects}
+def measured_paths(results: Results) -> dict[str, dict[str, str]]:
+    """Return the path, the task and the model's group of each group that was chosen before."""
+    changed = [each.group for each in results if each.name == CHANGE]
+    chosen = [each.group for each in results if each.note == CHOSEN]
+    facts = {"task": str(results.run["start"].get("task")), "model": MODEL}
+    claims = results.run.get("groups", {})
+    return {
+        group: claims.get(group) or facts | {"path": group}
+        for group in changed
+        if not chosen or group in chosen
+    }
 
 
-def effect_of_results(file: Path, results: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the effect of a path in the results of `cola evaluate`, as static.json has it."""
-    known = results["cola_jax"]["effects"].get("paths", {})
-    if list(known) != [path]:
-        raise InputError(
-            f"{file} measures {', '.join(known) or 'no path'} against the identity path, but an "
-            f"effect is that of one path, chosen before: `cola evaluate` {path} alone with it."
-        )
-    (task, *_) = (config["task"] for config in results["configs"].values())
-    model = results["cola_jax"]["settings"]["model"]
-    sentence = results["cola_jax"]["effects"].get("sentence")
-    effect = {"task": task, "sentence": sentence, **known[path]}
-    return {"model": model, "path": path, "effect": effect}
+def effect_of(results: Results, group: str, facts: Mapping[str, str]) -> ReportedEffect:
+    """Return the effect of a group of estimates."""
+    beside = [each for each in results if each.group in (group, facts["model"])]
+    by_name = {(each.group, each.name): each for each in beside}
+    (sentence,) = sentences_of(beside)
+    return ReportedEffect(
+        task=facts["task"],
+        prompts=results.run.get("prompts", 1),
+        before=by_name[facts["model"], CORRECT],
+        after=by_name[group, CORRECT],
+        change=by_name[group, CHANGE],
+        sentence=sentence,
+    )
 
 
 def model_card(
@@ -203,9 +210,10 @@ def write_eval_results(
         task = "_".join(filter(None, (name.replace("-", "_"), subject)))
         entry = {
             "dataset": {"id": TASKS[name].hub, "task_id": task},
-            "value": round(100 * effect.after, 4),  # percent, as the benchmarks of the Hub have it
-            "notes": f"path {format_path(path)}; questions {effect.n}, prompts {effect.prompts}; "
-            f"points more than the pretrained model: {effect.difference}",
+            # percent, as the benchmarks of the Hub have it
+            "value": round(100 * effect.after.value, 4),
+            "notes": f"path {format_path(path)}; questions {effect.change.n}, prompts "
+            f"{effect.prompts}; points more than the pretrained model: {effect.size}",
         }
         file = folder / ".eval_results" / f"{task}.yaml"
         write_whole(file, yaml.safe_dump([entry], sort_keys=False, width=1000).encode())

@@ -20,9 +20,13 @@ from cola_jax.layer_costs import LayerCosts
 from cola_jax.metrics import Metrics
 from cola_jax.path import STOP, FittingEdits, LayerPath, edit_table, edited, identity, pad_path
 from cola_jax.question import Question, split
+from cola_jax.runs.estimates import Estimate
+from cola_jax.runs.path_results import LAYERS, group_of, time_estimates
+from cola_jax.runs.prompt_results import measured_estimates
 from cola_jax.runs.session import evaluate_prompts, held_out_of, recording
 from cola_jax.scoring.divergence import divergences, label_free_encoder
 from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.statistics import Share
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -119,6 +123,36 @@ def find_path(
         best,
         measured=tuple(dataclasses.replace(path, held_out=part) for path, part in measured),
     )
+
+
+def static_estimates(found: TaskPath, fitness: Fitness) -> list[Estimate]:
+    """Compare the chosen path, and the others of the front, with the pretrained model.
+
+    The model is first, and paths follow by their cost.
+    """
+    costs = found.costs
+    others = [path for path in found.finalists if path.on_front or path is found.chosen]
+    shown = [found.plain, *sorted(others, key=lambda each: costs.of(each.path))]
+    by_group = {group_of(each.path, costs.num_layers): each for each in shown}
+    chosen = group_of(found.chosen.path, costs.num_layers)
+    right = {group: each.held_out for group, each in by_group.items()}
+    measured = measured_estimates(right, found.plain.held_out, chosen)
+    estimates = []
+    for group, each in by_group.items():
+        estimates.append(Estimate.count(LAYERS, len(each.path), group=group))
+        estimates += time_estimates(group, each.path, costs)
+        for name, part in (("training", each.training), ("validation", each.validation)):
+            if fitness == "kl":
+                divergence = float(part.mean())
+                n = len(part)
+                estimates.append(Estimate(name, group, divergence, "nats of divergence", n=n))
+            else:
+                estimates.append(Estimate.of(name, Share.of(part), group=group))
+        estimates += measured[group]
+    estimates.append(Estimate.count("paths tried on all training questions", found.evaluated))
+    estimates.append(Estimate.count("training questions", len(found.plain.training)))
+    estimates.append(Estimate.count("validation questions", len(found.plain.validation)))
+    return estimates
 
 
 def label_free(session: "Session") -> "Session":

@@ -1,7 +1,6 @@
 """`distill`: train a router on the correct paths of a run, and measure it on held-out questions."""
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from cola_jax.checkpoint import absolute
 from cola_jax.engine import EngineEvaluator
 from cola_jax.errors import InputError
 from cola_jax.execute import bucket, pad_paths, replicated, state_batches
@@ -26,24 +24,27 @@ from cola_jax.extras.router import (
     target_of_path,
 )
 from cola_jax.extras.settings import DistillSettings
-from cola_jax.files import write_whole
 from cola_jax.path import LayerPath, identity
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest, split
-from cola_jax.report import effect_cells, held_out_of
 from cola_jax.runs import (
+    LAYERS,
+    MODEL,
+    Estimate,
     Labels,
     Run,
     Session,
     asked_here,
     check_comparable,
+    measured_estimates,
     read_labels,
     settings_of,
 )
-from cola_jax.scoring import Effect, format_mean, format_percent
+from cola_jax.scoring import Share
 
 log = logging.getLogger(__name__)
 WARMUP = 0.08  # share of the steps
+ROUTER = "the router"  # group of its estimates
 COLLAPSED = 0.95  # share of questions with the same path from which on a router chooses nothing
 
 
@@ -63,7 +64,8 @@ class Distilled(NamedTuple):
     router: Router
     examples: Examples
     losses: list[float]  # mean of each epoch
-    effect: Effect
+    right: np.ndarray  # [n, K] bool, of n held-out questions in K prompts
+    plain: np.ndarray  # [n, K] bool, of the pretrained model
     layers: float  # mean, of the paths
     paths: Counter[LayerPath]  # with the number of their questions
 
@@ -81,22 +83,27 @@ class Distilled(NamedTuple):
             return None
         names = f"for {most} of {questions} held-out questions it names the"
         if self.identity_share >= COLLAPSED:
-            return f"WARNING: identity collapse: {names} identity path, so it changes nothing."
-        return f"WARNING: collapse to one path: {names} same path, so `cola static` does as much."
+            return f"identity collapse: {names} identity path, so it changes nothing"
+        return f"collapse to one path: {names} same path, so `cola static` does as much"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures as JSON has them."""
-        return {
-            "examples": len(self.examples.targets),
-            "left_out": dict(self.examples.left_out),
-            "final_loss": self.losses[-1],
-            "held_out": self.effect.to_json(),
-            "layers": self.layers,
-            "early_layers": self.router.early_layers,
-            "identity_share": self.identity_share,
-            "distinct_paths": len(self.paths),
-            "collapsed": self.warning is not None,
-        }
+    def estimates(self) -> list[Estimate]:
+        """Compare the router with the pretrained model, and describe its training."""
+        measured = measured_estimates({ROUTER: self.right}, self.plain)
+        estimates = []
+        num_layers = self.router.model.config.num_layers
+        for group, layers in ((MODEL, num_layers), (ROUTER, self.layers)):
+            estimates.append(Estimate(LAYERS, group, layers, unit="layers"))
+            estimates += measured[group]
+        named = Estimate.count("distinct paths named", len(self.paths), note=self.warning or "")
+        early = Estimate.count("layers run to name a path", self.router.early_layers)
+        share = Share(self.paths[identity(num_layers)], self.paths.total())
+        estimates += [named, Estimate.of("identity path named", share), early]
+        estimates.append(Estimate.count("paths trained on", len(self.examples.targets)))
+        for reason, number in self.examples.left_out.items():
+            if number:
+                estimates.append(Estimate.count(f"left out: {reason}", number))
+        estimates.append(Estimate("loss of the last epoch", value=self.losses[-1], unit="loss"))
+        return estimates
 
 
 def distill(
@@ -140,8 +147,6 @@ def distill(
     router = Router(weights, jax.device_put(params, replicated(weights)), early_layers)
     distilled = measure_router(prompts or [session], router, examples, losses)
     record.save(directory, params)
-    content = json.dumps(distilled.to_json(), indent=2) + "\n"
-    write_whole(absolute(directory) / "metrics.json", content.encode())
     return distilled
 
 
@@ -275,26 +280,6 @@ def measure_router(
         rows.append(evaluate(wave).verdict)
         chosen += paths
     right = np.stack(rows, axis=1)  # [n, K, 2]
-    effect = Effect.of(right[..., 1], right[..., 0])
     layers = float(np.mean(list(map(len, chosen))))
-    return Distilled(router, examples, losses, effect, layers, Counter(chosen))
-
-
-def router_lines(distilled: Distilled) -> list[str]:
-    """Format the examples of a router and its effect on held-out questions, a fact on each line."""
-    examples = distilled.examples
-    effect = distilled.effect
-    paths = distilled.paths
-    left_out = ", ".join(f"{n} {reason}" for reason, n in examples.left_out.items() if n)
-    after, points, interval = effect_cells(effect)
-    lines = [
-        f"trained on {len(examples.targets)} paths; left out: {left_out or 'none'}",
-        f"final loss {distilled.losses[-1]:.4f}",
-        f"accuracy {held_out_of(effect.to_json())}: {format_percent(effect.before.value)} of "
-        f"the pretrained model, {after} with the router; {points} points ({interval})",
-        f"layers: {format_mean(distilled.layers)}, after {distilled.router.early_layers} over the "
-        "prompt to name a path",
-        f"distinct paths: {len(paths)}; the identity path for "
-        f"{format_percent(distilled.identity_share)} of the questions",
-    ]
-    return lines if distilled.warning is None else [*lines, distilled.warning]
+    plain_right, router_right = np.moveaxis(right, -1, 0)
+    return Distilled(router, examples, losses, router_right, plain_right, layers, Counter(chosen))

@@ -23,8 +23,32 @@ from cola_jax.strategies.rules import PRESETS
 MAX_NAME = 120  # characters of a title
 MAX_VALUE = 1000  # of a setting
 EVALUATIONS = (SPENT, "evaluations")  # names of estimates
+HELD_OUT = (
+    "Points more: the difference to the pretrained model on held-out questions, paired, with "
+    "questions and, where there are several, prompts random. What is chosen was chosen on other "
+    "questions; the p-values of all others are corrected (Holm)."
+)
 # how the tables of each command are read
 NOTES = {
+    "scan": "Points more: the difference to the pretrained model, paired over questions; margin: "
+    "the same of the margin, in the unit of scores (nats; per character for options-norm). p, "
+    "two-sided: the chance that the largest change of all blocks, up or down, would reach this if "
+    "none had an effect. A skip is kept where no fewer questions are right. A "
+    "block is also chosen on one half of the questions and measured on the other, both ways. "
+    "`cola verify` tries a block in other prompts.",
+    "static": "Paths are tried on training questions, and chosen on those for validation, as is "
+    "the Pareto front of accuracy (or, by the fitness kl, of the divergence from the model's own "
+    "next token, which reads no answers) and cost, which is shown. " + HELD_OUT,
+    "menu": "Layers are run for a prompt, prefixes shared; all rules but single and the selector "
+    "run every path of the menu. Training: each fifth of the questions answered by paths and rules "
+    "made from the other four. " + HELD_OUT,
+    "distill": HELD_OUT,
+    "verify": "Intervals: 95 %, with questions and, where there are several, prompts random. p: "
+    "two-sided, corrected (Holm) for all claims and tasks; in each prompt, of the test that the "
+    "prompts do not differ. Place: that of the claim among random paths with the same edits, which "
+    "is not a test. ShortGPT's path: as many layers, those of the largest influence; a vote: the "
+    "majority of samples of the model at the cost of the claim. Loss excluded: the margin of `as "
+    "good`, with the p-value of a loss of as much.",
     "search": "Intervals: 95 %; all tests are two-sided, and p is corrected (Holm) for all tests "
     "of the run. W→C counts questions that have a control: the same search for an answer that is "
     "neither correct nor the model's own. Expected: the correct answer is drawn among those "
@@ -175,18 +199,27 @@ def lead_of(results: Results) -> str:
     """State the size of what was measured."""
     settings = results.run.get("settings") or {}
     start = results.run.get("start") or {}
-    evaluations = next(each for each in results if each.name in EVALUATIONS)
-    done = results.run["done"]
-    planned = settings["questions"]
-    unfinished = "" if done == planned else " (unfinished)"
-    prompts = len(settings.get("choose_prompts") or ())
-    asked = f"each in one of {prompts} prompts" if prompts else "for this prompt alone"
-    if several := results.run.get("prompts"):
-        asked = f"in {several} prompts"
+    evaluations = next((each for each in results if each.name in EVALUATIONS), None)
+    size = "" if evaluations is None else f"{evaluations.text} evaluations on "
+    held_out = results.run.get("held_out")
+    if held_out is None:
+        done = results.run["done"]
+        planned = settings["questions"]
+        unfinished = "" if done == planned else " (unfinished)"
+        size += f"{done:,} of {planned:,} questions{unfinished}"
+    else:
+        size += f"{held_out:,} held-out questions"
+    prompts = results.run.get("prompts", 1)
+    chosen = len(settings.get("choose_prompts") or ())
+    asked = "for this prompt alone" if prompts == 1 else f"in {prompts} prompts"
+    if chosen and held_out is None:
+        asked = f"each in one of {chosen} prompts"
     if again := again_count(settings):
         asked = f"asked again in {count(again, 'other wording')}"
-    size = f"{evaluations.text} evaluations on {done:,} of {planned:,} questions{unfinished}"
-    return f"{size}, {asked}; {start['num_layers']} layers."
+    lead = f"{size}, {asked}; {start['num_layers']} layers."
+    if settings.get("command") == "benchmark":
+        lead += f" {start['device']}, {settings['dtype']}, {start['date'][:10]}."
+    return lead
 
 
 def run_settings(settings: Mapping[str, Any], start: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,10 +7,19 @@ layer of a block, a value, its interval and p.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cola_jax.report.scan import KINDS, Cell, ScanSummary
+from cola_jax.deploy.scan import KINDS, Block
 from cola_jax.runs.curves import Curve, corrected_curves, kept_curves, layer_curves, rounded
-from cola_jax.runs.estimates import BEYOND, EXPECTED, REACHED, UNDECIDED
+from cola_jax.runs.estimates import (
+    BEYOND,
+    CHANGE,
+    EXPECTED,
+    REACHED,
+    UNDECIDED,
+    UNITS,
+    Estimate,
+)
 from cola_jax.runs.layer_use import ALL, CONTROLS, CORRECTED, RETAINED
+from cola_jax.runs.path_results import MARGIN
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import ASKED_AGAIN
@@ -20,7 +29,6 @@ STRIP = ("reached", "expected", "low", "high", "n")
 ROW = ("x", "value", "low", "high", "n")
 BLOCK = ("first layer", "last layer", "value", "low", "high", "p")
 GROUPS = {RETAINED: "Right before", CORRECTED: "Wrong before"}
-ACCURACY, MARGIN = "Change in points of accuracy", "Change of the margin"
 
 
 def search_figures(runs: Mapping[str, Run], every: Mapping[str, Results]) -> list[dict[str, Any]]:
@@ -168,9 +176,12 @@ def layer_panels(runs: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def scan_figures(summary: ScanSummary) -> list[dict[str, Any]]:
+def scan_figures(results: Results) -> list[dict[str, Any]]:
     """Make the figure of a scan: bars for single layers, else maps of blocks."""
-    single = all(cell.block.stop - cell.block.start == 1 for cell in summary.cells)
+    changes = [each for each in results if each.name == CHANGE]
+    margins = [each for each in results if each.name == MARGIN]
+    blocks = [Block.parse(each.group) for each in changes]
+    single = all(block.stop - block.start == 1 for block in blocks)
     caption = (
         "Each layer skipped and repeated: the change against the pretrained model on the same "
         "questions, with 95 % intervals."
@@ -178,33 +189,41 @@ def scan_figures(summary: ScanSummary) -> list[dict[str, Any]]:
         else "Each block of layers, repeated above the diagonal and skipped below it: the change "
         "against the pretrained model on the same questions. The circle marks the best block."
     )
-
-    def rows_of(kind: str, label: str) -> Curve:
-        """List the change that each block of one kind makes."""
-        return [
-            rounded(scan_row(cell, label, summary.questions if single else None))
-            for cell in summary.cells
-            if cell.block.kind == kind
-        ]
-
-    panels = [
-        {
-            "kind": "bars" if single else "map", "title": label, "x": "layer", "percent": False,
-            "columns": ROW if single else BLOCK, "layers": summary.num_layers,
-            "best": [best.block.kind, best.block.start, best.block.stop - 1],
-            "series": [{"name": k, "css": k, "rows": rows_of(k, label)} for k in KINDS],
-        }
-        for label, best in ((ACCURACY, summary.best), (MARGIN, summary.best_margin))
-    ]  # fmt: skip
+    panels = []
+    for title, estimates in (
+        ("Change in points of accuracy", changes),
+        ("Change of the margin", margins),
+    ):
+        best = Block.parse(max(estimates, key=lambda each: each.value).group)
+        panels.append(
+            {
+                "kind": "bars" if single else "map",
+                "title": title,
+                "x": "layer",
+                "percent": False,
+                "columns": ROW if single else BLOCK,
+                "layers": results.run["start"]["num_layers"],
+                "best": [best.kind, best.start, best.stop - 1],
+                "series": [
+                    {"name": kind, "css": kind, "rows": block_rows(results, estimates, kind)}
+                    for kind in KINDS
+                ],
+            }
+        )
     return [figure("scan", "The change that each block makes", caption, panels)]
 
 
-def scan_row(cell: Cell, measure: str, questions: int | None) -> list[Any]:
-    """Make the row of a bar, with its number of questions, or of a cell of a map, without."""
-    change, scale, p = cell.difference, 100, cell.p
-    if measure == MARGIN:
-        change, scale, p = cell.margin, 1, cell.p_margin
-    values = [scale * value for value in (change.value, *change.interval)]
-    if questions is not None:
-        return [cell.block.start, *values, questions]
-    return [cell.block.start, cell.block.stop - 1, *values, p]
+def block_rows(results: Results, estimates: Sequence[Estimate], kind: str) -> Curve:
+    """List the changes that the blocks of one kind make: of bars with n, of a map with p."""
+    blocks = [(Block.parse(each.group), each) for each in estimates]
+    single = all(block.stop - block.start == 1 for block, _ in blocks)
+    rows = []
+    for block, each in sorted(blocks, key=lambda pair: (pair[0].stop - pair[0].start, pair[0])):
+        if block.kind == kind:
+            scale = UNITS[each.unit].scale
+            values = [scale * value for value in (each.value, *each.interval)]
+            if single:
+                rows.append(rounded([block.start, *values, results.run["done"]]))
+            else:
+                rows.append(rounded([block.start, block.stop - 1, *values, each.corrected]))
+    return rows

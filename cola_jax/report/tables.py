@@ -2,24 +2,57 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from cola_jax.runs.estimates import FOUND, MODEL, PREFERENCE, UNSCORED, Estimate
+from cola_jax.runs.estimates import (
+    DETECTABLE,
+    FOUND,
+    HIGHEST,
+    LOSS,
+    MEDIAN,
+    MODEL,
+    PLACE,
+    PREFERENCE,
+    QUESTION_SD,
+    RATIOS,
+    RESIDUAL_SD,
+    SECONDS,
+    SHORTGPT,
+    UNSCORED,
+    VOTE,
+    Estimate,
+)
 from cola_jax.runs.search_results import ASKED_AGAIN, NET, SPENT
-from cola_jax.scoring.number_format import COLUMNS, Row, Table
 
+COLUMNS = ("", "value", "95 % interval", "n")
 MAIN = 10  # rows before the others are folded
-IN_EACH_PROMPT = "In each prompt"
 BEYOND_EXPECTED = "Beyond the expected number"
 ANSWERS = "Answers"
 AGAIN = "Asked again in other wordings"
 SAVED = "Layers saved while the model keeps its answer"
 DEPTH = "Layers run by a path"
 COST = "Cost"
+BESIDE = "Beside other paths"
+COULD = "What the trial could show"
+IN_EACH_PROMPT = "In each prompt"
 # of names that begin so; all others are in the first table
 HEADINGS = {
     "prompt ": IN_EACH_PROMPT,
     PREFERENCE: BEYOND_EXPECTED,
     NET: BEYOND_EXPECTED,
+    QUESTION_SD: IN_EACH_PROMPT,
+    RESIDUAL_SD: IN_EACH_PROMPT,
+    PLACE: BESIDE,
+    MEDIAN: BESIDE,
+    HIGHEST: BESIDE,
+    SHORTGPT: BESIDE,
+    VOTE: BESIDE,
+    LOSS: COULD,
+    DETECTABLE: COULD,
+    SECONDS: COST,
+    RATIOS.format("layers"): COST,
+    RATIOS.format("tokens"): COST,
+    RATIOS.format("seconds"): COST,
     FOUND: ANSWERS,
     "right on some path": ANSWERS,
     "right before, on no path": ANSWERS,
@@ -46,6 +79,23 @@ HEADINGS = {
     "added by": COST,
     "tokens decoded": COST,
 }
+
+
+class Row(NamedTuple):
+    """One line of a table, as text; a cell may have its interval on a second line."""
+
+    label: str
+    cells: tuple[str, ...]
+    control: bool = False  # of control searches, which are shown in another colour
+    bold: bool = False
+
+
+class Table(NamedTuple):
+    """Rows with the names of their columns, the first of which is that of the labels."""
+
+    rows: list[Row]
+    heading: str = ""
+    columns: tuple[str, ...] = COLUMNS
 
 
 def tables_of(estimates: Iterable[Estimate]) -> list[Table]:

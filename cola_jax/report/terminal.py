@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cola_jax.scoring.number_format import Row, Table
+from cola_jax.report.tables import Row, Table
 
 PATH = re.compile(r"[\d,()x-]+( \(identity\))?$")
 LEAST = 14  # characters of a column of labels

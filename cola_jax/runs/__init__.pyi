@@ -1,7 +1,8 @@
 from .compare import asked_here, check_comparable, deciding
-from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, Estimate
+from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, MODEL, Estimate
 from .facts import Facts
-from .path_results import group_of
+from .path_results import LAYERS, group_of
+from .prompt_results import measured_estimates
 from .run import Run
 from .session import Session, settings_of
 from .settings import check_same
@@ -12,6 +13,8 @@ __all__ = [
     "BEYOND",
     "CHANGE",
     "CORRECT",
+    "LAYERS",
+    "MODEL",
     "Estimate",
     "Facts",
     "Labels",
@@ -22,6 +25,7 @@ __all__ = [
     "check_same",
     "deciding",
     "group_of",
+    "measured_estimates",
     "read_labels",
     "settings_of",
 ]

@@ -20,6 +20,34 @@ MODEL = "the model"  # group of the estimates of the identity path
 # of a path, a block, a rule or a claim
 CORRECT = "correct"
 CHANGE = "points more"  # accuracy minus that of the model
+CHOSEN = "chosen"  # note: that of a command, on other questions than it is measured on
+ELSEWHERE = "best of one half of the questions, on the other"  # of the blocks of a scan
+# of claims
+LIKELIHOOD = "nats/100 more"  # the log-probability of correct answers minus that of the model
+LOSS = "loss excluded"  # the margin, and the test of a loss of as much
+DETECTABLE = "shown four times in five"  # the least true difference that would be
+PROMPT_SD = "prompt sd"  # p: of the test that prompts do not differ
+QUESTION_SD = "question sd"
+RESIDUAL_SD = "residual sd"
+PLACE = "place among random paths"
+MEDIAN = "median of random paths"
+HIGHEST = "best of random paths"
+SHORTGPT = "minus ShortGPT's path"
+VOTE = "minus a vote of samples"
+SECONDS = "seconds alone"
+RATIOS = "{}, times the model's"  # of layers, tokens and seconds
+BETTER = "better"
+WORSE = "worse"
+AS_GOOD = "as good on fewer layers"
+DEPENDS = "depends on the prompt"
+NOT_SHOWN = "nothing shown"
+STATED = {
+    BETTER: "{claim} is better",
+    WORSE: "{claim} is worse",
+    AS_GOOD: "{claim} is as good on fewer layers",
+    DEPENDS: "The effect of {claim} depends on the prompt",
+    NOT_SHOWN: "Nothing shown for {claim}",
+}
 # of searches
 BEFORE = "right before (pretrained model)"
 FOUND = "wrong before, right on some path that was tried"
@@ -43,20 +71,28 @@ class Unit(NamedTuple):
 UNITS = {
     "share": Unit(100, suffix=" %"),  # from 0 to 1
     "points": Unit(100, signed=True),  # a difference of shares, from -1 to 1
+    "points apart": Unit(100),  # the same without a direction
     "layers": Unit(),
     "layers more": Unit(signed=True),
     "nats": Unit(decimals=2),
     "score": Unit(decimals=2),  # of scores without a unit
     "nats more": Unit(decimals=2, signed=True),
+    "score more": Unit(decimals=2, signed=True),
     "nats/100 more": Unit(100, signed=True),  # a difference of nats
+    "nats/100 apart": Unit(100),
+    "nats of divergence": Unit(decimals=3),
+    "loss": Unit(decimals=4),
     "tokens": Unit(),
     "count": Unit(decimals=0),
     "mean": Unit(),
     "ms": Unit(suffix=" ms"),
     "seconds": Unit(decimals=3, suffix=" s"),
-    "times": Unit(decimals=2),  # as much as the model
+    "times": Unit(decimals=2, suffix="x"),  # as much as the model
+    "place": Unit(decimals=0),  # among n
 }
 SIZES = {"points": "points", "nats more": "nats", "nats/100 more": "hundredths of a nat"}
+SIZES |= {"points apart": SIZES["points"], "nats/100 apart": SIZES["nats/100 more"]}
+APART = {"points": "points apart", "nats/100 more": "nats/100 apart"}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -103,7 +139,8 @@ class Estimate:
     @property
     def text(self) -> str:
         """The value, as it is shown."""
-        return number_text(self.value, self.unit)
+        text = number_text(self.value, self.unit)
+        return f"{text} of {self.n:,}" if self.unit == "place" else text
 
     @property
     def result(self) -> str:
@@ -134,13 +171,17 @@ class Estimate:
         return self.corrected < ALPHA and not self.low <= 0 <= self.high
 
     @property
+    def size_text(self) -> str:
+        """The value with its unit, for a sentence."""
+        return f"{self.text} {SIZES.get(self.unit, '')}".strip()
+
+    @property
     def size(self) -> str:
         """The value with its unit, interval and p-value, for a sentence."""
-        unit = SIZES.get(self.unit, "")
         interval = self.interval_text
         interval = f"95 % interval {interval}" if interval else "too few questions for an interval"
         p = f", p {self.p_text}" if self.p_text else ""
-        return f"{self.text} {unit} ({interval}{p})"
+        return f"{self.size_text} ({interval}{p})"
 
     def to_json(self) -> dict[str, Any]:
         """Return what it has, by field."""
@@ -187,12 +228,68 @@ def sentences_of(estimates: Iterable[Estimate]) -> list[str]:
     of_runs = [each for each in every if each.name == BEYOND]
     if of_runs:
         return [sentence_of_run(each) for each in of_runs]
-    return [sentence_of_paths(every)]
+    if ELSEWHERE in whole:
+        return [sentence_of_scan([each for each in every if each.name == CHANGE])]
+    claims = {each.group: each for each in every if each.note in STATED}
+    if claims:
+        return [
+            sentence_of_claim(claim, {each.name: each for each in every if each.group == group})
+            for group, claim in claims.items()
+        ]
+    is_compared = any(each.name in (CORRECT, CHANGE) for each in every)
+    return [sentence_of_paths(every)] if is_compared else []
+
+
+def sentence_of_scan(changes: list[Estimate]) -> str:
+    """State whether a block makes the model more accurate."""
+    best = max(changes, key=lambda each: each.value)
+    size = f"{best.size}, corrected for {count(len(changes), 'block')}"
+    if best.is_shown and best.value > 0:
+        return f"Shown: {best.group} makes the model more accurate, by {size}."
+    return (
+        "Nothing shown: no block makes the model more accurate beyond chance; "
+        f"{best.group} is best, {size}."
+    )
+
+
+def sentence_of_claim(claim: Estimate, beside: Mapping[str, Estimate]) -> str:
+    """State the outcome of a claim, and what limits it; `beside` are its estimates by name."""
+    outcome = claim.note
+    stated = STATED[outcome].format(claim=claim.group)
+    each = [other.value for name, other in beside.items() if is_prompt(name)]
+    if len(each) == 1:
+        stated += ", for this prompt alone"
+    text = f"{stated}: {claim.size}"
+    loss = beside.get(LOSS)
+    if loss is not None and outcome == AS_GOOD:
+        text += f"; a loss of {loss.size_text} is excluded (p {loss.p_text})"
+    if loss is not None and outcome == WORSE and loss.corrected <= ALPHA:
+        text += f"; the loss lies within the margin of {loss.size_text}"
+    spread = beside.get(PROMPT_SD)
+    if spread is not None and spread.p <= ALPHA:
+        size = "" if outcome == DEPENDS else "the size depends on the prompt, "
+        least, most = (number_text(value, claim.unit) for value in (min(each), max(each)))
+        text += (
+            f"; {size}{least} to {most} over {len(each)} prompts (interaction p {spread.p_text})"
+        )
+    detectable = beside.get(DETECTABLE)
+    if detectable is not None and outcome == NOT_SHOWN:
+        text += f"; a difference of {detectable.size_text} would have been shown four times in five"
+    return f"{text}."
+
+
+def is_prompt(name: str) -> bool:
+    """Whether an estimate is that of a difference in one of several prompts."""
+    return name.startswith("prompt ") and name != PROMPT_SD
 
 
 def sentence_of_paths(every: list[Estimate]) -> str:
     """State whether paths, blocks or rules differ from the pretrained model."""
     changes = [each for each in every if each.name == CHANGE]
+    chosen = {each.group for each in every if each.note == CHOSEN}
+    if MODEL in chosen:
+        return "Nothing shown: no other is better than the model where one is chosen."
+    changes = [each for each in changes if not chosen or each.group in chosen]
     if changes:
         return sentence_of_changes(changes)
     shares = [each for each in every if each.name == CORRECT]

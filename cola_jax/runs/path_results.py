@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path, identity
 from cola_jax.runs.estimates import CHANGE, CORRECT, MODEL, Estimate
 from cola_jax.runs.facts import Facts
@@ -42,6 +43,17 @@ def path_estimates(
         if group in changes:
             estimates.append(changes[group])
     return estimates
+
+
+def time_estimates(group: str, path: Sequence[int], costs: LayerCosts) -> list[Estimate]:
+    """Return the measured time of the layers of a path, none where it is not known."""
+    if costs.milliseconds is None:
+        return []
+    time = costs.of(path)
+    return [
+        Estimate("time", group, time, unit="ms"),
+        Estimate("share of the model's", group, time / costs.total),
+    ]
 
 
 def change_estimates(differences: Differences) -> dict[str, Estimate]:

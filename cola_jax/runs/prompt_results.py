@@ -1,17 +1,16 @@
-"""Estimates of paths that were evaluated on the same questions in several prompts."""
+"""Estimates of paths, or rules, that were measured on the same questions in one or more prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from cola_jax.errors import InputError
-from cola_jax.path import identity
-from cola_jax.runs.estimates import CORRECT, Estimate
+from cola_jax.runs.estimates import APART, CHOSEN, CORRECT, MODEL, PROMPT_SD, Estimate
 from cola_jax.runs.path_results import LAYERS, change_estimates, group_of
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.scoring.statistics import Crossed, Share
+from cola_jax.scoring.statistics import Crossed, Difference, Share
 
 VERDICTS = ["question", "node", "verdict", "margin"]
 
@@ -23,36 +22,67 @@ def prompt_results(runs: Sequence[Run]) -> Results:
     """
     facts = runs[0].facts()
     right = read_verdicts(runs)  # [n, K, C]
-    plain = facts.paths.index(identity(facts.num_layers))
-    differences = {}
-    for c, path in enumerate(facts.paths):
-        if c != plain:
-            differences[group_of(path, facts.num_layers)] = Crossed.of(
-                right[..., c].astype(float) - right[..., plain]
-            )
-    changes = change_estimates(differences)
+    groups = [group_of(path, facts.num_layers) for path in facts.paths]
+    by_group = {group: right[..., c] for c, group in enumerate(groups)}
+    measured = measured_estimates(by_group, by_group[MODEL])
     estimates = [Estimate.count("evaluations", right.size)]
-    for c, path in enumerate(facts.paths):
-        group = group_of(path, facts.num_layers)
+    for group, path in zip(groups, facts.paths, strict=True):
         estimates.append(Estimate(LAYERS, group, len(path), unit="count"))
-        estimates.append(Estimate.of(CORRECT, Share.of(right[..., c]), group=group))
-        if group in changes:
-            estimates.append(changes[group])
-            estimates += by_prompt(group, differences[group])
-    facts = runs[0].facts()
+        estimates += measured[group]
     return Results(estimates, facts.to_json() | {"done": len(right), "prompts": len(runs)})
 
 
-def by_prompt(group: str, difference: Crossed) -> list[Estimate]:
-    """Return a difference in each prompt, and the test that the prompts do not differ."""
-    estimates = []
+def measured_estimates(
+    right: Mapping[str, np.ndarray], plain: np.ndarray, chosen: str | None = None
+) -> dict[str, list[Estimate]]:
+    """Compare groups with the model by right answers [n, K] of n questions in K prompts.
+
+    Returns the estimates of each group and of MODEL, whose answers are `plain`. p-values are
+    corrected for the number of groups, but for that of the group that was chosen elsewhere.
+    """
+    differences = {
+        group: difference_of(answers, plain) for group, answers in right.items() if group != MODEL
+    }
+    others = {group: each for group, each in differences.items() if group != chosen}
+    changes = change_estimates(others)
+    if chosen in differences:
+        changes |= change_estimates({chosen: differences[chosen]})
+    estimates = {}
+    for group, answers in {MODEL: plain, **right}.items():
+        note = CHOSEN if group == chosen else ""
+        estimates[group] = [correct_estimate(answers, group, note)]
+        if group in changes:
+            estimates[group].append(changes[group])
+            estimates[group] += by_prompt(group, differences[group])
+    return estimates
+
+
+def difference_of(right: np.ndarray, plain: np.ndarray) -> Difference | Crossed:
+    """Return the share of right answers [n, K] minus that of others on the same questions."""
+    if right.shape[1] == 1:
+        return Difference.of(right[:, 0], plain[:, 0])
+    return Crossed.of(right.astype(float) - plain)
+
+
+def correct_estimate(right: np.ndarray, group: str, note: str = "") -> Estimate:
+    """Return the share of right answers [n, K]; in several prompts, n questions are not n K."""
+    if right.shape[1] == 1:
+        return Estimate.of(CORRECT, Share.of(right), group=group, note=note)
+    return Estimate(CORRECT, group, float(right.mean()), n=len(right), note=note)
+
+
+def by_prompt(
+    group: str, difference: Difference | Crossed, unit: str = "points"
+) -> Iterator[Estimate]:
+    """Yield a difference in each of several prompts, and the test that they do not differ."""
+    if isinstance(difference, Difference):
+        return
     for number, each in enumerate(difference.by_prompt, start=1):
-        estimates.append(Estimate.of(f"prompt {number}", each, "points", group=group))
+        yield Estimate.of(f"prompt {number}", each, unit, group=group)
     if difference.prompts > 1:
         spread = difference.prompt_sd
         p = difference.interaction_p
-        estimates.append(Estimate("prompt sd", group, spread, unit="points", p=p))
-    return estimates
+        yield Estimate(PROMPT_SD, group, spread, unit=APART[unit], p=p)
 
 
 def read_verdicts(runs: Sequence[Run]) -> np.ndarray:

@@ -1,7 +1,9 @@
 """`Results`: what a command measured, a list of estimates, and the file that holds it."""
 
+import csv
 import dataclasses
 import html
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,16 +11,23 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cola_jax.errors import InputError, check_belongs, count, reading
-from cola_jax.files import read_json, readable_json, write_whole
+from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.runs.compare import deciding
 from cola_jax.runs.estimates import PREFERENCE, Estimate, sentences_of
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Z, number_or_none
-from cola_jax.storage import AnyPath
+from cola_jax.storage import AnyPath, path_of
 
 RESULTS = "results.json"
 SHOWN = 10  # rows in a representation
 WIDEST = 40  # characters of a path there
+# what commands that make no run write besides, for other commands
+BESIDE = {
+    "static": "static.json",
+    "menu": "menu.json",
+    "distill": "router.json",
+    "verify": "protocol.json",
+}
 
 
 class Results(Sequence[Estimate]):
@@ -72,6 +81,15 @@ class Results(Sequence[Estimate]):
 
         names = [field.name for field in dataclasses.fields(Estimate)]
         return pandas.DataFrame([dataclasses.asdict(each) for each in self], columns=names)
+
+    def to_csv(self) -> str:
+        """Write a row for each estimate, with its fields as columns."""
+        out = io.StringIO()
+        names = [field.name for field in dataclasses.fields(Estimate)]
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(each.to_json() for each in self)
+        return out.getvalue()
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the texts of the first estimates, after a head: one a row, or one group a row."""
@@ -145,6 +163,23 @@ def read_results(file: AnyPath) -> Results:
         return Results(
             TypeAdapter(list[Estimate]).validate_python(content["estimates"]), content["run"]
         )
+
+
+def stored_results(directory: AnyPath) -> Results | None:
+    """Read the results of a command that makes no run; None for another directory.
+
+    Raises InputError where they are not there, as of earlier versions.
+    """
+    names = {file.name for file in matching(path_of(directory), "*.json")}
+    for command, file in BESIDE.items():
+        if file in names:
+            if RESULTS not in names:
+                raise InputError(
+                    f"{directory} has {file} and no {RESULTS}: run the same `cola {command}` "
+                    "again, which evaluates nothing twice."
+                )
+            return read_results(path_of(directory) / RESULTS)
+    return None
 
 
 def read_preference(file: AnyPath, settings: Mapping[str, Any]) -> Preference:

@@ -27,6 +27,7 @@ from cola_jax.path import LayerPath
 from cola_jax.question import Question
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.counts import improvements
+from cola_jax.runs.facts import Facts
 from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import Run
@@ -288,6 +289,11 @@ def make_session(
 def settings_of(session: Session) -> dict[str, Any]:
     """Return the settings that decide rows, with the digest of the model."""
     return {"model": session.model.digest} | session.settings
+
+
+def facts_of(session: Session, **recorded: Any) -> Facts:
+    """Return the facts of a command that makes no run of its own; `recorded` are its settings."""
+    return Facts(settings_of(session) | recorded, machine() | session.environment)
 
 
 def held_out_of(session: Session) -> QuestionSet:

@@ -8,9 +8,8 @@ from .generation import (
     OpenScorer,
 )
 from .grader import Grade, Grader
-from .number_format import format_mean, format_percent
 from .scorer import Encoded, Evaluate, Scorer, encode_answers
-from .statistics import LEVEL, Effect, Share, number_or_none
+from .statistics import LEVEL, Share, number_or_none
 from .verdicts import Completion, Verdicts
 
 SCORERS: dict[str, str]
@@ -25,7 +24,6 @@ __all__ = [
     "Completion",
     "Completions",
     "DecodingScorer",
-    "Effect",
     "Encoded",
     "Evaluate",
     "Exact",
@@ -43,8 +41,6 @@ __all__ = [
     "StrictLetter",
     "Verdicts",
     "encode_answers",
-    "format_mean",
-    "format_percent",
     "number_or_none",
     "scorer_class",
     "scorer_names",

@@ -79,35 +79,6 @@ class Difference:
         discordant = self.first_only + self.second_only
         return float(binomtest(self.first_only, discordant).pvalue) if discordant else 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the difference, which is that in one prompt, as a number from 0 to 1."""
-        fields = {"difference": self.value, "interval": [*self.interval], "p": self.p}
-        return fields | {"n": self.n, "prompts": 1}
-
-
-@dataclasses.dataclass(frozen=True)
-class Effect:
-    """Accuracy before and after a change of the model, on the same questions."""
-
-    before: Share
-    after: Share
-    difference: "Difference | Crossed"  # Crossed over several prompts
-
-    @classmethod
-    def of(cls, after: np.ndarray, before: np.ndarray) -> "Effect":
-        """Compare right answers [n], or those in each of K prompts [n, K], with the model's."""
-        difference: Difference | Crossed
-        if after.ndim == 2 and after.shape[1] > 1:
-            difference = Crossed.of(after.astype(float) - before)
-        else:
-            difference = Difference.of(after.reshape(-1), before.reshape(-1))
-        return cls(Share.of(before), Share.of(after), difference)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return shares and their difference as numbers from 0 to 1."""
-        shares = {"before": self.before.value, "after": self.after.value}
-        return shares | self.difference.to_json()
-
 
 class Mean(NamedTuple):
     """A mean over questions with its 95 % interval."""
@@ -269,14 +240,6 @@ class Crossed:
         """Return the smallest true mean that is shown with this power at a two-sided `alpha`."""
         critical = t.isf(alpha / 2, self.df)
         return float(nctdtrinc(self.df, 1 - power, critical)) * self.se
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the estimate, its tests and that of each prompt, with None for NaN."""
-        names = ("interval", "p", "n", "prompts", "se", "df", "interaction_p", "prompt_sd")
-        fields: dict[str, Any] = {"difference": self.value}
-        fields |= {name: getattr(self, name) for name in names}
-        fields["by_prompt"] = [estimate._asdict() for estimate in self.by_prompt]
-        return number_or_none(fields | {"detectable": self.detectable()})
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import tyro
 from tyro.conf import Positional
 
-from cola_jax.runs.estimates import BEFORE, BEYOND, FOUND
+from cola_jax.runs.estimates import BEFORE, BEYOND, FOUND, number_text
 from cola_jax.runs.layer_use import (
     ALL,
     COLUMNS,
@@ -24,7 +24,6 @@ from cola_jax.runs.layer_use import (
     reaches,
 )
 from cola_jax.runs.search_results import SHORTENED
-from cola_jax.scoring.number_format import format_mean, format_percent
 from cola_jax.scoring.statistics import mean
 from experiments.paper.results import GROUPS, Result, depth, read, show
 
@@ -32,6 +31,11 @@ DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25)  # multiples of L
 EDITS = ("skipped", "repeats", "moved")
 SHORTEST = (0.05, 0.1, 0.2, 1.0)  # shares of the correct paths
 Table = tuple[Sequence[str], list[list[str]]]
+
+
+def percent(value: float) -> str:
+    """Write a share."""
+    return number_text(float(value), "share")
 
 
 def depths(results: Sequence[Result]) -> Table:
@@ -55,7 +59,7 @@ def accuracy_by_depth(results: Sequence[Result]) -> Table:
             reach = every[group]
             share = reach.hits / max(reach.searches, 1)
             reached = [share[min(layers, len(share) - 1)] for layers in allowed]
-            rows.append([result.name, group, *(format_percent(float(value)) for value in reached)])
+            rows.append([result.name, group, *map(percent, reached)])
     return ("model, task", "group", *(f"{depth:g} L" for depth in DEPTHS)), rows
 
 
@@ -74,7 +78,7 @@ def outcomes(results: Sequence[Result]) -> Table:
             found["wrong answers that searches reached"].value,
         ]
         net = f"{found[BEYOND].result} {found[BEYOND].interval_text}" if BEYOND in found else "–"
-        rows.append([result.name, *map(format_percent, shares), net.strip()])
+        rows.append([result.name, *map(percent, shares), net.strip()])
     return head, rows
 
 
@@ -86,10 +90,10 @@ def layer_runs(results: Sequence[Result]) -> Table:
         for group, paths in group_paths(result):
             use = layer_use(paths, result.num_layers)
             if use.paths:
-                third = [format_mean(mean(part), 2) for part in np.array_split(use.runs, 3)]
+                third = [f"{mean(part):.2f}" for part in np.array_split(use.runs, 3)]
                 share = use.runs / use.runs.sum()
                 even = [entropy(share), math.log(len(share)), share.max()]
-                rows.append([result.name, group, *third, *(format_mean(x, 3) for x in even)])
+                rows.append([result.name, group, *third, *(f"{x:.3f}" for x in even)])
     return head, rows
 
 
@@ -106,7 +110,7 @@ def edits(results: Sequence[Result]) -> Table:
             if len(paths):
                 uses = edited_layers(paths, result.num_layers)
                 thirds = [[mean(part) for part in np.array_split(use, 3)] for use in uses]
-                cells = [" / ".join(format_mean(third, 2) for third in use) for use in thirds]
+                cells = [" / ".join(f"{third:.2f}" for third in use) for use in thirds]
                 rows.append([result.name, group, *cells])
     return ("model, task", "paths", *(f"{edit}, early / middle / late" for edit in EDITS)), rows
 

@@ -6,16 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.report.document import model_name, task_name
 from cola_jax.report.tables import markdown_table
+from cola_jax.runs.estimates import number_text, p_text
 from cola_jax.runs.layer_use import CONTROLS, CORRECTED, RETAINED, Depth
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.scoring.number_format import (
-    format_interval,
-    format_mean,
-    format_p,
-    format_points,
-    format_signed,
-)
 from cola_jax.scoring.preference import Net, SavedLayers
 from cola_jax.scoring.statistics import Mean
 
@@ -58,24 +52,28 @@ def points(net: Net | Mean, corrected: float | None = None, *, counts: bool = Tr
         return "–"
     if isinstance(net, Net) and net.undecided:
         return "cannot be told from preference"
+    value = number_text(net.value, "points")
     p = ""
     if isinstance(net, Net):
-        p = f"p = {format_p(net.p)}".replace("= <", "< ")
+        p = f"p = {p_text(net.p)}".replace("= <", "< ")
         p += by_holm(corrected)
         if math.isnan(net.interval[0]) and not counts:
-            return f"{format_points(net.value)} (too few differ, {p})"
+            return f"{value} (too few differ, {p})"
         if math.isnan(net.interval[0]):
             return f"{net.reached} of {net.n}, {net.expected:.1f} expected ({p})"
-    cells = [format_interval(net.interval, signed=True), p]
-    return f"{format_points(net.value)} ({', '.join(filter(None, cells))})"
+    interval = ""
+    if not math.isnan(net.interval[0]):
+        interval = " to ".join(number_text(bound, "points") for bound in net.interval)
+    return f"{value} ({', '.join(filter(None, [interval, p]))})"
 
 
 def layers(kept: SavedLayers, corrected: float | None = None) -> str:
     """Format a difference in layers with its interval and p-value, also as corrected."""
     if math.isnan(kept.interval[0]):
         return "–"
-    value, low, high = map(format_signed, (kept.difference, *kept.interval))
-    return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm(corrected)})"
+    numbers = (kept.difference, *kept.interval)
+    value, low, high = (number_text(number, "layers more") for number in numbers)
+    return f"{value} ({low} to {high}, p = {p_text(kept.p)}{by_holm(corrected)})"
 
 
 def p_of(figure: Net | SavedLayers | None) -> float:
@@ -87,9 +85,9 @@ def p_of(figure: Net | SavedLayers | None) -> float:
 
 def by_holm(corrected: float | None) -> str:
     """Format a corrected p-value, unless it is 1."""
-    return "" if corrected is None or corrected > 0.999 else f", corrected {format_p(corrected)}"
+    return "" if corrected is None or corrected > 0.999 else f", corrected {p_text(corrected)}"
 
 
 def depth(paths: Depth) -> str:
     """Format the mean layers of paths, and of them the different ones."""
-    return f"{format_mean(paths.layers)} ({format_mean(paths.distinct)})"
+    return f"{number_text(paths.layers, 'layers')} ({number_text(paths.distinct, 'layers')})"

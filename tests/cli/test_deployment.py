@@ -13,6 +13,8 @@ from cola_jax.checkpoint import read_metadata
 from cola_jax.cli.main import main
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.formats.conversion import convert
+from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, MODEL, Estimate
+from cola_jax.runs.results import Results, read_results, write_results
 from tests import tiny
 from tests.formats.gguf_writer import tiny_llama, write
 
@@ -36,20 +38,25 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     main(command)
     shown = capsys.readouterr().out
     assert "8 held-out questions" in " ".join(shown.split())
-    result = json.loads((out / "static.json").read_text())
-    assert result["front"][0]["path"] == "0-4"
-    assert result["effect"]["n"] == 8
-    assert result["layers"] <= 5
+    used = json.loads((out / "static.json").read_text())
+    assert used["layers"] <= 5
+    results = read_results(out / "results.json")
+    assert results.groups[0] == MODEL
+    (chosen,) = (each for each in results if each.note == CHOSEN)
+    assert (chosen.n, chosen.group) == (8, used["path"])
     before = part_files(out)
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
-    assert json.loads(capsys.readouterr().out) == result
+    again = json.loads(capsys.readouterr().out)
+    assert again["estimates"] == results.to_json()["estimates"]
     assert part_files(out) == before
     main(["report", str(out), "--json"])
-    assert json.loads(capsys.readouterr().out) == result
-    main(["report", str(out)])
+    assert json.loads(capsys.readouterr().out) == again
+    main(["report", str(out), "--page", str(tmp_path / "page.html")])
     assert capsys.readouterr().out == shown
-    assert "--page is for runs" in refused("report", out, "--page", tmp_path / "page.html")
+    assert used["path"] in (tmp_path / "page.html").read_text()
+    (out / "results.json").unlink()
+    assert "no results.json: run the same `cola static` again" in refused("report", out)
     assert " (--generations: 2 there, 3 here)" in refused(*command, "--generations", "3")
     norm = ["--scorer", "options-norm", "--fitness", "likelihood"]
     line = refused("static", *common, *norm, "--out", tmp_path / "norm")
@@ -65,11 +72,10 @@ def test_static_bounds_and_shows_the_cost_of_paths(common, tmp_path, capsys, ref
     command += ["--generations", "1", "--offspring", "4", "--first", "3", "--finalists", "2"]
     main([*command, "--out", str(out)])
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("10 ms", "100.0 %", "and cost"))
-    plain, *others = json.loads((out / "static.json").read_text())["front"]
-    assert plain["milliseconds"] == 10
-    assert others
-    assert max(entry["milliseconds"] for entry in others) <= 5
+    assert all(words in shown for words in ("10.0 ms", "100.0 %"))
+    times = [each for each in read_results(out / "results.json") if each.name == "time"]
+    assert (times[0].group, times[0].value) == (MODEL, 10)
+    assert 0 < max(each.value for each in times[1:]) <= 5
     costs.write_text("[2, 1, 5, 1, 2]")
     changed = refused(*command, "--out", out)
     assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in changed
@@ -89,19 +95,21 @@ def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, monkeypatch, 
     for file in (task, other):
         out, common[3] = tmp_path / file.stem, str(file)
         main(["static", *common, *settings, "--max-layers", "4", "--out", str(out)])
-        results.append(json.loads((out / "static.json").read_text()))
-    assert "the divergence (KL, nats)" in " ".join(capsys.readouterr().out.split())
-    first, second = ([{**p, "held_out": 0} for p in result["front"]] for result in results)
+        results.append(read_results(out / "results.json"))
+    capsys.readouterr()
+    first, second = (
+        {each.group: each.value for each in result if each.name == "validation"}
+        for result in results
+    )
     assert first == second  # paths and their divergences; accuracy differs
-    plain, *rest = first
-    assert abs(plain["validation"]) < 1e-5
-    chosen = min(rest, key=lambda entry: entry["validation"])
-    assert chosen["chosen"]
-    assert chosen["validation"] > 0
-    assert results[0]["effect"]["n"] == 8
+    assert abs(first.pop(MODEL)) < 1e-5
+    (chosen,) = (each for each in results[0] if each.note == CHOSEN)
+    assert 0 < first[chosen.group] == min(first.values())
+    assert chosen.n == 8
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["static", "--config", str(tmp_path / "other" / "config.yaml"), "--json"])
-    assert json.loads(capsys.readouterr().out) == results[1]
+    again = json.loads(capsys.readouterr().out)
+    assert again["estimates"] == results[1].to_json()["estimates"]
     assert "give --max-layers of at most 4" in refused(
         "static", *common, *settings, "--out", tmp_path / "no-limit"
     )
@@ -117,17 +125,20 @@ def test_menu_of_a_search(common, tmp_path, capsys, monkeypatch, refused):
     menu = json.loads((out / "menu.json").read_text())
     assert menu["paths"][0] == "0-4"
     assert 2 <= len(menu["paths"]) <= 3
-    effects = {effect["rule"].split(",")[0]: effect for effect in menu["effects"]}
-    assert {"vote", "logprob", "selector"} < set(effects)
-    assert effects["pretrained model"]["held_out"]["difference"] == 0
+    results = read_results(out / "results.json")
+    rules = {group.split(",")[0] for group in results.groups}
+    assert {MODEL, "vote", "logprob", "selector"} < rules
+    assert results.find(CHANGE, MODEL) is None
     assert (out / "selector.safetensors").exists()
     other = ["--out", str(tmp_path / "tried"), "--runs", str(run)]
     main(["menu", *common, *other, "--try-scorer", "options-norm", "--json"])
-    assert json.loads(capsys.readouterr().out)["paths"][0] == "0-4"
+    assert json.loads(capsys.readouterr().out)["run"]["settings"]["paths"][0] == "0-4"
     before = part_files(out)
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["menu", "--config", str(out / "config.yaml"), "--json"])  # the same command
-    assert json.loads(capsys.readouterr().out) == menu
+    again = json.loads(capsys.readouterr().out)
+    assert again["estimates"] == results.to_json()["estimates"]
+    assert json.loads((out / "menu.json").read_text()) == menu
     assert part_files(out) == before
     for flags, message in (
         (["--size", "1"], "size must be at least 2"),
@@ -141,11 +152,13 @@ def export(model, path, out, *flags):
 
 
 def test_export_writes_a_card_with_the_effect_and_uploads(tiny_checkpoint, hub, tmp_path, capsys):
-    effect = {"task": "arc-easy", "n": 9, "before": 0.5, "after": 0.5, "interval": [-0.1, 0.1]}
-    values = {"path": "0-1,3-4", "effect": effect}
     file = tmp_path / "static.json"
-    file.write_text(json.dumps(values))
-    flags = "--effect", str(file), "--push-to-hub", "me/tiny"
+    file.write_text(json.dumps({"path": "0-1,3-4"}))
+    estimates = [Estimate(CORRECT, group, 0.5) for group in (MODEL, "0-1,3-4")]
+    estimates.append(Estimate(CHANGE, "0-1,3-4", 0, "points", -0.1, 0.1, n=9))
+    run = {"settings": {"command": "evaluate"}, "start": {"task": "arc-easy"}}
+    write_results(Results(estimates, run), tmp_path / "results.json")
+    flags = "--effect", str(tmp_path / "results.json"), "--push-to-hub", "me/tiny"
     export(tiny_checkpoint, file, tmp_path / "out", *flags)
     files = {x.relative_to(tmp_path / "out") for x in (tmp_path / "out").rglob("*") if x.is_file()}
     assert {*map(Path, hub.repositories["models/me/tiny"])} == files

@@ -1,5 +1,7 @@
 """`cola generate`, `search` and `scan`: completions, layer costs, and the map of blocks."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -11,6 +13,7 @@ import cola_jax
 from cola_jax.checkpoint import stop_tokens
 from cola_jax.cli.main import main
 from cola_jax.cli.runs import read_prompts
+from cola_jax.runs.results import read_results
 from cola_jax.runs.run import Run
 from tests import tiny
 
@@ -153,13 +156,18 @@ def test_scan_maps_every_block(tiny_checkpoint, tmp_path, capsys, refused):
     task, out = tiny.write_questions(tmp_path / "task.jsonl", 4), tmp_path / "run"
     command = ["scan", "--model", str(tiny_checkpoint), "--task", str(task), "--out", str(out)]
     main([*command, "--longest-block", "2"])
-    assert "18 blocks of 5 layers on 4 questions" in " ".join(capsys.readouterr().out.split())
-    assert len((out / "report.csv").read_text().splitlines()) == 1 + 18
+    text = " ".join(capsys.readouterr().out.split())
+    assert "corrected for 18 blocks" in text
+    assert "76 evaluations on 4 of 4 questions" in text
+    results = read_results(out / "results.json")
+    rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
+    assert [row["group"] for row in rows] == [each.group for each in results]
+    assert results.run["paths"]["skip 0-1"] == "2-4"
     page = (out / "report.html").read_text()
     assert page.count("<figure id=") == 1
     assert "Nothing shown: no block" in page
     main(command)  # all blocks: those of the run and others
-    assert len((out / "report.csv").read_text().splitlines()) > 1 + 18
+    assert len(read_results(out / "results.json").groups) == 1 + 29
     for flags, message in (
         (["--longest-block", "6"], "give 1 to 5"),
         (["--prompts", "2"], "leave out --prompts, and try the best with `cola verify`"),

@@ -6,7 +6,11 @@ import re
 import pytest
 
 from cola_jax.cli.main import main
+from cola_jax.deploy.verify.results import earlier_components
 from cola_jax.execute.run_paths import PathEvaluator
+from cola_jax.runs.estimates import CHANGE, MODEL, PLACE, SHORTGPT, VOTE
+from cola_jax.runs.path_results import LAYERS
+from cola_jax.runs.results import read_results
 
 
 @pytest.fixture
@@ -23,28 +27,40 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
 ):
     out = tmp_path / "trial"
     main(["verify", "0-3", "0-2,2,3-4", *common, "--json"])
-    verdicts = json.loads(capsys.readouterr().out)
-    assert json.loads((out / "verdicts.json").read_text()) == verdicts
-    skip, repeat = verdicts["claims"]
-    assert (skip["path"], skip["layers"], repeat["layers"]) == ("0-3", 4, 6)
-    assert (skip["milliseconds"], repeat["milliseconds"]) == ([15.5, 10], [15.5, 18.5])
-    figures = skip["tasks"]["arithmetic"]
-    assert (figures["n"], figures["prompts"], len(figures["by_prompt"])) == (20, 3, 3)
-    assert figures["random"]["paths"] == 4  # all other single skips of five layers
-    assert repeat["tasks"]["arithmetic"]["shortgpt"] is None
+    printed = json.loads(capsys.readouterr().out)
+    results = read_results(out / "results.json")
+    assert results.to_json() == printed
+    skip, repeat = "0-3", "0-1,2,2,3-4"
+    assert results.groups == [MODEL, skip, repeat]
+    assert [results.value(LAYERS, group) for group in results.groups] == [5, 4, 6]
+    assert [results.value("time", group) for group in results.groups] == [15.5, 10, 18.5]
+    change = results.find(CHANGE, skip)
+    assert change is not None
+    assert (change.n, results.run["prompts"]) == (20, 3)
+    assert results.find("prompt 3", skip) is not None
+    place = results.find(PLACE, skip)
+    assert place is not None
+    assert place.n == 5  # with all other single skips of five layers
+    assert results.find(SHORTGPT, skip) is not None
+    assert results.find(SHORTGPT, repeat) is None
+    assert results.run["groups"][skip]["path"] == skip
+    assert earlier_components(str(out)) is not None
     protocol = json.loads((out / "protocol.json").read_text())
-    assert protocol["hash"] == verdicts["protocol"]
+    assert protocol["hash"] == results.run["settings"]["hash"]
     prompts = protocol["tasks"]["arithmetic"]["prompts"]
     assert len({json.dumps(prompt, sort_keys=True) for prompt in prompts}) == 3
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     with pytest.raises(SystemExit) as end:
-        main(["verify", "0-3", "0-2,2,3-4", *common, "--fail-on", figures["outcome"]])
+        main(["verify", "0-3", "0-2,2,3-4", *common, "--fail-on", change.note])
     assert end.value.code == 1
-    assert json.loads((out / "verdicts.json").read_text()) == verdicts  # with its timings
+    again = read_results(out / "results.json")
+    assert again.to_json()["estimates"] == printed["estimates"]  # with its timings
     text, error = (" ".join(stream.split()) for stream in capsys.readouterr())
-    assert f"called {figures['outcome']} (--fail-on)" in error
-    assert "points more in each prompt" in text
+    assert f"called {change.note} (--fail-on)" in error
+    assert "In each prompt" in text
     assert "in 3 prompts" in text
+    main(["report", str(out), "--all"])
+    assert " ".join(capsys.readouterr().out.split()) == text
     assert all(words in text for words in ("18.5 ms", "119.4 %"))
     for flags, message in (
         (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
@@ -66,10 +82,10 @@ def assert_match(pattern, text):
 def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
     flags = ["--scorer", "generation", "--max-new-tokens", "2", "--json", "--quiet"]
     main(["verify", "(0-4)x2", *common, *flags])
-    (claim,) = json.loads(capsys.readouterr().out)["claims"]
-    figures = claim["tasks"]["arithmetic"]
-    assert figures["self_consistency"]["samples"] == 2
-    assert figures["tokens"][0] > 0
+    estimates = json.loads(capsys.readouterr().out)["estimates"]
+    by_name = {each["name"]: each for each in estimates if each.get("group") == "0-4,0-4"}
+    assert by_name[VOTE]["note"] == "of 2"
+    assert by_name["tokens"]["value"] > 0
 
 
 @pytest.mark.parametrize(
@@ -103,6 +119,13 @@ def test_verify_refuses_the_directory_of_another_command(common, tmp_path, refus
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "run.json").write_text("{}")
     assert "not empty and has no protocol.json" in refused("verify", "0-2,2,3-4", *common)
+
+
+def test_verify_names_the_next_action_for_a_trial_of_an_earlier_version(common, tmp_path, refused):
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "verdicts.json").write_text("{}")
+    line = refused("verify", "0-3", *common, "--power", "10")
+    assert "verdicts.json is of an earlier version: run the `cola verify` that made it" in line
 
 
 def test_verify_plans_questions_for_a_difference(common, capsys):

@@ -12,6 +12,7 @@ from cola_jax.deploy.menu import (
     choose_menu,
     cover,
     folds_of,
+    menu_estimates,
     prefix_layers,
     states_of,
     training_labels,
@@ -20,8 +21,11 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.local import LocalEngine
 from cola_jax.execute.prompt_states import prompt_states
-from cola_jax.path import identity, unpad_path
+from cola_jax.path import format_path, identity, unpad_path
 from cola_jax.question import Question
+from cola_jax.runs.estimates import CHANGE, CHOSEN
+from cola_jax.runs.path_results import LAYERS
+from cola_jax.runs.results import Results
 from cola_jax.runs.schema import Part, question_row
 from cola_jax.runs.session import Session, open_run
 from cola_jax.runs.stored import Labels
@@ -31,8 +35,8 @@ from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
 Path = tuple[int, ...]
-LAYERS, WIDTH = 4, 6
-PLAIN, OTHER, NOISE = identity(LAYERS), (0, 2, 3), (0, 1, 3)
+DEPTH, WIDTH = 4, 6
+PLAIN, OTHER, NOISE = identity(DEPTH), (0, 2, 3), (0, 1, 3)
 SETTINGS = MenuSettings(size=3)
 
 
@@ -70,7 +74,7 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
     training, held_out = make_evaluations(0, 200), make_evaluations(200, 100)
     labels = make_labels(training.questions, [PLAIN, OTHER, NOISE, (0,) * 9])
     parts = [as_questions(training), [as_questions(held_out)]]
-    menu = choose_menu(training, *parts, labels, LAYERS, SETTINGS)
+    menu = choose_menu(training, *parts, labels, DEPTH, SETTINGS)
     assert menu.paths == (PLAIN, OTHER)
     assert menu.chosen.rule == "selector"
     assert menu.chosen.right.mean() > 0.85
@@ -84,14 +88,26 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
         few = make_evaluations(0, count)
         labels = make_labels(few.questions, [PLAIN])
         with pytest.raises(ValueError, match=message):
-            choose_menu(few, as_questions(few), [as_questions(few)], labels, LAYERS, SETTINGS)
+            choose_menu(few, as_questions(few), [as_questions(few)], labels, DEPTH, SETTINGS)
 
 
 def test_choose_menu_measures_each_held_out_question_in_every_prompt() -> None:
     training, held_out = make_evaluations(0, 200), make_evaluations(200, 30)
     parts = [as_questions(training), [as_questions(held_out)] * 3]
-    menu = choose_menu(training, *parts, make_labels(training.questions, [OTHER]), LAYERS, SETTINGS)
+    menu = choose_menu(training, *parts, make_labels(training.questions, [OTHER]), DEPTH, SETTINGS)
     assert menu.plain.right.shape == menu.chosen.right.shape == (30, 3)
+    results = Results(menu_estimates(menu))
+    single, rule, oracle = results.groups[1], menu.chosen.rule, results.groups[-1]
+    assert single == f"single: {format_path(menu.paths[menu.single])}"
+    assert oracle == "some path of 2 is right (needs the answer)"
+    (chosen,) = (each for each in results if each.note == CHOSEN)
+    assert (chosen.group, chosen.n) == (rule, 30)
+    change = results.find(CHANGE, rule)
+    assert change is not None
+    assert change.corrected == change.p  # as the rule was chosen on other questions
+    assert results.value("prompt 3", rule) == change.value  # the prompts are one
+    assert results.value(LAYERS, "the model") == DEPTH
+    assert menu.to_json()["paths"] == ["0-3", "0,2-3"]
 
 
 def test_labels_may_have_options_in_another_order(

@@ -1,7 +1,5 @@
 """Model cards, and the measured effects that they state."""
 
-import json
-
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
@@ -16,30 +14,48 @@ from cola_jax.deploy.model_card import (
 )
 from cola_jax.errors import InputError
 from cola_jax.report.tables import markdown_table
+from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, LIKELIHOOD, MODEL, Estimate
+from cola_jax.runs.results import Results, write_results
 from tests.report.hostile import TEXTS
 
-EFFECT = {
-    "task": "arc-easy, 300 held-out questions",
-    **{"n": 300, "before": 0.53, "after": 0.55, "interval": (-0.01, 0.05)},
-}
 HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc", "license": "apache-2.0"}
 METADATA = {"origin": HUB, "config": {"num_layers": 6}, "digest": "feed"}
 LOCAL = {"kind": "directory", "name": "/home/someone/models/tiny", "revision": None}
 PATH = (0, 1, 1, 2, 4, 3)
 
 
+NAME = "0,1,1,2,4,3"
+
+
+def measured(group, model=MODEL, note="", chosen=""):
+    """The estimates of a path, as commands make them."""
+    return [
+        Estimate(CORRECT, model, 0.53, n=300),
+        Estimate(CORRECT, group, 0.55, n=300, note=chosen),
+        Estimate(CHANGE, group, 0.02, "points", -0.01, 0.05, 0.5, 0.5, 300, note=note),
+    ]
+
+
+def effect_of(text):
+    before, after, change = measured(NAME, note=text)
+    return ReportedEffect(text, 1, before, after, change, text)
+
+
 @pytest.fixture
 def write(tmp_path):
-    def write_effect(**changes):
-        file = tmp_path / "effect.json"
-        file.write_text(json.dumps(EFFECT | changes))
+    """Write results of a command on a model, and return their file."""
+
+    def write_estimates(command, estimates, **run):
+        facts = {"settings": {"command": command, "model": "ours"}, "start": {"task": "arc-easy"}}
+        file = tmp_path / "results.json"
+        write_results(Results(estimates, facts | run), file)
         return file
 
-    return write_effect
+    return write_estimates
 
 
 def test_card_states_path_effect_and_origin(write, tmp_path):
-    effects = read_effects(write(), PATH, 6)
+    effects = read_effects(write("evaluate", measured(NAME)), PATH, 6, "ours")
     model_card(METADATA, PATH, effects=effects).save(tmp_path / "README.md")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.to_dict() == {
@@ -55,7 +71,8 @@ def test_card_states_path_effect_and_origin(write, tmp_path):
         *("license | apache-2.0", "steps back to an earlier layer | 1"),
     ):
         assert f"{row} |" in card.text
-    assert "| 300 | 1 | 53.0% | 55.0% | +2.0 (-1.0 to +5.0) |\n" in card.text
+    assert "| arc-easy | 300 | 1 | 53.0 % | 55.0 % | +2.0 (−1.0 to +5.0) |\n" in card.text
+    assert "The report: Nothing shown: none differs from the model beyond chance" in card.text
     assert "cola export --model someone/tiny@0123abc --path '0,1,1,2,4,3'\n" in card.text
     assert "[0, 1, 1, 2, 4, 3]" in card.text
 
@@ -73,7 +90,7 @@ def test_card_omits_local_places_and_unknown_facts():
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_no_text_is_markup(text):
     def kinds(text):
-        effects = [ReportedEffect(**EFFECT | {"task": text, "outcome": text, "sentence": text})]
+        effects = [effect_of(text)]
         origin = LOCAL | {"name": text, "license": text}
         reader = MarkdownIt("commonmark", {"html": True}).enable("table")
         tokens = reader.parse(model_card(METADATA | {"origin": origin}, PATH, effects=effects).text)
@@ -83,66 +100,52 @@ def test_no_text_is_markup(text):
     assert kinds(text) == kinds("plain")
 
 
-def test_read_effects_refuses_other_files(write):
-    for changes, message in (
-        ({"path": "0-5"}, "this export: its path is 0-5, here it is 0,1,1,2,4,3"),
-        ({"model": "theirs"}, "this export: its model is theirs, here it is ours"),
-        ({"before": 53.0}, "before: Input should be less than or equal to 1"),
-        ({"interval": [-1.0, 5.0]}, "interval.1: Input should be less than or equal to 1"),
-        ({"effect": {}}, "task: Field required"),
-    ):
-        with pytest.raises(InputError, match=message):
-            read_effects(write(**changes), PATH, 6, "ours")
-
-
-def test_read_effects_reads_the_results_of_an_evaluation(write):
-    static = write(path="0,1,1-2,4,3", effect=EFFECT, task=None)
-    assert read_effects(static, PATH, 6) == [ReportedEffect(**EFFECT)]
-    known = {"0,1,1,2,4,3": {k: v for k, v in EFFECT.items() if k != "task"} | {"p": 0.5}}
-    effects = {"sentence": "Nothing shown: no path differs.", "paths": known}
-    theirs = {"settings": {"model": "theirs"}, "effects": effects}
-    file = write(cola_jax=theirs, configs={"sums": {"task": "sums"}})
-    (effect,) = read_effects(file, PATH, 6, "theirs")
-    assert effect.task == "sums"
-    card = model_card(METADATA, PATH, effects=[effect]).text
-    assert "The report: Nothing shown: no path differs.\n" in card
-    with pytest.raises(InputError, match="its model is theirs, here it is ours"):
-        read_effects(file, PATH, 6, "ours")
-    with pytest.raises(InputError, match="measures 0,1,1,2,4,3 against the identity path"):
-        read_effects(file, (0, 1), 6, "theirs")
-    known["0-1"] = known["0,1,1,2,4,3"]
-    with pytest.raises(InputError, match="of one path, chosen before"):
-        read_effects(write(cola_jax=theirs), PATH, 6, "theirs")
-
-
-def verdict(task, outcome):
-    effect = {name: value for name, value in EFFECT.items() if name != "task"}
-    return {task: effect | {"prompts": 8, "outcome": outcome, "difference": 0.02}}
-
-
-def test_read_effects_reads_each_task_of_a_verdict(write, tmp_path):
-    tasks = verdict("arc-easy", "better") | verdict("arithmetic", "nothing shown")
-    claims = [{"name": "x", "path": "0-5", "tasks": {}}]
-    claims += [{"name": "y", "path": "0,1,1-2,4,3", "tasks": tasks}]
-    file = write(model="ours", num_layers=6, claims=claims)
-    effects = read_effects(file, PATH, 6, "ours")
-    text = model_card(METADATA, PATH, effects=effects).text
-    assert "| arc-easy | 300 | 8 | 53.0% | 55.0% | +2.0 (-1.0 to +5.0) | better |\n" in text
-    assert "| arithmetic | 300 | 8 |" in text
+def test_read_effects_refuses_what_was_chosen_on_the_same_questions(write):
+    both = [*measured(NAME), *measured("0-1")[1:]]
+    with pytest.raises(InputError, match="is that of one path, chosen before"):
+        read_effects(write("evaluate", both), PATH, 6, "ours")
     with pytest.raises(InputError, match="its model is ours, here it is another"):
-        read_effects(file, PATH, 6, "another")
-    other = write(model="ours", num_layers=6, claims=claims, measure="likelihood")
+        read_effects(write("evaluate", measured(NAME)), PATH, 6, "another")
+    chosen = [*measured("0-1"), *measured(NAME, chosen=CHOSEN)[1:]]
+    file = write("static", chosen)
+    (effect,) = read_effects(file, PATH, 6, "ours")
+    assert effect.after.group == NAME
+    with pytest.raises(InputError, match=f"has the effect of {NAME}, not of 0-1: export this one"):
+        read_effects(file, (0, 1), 6, "ours")
+
+
+def test_read_effects_reads_each_task_of_a_claim(write):
+    tasks = {"arc-easy": "better", "arithmetic": "nothing shown"}
+    estimates = []
+    groups = {}
+    for task, outcome in tasks.items():
+        model = f"{MODEL} on {task}"
+        estimates += measured(f"y on {task}", model, outcome)
+        groups[f"y on {task}"] = {"path": NAME, "task": task, "model": model}
+    file = write("verify", estimates, groups=groups, prompts=8)
+    text = model_card(METADATA, PATH, effects=read_effects(file, PATH, 6, "ours")).text
+    assert "| arc-easy | 300 | 8 | 53.0 % | 55.0 % | +2.0 (−1.0 to +5.0) | better |\n" in text
+    assert "| arithmetic | 300 | 8 |" in text
+    assert "The report: y on arc-easy is better, for" not in text
+    assert "The report: y on arc-easy is better: +2.0 points" in text
+    settings = {"command": "verify", "model": "ours", "measure": "likelihood"}
+    likelihood = [Estimate(LIKELIHOOD, "y", 0.02, "nats/100 more", note="better")]
+    other = write("verify", likelihood, settings=settings)
     with pytest.raises(InputError, match="measures likelihood, but a model card states accuracy"):
         read_effects(other, PATH, 6, "ours")
-    write(model="ours", num_layers=6, claims=claims, measure="accuracy")
-    with pytest.raises(InputError, match="tries 0-5, 0,1,1,2,4,3, not 0-1"):
-        read_effects(file, (0, 1), 6, "ours")
+
+
+def test_read_effects_names_the_next_action_for_files_of_earlier_versions(tmp_path):
+    file = tmp_path / "verdicts.json"
+    file.write_text('{"claims": [], "model": "ours"}')
+    with pytest.raises(InputError, match=r"verdicts.json cannot be read .* the results.json of"):
+        read_effects(file, PATH, 6, "ours")
 
 
 def test_eval_results_are_those_of_data_sets_on_the_hub(tmp_path, caplog):
     tasks = ("arc_easy", "mmlu_astronomy", "my/questions.jsonl", "arithmetic")
     with caplog.at_level("INFO"):
-        write_eval_results(tmp_path, PATH, [ReportedEffect(**EFFECT | {"task": t}) for t in tasks])
+        write_eval_results(tmp_path, PATH, list(map(effect_of, tasks)))
     files = sorted((tmp_path / ".eval_results").iterdir())
     assert [file.name for file in files] == ["arc_easy.yaml", "mmlu_astronomy.yaml"]
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[0].read_text()))

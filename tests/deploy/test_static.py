@@ -1,5 +1,6 @@
 """The search for one path on made-up questions whose best path is known."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import get_args
@@ -12,6 +13,8 @@ from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import STOP, FittingEdits, edit_table
 from cola_jax.question import Question
+from cola_jax.runs.estimates import CHOSEN, CORRECT
+from cola_jax.runs.results import Results
 from cola_jax.runs.schema import Part, question_row
 from cola_jax.runs.session import Session, open_run
 from cola_jax.scoring.evaluations import Evaluations
@@ -192,3 +195,34 @@ def test_a_run_without_answers_is_resumed(tiny_checkpoint, tmp_path):
         with open_run(session, str(tmp_path / "run"), {"command": "static"}, None) as run:
             run.write(Part([], rows))
     assert not run.missing(session.asked.questions)
+
+
+def test_estimates_compare_the_front_with_the_model() -> None:
+    right = np.arange(10) % 2 == 0
+    plain, chosen, dropped = (
+        static.Measured(path, right, right[:4], on_front, held_out[:, None])
+        for path, on_front, held_out in (
+            (IDENTITY, True, right),
+            ((0, 1, 3), True, right | (np.arange(10) == 1)),
+            ((0, 3), False, right),
+        )
+    )
+    found = static.TaskPath((plain, chosen, dropped), 1, 7, EVEN)
+    results = Results(static.static_estimates(found, "accuracy"))
+    assert results.groups == ["the model", "0-1,3"]
+    correct = results.find(CORRECT, "0-1,3")
+    assert correct is not None
+    assert (correct.value, correct.n, correct.note) == (0.6, 10, CHOSEN)
+    assert results.value("validation", "0-1,3") == 0.5
+    assert results.value("paths tried on all training questions") == 7
+    assert results.sentences[0].startswith("Nothing shown: none differs from the model")
+    costly = dataclasses.replace(found, costs=UNEVEN)
+    results = Results(static.static_estimates(costly, "kl"))
+    assert (results.value("time", "the model"), results.value("time", "0-1,3")) == (20, 7)
+    assert results.value("share of the model's", "0-1,3") == 7 / 20
+    training = results.find("training", "the model")
+    assert training is not None
+    assert training.text == "0.500"  # nats
+    none_better = dataclasses.replace(found, best=0)
+    (sentence,) = Results(static.static_estimates(none_better, "accuracy")).sentences
+    assert sentence == "Nothing shown: no other is better than the model where one is chosen."

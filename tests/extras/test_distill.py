@@ -15,17 +15,26 @@ from cola_jax.cli.main import main
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.local import LocalEngine
 from cola_jax.errors import InputError
-from cola_jax.extras.distill import Distilled, Examples, distill, make_examples, segment_loss, train
+from cola_jax.extras.distill import (
+    ROUTER,
+    Distilled,
+    Examples,
+    distill,
+    make_examples,
+    segment_loss,
+    train,
+)
 from cola_jax.extras.router import NO_SEGMENT, Record, likeliest_paths, load_router, segment_logits
 from cola_jax.extras.router import target_of_path as target
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.prompts import Prompts
+from cola_jax.runs.estimates import CHANGE
+from cola_jax.runs.results import Results, read_results
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.session import Session, settings_of
 from cola_jax.runs.stored import Labels
 from cola_jax.scoring.answer import GenerationSettings
-from cola_jax.scoring.statistics import Effect
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
@@ -76,7 +85,7 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, sessio
     expressible = [target(path, 5).tolist() for path in PATHS[:3]]
     assert all(row in expressible for row in examples.targets.tolist())
     assert distilled.losses[-1] < distilled.losses[0]
-    assert len(examples.held_out) == distilled.effect.before.n == 7
+    assert len(examples.held_out) == len(distilled.right) == 7
     assert set(examples.held_out).isdisjoint(examples.questions)
     router = load_router(folder, session.model.load())
     asked = session.asked.take(examples.held_out)
@@ -88,8 +97,14 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, sessio
         cola_jax.evaluate(model, asked.questions, used, scorer=scorer).verdicts.verdict
         for used in (paths, [PATHS[0]])
     )
-    assert distilled.effect == Effect.of(routed[:, 0], plain[:, 0])
-    assert json.loads(Path(folder, "metrics.json").read_text()) == distilled.to_json()
+    assert (distilled.right == routed[:, :1]).all()
+    assert (distilled.plain == plain[:, :1]).all()
+    results = Results(distilled.estimates())
+    change = results.find(CHANGE, ROUTER)
+    assert change is not None
+    assert change.value == distilled.right.mean() - distilled.plain.mean()
+    assert results.value("loss of the last epoch") == distilled.losses[-1]
+    assert "the router" in results.sentences[0]
     before = Path(folder, "router.json").read_text()
     assert distill(session, run, folder, SETTINGS).losses == distilled.losses
     assert Path(folder, "router.json").read_text() == before
@@ -202,12 +217,12 @@ def test_warning_of_a_collapse():
     router: Any = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(num_layers=5)))
     nothing: Any = None
     for counts, warning in (
-        ((19, 1, 0), "WARNING: identity collapse: for 19 of 20"),
-        ((0, 20, 0), "WARNING: collapse to one path: for 20 of 20"),
+        ((19, 1, 0), "identity collapse: for 19 of 20"),
+        ((0, 20, 0), "collapse to one path: for 20 of 20"),
         ((18, 1, 1), "None"),
     ):
         paths = Counter({path: n for path, n in zip(PATHS, counts, strict=False) if n})
-        distilled = Distilled(router, nothing, [], nothing, 5.0, paths)
+        distilled = Distilled(router, nothing, [], nothing, nothing, 5.0, paths)
         assert distilled.identity_share == counts[0] / 20
         assert str(distilled.warning).startswith(warning)
 
@@ -223,11 +238,14 @@ def test_cola_distill_prints_the_effect_of_a_router(command, tmp_path, capsys):
     main([*command, str(tmp_path / "router"), "--early-layers", "2"])
     printed, logged = capsys.readouterr()
     assert "epoch 4/4  loss" in logged
-    assert "accuracy on 7 held-out questions" in printed
+    assert "7 held-out questions" in printed
+    assert "loss of the last epoch" in printed
     record = json.loads((tmp_path / "router" / "router.json").read_text())
     assert record["early_layers"] == 2
     main(["distill", "--config", str(tmp_path / "router" / "config.yaml"), "--json"])
-    assert json.loads(capsys.readouterr().out)["held_out"]["n"] == 7
+    results = read_results(tmp_path / "router" / "results.json")
+    assert json.loads(capsys.readouterr().out) == results.to_json()
+    assert results.run["held_out"] == 7
 
 
 def test_cola_distill_refuses_other_questions_and_settings(command, tmp_path, capsys):

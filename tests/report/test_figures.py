@@ -1,17 +1,17 @@
 """The series of the figures, against numbers worked out by hand from the runs of conftest."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cola_jax.deploy.scan import scan_paths
 from cola_jax.report.figures import scan_figures, search_figures
-from cola_jax.runs.estimates import EXPECTED, REACHED
+from cola_jax.runs.estimates import CHANGE, EXPECTED, REACHED
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
-from tests.report.test_scan import PATHS, random_scan
+from tests.deploy.test_scan import DEPTH, random_scan
 from tests.small_runs import ONE_EVALUATION, PARTS, UNGRADED, make_run, part
 
 
@@ -93,13 +93,14 @@ def test_series_of_several_runs_name_each(tmp_path: Path):
 
 @pytest.mark.parametrize(("longest", "kind"), [(1, "bars"), (4, "map")])
 def test_scan_of_single_layers_has_bars(longest: int, kind: str):
-    summary = random_scan(PATHS)
-    cells = [cell for cell in summary.cells if cell.block.stop - cell.block.start <= longest]
-    summary = dataclasses.replace(summary, cells=tuple(cells))
-    [figure] = scan_figures(summary)
+    results = random_scan(scan_paths(DEPTH, longest))
+    [figure] = scan_figures(results)
     assert [panel["kind"] for panel in figure["panels"]] == [kind] * 2
     panel = figure["panels"][0]
     rows = [row for series in panel["series"] for row in series["rows"]]
-    assert len(rows) == len(cells)
-    best = max(row[panel["columns"].index("value")] for row in rows)
-    assert best == pytest.approx(100 * summary.best.difference.value, abs=1e-4)
+    assert len(rows) == len(results.groups) - 1
+    best = max(rows, key=lambda row: row[panel["columns"].index("value")])
+    assert panel["best"] == ["repeat", 1, 1]
+    assert best[0] == 1
+    value = best[panel["columns"].index("value")]
+    assert value == pytest.approx(100 * results.value(CHANGE, "repeat 1"), abs=1e-4)

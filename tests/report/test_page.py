@@ -21,13 +21,13 @@ from cola_jax.report import page as pages
 from cola_jax.report.document import Document, run_names
 from cola_jax.report.figures import scan_figures
 from cola_jax.report.page import write_page, write_search_page
-from cola_jax.report.scan import scan_report
 from cola_jax.runs.comparison import compare_runs
+from cola_jax.runs.estimates import CHANGE, Estimate
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PICTURES, thumbnail_name
+from tests.deploy.test_scan import PATHS, random_scan
 from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
-from tests.report.test_scan import PATHS, random_scan
 from tests.small_runs import PARTS, answers, letters, make_run, merged, part
 
 ASSETS = Path(pages.__file__).parent / "assets"
@@ -141,13 +141,13 @@ def test_no_text_adds_markup_to_a_page(tmp_path: Path, page_of: PageOf, make: An
 
 
 def test_no_text_adds_markup_to_the_page_of_a_scan(tmp_path: Path):
-    summary = random_scan(PATHS)
+    results = random_scan(PATHS)
 
     def elements(text: str, name: str) -> list[str]:
-        settings = settings_of(text) | {"command": "scan", "paths": [[0]]}
-        run = make_run(tmp_path / name, start=start_of(text), **settings)
+        facts = {"settings": settings_of(text) | {"questions": 60}, "start": start_of(text)}
+        hostile = Results([*results, Estimate(CHANGE, text, 0.5)], results.run | facts)
         file = tmp_path / f"{name}.html"
-        write_page(scan_report(run, summary), file, {"figures": scan_figures(summary)})
+        write_page(Document.of(hostile), file, {"figures": scan_figures(results)})
         page = file.read_text()
         assert text == "plain" or html.escape(TEXTS["image"]) in page
         return re.findall(r"<[a-z/!][^ >]*", page)

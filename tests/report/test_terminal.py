@@ -2,8 +2,8 @@
 
 import pytest
 
+from cola_jax.report.tables import Row, Table
 from cola_jax.report.terminal import TerminalTable
-from cola_jax.scoring.number_format import Row, Table
 from tests.small_runs import printed
 
 COLUMNS = ("", "value", "interval", "p", "n")

@@ -2,10 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from cola_jax.deploy.settings import Outcome
+from cola_jax.deploy.settings import Measure, Outcome
+from cola_jax.deploy.verify.power import Components
+from cola_jax.runs.estimates import (
+    APART,
+    CHANGE,
+    DETECTABLE,
+    LIKELIHOOD,
+    LOSS,
+    QUESTION_SD,
+    RESIDUAL_SD,
+    Estimate,
+)
+from cola_jax.runs.prompt_results import by_prompt
 from cola_jax.scoring.statistics import ALPHA, Crossed, holm
+
+CHANGES = {"accuracy": CHANGE, "likelihood": LIKELIHOOD}  # by the primary measure
+UNITS = {"accuracy": "points", "likelihood": "nats/100 more"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +36,26 @@ class Verdict:
     noninferior_p: float
     margin: float
     tests: int
+
+    def estimates(self, group: str, measure: Measure) -> Iterator[Estimate]:
+        """Yield the effect with its outcome, and what the trial could have shown."""
+        effect = self.effect
+        unit = UNITS[measure]
+        apart = APART[unit]
+        yield Estimate.of(
+            CHANGES[measure], effect, unit, group=group, corrected=self.p, note=self.outcome
+        )
+        yield from by_prompt(group, effect, unit)
+        if effect.prompts > 1:
+            components = Components.of(effect)
+            yield Estimate(QUESTION_SD, group, components.question_sd, apart)
+            yield Estimate(RESIDUAL_SD, group, components.residual_sd, apart)
+        if not math.isnan(self.noninferior_p):
+            p = effect.noninferior_p(self.margin)
+            corrected = self.noninferior_p
+            yield Estimate(LOSS, group, self.margin, apart, p=p, corrected=corrected)
+        least = effect.detectable(alpha=ALPHA / self.tests)
+        yield Estimate(DETECTABLE, group, least, apart)
 
 
 def decide(effects: Sequence[Crossed], shorter: Sequence[bool], margin: float) -> list[Verdict]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cola_jax.deploy.verify.verdict import decide
-from cola_jax.report.verdicts import sentence as stated
+from cola_jax.runs.estimates import sentences_of
 from cola_jax.scoring.statistics import Crossed
 
 
@@ -21,39 +21,39 @@ def changed(n: int, *by_prompt: int) -> Crossed:
     [
         (
             changed(200, 20, 20, 20, 20), False, "better",
-            "0-28 is better on arc: +10.0 points (+5.8 to +14.2, p < 0.001).",
+            "0-28 is better: +10.0 points (95 % interval +5.8 to +14.2, p <0.001).",
         ),
         (
             changed(200, 40, 20, 30, 16), True, "better",
-            "0-28 is better on arc: +13.2 points (+5.4 to +21.1, p = 0.005); the size depends on "
-            "the prompt, +8.0 to +20.0 over 4 prompts (interaction p < 0.001).",
+            "0-28 is better: +13.2 points (95 % interval +5.4 to +21.1, p 0.005); the size depends "
+            "on the prompt, +8.0 to +20.0 over 4 prompts (interaction p <0.001).",
         ),
         (
             changed(400, -6, -6, -6), True, "worse",
-            "0-28 is worse on arc: −1.5 points (−2.7 to −0.3, p = 0.014); the loss lies within the "
-            "margin of 3 points.",
+            "0-28 is worse: −1.5 points (95 % interval −2.7 to −0.3, p 0.014); the loss lies "
+            "within the margin of 3.0 points.",
         ),
         (
             changed(400, 2, 2, 2), True, "as good on fewer layers",
-            "0-28 is as good on arc on fewer layers: +0.5 points (−0.2 to +1.2, p = 0.158); a loss "
-            "of 3 points is excluded (p < 0.001).",
+            "0-28 is as good on fewer layers: +0.5 points (95 % interval −0.2 to +1.2, p 0.158); a "
+            "loss of 3.0 points is excluded (p <0.001).",
         ),
         (
             changed(160, 0, -10, -1, -20), True, "depends on the prompt",
-            "The effect of 0-28 on arc depends on the prompt: −4.8 points (−13.7 to +4.1, "
-            "p = 0.195); −12.5 to +0.0 over 4 prompts (interaction p < 0.001).",
+            "The effect of 0-28 depends on the prompt: −4.8 points (95 % interval −13.7 to +4.1, "
+            "p 0.195); −12.5 to +0.0 over 4 prompts (interaction p <0.001).",
         ),
         (
             changed(100, 2), False, "nothing shown",
-            "Nothing shown for 0-28 on arc, for this prompt alone: +2.0 points (−0.8 to +4.8, "
-            "p = 0.158); a difference of 4.0 points would have been shown four times in five.",
+            "Nothing shown for 0-28, for this prompt alone: +2.0 points (95 % interval −0.8 to "
+            "+4.8, p 0.158); a difference of 4.0 points would have been shown four times in five.",
         ),
     ],
 )  # fmt: skip
 def test_decide_says_each_outcome(effect, shorter, outcome, sentence):
     (verdict,) = decide([effect], [shorter], 0.03)
     assert verdict.outcome == outcome
-    assert stated(verdict, "0-28", "arc") == sentence
+    assert sentences_of(verdict.estimates("0-28", "accuracy")) == [sentence]
 
 
 def test_decide_corrects_over_all_claims_and_tasks():
@@ -63,7 +63,8 @@ def test_decide_corrects_over_all_claims_and_tasks():
     assert {v.outcome for v in many} == {"nothing shown"}
     assert many[0].p == pytest.approx(5 * effect.p)
     # the size that would have been shown is that of the corrected test
-    assert f"{100 * effect.detectable(alpha=0.01):.1f} points" in stated(many[0], "a", "b")
+    (sentence,) = sentences_of(many[0].estimates("0-28", "likelihood"))
+    assert f"{100 * effect.detectable(alpha=0.01):.1f} hundredths of a nat" in sentence
 
 
 def test_decide_corrects_noninferiority_over_shorter_paths_only():

@@ -1,0 +1,237 @@
+"""Scans: the paths that skip or repeat each block of layers, and estimates of their effects.
+
+The best of hundreds of blocks looks better than it is, by luck alone. So p-values are corrected for
+the number of blocks, and a block chosen on half of the questions is measured on the others.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cola_jax.errors import InputError, shown
+from cola_jax.path import LayerPath, edited, format_path, identity
+from cola_jax.question import split
+from cola_jax.runs.estimates import CHANGE, CORRECT, ELSEWHERE, MODEL, Estimate
+from cola_jax.runs.path_results import LAYERS, MARGIN
+from cola_jax.runs.prompt_results import VERDICTS, read_map
+from cola_jax.runs.results import Results
+from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Difference, Mean, Share
+
+Kind = Literal["skip", "repeat"]
+KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
+ELSEWHERE_MARGIN = "the same, by margin"
+BEST = {"skip": "best skip", "repeat": "best repeat"}  # notes of changes
+LONGEST_KEPT = "longest skip kept"  # that loses no right answers
+LARGEST_MARGIN = "largest"
+FLIPS = 10_000  # draws of the signs
+BATCH = 1_000  # of them
+
+
+class Block(NamedTuple):
+    """Layers start..stop-1, skipped or run a second time after the first."""
+
+    kind: Kind
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, path: LayerPath, num_layers: int) -> "Block":
+        """Find the block of a path that `scan_paths` made, other than the identity path."""
+        size = abs(len(path) - num_layers)
+        same = next((i for i, layer in enumerate(path) if layer != i), len(path))
+        if len(path) < num_layers:
+            return cls("skip", same, same + size)
+        return cls("repeat", same - size, same)
+
+    @classmethod
+    def parse(cls, name: str) -> "Block":
+        """Read a name such as `skip 3-4`."""
+        kind = KINDS[name.startswith("repeat")]
+        first, _, last = name.removeprefix(f"{kind} ").partition("-")
+        return cls(kind, int(first), int(last or first) + 1)
+
+    @property
+    def name(self) -> str:
+        """The edit and its layers."""
+        return f"{self.kind} {format_path(range(self.start, self.stop))}"
+
+    def path(self, num_layers: int) -> LayerPath:
+        """Return the path of a model with only that change."""
+        edit = KINDS.index(self.kind), self.start, self.stop - self.start, 1
+        return edited(identity(num_layers), edit)
+
+
+def scan_paths(
+    num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
+) -> list[LayerPath]:
+    """Return the identity path, and the path of every block of up to `longest` layers.
+
+    Skips are first; the whole model is not skipped. Raises InputError for a longest block outside
+    1..num_layers.
+    """
+    longest = num_layers if longest is None else longest
+    if not 1 <= longest <= num_layers:
+        raise InputError(
+            f"blocks of up to {longest} layers cannot be scanned: the model has {num_layers}, so "
+            f"give 1 to {num_layers}."
+        )
+    blocks = [
+        Block(kind, start, start + size)
+        for kind in KINDS
+        if kind in kinds
+        for size in range(1, longest + 1)
+        for start in range(num_layers - size + 1)
+        if kind == "repeat" or size < num_layers
+    ]
+    return [identity(num_layers), *(block.path(num_layers) for block in blocks)]
+
+
+def scan_results(run: Run) -> Results:
+    """Compare the blocks of a scan with the model on the questions that are done.
+
+    Raises InputError for another run, and for fewer than two questions done.
+    """
+    facts = run.facts()
+    if facts.command != "scan":
+        raise InputError(f"{run.directory} was made by {shown(facts.command)}, not by a scan.")
+    ids, verdict, margin = read_map(run.evaluations(VERDICTS), len(facts.paths))
+    if len(ids) < 2:
+        raise InputError(
+            f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
+        )
+    paths = {
+        Block.of(path, facts.num_layers).name: format_path(path)
+        for path in facts.paths
+        if path != identity(facts.num_layers)
+    }
+    unit = f"{facts.unit_of_margins} more"
+    return Results(
+        scan_estimates(facts.paths, ids, verdict, margin, facts.num_layers, unit),
+        facts.to_json() | {"done": len(ids), "paths": paths},
+    )
+
+
+def scan_estimates(
+    paths: Sequence[LayerPath],
+    ids: Sequence[str],
+    verdict: np.ndarray,
+    margin: np.ndarray,
+    num_layers: int,
+    unit: str = "nats more",
+) -> list[Estimate]:
+    """Compare blocks with the model by the verdicts [n, C] and margins [n, C] of their paths.
+
+    `unit` is that of differences of margins.
+
+    The model is first, then the blocks that a reader looks for, which have notes, and then the
+    others, the most accurate first and of equals that of the larger margin.
+    """
+    plain = list(paths).index(identity(num_layers))
+    # a path that is not finite is as bad as the worst that is
+    margin = np.where(np.isfinite(margin), margin, margin[np.isfinite(margin)].min(initial=0))
+    others = [i for i in range(len(paths)) if i != plain]
+    right = verdict[:, others].astype(np.int8) - verdict[:, [plain]]
+    gain = margin[:, others] - margin[:, [plain]]
+    blocks = [Block.of(paths[i], num_layers) for i in others]
+    p_right = flip_test(right)
+    p_gain = flip_test(gain)
+    accuracy = right.mean(axis=0)
+    certainty = gain.mean(axis=0)
+    order = sorted(range(len(blocks)), key=lambda c: (-accuracy[c], -certainty[c]))
+    notes = notes_of(blocks, order, accuracy)
+    surest = int(certainty.argmax())
+    noted = [c for c in order if c in notes or c == surest]
+    estimates = [
+        Estimate.count("evaluations", verdict.size),
+        Estimate.count(LAYERS, num_layers, group=MODEL),
+        Estimate.of(CORRECT, Share.of(verdict[:, plain]), group=MODEL),
+    ]
+    for c in [*noted, *(c for c in order if c not in noted)]:
+        group = blocks[c].name
+        difference = Difference.of(verdict[:, others[c]], verdict[:, plain])
+        estimates += [
+            Estimate.count(LAYERS, len(paths[others[c]]), group=group),
+            Estimate.of(CORRECT, Share.of(verdict[:, others[c]]), group=group),
+            Estimate.of(
+                CHANGE,
+                difference,
+                group=group,
+                corrected=float(p_right[c]),
+                note=", ".join(notes.get(c, [])),
+            ),
+            Estimate.of(
+                MARGIN,
+                Mean.of(gain[:, c]),
+                unit,
+                group=group,
+                corrected=float(p_gain[c]),
+                note=LARGEST_MARGIN if c == surest else "",
+            ),
+        ]
+    first = halves(ids)
+    each = np.arange(len(ids))
+    chosen = chosen_elsewhere(right, first)
+    elsewhere = Difference.of(verdict[:, others][each, chosen], verdict[:, plain])
+    by_margin = Mean.of(gain[each, chosen_elsewhere(gain, first)])
+    names = ", ".join(blocks[c].name for c in dict.fromkeys(chosen.tolist()))
+    estimates.append(Estimate.of(ELSEWHERE, elsewhere, note=names))
+    estimates.append(Estimate.of(ELSEWHERE_MARGIN, by_margin, unit))
+    return estimates
+
+
+def notes_of(
+    blocks: Sequence[Block], order: Sequence[int], accuracy: np.ndarray
+) -> dict[int, list[str]]:
+    """Return what is said of the blocks that a reader looks for; `order` has the best first."""
+    notes: dict[int, list[str]] = {}
+    for kind in KINDS:
+        best = next((c for c in order if blocks[c].kind == kind), None)
+        if best is not None:
+            notes.setdefault(best, []).append(BEST[kind])
+    kept = [c for c, block in enumerate(blocks) if block.kind == "skip" and accuracy[c] >= 0]
+    if kept:
+        longest = max(kept, key=lambda c: blocks[c].stop - blocks[c].start)
+        notes.setdefault(longest, []).append(LONGEST_KEPT)
+    return notes
+
+
+def flip_test(differences: np.ndarray) -> np.ndarray:
+    """Return two-sided p-values [C] corrected for C paths (Westfall and Young's max-T).
+
+    If a path has no effect, its difference [n, C] to the baseline on a question has either sign as
+    likely. The signs of whole questions are flipped, which keeps the dependence between paths. The
+    statistic of a path is the sum of its differences over the root of the sum of their squares; its
+    p-value is the share of flips in which the largest statistic of all paths, of either sign,
+    reaches it.
+    """
+    differences = np.asarray(differences, np.float64)
+    norm = np.sqrt((differences**2).sum(axis=0))
+    scaled = differences / np.where(norm > 0, norm, 1)
+    random = np.random.default_rng(0)
+    reached = np.ones(differences.shape[1])
+    observed = np.abs(scaled.sum(axis=0))
+    for _ in range(0, FLIPS, BATCH):
+        signs = random.integers(0, 2, (BATCH, len(differences))) * 2.0 - 1
+        largest = np.sort(np.abs(signs @ scaled).max(axis=1))
+        # rounding must not tell equal sums apart
+        reached += BATCH - np.searchsorted(largest, observed - 1e-9)
+    return reached / (FLIPS + 1)
+
+
+def halves(ids: Sequence[str]) -> np.ndarray:
+    """Assign questions to two halves [n] of equal size by a hash of their ids."""
+    first = np.zeros(len(ids), bool)
+    first[split(ids, "")[: len(ids) // 2]] = True
+    return first
+
+
+def chosen_elsewhere(effects: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return for each question [n] the path that is best on the other half of the questions.
+
+    `effects` [n, C] are those of each path on each question, `first` [n] the questions of the first
+    half. Of equal means, the first path wins.
+    """
+    best = [int(effects[first == half].mean(axis=0).argmax()) for half in (False, True)]
+    return np.where(first, best[0], best[1])
