@@ -131,6 +131,7 @@ class LayerConfig:
     value_norms: bool = False  # RMSNorm over each value head, without weights
     pre_norms: Written[bool] = True  # RMSNorm of the inputs of attention and MLP
     post_norms: Written[bool] = False  # RMSNorm of their outputs
+    norm_biases: bool = False  # LayerNorm of the inputs: less their mean, and with a bias
     query_scale: Written[Positive] = 1.0  # of queries, besides 1 / sqrt(head_dim)
     # beta, context: queries grow by 1 + beta log(1 + position // context), as in Llama 4
     query_growth: tuple[Positive, Size] | None = None
@@ -140,7 +141,7 @@ class LayerConfig:
     attention_softcap: Positive | None = None  # of scores, which tanh bends into it
     sinks: bool = False  # a score of each head that takes a share of attention for nothing
     activation: Written[Literal["silu", "gelu_tanh", "quick_gelu", "relu"]] = "silu"
-    gated_mlp: bool = True  # else the MLP's first projection is its own gate: relu(x) * x
+    gated_mlp: bool = True  # else the MLP has one projection before the activation
     swiglu_limit: Positive | None = None  # bound of gate and up, to which 1 is added then
     experts: Written[Count] = 0
     experts_per_token: Written[Count] = 0

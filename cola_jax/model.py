@@ -22,7 +22,7 @@ from cola_jax.delta import (
     unit,
     zeros,
 )
-from cola_jax.moe import gated, mixture, project
+from cola_jax.moe import activate, gated, mixture, project
 from cola_jax.params import Int8, Layer, Model, layer_at
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
 from cola_jax.steps import layer_of
@@ -159,7 +159,7 @@ def keys_values(
 
 def own_keys_values(config: ModelConfig, layer: Layer, h: Float[Array, "B T S"]) -> KeysValues:
     """Compute the keys, not rotated, and the values of a layer."""
-    x = norm(config, residual(config, h), layer.attention_norm)
+    x = norm(config, residual(config, h), layer.attention_norm, layer.attention_norm_bias)
     heads = project_heads(layer, x, layer.k, layer.k_bias)
     k = clip(layer, norm(config, heads, layer.k_norm))
     if not layer.config.keys_as_values:
@@ -188,7 +188,7 @@ def queries(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T S"], view: View, rotated: bool = True
 ) -> Float[Array, "B T N H"]:
     """Return the queries of the state of each row, rotated and scaled."""
-    x = norm(config, residual(config, h), layer.attention_norm)
+    x = norm(config, residual(config, h), layer.attention_norm, layer.attention_norm_bias)
     heads = project_heads(layer, x, layer.q, layer.q_bias)
     q = clip(layer, norm(config, heads, layer.q_norm))
     q = rotate(q, *rotation(layer, view)) if rotated else q
@@ -225,7 +225,7 @@ def recur(
 
     Returns what each token reads of its state, and what is carried at the ends of prompts.
     """
-    x = norm(config, h, layer.attention_norm)
+    x = norm(config, h, layer.attention_norm, layer.attention_norm_bias)
     before = zeros(len(h), recurrent_shapes(layer.config)) if before is None else before
     predecessors = Predecessors.of(branch, layer.config.convolution)
     mixed: list[Array] = []
@@ -303,7 +303,7 @@ def add_attended(
     """
     mixed = mix_attended(config, layer, h, attended)
     h = h + layer.config.residual_scale * norm(config, mixed, layer.attention_post_norm)
-    x = norm(config, h, layer.mlp_norm)
+    x = norm(config, h, layer.mlp_norm, layer.mlp_norm_bias)
     if layer.config.parallel_experts:
         mixed = mlp_and_experts(config, layer, x, h)
     else:
@@ -333,7 +333,7 @@ def gate_attended(
     """Gate attended values where the family does; those of recurrent layers are normalised too."""
     if layer.output_gate is None:
         return attended
-    x = norm(config, h, layer.attention_norm)
+    x = norm(config, h, layer.attention_norm, layer.attention_norm_bias)
     gate = project_heads(layer, x, layer.output_gate, None)
     if not layer.config.convolution:
         return attended * jax.nn.sigmoid(gate)
@@ -443,19 +443,29 @@ def view_at_positions(view: View, read: Int[Array, "B Q"] | None) -> View:
 
 def unembed(model: Model, h: Float[Array, "B T S"]) -> Float[Array, "B T V"]:
     """Apply the final norm and the head; return float32 logits."""
-    h = norm(model.config, residual(model.config, h), model.norm)
+    h = norm(model.config, residual(model.config, h), model.norm, model.norm_bias)
     weight, axes = (model.embedding, "vd") if model.head is None else (model.head, "dv")
     logits = jnp.einsum(f"btd,{axes}->btv", h, weight, preferred_element_type=jnp.float32)
     return bend(model.config.logit_scale * logits, model.config.logit_softcap)
 
 
 def norm(
-    config: ModelConfig, x: Float[Array, "*X"], weight: Float[Array, "*W"] | None
+    config: ModelConfig,
+    x: Float[Array, "*X"],
+    weight: Float[Array, "*W"] | None,
+    bias: Float[Array, "*W"] | None = None,
 ) -> Float[Array, "*X"]:
-    """Normalise as the family does; without a weight, return the values as they are."""
+    """Normalise as the family does; without a weight, return the values as they are.
+
+    With a bias, this is LayerNorm in float32.
+    """
     if weight is None:
         return x
-    return rms_norm(x, weight, config.norm_eps, config.norm_offset)
+    if bias is None:
+        return rms_norm(x, weight, config.norm_eps, config.norm_offset)
+    x32 = x.astype(jnp.float32)
+    x32 = rms_norm(x32 - x32.mean(-1, keepdims=True), weight, config.norm_eps, 0.0)
+    return (x32 + bias.astype(jnp.float32)).astype(x.dtype)
 
 
 def rms_norm(
@@ -532,10 +542,10 @@ def mlp_and_experts(
 
 
 def mlp(layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Apply the MLP, gated by another projection or by itself."""
+    """Apply the MLP, whose activation may be gated by another projection."""
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
-    gate = up
     if layer.config.gated_mlp:
-        gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
-    hidden = gated(layer.config, gate, up)
+        hidden = gated(layer.config, project("btd,df->btf", x, layer.gate, layer.gate_bias), up)
+    else:
+        hidden = activate(layer.config, up)
     return project("btf,fd->btd", hidden, layer.down, layer.down_bias)

@@ -22,7 +22,7 @@ MOST_ROWS = 128  # of a block: more would only add padding
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
+    "relu": lambda x: jnp.square(jax.nn.relu(x)),  # squared: relu2 in transformers
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
@@ -63,6 +63,11 @@ def gated(config: LayerConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"])
         wide = jnp.minimum(wide, limit)
         factor = 1 + jnp.clip(factor, -limit, limit)
     return (ACTIVATIONS[config.activation](wide) * factor).astype(gate.dtype)
+
+
+def activate(config: LayerConfig, x: Float[Array, "*X"]) -> Array:
+    """Apply the activation of a family without gates, in float32."""
+    return ACTIVATIONS[config.activation](x.astype(jnp.float32)).astype(x.dtype)
 
 
 class Blocks(NamedTuple):

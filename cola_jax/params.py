@@ -58,6 +58,7 @@ class Layer(struct.PyTreeNode):
     """
 
     attention_norm: Float[Array, "*L D"] | None = stacked(None)
+    attention_norm_bias: Float[Array, "*L D"] | None = stacked(None)
     q: Float[Array, "*L D N H"] = stacked(None, "tensor", None)
     k: Float[Array, "*L D K H"] | None = stacked(None, "tensor", None)  # None: those of others
     v: Float[Array, "*L D K H"] | None = stacked(None, "tensor", None)  # None: as keys
@@ -85,6 +86,7 @@ class Layer(struct.PyTreeNode):
     value_norm: Float[Array, "*L U"] | Float[Array, "*L N U"] | None = stacked(None)
     attention_post_norm: Float[Array, "*L D"] | None = stacked(None)
     mlp_norm: Float[Array, "*L D"] | None = stacked(None)
+    mlp_norm_bias: Float[Array, "*L D"] | None = stacked(None)
     gate: Float[Array, "*L D F"] | None = stacked(None, "tensor")
     up: Float[Array, "*L D F"] | None = stacked(None, "tensor")
     down: Float[Array, "*L F D"] | None = stacked("tensor", None)
@@ -134,6 +136,7 @@ MAMBA_AXES = {
 }
 OPTIONAL = {
     "pre_norms": {"attention_norm": "L D", "mlp_norm": "L D"},
+    "norm_biases": {"attention_norm_bias": "L D", "mlp_norm_bias": "L D"},
     "post_norms": {"attention_post_norm": "L D", "mlp_post_norm": "L D"},
     "head_norms": {"q_norm": "L H", "k_norm": "L H"},
     "projection_norms": {"q_norm": "L N H", "k_norm": "L K H"},
@@ -191,6 +194,7 @@ class Model(struct.PyTreeNode):
     layers: tuple[Layer, ...]  # a stack of each kind; most models have one
     embedding: Float[Array, "V D"] = single("tensor", None)
     norm: Float[Array, "D"] = single(None)  # noqa: F821
+    norm_bias: Float[Array, "D"] | None = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
     # what each layer has of its own for tokens: embeddings, a projection of the model's, its norm
     layer_embedding: Float[Array, "V L P"] | None = single("tensor", None, None)
@@ -253,6 +257,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         axes = layer_axes(layer) | (LAYER_INPUT_AXES if config.layer_input else {})
         sizes = axis_sizes(config, kind) | {"L": len(config.layers_of(kind))}
         out |= {name_of(field, kind): shape for field, shape in sized(axes, sizes).items()}
+    if config.kinds[0].norm_biases:
+        out["norm_bias"] = (config.width,)
     if not config.tied:
         out["head"] = config.width, config.vocab_size
     return out
@@ -312,6 +318,7 @@ def assemble(
         embedding=weights["embedding"],
         layers=tuple(stack_of(kind) for kind in range(len(config.kinds))),
         norm=weights["norm"],
+        norm_bias=weights.get("norm_bias"),
         head=weights.get("head"),
         layer_embedding=weights.get("layer_embedding"),
         layer_projection=weights.get("layer_projection"),

@@ -264,6 +264,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4-5-biases": ("ernie4_5", {"use_bias": True, "tie_word_embeddings": True}),
     "helium": ("helium", {"head_dim": 8, "attention_bias": True, "mlp_bias": True}),
     "cwm": ("cwm", {"head_dim": 12, "sliding_window": 5, "rope_parameters": LLAMA3}),
+    "starcoder2": ("starcoder2", {"norm_epsilon": 0.02, "tie_word_embeddings": True}),
+    "starcoder2-window": ("starcoder2", {"use_bias": False, "sliding_window": 5}),
+    "stablelm": (
+        "stablelm",
+        {
+            **{"layer_norm_eps": 0.02, "use_qkv_bias": True},
+            "rope_parameters": {**PLAIN, "partial_rotary_factor": 0.25},
+        },
+    ),
     "glm": ("glm", {"head_dim": 12, "rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}),
     "glm4": (
         "glm4",

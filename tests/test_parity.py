@@ -163,7 +163,8 @@ class Recorded:
                 weight = getattr(layer, field)
                 if field.endswith("_norm") and field not in INSIDE:
                     x, out = self.calls[self.module(i, field)]
-                    yield norm(config, x.reshape(-1, *weight.shape), weight), out
+                    bias = getattr(layer, f"{field}_bias", None)
+                    yield norm(config, x.reshape(-1, *weight.shape), weight, bias), out
 
     def attention(self) -> Pairs:
         for i, config, layer in self.first_layers():

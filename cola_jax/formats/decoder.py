@@ -64,6 +64,13 @@ LLAMA = make_table(
     Row("expert_down", "model.layers.{i}.mlp.experts.{e}.down_proj.weight", "D X -> X D"),
 )
 
+NORM_BIASES = make_table(
+    Row("norm_bias", "model.norm.bias", "D -> D"),
+    Row("attention_norm_bias", "model.layers.{i}.input_layernorm.bias", "D -> D"),
+    Row("mlp_norm_bias", "model.layers.{i}.post_attention_layernorm.bias", "D -> D"),
+    base=LLAMA,
+)
+
 # norms of outputs, by the names that most families with them have
 POST_NORMS = make_table(
     Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),

@@ -38,6 +38,14 @@ GLM4 = make_table(
 )
 
 
+STARCODER2 = make_table(
+    Row("up", "model.layers.{i}.mlp.c_fc.weight", "F D -> D F"),
+    Row("up_bias", "model.layers.{i}.mlp.c_fc.bias", "F -> F"),
+    Row("down", "model.layers.{i}.mlp.c_proj.weight", "D F -> F D"),
+    Row("down_bias", "model.layers.{i}.mlp.c_proj.bias", "D -> D"),
+    base=decoder.NORM_BIASES,
+)
+
 LLAMA_ATTRIBUTES = extend(DECODER, BIAS, MLP_BIAS)
 
 
@@ -177,6 +185,29 @@ DENSE = {
             "original_max_position_embeddings",
             lambda x, f: x if f["ropes"][0].divisors else f["context"],
         ),
+    ),
+    "starcoder2": family(
+        "Starcoder2",
+        STARCODER2,
+        DECODER,
+        WINDOW,
+        Attribute("qkv_bias output_bias mlp_bias", "use_bias"),
+        renamed(norm_eps="norm_epsilon"),
+        required(hidden_act="gelu_pytorch_tanh"),
+        ignored("rms_norm_eps", "embedding_dropout"),
+        norm_biases=True,
+        activation="gelu_tanh",
+        gated_mlp=False,
+    ),
+    "stablelm": family(
+        "StableLm",
+        decoder.NORM_BIASES,
+        DECODER,
+        decoder.PARTLY_ROTATED,
+        renamed(norm_eps="layer_norm_eps", qkv_bias="use_qkv_bias"),
+        required(qk_layernorm=False, use_parallel_residual=False),
+        ignored("rms_norm_eps", "hidden_dropout"),
+        norm_biases=True,
     ),
     "glm": family("Glm", GLM, GLM_ATTRIBUTES),
     "glm4": family("Glm4", GLM4, GLM_ATTRIBUTES, post_norms=True),
