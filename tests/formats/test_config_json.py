@@ -7,7 +7,7 @@ import pytest
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from cola_jax.config import Rope
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.errors import InputError
 from cola_jax.formats.config_json import select_layers, write_config
 from cola_jax.formats.families import FAMILIES, read_config
@@ -124,7 +124,8 @@ def test_with_llama3_recognises_the_divisors_of_gguf_files(pair):
     divisors = plain.frequencies(64) / named.frequencies(64)
     stored = dataclasses.replace(plain, divisors=tuple(float(x) for x in divisors))
     assert with_llama3(stored, 64) == named
-    config = dataclasses.replace(pair("llama-gqa").ours.config, head_dim=64, ropes=(stored,))
+    fields = pair("llama-gqa").ours.config.fields() | {"head_dim": 64, "ropes": (stored,)}
+    config = ModelConfig.from_fields(fields)
     assert read_config(write_config(config, "float32"))[0].ropes == (named,)
     other = dataclasses.replace(plain, divisors=(1.0,) * 31 + (2.0,))
     with pytest.raises(ValueError, match=r"divisors that are not those of Llama 3\.1"):
