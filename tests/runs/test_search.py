@@ -163,3 +163,24 @@ def test_a_search_of_a_run_evaluates_what_the_run_lacks(model, scorer, tmp_path,
     monkeypatch.setattr(Run, "load_evaluations", lambda self: None)
     second = cola_jax.search(model, tiny.questions(2), **options)
     assert all(map(same, first, second))
+
+
+def test_a_search_asks_again_in_other_wordings(model, tmp_path):
+    """And a finished run evaluates nothing for it."""
+    asked = tiny.questions(3)
+    options = {"scorer": "letter", "simulations": 2, "prompts": 1, "output": tmp_path / "run"}
+    first = cola_jax.search(model, asked, **options)
+    assert Run(tmp_path / "run").settings()["prompts"] == 1
+    metrics = cola_jax.Metrics()
+    del options["prompts"]  # the run keeps its number
+    second = cola_jax.search(model, asked, metrics=metrics, **options)
+    assert metrics.evaluations == 0
+    for a, b in zip(first, second, strict=True):
+        assert same(a, b)
+        assert (a.again.plain, a.held) == (b.again.plain, b.held)
+        assert a.again.holds.tolist() == b.again.holds.tolist()
+
+
+def test_a_function_has_no_other_wordings():
+    with pytest.raises(InputError, match="leave out prompts"):
+        cola_jax.search(formula(), questions(1), num_layers=6, prompts=1)
