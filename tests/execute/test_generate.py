@@ -392,6 +392,7 @@ def test_draws_depend_on_seed_row_path_and_place_alone(model, prompts, free):
         ({"temperature": np.inf}, "the temperature is inf"),
         ({"top_p": 0.9}, "top_p is 0.9, but nothing is drawn at temperature 0: give a temperature"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0: give a share above 0 and up to 1"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p is 1.5: give a share above 0 and up to 1"),
         ({"temperature": 1.0, "top_p": np.nan}, "top_p is nan: give a share"),
         ({"stop": "x"}, "was not loaded from a checkpoint with a tokenizer"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
