@@ -26,7 +26,7 @@ HARMLESS = {
 NO_LIMIT = [0.0, {"__float__": "Infinity"}]  # of time steps of Mamba, as transformers writes it
 
 Fields = Mapping[str, Any]  # of `ModelConfig.fields`, those of layers of kind 1 as "head_dim.1"
-Convert = Callable[[Any, Fields], Any]  # of a value, with the fields that are known
+Conversion = Callable[[Any, Fields], Any]  # of a value, with the fields that are known
 
 
 def unchanged(value: Any, fields: Fields) -> Any:
@@ -44,8 +44,8 @@ class Attribute(NamedTuple):
 
     ours: str  # several names with spaces between them have the same value
     theirs: str
-    read: Convert | None = unchanged  # None: it is not read
-    write: Convert | None = unchanged  # None: it is not written
+    read: Conversion | None = unchanged  # None: it is not read
+    write: Conversion | None = unchanged  # None: it is not written
     default: Any = None  # theirs, where a config lacks the attribute or a model the field
     only: tuple[Any, ...] = ()  # the values that are supported, where they are few
     place: str = ""  # where transformers keeps it, if not under its name: "rope_parameters.factor"
@@ -99,7 +99,7 @@ def written(**values: Any) -> Attributes:
     return tuple(row._replace(write=unchanged) for row in required(**values))
 
 
-def each_layer(values: Mapping[Any, Any]) -> tuple[Convert, Convert]:
+def each_layer(values: Mapping[Any, Any]) -> tuple[Conversion, Conversion]:
     """Return the conversions of a list with a value for each layer, ours by theirs."""
     theirs = {ours: value for value, ours in values.items()}
 
