@@ -188,11 +188,11 @@ class Recorded:
 
     def mixtures(self) -> Pairs:
         for i, config, layer in self.first_layers():
-            if config.parallel_experts:
+            if layer.router_norm is not None:  # experts beside the MLP
                 x, out = self.calls[self.child(i, "expert_up")]
                 routed = self.calls[self.child(i, "router")].x.reshape(1, -1, config.width)
                 routed = rms_norm(routed, layer.router_norm, config.norm_eps) * config.width**-0.5
-                yield mixture(config, layer, x.reshape(1, -1, config.width), routed), out
+                yield mixture(layer, x.reshape(1, -1, config.width), routed), out
             elif layer.router is not None:
                 name = self.child(i, "router")
                 x, out = self.calls[name]
