@@ -82,6 +82,7 @@ UNITS = {
     "nats/100 apart": Unit(100),
     "nats of divergence": Unit(decimals=3),
     "loss": Unit(decimals=4),
+    "per score": Unit(decimals=2),  # of the logarithm of odds
     "tokens": Unit(),
     "count": Unit(decimals=0),
     "mean": Unit(),

@@ -132,7 +132,7 @@ def preference_estimate(preference: Preference) -> Estimate:
     return Estimate(
         PREFERENCE,
         value=preference.tau,
-        unit="nats",
+        unit="per score",
         low=preference.tau - reach,
         high=preference.tau + reach,
     )
