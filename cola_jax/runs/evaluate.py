@@ -30,7 +30,7 @@ from cola_jax.scoring.named_scorer import ScorerOptions, named_scorer
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.tasks.prepared import Prepared
-from cola_jax.tasks.wordings import AGAIN, WordedScorer, check_count, draw_wordings
+from cola_jax.tasks.wordings import AGAIN, WordedScorer, check_count
 from cola_jax.wording import Wording
 
 
@@ -219,8 +219,7 @@ def session_in_memory(
     prepared = prepared_by(own.scorer, questions)
     if prompts != 0:
         number, exact = AGAIN if prompts is None else prompts, prompts is not None
-        wordings = draw_wordings(maker, "again", number, [own], exact=exact)
-        prepared = prepared.asked_again(wordings, exact=exact)
+        prepared = prepared.asked_again(maker, number, [own], exact=exact)
     return make_session(ModelHandle.of(model), engine, prepared), metrics, progress
 
 

@@ -66,9 +66,14 @@ def asks_more(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def check_digests(
     directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
-    """Raise InputError where a run of as many questions has others, or asks them differently."""
+    """Raise InputError where a run of as many questions has others, or asks them differently.
+
+    It asks more questions again in the same wordings, too.
+    """
     changes = differing(as_flags(old), as_flags(new))
     names = [name for name in digests_in(changes) if None not in changes[name]]
+    if "prompts_digest" in names and "questions" in changes:
+        raise other_settings(directory, ["--prompts: other wordings there than here"])
     if "questions" not in changes and names:
         task = f"--task: other questions or prompts there than here (digest of {names[0]})"
         raise other_settings(directory, [task])

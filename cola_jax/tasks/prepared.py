@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cola_jax.errors import InputError, count
+from cola_jax.errors import count
 from cola_jax.question import Question, digest
 from cola_jax.scoring.encoder import Encoder
 from cola_jax.scoring.scorer import Encoded, Scorer
-from cola_jax.tasks.wordings import WordedScorer
+from cola_jax.tasks.wordings import Maker, WordedScorer, draw_wordings
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +55,19 @@ class Prepared:
             held_out_sample=encoder.own.check(held_out) if held_out else (),
         )
 
-    def asked_again(self, wordings: Sequence[WordedScorer], *, exact: bool) -> "Prepared":
-        """Return the same with other wordings in which found paths are asked again.
+    def asked_again(
+        self, maker: Maker, number: int, taken: Sequence[WordedScorer], *, exact: bool
+    ) -> "Prepared":
+        """Return the same with drawn wordings in which found paths are asked again.
 
-        One that a question of the sample cannot have is left out, or raises InputError if `exact`.
+        They are those that all questions of the sample can have; see `draw_wordings`.
         """
-        again = {}
-        for worded in wordings:
-            try:
-                again[worded] = worded.sample(self.sample)
-            except InputError as error:
-                if exact:
-                    raise InputError(
-                        f"paths cannot be asked again in another wording ({error}): give --prompts "
-                        "0."
-                    ) from error
+        again: dict[WordedScorer, list[Encoded]] = {}
+
+        def encode(worded: WordedScorer) -> None:
+            again[worded] = worded.sample(self.sample)
+
+        draw_wordings(maker, "again", number, taken, exact=exact, check=encode)
         if not exact:
             log.info("found paths are asked again in %s", count(len(again), "other wording"))
         return dataclasses.replace(self, again=again)

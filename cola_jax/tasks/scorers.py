@@ -91,8 +91,8 @@ class ScorerMaker:
         wording = self.wording
         if wording.is_drawn:
             raise InputError(
-                f"the prompts of {name} are lm-evaluation-harness's own: give --prompts 1, "
-                "and leave out --choose-prompts."
+                f"the prompts of {name} are lm-evaluation-harness's own: leave out --prompts and "
+                "--choose-prompts."
             )
         if wording.chat or wording.format or wording.shots_file or wording.seed:
             raise InputError(

@@ -259,7 +259,8 @@ class TaskConfig:
             if maker.task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
-        prompts = choosing_wordings(maker, self.choose_prompts or 1, self.prompts or 1)
+        measuring = 1 if again else self.prompts or 1
+        prompts = choosing_wordings(maker, self.choose_prompts or 1, measuring)
         encoder = Encoder(tuple(prompt.scorer for prompt in prompts))
         record = prompts[0].record
         if len(prompts) > 1:
@@ -272,8 +273,7 @@ class TaskConfig:
             return prepared
         exact, usual = self.prompts is not None, 0 if maker.task.of_library else AGAIN
         number = usual if self.prompts is None else self.prompts
-        wordings = draw_wordings(maker, "again", number, prompts, exact=exact)
-        return prepared.asked_again(wordings, exact=exact)
+        return prepared.asked_again(maker, number, prompts, exact=exact)
 
     def prepare_prompts(
         self,
@@ -292,7 +292,7 @@ class TaskConfig:
         from cola_jax.tasks.prepared import Prepared
 
         maker, questions, others = self.maker(tokenizer, context, stop_tokens, first)
-        number, exact = self.prompts or usual, self.prompts is not None
+        number, exact = usual if self.prompts is None else self.prompts, self.prompts is not None
         wordings = [WordedScorer.of(maker)]
         if number > 1:
             drawn = draw_wordings(maker, "measure", number, wordings, exact=exact)

@@ -7,7 +7,7 @@ texts nor other orders of the same shots count as another one.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cola_jax.errors import InputError, count
@@ -125,13 +125,17 @@ def draw_wordings(
     taken: Sequence[WordedScorer],
     *,
     exact: bool = True,
+    check: Callable[[WordedScorer], None] | None = None,
 ) -> list[WordedScorer]:
     """Draw distinct wordings, none of which is among those that are taken.
 
     To ask again, the chat template is drawn as well; otherwise where there are too few with the
-    task's own. Raises InputError for too few, unless `exact` is False.
+    task's own. Those that cannot be asked, or for which `check` raises InputError, are passed over
+    then, so that the first n are the same however many are wanted. Raises InputError for too few,
+    unless `exact` is False.
     """
     known = {worded.content(maker.questions) for worded in taken}
+    refused: dict[str | None, InputError] = {}  # by content, None where it is not known
     drawn: list[WordedScorer] = []
     numbers = itertools.count()
     own = maker.wording.chat
@@ -142,18 +146,27 @@ def draw_wordings(
             wording = dataclasses.replace(maker.wording, draw=f"{purpose} {next(numbers)}")
             wording = dataclasses.replace(wording, chat=wording.choose("chat", choices))
             repeated += 1
+            content = None
             try:
                 worded = WordedScorer.of(maker, wording)
                 content = worded.content(maker.questions)
-            except InputError:
-                if exact and wording.chat == own:
+                if check is not None and content not in known and content not in refused:
+                    check(worded)
+            except InputError as error:
+                if exact and wording.chat == own and purpose != "again":
                     raise
-                continue  # the first question cannot be asked so, such as in the chat template
-            if content not in known:
+                refused[content] = error  # such as one that is longer in the chat template
+            if content is not None and content not in known and content not in refused:
                 known.add(content)
                 drawn.append(worded)
                 repeated = 0
     if exact and len(drawn) < number:
+        if refused and purpose == "again":
+            error = next(iter(refused.values()))
+            raise InputError(
+                f"{maker.name} can be asked again in {count(len(drawn), 'other wording')}, but "
+                f"{number} are wanted ({error}): give --prompts {len(drawn)}."
+            ) from error
         raise InputError(
             f"{maker.name} has {count(len(drawn), 'other wording')}, but {number} are wanted: show "
             "solved examples (--num-fewshot 1 or more, from a --shots-file that is long enough), "

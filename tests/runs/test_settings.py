@@ -121,4 +121,6 @@ def test_check_digests_refuses_other_questions_where_no_setting_differs():
         with pytest.raises(InputError, match="--task: other questions or prompts"):
             check_digests("run", OLD, OLD | change)
     check_digests("run", OLD, OLD | MORE)  # they are compared one by one
+    with pytest.raises(InputError, match="--prompts: other wordings there than here"):
+        check_digests("run", OLD, OLD | MORE | {"prompts_digest": "b"})
     check_digests("run", OLD, OLD | {"simulations": 9})

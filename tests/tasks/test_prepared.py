@@ -17,12 +17,23 @@ QUESTIONS = tiny.questions(200)
 WORDS = tiny.tokenizer()
 
 
+class Maker:
+    """Makes options, in drawn wordings of another format."""
+
+    name = "words"
+    wording = Wording()
+    questions = QUESTIONS
+    has_template = False
+
+    def make(self, wording):
+        return Options(WORDS, format="short" if wording.is_drawn else "plain"), {}
+
+
 def test_samples_are_of_questions_wordings_and_held_out_questions():
     scorer = Options(WORDS)
-    short = WordedScorer(Wording("short", draw="again 0"), Options(WORDS, format="short"), {})
     parts = QUESTIONS[:150], QUESTIONS[150:]
     prepared = Prepared.of(parts[0], Encoder((scorer, scorer)), {}, parts[1])
-    prepared = prepared.asked_again([short], exact=True)
+    prepared = prepared.asked_again(Maker(), 1, [WordedScorer.of(Maker())], exact=True)
     samples = [prepared.sample, *prepared.again.values(), prepared.held_out_sample]
     for sample, part in zip(samples, (parts[0], parts[0], parts[1]), strict=True):
         assert len(sample) < len(QUESTIONS) / 2 + 10

@@ -130,8 +130,23 @@ def test_a_wording_that_exceeds_the_context_is_left_out(write):
     fewer = prepare(config, again=True, context=context)
     assert {worded.scorer.format for worded in fewer.again} <= {"short", "bare"}
     assert 0 < len(fewer.again) < 4
-    with pytest.raises(InputError, match="give --prompts 0"):
+    with pytest.raises(InputError, match=r"but 4 are wanted \(question b has .* give --prompts 2"):
         prepare(dataclasses.replace(config, prompts=4), again=True, context=context)
+    resumed = prepare(dataclasses.replace(config, prompts=2), again=True, context=context)
+    assert resumed.settings() == fewer.settings()
+
+
+def test_a_search_that_is_resumed_chooses_over_the_same_prompts(write):
+    config = TaskConfig(choices(write, 5), choose_prompts=2)
+    first = prepare(config, again=True)
+    number = first.settings()["prompts"]
+    resumed = prepare(dataclasses.replace(config, prompts=number), again=True)
+    assert resumed.settings() == first.settings()
+
+
+def test_no_other_prompts_measure_a_result_in_the_task_s_own(write):
+    config = TaskConfig(choices(write, 5), prompts=0)
+    assert len(prepare(config, several=True, usual=8)) == 1
 
 
 def test_a_task_without_other_prompts_is_refused(write):
