@@ -120,7 +120,8 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
             checkpoint.load_folder(words, "model"), "model", 10**6
         ),
         "flags.yaml": lambda: parse(["search", "--config", str(folder / "flags.yaml")]),
-        "static.json": lambda: read_effects(static, read_path(str(static), LAYERS, named), LAYERS),
+        "static.json": lambda: read_path(str(static), LAYERS, named),
+        "results.json": lambda: read_effects(folder / "results.json", (0, 1, 2), LAYERS, "digest"),
         "menu/": lambda: load_menu(menu, "digest", LAYERS),
         "router/": lambda: Record.read(folder / "router"),
         "held.jsonl": lambda: prepare(task="arc.jsonl", held_out_from="held.jsonl"),

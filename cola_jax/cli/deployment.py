@@ -45,7 +45,6 @@ from cola_jax.files import (
     written_bytes,
 )
 from cola_jax.layer_costs import read_layer_costs
-from cola_jax.path import LayerPath
 from cola_jax.progress import byte_bar, log
 from cola_jax.question import digest, question_digest
 from cola_jax.storage import path_of
@@ -53,6 +52,7 @@ from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.path import LayerPath
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
@@ -275,7 +275,7 @@ class Export(Command):
         )
         self.repository.push(self.out, "model")
 
-    def write_hf(self, directory: str, metadata: dict[str, Any], path: LayerPath) -> None:
+    def write_hf(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
         """Write a Hugging Face checkpoint, with a model card."""
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effects
@@ -288,7 +288,7 @@ class Export(Command):
             options = {"share": self.share, "effects": effects, "on_progress": on_progress}
             export(directory, path, self.out, **options)
 
-    def write_recipe(self, directory: str, metadata: dict[str, Any], path: LayerPath) -> None:
+    def write_recipe(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
         """Write a recipe for mergekit."""
         from cola_jax.config import ModelConfig
         from cola_jax.deploy.export import write_recipe
@@ -307,7 +307,7 @@ class Export(Command):
             )
         write_recipe(path, ModelConfig.from_json(metadata["config"]), name, self.out)
 
-    def write_gguf(self, directory: str, metadata: dict[str, Any], path: LayerPath) -> None:
+    def write_gguf(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
         """Write a GGUF file."""
         from cola_jax.extras.export_gguf import export_gguf
         from cola_jax.formats import demo_model

@@ -30,7 +30,6 @@ from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.files import check_writable
 from cola_jax.layer_costs import read_layer_costs
-from cola_jax.path import LayerPath
 from cola_jax.progress import log
 from cola_jax.question import Question
 from cola_jax.strategies.rules import (
@@ -47,6 +46,7 @@ from cola_jax.tasks.tables import read_rows
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.path import LayerPath
     from cola_jax.runs.run import Run
     from cola_jax.runs.session import Session
     from cola_jax.tasks.prepared import Prepared
@@ -153,7 +153,7 @@ class EvaluateCommand(TaskCommand):
 
 
 def run_evaluation(
-    session: "Session", directory: str, paths: Sequence[LayerPath], command: str = "evaluate"
+    session: "Session", directory: str, paths: "Sequence[LayerPath]", command: str = "evaluate"
 ) -> "Run":
     """Evaluate paths on the questions of a session with a progress bar."""
     return run_with_progress(

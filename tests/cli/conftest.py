@@ -18,7 +18,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
             main([*map(str, arguments)])
         assert end.value.code == 1
         out, error = capsys.readouterr()
-        progress = re.compile(r"loading |.*: (question|prompt) from |warning: .* has one prompt")
+        progress = re.compile(
+            r"loading |.*: (question|prompt) from |warning: .* has one prompt|found paths are asked"
+        )
         (line,) = (line for line in error.splitlines() if not progress.match(line))
         assert out == ""
         assert line.startswith("error: ")

@@ -82,7 +82,7 @@ def test_check_refuses_a_question_that_exceeds_the_context_among_longer_ones(wor
 @pytest.mark.parametrize("scorer_class", [Options, Letter])
 def test_sizes_are_close_to_the_tokens_after_the_shared_ones(words, scorer_class):
     shots = tiny.questions(2)
-    settings = {"shots": shots, "harness": True} if scorer_class is Letter else {"shots": shots}
+    settings = {"shots": shots, "format": "harness"} if scorer_class is Letter else {"shots": shots}
     encoder = Encoder((scorer_class(words, **settings), scorer_class(words, **settings)))
     sizes = np.array(encoder.sizes(MANY, encoder.check(MANY)))
     counts = np.array([encoded.num_tokens for encoded in encoder.tokenize(MANY)])
