@@ -147,6 +147,7 @@ def draw_wordings(
             wording = dataclasses.replace(wording, chat=wording.choose("chat", choices))
             repeated += 1
             content = None
+            worded = None
             try:
                 worded = WordedScorer.of(maker, wording)
                 content = worded.content(maker.questions)
@@ -156,7 +157,8 @@ def draw_wordings(
                 if exact and wording.chat == own and purpose != "again":
                     raise
                 refused[content] = error  # such as one that is longer in the chat template
-            if content is not None and content not in known and content not in refused:
+            is_new = content not in known and content not in refused
+            if worded is not None and content is not None and is_new:
                 known.add(content)
                 drawn.append(worded)
                 repeated = 0
