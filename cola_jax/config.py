@@ -181,6 +181,7 @@ class LayerConfig:
         yield self.mlp_bias and not self.mlp_width, "mlp_bias needs an MLP"
         yield experts > 0 and not (used and width), "experts need experts_per_token and a width"
         yield used > experts, f"a token cannot use {used} of {experts} experts"
+        yield self.convolution > 0 and not self.value_dim, "recurrent layers need a value_dim"
 
     @property
     def rotary_width(self) -> int:

@@ -136,7 +136,8 @@ def check_writable(place: AnyPath) -> None:
 
 def check_file(file: AnyPath) -> None:
     """Raise InputError or OSError where a file cannot be written."""
-    check_writable(file)
+    # some storage has no object below another one, which the file may be
+    check_writable(path_of(file).parent if is_url(file) else file)
     if os.path.isdir(file):
         raise InputError(f"{file} is a directory: give a file.")
 

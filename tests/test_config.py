@@ -93,6 +93,7 @@ def test_a_new_field_with_a_default_changes_no_json():
         ({"ropes": (Rope(theta=1e4, pairs=4),)}, "rotates 4 pairs of 4 channels"),
         ({"keys_of": (None, None, 2)}, "of an earlier one alone"),
         ({"rooted_scales": True}, "no scales to take roots of"),
+        ({"convolution": 2}, "recurrent layers need a value_dim"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(changes, message):

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.engine.work import Batch, Keep, Work
-from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
@@ -196,8 +195,8 @@ class SearchRows(RunWork):
         """Evaluate paths [B, C, P] of the questions of a batch in another wording."""
         scorer, questions = worded.scorer, list(map(worded.ask, batch.questions))
         encoded = worded.encoder(questions, worker.model.checkpoint)
-        workload = Workload(*paths.shape[1:])
-        with scorer.evaluator(worker, encoded, workload) as evaluate:
+        # that of the search, so that buffers have its sizes, and fewer programs are compiled
+        with scorer.evaluator(worker, encoded, self.workload) as evaluate:
             evaluations = self.evaluations(
                 evaluate, encoded, batch, worker.metrics, keep, call_size=scorer.call_size
             )

@@ -7,6 +7,7 @@ import cola_jax
 from cola_jax.engine.local import LocalEngine
 from cola_jax.engine.work import Failed
 from cola_jax.errors import InputError, Unfinished
+from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.runs import search
 from cola_jax.runs.run import Run
 from cola_jax.scoring import Options
@@ -65,6 +66,20 @@ def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, sear
         count = len(expected.question.options)
         ours, theirs = (o.verdicts.scores[:, :count] for o in (outcome, expected))
         np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max())
+
+
+def test_other_wordings_have_buffers_of_the_sizes_of_the_search(model, monkeypatch):
+    sizes, make = [], PathEvaluator.__init__
+
+    def init(self, worker, prompts, workload, **options):
+        make(self, worker, prompts, workload, **options)
+        sizes.append(self.sizes.slots)
+
+    monkeypatch.setattr(PathEvaluator, "__init__", init)
+    options = MODEL | {"simulations": 1, "prompts": 1, "batch_size": 3}
+    cola_jax.search(model, tiny.questions(3), scorer="letter-strict", **options)
+    assert len(sizes) == 2
+    assert len({*sizes}) == 1
 
 
 def test_search_of_model_is_counted_and_confirmed_in_float32(searched):
