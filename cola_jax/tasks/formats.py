@@ -180,7 +180,9 @@ def load_shots(
             distinct.setdefault(content(question), question)
         pool[None] = list(distinct.values())
     if wording is not None:
-        pool = {subject: wording.shuffle(questions) for subject, questions in pool.items()}
+        # two more, for one of the question's id and one that reads like it: a split may be long,
+        # and workers get the shots of each wording
+        pool = {name: wording.shuffle(rows)[: count + 2] for name, rows in pool.items()}
     return Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
 
 

@@ -42,6 +42,14 @@ def test_prompts_are_distinct_and_depend_on_the_seed_alone():
     }
 
 
+def test_drawn_wordings_keep_the_shots_that_they_may_show_alone():
+    again = prepare(SUMS, again=True).again
+    assert len(again) == 4
+    for worded in again:
+        shots = worded.scorer.shots
+        assert len(shots.pool[None]) == shots.count + 2
+
+
 def test_one_prompt_is_the_task_s_own():
     (alone,) = prepare(SUMS, several=True)
     assert prompts_of(alone) == prompts_of(prepare(SUMS))
