@@ -43,10 +43,7 @@ class QuestionSet:
         listed = list(questions)
         made = encoder.check(listed) if sample is None else sample
         encoded = with_pictures(encoder.scorer, made, model.directory)
-        for each in encoded:
-            check_tokens("token ids", each.prompts.ids, model.config.vocab_size)
-            if each.prompts.targets is not None:
-                check_tokens("targets", each.prompts.targets, model.config.vocab_size)
+        check_vocabulary(encoded, model)
         return cls(listed, encoder, encoded)
 
     def __len__(self) -> int:
@@ -105,3 +102,11 @@ class QuestionSet:
                 questions = [self.questions[i] for i in indices]
                 rows = {each.id: known[each.id] for each in questions if each.id in known}
                 yield Batch(indices, questions, rows)
+
+
+def check_vocabulary(sample: Sequence[Encoded], model: ModelHandle) -> None:
+    """Raise InputError for prompts with tokens outside of the vocabulary of a model."""
+    for each in sample:
+        check_tokens("token ids", each.prompts.ids, model.config.vocab_size)
+        if each.prompts.targets is not None:
+            check_tokens("targets", each.prompts.targets, model.config.vocab_size)

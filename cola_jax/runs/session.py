@@ -15,7 +15,7 @@ from cola_jax.engine.engine import Capacity, Engine
 from cola_jax.engine.evaluator import EngineEvaluator, succeeded
 from cola_jax.engine.local import LocalEngine
 from cola_jax.engine.model import ModelHandle
-from cola_jax.engine.question_set import QuestionSet
+from cola_jax.engine.question_set import QuestionSet, check_vocabulary
 from cola_jax.engine.work import Batch, Failed
 from cola_jax.errors import InputError, Unfinished, count, shorten
 from cola_jax.execute.inputs import pad_paths
@@ -263,6 +263,11 @@ def make_session(
     if prepared.held_out:
         sample = prepared.held_out_sample
         others = QuestionSet.of(prepared.held_out, encoder.own, model, sample)
+    for sample in prepared.again.values():  # such as of a chat template that the model lacks
+        try:
+            check_vocabulary(sample, model)
+        except InputError as error:
+            raise InputError(f"in another wording, {error} Or give --prompts 0.") from error
     engine.capacity(model, min(len(asked), len(others or asked)))  # the fewest that it will run
     return Session(
         model=model,

@@ -22,7 +22,7 @@ from cola_jax.metrics import Metrics
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import TABLES, UNFINISHED, Run
 from cola_jax.runs.search_results import SPENT
-from cola_jax.runs.session import Session, check_memory, recording
+from cola_jax.runs.session import Session, call, check_memory, make_session, recording
 from cola_jax.scoring import Grader, Options
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
@@ -266,6 +266,17 @@ def test_memory_must_suffice_for_the_other_wordings(checkpoint, task):
     least = next(size for size in sizes if not is_refused(session, size, again={}))
     assert is_refused(session, least, again=again)
     assert session.model.loaded is None
+
+
+def test_other_wordings_have_tokens_of_the_vocabulary(checkpoint, task):
+    model = ModelHandle(str(checkpoint))
+    prepared = call(functools.partial(TaskConfig(task, prompts=1).prepare, again=True), model)
+    ((worded, sample),) = prepared.again.items()
+    prompts = sample[0].prompts
+    strange = dataclasses.replace(sample[0], prompts=prompts.replace(ids=prompts.ids + 1_000_000))
+    prepared = dataclasses.replace(prepared, again={worded: [*sample, strange]})
+    with pytest.raises(InputError, match=r"in another wording, token ids run from .*--prompts 0"):
+        make_session(model, one(), prepared)
 
 
 def is_refused(session, budget, again):
