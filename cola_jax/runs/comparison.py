@@ -66,7 +66,7 @@ def change_estimate(name: str, way: str, net: Net, corrected: float) -> Estimate
         unit="points",
         low=low,
         high=high,
-        p=net.p,
+        p=math.nan if net.undecided else net.p,
         corrected=corrected,
         n=net.n,
         note=UNDECIDED if net.undecided else "",

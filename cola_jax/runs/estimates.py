@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from cola_jax.errors import count
+from cola_jax.errors import count, shown
 from cola_jax.scoring.statistics import ALPHA, Crossed, Difference, Mean, Share, number_or_none
 
 NO_VALUE = "–"
@@ -112,6 +112,12 @@ class Estimate:
     control: bool = False  # what the others are compared with
     note: str = ""  # a result in words, or what limits the figure
 
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"{shown(self.unit)} is no known unit")
+        if self.unit == "place" and self.n is None:
+            raise ValueError("a place lacks n, the number of places")
+
     @classmethod
     def of(
         cls, name: str, measured: Share | Difference | Crossed | Mean, unit: str = "", **rest: Any
@@ -169,7 +175,7 @@ class Estimate:
     @property
     def is_shown(self) -> bool:
         """Whether the corrected p-value is below 0.05 and the interval excludes 0."""
-        return self.corrected < ALPHA and not self.low <= 0 <= self.high
+        return self.corrected < ALPHA and (self.low > 0 or self.high < 0)
 
     @property
     def size_text(self) -> str:
@@ -304,6 +310,9 @@ def sentence_of_paths(every: list[Estimate]) -> str:
 
 def sentence_of_changes(changes: list[Estimate]) -> str:
     """State whether a path, block, rule or claim differs from the pretrained model."""
+    changes = [each for each in changes if not math.isnan(each.value)]
+    if not changes:
+        return "Nothing compared: no question was graded on both the model and another path."
     ordered = sorted(changes, key=lambda each: -each.value)
     different = [each for each in ordered if each.is_shown]
     better = [each for each in different if each.value > 0]
@@ -324,6 +333,8 @@ def sentence_of_share(share: Estimate) -> str:
     if not share.n:
         return f"{name} was not graded on any question."
     questions = count(share.n, "question")
+    if math.isnan(share.low):  # of several prompts
+        return f"{name} answers {share.text} of {questions} correctly, in the mean of all prompts."
     interval = f"95 % interval {share.interval_text}"
     return f"{name} answers {share.hits:,} of {questions} correctly, {share.text} ({interval})."
 
@@ -344,6 +355,8 @@ def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
     beyond = whole.get(BEYOND)
     if not before.n:
         return "Nothing shown: no question was graded before."
+    if not found.n and before.hits < before.n:
+        return "Nothing to compare: the model got no question wrong in all wordings."
     if not found.n:
         all_questions = "the only question" if before.n == 1 else f"all {before.n:,} questions"
         return f"Nothing to correct: the model was right before on {all_questions}."

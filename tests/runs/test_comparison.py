@@ -1,16 +1,19 @@
 """Comparisons of searches."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.runs.comparison import MAX_RUNS, check_runs, compare_runs
-from cola_jax.runs.estimates import BEYOND, sentences_of
+from cola_jax.runs.comparison import MAX_RUNS, change_estimate, check_runs, compare_runs
+from cola_jax.runs.estimates import BEYOND, UNDECIDED, sentences_of
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import AFTER
+from cola_jax.scoring.preference import Net
+from cola_jax.strategies.reached import ONCE
 from tests.small_runs import PARTS, START, WHOLE, make_run, part
 
 ALIKE = {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # of gold and its control
@@ -51,3 +54,12 @@ def test_changes_are_paired_over_common_questions(tmp_path: Path):
     assert changes.value(f"{AFTER}, a shorter one", "b") == -0.5
     assert sentences_of(changes)[0].startswith("b: nothing shown: too few questions differ")
     assert compare_runs([first], ["a"]) == []
+
+
+def test_an_undecided_change_has_no_p():
+    rest = {"expected": 6.0, "by_chance": (2.0, 9.0), "scale": 1.0}
+    net = Net(0.5, (math.nan, math.nan), 0.01, 20, 12, informative=15, effective=2.0, **rest)
+    assert net.undecided
+    change = change_estimate("b", ONCE, net, math.nan)
+    assert change.p_text == ""
+    assert change.result == UNDECIDED

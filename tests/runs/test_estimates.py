@@ -64,6 +64,15 @@ def test_sentence_needs_p_and_interval():
         assert words in sentence
 
 
+def test_without_an_interval_nothing_is_shown():
+    """Few informative questions have a p-value, and no interval that tells the direction."""
+    few = beyond(math.nan, math.nan, 0.001)
+    assert not few.is_shown
+    [sentence] = sentences_of(searches(few))
+    assert sentence.startswith("Nothing shown: the searches found a correct path for 12")
+    assert "+50.0 points (too few questions for an interval, p 0.001)" in sentence
+
+
 def test_sentence_gives_the_reason_of_the_expected_number():
     [sentence] = sentences_of(searches(beyond(low=-0.1), **{PREFERENCE: 0.5}))
     assert "too, and the correct one is often the model's second choice. Difference" in sentence
@@ -86,6 +95,13 @@ def test_sentence_without_a_comparison():
     assert sentences_of(none) == ["Nothing shown: no question was graded before."]
 
 
+def test_nothing_to_compare_is_not_all_right():
+    """A search of an earlier version, whose questions are each wrong in some wordings only."""
+    mixed = [Estimate.of(BEFORE, Share(3, 9)), Estimate.of(FOUND, Share(0, 0))]
+    [sentence] = sentences_of(mixed)
+    assert sentence == "Nothing to compare: the model got no question wrong in all wordings."
+
+
 def change(group: str, first: int, second: int, corrected: float) -> Estimate:
     return Estimate.of(CHANGE, Difference(first, second, 100), group=group, corrected=corrected)
 
@@ -102,11 +118,25 @@ def test_sentence_of_paths_names_the_best():
     assert sentence.startswith("Nothing shown: none differs from the model beyond chance; 0-2 is")
 
 
+def test_sentence_of_paths_leaves_out_those_without_a_graded_question():
+    none = Estimate.of(CHANGE, Difference(0, 0, 0), group="0", corrected=math.nan)
+    changes = [change("0-1", 20, 0, 0.01), none, change("0-2", 40, 0, 0.01)]
+    [sentence] = sentences_of(changes)
+    assert sentence.startswith("Shown: 0-2 answers more questions correctly than the model, by +40")
+    assert sentence.endswith("corrected for 2 comparisons.")
+    assert sentences_of([none])[0].startswith("Nothing compared: no question was graded on both")
+
+
 def test_sentence_of_one_path_is_its_accuracy():
     [sentence] = sentences_of([Estimate.of(CORRECT, Share(11, 12), group="0,3")])
     assert sentence.startswith("Path 0,3 answers 11 of 12 questions correctly, 91.7 % (95 % interv")
     [sentence] = sentences_of([Estimate.of(CORRECT, Share(0, 0), group=MODEL)])
     assert sentence == "The model was not graded on any question."
+    [sentence] = sentences_of([Estimate(CORRECT, MODEL, 2 / 3, n=10)])
+    assert (
+        sentence
+        == "The model answers 66.7 % of 10 questions correctly, in the mean of all prompts."
+    )
     two = [Estimate.of(CORRECT, Share(1, 2), group=group) for group in ("0", "1")]
     assert sentences_of(two)[0].startswith("Nothing compared: the identity path")
 
