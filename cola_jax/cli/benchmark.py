@@ -147,5 +147,6 @@ class Benchmark(TaskCommand):
         from cola_jax.runs.results import Results
         from cola_jax.runs.session import facts_of
 
-        of_session = facts_of(session, command="benchmark", flags=values_of(self))
+        recorded = {"command": "benchmark", "questions": questions, "flags": values_of(self)}
+        of_session = facts_of(session, **recorded)
         return Results(estimates, of_session.to_json() | {"done": questions} | facts)

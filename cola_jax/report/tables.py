@@ -60,7 +60,7 @@ HEADINGS = {
     "wrong before, without a control": ANSWERS,
     UNSCORED: ANSWERS,
     "W→W": ANSWERS,
-    "paths tried": ANSWERS,
+    "paths tried, ": ANSWERS,
     "questions excluded": ANSWERS,
     "model's answer in another": AGAIN,
     "right in all wordings": AGAIN,

@@ -61,6 +61,12 @@ def test_tables_put_groups_in_rows_and_single_figures_below():
     assert (prompts.heading, prompts.columns) == ("In each prompt", ("", "prompt 1"))
 
 
+def test_paths_tried_by_a_search_for_one_path_are_no_answers():
+    tried = Estimate.count("paths tried on all training questions", 7)
+    [table] = tables_of([tried, Estimate.count("training questions", 8)])
+    assert table.heading == ""
+
+
 def test_long_tables_are_folded():
     estimates = [Estimate(CORRECT, str(i), i / 20, n=20) for i in range(13)]
     first, others = tables_of(estimates)
