@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import HubChoice, HubFlags, Printing, console
-from cola_jax.errors import InputError, UsageError, count
+from cola_jax.errors import InputError, UsageError, count, reading
 from cola_jax.files import (
     check_file,
     check_writable,
@@ -88,7 +88,7 @@ class Report(Printing):
         (run,) = runs
         stored = stored_results(run.directory)
         if stored is not None:
-            self.show_stored(stored, self.page_in(run.directory))
+            self.show_stored(stored, run)
         else:
             self.show(run)
             self.upload(run)
@@ -109,14 +109,19 @@ class Report(Printing):
             write_whole(card, (head + read_text(report)).encode())
         self.repository.push(run.directory, "dataset")
 
-    def show_stored(self, results: "Results", page: "epath.Path") -> None:
+    def show_stored(self, results: "Results", run: "Run") -> None:
         """Print the results of a command that makes no run, and write their page."""
         from cola_jax.report.document import Document
         from cola_jax.report.page import write_page
+        from cola_jax.runs.results import RESULTS
 
-        if self.repository.push_to_hub is not None:
-            raise InputError("--push-to-hub is for runs: leave it out.")
-        document = Document.of(results)
+        flags = {"push-to-hub": self.repository.push_to_hub, "lm-eval": self.lm_eval}
+        for flag, value in (flags | {"preference": self.preference}).items():
+            if value is not None:
+                raise InputError(f"--{flag} is for runs: leave it out.")
+        with reading(run.directory / RESULTS):
+            document = Document.of(results)
+        page = self.page_in(run.directory)
         write_page(document, page)
         self.print_report(results.to_json(), document)
         self.write_markdown(document, page)
@@ -128,12 +133,17 @@ class Report(Printing):
         from cola_jax.report.figures import scan_figures
         from cola_jax.report.harness import harness_json
         from cola_jax.report.page import write_page, write_search_page
-        from cola_jax.runs.results import RESULTS, write_results
+        from cola_jax.runs.results import BESIDE, RESULTS, write_results
 
         command = run.facts().command
         page = self.page_in(run.directory)
         if command != "search" and self.preference is not None:
             raise InputError("--preference is for searches: leave it out.")
+        if command in BESIDE:
+            raise InputError(
+                f"{run.directory} has no results yet: run the same `cola {command}` again, which "
+                "evaluates nothing twice."
+            )
         is_scan = command == "scan"
         results = scan_results(run) if is_scan else run.summary(self.read_preference(run))
         write_results(results, run.directory / RESULTS)
@@ -223,6 +233,7 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
     """
     from cola_jax.report.document import Document, several_tasks, terminal_report
     from cola_jax.runs.prompt_results import prompt_results
+    from cola_jax.runs.results import RESULTS, write_results
     from cola_jax.runs.run import Run
 
     runs = [Run(directory) for directory in directories]
@@ -237,6 +248,9 @@ def show_results(directories: Sequence[str], as_json: bool, prompts: int = 1) ->
     else:
         every = [Report(()).show(run) for run in runs]
     if as_json:
+        if prompts == 1:
+            for run, results in zip(runs, every, strict=True):
+                write_results(results, run.directory / RESULTS)
         print_json([results.to_json() for results in every])
     elif prompts > 1:
         for results in every:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from cola_jax.errors import InputError, check_belongs, reading
+from cola_jax.errors import InputError, check_belongs, reading, shorten
 from cola_jax.files import write_whole
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
@@ -45,7 +45,7 @@ class ReportedEffect(NamedTuple):
 
     def cells(self) -> list[str]:
         """Return the cells of a row of `effects_section`."""
-        counts = [str(self.change.n), str(self.prompts)]
+        counts = [str(self.change.n), cell(str(self.prompts))]
         shares = [self.before.text, self.after.text, self.size]
         return [cell(self.task), *counts, *shares, cell(self.change.note)]
 
@@ -85,16 +85,17 @@ def read_effects(
             )
         measured = measured_paths(results)
         name = group_of(path, num_layers)
-        tried = {facts["path"] for facts in measured.values()}
-        if settings.get("command") == "evaluate" and tried != {name}:
+        tried = [*dict.fromkeys(facts["path"] for facts in measured.values())]
+        listed = shorten(tried) or "no path"
+        if settings.get("command") == "evaluate" and tried != [name]:
             raise InputError(
-                f"{file} measures {', '.join(tried) or 'no path'} against the identity path, but "
+                f"{file} measures {listed} against the identity path, but "
                 f"an effect is that of one path, chosen before: `cola evaluate` {name} alone with "
                 "it."
             )
         if name not in tried:
             raise InputError(
-                f"{file} has the effect of {', '.join(tried) or 'no path'}, not of {name}: export "
+                f"{file} has the effect of {listed}, not of {name}: export "
                 "this one, or measure the other."
             )
         return [

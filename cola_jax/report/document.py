@@ -12,7 +12,7 @@ from rich.text import Text
 from cola_jax.deploy.model_card import literal
 from cola_jax.errors import count
 from cola_jax.report.tables import Table, markdown_table, side_by_side, tables_of
-from cola_jax.report.terminal import TerminalTable
+from cola_jax.report.terminal import TerminalTable, visible
 from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
@@ -135,8 +135,8 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def terminal_report(document: Document, *, whole: bool = False) -> Group:
     """Format a report for a terminal, with all of its tables if `whole`."""
-    parts = [Text(sentence, style="bold") for sentence in document.sentences]
-    parts.append(Text(document.lead, style="dim"))
+    parts = [Text(visible(sentence), style="bold") for sentence in document.sentences]
+    parts.append(Text(visible(document.lead), style="dim"))
     tables = document.tables if whole else document.tables[:1]
     caption = document.note
     if len(tables) < len(document.tables):

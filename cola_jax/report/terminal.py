@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from cola_jax.errors import escaped
 from cola_jax.report.tables import Row, Table
 
 PATH = re.compile(r"[\d,()x-]+( \(identity\))?$")
@@ -20,7 +21,7 @@ class TerminalTable:
 
     def __init__(self, table: Table, caption: str = "", *, numbers: bool = True):
         """Take a table whose cells, but for the labels, are `numbers` or else texts."""
-        self.table, self.caption, self.numbers = table, caption, numbers
+        self.table, self.caption, self.numbers = visible_table(table), caption, numbers
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         edges = 2 + 2 * len(self.table.columns) - 1  # of the table, and between its columns
@@ -68,6 +69,20 @@ class TerminalTable:
                     yield Text(f"  {name}: {text}" if name else f"  {text}", overflow="fold")
         if self.caption:
             yield Text(self.caption, style="dim italic")
+
+
+def visible(text: str) -> str:
+    """Escape characters of a text that would act on the terminal, but for ends of lines."""
+    return "\n".join(map(escaped, text.split("\n")))
+
+
+def visible_table(table: Table) -> Table:
+    """Escape such characters in a table."""
+    rows = [
+        row._replace(label=visible(row.label), cells=tuple(map(visible, row.cells)))
+        for row in table.rows
+    ]
+    return Table(rows, visible(table.heading), tuple(map(visible, table.columns)))
 
 
 def fit(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:

@@ -160,9 +160,10 @@ def read_results(file: AnyPath) -> Results:
     with reading(file, action):
         content = read_json(file)
         # JSON has no NaN: a missing field is one
-        return Results(
-            TypeAdapter(list[Estimate]).validate_python(content["estimates"]), content["run"]
-        )
+        estimates = TypeAdapter(list[Estimate]).validate_python(content["estimates"])
+        results = Results(estimates, content["run"])
+        results.sentences  # noqa: B018  raises where estimates that belong together are missing
+    return results
 
 
 def stored_results(directory: AnyPath) -> Results | None:
@@ -195,7 +196,8 @@ def read_preference(file: AnyPath, settings: Mapping[str, Any]) -> Preference:
             f"{file} has no preference: give the results.json of a search whose questions offer "
             "options."
         )
-    theirs = deciding(results.run["settings"])
+    with reading(file):
+        theirs = deciding(results.run["settings"])
     action = "give the results of a run with the same model and prompts"
     check_belongs(str(file), theirs, "this run", deciding(settings), action)
     return Preference(found.value, (found.high - found.value) / Z)

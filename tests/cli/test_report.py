@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from cola_jax.cli.main import main
+from cola_jax.cli.report import show_results
 from tests.small_runs import PARTS, START, make_run
 
 
@@ -107,3 +108,36 @@ def test_report_refuses_bad_input_before_any_work(runs, tmp_path, refused):
     ):
         assert message in refused("report", *arguments)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+STORED = {
+    "run": {"settings": {}, "start": {"num_layers": 4}, "held_out": 5},
+    "estimates": [{"name": "correct", "group": "\x1b[31m[bold]", "value": 0.5, "n": 5}],
+}
+
+
+def test_report_of_stored_results(tmp_path, capsys, refused):
+    (tmp_path / "static.json").write_text("{}")
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(STORED))
+    main(["report", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\\x1b[31m[bold]" in shown
+    for flag in ("--lm-eval", "--preference"):
+        assert f"{flag} is for runs" in refused("report", tmp_path, flag, tmp_path / "other.json")
+    for run in ({}, STORED["run"] | {"start": []}, STORED["run"] | {"held_out": "five"}):
+        file.write_text(json.dumps(STORED | {"run": run}))
+        assert "results.json cannot be read" in refused("report", tmp_path)
+
+
+def test_report_of_an_unfinished_static_search_names_the_command(tmp_path, refused):
+    run = make_run(tmp_path, *PARTS, command="static")
+    assert "no results yet: run the same `cola static` again" in refused("report", run.directory)
+
+
+def test_json_of_several_tasks_is_kept_in_the_runs_too(runs, capsys):
+    show_results(runs, as_json=True)
+    every = json.loads(capsys.readouterr().out)
+    for directory, content in zip(runs, every, strict=True):
+        assert json.loads((Path(directory) / "results.json").read_text()) == content

@@ -171,3 +171,9 @@ def test_literal_is_shown_as_it_is(text: str):
 def test_literal_leaves_names_as_they_are():
     name = "arc_easy, SmolLM2-135M 1.5 (5 shots)!"
     assert literal(name) == name
+
+
+def test_read_effects_counts_the_blocks_of_a_scan_instead_of_listing_them(write):
+    blocks = [each for i in range(900) for each in measured(f"skip {i}")[1:]]
+    with pytest.raises(InputError, match=r"has the effect of skip 0, .* and 896 more, not of"):
+        read_effects(write("scan", blocks), PATH, 6, "ours")

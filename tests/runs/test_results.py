@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.runs.estimates import BEFORE, PREFERENCE, Estimate
+from cola_jax.runs.estimates import BEFORE, ELSEWHERE, PREFERENCE, Estimate
 from cola_jax.runs.results import RESULTS, Results, read_preference, read_results, write_results
 from cola_jax.runs.run import Run
 from tests.small_runs import make_run, part
@@ -31,6 +31,21 @@ def test_read_results_refuses_other_files(tmp_path):
             read_results(tmp_path / RESULTS)
 
 
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        ({"name": "x", "unit": "miles"}, "'miles' is no known unit"),
+        ({"name": "x", "unit": "place", "value": 1}, "a place lacks n"),
+        ({"name": BEFORE, "value": 0.5, "n": 2}, "wrong before"),
+        ({"name": ELSEWHERE, "value": 0.5, "n": 2}, "empty"),
+    ],
+)
+def test_read_results_refuses_estimates_that_cannot_be_shown(tmp_path, estimate, words):
+    (tmp_path / RESULTS).write_text(json.dumps({"run": {}, "estimates": [estimate]}))
+    with pytest.raises(InputError, match=rf"results\.json cannot be read \(.*{words}"):
+        read_results(tmp_path / RESULTS)
+
+
 def test_read_preference_is_that_of_the_same_model(tmp_path):
     run = make_run(tmp_path, part("q1"), part("q2"), model="one")
     results = run.summary()
@@ -43,6 +58,9 @@ def test_read_preference_is_that_of_the_same_model(tmp_path):
         read_preference(file, {"model": "another"})
     write_results(Results([]), file)
     with pytest.raises(InputError, match="has no preference"):
+        read_preference(file, {})
+    write_results(Results([Estimate(PREFERENCE, value=1.0, unit="per score")]), file)
+    with pytest.raises(InputError, match="cannot be read"):
         read_preference(file, {})
 
 

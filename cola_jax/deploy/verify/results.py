@@ -11,7 +11,7 @@ from cola_jax.deploy.verify.comparators import affordable_samples
 from cola_jax.deploy.verify.power import Components
 from cola_jax.deploy.verify.trial import TaskTrial, Trial
 from cola_jax.deploy.verify.verdict import UNITS, Verdict
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, reading
 from cola_jax.files import exists
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path, identity, parse_path
@@ -194,12 +194,13 @@ def earlier_seconds(directory: str, trial: Trial) -> dict[str, dict[LayerPath, f
     if not exists(file):
         return None
     results = read_results(file)
-    if results.run["settings"].get("hash") != trial.protocol["hash"]:
-        return None
     num_layers = trial.protocol["num_layers"]
     seconds: dict[str, dict[LayerPath, float]] = {task.task: {} for task in trial.tasks}
-    for group, facts in results.run["groups"].items():
-        of_task = seconds[facts["task"]]
-        of_task[identity(num_layers)] = results.value(SECONDS, facts["model"])
-        of_task[parse_path(facts["path"], num_layers)] = results.value(SECONDS, group)
+    with reading(file):
+        if results.run["settings"].get("hash") != trial.protocol["hash"]:
+            return None
+        for group, facts in results.run["groups"].items():
+            of_task = seconds[facts["task"]]
+            of_task[identity(num_layers)] = results.value(SECONDS, facts["model"])
+            of_task[parse_path(facts["path"], num_layers)] = results.value(SECONDS, group)
     return seconds
