@@ -28,6 +28,13 @@ HELD_OUT = (
     "questions and, where there are several, prompts random. What is chosen was chosen on other "
     "questions; the p-values of all others are corrected (Holm)."
 )
+IN_PROMPTS = (
+    "Intervals: 95 %, with questions and prompts random. Points more: the difference to the "
+    "identity path; p: two-sided, corrected (Holm) for all paths; in each prompt, of the test that "
+    "the prompts do not differ. The best of several paths is selected on these same questions, so "
+    "its share is biased upwards: measure it on others. Evaluations that are not finite or "
+    "ungraded count as wrong."
+)
 # how the tables of each command are read
 NOTES = {
     "scan": "Points more: the difference to the pretrained model, paired over questions; margin: "
@@ -84,9 +91,16 @@ class Document(NamedTuple):
             sentences=results.sentences,
             lead=lead_of(results),
             tables=tables_of(results),
-            note=NOTES.get(str(settings.get("command")), ""),
+            note=note_of(results),
             settings=run_settings(settings, start),
         )
+
+
+def note_of(results: Results) -> str:
+    """Explain the tables of a command."""
+    command = str((results.run.get("settings") or {}).get("command"))
+    several = command == "evaluate" and results.run.get("prompts", 1) != 1
+    return IN_PROMPTS if several else NOTES.get(command, "")
 
 
 def compared(every: Mapping[str, Results], changes: Results) -> Document:

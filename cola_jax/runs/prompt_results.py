@@ -10,7 +10,7 @@ from cola_jax.runs.estimates import APART, CHOSEN, CORRECT, MODEL, PROMPT_SD, Es
 from cola_jax.runs.path_results import LAYERS, change_estimates, group_of
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.scoring.statistics import Crossed, Difference, Share
+from cola_jax.scoring.statistics import Crossed, Difference, Share, mean
 
 VERDICTS = ["question", "node", "verdict", "margin"]
 
@@ -68,7 +68,7 @@ def correct_estimate(right: np.ndarray, group: str, note: str = "") -> Estimate:
     """Return the share of right answers [n, K]; in several prompts, n questions are not n K."""
     if right.shape[1] == 1:
         return Estimate.of(CORRECT, Share.of(right), group=group, note=note)
-    return Estimate(CORRECT, group, float(right.mean()), n=len(right), note=note)
+    return Estimate(CORRECT, group, mean(right), n=len(right), note=note)
 
 
 def by_prompt(
