@@ -21,11 +21,6 @@ class Facts(NamedTuple):
         return self.start["num_layers"]
 
     @property
-    def questions(self) -> int:
-        """The number of questions asked for."""
-        return self.settings.get("questions") or 0
-
-    @property
     def paths(self) -> list[tuple[int, ...]]:
         """The given paths of a run that evaluates such."""
         return [tuple(path) for path in self.settings["paths"]]

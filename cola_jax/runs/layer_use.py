@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -107,20 +107,6 @@ def reaches(searches: Mapping[str, pa.ChunkedArray], num_layers: int) -> dict[st
     return {
         name: Reach(len(paths), np.cumsum(np.bincount(lengths[name], minlength=top + 1)))
         for name, paths in searches.items()
-    }
-
-
-def summarise_layers(
-    questions: pa.Table, tried: pa.ChunkedArray, num_layers: int
-) -> dict[str, Any]:
-    """Compute the fields of a summary about depth and layers; `tried` are all paths for gold."""
-    searches = group_searches(questions)
-    groups = {name: paths.drop_null() for name, paths in searches.items()}
-    uses = groups | {ALL: tried}
-    return {
-        "layers": {name: layer_use(paths, num_layers) for name, paths in uses.items()},
-        "depths": {name: depth_of(paths, num_layers) for name, paths in groups.items()},
-        "reach": reaches(searches, num_layers),
     }
 
 

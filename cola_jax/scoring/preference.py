@@ -141,11 +141,6 @@ class Net(NamedTuple):
         low, high = self.interval
         return low * share, high * share
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields, and the difference from the expected number."""
-        fields = {"difference": self.difference, "difference_interval": self.difference_interval}
-        return self._asdict() | fields | {"undecided": self.undecided}
-
     @property
     def undecided(self) -> bool:
         """Whether preference alone decides which target is gold, so that no test is possible."""
