@@ -124,7 +124,7 @@ class Report(Printing):
         page = self.page_in(run.directory)
         write_page(document, page)
         self.print_report(results.to_json(), document)
-        self.write_markdown(document, page)
+        self.write_markdown(document, page, whole=True)  # as the command wrote it
 
     def show(self, run: "Run") -> "Results":
         """Print the report of a run, write its page, and return its results."""
@@ -200,12 +200,16 @@ class Report(Printing):
         else:
             console.print(terminal_report(document, whole=self.all))
 
-    def write_markdown(self, document: "Document", page: "epath.Path") -> None:
+    def write_markdown(
+        self, document: "Document", page: "epath.Path", *, whole: bool = False
+    ) -> None:
         """Write a report as Markdown beside its page, and log where they are."""
         from cola_jax.report.document import markdown_report
 
         file = page.with_suffix(".md")
-        write_whole(file, markdown_report(document, whole=self.all).encode(errors="replace"))
+        write_whole(
+            file, markdown_report(document, whole=whole or self.all).encode(errors="replace")
+        )
         log.info("report: %s, and as Markdown %s", page, file)
 
 

@@ -112,7 +112,10 @@ def test_report_refuses_bad_input_before_any_work(runs, tmp_path, refused):
 
 STORED = {
     "run": {"settings": {}, "start": {"num_layers": 4}, "held_out": 5},
-    "estimates": [{"name": "correct", "group": "\x1b[31m[bold]", "value": 0.5, "n": 5}],
+    "estimates": [
+        {"name": "correct", "group": "\x1b[31m[bold]", "value": 0.5, "n": 5},
+        {"name": "seconds alone", "group": "0-1", "value": 0.5, "unit": "seconds"},
+    ],
 }
 
 
@@ -124,6 +127,8 @@ def test_report_of_stored_results(tmp_path, capsys, refused):
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\\x1b[31m[bold]" in shown
+    assert "seconds alone" not in shown
+    assert "seconds alone" in (tmp_path / "report.md").read_text()
     for flag in ("--lm-eval", "--preference"):
         assert f"{flag} is for runs" in refused("report", tmp_path, flag, tmp_path / "other.json")
     for run in ({}, STORED["run"] | {"start": []}, STORED["run"] | {"held_out": "five"}):
