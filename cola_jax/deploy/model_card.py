@@ -105,7 +105,7 @@ def read_effects(
         ]
 
 
-def measured_paths(results: Results) -> dict[str, dict[str, str]]:
+def measured_paths(results: Results) -> dict[str, dict[str, Any]]:
     """Return the path, the task and the model's group of each group that was chosen before."""
     changed = [each.group for each in results if each.name == CHANGE]
     chosen = [each.group for each in results if each.note == CHOSEN]
@@ -118,14 +118,14 @@ def measured_paths(results: Results) -> dict[str, dict[str, str]]:
     }
 
 
-def effect_of(results: Results, group: str, facts: Mapping[str, str]) -> ReportedEffect:
+def effect_of(results: Results, group: str, facts: Mapping[str, Any]) -> ReportedEffect:
     """Return the effect of a group of estimates."""
     beside = [each for each in results if each.group in (group, facts["model"])]
     by_name = {(each.group, each.name): each for each in beside}
     (sentence,) = sentences_of(beside)
     return ReportedEffect(
         task=facts["task"],
-        prompts=results.run.get("prompts", 1),
+        prompts=facts.get("prompts") or results.run.get("prompts", 1),
         before=by_name[facts["model"], CORRECT],
         after=by_name[group, CORRECT],
         change=by_name[group, CHANGE],

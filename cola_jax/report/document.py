@@ -223,17 +223,27 @@ def lead_of(results: Results) -> str:
         size += f"{done:,} of {planned:,} questions{unfinished}"
     else:
         size += f"{held_out:,} held-out questions"
-    prompts = results.run.get("prompts", 1)
     chosen = len(settings.get("choose_prompts") or ())
-    asked = "for this prompt alone" if prompts == 1 else f"in {prompts} prompts"
+    asked = asked_in(results.run.get("prompts", 1))
     if chosen and held_out is None:
         asked = f"each in one of {chosen} prompts"
     if again := again_count(settings):
         asked = f"asked again in {count(again, 'other wording')}"
+    if sizes := results.run.get("sizes"):  # of several tasks
+        each = [
+            f"{n:,} questions of {title(name)}, {asked_in(k)}" for name, (n, k) in sizes.items()
+        ]
+        size = "" if evaluations is None else f"{evaluations.text} evaluations on "
+        size, asked = size + each[0], f"and {', and '.join(each[1:])}"
     lead = f"{size}, {asked}; {start['num_layers']} layers."
     if settings.get("command") == "benchmark":
         lead += f" {start['device']}, {settings['dtype']}, {start['date'][:10]}."
     return lead
+
+
+def asked_in(prompts: int) -> str:
+    """Say in how many prompts each question was asked."""
+    return "for this prompt alone" if prompts == 1 else f"in {prompts} prompts"
 
 
 def run_settings(settings: Mapping[str, Any], start: Mapping[str, Any]) -> list[tuple[str, str]]:

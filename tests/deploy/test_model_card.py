@@ -1,5 +1,7 @@
 """Model cards, and the measured effects that they state."""
 
+from typing import Any
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
@@ -117,15 +119,16 @@ def test_read_effects_refuses_what_was_chosen_on_the_same_questions(write):
 def test_read_effects_reads_each_task_of_a_claim(write):
     tasks = {"arc-easy": "better", "arithmetic": "nothing shown"}
     estimates = []
-    groups = {}
+    groups: dict[str, Any] = {}
     for task, outcome in tasks.items():
         model = f"{MODEL} on {task}"
         estimates += measured(f"y on {task}", model, outcome)
         groups[f"y on {task}"] = {"path": NAME, "task": task, "model": model}
+    groups["y on arithmetic"]["prompts"] = 1
     file = write("verify", estimates, groups=groups, prompts=8)
     text = model_card(METADATA, PATH, effects=read_effects(file, PATH, 6, "ours")).text
     assert "| arc-easy | 300 | 8 | 53.0 % | 55.0 % | +2.0 (−1.0 to +5.0) | better |\n" in text
-    assert "| arithmetic | 300 | 8 |" in text
+    assert "| arithmetic | 300 | 1 |" in text
     assert "The report: y on arc-easy is better, for" not in text
     assert "The report: y on arc-easy is better: +2.0 points" in text
     settings = {"command": "verify", "model": "ours", "measure": "likelihood"}

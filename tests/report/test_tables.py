@@ -61,6 +61,19 @@ def test_tables_put_groups_in_rows_and_single_figures_below():
     assert (prompts.heading, prompts.columns) == ("In each prompt", ("", "prompt 1"))
 
 
+def test_lead_has_the_size_of_each_task():
+    run = {"start": {"num_layers": 4}, "settings": {"questions": 20}, "done": 20, "prompts": 8}
+    evaluations = Estimate.count("evaluations", 900)
+    assert Document.of(Results([evaluations], run)).lead == (
+        "900 evaluations on 20 of 20 questions, in 8 prompts; 4 layers."
+    )
+    several = run | {"sizes": {"arithmetic": [20, 8], "arc-easy": [1000, 1]}}
+    assert Document.of(Results([evaluations], several)).lead == (
+        "900 evaluations on 20 questions of arithmetic, in 8 prompts, and 1,000 questions of "
+        "arc-easy, for this prompt alone; 4 layers."
+    )
+
+
 def test_paths_tried_by_a_search_for_one_path_are_no_answers():
     tried = Estimate.count("paths tried on all training questions", 7)
     [table] = tables_of([tried, Estimate.count("training questions", 8)])

@@ -156,12 +156,15 @@ def trial_results(
                 "path": format_path(claim.path),
                 "task": task.task,
                 "model": model,
+                "prompts": task.size[1],
                 "shortgpt": shortgpt and format_path(shortgpt),
             }
     questions, prompts = trial.tasks[0].size
     settings = {"command": "verify", "questions": questions}
     settings |= {name: trial.protocol[name] for name in FACTS}
     run = {"settings": settings, "start": dict(start), "groups": groups}
+    if several:
+        run["sizes"] = {PurePath(task.task).name: task.size for task in trial.tasks}
     return Results(estimates, run | {"done": questions, "prompts": prompts})
 
 
