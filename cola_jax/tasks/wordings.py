@@ -135,7 +135,8 @@ def draw_wordings(
     unless `exact` is False.
     """
     known = {worded.content(maker.questions) for worded in taken}
-    refused: dict[str | None, InputError] = {}  # by content, None where it is not known
+    refused: set[str | None] = set()  # contents, None where it is not known
+    reason: InputError | None = None  # of the first with the task's own chat template or none
     drawn: list[WordedScorer] = []
     numbers = itertools.count()
     own = maker.wording.chat
@@ -156,19 +157,19 @@ def draw_wordings(
             except InputError as error:
                 if exact and wording.chat == own and purpose != "again":
                     raise
-                refused[content] = error  # such as one that is longer in the chat template
+                refused.add(content)  # such as one that is longer in the chat template
+                reason = reason or (error if wording.chat == own else None)
             is_new = content not in known and content not in refused
             if worded is not None and content is not None and is_new:
                 known.add(content)
                 drawn.append(worded)
                 repeated = 0
     if exact and len(drawn) < number:
-        if refused and purpose == "again":
-            error = next(iter(refused.values()))
+        if reason is not None and purpose == "again":
             raise InputError(
                 f"{maker.name} can be asked again in {count(len(drawn), 'other wording')}, but "
-                f"{number} are wanted ({error}): give --prompts {len(drawn)}."
-            ) from error
+                f"{number} are wanted ({reason}): give --prompts {len(drawn)}."
+            ) from reason
         raise InputError(
             f"{maker.name} has {count(len(drawn), 'other wording')}, but {number} are wanted: show "
             "solved examples (--num-fewshot 1 or more, from a --shots-file that is long enough), "

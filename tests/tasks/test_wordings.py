@@ -115,6 +115,9 @@ def test_few_wordings_are_counted_for_what_they_are(write):
     )
     with pytest.raises(InputError, match="has 7 other wordings, but 8 are wanted"):
         prepare(dataclasses.replace(sums, prompts=8), several=True)
+    few = TaskConfig(choices(write, 5), shots=1, shots_file=choices(write, 5), prompts=20)
+    with pytest.raises(InputError, match="wordings, but 20 are wanted: show solved"):
+        prepare(few, again=True)  # none in a chat, which shows no shots
     measured = prepare(dataclasses.replace(sums, prompts=7), several=True)
     shown = [(each.scorer.chat, *sorted(each.record["prompt"]["shots"])) for each in measured]
     assert len(set(shown)) == 7
