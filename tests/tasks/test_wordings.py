@@ -115,14 +115,18 @@ def test_few_wordings_are_counted_for_what_they_are(write):
     )
     with pytest.raises(InputError, match="has 7 other wordings, but 8 are wanted"):
         prepare(dataclasses.replace(sums, prompts=8), several=True)
-    few = TaskConfig(choices(write, 5), shots=1, shots_file=choices(write, 5), prompts=20)
-    with pytest.raises(InputError, match="wordings, but 20 are wanted: show solved"):
-        prepare(few, again=True)  # none in a chat, which shows no shots
     measured = prepare(dataclasses.replace(sums, prompts=7), several=True)
     shown = [(each.scorer.chat, *sorted(each.record["prompt"]["shots"])) for each in measured]
     assert len(set(shown)) == 7
     with pytest.raises(InputError, match="has 5 other wordings, but 6 are wanted"):
         prepare(TaskConfig(choices(write, 5), prompts=6), several=True)
+
+
+def test_the_chat_is_no_reason_for_too_few_wordings(write):
+    file = choices(write, 5)
+    config = TaskConfig(file, shots=1, shots_file=file, prompts=20)
+    with pytest.raises(InputError, match="wordings, but 20 are wanted: show solved"):
+        prepare(config, again=True)  # in a chat, options show no shots
 
 
 def test_a_usual_number_of_wordings_is_as_many_as_there_are(write, caplog):
