@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
 from cola_jax.errors import count
-from cola_jax.report.tables import Table, markdown_table, side_by_side, tables_of
+from cola_jax.report.tables import Table, group_table, markdown_table, side_by_side, tables_of
 from cola_jax.report.terminal import TerminalTable, visible
 from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED
 from cola_jax.runs.results import Results
@@ -77,9 +77,10 @@ class Document(NamedTuple):
     title: str
     sentences: list[str]
     lead: str  # the size of what was measured, below the sentences
-    tables: list[Table]  # the first is shown always, the others are folded
+    tables: list[Table]
     note: str  # explains the tables
     settings: list[tuple[str, str]]
+    shown: int = 1  # tables that are shown always; the others are folded
 
     @classmethod
     def of(cls, results: Results) -> "Document":
@@ -113,13 +114,14 @@ def compared(every: Mapping[str, Results], changes: Results) -> Document:
         settings += [(f"{name}: {key}", text) for key, text in document.settings]
     first, *tables = side_by_side([*every], [*every.values()])
     heading = f"Against {next(iter(every))}, on the questions of both"
-    tables_of_changes = [table._replace(heading=heading) for table in tables_of(changes)]
+    changed = group_table([*changes], heading)
     titles = dict.fromkeys(document.title for document in documents.values())
     return Document(
         title=", ".join(titles),
         sentences=[*sentences, *changes.sentences],
         lead=" ".join(f"{name}: {document.lead}" for name, document in documents.items()),
-        tables=[first, *tables_of_changes, *tables],
+        tables=[first, changed, *tables],
+        shown=2,
         note=next(iter(documents.values())).note,
         settings=settings,
     )
@@ -151,7 +153,7 @@ def terminal_report(document: Document, *, whole: bool = False) -> Group:
     """Format a report for a terminal, with all of its tables if `whole`."""
     parts = [Text(visible(sentence), style="bold") for sentence in document.sentences]
     parts.append(Text(visible(document.lead), style="dim"))
-    tables = document.tables if whole else document.tables[:1]
+    tables = document.tables if whole else document.tables[: document.shown]
     caption = document.note
     if len(tables) < len(document.tables):
         caption = "All numbers: cola report --all, or the page."
@@ -164,7 +166,7 @@ def markdown_report(document: Document, *, whole: bool = False) -> str:
     lines = [f"# {literal(document.title)}", ""]
     for text in (*document.sentences, document.lead):
         lines += [literal(text), ""]
-    for table in document.tables if whole else document.tables[:1]:
+    for table in document.tables if whole else document.tables[: document.shown]:
         lines += [f"## {literal(table.heading)}", ""] if table.heading else []
         rows = [("↳ " * row.control + row.label, *row.cells) for row in table.rows]
         cells = (tuple(map(literal, row)) for row in rows)

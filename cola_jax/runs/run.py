@@ -151,9 +151,7 @@ class Run:
         else:
             rows = self.counted_evaluations(path_results.EVALUATED)
             estimates = path_results.run_estimates(rows, facts)
-        return Results(
-            estimates, facts.to_json() | {"done": done, "directory": str(self.directory)}
-        )
+        return Results(estimates, facts.to_json() | {"done": done})
 
     def counted_evaluations(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of the evaluations, `tokens` as `num_tokens`, their number.

@@ -73,6 +73,7 @@ def test_report_of_several_runs(runs, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert shown.count("right before (pretrained model)") == 1
     assert "b/run: nothing shown: " in " ".join(shown.split())
+    assert "Against a/run, on the questions of both" in shown
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "report.md").read_text().count("## Settings") == 1
     assert not (Path(runs[0]) / "report.html").exists()
