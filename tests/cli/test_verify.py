@@ -83,7 +83,7 @@ def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
     flags = ["--scorer", "generation", "--max-new-tokens", "2", "--json", "--quiet"]
     main(["verify", "(0-4)x2", *common, *flags])
     estimates = json.loads(capsys.readouterr().out)["estimates"]
-    by_name = {each["name"]: each for each in estimates if each.get("group") == "0-4,0-4"}
+    by_name = {each["name"]: each for each in estimates if each.get("group") == "(0-4)x2"}
     assert by_name[VOTE]["note"] == "of 2"
     assert by_name["tokens"]["value"] > 0
 
