@@ -24,7 +24,7 @@ def test_tutorial_runs(tiny_checkpoint, tmp_path, monkeypatch):
     for i, cell in enumerate(cells):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"cell {i}", "exec"), names)
-    assert names["effect"]["n"] == 12
+    assert names["figures"]["the model", "correct"]["n"] == 12
     # the model ends with the token of its logits
     assert names["lens"][-1] == names["tokenizer"].decode([int(names["logits"][0, -1].argmax())])
     whole = names["results"].query("path == '0-4'")
