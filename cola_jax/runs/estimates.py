@@ -322,6 +322,8 @@ def sentence_of_changes(changes: list[Estimate]) -> str:
     if different:
         more = "more" if better else "fewer"
         return f"Shown: {best.group} answers {more} questions correctly than the model, by {size}."
+    if len(changes) == 1:
+        return f"Nothing shown: {best.group} does not differ from the model beyond chance, {size}."
     return (
         f"Nothing shown: none differs from the model beyond chance; {best.group} is best, {size}."
     )

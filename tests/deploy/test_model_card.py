@@ -74,7 +74,7 @@ def test_card_states_path_effect_and_origin(write, tmp_path):
     ):
         assert f"{row} |" in card.text
     assert "| arc-easy | 300 | 1 | 53.0 % | 55.0 % | +2.0 (−1.0 to +5.0) |\n" in card.text
-    assert "The report: Nothing shown: none differs from the model beyond chance" in card.text
+    assert "does not differ from the model beyond chance" in card.text
     assert "cola export --model someone/tiny@0123abc --path '0,1,1,2,4,3'\n" in card.text
     assert "[0, 1, 1, 2, 4, 3]" in card.text
 

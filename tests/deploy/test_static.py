@@ -215,7 +215,7 @@ def test_estimates_compare_the_front_with_the_model() -> None:
     assert (correct.value, correct.n, correct.note) == (0.6, 10, CHOSEN)
     assert results.value("validation", "0-1,3") == 0.5
     assert results.value("paths tried on all training questions") == 7
-    assert results.sentences[0].startswith("Nothing shown: none differs from the model")
+    assert results.sentences[0].startswith("Nothing shown: 0-1,3 does not differ from the model")
     costly = dataclasses.replace(found, costs=UNEVEN)
     results = Results(static.static_estimates(costly, "kl"))
     assert (results.value("time", "the model"), results.value("time", "0-1,3")) == (20, 7)

@@ -116,6 +116,10 @@ def test_sentence_of_paths_names_the_best():
     )
     [sentence] = sentences_of([change("0-2", 3, 2, 0.9), change("0,3", 2, 3, 0.9)])
     assert sentence.startswith("Nothing shown: none differs from the model beyond chance; 0-2 is")
+    [sentence] = sentences_of([change("0-2", 3, 2, 0.9)])
+    assert sentence.startswith(
+        "Nothing shown: 0-2 does not differ from the model beyond chance, +1"
+    )
 
 
 def test_sentence_of_paths_leaves_out_those_without_a_graded_question():
