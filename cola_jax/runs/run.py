@@ -82,7 +82,7 @@ from cola_jax.runs.settings import asks_more, check_digests, continues
 from cola_jax.runs.writes import Writes
 from cola_jax.scoring.preference import Preference
 from cola_jax.storage import AnyPath, path_of
-from cola_jax.strategies.reached import Case, Ways
+from cola_jax.strategies.reached import Ways
 
 PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table
 MANIFEST = "run.json"
@@ -137,13 +137,14 @@ class Run:
                 f"{self.directory} was made by {shown(facts.command)}, not by a search or an "
                 f"evaluation of given paths: see `cola report {self.directory}`."
             )
-        done = self.questions(["question"]).num_rows
-        if not done:
+        is_search = facts.command == "search"
+        questions = self.questions(search_results.COLUMNS if is_search else ["question"])
+        if not questions.num_rows:
             raise InputError(f"{self.directory} has no question done yet: let the run go on first.")
-        if facts.command == "search":
+        if is_search:
             estimates = search_results.run_estimates(
-                self.ways(),
-                self.questions(search_results.COLUMNS),
+                search_results.ways_of(questions, facts),
+                questions,
                 self.counted_evaluations(search_results.EVALUATED),
                 facts,
                 preference,
@@ -151,7 +152,7 @@ class Run:
         else:
             rows = self.counted_evaluations(path_results.EVALUATED)
             estimates = path_results.run_estimates(rows, facts)
-        return Results(estimates, facts.to_json() | {"done": done})
+        return Results(estimates, facts.to_json() | {"done": questions.num_rows})
 
     def counted_evaluations(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of the evaluations, `tokens` as `num_tokens`, their number.
@@ -168,12 +169,7 @@ class Run:
 
     def ways(self) -> Ways:
         """Read what the searches of the run reached."""
-        questions = self.questions(search_results.COLUMNS)
-        graded = questions.filter(pc.field("baseline").is_valid())
-        cases = [Case.of(row) for batch in graded.to_batches() for row in batch.to_pylist()]
-        facts = self.facts()
-        combined = bool(facts.settings.get("robust"))  # of an earlier version
-        return Ways.of(cases, weighted=not facts.is_open, combined=combined)
+        return search_results.ways_of(self.questions(search_results.COLUMNS), self.facts())
 
     def facts(self) -> Facts:
         """Read the settings of the run, and the record of its last start.

@@ -35,7 +35,7 @@ from cola_jax.runs.layer_use import (
 )
 from cola_jax.scoring.preference import Net, Preference, SavedLayers
 from cola_jax.scoring.statistics import Share, Z, holm, mean
-from cola_jax.strategies.reached import AGAIN, AskedAgain, Ways, share
+from cola_jax.strategies.reached import AGAIN, AskedAgain, Case, Ways, share
 
 # columns of the questions of a search
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
@@ -47,6 +47,14 @@ SHORTENED = "C→C: right before, also on fewer layers"
 NET = "gold minus a wrong answer that is preferred as much"
 AFTER = "right on some path that was tried"
 SPENT = "evaluations, each path and prompt once"
+
+
+def ways_of(questions: pa.Table, facts: Facts) -> Ways:
+    """Tell what the searches of a run reached, from its questions with `COLUMNS`."""
+    graded = questions.filter(pc.field("baseline").is_valid())
+    cases = [Case.of(row) for batch in graded.to_batches() for row in batch.to_pylist()]
+    combined = bool(facts.settings.get("robust"))  # of an earlier version
+    return Ways.of(cases, weighted=not facts.is_open, combined=combined)
 
 
 def search_estimates(
@@ -243,21 +251,17 @@ def depth_estimates(questions: pa.Table, num_layers: int) -> Iterator[Estimate]:
     for name, group in GROUPS.items():
         for key, label in ((name, "best paths"), (CONTROLS[name], "control")):
             depth = depth_of(groups[key].drop_null(), num_layers)
-            is_control = key != name
-            yield Estimate(
-                f"layers run, {label}, {group}",
-                value=depth.layers,
-                unit="layers",
-                n=depth.paths,
-                control=is_control,
-            )
-            yield Estimate(
-                f"distinct layers, {label}, {group}",
-                value=depth.distinct,
-                unit="layers",
-                n=depth.paths,
-                control=is_control,
-            )
+            for measure, value in (
+                ("layers run", depth.layers),
+                ("distinct layers", depth.distinct),
+            ):
+                yield Estimate(
+                    f"{measure}, {label}, {group}",
+                    value=value,
+                    unit="layers",
+                    n=depth.paths,
+                    control=key != name,
+                )
 
 
 def cost_estimates(questions: pa.Table, *, robust: bool = False) -> Iterator[Estimate]:
