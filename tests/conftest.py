@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def drop_programs() -> Iterator[None]:
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ledger of tries of a test, and of the processes that it starts: no other test's."""
+    file = Path(os.environ["COLA_LEDGER"]).with_name(f"{uuid.uuid4().hex}.jsonl")
+    monkeypatch.setenv("COLA_LEDGER", str(file))
+    return file
 
 
 @pytest.fixture(scope="session")

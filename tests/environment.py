@@ -31,6 +31,7 @@ def set_variables(cache: str) -> None:
     """
     os.environ |= FIXED | CACHE | {"JAX_COMPILATION_CACHE_DIR": cache}
     os.environ["COLA_CACHE"] = os.path.join(cache, "models")  # not the user's
+    os.environ["COLA_LEDGER"] = os.path.join(cache, "ledgers", "tries.jsonl")  # nor theirs
     if "XLA_FLAGS" not in os.environ and knows(QUICK):
         os.environ["XLA_FLAGS"] = QUICK
 

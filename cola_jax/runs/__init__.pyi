@@ -7,6 +7,7 @@ from .run import Run
 from .session import Session, settings_of
 from .settings import check_same
 from .stored import Labels, read_labels
+from .tries import Try, earlier_on, record
 
 __all__ = [
     "BEFORE",
@@ -20,12 +21,15 @@ __all__ = [
     "Labels",
     "Run",
     "Session",
+    "Try",
     "asked_here",
     "check_comparable",
     "check_same",
     "deciding",
+    "earlier_on",
     "group_of",
     "measured_estimates",
     "read_labels",
+    "record",
     "settings_of",
 ]
