@@ -152,8 +152,15 @@ def check_questions(questions: Any) -> list[Question]:
 
 def content(question: Question) -> tuple[str, ...]:
     """Return the parts that equal questions share: text, picture, and options in any order."""
-    text = question.text.strip(), question.picture_digest or ""
-    return (*text, *(() if question.open else sorted(question.options)))
+    picture = question.picture_digest or ""
+    return key_parts(question.text, question.options, picture, is_open=question.open)
+
+
+def key_parts(
+    text: str, options: Sequence[str], picture: str = "", *, is_open: bool
+) -> tuple[str, ...]:
+    """Return what equal questions share; the options of an open one are not shown."""
+    return (text.strip(), picture, *(() if is_open else sorted(options)))
 
 
 def question_digest(question: Question) -> str:

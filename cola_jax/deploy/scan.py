@@ -109,7 +109,7 @@ def scan_results(run: Run) -> Results:
     unit = f"{facts.unit_of_margins} more"
     return Results(
         scan_estimates(facts.paths, ids, verdict, margin, facts.num_layers, unit),
-        facts.to_json() | {"done": len(ids), "paths": paths},
+        facts.to_json() | {"done": len(ids), "paths": paths} | run.chosen_on().field(),
     )
 
 

@@ -1,5 +1,7 @@
 """Estimates of paths, or rules, that were measured on the same questions in one or more prompts."""
 
+import functools
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -29,7 +31,11 @@ def prompt_results(runs: Sequence[Run]) -> Results:
     for group, path in zip(groups, facts.paths, strict=True):
         estimates.append(Estimate(LAYERS, group, len(path), unit="count"))
         estimates += measured[group]
-    return Results(estimates, facts.to_json() | {"done": len(right), "prompts": len(runs)})
+    recorded = facts.to_json() | {"done": len(right), "prompts": len(runs)}
+    if len(groups) > 1:  # a single path is not chosen
+        chosen_on = functools.reduce(operator.or_, (run.chosen_on() for run in runs))
+        recorded |= chosen_on.field()
+    return Results(estimates, recorded)
 
 
 def measured_estimates(

@@ -39,6 +39,7 @@ from cola_jax.files import (
 from cola_jax.metrics import Metrics
 from cola_jax.question import Question
 from cola_jax.runs import path_results, search_results
+from cola_jax.runs.chosen_on import COLUMNS, ChosenOn, keys_of_rows
 from cola_jax.runs.compare import (
     ASKED,
     Asked,
@@ -80,6 +81,7 @@ from cola_jax.runs.schema import (
 )
 from cola_jax.runs.settings import asks_more, check_digests, continues
 from cola_jax.runs.writes import Writes
+from cola_jax.scoring import scorer_names
 from cola_jax.scoring.preference import Preference
 from cola_jax.storage import AnyPath, path_of
 from cola_jax.strategies.reached import Ways
@@ -152,7 +154,10 @@ class Run:
         else:
             rows = self.counted_evaluations(path_results.EVALUATED)
             estimates = path_results.run_estimates(rows, facts)
-        return Results(estimates, facts.to_json() | {"done": questions.num_rows})
+        recorded = facts.to_json() | {"done": questions.num_rows}
+        if is_search or len(facts.paths) > 1:  # a single path is not chosen
+            recorded |= self.chosen_on().field()
+        return Results(estimates, recorded)
 
     def counted_evaluations(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of the evaluations, `tokens` as `num_tokens`, their number.
@@ -166,6 +171,17 @@ class Run:
 
         empty = EVALUATIONS.empty_table().select(columns)
         return join([counted(empty)], map(counted, self.tables("evaluations", columns)))
+
+    def chosen_on(self) -> ChosenOn:
+        """Read the questions that are done, and the wordings in which they were asked.
+
+        Whoever takes a path from the run has chosen it on these.
+        """
+        facts = self.facts()
+        # the scorer's name tells it in runs of earlier versions
+        is_open = facts.is_open or facts.settings.get("scorer") in scorer_names(open=True)
+        keys = keys_of_rows(self.tables("questions", COLUMNS), is_open=is_open)
+        return ChosenOn.of_keys(keys, facts.settings)
 
     def ways(self) -> Ways:
         """Read what the searches of the run reached."""

@@ -20,6 +20,7 @@ from cola_jax.errors import InputError, brief, reading
 from cola_jax.files import read_bytes
 from cola_jax.path import LayerPath
 from cola_jax.question import Question, digest, question_digest
+from cola_jax.runs.chosen_on import question_key
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded, Scorer
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
@@ -85,6 +86,7 @@ QUESTIONS = pa.schema(
         "prompt_hash": pa.string(),
         "metadata": pa.list_(METADATA),
         "evaluations": pa.int32(),
+        "key": pa.string(),
         # of searches, null for other runs:
         "baseline": pa.bool_(),
         "baseline_answer": pa.int16(),
@@ -225,6 +227,7 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
         "prompt_hash": encoded.prompt_hash,
         "metadata": [{"name": name, "value": value} for name, value in question.metadata],
         "evaluations": evaluations,
+        "key": question_key(question),
     }
 
 

@@ -8,6 +8,7 @@ from etils import epath
 from cola_jax.errors import InputError, brief, printed, shorten, shown
 from cola_jax.path import format_path
 from cola_jax.question import digest
+from cola_jax.tasks.wordings import PLAIN
 
 FLAGS = {
     "strategy": "--preset",
@@ -26,7 +27,6 @@ DIGESTS = (
     *("choosing_digest", "choosing_shots"),
     *("task", "prompt.hash"),  # of earlier versions
 )
-PLAIN = {"format": "plain", "shots": []}  # the prompt of a run that records none
 
 
 def continues(

@@ -16,6 +16,7 @@ from cola_jax.tasks.formats import Shots, check_answerable
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import Task
+from cola_jax.tasks.wordings import LIBRARY
 from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class ScorerMaker:
             )
         names = ("options", "options-norm") if self.task.choice else ("generation",)
         scorer_class = self.choose(names[0], names)
-        prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": wording.shots}
+        prompt = {"format": LIBRARY, "shots": [], "num_fewshot": wording.shots}
         if self.task.choice:
             return scorer_class(self.tokenizer, **self.common), {"prompt": prompt}
         grader: Any = load_task(name, self.hub, self.flags.rule)

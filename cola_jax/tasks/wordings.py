@@ -7,11 +7,12 @@ texts nor other orders of the same shots count as another one.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cola_jax.errors import InputError, count
 from cola_jax.question import Question, digest
+from cola_jax.scoring import SCORERS, scorer_class
 from cola_jax.wording import Wording
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # the draws for one purpose are none of those for another; found paths are asked again in the last
 Purpose = Literal["choose", "measure", "again"]
 MOST = 1000  # prompts of a task; the questions are asked in each
+PLAIN = {"format": "plain", "shots": []}  # the prompt of a record that has none
+LIBRARY = "lm-evaluation-harness"  # the format of prompts that it writes
+DIGITS = 12  # hexadecimal, of a key
 AGAIN = 4  # other wordings in which found paths are asked again, where they exist
 ATTEMPTS = 20  # draws in a row without a new wording, for each known one, before there are no more
 RESERVED = 8  # draws for measuring, at least, that those for choosing leave out
@@ -86,6 +90,13 @@ class WordedScorer:
         return digest(self.scorer.chat, self.record.get("prompt"), listed)
 
     @property
+    def key(self) -> str:
+        """The key of the wording, which other orders of the same shots share."""
+        key = wording_key(self.record)
+        assert key is not None
+        return key
+
+    @property
     def reorders(self) -> bool:
         """Whether options are listed in an order of the draw."""
         return self.wording.is_drawn and self.scorer.lists_options
@@ -116,6 +127,28 @@ class WordedScorer:
     def sample(self, encoded: "Sequence[Encoded]") -> "list[Encoded]":
         """Encode questions that were encoded in another wording, without pictures."""
         return self.encoder.tokenize([self.ask(each.question) for each in encoded])
+
+
+def wording_key(record: Mapping[str, Any]) -> str | None:
+    """Return the key of a wording by its record, or by the settings of a run that asked in it.
+
+    It is the digest of chat, format and shots, whose order does not count, and of the draw where
+    that orders options. Returns None where an earlier version did not record the shots.
+    """
+    prompt = record.get("prompt") or PLAIN
+    style = prompt.get("format", "plain")
+    name = style["name"] if isinstance(style, Mapping) else style
+    shots = prompt.get("shots")
+    number = prompt.get("num_fewshot") or None
+    if shots is None or (number and not shots and name != LIBRARY):
+        return None
+    if name == LIBRARY:
+        name = f"{name}, {number} shots"
+    scorer = record.get("scorer")
+    listed = None
+    if scorer in SCORERS and scorer_class(scorer).lists_options:
+        listed = record.get("prompt_set") or "in order"
+    return digest(bool(record.get("chat")), name, sorted(shots), listed)[:DIGITS]
 
 
 def draw_wordings(

@@ -1,0 +1,109 @@
+"""`ChosenOn`: the questions and the wordings on which a path, a menu or a router was chosen.
+
+A path that is judged on what chose it looks better than it is, so every command that chooses writes
+digests of its questions and wordings, and one that judges compares them with its own.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from cola_jax.errors import count
+from cola_jax.question import Question, content, digest, key_parts
+from cola_jax.tasks.wordings import wording_key
+
+CHOSEN_ON = "chosen_on"  # field of what commands write
+COLUMNS = ["key", "text", "options"]  # of a run's questions
+DIGITS = 12  # hexadecimal, of a key
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenOn:
+    """Keys of questions and of wordings; equal texts have one key, as have orders of shots."""
+
+    questions: frozenset[str]
+    wordings: frozenset[str]
+    complete: bool = True  # no further wordings, which an earlier version did not record
+
+    @classmethod
+    def of(cls, questions: Iterable[Question], settings: Mapping[str, Any]) -> "ChosenOn":
+        """Return the keys of questions that are asked with these settings."""
+        return cls.of_keys(map(question_key, questions), settings)
+
+    @classmethod
+    def of_keys(cls, questions: Iterable[str], settings: Mapping[str, Any]) -> "ChosenOn":
+        """Return the keys of questions with those of the wordings in the settings of a run."""
+        every = [wording_key(record) for record in wordings_in(settings)]
+        known = frozenset(key for key in every if key is not None)
+        asked_otherwise = settings.get("variants") or settings.get("robust")
+        complete = None not in every and not asked_otherwise
+        return cls(frozenset(questions), known, complete)
+
+    @classmethod
+    def from_json(cls, content: Any) -> "ChosenOn":
+        """Read what `to_json` made."""
+        questions, wordings = (frozenset(content[x].split()) for x in ("questions", "wordings"))
+        return cls(questions, wordings, content["complete"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys in order, each kind in one text."""
+        lists = {"questions": self.questions, "wordings": self.wordings}
+        texts = {name: " ".join(sorted(keys)) for name, keys in lists.items()}
+        return texts | {"complete": self.complete}
+
+    def field(self) -> dict[str, Any]:
+        """Return the field of what commands write."""
+        return {CHOSEN_ON: self.to_json()}
+
+    def __or__(self, other: "ChosenOn") -> "ChosenOn":
+        return ChosenOn(
+            self.questions | other.questions,
+            self.wordings | other.wordings,
+            self.complete and other.complete,
+        )
+
+    def overlap(self, other: "ChosenOn") -> "ChosenOn":
+        """Return what both have in common."""
+        return ChosenOn(
+            self.questions & other.questions,
+            self.wordings & other.wordings,
+            self.complete and other.complete,
+        )
+
+    @property
+    def digest(self) -> str:
+        """The digest of all keys."""
+        return digest(self.to_json())[:DIGITS]
+
+    def describe(self) -> str:
+        """State the numbers of questions and prompts."""
+        prompts = count(len(self.wordings), "prompt")
+        if not self.complete:
+            prompts = f"{prompts} or more" if self.wordings else "prompts that were not recorded"
+        return f"{count(len(self.questions), 'question')} in {prompts}"
+
+
+def question_key(question: Question) -> str:
+    """Return the key of a question: equal ones share it, whatever their ids."""
+    return digest(*content(question))[:DIGITS]
+
+
+def wordings_in(settings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the records of the wordings in which questions were asked to choose."""
+    return settings.get("choose_prompts") or [settings]
+
+
+def keys_of_rows(tables: Iterable[pa.Table], *, is_open: bool) -> set[str]:
+    """Return the keys of a run's questions from tables with `COLUMNS`.
+
+    Those of earlier versions have none, and are computed from their texts and options; of pictures
+    they have no digest.
+    """
+    keys = set[str]()
+    for table in tables:
+        for key, text, options in zip(*(table[x].to_pylist() for x in COLUMNS), strict=True):
+            parts = key_parts(text, options or (), is_open=is_open)
+            keys.add(key or digest(*parts)[:DIGITS])
+    return keys
