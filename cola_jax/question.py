@@ -163,6 +163,17 @@ def key_parts(
     return (text.strip(), picture, *(() if is_open else sorted(options)))
 
 
+def distinct(questions: Sequence[Question]) -> list[int]:
+    """Return the places of the questions without those that equal an earlier one, whatever the id.
+
+    A question under thirty ids is one question to a test.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for place, question in enumerate(questions):
+        first.setdefault(content(question), place)
+    return list(first.values())
+
+
 def question_digest(question: Question) -> str:
     """Return the digest of a question's text, options, gold answer and picture."""
     gold = question.gold if question.options else None

@@ -28,6 +28,7 @@ from cola_jax.storage import path_of
 if TYPE_CHECKING:
     from cola_jax.cli.flags import TaskFlags
     from cola_jax.deploy.verify.claims import Claim
+    from cola_jax.deploy.verify.power import Components
     from cola_jax.runs.session import Session
     from cola_jax.tasks.prepared import Prepared
     from cola_jax.tasks.task import TaskConfig
@@ -52,7 +53,10 @@ class Verify(TaskCommand):
     )
     power: Annotated[float | None, arg(metavar="POINTS")] = None
     """Only plan: print the questions that show a difference of this many points four times in
-    five, by the variances of an earlier trial in --output, or usual ones."""
+    five."""
+    variances: Annotated[str | None, arg(metavar="DIRECTORY")] = None
+    """Output of an earlier trial or pilot, by whose variances the size is planned; by usual ones
+    by default."""
     fail_on: tuple[Outcome, ...] = ()
     """Verdicts of any claim with which the command exits with status 1, such as worse."""
     layer_costs: Path | None = None
@@ -90,8 +94,11 @@ class Verify(TaskCommand):
         costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
         samplers = self.samplers(sessions, claims)
         out, settings = self.flags.out, self.settings
+        components = self.components()
         trial = run_with_progress(
-            lambda metrics: run_trial(sessions, claims, out, settings, metrics, samplers)
+            lambda metrics: run_trial(
+                sessions, claims, out, settings, metrics, samplers, components
+            )
         )
         seconds = earlier_seconds(out, trial) or time_paths(sessions, trial)
         start = machine() | first.environment | {"task": ", ".join(sessions)}
@@ -105,15 +112,21 @@ class Verify(TaskCommand):
 
     def plan(self, points: float) -> None:
         """Print how many questions a trial needs, in the prompts asked for and in others."""
-        from cola_jax.deploy.verify.power import Components, plan
-        from cola_jax.deploy.verify.results import earlier_components
+        from cola_jax.deploy.verify.power import plan
+        from cola_jax.deploy.verify.verdict import number_of_tests
         from cola_jax.report.tables import Row, Table
         from cola_jax.report.terminal import TerminalTable
 
-        components = earlier_components(self.flags.out) or Components()
-        tests = len(self.flags.each()) * len(self.claims)
+        components = self.components()
+        pairs = len(self.flags.each()) * len(self.claims)
         prompts = sorted({self.flags.task.prompts or MEASURING, *PLANNED})
-        plans = {count: plan(points / 100, count, components, tests) for count in prompts}
+        tests = pairs * number_of_tests(max(prompts), shorter=True)
+        plans = {
+            count: plan(
+                points / 100, count, components, pairs * number_of_tests(count, shorter=True)
+            )
+            for count in prompts
+        }
         if self.json:
             print_json({count: planned._asdict() for count, planned in plans.items()})
             return
@@ -130,6 +143,13 @@ class Verify(TaskCommand):
             "prompts (standard deviation).",
             soft_wrap=True,
         )
+
+    def components(self) -> "Components":
+        """Return the variances by which the size is planned."""
+        from cola_jax.deploy.verify.power import Components
+        from cola_jax.deploy.verify.results import earlier_components
+
+        return Components() if self.variances is None else earlier_components(self.variances)
 
     def each(self) -> "dict[str, TaskFlags]":
         """Return the flags of each task by its name."""

@@ -11,7 +11,7 @@ from cola_jax.layer_costs import LayerCosts
 Fitness = Literal["accuracy", "margin", "likelihood", "kl"]
 Measure = Literal["accuracy", "likelihood"]
 Outcome = Literal[
-    "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown"
+    "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown", "pilot"
 ]
 COST = re.compile(r"(\d{1,15}\.?\d{0,15}|\.\d{1,15}) ?(%|ms)")
 ROUNDING = 1e-9  # of a cost, relative
@@ -136,7 +136,9 @@ class TrialSettings:
     among the options in nats, for tasks on which the model answers at chance."""
     margin: float = 3.0
     """Largest loss that counts as none, of a path with fewer layers: in points of accuracy, or in
-    hundredths of a nat."""
+    hundredths of a nat. A trial must be large enough to show a difference of as much."""
+    pilot: bool = False
+    """Run a trial of any size, which gives figures and their variances, but no verdict."""
     seed: int = 0
     """Random seed of the random paths."""
 

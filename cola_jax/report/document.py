@@ -50,12 +50,14 @@ NOTES = {
     "run every path of the menu. Training: each fifth of the questions answered by paths and rules "
     "made from the other four. " + HELD_OUT,
     "distill": HELD_OUT,
-    "verify": "Intervals: 95 %, with questions and, where there are several, prompts random. p: "
-    "two-sided, corrected (Holm) for all claims and tasks; in each prompt, of the test that the "
-    "prompts do not differ. Place: that of the claim among random paths with the same edits, which "
-    "is not a test. ShortGPT's path: as many layers, those of the largest influence; a vote: the "
-    "majority of samples of the model at the cost of the claim. Loss excluded: the margin of `as "
-    "good`, with the p-value of a loss of as much.",
+    "verify": "Intervals: 95 %, simultaneous over all tests of the trial, with questions and, "
+    "where there are three or more, prompts random. p: corrected (Holm) for all tests "
+    "of the trial; of effects two-sided; in each prompt, of the test that the prompts "
+    "do not differ. Place: that of the claim among random paths with the same edits, "
+    "which is not a test, nor are the figures beside it. ShortGPT's path: as many "
+    "layers, those of the largest influence; a vote: the majority of samples of the "
+    "model at the cost of the claim. Above a guess: what the model has to lose. Loss "
+    "excluded: the margin of `as good`, with the p-value of a loss of as much.",
     "search": "Intervals: 95 %; all tests are two-sided, and p is corrected (Holm) for all tests "
     "of the run. W→C counts questions that have a control: the same search for an answer that is "
     "neither correct nor the model's own. Expected: the correct answer is drawn among those "

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cola_jax.runs.estimates import (
+    ABOVE_CHANCE,
     DETECTABLE,
     FOUND,
     HIGHEST,
@@ -47,6 +48,7 @@ HEADINGS = {
     HIGHEST: BESIDE,
     SHORTGPT: BESIDE,
     VOTE: BESIDE,
+    ABOVE_CHANCE: COULD,
     LOSS: COULD,
     DETECTABLE: COULD,
     SECONDS: COST,

@@ -6,14 +6,22 @@ What a command measured is a list of estimates, which `results.json` holds. Ever
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from cola_jax.errors import count, shown
-from cola_jax.scoring.statistics import ALPHA, Crossed, Difference, Mean, Share, number_or_none
+from cola_jax.scoring.statistics import (
+    ALPHA,
+    DRAWN_PROMPTS,
+    Crossed,
+    Difference,
+    Mean,
+    Share,
+    number_or_none,
+)
 
 NO_VALUE = "–"
 MODEL = "the model"  # group of the estimates of the identity path
@@ -26,6 +34,9 @@ ELSEWHERE = "best of one half of the questions, on the other"  # of the blocks o
 LIKELIHOOD = "nats/100 more"  # the log-probability of correct answers minus that of the model
 LOSS = "loss excluded"  # the margin, and the test of a loss of as much
 DETECTABLE = "shown four times in five"  # the least true difference that would be
+ABOVE_CHANCE = "above a guess"  # what the model has to lose
+CHOSEN_BY = "questions that chose it"  # of the trial's; note: where the claim comes from
+TRIES = "earlier tries"  # note: their dates and outcomes
 PROMPT_SD = "prompt sd"  # p: of the test that prompts do not differ
 QUESTION_SD = "question sd"
 RESIDUAL_SD = "residual sd"
@@ -41,12 +52,14 @@ WORSE = "worse"
 AS_GOOD = "as good on fewer layers"
 DEPENDS = "depends on the prompt"
 NOT_SHOWN = "nothing shown"
+PILOT = "pilot"  # a trial below the least size
 STATED = {
     BETTER: "{claim} is better",
     WORSE: "{claim} is worse",
     AS_GOOD: "{claim} is as good on fewer layers",
     DEPENDS: "The effect of {claim} depends on the prompt",
     NOT_SHOWN: "Nothing shown for {claim}",
+    PILOT: "Pilot of {claim}, no verdict",
 }
 # of searches
 BEFORE = "right before (pretrained model)"
@@ -104,7 +117,7 @@ class Estimate:
     group: str = ""  # the path, claim, rule or run of which; "" for all that was measured
     value: float = math.nan
     unit: str = "share"  # one of UNITS; shares and differences of shares are not in per cent
-    low: float = math.nan  # bounds of the 95 % interval
+    low: float = math.nan  # bounds of the 95 % interval, of claims simultaneous over their trial
     high: float = math.nan
     p: float = math.nan  # two-sided
     corrected: float = math.nan  # p, corrected for all tests beside it
@@ -262,27 +275,70 @@ def sentence_of_scan(changes: list[Estimate]) -> str:
 def sentence_of_claim(claim: Estimate, beside: Mapping[str, Estimate]) -> str:
     """State the outcome of a claim, and what limits it; `beside` are its estimates by name."""
     outcome = claim.note
-    stated = STATED[outcome].format(claim=claim.group)
     each = [other.value for name, other in beside.items() if is_prompt(name)]
-    if len(each) == 1:
-        stated += ", for this prompt alone"
-    text = f"{stated}: {claim.size}"
-    loss = beside.get(LOSS)
-    if loss is not None and outcome == AS_GOOD:
-        text += f"; a loss of {loss.size_text} is excluded (p {loss.p_text})"
-    if loss is not None and outcome == WORSE and loss.corrected <= ALPHA:
-        text += f"; the loss lies within the margin of {loss.size_text}"
-    spread = beside.get(PROMPT_SD)
-    if spread is not None and spread.p <= ALPHA:
-        size = "" if outcome == DEPENDS else "the size depends on the prompt, "
-        least, most = (number_text(value, claim.unit) for value in (min(each), max(each)))
-        text += (
-            f"; {size}{least} to {most} over {len(each)} prompts (interaction p {spread.p_text})"
-        )
+    stated = STATED[outcome].format(claim=claim.group) + in_few_prompts(len(each))
+    text = f"{stated}: {claim.size_text} ({interval_of_claim(claim)})"
+    limits = [
+        *limits_of_loss(claim, beside.get(LOSS)),
+        *limits_of_prompts(claim, beside.get(PROMPT_SD), each),
+        *limits_of_origin(beside),
+    ]
     detectable = beside.get(DETECTABLE)
-    if detectable is not None and outcome == NOT_SHOWN:
-        text += f"; a difference of {detectable.size_text} would have been shown four times in five"
-    return f"{text}."
+    if detectable is not None and outcome in (NOT_SHOWN, PILOT):
+        limits.append(
+            f"a difference of {detectable.size_text} would have been shown four times in five"
+        )
+    return "; ".join([text, *limits]) + "."
+
+
+def in_few_prompts(prompts: int) -> str:
+    """Say that a result holds in the prompts of the trial alone, "" where they were drawn."""
+    if prompts >= DRAWN_PROMPTS or not prompts:
+        return ""
+    return ", in this prompt" if prompts == 1 else f", in these {prompts} prompts"
+
+
+def interval_of_claim(claim: Estimate) -> str:
+    """Write the interval of a claim, which is simultaneous over its trial, and its p-value."""
+    if math.isnan(claim.low):
+        return "no answer changed" if claim.value == 0 else "too few questions for an interval"
+    text = f"simultaneous 95 % interval {claim.interval_text}"
+    if claim.p_text:
+        text += f", p {claim.p_text}"
+    includes = claim.low <= 0 <= claim.high
+    if claim.note in (BETTER, WORSE) and includes:
+        text += ", by the later steps of the correction, as the interval includes 0"
+    return text
+
+
+def limits_of_loss(claim: Estimate, loss: Estimate | None) -> Iterator[str]:
+    """Say whether a loss of the margin is excluded, or why the trial could not have shown one."""
+    if loss is None:
+        return
+    if claim.note == AS_GOOD:
+        yield f"a loss of {loss.size_text} is excluded (p {loss.p_text})"
+    elif loss.note and claim.note in (NOT_SHOWN, DEPENDS):
+        yield f"this trial could not have shown a loss: {loss.note}"
+    elif claim.note == WORSE and loss.corrected <= ALPHA:
+        yield f"the loss lies within the margin of {loss.size_text}"
+
+
+def limits_of_prompts(claim: Estimate, spread: Estimate | None, each: list[float]) -> Iterator[str]:
+    """Say how the effect [K] differs between prompts, where it is shown to."""
+    if spread is not None and spread.corrected <= ALPHA:
+        size = "" if claim.note == DEPENDS else "the size depends on the prompt, "
+        least, most = (number_text(value, claim.unit) for value in (min(each), max(each)))
+        yield f"{size}{least} to {most} over {len(each)} prompts (interaction p {spread.p_text})"
+
+
+def limits_of_origin(beside: Mapping[str, Estimate]) -> Iterator[str]:
+    """Say where a claim comes from, and how often it was tried before."""
+    if CHOSEN_BY in beside:
+        yield f"chosen on: {beside[CHOSEN_BY].note}"
+    tries = beside.get(TRIES)
+    if tries is not None and tries.value:
+        name = "earlier try" if tries.value == 1 else "earlier tries"
+        yield f"{tries.text} {name}: {tries.note}"
 
 
 def is_prompt(name: str) -> bool:

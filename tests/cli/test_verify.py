@@ -19,6 +19,7 @@ def common(tiny_checkpoint, tmp_path):
     costs = tmp_path / "costs.json"
     costs.write_text("[1, 2, 3, 4, 5.5]")
     flags += ["--layer-costs", str(costs)]
+    flags += ["--margin", "90"]  # which 20 questions show
     return [*flags, "--limit", "20", "--prompts", "3", "--output", str(tmp_path / "trial")]
 
 
@@ -44,7 +45,7 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     assert results.find(SHORTGPT, skip) is not None
     assert results.find(SHORTGPT, repeat) is None
     assert results.run["groups"][skip]["path"] == skip
-    assert earlier_components(str(out)) is not None
+    assert earlier_components(str(out)).residual_sd >= 0
     protocol = json.loads((out / "protocol.json").read_text())
     assert protocol["hash"] == results.run["settings"]["hash"]
     prompts = protocol["tasks"]["arithmetic"]["prompts"]
@@ -63,14 +64,14 @@ def test_verify_decides_on_claims_and_resumes_as_a_test_does(
     assert " ".join(capsys.readouterr().out.split()) == text
     assert all(words in text for words in ("18.5 ms", "119.4 %"))
     for flags, message in (
-        (["--margin", "5"], r"protocol in .* differs from it in margin \(margin: 3.0 there, 5.0"),
+        (["--margin", "95"], r"protocol in .* differs from it in margin \(margin: 90.* there, 95"),
         (["--prompts", "1"], r"tasks.arithmetic.prompts \(--prompts: 3 there, 1 here\)"),
         (["--num-fewshot", "1"], r"prompts \(--num-fewshot: 2 there, 1 here\)"),
     ):
         assert_match(message, refused("verify", "0-3", "0-2,2,3-4", *common, *flags))
     content = (out / "protocol.json").read_text()
-    (out / "protocol.json").write_text(content.replace('"margin": 3.0', '"margin": 9.0'))
-    edited = refused("verify", "0-3", "0-2,2,3-4", *common, "--margin", "9")
+    (out / "protocol.json").write_text(content.replace('"margin": 90.0', '"margin": 80.0'))
+    edited = refused("verify", "0-3", "0-2,2,3-4", *common, "--margin", "80")
     assert "was edited after it was written" in edited
 
 
@@ -100,8 +101,8 @@ def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
             ["--measure", "likelihood"],
             "arithmetic: .* needs the natural log-lik.* 'exact' are not",
         ),
-        (["0-3"], ["--limit", "19"], "19 questions are fewer than a test needs: .* 20"),
-        (["0-3"], ["--prompts", "2"], "2 prompts are fewer than a test needs: .* 3"),
+        (["0-3"], ["--margin", "10"], "20 questions in 3 prompts would not show .* 10 points"),
+        (["0-3"], ["--variances", "nowhere"], "nowhere"),
         (["0-3"], ["--choose-prompts", "2"], "a trial chooses nothing: leave out --choose-prompts"),
         (
             ["0-3"],
@@ -124,8 +125,19 @@ def test_verify_refuses_the_directory_of_another_command(common, tmp_path, refus
 def test_verify_names_the_next_action_for_a_trial_of_an_earlier_version(common, tmp_path, refused):
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "verdicts.json").write_text("{}")
-    line = refused("verify", "0-3", *common, "--power", "10")
+    line = refused("verify", "0-3", *common, "--variances", str(tmp_path / "trial"))
     assert "verdicts.json is of an earlier version: run the `cola verify` that made it" in line
+
+
+def test_a_pilot_gives_the_variances_of_a_plan(common, tmp_path, capsys):
+    pilot = str(tmp_path / "pilot")
+    main(["verify", "0-3", *common, "--limit", "6", "--pilot", "--output", pilot])
+    assert "Pilot of 0-3, no verdict" in " ".join(capsys.readouterr().out.split())
+    plans = []
+    for flags in ([], ["--variances", pilot]):
+        main(["verify", "0-3", *common, "--power", "10", *flags, "--json"])
+        plans.append(json.loads(capsys.readouterr().out)["8"])
+    assert plans[0] != plans[1]
 
 
 def test_verify_plans_questions_for_a_difference(common, capsys):

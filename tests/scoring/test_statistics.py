@@ -46,7 +46,8 @@ def test_crossed_is_an_analysis_of_variance_by_hand():
     assert crossed.value == pytest.approx(4 / 3)
     assert crossed.squares == pytest.approx((2, 31 / 12, 1 / 4))
     assert crossed.se == pytest.approx(math.sqrt((2 + 31 / 12 - 1 / 4) / 12))
-    assert crossed.df == pytest.approx((13 / 3) ** 2 / (4 / 3 + (31 / 12) ** 2 / 2 + (1 / 16) / 6))
+    satterthwaite = (13 / 3) ** 2 / (4 / 3 + (31 / 12) ** 2 / 2 + (1 / 16) / 6)
+    assert crossed.df == pytest.approx(2 / (1 / satterthwaite + 1 / 2))
     assert crossed.interaction_p == pytest.approx((1 + 31 / 9) ** -3)  # F(2, 6) of 31/3
     assert (crossed.prompt_sd, crossed.question_sd) == pytest.approx((math.sqrt(7 / 12),) * 2)
     assert crossed.p == pytest.approx(2 * t.sf(4 / 3 / crossed.se, crossed.df))
@@ -59,7 +60,8 @@ def test_crossed_counts_prompts_that_agree_by_chance_as_residual():
     crossed = Crossed.of(np.array([[3, 0, 0], [0, 3, 0], [0, 0, 3], [5, 5, 5]]))
     assert crossed.squares == pytest.approx((12, 0, 3))
     assert crossed.se == pytest.approx(1)  # of questions alone
-    assert crossed.df == pytest.approx(12**2 / (12**2 / 3 + 3**2 / 2 + 3**2 / 6))
+    satterthwaite = 12**2 / (12**2 / 3 + 3**2 / 2 + 3**2 / 6)
+    assert crossed.df == pytest.approx(2 / (1 / satterthwaite + 1 / 2))
     assert (crossed.prompt_sd, crossed.interaction_p) == (0, 1)
 
 

@@ -8,14 +8,11 @@ from typing import NamedTuple
 
 from scipy.stats import nct, t
 
-from cola_jax.errors import InputError
-from cola_jax.scoring.statistics import ALPHA, Crossed, MeanSquares
+from cola_jax.errors import InputError, count
+from cola_jax.scoring.statistics import ALPHA, DRAWN_PROMPTS, Crossed, MeanSquares
 
 POWER = 0.8
-# With fewer questions, the test for one prompt errs in up to 8.5 % of trials; with two prompts it
-# needs 12.7 standard errors.
-LEAST_QUESTIONS = 20
-LEAST_PROMPTS = 3
+LEAST_QUESTIONS = 20  # with fewer, the test for one prompt errs in up to 8.5 % of trials
 MOST_QUESTIONS = 100_000
 MOST_PROMPTS = 1_000
 
@@ -66,15 +63,14 @@ def plan(
 ) -> Plan:
     """Return how many questions show a difference (a share) four times in five.
 
-    `tests` are the claims and tasks of the trial, for which p-values are corrected. With one
-    prompt, the plan is for this prompt alone: differences between prompts do not count.
+    `tests` are those of the trial, for which p-values are corrected. With one or two prompts, the
+    plan is for these alone: differences between prompts do not count.
     """
     if not 0 < abs(difference) <= 1:
         raise InputError(
             f"a difference of {100 * difference:g} points cannot be planned for: pass the smallest "
             "that matters to you, above 0 and at most 100 points."
         )
-    check_size(LEAST_QUESTIONS, prompts)
     alpha = ALPHA / tests
     return Plan(
         first(
@@ -82,7 +78,7 @@ def plan(
             lambda n: components.power(difference, n, prompts, alpha),
         ),
         first(
-            range(LEAST_PROMPTS, MOST_PROMPTS + 1),
+            range(DRAWN_PROMPTS, MOST_PROMPTS + 1),
             lambda k: components.power(difference, MOST_QUESTIONS, k, alpha),
         ),
     )
@@ -94,14 +90,19 @@ def first(sizes: range, power: Callable[[int], float]) -> int | None:
     return sizes[at] if at < len(sizes) else None
 
 
-def check_size(questions: int, prompts: int) -> None:
-    """Refuse a trial that is too small for its tests."""
-    if questions < LEAST_QUESTIONS:
-        raise InputError(
-            f"{questions} questions are fewer than a test needs: take at least {LEAST_QUESTIONS}."
-        )
-    if prompts < LEAST_PROMPTS and prompts != 1:
-        raise InputError(
-            f"{prompts} prompts are fewer than a test needs: take at least {LEAST_PROMPTS}, or 1 "
-            "to try the claim for that prompt alone."
-        )
+def check_size(planned: Plan, margin: float, questions: int, prompts: int) -> None:
+    """Raise InputError for a trial that is too small for its margin (a share)."""
+    if planned.questions is not None and questions >= planned.questions:
+        return
+    size = f"{count(questions, 'question')} in {count(prompts, 'prompt')}"
+    if planned.questions is not None:
+        need = f"take {planned.questions:,} questions"
+    elif planned.least_prompts is not None:
+        need = f"no number of questions suffices: take {planned.least_prompts} prompts or more"
+    else:
+        need = "nor would any number of questions or prompts"
+    raise InputError(
+        f"{size} would not show a difference of {100 * margin:g} points, the margin, four times in "
+        f"five: {need}, a larger --margin, or --pilot for figures without a verdict (--power plans "
+        "a trial, --variances by those of a pilot)."
+    )

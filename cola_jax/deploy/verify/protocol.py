@@ -9,7 +9,7 @@ from cola_jax.deploy.verify.claims import Claim
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import LayerPath, format_path
-from cola_jax.question import digest
+from cola_jax.question import digest, distinct
 from cola_jax.runs.session import Session
 from cola_jax.runs.settings import differing, named_differences
 from cola_jax.storage import path_of
@@ -19,10 +19,13 @@ PROTOCOL = "protocol.json"
 DIGESTS = ("questions_digest", "shots_digest")  # of questions and prompts
 EARLIER = "task"  # the digest that earlier versions had in their place
 TESTS = (
-    "Differences to the identity path within question and prompt; questions and prompts crossed "
-    "and random, Satterthwaite's degrees of freedom; two-sided at 0.05, Holm over claims and "
-    "tasks; non-inferiority at the margin for paths of fewer layers, Holm over these; dependence "
-    "on the prompt by the F test of prompts over the residual, at 0.05."
+    "Differences to the identity path within question and prompt, of equal questions once; "
+    "questions and, of three or more, prompts crossed and random, the harmonic mean of "
+    "Satterthwaite's degrees of freedom and those of prompts; two-sided tests of effects, one- "
+    "sided ones of a loss of the margin for paths of fewer layers, F tests of dependence on three "
+    "or more prompts: Holm at 0.05 over all of these, intervals simultaneous over them; no loss "
+    "is excluded where the model is not above a guess, or the median random path not below the "
+    "model, by more than the margin."
 )
 
 
@@ -47,7 +50,7 @@ def make_protocol(
 ) -> dict[str, Any]:
     """Return the protocol of claims on tasks, each with a session for every prompt.
 
-    `rules` are the primary measure, the margin and the seed.
+    `rules` are the settings of the trial and the number of its tests.
     """
     (first, *_), *_ = sessions.values()
     content = {
@@ -80,6 +83,7 @@ def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     names = ("scorer", "chat", "prompt", "prompt_set", *DIGESTS, *DECODING)
     return {
         "questions": len(first.asked),
+        "distinct_questions": len(distinct(first.asked.questions)),
         "ids": digest([question.id for question in first.asked.questions]),
         "prompts": [
             {name: each.settings[name] for name in names if each.settings.get(name) is not None}

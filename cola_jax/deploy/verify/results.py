@@ -16,6 +16,7 @@ from cola_jax.files import exists
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.runs.estimates import (
+    ABOVE_CHANCE,
     HIGHEST,
     MEDIAN,
     MODEL,
@@ -35,7 +36,8 @@ from cola_jax.runs.results import RESULTS, Results, read_results
 from cola_jax.storage import path_of
 
 EARLIER = "verdicts.json"  # results of earlier versions
-FACTS = ("hash", "model", "dtype", "measure", "margin", "seed", "tests")  # of the protocol
+# of the protocol
+FACTS = ("hash", "model", "dtype", "measure", "margin", "pilot", "seed", "num_tests", "tests")
 
 
 class Tried(NamedTuple):
@@ -79,15 +81,19 @@ class Tried(NamedTuple):
             yield Estimate(HIGHEST, self.group, max(others), self.unit)
 
     def beside_others(self) -> Iterator[Estimate]:
-        """Yield the claim minus ShortGPT's path of as many layers, and minus a vote at its cost."""
+        """Yield the claim minus ShortGPT's path of as many layers, and minus a vote at its cost.
+
+        They are no tests, which would take their share of the error budget.
+        """
         shortgpt = self.trial.comparators.shortgpt.get(len(self.path))
         if shortgpt is not None:
             effect = self.task.effect(self.path, shortgpt)
-            yield Estimate.of(SHORTGPT, effect, self.unit, group=self.group)
+            yield Estimate(SHORTGPT, self.group, effect.value, self.unit, n=effect.n)
         samples = affordable_samples(self.path, len(self.plain))
         if samples > 1 and self.task.samples:
             against = self.task.against_vote(self.path, samples)
-            yield Estimate.of(VOTE, against, "points", group=self.group, note=f"of {samples}")
+            note = f"of {samples}"
+            yield Estimate(VOTE, self.group, against.value, "points", n=against.n, note=note)
 
     def ratios(self) -> Iterator[Estimate]:
         """Yield the costs of the claim, and each as a multiple of the model's."""
@@ -147,6 +153,9 @@ def trial_results(
         estimates.append(Estimate.count(LAYERS, len(plain), group=model))
         estimates += time_estimates(model, plain, costs)
         estimates.append(correct_estimate(task.measured[plain].right, model))
+        unit = UNITS[trial.protocol["measure"]]
+        above = task.above_chance(plain)
+        estimates.append(Estimate.of(ABOVE_CHANCE, above, unit, group=model, p=math.nan))
         estimates += cost_estimates(model, plain, task, alone)
         for claim, name, verdict in zip(trial.claims, names, verdicts, strict=True):
             tried = Tried(name + on, claim.path, trial, task, verdict, alone)
@@ -168,25 +177,26 @@ def trial_results(
     return Results(estimates, run | {"done": questions, "prompts": prompts})
 
 
-def earlier_components(directory: str) -> Components | None:
-    """Read the largest components of variance of an earlier trial; None where there is none.
+def earlier_components(directory: str) -> Components:
+    """Read the largest components of variance of an earlier trial or pilot.
 
-    Raises InputError for the results of an earlier version.
+    Raises InputError where there are none, and for the results of an earlier version.
     """
     folder = path_of(directory)
-    if not exists(folder / RESULTS):
-        if exists(folder / EARLIER):
-            raise InputError(
-                f"{folder / EARLIER} is of an earlier version: run the `cola verify` that made it "
-                "again, without --power; it evaluates nothing twice."
-            )
-        return None
+    if not exists(folder / RESULTS) and exists(folder / EARLIER):
+        raise InputError(
+            f"{folder / EARLIER} is of an earlier version: run the `cola verify` that made it "
+            "again; it evaluates nothing twice."
+        )
     results = read_results(folder / RESULTS)
     largest = []
     for name in (PROMPT_SD, QUESTION_SD, RESIDUAL_SD):
         values = [each.value for each in results if each.name == name]
         if not values:
-            return None
+            raise InputError(
+                f"{folder / RESULTS} has no {name}: give --variances the directory of a trial or "
+                "pilot in two prompts or more."
+            )
         largest.append(max(values))
     return Components(*largest)
 

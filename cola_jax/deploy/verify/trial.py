@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,14 +17,14 @@ from cola_jax.deploy.verify.comparators import (
     majority_vote,
     random_controls,
 )
-from cola_jax.deploy.verify.power import check_size
+from cola_jax.deploy.verify.power import Components, check_size, plan
 from cola_jax.deploy.verify.protocol import (
     Comparators,
     lock_protocol,
     make_protocol,
     read_protocol,
 )
-from cola_jax.deploy.verify.verdict import Verdict, decide
+from cola_jax.deploy.verify.verdict import Judged, Verdict, decide, number_of_tests
 from cola_jax.engine.evaluator import succeeded
 from cola_jax.engine.work import Batch, Keep, Work
 from cola_jax.execute.inputs import pad_paths
@@ -32,12 +33,14 @@ from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, identity, parse_path
+from cola_jax.question import Question, distinct
 from cola_jax.runs.session import Session, evaluate_prompts, influence_of
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
 
 TIMED = 16  # questions on which a path is timed
 REPEATS = 3  # timings, of which the shortest counts
+LEAST_RANDOM = 5  # random paths of which a median says whether a trial could have shown a loss
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +59,7 @@ class TaskTrial:
     task: str
     measured: dict[LayerPath, PathScores]
     samples: list[list[Verdicts]]  # of the identity path [n, 1], m in each prompt
+    chance: np.ndarray  # [n], the primary measure of a guess
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,6 +69,28 @@ class TaskTrial:
     def effect(self, path: LayerPath, other: LayerPath) -> Crossed:
         """Return the difference between two paths within question and prompt."""
         return Crossed.of(self.measured[path].values - self.measured[other].values)
+
+    def above_chance(self, plain: LayerPath) -> Crossed:
+        """Return the primary measure of the identity path minus that of a guess."""
+        return Crossed.of(self.measured[plain].values - self.chance[:, None])
+
+    def blind_to_loss(
+        self, path: LayerPath, plain: LayerPath, random: Sequence[LayerPath], margin: float
+    ) -> str:
+        """Say why a loss of the margin could not have shown on this task, "" where it could.
+
+        A loss takes a model that has as much to lose, and a trial in which edits of this kind do
+        lose it elsewhere: the median of random paths is below the margin.
+        """
+        low, _ = self.above_chance(plain).interval
+        if not low > margin:
+            return "the model itself is not above a guess by more than the margin"
+        if len(random) < LEAST_RANDOM:
+            return f"fewer than {LEAST_RANDOM} other paths have its edits"
+        median = float(np.median([self.effect(other, plain).value for other in random]))
+        if median > -margin:
+            return "half of the random paths with its edits lose no more than the margin"
+        return ""
 
     def against_vote(self, path: LayerPath, count: int) -> Crossed:
         """Return the accuracy of a path minus that of the majority of `count` samples."""
@@ -90,39 +116,50 @@ def run_trial(
     settings: TrialSettings,
     metrics: Metrics | None = None,
     samplers: Mapping[str, list[list[Session]]] | None = None,
+    components: Components | None = None,
 ) -> Trial:
     """Try claims on tasks, each with a session for every prompt, and decide on them.
 
     `directory` gets the protocol, before any outcome, and a run for each task and prompt, which
-    are resumed. `samplers` are, by task, sessions in every prompt for each sample of answers.
-    Raises InputError for too few questions or prompts, a measure that a task lacks, and a protocol
-    that differs from that of a trial that has begun.
+    are resumed. `samplers` are, by task, sessions in every prompt for each sample of answers, and
+    `components` the variances by which the size is planned, usual ones by default. Raises
+    InputError for a trial that is too small for its margin and no pilot, a measure that a task
+    lacks, and a protocol that differs from that of a trial that has begun.
     """
     (first, *_), *_ = sessions.values()
+    plain = identity(first.model.config.num_layers)
+    tests = sum(
+        number_of_tests(len(prompts), shorter=len(claim.path) < len(plain))
+        for prompts in sessions.values()
+        for claim in claims
+    )
+    margin = settings.margin / 100
     for task, prompts in sessions.items():
-        check_size(len(prompts[0].asked), len(prompts))
+        if not settings.pilot:
+            planned = plan(margin, len(prompts), components or Components(), tests)
+            size = len(distinct(prompts[0].asked.questions))
+            check_size(planned, margin, size, len(prompts))
         if settings.measure == "likelihood":
             prompts[0].asked.scorer.check_log_likelihoods(f"{task}: the measure likelihood")
     metrics = metrics or Metrics()
     before = read_protocol(directory)
     comparators = make_comparators(first, claims, before, settings, metrics)
-    rules = {"measure": settings.measure, "margin": settings.margin, "seed": settings.seed}
+    rules: dict[str, Any] = dataclasses.asdict(settings) | {"num_tests": tests}
     samplers = samplers or {}
     if samplers:
         counts = {task: len(each) for task, each in samplers.items()}
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
     protocol = lock_protocol(directory, protocol, before)
-    plain = identity(first.model.config.num_layers)
     paths = [plain, *(claim.path for claim in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
     metrics.total = sum(len(p) * len(p[0].asked) * len(paths) for p in sessions.values())
     evaluate = functools.partial(evaluate_prompts, metrics=metrics, protocol=protocol["hash"])
     tasks = []
     for task, prompts in sessions.items():
-        folder, plain = str(inside(directory, task)), paths[:1]
+        folder = str(inside(directory, task))
         samples = [
-            evaluate(each, str(inside(folder, f"sample-{number}")), plain)
+            evaluate(each, str(inside(folder, f"sample-{number}")), [plain])
             for number, each in enumerate(samplers.get(task, []), start=1)
         ]
         rows = evaluate(prompts, folder, paths)
@@ -167,15 +204,29 @@ def task_trial(
     samples: Sequence[Sequence[Verdicts]],
     measure: Measure,
 ) -> TaskTrial:
-    """Arrange the verdicts of C paths in each prompt [n, C], and of each sample and prompt."""
+    """Arrange the verdicts of C paths in each prompt [n, C], and of each sample and prompt.
+
+    Equal questions count once.
+    """
+    questions = prompts[0].asked.questions
+    first = np.array(distinct(questions))
     pairs = zip(rows, prompts, strict=True)
-    values = np.stack([measure_of(row, each, measure) for row, each in pairs], axis=1)
-    right = np.stack([each.verdict for each in rows], axis=1)
+    values = np.stack([measure_of(row, each, measure) for row, each in pairs], axis=1)[first]
+    right = np.stack([each.verdict for each in rows], axis=1)[first]
+    chance = np.array([chance_of(questions[i], measure) for i in first])
     measured = {
         path: PathScores(values[..., c], right[..., c], mean_tokens(rows, c))
         for c, path in enumerate(paths)
     }
-    return TaskTrial(task, measured, [list(each) for each in zip(*samples, strict=True)])
+    by_prompt = [[each.take(first) for each in part] for part in zip(*samples, strict=True)]
+    return TaskTrial(task, measured, by_prompt, chance)
+
+
+def chance_of(question: Question, measure: Measure) -> float:
+    """Return the primary measure of a guess among the options; open questions are not guessed."""
+    if measure == "likelihood":
+        return -math.log(len(question.options))
+    return 0.0 if question.open else 1 / len(question.options)
 
 
 def measure_of(verdicts: Verdicts, session: Session, measure: Measure) -> np.ndarray:
@@ -254,9 +305,14 @@ def decide_trial(
 ) -> Trial:
     """Compare each claim with the identity path on each task, and decide on all of them."""
     plain = identity(protocol["num_layers"])
-    pairs = [(claim, task) for claim in claims for task in tasks]
-    effects = [task.effect(claim.path, plain) for claim, task in pairs]
-    shorter = [len(claim.path) < len(plain) for claim, _ in pairs]
-    verdicts = decide(effects, shorter, settings.margin / 100)
+    margin = settings.margin / 100
+    judged = []
+    for claim in claims:
+        random = comparators.random[claim.path]
+        for task in tasks:
+            blind = task.blind_to_loss(claim.path, plain, random, margin)
+            shorter = len(claim.path) < len(plain)
+            judged.append(Judged(task.effect(claim.path, plain), shorter, blind))
+    verdicts = decide(judged, margin, pilot=settings.pilot)
     rows = [verdicts[i : i + len(tasks)] for i in range(0, len(verdicts), len(tasks))]
     return Trial(protocol, claims, comparators, tasks, rows)

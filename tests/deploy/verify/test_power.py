@@ -54,10 +54,21 @@ def test_components_are_those_of_an_earlier_trial():
     assert plan(0.05, 8, Components(0, 0, 0)).questions > 50  # changes nothing that was seen
 
 
-def test_bad_input_says_how_much_a_test_needs():
-    with pytest.raises(InputError, match=r"19 questions .* at least 20"):
-        check_size(19, 8)
-    with pytest.raises(InputError, match="2 prompts are fewer than a test needs: take at least 3"):
-        plan(0.05, 2)
+@pytest.mark.parametrize(
+    ("margin", "questions", "prompts", "message"),
+    [
+        (0.1, 70, 8, "70 questions in 8 prompts would not show .* 10 points.*: take 74 questions"),
+        (0.03, 5000, 8, "no number of questions suffices: take 30 prompts or more"),
+        (0.0001, 100, 3, "nor would any number of questions or prompts, a larger --margin"),
+        (0.03, 1, 1, "1 question in 1 prompt .*: take 1,322 questions.* or --pilot"),
+    ],
+)
+def test_a_trial_must_show_a_difference_of_its_margin(margin, questions, prompts, message):
+    with pytest.raises(InputError, match=message):
+        check_size(plan(margin, prompts, tests=2), margin, questions, prompts)
+    check_size(plan(0.1, 8, tests=2), 0.1, 74, 8)
+
+
+def test_bad_input_names_the_differences_that_can_be_planned_for():
     with pytest.raises(InputError, match="a difference of 0 points"):
         plan(0.0, 8)

@@ -10,7 +10,7 @@ from cola_jax.deploy.verify.claims import Claim
 from cola_jax.deploy.verify.protocol import Comparators
 from cola_jax.deploy.verify.results import FACTS, earlier_seconds, trial_results
 from cola_jax.deploy.verify.trial import PathScores, TaskTrial, Trial
-from cola_jax.deploy.verify.verdict import decide
+from cola_jax.deploy.verify.verdict import Judged, decide
 from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath
@@ -40,8 +40,9 @@ def test_results_have_the_size_of_each_task():
         for each, share in ((plain, 0.9), (path, 0.4)):
             right = np.random.default_rng(0).random(size) < share
             measured[each] = PathScores(right.astype(float), right, np.nan)
-        tasks.append(TaskTrial(name, measured, []))
-    verdicts = decide([task.effect(path, plain) for task in tasks], [True, True], 0.03)
+        tasks.append(TaskTrial(name, measured, [], np.zeros(size[0])))
+    judged = [Judged(task.effect(path, plain), shorter=True) for task in tasks]
+    verdicts = decide(judged, 0.03)
     claims = [Claim("c", "0-1", "path", path)]
     trial = Trial(protocol, claims, Comparators({}, {path: []}), tasks, [verdicts])
     results = trial_results(trial, {name: {} for name in sizes}, LayerCosts(3), {})
