@@ -7,9 +7,9 @@ import numpy as np
 
 from cola_jax.errors import InputError, shown
 from cola_jax.runs.compare import check_comparable
-from cola_jax.runs.estimates import BEYOND, UNDECIDED, Estimate
+from cola_jax.runs.estimates import BEYOND, Estimate
 from cola_jax.runs.run import Run
-from cola_jax.runs.search_results import AFTER, ASKED_AGAIN
+from cola_jax.runs.search_results import AFTER, ASKED_AGAIN, limit_of
 from cola_jax.runs.settings import again_digest
 from cola_jax.scoring.preference import Net, Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm
@@ -35,15 +35,18 @@ def compare_runs(
     every = [run.ways() for run in runs]
     first = every[0]
     nets: dict[tuple[str, str], Net] = {}  # by run and way of counting
+    notes: dict[tuple[str, str], str] = {}  # what limits them
     for name, other in zip(names[1:], every[1:], strict=True):
         for way in first.names:
             if way in other.names:
                 net = net_change(first.targets(way), other.targets(way), preference)
                 nets[name, way] = net
-    corrected = holm([math.nan if net.undecided else net.p for net in nets.values()])
+                known = first.weighted and other.weighted
+                notes[name, way] = limit_of(net, weighted=known)
+    corrected = holm([math.nan if notes[key] else net.p for key, net in nets.items()])
     estimates = []
     for ((name, way), net), p in zip(nets.items(), corrected, strict=True):
-        estimates.append(change_estimate(name, way, net, p))
+        estimates.append(change_estimate(name, way, net, p, notes[name, way]))
     solved = first.solved(num_layers)
     for name, other in zip(names[1:], every[1:], strict=True):
         results = other.solved(num_layers)
@@ -55,8 +58,11 @@ def compare_runs(
     return estimates
 
 
-def change_estimate(name: str, way: str, net: Net, corrected: float) -> Estimate:
-    """Return how much more of the wrong questions a run corrects, beyond what is expected."""
+def change_estimate(name: str, way: str, net: Net, corrected: float, note: str) -> Estimate:
+    """Return how much more of the wrong questions a run corrects, beyond what is expected.
+
+    The note says what limits it.
+    """
     suffix = ASKED_AGAIN if way == AGAIN else ""
     low, high = net.difference_interval
     return Estimate(
@@ -69,7 +75,7 @@ def change_estimate(name: str, way: str, net: Net, corrected: float) -> Estimate
         p=math.nan if net.undecided else net.p,
         corrected=corrected,
         n=net.n,
-        note=UNDECIDED if net.undecided else "",
+        note=note,
     )
 
 
@@ -86,7 +92,10 @@ def net_change(
     others = other[1].take(after)
     width = min(mine.gaps.shape[1], others.gaps.shape[1])  # the rest is of other questions
     gaps = others.gaps[:, :width] + 0 * mine.gaps[:, :width]
-    targets = Targets(others.hits[:, :width], gaps, others.weighted)
+    weighted = mine.weighted and others.weighted
+    if not weighted:
+        gaps = np.where(np.isnan(gaps), np.nan, 0.0)
+    targets = Targets(others.hits[:, :width], gaps, weighted)
     return Net.of(targets, preference, before=mine.hits[:, :width])
 
 

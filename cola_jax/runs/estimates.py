@@ -69,7 +69,13 @@ EXPECTED = "expected by chance and preference"
 BEYOND = "difference in points"
 PREFERENCE = "the model's preference for gold, tau"
 UNSCORED = "without finite scores, not compared"
-UNDECIDED = "undecided"  # note: preference alone nearly decides which answer is gold
+# notes of the difference
+UNKNOWN = "the model's preference is not known"  # so it is no evidence of skill
+UNKNOWN_REASON = (
+    "the model's preference among the answers searched for is not known, and gold may be the one "
+    "that it prefers"
+)
+UNDECIDED = "undecided"  # preference alone nearly decides which answer is gold
 
 
 class Unit(NamedTuple):
@@ -403,6 +409,8 @@ def sentence_of_run(beyond: Estimate) -> str:
         few = "too few questions differ to compare the runs beyond expectation"
         return f"{beyond.group}: nothing shown: {few}."
     shown = "shown" if beyond.is_shown else "nothing shown"
+    if beyond.note == UNKNOWN:
+        shown += f", as {UNKNOWN}"
     return f"{beyond.group}: {shown}: {beyond.size} of the wrong questions, beyond expectation."
 
 
@@ -437,6 +445,8 @@ def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
         return f"Nothing shown: {wrong}, but {reason}."
     expected = f"{whole[EXPECTED].value * beyond.n:.1f} were expected by chance"
     difference = f"Difference: {beyond.size}"
+    if beyond.note == UNKNOWN:
+        return f"Nothing shown: {wrong}, and {expected}, but {UNKNOWN_REASON}. {difference}."
     if beyond.is_shown and beyond.low > 0:
         return f"Shown: {wrong}, and {expected}. {difference}."
     if beyond.is_shown:

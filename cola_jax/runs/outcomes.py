@@ -58,7 +58,7 @@ class Outcomes(list[Outcome]):
         graded = [outcome for outcome in self if outcome.baseline is not None]
         ways = Ways.of(
             list(map(case_of, graded)),
-            weighted=not any(outcome.question.open for outcome in self),
+            open=any(outcome.question.open for outcome in self),
         )
         num_layers = len(self[0].paths[ROOT]) if self else 0
         return Results(search_estimates(ways, num_layers, preference))
@@ -120,7 +120,11 @@ def case_of(outcome: Outcome) -> Case:
     again, question = outcome.again, outcome.question
     plain, options = int(outcome.verdicts.answer[ROOT]), len(question.options)
     answers = [plain] if again is None else [plain, *again.plain]
-    scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
+    first = outcome.verdicts.take([ROOT])
+    if question.open:
+        scores = first.answer_logprobs[:, :options] if again is None else again.logprobs
+    else:
+        scores = first.scores[:, :options] if again is None else again.scores
     if scores.shape[1] != options:  # of a function that returns one score for each path
         scores = np.full((len(answers), options), np.nan)
     searches = {each.target: reached_by(each) for each in (outcome, *outcome.controls)}

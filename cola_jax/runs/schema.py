@@ -57,6 +57,7 @@ EVALUATIONS = pa.schema(
         "answer": pa.int16(),
         "scores": pa.list_(pa.float32()),
         "outside": pa.float32(),
+        "answer_logprobs": pa.list_(pa.float32()),
         "finite": pa.bool_(),
         "node": pa.int32(),
         "wave": pa.int32(),
@@ -94,6 +95,7 @@ QUESTIONS = pa.schema(
         "confirmed": pa.bool_(),
         "front": pa.list_(PATH),
         "baseline_scores": pa.list_(pa.list_(pa.float32())),
+        "baseline_logprobs": pa.list_(pa.list_(pa.float32())),
         "answers": pa.int16(),
         "controls": pa.list_(CONTROL),
         # of searches that asked again in other wordings, null for others:
@@ -162,6 +164,7 @@ def evaluation_rows(
             "answer": int(verdicts.answer[i]),
             "scores": verdicts.scores[i, :options].tolist(),
             "outside": float(verdicts.outside[i]),
+            "answer_logprobs": stored_logprobs(verdicts.answer_logprobs[i, :options]),
             "finite": bool(verdicts.finite[i]),
             "node": i,
             "wave": 0,
@@ -176,6 +179,11 @@ def evaluation_rows(
     ]
 
 
+def stored_logprobs(logprobs: np.ndarray) -> list[Any] | None:
+    """Return log-probabilities as a row has them, None where none is known."""
+    return None if np.isnan(logprobs).all() else logprobs.tolist()
+
+
 def stored_verdict(row: Mapping[str, Any], question: Question, scorer: Scorer) -> Verdicts:
     """Return the verdict [1] for gold of a row, which a scorer made."""
     completion = None
@@ -184,14 +192,17 @@ def stored_verdict(row: Mapping[str, Any], question: Question, scorer: Scorer) -
         fields |= {"answer": row["answer_text"], "tokens": tuple(row["tokens"])}
         fields["grade"] = None if row["grade"] is None else Grade(row["grade"])
         completion = Completion(**fields)
+    # a prompt that is completed has no options
+    scores = np.array([row["scores"] or [row["margin"]]], np.float32)
+    logprobs = row["answer_logprobs"]
     verdicts = Verdicts.of_scores(
-        # a prompt that is completed has no options
-        np.array([row["scores"] or [row["margin"]]], np.float32),
+        scores,
         question.answer,
         np.array([row["finite"]]),
         answer=np.array([row["answer"]]),
         outside=np.array([row["outside"]]),
         log_likelihoods=scorer.log_likelihoods,
+        answer_logprobs=None if logprobs is None else np.array([logprobs]),
     )
     return verdicts._replace(completion=np.array([completion], object))
 
@@ -199,10 +210,23 @@ def stored_verdict(row: Mapping[str, Any], question: Question, scorer: Scorer) -
 def known_verdicts(
     tables: Iterable[pa.Table], encoded: Encoded, scorer: Scorer
 ) -> dict[LayerPath, Verdicts]:
-    """Return the verdict [1] of each path of a question, if its prompt was the same."""
+    """Return the verdict [1] of each path of a question, if its prompt was the same.
+
+    The identity path of an earlier version's run, whose rows lack the log-probabilities of whole
+    answers that the scorer gives, is not known.
+    """
     same = pc.field("asked") == asked_digest(encoded)
     rows = (row for table in tables for row in table.filter(same).to_pylist())
-    return {tuple(row["path"]): stored_verdict(row, encoded.question, scorer) for row in rows}
+    return {
+        tuple(row["path"]): stored_verdict(row, encoded.question, scorer)
+        for row in rows
+        if not (scorer.answer_logprobs and row["answer_logprobs"] is None and is_identity(row))
+    }
+
+
+def is_identity(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is of the identity path, or of the first layers of it."""
+    return row["path"] == list(range(row["length"]))
 
 
 def completion_columns(completion: Completion | None) -> dict[str, Any]:
@@ -261,7 +285,9 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
     """Summarize the searches of one question."""
     best, answers, again = outcome.shortest_correct, outcome.verdicts.answer, outcome.again
     plain, options = int(answers[0]), len(outcome.question.options)
-    scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
+    first = outcome.verdicts.take([ROOT])
+    scores = first.scores[:, :options] if again is None else again.scores
+    logprobs = first.answer_logprobs[:, :options] if again is None else again.logprobs
     return question_row(encoded, outcome.evaluations) | {
         "baseline": outcome.baseline,
         "baseline_answer": plain,
@@ -269,6 +295,7 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
         "confirmed": outcome.confirmed,
         "front": [outcome.paths[i] for i in outcome.front],
         "baseline_scores": scores.tolist(),
+        "baseline_logprobs": stored_logprobs(logprobs),
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
         "controls": control_rows(outcome),
         "again": again_rows(outcome),
@@ -289,11 +316,15 @@ def with_stored_again(outcome: Outcome, row: Mapping[str, Any]) -> Outcome:
     if row["again"] is None:
         return outcome
     scores = np.array(row["baseline_scores"], np.float32)
+    logprobs = np.full_like(scores, np.nan)
+    if row["baseline_logprobs"] is not None:
+        logprobs = np.array(row["baseline_logprobs"], np.float32)
 
     def add(search: Outcome, entries: Sequence[Mapping[str, Any]]) -> Outcome:
         nodes = [entry["node"] for entry in entries]
         holds = np.array([entry["holds"] for entry in entries], bool)
-        return dataclasses.replace(search, again=Again(nodes, holds, row["again_answers"], scores))
+        again = Again(nodes, holds, row["again_answers"], scores, logprobs)
+        return dataclasses.replace(search, again=again)
 
     pairs = zip(outcome.controls, row["controls"], strict=True)
     controls = tuple(add(search, entry["again"]) for search, entry in pairs)

@@ -43,7 +43,8 @@ from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings
 
 PROMPTS = ("prompts", "prompts_digest")  # settings of asking again
-AGAIN_COLUMNS = ["question", "again", "again_answers", "baseline_scores", "controls"]
+AGAIN_COLUMNS = ["question", "again", "again_answers", "controls"]
+AGAIN_COLUMNS += ["baseline_scores", "baseline_logprobs"]
 
 
 def search(

@@ -17,6 +17,7 @@ from cola_jax.runs.estimates import (
     PREFERENCE,
     REACHED,
     UNDECIDED,
+    UNKNOWN,
     UNSCORED,
     Estimate,
 )
@@ -39,7 +40,8 @@ from cola_jax.strategies.reached import AGAIN, AskedAgain, Case, Ways, share
 
 # columns of the questions of a search
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
-COLUMNS += ["again_answers", "best", "again", "controls", "confirmed", "evaluations"]
+COLUMNS += ["baseline_logprobs", "again_answers", "best", "again", "controls", "confirmed"]
+COLUMNS += ["evaluations"]
 EVALUATED = ["question", "path", "verdict", "finite", "node", "truncated", "control", "tokens"]
 GROUPS = {RETAINED: "right before (C→C)", CORRECTED: "wrong before (W→C)"}
 ASKED_AGAIN = ", its best path asked again"  # end of names
@@ -52,9 +54,10 @@ SPENT = "evaluations, each path and prompt once"
 def ways_of(questions: pa.Table, facts: Facts) -> Ways:
     """Tell what the searches of a run reached, from its questions with `COLUMNS`."""
     graded = questions.filter(pc.field("baseline").is_valid())
-    cases = [Case.of(row) for batch in graded.to_batches() for row in batch.to_pylist()]
+    rows = (row for batch in graded.to_batches() for row in batch.to_pylist())
+    cases = [Case.of(row, open=facts.is_open) for row in rows]
     combined = bool(facts.settings.get("robust"))  # of an earlier version
-    return Ways.of(cases, weighted=not facts.is_open, combined=combined)
+    return Ways.of(cases, open=facts.is_open, combined=combined)
 
 
 def search_estimates(
@@ -73,7 +76,8 @@ def search_estimates(
         nets[way] = Net.of(targets, fitted[way])
     first = ways.names[0]
     kept = [ways.kept(first, num_layers)] if ways.weighted else []
-    p_values = [math.nan if net.undecided else net.p for net in nets.values()]
+    notes = {way: limit_of(net, weighted=ways.weighted) for way, net in nets.items()}
+    p_values = [math.nan if notes[way] else net.p for way, net in nets.items()]
     p_values += [each.p for each in kept]
     corrected = iter(holm(p_values))
     wrong = [case for case in ways.asked(first) if case.before == "wrong"]
@@ -85,7 +89,7 @@ def search_estimates(
     ]
     for way, net in nets.items():
         suffix = "" if way == first else ASKED_AGAIN
-        estimates += net_estimates(net, suffix, next(corrected))
+        estimates += net_estimates(net, suffix, next(corrected), notes[way])
     net = nets[first]
     if ways.weighted and net.n:
         estimates.append(preference_estimate(fitted[first]))
@@ -103,8 +107,18 @@ def search_estimates(
     return estimates
 
 
-def net_estimates(net: Net, way: str, corrected: float) -> Iterator[Estimate]:
-    """Yield what was reached in a way of counting, what was expected, and the difference."""
+def limit_of(net: Net, *, weighted: bool) -> str:
+    """Return the note of a difference on what limits it, "" for nothing."""
+    if net.undecided:
+        return UNDECIDED
+    return "" if weighted else UNKNOWN
+
+
+def net_estimates(net: Net, way: str, corrected: float, note: str) -> Iterator[Estimate]:
+    """Yield what was reached in a way of counting, what was expected, and the difference.
+
+    The note of the difference says what limits it.
+    """
     if not net.n:
         return
     low, high = net.by_chance
@@ -127,7 +141,7 @@ def net_estimates(net: Net, way: str, corrected: float) -> Iterator[Estimate]:
         p=math.nan if net.undecided else net.p,
         corrected=corrected,
         n=net.n,
-        note=UNDECIDED if net.undecided else "",
+        note=note,
     )
     if not math.isnan(net.interval[0]):
         low, high = net.interval

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from cola_jax.errors import InputError, shown
 from cola_jax.execute.decoder import Stop
@@ -42,6 +43,7 @@ class Exact(OpenScorer):
 
     name = "exact"
     log_likelihoods = True
+    answer_logprobs = True
 
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt with each answer after it, read at every token and at its end.
@@ -125,7 +127,15 @@ class Exact(OpenScorer):
         scores = np.stack([answer_margin(readings, encoded, j) for j in range(count)], axis=1)
         answer = np.where(scores.max(axis=1) > 0, scores.argmax(axis=1), NO_ANSWER)
         finite = np.asarray(readings.finite)
-        return Verdicts.of_scores(scores, GOLD, finite, answer=answer, outside=np.nan)
+        logprobs = [answer_logprob(readings, encoded, j) for j in range(count)]
+        return Verdicts.of_scores(
+            scores,
+            GOLD,
+            finite,
+            answer=answer,
+            outside=np.nan,
+            answer_logprobs=np.stack(logprobs, axis=1),
+        )
 
 
 def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
@@ -146,6 +156,19 @@ def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarr
         ends = np.isin(token[:, end.argmax()], encoded.ends)
         margin = np.minimum(margin, np.where(ends, np.maximum(best, TIE), best))
     return margin
+
+
+def answer_logprob(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
+    """Return the log-probability [C] that decoding at temperature 1 gives an answer and its end.
+
+    Any token that ends it counts, of which `ENDS_READ` are read, so this is a lower bound.
+    """
+    assert isinstance(encoded, EncodedAnswer)
+    logprob = np.asarray(readings.logprob, np.float64)
+    of_option = encoded.option == option
+    total = logprob[:, of_option & ~encoded.end].sum(axis=1)
+    end = of_option & encoded.end
+    return total + logsumexp(logprob[:, end], axis=1) if end.any() else total
 
 
 def with_end(body: list[int], whole: list[int], ends: tuple[int, ...]) -> tuple[list[int], bool]:

@@ -60,6 +60,7 @@ class Scorer(abc.ABC):
     call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
     # scores are natural log-likelihoods, or leads of one over another; others have no unit
     log_likelihoods: ClassVar[bool] = False
+    answer_logprobs: ClassVar[bool] = False  # verdicts have those of whole answers
     divergence: ClassVar[bool] = False  # readings have the divergence from the identity path
     max_new_tokens: int = 0  # decoded after a prompt, at most
 

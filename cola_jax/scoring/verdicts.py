@@ -40,6 +40,9 @@ class Verdicts(NamedTuple):
     completion: np.ndarray  # of Completion where answers are decoded, else of None
     # bool, whether scores are natural log-likelihoods, or leads of one over another
     log_likelihoods: np.ndarray
+    # [..., J] float32, natural, that decoding at temperature 1 gives each answer to an open
+    # question; NaN where that is not known
+    answer_logprobs: np.ndarray
 
     def __repr__(self) -> str:
         count = np.size(self.verdict)
@@ -82,6 +85,7 @@ class Verdicts(NamedTuple):
             finite=np.zeros(shape, bool),
             completion=np.full(shape, None, object),
             log_likelihoods=np.zeros(shape, bool),
+            answer_logprobs=np.full((*shape, options), np.nan, np.float32),
         )
 
     @classmethod
@@ -94,6 +98,7 @@ class Verdicts(NamedTuple):
         answer: np.ndarray | None = None,
         outside: float | np.ndarray = -np.inf,
         log_likelihoods: bool | np.ndarray = False,
+        answer_logprobs: np.ndarray | None = None,
     ) -> "Verdicts":
         """Make verdicts of the scores of every option: right where gold is the answer.
 
@@ -105,6 +110,7 @@ class Verdicts(NamedTuple):
           outside: the best score outside the options, for each entry of the leading axes; NaN
             where each option is judged alone, against 0.
           log_likelihoods: whether scores are natural log-likelihoods, or leads of one over another.
+          answer_logprobs: [..., J], of decoding each answer to an open question.
         """
         # float32 as in a run, so that verdicts read from it have the same margins
         scores = np.asarray(scores, np.float32).astype(np.float64)
@@ -119,6 +125,8 @@ class Verdicts(NamedTuple):
         with np.errstate(invalid="ignore"):  # an option alone has no rival
             margin = np.where(is_gold, known, 0.0).sum(axis=-1) - rival
         answer = known.argmax(axis=-1) if answer is None else answer
+        if answer_logprobs is None:
+            answer_logprobs = np.full(scores.shape, np.nan)
         return cls(
             verdict=finite & (answer == gold),
             margin=np.where(finite, margin, -np.inf).astype(np.float32),
@@ -128,6 +136,7 @@ class Verdicts(NamedTuple):
             finite=finite,
             completion=np.full(finite.shape, None, object),
             log_likelihoods=np.broadcast_to(log_likelihoods, finite.shape).copy(),
+            answer_logprobs=np.where(finite[..., None], answer_logprobs, np.nan).astype(np.float32),
         )
 
     @classmethod
@@ -146,7 +155,8 @@ class Verdicts(NamedTuple):
         scores = np.full((*self.verdict.shape, options), np.nan, np.float32)
         np.put_along_axis(scores, index, self.scores, axis=-1)
         answer = np.where(self.answer == 0, gold[:, None], NO_ANSWER).astype(np.int32)
-        return self._replace(scores=scores, answer=answer)
+        unknown = np.full_like(scores, np.nan)
+        return self._replace(scores=scores, answer=answer, answer_logprobs=unknown)
 
     def of_target(self, target: int | np.ndarray) -> "Verdicts":
         """Read the same evaluations with another option, or another for each, as the right one."""
@@ -157,6 +167,7 @@ class Verdicts(NamedTuple):
             answer=self.answer,
             outside=self.outside,
             log_likelihoods=self.log_likelihoods,
+            answer_logprobs=self.answer_logprobs,
         )
         return scored._replace(scores=self.scores, completion=self.completion)
 
@@ -164,11 +175,11 @@ class Verdicts(NamedTuple):
         """Write verdicts at an index of the leading axes; they may have other options."""
         options = min(self.scores.shape[-1], verdicts.scores.shape[-1])
         for name, column, new in zip(self._fields, self, verdicts, strict=True):
-            if name == "scores":
+            if name in ("scores", "answer_logprobs"):
                 column[(*index, ..., slice(options))] = new[..., :options]
             else:
                 column[index] = new
 
-    def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
+    def take(self, index: tuple | int | slice | list[int] | np.ndarray) -> "Verdicts":
         """Index the leading axes of every field, as numpy does."""
         return Verdicts(*(column[index] for column in self))

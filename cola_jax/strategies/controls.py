@@ -49,7 +49,9 @@ def in_order(verdicts: Verdicts, order: Sequence[int]) -> Verdicts:
     """Put the options of verdicts, which are listed in an order, in that of the question."""
     option = np.append(order, NO_ANSWER)  # the last is that of NO_ANSWER
     return verdicts._replace(
-        answer=option[verdicts.answer], scores=verdicts.scores[..., np.argsort(order)]
+        answer=option[verdicts.answer],
+        scores=verdicts.scores[..., np.argsort(order)],
+        answer_logprobs=verdicts.answer_logprobs[..., np.argsort(order)],
     )
 
 
@@ -64,15 +66,18 @@ def with_again(
         ]
         column = columns(outcome)
         root = column[outcome.paths[ROOT]]
-        first = outcome.verdicts.scores[ROOT, : len(outcome.question.options)]
-        scores = np.stack([first, *(each.scores[root] for each in wordings)])
+        first = outcome.verdicts.take([ROOT])
+        options = len(outcome.question.options)
+        asked = [first, *(each.take([root]) for each in wordings)]
+        scores = np.concatenate([each.scores[:, :options] for each in asked])
+        logprobs = np.concatenate([each.answer_logprobs[:, :options] for each in asked])
         plain = [int(each.answer[root]) for each in wordings]
 
         def of_search(search: Outcome) -> Again:
             nodes = nodes_to_ask(search)
             indices = [column[search.paths[i]] for i in nodes]
             answers = np.stack([each.answer[indices] for each in wordings], axis=1)
-            return Again(nodes, answers == search.target, plain, scores)
+            return Again(nodes, answers == search.target, plain, scores, logprobs)
 
         controls = [dataclasses.replace(x, again=of_search(x)) for x in outcome.controls]
         return dataclasses.replace(outcome, again=of_search(outcome), controls=tuple(controls))

@@ -34,6 +34,7 @@ class Again(NamedTuple):
     holds: np.ndarray  # [n, W], whether each gives the target there too
     plain: list[int]  # [W], the pretrained model's answers there, as options of the question
     scores: np.ndarray  # [1 + W, J], its scores of the options, as first asked and there
+    logprobs: np.ndarray  # [1 + W, J], its `answer_logprobs`, likewise
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

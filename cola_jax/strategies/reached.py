@@ -39,18 +39,21 @@ class Case(NamedTuple):
     gold: int
     baseline: bool  # whether the pretrained model is right
     answers: list[int]  # the model's, as first asked and in each other wording
-    scores: np.ndarray  # [1 + W, J], its scores of the options, likewise; NaN where unknown
+    # [1 + W, J], its scores of the options, likewise, or its log-probabilities of whole answers to
+    # an open question; NaN where unknown
+    scores: np.ndarray
     searches: dict[int, Reached]  # by target
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Case":
-        """Read a question's row."""
+    def of(cls, row: Mapping[str, Any], *, open: bool = False) -> "Case":
+        """Read a question's row, of an open question or not."""
         searches = {search["target"]: Reached.of(search) for search in row["controls"] or ()}
         answers = [row["baseline_answer"], *(row["again_answers"] or ())]
         options = len(row["options"] or ())
         scores = np.full((len(answers), options), np.nan)  # of a user's metric
-        if [len(stored) for stored in row["baseline_scores"] or ()] == [options] * len(answers):
-            scores = np.array(row["baseline_scores"], float)
+        stored = row["baseline_logprobs" if open else "baseline_scores"] or ()
+        if [len(each) for each in stored] == [options] * len(answers):
+            scores = np.array(stored, float)
         gold = 0 if row["gold"] is None else row["gold"]
         searches = {gold: Reached.of(row)} | searches
         return cls(row["question"], gold, bool(row["baseline"]), answers, scores, searches)
@@ -109,14 +112,16 @@ class Ways(NamedTuple):
 
     cases: list[Case]
     names: tuple[str, ...]  # of ONCE and AGAIN
-    weighted: bool  # whether the model scores the options that are searched for
+    weighted: bool  # whether the model's scores of what is searched for are known
 
     @classmethod
-    def of(cls, cases: list[Case], *, weighted: bool, combined: bool = False) -> "Ways":
-        """Take searched questions.
+    def of(cls, cases: list[Case], *, open: bool, combined: bool = False) -> "Ways":
+        """Take searched questions, open ones or not.
 
-        `combined` searches, of earlier versions, looked for paths that are right in all wordings.
+        Those of open questions lack scores where a scorer decodes, and in runs of earlier versions.
+        `combined` searches, of such versions, looked for paths that are right in all wordings.
         """
+        weighted = not open or any(np.isfinite(case.scores).all() for case in cases)
         if combined:
             return cls(cases, (AGAIN,), weighted)
         asked_again = any(len(case.answers) > 1 for case in cases)

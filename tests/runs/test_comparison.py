@@ -11,7 +11,7 @@ from cola_jax.runs.comparison import MAX_RUNS, change_estimate, check_runs, comp
 from cola_jax.runs.estimates import BEYOND, UNDECIDED, sentences_of
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.runs.search_results import AFTER
+from cola_jax.runs.search_results import AFTER, limit_of
 from cola_jax.scoring.preference import Net
 from cola_jax.strategies.reached import ONCE
 from tests.small_runs import PARTS, START, WHOLE, make_run, part
@@ -60,6 +60,6 @@ def test_an_undecided_change_has_no_p():
     rest = {"expected": 6.0, "by_chance": (2.0, 9.0), "scale": 1.0}
     net = Net(0.5, (math.nan, math.nan), 0.01, 20, 12, informative=15, effective=2.0, **rest)
     assert net.undecided
-    change = change_estimate("b", ONCE, net, math.nan)
+    change = change_estimate("b", ONCE, net, math.nan, limit_of(net, weighted=True))
     assert change.p_text == ""
     assert change.result == UNDECIDED

@@ -56,7 +56,7 @@ def test_summary_counts_every_question(outcomes: Outcomes):
     assert before.hits == len(outcomes) - len(wrong)
     assert reached.n == found.n == len(wrong)
     assert reached.hits == sum(outcome.best is not None for outcome in wrong)
-    assert Ways.of([case_of(o) for o in outcomes], weighted=True).names == ("once",)
+    assert Ways.of([case_of(o) for o in outcomes], open=False).names == ("once",)
 
 
 def test_to_pandas_has_the_control_and_texts_of_paths(outcomes: Outcomes):

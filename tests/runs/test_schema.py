@@ -87,6 +87,27 @@ def test_evaluation_rows_of_completions():
         assert again[path].log_likelihoods.tolist() == [True]
 
 
+def test_identity_path_without_log_probabilities_is_not_known():
+    """Rows of earlier versions lack those of whole answers, which the null of searches needs."""
+    question = dataclasses.replace(QUESTION, options=("1", "2"), answer=0, open=True)
+    logprobs = np.array([[-1.0, -2], [-3, -4], [-5, -6], [-7, -8]])
+    verdicts = Verdicts.of_scores(SCORES[:, :2], 0, outside=np.nan, answer_logprobs=logprobs)
+    asked = encode(question)
+    rows = stored(schema.evaluation_rows(asked, PATHS, verdicts))
+
+    def known(rows, scorer):
+        tables = [pa.Table.from_pylist(rows, schema=schema.EVALUATIONS)]
+        return schema.known_verdicts(tables, asked, scorer)
+
+    of_exact = Options(None)
+    of_exact.answer_logprobs = True
+    again = known(rows, of_exact)
+    np.testing.assert_array_equal(again[PATHS[0]].answer_logprobs, logprobs[:1])
+    earlier = [row | {"answer_logprobs": None} for row in rows]
+    assert known(earlier, of_exact).keys() == set(PATHS) - {(0, 1, 2)}
+    assert known(earlier, Options(None)).keys() == set(PATHS)
+
+
 def test_question_row():
     (row,) = stored([schema.question_row(encode(QUESTION), 9)], schema.QUESTIONS)
     assert row["metadata"] == [{"name": "math_level", "value": "3"}]

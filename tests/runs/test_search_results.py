@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from cola_jax.runs.estimates import BEFORE, BEYOND, EXPECTED, FOUND, PREFERENCE, REACHED, UNSCORED
+from cola_jax.runs.estimates import (
+    BEFORE,
+    BEYOND,
+    EXPECTED,
+    FOUND,
+    PREFERENCE,
+    REACHED,
+    UNDECIDED,
+    UNKNOWN,
+    UNSCORED,
+    Estimate,
+)
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import AFTER, ASKED_AGAIN, SHORTENED, SPENT
@@ -107,6 +118,32 @@ def test_summary_refuses_other_runs(tmp_path: Path):
         make_run(tmp_path / "other", command="static").summary()
     with pytest.raises(ValueError, match="has no question done yet"):
         make_run(tmp_path / "new").summary()
+
+
+@pytest.mark.parametrize("scorer", ["exact", "generation"])
+def test_open_questions_are_weighted_by_log_probabilities(tmp_path: Path, scorer: str):
+    """Gold of 12 wrong questions is reached and the decoy is not: no skill if it is preferred."""
+    fields = {"best": (0, 2), "control": 1, "options": ["7", "9"], "baseline_answer": -1}
+    rows = [(WHOLE, -1, False), ((0, 2), 0, True)]
+
+    def searched(name: str, logprobs: list[list[float]] | None) -> tuple[Estimate, str]:
+        parts = [letters(f"q{i}", rows, **fields, baseline_logprobs=logprobs) for i in range(12)]
+        results = make_run(tmp_path / name, *parts, scorer=scorer, questions=12).summary()
+        beyond = results.find(BEYOND)
+        assert beyond is not None
+        return beyond, results.sentences[0]
+
+    alike, sentence = searched("alike", [[-3.0, -3.0]])
+    assert alike.is_shown
+    assert sentence.startswith("Shown: ")
+    unknown, sentence = searched("unknown", None)
+    assert unknown.value == pytest.approx(0.5)
+    assert unknown.note == UNKNOWN
+    assert not unknown.is_shown
+    assert "preference among the answers searched for is not known" in sentence
+    assert sentence.startswith("Nothing shown: ")
+    preferred, _ = searched("preferred", [[-3.0, -9.0]])
+    assert preferred.note == UNDECIDED
 
 
 def test_expected_share_is_weighted_by_preference(tmp_path: Path):

@@ -153,6 +153,20 @@ def test_scores_can_be_read_with_decoy_as_gold(logprob, rival):
     np.testing.assert_array_equal(again.verdict[~ties], expected.verdict[~ties])
 
 
+def test_answer_logprobs_are_those_of_the_tokens_and_of_any_end():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", "c", "\n"])
+    scorer = exact(words)
+    encoded = scorer.encode(question("a", "bb", "c"))
+    assert [len(ends) for _, ends in continuations(encoded)] == [2, 2]  # a line break, or </s>
+    logprob = np.log(np.float32([[0.5, 0.25, 0.2, 0.4, 0.1, 0.5, 0.25]]))
+    token = np.asarray(encoded.prompts.targets)[None]
+    readings = Readings(logprob, token, logprob - 1, np.ones(1, bool))
+    made = scorer.verdicts(readings, encoded).answer_logprobs
+    np.testing.assert_allclose(np.exp(made), [[0.5 * 0.25 * 0.6, 0.1 * 0.75]], rtol=1e-6)
+    lost = scorer.verdicts(Readings(logprob, token, logprob - 1, np.zeros(1, bool)), encoded)
+    assert np.isnan(lost.answer_logprobs).all()
+
+
 # against decoding
 
 BOXED = dataclasses.replace(BARE, extract="boxed", stop=())

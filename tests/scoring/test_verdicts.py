@@ -33,6 +33,17 @@ def test_of_scores_not_finite_is_wrong(finite):
     assert np.isnan(verdicts.scores[1:]).all()
 
 
+def test_answer_logprobs_are_kept_for_other_targets_and_put_by_option():
+    scores = np.array([[1.0, -2], [3, -4]])
+    verdicts = Verdicts.of_scores(scores, 0, outside=np.nan, answer_logprobs=scores - 9)
+    np.testing.assert_array_equal(verdicts.of_target(1).answer_logprobs, scores - 9)
+    wide = Verdicts.empty((2,), 3)
+    wide.put((slice(2),), verdicts)
+    np.testing.assert_array_equal(wide.answer_logprobs[:, :2], scores - 9)
+    assert np.isnan(wide.answer_logprobs[:, 2]).all()
+    assert np.isnan(Verdicts.of_scores(scores, 0).answer_logprobs).all()
+
+
 def test_of_target_compares_with_what_is_outside_the_options():
     scores, outside = np.array([[-1.0, -3], [-2, -4], [-2, -1]]), np.array([-2.0, -1, -np.inf])
     answer = np.array([0, NO_ANSWER, 1])

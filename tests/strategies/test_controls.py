@@ -39,13 +39,17 @@ def test_with_again_reads_each_searchs_target():
         answer = np.full(paths.shape[:2], -1)
         for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
             answer[b, c] = (says(wording, b, unpad_path(paths[b, c])) + turn) % 4
-        return Verdicts.empty(paths.shape[:2], 4)._replace(answer=answer)
+        empty = Verdicts.empty(paths.shape[:2], 4)
+        places = np.broadcast_to(np.float32([0, 1, 2, 3]), empty.scores.shape)
+        return empty._replace(answer=answer, scores=places, answer_logprobs=-places)
 
     orders = [[(0, 1, 2, 3)] * 12, [(3, 0, 1, 2)] * 12]
     asked = with_again(outcomes, [ask("x", 0), ask("y", 1)], orders)
     found = set()
     for b, outcome in enumerate(asked):
         assert outcome.again.plain == [says(v, b, identity(6)) for v in "xy"]
+        assert outcome.again.scores[1:].tolist() == [[0, 1, 2, 3], [1, 2, 3, 0]]
+        np.testing.assert_array_equal(outcome.again.logprobs[1:], -outcome.again.scores[1:])
         for search in (outcome, *outcome.controls):
             nodes, holds = search.again[:2]
             assert nodes == nodes_to_ask(search)
