@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.errors import InputError
+from cola_jax.runs.blinding import check_verdict
 from cola_jax.runs.estimates import APART, CHOSEN, CORRECT, MODEL, PROMPT_SD, Estimate
 from cola_jax.runs.path_results import LAYERS, change_estimates, group_of
 from cola_jax.runs.results import Results
@@ -20,9 +21,11 @@ VERDICTS = ["question", "node", "verdict", "margin"]
 def prompt_results(runs: Sequence[Run]) -> Results:
     """Compare paths with the identity path on questions crossed with prompts, a run for each.
 
-    The identity path is one of them. Raises InputError for runs of other paths or questions.
+    The identity path is one of them. Raises InputError for runs of other paths or questions, and of
+    a trial that has no verdict yet.
     """
     facts = runs[0].facts()
+    check_verdict(runs[0].directory, facts.settings)
     right = read_verdicts(runs)  # [n, K, C]
     groups = [group_of(path, facts.num_layers) for path in facts.paths]
     by_group = {group: right[..., c] for c, group in enumerate(groups)}

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html
 import io
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter
 
 from cola_jax.errors import InputError, check_belongs, count, reading
 from cola_jax.files import matching, read_json, readable_json, write_whole
+from cola_jax.question import digest
 from cola_jax.runs.compare import deciding
 from cola_jax.runs.estimates import PREFERENCE, Estimate, sentences_of
 from cola_jax.scoring.preference import Preference
@@ -19,6 +21,7 @@ from cola_jax.scoring.statistics import Z, number_or_none
 from cola_jax.storage import AnyPath, path_of
 
 RESULTS = "results.json"
+DIGEST = "digest"  # of the content, in `run`; earlier versions wrote none
 SHOWN = 10  # rows in a representation
 WIDEST = 40  # characters of a path there
 # what commands that make no run write besides, for other commands
@@ -28,6 +31,10 @@ BESIDE = {
     "distill": "router.json",
     "verify": "protocol.json",
 }
+
+
+class EditedError(InputError):
+    """A file of results was changed after it was written, or the rows that it is of were."""
 
 
 class Results(Sequence[Estimate]):
@@ -68,12 +75,16 @@ class Results(Sequence[Estimate]):
         return sentences_of(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `results.json`."""
-        return {
-            "run": number_or_none(self.run),
+        """Return the content of `results.json`, with a digest of it in `run`."""
+        run = {name: value for name, value in self.run.items() if name != DIGEST}
+        content = {
+            "run": number_or_none(run),
             "sentences": self.sentences,
             "estimates": [each.to_json() for each in self],
         }
+        written = json.loads(json.dumps(content, default=str))
+        content["run"][DIGEST] = digest(written)
+        return content
 
     def to_pandas(self) -> Any:
         """Make a DataFrame with a row for each estimate and its fields as columns; needs pandas."""
@@ -155,15 +166,39 @@ def write_results(results: Results, file: AnyPath) -> None:
 
 
 def read_results(file: AnyPath) -> Results:
-    """Read what `write_results` wrote; InputError for another file."""
+    """Read what `write_results` wrote; InputError for another file, EditedError for changes.
+
+    A file of an earlier version has no digest that would tell.
+    """
     action = "Give the results.json of this version: `cola report` and the command write it again."
     with reading(file, action):
         content = read_json(file)
+        check_unchanged(file, content)
         # JSON has no NaN: a missing field is one
         estimates = TypeAdapter(list[Estimate]).validate_python(content["estimates"])
         results = Results(estimates, content["run"])
         results.sentences  # noqa: B018  raises where estimates that belong together are missing
     return results
+
+
+def check_unchanged(file: AnyPath, content: Mapping[str, Any]) -> None:
+    """Raise EditedError where the digest in a file's content does not fit it."""
+    run = dict(content["run"])
+    stated = run.pop(DIGEST, None)
+    if stated is not None and stated != digest({**content, "run": run}):
+        raise changed(file, content["run"])
+
+
+def changed(file: AnyPath, run: Mapping[str, Any], what: str = "it was changed") -> EditedError:
+    """Return the error for a file of results that no longer is what the command measured."""
+    command = (run.get("settings") or {}).get("command", "COMMAND")
+    again = f"run the same `cola {command}` again"
+    if command not in BESIDE:
+        again = f"run `cola report {path_of(file).parent}`"
+    return EditedError(
+        f"{file} does not say what was measured, as {what} after it was written: {again}, which "
+        "writes it from the rows and evaluates nothing twice."
+    )
 
 
 def stored_results(directory: AnyPath) -> Results | None:

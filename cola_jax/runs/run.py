@@ -39,6 +39,7 @@ from cola_jax.files import (
 from cola_jax.metrics import Metrics
 from cola_jax.question import Question
 from cola_jax.runs import path_results, search_results
+from cola_jax.runs.blinding import check_verdict
 from cola_jax.runs.chosen_on import COLUMNS, ChosenOn, keys_of_rows
 from cola_jax.runs.compare import (
     ASKED,
@@ -131,9 +132,11 @@ class Run:
         """Summarise the questions done so far, of a search or of given paths.
 
         The preference is that of another search with the model; by default fitted to this one.
-        Raises InputError for a run of another command, and for one without a question done.
+        Raises InputError for a run of another command, for one without a question done, and for one
+        of a trial that has no verdict yet.
         """
         facts = self.facts()
+        check_verdict(self.directory, facts.settings)
         if facts.command != "search" and "paths" not in facts.settings:
             raise InputError(
                 f"{self.directory} was made by {shown(facts.command)}, not by a search or an "

@@ -13,6 +13,7 @@ from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
 from cola_jax.path import LayerPath, identity
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
+from cola_jax.runs.blinding import check_verdict
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import by_question, stored_verdict
 from cola_jax.scoring.grader import Grade
@@ -41,7 +42,11 @@ class Labels:
 
 
 def read_labels(run: Run) -> list[Labels]:
-    """Read the labels of the finished questions, in order; InputError where there are none."""
+    """Read the labels of the finished questions, in order; InputError where there are none.
+
+    Nor are there any of a trial that has no verdict yet.
+    """
+    check_verdict(run.directory, run.settings())
     verdicts: dict[str, dict[LayerPath, bool]] = defaultdict(dict)
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():
         if not row["control"]:

@@ -27,6 +27,7 @@ def test_report_of_one_run(runs, tmp_path, capsys, refused):
     known = json.loads(file.read_text())
     (preference,) = [each for each in known["estimates"] if "preference for gold" in each["name"]]
     preference |= {"value": 1.25, "low": 0.25, "high": 2.25}
+    del known["run"]["digest"]  # as of earlier versions, as it would not fit
     file.write_text(json.dumps(known))
     main(["report", runs[1], "--all", "--preference", str(file)])
     shown = capsys.readouterr().out

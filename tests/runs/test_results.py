@@ -1,12 +1,20 @@
 """`Results` as a file, a DataFrame and text."""
 
 import json
+import re
 
 import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.runs.estimates import BEFORE, ELSEWHERE, PREFERENCE, Estimate
-from cola_jax.runs.results import RESULTS, Results, read_preference, read_results, write_results
+from cola_jax.runs.results import (
+    RESULTS,
+    EditedError,
+    Results,
+    read_preference,
+    read_results,
+    write_results,
+)
 from cola_jax.runs.run import Run
 from tests.small_runs import make_run, part
 
@@ -75,3 +83,22 @@ def test_html_is_escaped():
     html = Results([Estimate(BEFORE, group="<b>", value=0.5, n=2)])._repr_html_()
     assert "<b>" not in html.replace("<p><b>", "")
     assert "&lt;b&gt;" in html
+
+
+def test_read_results_tells_a_file_that_was_changed(run: Run, tmp_path):
+    write_results(run.summary(), tmp_path / RESULTS)
+    content = (tmp_path / RESULTS).read_text()
+    for old, new in (('"value": 0.4', '"value": 0.5'), ('"done": 5', '"done": 6')):
+        assert old in content
+        (tmp_path / RESULTS).write_text(content.replace(old, new, 1))
+        with pytest.raises(EditedError, match=r"does not say what was measured.*`cola report "):
+            read_results(tmp_path / RESULTS)
+    (tmp_path / RESULTS).write_text(re.sub(r',\n *"digest": "[0-9a-f]{64}"', "", content))
+    assert "digest" not in read_results(tmp_path / RESULTS).run  # as of earlier versions
+
+
+def test_to_json_has_the_same_digest_wherever_it_is_made(run: Run, tmp_path):
+    results = Results(run.summary(), {"settings": {"command": "verify", "where": tmp_path}})
+    write_results(results, tmp_path / RESULTS)
+    read = read_results(tmp_path / RESULTS)
+    assert read.to_json()["run"]["digest"] == results.to_json()["run"]["digest"]
