@@ -1,9 +1,12 @@
 """Scans: the paths that skip or repeat each block of layers, and estimates of their effects.
 
-The best of hundreds of blocks looks better than it is, by luck alone. So p-values are corrected for
-the number of blocks, and a block chosen on half of the questions is measured on the others.
+The best of hundreds of blocks looks better than it is, by luck alone. So p-values and intervals are
+corrected for the number of blocks, and a block chosen on half of the questions and prompts is
+measured on the others. A block helps in some prompts and harms in others: of few prompts, an effect
+is that in these alone.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -12,21 +15,34 @@ import numpy as np
 from cola_jax.errors import InputError, shown
 from cola_jax.path import LayerPath, edited, format_path, identity
 from cola_jax.question import split
-from cola_jax.runs.estimates import CHANGE, CORRECT, ELSEWHERE, MODEL, Estimate
+from cola_jax.runs.estimates import (
+    CHANGE,
+    CORRECT,
+    ELSEWHERE,
+    MODEL,
+    PROMPTS,
+    THESE_ALONE,
+    Estimate,
+)
 from cola_jax.runs.path_results import LAYERS, MARGIN
 from cola_jax.runs.prompt_results import VERDICTS, read_map
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.scoring.statistics import Difference, Mean, Share
+from cola_jax.scoring.encoder import place_of
+from cola_jax.scoring.statistics import ALPHA, Crossed, Mean, Share
 
 Kind = Literal["skip", "repeat"]
 KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
 ELSEWHERE_MARGIN = "the same, by margin"
-BEST = {"skip": "best skip", "repeat": "best repeat"}  # notes of changes
+HIGHEST = {"skip": "highest skip here", "repeat": "highest repeat here"}  # notes of changes
 LONGEST_KEPT = "longest skip kept"  # that loses no right answers
 LARGEST_MARGIN = "largest"
 FLIPS = 10_000  # draws of the signs
 BATCH = 1_000  # of them
+# Prompts from which on they are drawn, as questions are, and not these alone. With eight, a block
+# that gains 10 points on 300 questions is shown one time in four, with 16 one in two, and with 64
+# as often as in these alone; with five or fewer, no p-value can be below 0.05.
+DRAWN = 16
 
 
 class Block(NamedTuple):
@@ -101,21 +117,33 @@ def scan_results(run: Run) -> Results:
         raise InputError(
             f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
         )
+    keys = run.question_keys()
+    # equal questions count as one
+    once = np.sort(np.unique([keys[question] for question in ids], return_index=True)[1])
+    asked = [ids[i] for i in once]
+    prompts = len(facts.settings.get("choose_prompts") or ()) or 1
+    estimates = scan_estimates(
+        facts.paths,
+        asked,
+        np.array([place_of(question, prompts) for question in asked]),
+        verdict[once],
+        margin[once],
+        facts.num_layers,
+        f"{facts.unit_of_margins} more",
+    )
     paths = {
         Block.of(path, facts.num_layers).name: format_path(path)
         for path in facts.paths
         if path != identity(facts.num_layers)
     }
-    unit = f"{facts.unit_of_margins} more"
-    return Results(
-        scan_estimates(facts.paths, ids, verdict, margin, facts.num_layers, unit),
-        facts.to_json() | {"done": len(ids), "paths": paths} | run.chosen_on().field(),
-    )
+    facts_of_scan = {"done": len(ids), "paths": paths} | run.chosen_on().field()
+    return Results(estimates, facts.to_json() | facts_of_scan)
 
 
 def scan_estimates(
     paths: Sequence[LayerPath],
     ids: Sequence[str],
+    prompts: np.ndarray,
     verdict: np.ndarray,
     margin: np.ndarray,
     num_layers: int,
@@ -123,10 +151,12 @@ def scan_estimates(
 ) -> list[Estimate]:
     """Compare blocks with the model by the verdicts [n, C] and margins [n, C] of their paths.
 
-    `unit` is that of differences of margins.
+    `prompts` [n] are those in which the questions were asked, and `unit` is that of differences of
+    margins.
 
     The model is first, then the blocks that a reader looks for, which have notes, and then the
-    others, the most accurate first and of equals that of the larger margin.
+    others, the most accurate first and of equals that of the larger margin. Intervals of blocks
+    are simultaneous.
     """
     plain = list(paths).index(identity(num_layers))
     # a path that is not finite is as bad as the worst that is
@@ -135,48 +165,52 @@ def scan_estimates(
     right = verdict[:, others].astype(np.int8) - verdict[:, [plain]]
     gain = margin[:, others] - margin[:, [plain]]
     blocks = [Block.of(paths[i], num_layers) for i in others]
-    p_right = flip_test(right)
-    p_gain = flip_test(gain)
+    of_right = flip_test(units_of(right, prompts), added=2)
+    of_gain = flip_test(units_of(gain, prompts))
     accuracy = right.mean(axis=0)
     certainty = gain.mean(axis=0)
     order = sorted(range(len(blocks)), key=lambda c: (-accuracy[c], -certainty[c]))
     notes = notes_of(blocks, order, accuracy)
     surest = int(certainty.argmax())
     noted = [c for c in order if c in notes or c == surest]
+    drawn = len(np.unique(prompts))
     estimates = [
         Estimate.count("evaluations", verdict.size),
+        Estimate.count(PROMPTS, drawn, note=THESE_ALONE if drawn < DRAWN else ""),
         Estimate.count(LAYERS, num_layers, group=MODEL),
         Estimate.of(CORRECT, Share.of(verdict[:, plain]), group=MODEL),
     ]
     for c in [*noted, *(c for c in order if c not in noted)]:
         group = blocks[c].name
-        difference = Difference.of(verdict[:, others[c]], verdict[:, plain])
+        change, more = of_right.mean(c, len(ids), limit=1.0), of_gain.mean(c, len(ids))
         estimates += [
             Estimate.count(LAYERS, len(paths[others[c]]), group=group),
             Estimate.of(CORRECT, Share.of(verdict[:, others[c]]), group=group),
             Estimate.of(
                 CHANGE,
-                difference,
+                change,
+                "points",
                 group=group,
-                corrected=float(p_right[c]),
+                n=len(ids),
+                corrected=float(of_right.p[c]),
                 note=", ".join(notes.get(c, [])),
             ),
             Estimate.of(
                 MARGIN,
-                Mean.of(gain[:, c]),
+                more,
                 unit,
                 group=group,
-                corrected=float(p_gain[c]),
+                corrected=float(of_gain.p[c]),
                 note=LARGEST_MARGIN if c == surest else "",
             ),
         ]
-    first = halves(ids)
+    first = halves(ids, prompts)
     each = np.arange(len(ids))
     chosen = chosen_elsewhere(right, first)
-    elsewhere = Difference.of(verdict[:, others][each, chosen], verdict[:, plain])
-    by_margin = Mean.of(gain[each, chosen_elsewhere(gain, first)])
+    elsewhere = mean_of(right[each, chosen], prompts)
+    by_margin = mean_of(gain[each, chosen_elsewhere(gain, first)], prompts)
     names = ", ".join(blocks[c].name for c in dict.fromkeys(chosen.tolist()))
-    estimates.append(Estimate.of(ELSEWHERE, elsewhere, note=names))
+    estimates.append(Estimate.of(ELSEWHERE, elsewhere, "points", n=len(ids), note=names))
     estimates.append(Estimate.of(ELSEWHERE_MARGIN, by_margin, unit))
     return estimates
 
@@ -189,7 +223,7 @@ def notes_of(
     for kind in KINDS:
         best = next((c for c in order if blocks[c].kind == kind), None)
         if best is not None:
-            notes.setdefault(best, []).append(BEST[kind])
+            notes.setdefault(best, []).append(HIGHEST[kind])
     kept = [c for c, block in enumerate(blocks) if block.kind == "skip" and accuracy[c] >= 0]
     if kept:
         longest = max(kept, key=lambda c: blocks[c].stop - blocks[c].start)
@@ -197,31 +231,84 @@ def notes_of(
     return notes
 
 
-def flip_test(differences: np.ndarray) -> np.ndarray:
-    """Return two-sided p-values [C] corrected for C paths (Westfall and Young's max-T).
+class FlipTest(NamedTuple):
+    """A test of C paths by the signs of U units: questions, or prompts."""
 
-    If a path has no effect, its difference [n, C] to the baseline on a question has either sign as
-    likely. The signs of whole questions are flipped, which keeps the dependence between paths. The
-    statistic of a path is the sum of its differences over the root of the sum of their squares; its
-    p-value is the share of flips in which the largest statistic of all paths, of either sign,
-    reaches it.
+    p: np.ndarray  # [C], two-sided, corrected for the number of paths
+    totals: np.ndarray  # [C], sums of the differences
+    reach: np.ndarray  # [C], of the simultaneous 95 % intervals of the sums, NaN for too few units
+
+    def mean(self, path: int, n: int, limit: float = math.inf) -> Mean:
+        """Return the mean difference of a path over n questions, within -limit and limit."""
+        middle, reach = self.totals[path] / n, self.reach[path] / n
+        low, high = np.clip((middle - reach, middle + reach), -limit, limit)
+        return Mean(float(middle), (float(low), float(high)))
+
+
+def flip_test(units: np.ndarray, added: float = 0.0) -> FlipTest:
+    """Test differences [U, C] of C paths, corrected for their number (Westfall and Young's max-T).
+
+    If a path has no effect, its difference to the baseline on a unit has either sign as likely. The
+    signs of whole units are flipped, which keeps the dependence between paths. The statistic of a
+    path is the sum of its differences over the root of the sum of their squares; its p-value is the
+    share of flips in which the largest statistic of all paths, of either sign, reaches it. The
+    intervals exclude 0 where p is below 0.05, but for what `added` adds to the squares: rare
+    changes of verdicts are not seen on few questions.
     """
-    differences = np.asarray(differences, np.float64)
-    norm = np.sqrt((differences**2).sum(axis=0))
-    scaled = differences / np.where(norm > 0, norm, 1)
+    units = np.asarray(units, np.float64)
+    count = len(units)
+    norm = np.sqrt((units**2).sum(axis=0))
+    scaled = units / np.where(norm > 0, norm, 1)
     random = np.random.default_rng(0)
-    reached = np.ones(differences.shape[1])
+    reached = np.ones(units.shape[1])
+    totals = units.sum(axis=0)
     observed = np.abs(scaled.sum(axis=0))
+    every = []
     for _ in range(0, FLIPS, BATCH):
-        signs = random.integers(0, 2, (BATCH, len(differences))) * 2.0 - 1
+        signs = random.integers(0, 2, (BATCH, count)) * 2.0 - 1
         largest = np.sort(np.abs(signs @ scaled).max(axis=1))
         # rounding must not tell equal sums apart
         reached += BATCH - np.searchsorted(largest, observed - 1e-9)
-    return reached / (FLIPS + 1)
+        every.append(largest)
+    critical = float(np.quantile(np.concatenate(every), 1 - ALPHA))
+    # the same as Student's statistic, whose error does not grow with the effect
+    left = count - critical**2
+    critical *= math.sqrt((count - 1) / left) if left > 1e-9 else math.nan
+    spread = count * units.var(axis=0, ddof=1)
+    return FlipTest(reached / (FLIPS + 1), totals, critical * np.sqrt(spread + added))
 
 
-def halves(ids: Sequence[str]) -> np.ndarray:
-    """Assign questions to two halves [n] of equal size by a hash of their ids."""
+def units_of(differences: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """Return what is drawn: the sums of differences [n, C] in each of many prompts, or questions.
+
+    Questions alone are drawn where there are few prompts, and an effect is then that in these.
+    """
+    drawn = np.unique(prompts)
+    if len(drawn) < DRAWN:
+        return differences
+    return np.stack([differences[prompts == prompt].sum(axis=0) for prompt in drawn])
+
+
+def mean_of(differences: np.ndarray, prompts: np.ndarray) -> Mean:
+    """Return the mean of differences [n], with an interval over what is drawn as in `units_of`.
+
+    Where prompts are drawn, it is the mean over prompts.
+    """
+    drawn = np.unique(prompts)
+    if len(drawn) >= DRAWN:
+        return Mean.of(np.array([differences[prompts == prompt].mean() for prompt in drawn]))
+    return Crossed.of(differences[:, None]).by_prompt[0]
+
+
+def halves(ids: Sequence[str], prompts: np.ndarray) -> np.ndarray:
+    """Assign questions to two halves [n] by a hash of their prompts, or of one prompt by their ids.
+
+    Halves have other questions and other prompts.
+    """
+    drawn = np.unique(prompts)
+    if len(drawn) > 1:
+        order = split(list(map(str, drawn)), "prompt")
+        return np.isin(prompts, drawn[order[: len(drawn) // 2]])
     first = np.zeros(len(ids), bool)
     first[split(ids, "")[: len(ids) // 2]] = True
     return first

@@ -40,8 +40,10 @@ NOTES = {
     "scan": "Points more: the difference to the pretrained model, paired over questions; margin: "
     "the same of the margin, in the unit of scores (nats; per character for options-norm). p, "
     "two-sided: the chance that the largest change of all blocks, up or down, would reach this if "
-    "none had an effect. A skip is kept where no fewer questions are right. A "
-    "block is also chosen on one half of the questions and measured on the other, both ways. "
+    "none had an effect; intervals hold for all blocks at once. The highest of many is high by "
+    "luck too, so a block is also chosen on one half of the questions and prompts and measured on "
+    "the other, both ways. With fewer than 16 prompts, all of this is about these alone. A skip is "
+    "kept where no fewer questions are right. "
     "`cola verify` tries a block in other prompts.",
     "static": "Paths are tried on training questions, and chosen on those for validation, as is "
     "the Pareto front of accuracy (or, by the fitness kl, of the divergence from the model's own "

@@ -184,10 +184,10 @@ def scan_figures(results: Results) -> list[dict[str, Any]]:
     single = all(block.stop - block.start == 1 for block in blocks)
     caption = (
         "Each layer skipped and repeated: the change against the pretrained model on the same "
-        "questions, with 95 % intervals."
+        "questions, with 95 % intervals that hold for all at once."
         if single
         else "Each block of layers, repeated above the diagonal and skipped below it: the change "
-        "against the pretrained model on the same questions. The circle marks the best block."
+        "against the pretrained model on the same questions. The circle marks the highest."
     )
     panels = []
     for title, estimates in (

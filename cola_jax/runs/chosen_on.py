@@ -15,7 +15,7 @@ from cola_jax.question import Question, content, digest, key_parts
 from cola_jax.tasks.wordings import wording_key
 
 CHOSEN_ON = "chosen_on"  # field of what commands write
-COLUMNS = ["key", "text", "options"]  # of a run's questions
+COLUMNS = ["question", "key", "text", "options"]  # of a run's questions
 DIGITS = 12  # hexadecimal, of a key
 
 
@@ -95,15 +95,16 @@ def wordings_in(settings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return settings.get("choose_prompts") or [settings]
 
 
-def keys_of_rows(tables: Iterable[pa.Table], *, is_open: bool) -> set[str]:
-    """Return the keys of a run's questions from tables with `COLUMNS`.
+def keys_of_rows(tables: Iterable[pa.Table], *, is_open: bool) -> dict[str, str]:
+    """Return the keys of a run's questions by their ids, from tables with `COLUMNS`.
 
     Those of earlier versions have none, and are computed from their texts and options; of pictures
     they have no digest.
     """
-    keys = set[str]()
+    keys = {}
     for table in tables:
-        for key, text, options in zip(*(table[x].to_pylist() for x in COLUMNS), strict=True):
+        columns = (table[name].to_pylist() for name in COLUMNS)
+        for question, key, text, options in zip(*columns, strict=True):
             parts = key_parts(text, options or (), is_open=is_open)
-            keys.add(key or digest(*parts)[:DIGITS])
+            keys[question] = key or digest(*parts)[:DIGITS]
     return keys

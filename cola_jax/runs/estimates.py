@@ -29,7 +29,10 @@ MODEL = "the model"  # group of the estimates of the identity path
 CORRECT = "correct"
 CHANGE = "points more"  # accuracy minus that of the model
 CHOSEN = "chosen"  # note: that of a command, on other questions than it is measured on
-ELSEWHERE = "best of one half of the questions, on the other"  # of the blocks of a scan
+# of the blocks of a scan
+ELSEWHERE = "best of one half of the questions, on the other"
+PROMPTS = "prompts"  # in which a scan asked
+THESE_ALONE = "these alone"  # note: no draws, as they are too few
 # of claims
 LIKELIHOOD = "nats/100 more"  # the log-probability of correct answers minus that of the model
 LOSS = "loss excluded"  # the margin, and the test of a loss of as much
@@ -255,7 +258,7 @@ def sentences_of(estimates: Iterable[Estimate]) -> list[str]:
     if of_runs:
         return [sentence_of_run(each) for each in of_runs]
     if ELSEWHERE in whole:
-        return [sentence_of_scan([each for each in every if each.name == CHANGE])]
+        return [sentence_of_scan([each for each in every if each.name == CHANGE], whole)]
     claims = {each.group: each for each in every if each.note in STATED}
     if claims:
         return [
@@ -266,16 +269,26 @@ def sentences_of(estimates: Iterable[Estimate]) -> list[str]:
     return [sentence_of_paths(every)] if is_compared else []
 
 
-def sentence_of_scan(changes: list[Estimate]) -> str:
-    """State whether a block makes the model more accurate."""
+def sentence_of_scan(changes: list[Estimate], whole: Mapping[str, Estimate]) -> str:
+    """State whether a block makes the model more accurate, and what its choice is worth."""
     best = max(changes, key=lambda each: each.value)
-    size = f"{best.size}, corrected for {count(len(changes), 'block')}"
+    prompts = whole.get(PROMPTS)  # of earlier versions none
+    where, half = " in the prompts of the scan", "the questions"
+    if prompts is not None:
+        number = count(int(prompts.value), "prompt")
+        where = f" in these {number}" if prompts.note else f" over {number}"
+        if prompts.value == 1:
+            where = " in this prompt"
+        else:
+            half += " and prompts"
+    p = f"p {best.p_text}, corrected for {count(len(changes), 'block')}"
+    text = f"Nothing shown: no block makes the model more accurate{where} beyond chance"
+    text += f"; the highest is {best.group} ({p})."
     if best.is_shown and best.value > 0:
-        return f"Shown: {best.group} makes the model more accurate, by {size}."
-    return (
-        "Nothing shown: no block makes the model more accurate beyond chance; "
-        f"{best.group} is best, {size}."
-    )
+        text = f"Shown{where}: {best.group} makes the model more accurate ({p})."
+    elsewhere = whole[ELSEWHERE]
+    chosen = f"chosen on one half of {half} and measured on the other"
+    return f"{text} {elsewhere.note}, {chosen}: {elsewhere.size}."
 
 
 def sentence_of_claim(claim: Estimate, beside: Mapping[str, Estimate]) -> str:

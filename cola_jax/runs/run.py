@@ -180,11 +180,14 @@ class Run:
 
         Whoever takes a path from the run has chosen it on these.
         """
+        return ChosenOn.of_keys(self.question_keys().values(), self.facts().settings)
+
+    def question_keys(self) -> dict[str, str]:
+        """Read the keys of the questions that are done by their ids; equal ones share theirs."""
         facts = self.facts()
         # the scorer's name tells it in runs of earlier versions
         is_open = facts.is_open or facts.settings.get("scorer") in scorer_names(open=True)
-        keys = keys_of_rows(self.tables("questions", COLUMNS), is_open=is_open)
-        return ChosenOn.of_keys(keys, facts.settings)
+        return keys_of_rows(self.tables("questions", COLUMNS), is_open=is_open)
 
     def ways(self) -> Ways:
         """Read what the searches of the run reached."""

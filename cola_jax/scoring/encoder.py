@@ -37,7 +37,7 @@ class Encoder:
 
     def group(self, question: Question) -> int:
         """Return which of the prompts a question is asked in, by a hash of its id."""
-        return place_of(question, len(self.scorers))
+        return place_of(question.id, len(self.scorers))
 
     def recorded(self, question: Question) -> Question:
         """Return a question as the rows of a run have it."""
@@ -108,9 +108,9 @@ class Encoder:
         return np.maximum(1, np.rint(estimates)).astype(int).tolist()
 
 
-def place_of(question: Question, prompts: int) -> int:
+def place_of(question: str, prompts: int) -> int:
     """Return which of several prompts a question is asked in, by a hash of its id."""
-    return stable_hash(f"prompt {question.id}") % prompts if prompts > 1 else 0
+    return stable_hash(f"prompt {question}") % prompts if prompts > 1 else 0
 
 
 def own_text(scorer: Scorer, question: Question) -> str:
