@@ -29,7 +29,8 @@ HELD_OUT = (
     "questions; the p-values of all others are corrected (Holm)."
 )
 IN_PROMPTS = (
-    "Intervals: 95 %, with questions and prompts random. Points more: the difference to the "
+    "Intervals: 95 %, of differences simultaneous over all paths, with questions and, where there "
+    "are three or more, prompts random. Points more: the difference to the "
     "identity path; p: two-sided, corrected (Holm) for all paths; in each prompt, of the test that "
     "the prompts do not differ. The best of several paths is selected on these same questions, so "
     "its share is biased upwards: measure it on others. Evaluations that are not finite or "
@@ -68,9 +69,10 @@ NOTES = {
     "decides which answer is gold. Ungraded: the grader failed; counts neither as correct nor as "
     "wrong. Truncated: the token limit ended the text before the answer was complete. Only the "
     "correct answer tells which path is right, so a search by itself answers no question.",
-    "evaluate": "Intervals: 95 %. Points more: the difference to the identity path, paired over "
-    "questions; p: exact, two-sided, corrected (Holm) for all paths. The best of several paths "
-    "is selected on these same questions, so its share is biased upwards: measure it on others. "
+    "evaluate": "Intervals: 95 %, of differences simultaneous over all paths. Points more: the "
+    "difference to the identity path, paired over questions; p: exact, two-sided, "
+    "corrected (Holm) for all paths. The best of several paths is selected on these "
+    "same questions, so its share is biased upwards: measure it on others. "
     "Evaluations that are not finite count as wrong; ungraded ones do not count.",
 }
 

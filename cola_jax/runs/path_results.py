@@ -12,7 +12,7 @@ from cola_jax.path import LayerPath, format_path, identity
 from cola_jax.runs.estimates import CHANGE, CORRECT, MODEL, Estimate
 from cola_jax.runs.facts import Facts
 from cola_jax.runs.layer_use import is_null, is_true
-from cola_jax.scoring.statistics import Crossed, Difference, Share, holm, mean
+from cola_jax.scoring.statistics import ALPHA, Crossed, Difference, Share, holm, mean
 
 EVALUATED = ["question", "node", "verdict", "margin", "finite", "truncated", "tokens"]
 LAYERS, MARGIN, TOKENS = "layers", "margin", "tokens"
@@ -57,12 +57,17 @@ def time_estimates(group: str, path: Sequence[int], costs: LayerCosts) -> list[E
 
 
 def change_estimates(differences: Differences) -> dict[str, Estimate]:
-    """Return the differences of paths from the model, corrected for their number, by group."""
+    """Return the differences of paths from the model, corrected for their number, by group.
+
+    Their intervals are simultaneous, so that none that excludes 0 stands beside a p-value that the
+    correction has raised above 0.05.
+    """
     corrected = holm([each.p for each in differences.values()])
-    return {
-        group: Estimate.of(CHANGE, each, group=group, corrected=p)
-        for (group, each), p in zip(differences.items(), corrected, strict=True)
-    }
+    estimates = {}
+    for (group, each), p in zip(differences.items(), corrected, strict=True):
+        low, high = each.interval_at(ALPHA / len(differences))
+        estimates[group] = Estimate.of(CHANGE, each, group=group, corrected=p, low=low, high=high)
+    return estimates
 
 
 def paired(first: Mapping[Any, bool], second: Mapping[Any, bool]) -> Difference:

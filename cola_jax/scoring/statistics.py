@@ -61,15 +61,20 @@ class Difference:
     def value(self) -> float:
         return (self.first_only - self.second_only) / self.n if self.n else math.nan
 
-    @functools.cached_property
+    @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of Bonett and Price (2012) for paired shares, NaN where n is 0."""
+        return self.interval_at(ALPHA)
+
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval that misses the difference with the probability `alpha`."""
         if not self.n:
             return math.nan, math.nan
         first = (self.first_only + 1) / (self.n + 2)
         second = (self.second_only + 1) / (self.n + 2)
         middle = first - second
-        reach = Z * math.sqrt((first + second - middle**2) / (self.n + 2))
+        reach = float(norm.ppf(1 - alpha / 2))
+        reach *= math.sqrt((first + second - middle**2) / (self.n + 2))
         return max(-1.0, middle - reach), min(1.0, middle + reach)
 
     @property
