@@ -85,6 +85,14 @@ def test_crossed_without_any_change_claims_little():
         assert all(map(math.isnan, (few.p, few.noninferior_p(0.03), *few.interval)))
 
 
+def test_crossed_of_one_question_that_is_gained_and_lost():
+    values = np.zeros((100, 3))
+    values[0] = 1, -1, 0
+    crossed = Crossed.of(values)
+    assert crossed.squares == pytest.approx((0, 0.01, 0.01))  # without a variance of the mean
+    assert crossed.error == (pytest.approx(math.sqrt(2) / 102), 99)
+
+
 def test_crossed_does_not_test_rounding_errors():
     same = np.repeat([[1], [0], [0], [1], [0], [-1], [1.0]], 3, axis=1)
     assert Crossed.of(same).interaction_p == 1
