@@ -111,6 +111,7 @@ class Report(Printing):
 
     def show_stored(self, results: "Results", run: "Run") -> None:
         """Print the results of a command that makes no run, and write their page."""
+        from cola_jax.deploy.verify.rows import check_rows
         from cola_jax.report.document import Document
         from cola_jax.report.page import write_page
         from cola_jax.runs.results import RESULTS
@@ -119,6 +120,7 @@ class Report(Printing):
         for flag, value in (flags | {"preference": self.preference}).items():
             if value is not None:
                 raise InputError(f"--{flag} is for runs: leave it out.")
+        check_rows(run.directory / RESULTS, results)
         with reading(run.directory / RESULTS):
             document = Document.of(results)
         page = self.page_in(run.directory)

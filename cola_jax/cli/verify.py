@@ -74,6 +74,7 @@ class Verify(TaskCommand):
     def run_task(self) -> None:
         from cola_jax.deploy.verify.claims import check_not_empty
         from cola_jax.deploy.verify.results import earlier_seconds, trial_results
+        from cola_jax.deploy.verify.rows import digest_of_rows
         from cola_jax.deploy.verify.trial import run_trial, time_paths
         from cola_jax.runs.machine import machine
 
@@ -102,7 +103,8 @@ class Verify(TaskCommand):
         )
         seconds = earlier_seconds(out, trial) or time_paths(sessions, trial)
         start = machine() | first.environment | {"task": ", ".join(sessions)}
-        results = trial_results(trial, seconds, costs, start)
+        rows = digest_of_rows(out, trial.protocol)
+        results = trial_results(trial, seconds, costs, start, rows)
         write_report(results, path_of(out))
         print_results(results, as_json=self.json, whole=True)
         outcomes = {v.outcome for verdicts in trial.verdicts for v in verdicts}

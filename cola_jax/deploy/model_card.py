@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from cola_jax.deploy.verify.rows import check_rows
 from cola_jax.errors import InputError, check_belongs, reading, shorten
 from cola_jax.files import write_whole
 from cola_jax.path import LayerPath, format_path
@@ -72,6 +73,7 @@ def read_effects(
     on the questions that chose between them, and of another measure than accuracy.
     """
     results = read_results(file)
+    check_rows(file, results)
     with reading(file):
         settings = results.run["settings"]
         action = "measure this path on this model"

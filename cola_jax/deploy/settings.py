@@ -141,6 +141,9 @@ class TrialSettings:
     """Run a trial of any size, which gives figures and their variances, but no verdict."""
     seed: int = 0
     """Random seed of the random paths."""
+    allow_overlap: bool = False
+    """Judge claims on questions or prompts that chose them, or on which they were tried before;
+    each verdict then says so."""
 
     def check(self) -> None:
         """Raise InputError for invalid settings."""

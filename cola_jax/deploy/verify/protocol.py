@@ -1,11 +1,14 @@
 """The protocol of a trial: all that decides its verdicts, written before any outcome."""
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from cola_jax.deploy.verify.claims import Claim
+from cola_jax.deploy.verify.earlier_tries import EARLIER_TRIES
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import LayerPath, format_path
@@ -17,6 +20,7 @@ from cola_jax.tasks.scorers import DECODING
 
 PROTOCOL = "protocol.json"
 DIGESTS = ("questions_digest", "shots_digest")  # of questions and prompts
+OWN = ("hash", "date", "version", EARLIER_TRIES, "digest")  # fields that its hash leaves out
 EARLIER = "task"  # the digest that earlier versions had in their place
 TESTS = (
     "Differences to the identity path within question and prompt, of equal questions once; "
@@ -77,6 +81,15 @@ def make_protocol(
     return content | {"hash": digest(content)}
 
 
+def dated(protocol: dict[str, Any], tries: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol with its date, the version, and the earlier tries of its claims.
+
+    Its hash leaves them out: the same protocol in another directory is the same try.
+    """
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return protocol | {"date": date, "version": version("cola-jax"), EARLIER_TRIES: tries}
+
+
 def task_record(prompts: Sequence[Session]) -> dict[str, Any]:
     """Return the scorer, the questions and the prompts of a task."""
     first = prompts[0]
@@ -101,12 +114,13 @@ def lock_protocol(
     """
     file = path_of(directory) / PROTOCOL
     if before is None:
+        protocol = protocol | {"digest": digest(protocol)}
         write_whole(file, readable_json(protocol).encode() + b"\n")
         return protocol
     changes = differing(before, protocol)
     if has_earlier_digests(before):
         changes = differing(without_digests(before), without_digests(protocol))
-    changes.pop("hash", None)
+    changes = {name: both for name, both in changes.items() if name.partition(".")[0] not in OWN}
     if changes:
         name, (was, now) = next(iter(changes.items()))
         by_flag = task_differences(before["tasks"], protocol["tasks"])
@@ -153,19 +167,21 @@ def task_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def read_protocol(directory: str) -> dict[str, Any] | None:
-    """Read the protocol of a trial that has begun: its directory has more than the protocol.
+    """Read the protocol of a trial; None for a directory that is empty or not there.
 
-    Returns None for one that has not. Raises InputError for a directory of other files, and for a
-    protocol that was edited.
+    Raises InputError for a directory of other files, and for a protocol that was edited.
     """
     file = path_of(directory) / PROTOCOL
     names = {other.name for other in matching(file.parent, "*")}
-    if names <= {PROTOCOL}:
+    if not names:
         return None
     if PROTOCOL not in names:
         raise InputError(f"{directory} is not empty and has no {PROTOCOL}: choose another.")
     protocol = read_json(file)
     with reading(file):
-        if protocol["hash"] != digest({n: v for n, v in protocol.items() if n != "hash"}):
+        whole = {name: value for name, value in protocol.items() if name != "digest"}
+        content = {name: value for name, value in protocol.items() if name not in OWN}
+        is_whole = protocol.get("digest") in (None, digest(whole))  # earlier versions had none
+        if not is_whole or protocol["hash"] != digest(content):
             raise InputError("it was edited after it was written: restore it, or begin anew.")
     return protocol

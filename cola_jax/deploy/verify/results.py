@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.deploy.verify.comparators import affordable_samples
+from cola_jax.deploy.verify.earlier_tries import tries_estimate
 from cola_jax.deploy.verify.power import Components
+from cola_jax.deploy.verify.rows import ROWS
 from cola_jax.deploy.verify.trial import TaskTrial, Trial
 from cola_jax.deploy.verify.verdict import UNITS, Verdict
 from cola_jax.errors import InputError, reading
 from cola_jax.files import exists
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path, identity, parse_path
+from cola_jax.progress import log
 from cola_jax.runs.estimates import (
     ABOVE_CHANCE,
     HIGHEST,
@@ -32,11 +35,12 @@ from cola_jax.runs.estimates import (
 )
 from cola_jax.runs.path_results import LAYERS, TOKENS, time_estimates
 from cola_jax.runs.prompt_results import correct_estimate
-from cola_jax.runs.results import RESULTS, Results, read_results
+from cola_jax.runs.results import RESULTS, EditedError, Results, read_results
 from cola_jax.storage import path_of
 
 EARLIER = "verdicts.json"  # results of earlier versions
 # of the protocol
+DATED = ("date", "version")  # which earlier versions did not record
 FACTS = ("hash", "model", "dtype", "measure", "margin", "pilot", "seed", "num_tests", "tests")
 
 
@@ -66,6 +70,7 @@ class Tried(NamedTuple):
         yield from time_estimates(self.group, self.path, costs)
         yield correct_estimate(self.task.measured[self.path].right, self.group)
         yield from self.verdict.estimates(self.group, self.trial.protocol["measure"])
+        yield tries_estimate(self.trial.protocol, self.path, self.group)
         yield from self.beside_random()
         yield from self.beside_others()
         yield from self.ratios()
@@ -132,11 +137,12 @@ def trial_results(
     seconds: Mapping[str, Mapping[LayerPath, float]],
     costs: LayerCosts,
     start: Mapping[str, Any],
+    rows: str,
 ) -> Results:
     """Return the results of a trial; groups are claims, on their task where there are several.
 
-    `seconds` are those a question that paths take alone, by task, and `start` is the record of the
-    command.
+    `seconds` are those a question that paths take alone, by task, `start` is the record of the
+    command, and `rows` is the digest of the trial's rows.
     """
     plain = identity(trial.protocol["num_layers"])
     names = [claim.name for claim in trial.claims]
@@ -171,7 +177,8 @@ def trial_results(
     questions, prompts = trial.tasks[0].size
     settings = {"command": "verify", "questions": questions}
     settings |= {name: trial.protocol[name] for name in FACTS}
-    run = {"settings": settings, "start": dict(start), "groups": groups}
+    settings |= {f"protocol_{name}": trial.protocol.get(name) for name in DATED}
+    run = {"settings": settings, "start": dict(start), "groups": groups, ROWS: rows}
     if several:
         run["sizes"] = {PurePath(task.task).name: task.size for task in trial.tasks}
     return Results(estimates, run | {"done": questions, "prompts": prompts})
@@ -206,7 +213,11 @@ def earlier_seconds(directory: str, trial: Trial) -> dict[str, dict[LayerPath, f
     file = path_of(directory) / RESULTS
     if not exists(file):
         return None
-    results = read_results(file)
+    try:
+        results = read_results(file)
+    except EditedError as error:
+        log.warning("%s It is written anew, with new timings.", error)
+        return None
     num_layers = trial.protocol["num_layers"]
     seconds: dict[str, dict[LayerPath, float]] = {task.task: {} for task in trial.tasks}
     with reading(file):

@@ -17,9 +17,17 @@ from cola_jax.deploy.verify.comparators import (
     majority_vote,
     random_controls,
 )
+from cola_jax.deploy.verify.earlier_tries import (
+    check_unseen,
+    count_tries,
+    find_tries,
+    keys_of,
+    record_tries,
+)
 from cola_jax.deploy.verify.power import Components, check_size, plan
 from cola_jax.deploy.verify.protocol import (
     Comparators,
+    dated,
     lock_protocol,
     make_protocol,
     read_protocol,
@@ -32,7 +40,7 @@ from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
-from cola_jax.path import LayerPath, identity, parse_path
+from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.question import Question, distinct
 from cola_jax.runs.session import Session, evaluate_prompts, influence_of
 from cola_jax.scoring.statistics import Crossed
@@ -150,7 +158,13 @@ def run_trial(
         counts = {task: len(each) for task, each in samplers.items()}
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
+    keys = keys_of(sessions)
+    if before is None:
+        if not (settings.allow_overlap or settings.pilot):
+            check_unseen(protocol, keys)
+        protocol = dated(protocol, find_tries(protocol, keys))
     protocol = lock_protocol(directory, protocol, before)
+    record_tries(protocol, keys, first.model.source or "")
     paths = [plain, *(claim.path for claim in claims), *comparators.paths()]
     paths = list(dict.fromkeys(paths))
     metrics.total = sum(len(p) * len(p[0].asked) * len(paths) for p in sessions.values())
@@ -164,7 +178,18 @@ def run_trial(
         ]
         rows = evaluate(prompts, folder, paths)
         tasks.append(task_trial(task, prompts, paths, rows, samples, settings.measure))
-    return decide_trial(protocol, claims, comparators, tasks, settings)
+    trial = decide_trial(protocol, claims, comparators, tasks, settings)
+    record_tries(protocol, keys, first.model.source or "", outcomes_of(trial))
+    return trial
+
+
+def outcomes_of(trial: Trial) -> dict[tuple[str, str], str]:
+    """Return the outcomes of a trial by the path of the claim and the task."""
+    return {
+        (format_path(claim.path), task.task): verdict.outcome
+        for claim, verdicts in zip(trial.claims, trial.verdicts, strict=True)
+        for task, verdict in zip(trial.tasks, verdicts, strict=True)
+    }
 
 
 def make_comparators(
@@ -309,10 +334,11 @@ def decide_trial(
     judged = []
     for claim in claims:
         random = comparators.random[claim.path]
+        tries = count_tries(protocol, claim.path)
         for task in tasks:
             blind = task.blind_to_loss(claim.path, plain, random, margin)
             shorter = len(claim.path) < len(plain)
-            judged.append(Judged(task.effect(claim.path, plain), shorter, blind))
+            judged.append(Judged(task.effect(claim.path, plain), shorter, blind, tries))
     verdicts = decide(judged, margin, pilot=settings.pilot)
     rows = [verdicts[i : i + len(tasks)] for i in range(0, len(verdicts), len(tasks))]
     return Trial(protocol, claims, comparators, tasks, rows)

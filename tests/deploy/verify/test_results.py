@@ -45,7 +45,7 @@ def test_results_have_the_size_of_each_task():
     verdicts = decide(judged, 0.03)
     claims = [Claim("c", "0-1", "path", path)]
     trial = Trial(protocol, claims, Comparators({}, {path: []}), tasks, [verdicts])
-    results = trial_results(trial, {name: {} for name in sizes}, LayerCosts(3), {})
+    results = trial_results(trial, {name: {} for name in sizes}, LayerCosts(3), {}, "")
     assert results.run["sizes"] == sizes
     prompts = [results.run["groups"][f"c on {name}"]["prompts"] for name in sizes]
     assert prompts == [3, 1]
