@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import DisallowNone, PositionalMetavarFromFieldName, Suppress
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
+from cola_jax.cli import ledger
 from cola_jax.cli.benchmark import Benchmark
 from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
 from cola_jax.cli.flags import Command
@@ -107,6 +108,9 @@ def parse(arguments: Sequence[str]) -> Command:
             registry=HELP,
         )
     kind, prog, first = COMMANDS[name], f"cola {name}", first_values(words)
+    if kind is Verify and ledger.FLAG in words:  # which needs no model, task or claim
+        kind, prog = ledger.Ledger, f"{prog} {ledger.FLAG}"
+        words.remove(ledger.FLAG)
     description, preset = f"{kind.__doc__}\n\n{RARE_NOTE}", first.preset
     if first.config:
         prog += f" --config {first.config}"  # errors name the file

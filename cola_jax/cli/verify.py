@@ -41,7 +41,8 @@ class Verify(TaskCommand):
     """Try claims: is a path better or worse than the model, or as good on fewer layers?
 
     Several claims and tasks are corrected for their number. The protocol is written before any
-    outcome is known, and cannot change once a trial has begun.
+    outcome is known, and cannot change once a trial has begun. `cola verify --ledger` lists the
+    tries so far.
     """
 
     claims: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
