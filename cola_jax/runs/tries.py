@@ -39,6 +39,7 @@ class Try:
     questions: tuple[str, ...]  # keys
     outcome: str = ""  # "" of a protocol
     prompts: int = 1  # in which each question is asked
+    tests: int = 1  # of the trial, which share one error budget
     source: str = ""  # the name of the model
     version: str = ""  # of cola-jax
     jax: str = ""

@@ -4,7 +4,7 @@ A claim that is tried until a verdict suits has as many chances as tries. So a c
 twice on the same questions, and the p-values of a later trial count for all tries.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cola_jax.errors import InputError, count, shorten
@@ -43,6 +43,7 @@ def find_tries(protocol: Mapping[str, Any], keys: Keys) -> dict[str, list[dict[s
                 "event": each.event,
                 "task": each.task,
                 "outcome": each.outcome,
+                "tests": each.tests,
                 "overlap": len(questions.intersection(each.questions)),
             }
             for each in earlier(protocol["model"], path, protocol["hash"])
@@ -79,20 +80,28 @@ def tries_of(protocol: Mapping[str, Any], path: LayerPath) -> list[dict[str, Any
     return protocol.get(EARLIER_TRIES, {}).get(format_path(path), [])
 
 
-def count_tries(protocol: Mapping[str, Any], path: LayerPath) -> int:
-    """Return the number of earlier trials that share the error budget of a claim.
+def count_tries(protocol: Mapping[str, Any], path: LayerPath) -> float:
+    """Return as how many trials of this size those count with which a claim shares its budget.
 
     Pilots and the measurements of other commands give no verdict. A trial that had begun counts,
     as it may be ended at any time.
     """
-    tried = tries_of(protocol, path)
-    return len(
-        {
-            each["protocol"]
-            for each in tried
-            if each["event"] != "measured" and each["outcome"] != PILOT
-        }
-    )
+    trials: dict[str, tuple[int, bool]] = {}
+    for each in tries_of(protocol, path):
+        if each["event"] != "measured" and each["outcome"] != PILOT:
+            same = trials.get(each["protocol"], (0, False))[1] or each["overlap"] > 0
+            trials[each["protocol"]] = each["tests"], same
+    return weigh(trials.values(), protocol.get("num_tests", 1))
+
+
+def weigh(earlier_trials: Iterable[tuple[int, bool]], tests: int) -> float:
+    """Return how many trials of so many tests the earlier ones of a claim count as.
+
+    Each is its number of tests, and whether it had some of the same questions. One counts as one,
+    but on the same questions by its tests where these were more: its p-values come back, and to
+    leave out the claims that it tried beside this one must not make them smaller.
+    """
+    return sum(max(1.0, each / tests) if same else 1.0 for each, same in earlier_trials)
 
 
 def tries_estimate(protocol: Mapping[str, Any], path: LayerPath, group: str) -> Estimate:
@@ -130,6 +139,7 @@ def record_tries(
                     questions=tuple(questions),
                     outcome=outcome,
                     prompts=len(protocol["tasks"][task]["prompts"]),
+                    tests=protocol.get("num_tests", 1),
                     source=source,
                 )
             )

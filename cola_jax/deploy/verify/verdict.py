@@ -33,7 +33,7 @@ class Judged:
     effect: Crossed
     shorter: bool  # whether the path has fewer layers than the model
     blind: str = ""  # why the trial could not have shown a loss; "" where it could
-    tries: int = 0  # earlier trials of the claim
+    tries: float = 0  # earlier trials of the claim, as many as of this size they count as
 
     @property
     def tests(self) -> int:

@@ -11,6 +11,7 @@ from cola_jax.deploy.verify.earlier_tries import (
     find_tries,
     record_tries,
     tries_estimate,
+    weigh,
 )
 from cola_jax.errors import InputError
 from cola_jax.runs.estimates import TRIES
@@ -102,3 +103,18 @@ def test_a_protocol_of_an_earlier_version_says_that_it_has_no_tries():
     assert count_tries(make("1"), PATH) == 0
     estimate = tries_estimate(make("1"), PATH, "g")
     assert estimate.result == "not recorded"
+
+
+def test_a_trial_of_fewer_claims_on_the_same_questions_pays_for_those_that_it_leaves_out():
+    """Its p-values are those of before, so that the budget of before still holds."""
+    run(make("1", "0-3", "0-2", num_tests=6), {"arc": FIRST}, "nothing shown")
+    alone = run(make("2", num_tests=3), {"arc": FIRST})
+    assert count_tries(alone, PATH) == 2  # tests at 0.05 / (3 + 6)
+    elsewhere = run(make("3", num_tests=3), {"arc": OTHERS})
+    assert count_tries(elsewhere, PATH) == 2  # of the first and the second
+
+
+def test_weigh_counts_tests_on_the_same_questions():
+    assert weigh([], 3) == 0
+    assert weigh([(6, True), (3, True), (1, True)], 3) == 4
+    assert weigh([(6, False), (1, False)], 3) == 2
