@@ -29,7 +29,7 @@ class Ledger(Printing):
             print_json([record_of(each) for each in tries])
             return
         if tries:
-            console.print(TerminalTable(table_of(tries), numbers=False))
+            console.print(TerminalTable(table_of(tries)))
         log.info("%d in %s", len(tries), ledger())
 
 
@@ -53,4 +53,4 @@ def table_of(tries: "Sequence[Try]") -> "Table":
         size = f"{len(each.questions):,} x {each.prompts}"
         cells = (each.date[:10], model, title(each.task), size, title(outcome))
         rows.append(Row(title(each.claim), cells))
-    return Table(rows, columns=COLUMNS)
+    return Table(rows, columns=COLUMNS, texts=True)

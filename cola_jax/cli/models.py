@@ -128,7 +128,7 @@ class Tasks(Printing):
             return
         columns = ("task", "data set", "split", "formats", "shots")
         listed = [Row(row["task"], tuple(row[column] for column in columns[1:])) for row in rows]
-        table = TerminalTable(Table(listed, columns=columns), numbers=False)
+        table = TerminalTable(Table(listed, columns=columns, texts=True))
         tasks: dict[str, list[str]] = {}
         for row in rows:
             tasks.setdefault(row["scorers"], []).append(row["task"])

@@ -139,7 +139,7 @@ class Verify(TaskCommand):
             if planned.least_prompts is not None:
                 need += f": take {planned.least_prompts} prompts or more"
             rows.append(Row(str(count), (str(planned.questions or need),)))
-        console.print(TerminalTable(Table(rows, columns=("prompts", "questions")), numbers=False))
+        console.print(TerminalTable(Table(rows, columns=("prompts", "questions"), texts=True)))
         console.print(
             f"Each question asked in each prompt, to show {points:g} points four times in five in "
             f"{count_of(tests, 'test')}, with {100 * components.prompt_sd:.1f} points between "

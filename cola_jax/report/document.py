@@ -11,7 +11,14 @@ from rich.text import Text
 
 from cola_jax.deploy.model_card import literal
 from cola_jax.errors import count
-from cola_jax.report.tables import Table, group_table, markdown_table, side_by_side, tables_of
+from cola_jax.report.tables import (
+    Table,
+    group_table,
+    markdown_table,
+    protocol_table,
+    side_by_side,
+    tables_of,
+)
 from cola_jax.report.terminal import TerminalTable, visible
 from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED
 from cola_jax.runs.results import Results
@@ -93,11 +100,16 @@ class Document(NamedTuple):
         """Arrange results."""
         settings = results.run.get("settings") or {}
         start = results.run.get("start") or {}
+        tables = tables_of(results)
+        protocol = protocol_table(results)
+        if protocol is not None:
+            tables = [protocol, *tables]
         return cls(
             title=run_title(start),
             sentences=results.sentences,
             lead=lead_of(results),
-            tables=tables_of(results),
+            tables=tables,
+            shown=1 if protocol is None else 2,
             note=note_of(results),
             settings=run_settings(settings, start),
         )
@@ -176,7 +188,8 @@ def markdown_report(document: Document, *, whole: bool = False) -> str:
         lines += [f"## {literal(table.heading)}", ""] if table.heading else []
         rows = [("↳ " * row.control + row.label, *row.cells) for row in table.rows]
         cells = (tuple(map(literal, row)) for row in rows)
-        lines += [*markdown_table(tuple(map(literal, table.columns)), cells), ""]
+        columns = tuple(map(literal, table.columns))
+        lines += [*markdown_table(columns, cells, texts=table.texts), ""]
     settings = [(literal(name), literal(value)) for name, value in document.settings]
     lines += [literal(document.note), "", "## Settings", "", *markdown_table(("", ""), settings)]
     return "\n".join(lines) + "\n"

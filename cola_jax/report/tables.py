@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from cola_jax.runs.estimates import (
     ABOVE_CHANCE,
+    CHOSEN_BY,
     DETECTABLE,
     FOUND,
     HIGHEST,
@@ -24,7 +25,9 @@ from cola_jax.runs.estimates import (
     VOTE,
     Estimate,
 )
+from cola_jax.runs.results import Results
 from cola_jax.runs.search_results import ASKED_AGAIN, NET, SPENT
+from cola_jax.runs.trial_facts import trial_facts
 
 COLUMNS = ("", "value", "95 % interval", "n")
 MAIN = 10  # rows before the others are folded
@@ -50,7 +53,6 @@ HEADINGS = {
     SHORTGPT: BESIDE,
     VOTE: BESIDE,
     ABOVE_CHANCE: COULD,
-    TRIES: COULD,
     LOSS: COULD,
     DETECTABLE: COULD,
     SECONDS: COST,
@@ -85,6 +87,9 @@ HEADINGS = {
 }
 
 
+STATED_OF_TRIALS = (CHOSEN_BY, TRIES)  # in the table of `protocol_table`
+
+
 class Row(NamedTuple):
     """One line of a table, as text; a cell may have its interval on a second line."""
 
@@ -100,6 +105,7 @@ class Table(NamedTuple):
     rows: list[Row]
     heading: str = ""
     columns: tuple[str, ...] = COLUMNS
+    texts: bool = False  # cells are texts, not numbers
 
 
 def tables_of(estimates: Iterable[Estimate]) -> list[Table]:
@@ -110,6 +116,8 @@ def tables_of(estimates: Iterable[Estimate]) -> list[Table]:
     """
     under: dict[str, list[Estimate]] = {}
     for each in estimates:
+        if each.name in STATED_OF_TRIALS:
+            continue
         under.setdefault(heading_of(each), []).append(each)
     tables = []
     for heading in sorted(under, key=lambda heading: heading != ""):
@@ -120,6 +128,12 @@ def tables_of(estimates: Iterable[Estimate]) -> list[Table]:
         if whole:
             tables.append(value_table(whole, heading))
     return tables
+
+
+def protocol_table(results: Results) -> Table | None:
+    """Arrange the facts of a trial that a reviewer asks for; None for another command."""
+    rows = [Row(name, (text,)) for name, text in trial_facts(results).items()]
+    return Table(rows, columns=("protocol", ""), texts=True) if rows else None
 
 
 def heading_of(estimate: Estimate) -> str:
@@ -200,9 +214,12 @@ def side_by_side(names: Sequence[str], every: Sequence[Iterable[Estimate]]) -> l
     return [Table(list(rows[heading].values()), heading, ("", *names)) for heading in ordered]
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Format a table as lines of Markdown, with all but the first column to the right."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, texts: bool = False
+) -> list[str]:
+    """Format a table as lines of Markdown, numbers to the right: all but the first column."""
+    side = "---" if texts else "---:"
+    lines = [columns, ["---", *[side] * (len(columns) - 1)], *rows]
     return ["| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines]
 
 

@@ -19,9 +19,9 @@ LEAST = 14  # characters of a column of labels
 class TerminalTable:
     """A table that fits the terminal: labels wrap, or else cells too, or else a row is a block."""
 
-    def __init__(self, table: Table, caption: str = "", *, numbers: bool = True):
-        """Take a table whose cells, but for the labels, are `numbers` or else texts."""
-        self.table, self.caption, self.numbers = visible_table(table), caption, numbers
+    def __init__(self, table: Table, caption: str = ""):
+        self.table = visible_table(table)
+        self.caption = caption
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         edges = 2 + 2 * len(self.table.columns) - 1  # of the table, and between its columns
@@ -50,7 +50,7 @@ class TerminalTable:
             caption_justify="left",
         )
         for place, (name, width) in enumerate(zip(self.table.columns, widths, strict=True)):
-            justify = "right" if place and self.numbers else "left"
+            justify = "right" if place and not self.table.texts else "left"
             out.add_column(Text(name), justify=justify, overflow="fold", width=width)
         for row in self.table.rows:
             out.add_row(label_of(row), *map(Text, row.cells), style=style_of(row))
@@ -82,7 +82,8 @@ def visible_table(table: Table) -> Table:
         row._replace(label=visible(row.label), cells=tuple(map(visible, row.cells)))
         for row in table.rows
     ]
-    return Table(rows, visible(table.heading), tuple(map(visible, table.columns)))
+    columns = tuple(map(visible, table.columns))
+    return table._replace(rows=rows, heading=visible(table.heading), columns=columns)
 
 
 def fit(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
