@@ -96,7 +96,11 @@ class Static(TaskCommand):
             static_estimates(best, self.settings.fitness), facts.to_json() | size_of(prompts)
         )
         write_report(results, path_of(out))
-        chosen = {"path": format_path(best.chosen.path), "layers": len(best.chosen.path)}
+        chosen = {
+            "path": format_path(best.recommended),  # to use
+            "layers": len(best.recommended),
+            "found": format_path(best.chosen.path),  # to try
+        }
         write_used(f"{out}/{RESULT}", chosen | origin_of(session) | {"task": flags.task.task})
         print_results(results, as_json=self.json)
 

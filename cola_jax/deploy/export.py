@@ -38,7 +38,7 @@ from cola_jax.path import (
     parse_path_of,
     validate,
 )
-from cola_jax.progress import OnProgress, ignore_progress
+from cola_jax.progress import OnProgress, ignore_progress, log
 from cola_jax.steps import scale_of, steps_of
 from cola_jax.storage import AnyPath
 
@@ -73,6 +73,14 @@ def read_path(text: str, num_layers: int, model: Identity | None = None) -> Laye
         )
     if model is not None:
         model.check(text, *named_model(content))
+    found = content.get("found", path)
+    if found != path:
+        log.warning(
+            "%s recommends the path %s, which is used: to use the one that was found, give %s",
+            text,
+            path,
+            found,
+        )
     return parse_path_of(text, path, num_layers)
 
 

@@ -1,6 +1,7 @@
 """A menu: a few paths that serve a task, and how well each rule chooses between them."""
 
 import dataclasses
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,14 +30,16 @@ from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, unpad_path
-from cola_jax.question import split
+from cola_jax.question import Question, content, distinct, split
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.estimates import MODEL, Estimate
 from cola_jax.runs.path_results import LAYERS
 from cola_jax.runs.prompt_results import measured_estimates
+from cola_jax.runs.recommendation import Measurement, Recommendation
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import check_whole_share, held_out_of, prompt_folders, settings_of
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
+from cola_jax.runs.tries import Try
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.statistics import Share
 from cola_jax.scoring.verdicts import Verdicts
@@ -78,18 +81,43 @@ class TaskMenu:
     single: int  # the path of the rule `single`
     selector: Selector
     state_layer: int
+    earlier: tuple[Try, ...] = ()  # results on some of the held-out questions
 
     @property
     def chosen(self) -> MenuChoice:
         """The rule that is right most often on training questions; of equals the simplest."""
         return max(self.choices, key=lambda choice: choice.trained.mean())
 
+    @functools.cached_property
+    def rules(self) -> dict[str, MenuChoice]:
+        """The rules by their groups."""
+        rules = {}
+        for choice in self.choices:
+            name = choice.rule + {None: "", 1: ", highest", -1: ", lowest"}[choice.sign]
+            if choice.rule == "single":
+                name += f": {format_path(self.paths[self.single])}"
+            rules[name] = choice
+        return rules
+
+    @functools.cached_property
+    def recommendation(self) -> Recommendation:
+        """What to use, by the held-out questions, on which all rules were measured."""
+        (found,) = (group for group, choice in self.rules.items() if choice is self.chosen)
+        right = {group: choice.right for group, choice in self.rules.items()}
+        return Recommendation(right, self.plain.right, found, self.earlier)
+
     def to_json(self) -> dict[str, Any]:
-        """Return what `menu.json` has of the menu: its paths and the chosen rule."""
+        """Return what `menu.json` has of the menu: its paths, its rule, and what is recommended.
+
+        The rule is the chosen one, unless another is recommended.
+        """
+        recommended = self.rules.get(self.recommendation.recommended)
+        used = recommended or self.chosen
         return {
             "paths": [format_path(path) for path in self.paths],
-            "rule": self.chosen.rule,
-            "sign": self.chosen.sign,
+            "recommended": MODEL if recommended is None else recommended.rule,
+            "rule": used.rule,
+            "sign": used.sign,
             "single": self.single,
             "state_layer": self.state_layer,
             "selector": self.selector.digest,
@@ -98,21 +126,17 @@ class TaskMenu:
 
 def menu_estimates(menu: TaskMenu) -> list[Estimate]:
     """Compare the rules of a menu, and the choice by the answer, with the pretrained model."""
-    rules = {MODEL: menu.plain}
-    for choice in menu.choices:
-        name = choice.rule + {None: "", 1: ", highest", -1: ", lowest"}[choice.sign]
-        if choice.rule == "single":
-            name += f": {format_path(menu.paths[menu.single])}"
-        rules[name] = choice
-    rules[f"some path of {len(menu.paths)} is right (needs the answer)"] = menu.oracle
-    (chosen,) = (group for group, choice in rules.items() if choice is menu.chosen)
-    right = {group: choice.right for group, choice in rules.items()}
-    measured = measured_estimates(right, menu.plain.right, chosen)
+    needs_answer = f"some path of {len(menu.paths)} is right (needs the answer)"
+    measured = measured_estimates({needs_answer: menu.oracle.right}, menu.plain.right)
+    recommendation = menu.recommendation
+    for group in (MODEL, *menu.rules):
+        measured[group] = recommendation.of_group(group)
     estimates = []
-    for group, choice in rules.items():
+    for group, choice in {MODEL: menu.plain, **menu.rules, needs_answer: menu.oracle}.items():
         estimates.append(Estimate(LAYERS, group, choice.layers, unit="layers"))
         estimates.append(Estimate.of("training", Share.of(choice.trained), group=group))
         estimates += measured[group]
+    estimates += recommendation.estimates()
     estimates.append(Estimate.count("training questions", len(menu.plain.trained)))
     return estimates
 
@@ -165,7 +189,14 @@ def find_menu(
         return Questions(Evaluations(evaluate, asked.questions), features)
 
     folders = zip(prompts, prompt_folders(held_out, len(prompts)), strict=True)
-    return choose_menu(
+    settings_here = (
+        dataclasses.asdict(settings),
+        [each.question for each in labels],
+        screen.settings,
+    )
+    questions = held_out_of(prompts[0]).questions
+    measurement = Measurement.of(session, prompts, questions, "menu", *settings_here)
+    menu = choose_menu(
         part(screen, str(inside(out, "candidates"))).evaluations,
         part(session, str(inside(out, "training"))),
         [part(each, folder, held_out=True) for each, folder in folders],
@@ -173,6 +204,9 @@ def find_menu(
         session.model.config.num_layers,
         settings,
     )
+    menu = dataclasses.replace(menu, earlier=tuple(measurement.earlier()))
+    measurement.record(f"menu of {len(menu.paths)} paths", menu.recommendation)
+    return menu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,10 +250,11 @@ def choose_menu(
 
     Raises InputError for one training question, and where no path but the identity is right.
     """
-    ids = [question.id for question in training.evaluations.questions]
-    if len(ids) < 2:
+    asked = training.evaluations.questions
+    if len(distinct(asked)) < 2:
         raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
-    folds = folds_of(ids)
+    ids = [question.id for question in asked]
+    folds = folds_of(asked)
     fold_of = dict(zip(ids, folds.tolist(), strict=True))
     lists = [
         candidates(
@@ -242,7 +277,8 @@ def choose_menu(
     known = results_of(training, used)
     trained = cross_fit(known, folds, [[used.index(path) for path in each] for each in menus])
     rules = fit_rules(known.take(folds != NO_FOLD, range(len(menu))))
-    measured = [results_of(part, menu) for part in held_out]
+    once = np.array(distinct(held_out[0].evaluations.questions))
+    measured = [results_of(part, menu).take(once, range(len(menu))) for part in held_out]
     return measure(menu, rules, trained, measured, known.right[:, 0], num_layers, settings)
 
 
@@ -310,11 +346,15 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     return [label for label in read_labels(run) if label.question in ids]
 
 
-def folds_of(ids: Sequence[str]) -> np.ndarray:
-    """Divide questions into folds [n] of equal size by a hash of their ids."""
-    folds = np.zeros(len(ids), int)
-    folds[split(ids, "")] = np.arange(len(ids)) % FOLDS
-    return folds
+def folds_of(questions: Sequence[Question]) -> np.ndarray:
+    """Divide questions into folds [n] of equal size by a hash of their ids.
+
+    Equal questions share a fold, and count as one in its size.
+    """
+    once = distinct(questions)
+    order = split([questions[place].id for place in once], "")
+    fold = {content(questions[once[at]]): rank % FOLDS for rank, at in enumerate(order)}
+    return np.array([fold[content(question)] for question in questions])
 
 
 def candidates(

@@ -21,8 +21,10 @@ from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.files import exists, inside, read_bytes, read_json
 from cola_jax.params import Model
 from cola_jax.path import LayerPath, parse_path_of
+from cola_jax.progress import log
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
+from cola_jax.runs.estimates import MODEL
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 Rule = Literal["single", "vote", "logprob", "selector"]  # the simplest first
@@ -149,7 +151,7 @@ class MenuResults(NamedTuple):
     states: np.ndarray  # [n, D], features of the prompts
 
     def take(self, rows: np.ndarray, menu: Sequence[int]) -> "MenuResults":
-        """Take the questions of a mask [n], on a menu of these paths."""
+        """Take the questions of a mask [n], or of indices, on a menu of these paths."""
         part = np.ix_(rows, np.asarray(menu))
         columns = Signals(*(column[part] for column in self.signals))
         return MenuResults(self.right[part], columns, self.states[rows])
@@ -214,6 +216,7 @@ class Content(BaseModel):
 
     model: str  # identity of the checkpoint
     paths: list[str] = Field(min_length=2)
+    recommended: str = ""  # a rule, or the model; "" of earlier versions
     rule: Rule
     sign: Literal[1, -1] | None  # of the rule `logprob`
     single: int = Field(0, ge=0)  # the path of the rule `single`
@@ -270,6 +273,11 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
         theirs, ours = {"selector": str(content.selector)}, {"selector": sha256(stored).hexdigest()}
         check_belongs(str(file), theirs, str(place), ours, REPAIR)
         selector = Selector(**safetensors.numpy.load(stored))
+    if content.recommended == MODEL:
+        log.warning(
+            "%s recommends the model as it is: no rule was shown to be better on other questions",
+            file,
+        )
     sign = 1 if content.sign is None else content.sign
-    menu = digest(content.model_dump())
+    menu = digest(content.model_dump(exclude={"recommended"}))
     return MenuFile(paths, content.rule, sign, selector, content.state_layer, menu)

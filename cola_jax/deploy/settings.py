@@ -63,6 +63,15 @@ class StaticSettings:
         unit = 1 if match[2] == "ms" else costs.total / 100
         return float(match[1]) * unit * (1 + ROUNDING)
 
+    def limit(self, costs: LayerCosts) -> str:
+        """Say what paths are limited to where that leaves out the model's own, otherwise ""."""
+        limits = []
+        if self.max_layers is not None and self.max_layers < costs.num_layers:
+            limits.append(f"at most {count(self.max_layers, 'layer')}")
+        if self.max_cost is not None and self.highest_cost(costs) < costs.total:
+            limits.append(f"a cost of at most {self.max_cost.strip()}")
+        return " and ".join(limits)
+
     def lengths(self, costs: LayerCosts) -> range:
         """Return the allowed numbers of layers of a path; InputError for invalid settings."""
         check_least(self, generations=1, offspring=1, first=1, finalists=1, seed=0)

@@ -5,6 +5,7 @@ which are compared on few questions, the better of them on more, and the last wi
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -18,12 +19,22 @@ from cola_jax.errors import InputError
 from cola_jax.files import inside
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.metrics import Metrics
-from cola_jax.path import STOP, FittingEdits, LayerPath, edit_table, edited, identity, pad_path
-from cola_jax.question import Question, split
+from cola_jax.path import (
+    STOP,
+    FittingEdits,
+    LayerPath,
+    edit_table,
+    edited,
+    format_path,
+    identity,
+    pad_path,
+)
+from cola_jax.question import Question, distinct, split
 from cola_jax.runs.estimates import Estimate
 from cola_jax.runs.path_results import LAYERS, group_of, time_estimates
-from cola_jax.runs.prompt_results import measured_estimates
+from cola_jax.runs.recommendation import Measurement, Recommendation
 from cola_jax.runs.session import evaluate_prompts, held_out_of, recording
+from cola_jax.runs.tries import Try
 from cola_jax.scoring.divergence import divergences, label_free_encoder
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.statistics import Share
@@ -62,6 +73,8 @@ class TaskPath:
     best: int  # index of the chosen one
     evaluated: int  # paths, on all training questions
     costs: LayerCosts
+    limit: str = ""  # of layers or costs, where the pretrained model's path is not allowed
+    earlier: tuple[Try, ...] = ()  # results on some of the held-out questions
 
     @property
     def plain(self) -> Measured:
@@ -83,6 +96,29 @@ class TaskPath:
         """All paths, the pretrained model's first."""
         return [each.path for each in self.measured]
 
+    @functools.cached_property
+    def shown(self) -> dict[str, Measured]:
+        """The model, the chosen path and the front by their groups, the cheapest first."""
+        others = [path for path in self.finalists if path.on_front or path is self.chosen]
+        ordered = [self.plain, *sorted(others, key=lambda each: self.costs.of(each.path))]
+        return {group_of(each.path, self.costs.num_layers): each for each in ordered}
+
+    @functools.cached_property
+    def recommendation(self) -> Recommendation:
+        """What to use, by the held-out questions, on which all that is shown was measured."""
+        return Recommendation(
+            {group: each.held_out for group, each in self.shown.items()},
+            self.plain.held_out,
+            group_of(self.chosen.path, self.costs.num_layers),
+            self.earlier,
+            self.limit,
+        )
+
+    @property
+    def recommended(self) -> LayerPath:
+        """The path to use, which is the pretrained model's unless another is shown to be better."""
+        return self.shown[self.recommendation.recommended].path
+
 
 def find_path(
     session: "Session",
@@ -100,9 +136,7 @@ def find_path(
     settings that allow no path, and a run of other settings.
     """
     prompts, metrics = prompts or [session], Metrics() if metrics is None else metrics
-    training, validation = training_and_validation(
-        [question.id for question in session.asked.questions], settings.validation
-    )
+    training, validation = training_and_validation(session.asked.questions, settings.validation)
     costs = costs or LayerCosts(session.model.config.num_layers)
     settings.lengths(costs)  # raises before anything runs
     if settings.fitness == "likelihood":
@@ -115,14 +149,20 @@ def find_path(
     searched = label_free(session) if settings.fitness == "kl" else session
     with recording(searched, out, recorded, metrics) as evaluations:
         best = search_path(evaluations, costs, settings)
+    questions = held_out_of(prompts[0]).questions
+    measurement = Measurement.of(session, prompts, questions, recorded)
     folder = str(inside(out, HELD_OUT))
     rows = evaluate_prompts(prompts, folder, best.paths, metrics, held_out=True)
     right = np.stack([row.verdict for row in rows], axis=1)  # [n, K, C]
-    measured = zip(best.measured, np.moveaxis(right, 2, 0), strict=True)
-    return dataclasses.replace(
+    once = distinct(questions)
+    measured = zip(best.measured, np.moveaxis(right[once], 2, 0), strict=True)
+    found = dataclasses.replace(
         best,
         measured=tuple(dataclasses.replace(path, held_out=part) for path, part in measured),
+        earlier=tuple(measurement.earlier()),
     )
+    measurement.record(format_path(found.chosen.path), found.recommendation)
+    return found
 
 
 def static_estimates(found: TaskPath, fitness: Fitness) -> list[Estimate]:
@@ -131,14 +171,8 @@ def static_estimates(found: TaskPath, fitness: Fitness) -> list[Estimate]:
     The model is first, and paths follow by their cost.
     """
     costs = found.costs
-    others = [path for path in found.finalists if path.on_front or path is found.chosen]
-    shown = [found.plain, *sorted(others, key=lambda each: costs.of(each.path))]
-    by_group = {group_of(each.path, costs.num_layers): each for each in shown}
-    chosen = group_of(found.chosen.path, costs.num_layers)
-    right = {group: each.held_out for group, each in by_group.items()}
-    measured = measured_estimates(right, found.plain.held_out, chosen)
     estimates = []
-    for group, each in by_group.items():
+    for group, each in found.shown.items():
         estimates.append(Estimate.count(LAYERS, len(each.path), group=group))
         estimates += time_estimates(group, each.path, costs)
         for name, part in (("training", each.training), ("validation", each.validation)):
@@ -148,7 +182,8 @@ def static_estimates(found: TaskPath, fitness: Fitness) -> list[Estimate]:
                 estimates.append(Estimate(name, group, divergence, "nats of divergence", n=n))
             else:
                 estimates.append(Estimate.of(name, Share.of(part), group=group))
-        estimates += measured[group]
+        estimates += found.recommendation.of_group(group)
+    estimates += found.recommendation.estimates()
     estimates.append(Estimate.count("paths tried on all training questions", found.evaluated))
     estimates.append(Estimate.count("training questions", len(found.plain.training)))
     estimates.append(Estimate.count("validation questions", len(found.plain.validation)))
@@ -170,7 +205,7 @@ def search_path(evaluations: Evaluations, costs: LayerCosts, settings: StaticSet
     Raises InputError for settings that allow no path, and for too few questions.
     """
     questions, plain = evaluations.questions, identity(costs.num_layers)
-    training, validation = training_and_validation([q.id for q in questions], settings.validation)
+    training, validation = training_and_validation(questions, settings.validation)
     candidates = evolve(evaluations, training, costs, settings)
     best = finalists(list(candidates), costs, settings.finalists)
     paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(costs)[-1]
@@ -187,21 +222,24 @@ def search_path(evaluations: Evaluations, costs: LayerCosts, settings: StaticSet
         for i, (path, column) in enumerate(zip(paths, values.T, strict=True))
     )
     chosen = max(allowed, key=lambda i: (fitness[i], -cost[i]))
-    return TaskPath(measured, chosen, len(candidates), costs)
+    return TaskPath(measured, chosen, len(candidates), costs, settings.limit(costs))
 
 
-def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split questions by a hash of their ids; return the indices of both parts, in order.
+def training_and_validation(
+    questions: Sequence[Question], share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split questions, of equal ones the first, by a hash of their ids; return both parts' indices.
 
     Raises InputError for a share of validation outside 0..1, or one that leaves a part empty.
     """
-    count = round(len(ids) * share) if 0 < share < 1 else 0
-    if not 0 < count < len(ids):
+    once = distinct(questions)
+    count = round(len(once) * share) if 0 < share < 1 else 0
+    if not 0 < count < len(once):
         raise InputError(
-            f"a validation share of {share} of {len(ids)} questions leaves one part empty: give a "
+            f"a validation share of {share} of {len(once)} questions leaves one part empty: give a "
             "share between 0 and 1, and more questions."
         )
-    order = np.array(split(ids, ""))
+    order = np.array(once)[split([questions[place].id for place in once], "")]
     return np.sort(order[count:]), np.sort(order[:count])
 
 

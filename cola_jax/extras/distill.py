@@ -26,17 +26,19 @@ from cola_jax.extras.router import (
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.path import LayerPath, identity
 from cola_jax.prompts import Prompts
-from cola_jax.question import digest, split
+from cola_jax.question import digest, distinct, split
 from cola_jax.runs import (
     LAYERS,
     MODEL,
     Estimate,
     Labels,
+    Measurement,
+    Recommendation,
     Run,
     Session,
+    Try,
     asked_here,
     check_comparable,
-    measured_estimates,
     read_labels,
     settings_of,
 )
@@ -68,6 +70,12 @@ class Distilled(NamedTuple):
     plain: np.ndarray  # [n, K] bool, of the pretrained model
     layers: float  # mean, of the paths
     paths: Counter[LayerPath]  # with the number of their questions
+    earlier: tuple[Try, ...] = ()  # results on some of the held-out questions
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """What to use, by the held-out questions."""
+        return Recommendation({ROUTER: self.right}, self.plain, ROUTER, self.earlier)
 
     @property
     def identity_share(self) -> float:
@@ -88,12 +96,13 @@ class Distilled(NamedTuple):
 
     def estimates(self) -> list[Estimate]:
         """Compare the router with the pretrained model, and describe its training."""
-        measured = measured_estimates({ROUTER: self.right}, self.plain)
+        recommendation = self.recommendation
         estimates = []
         num_layers = self.router.model.config.num_layers
         for group, layers in ((MODEL, num_layers), (ROUTER, self.layers)):
             estimates.append(Estimate(LAYERS, group, layers, unit="layers"))
-            estimates += measured[group]
+            estimates += recommendation.of_group(group)
+        estimates += recommendation.estimates()
         named = Estimate.count("distinct paths named", len(self.paths), note=self.warning or "")
         early = Estimate.count("layers run to name a path", self.router.early_layers)
         share = Share(self.paths[identity(num_layers)], self.paths.total())
@@ -145,8 +154,15 @@ def distill(
     params, losses = train(read_states(session, examples, early_layers), examples, settings)
     weights = model.load()
     router = Router(weights, jax.device_put(params, replicated(weights)), early_layers)
-    distilled = measure_router(prompts or [session], router, examples, losses)
-    record.save(directory, params)
+    prompts = prompts or [session]
+    distilled = measure_router(prompts, router, examples, losses)
+    questions = asked.take(examples.held_out).questions
+    measurement = Measurement.of(session, prompts, questions, record.settings, early_layers)
+    distilled = distilled._replace(earlier=tuple(measurement.earlier()))
+    recommendation = distilled.recommendation
+    recommended = record.model_copy(update={"recommended": recommendation.recommended})
+    recommended.save(directory, params)
+    measurement.record(ROUTER, recommendation)
     return distilled
 
 
@@ -159,7 +175,7 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
     known = [label for label in labels if label.question in places]
     order = split([label.question for label in known], "validation")
     held = order[: max(round(settings.validation * len(known)), 1)]
-    held_prompts = {known[i].prompt_hash for i in held}
+    held_content = {content_of(known[i]) for i in held}
     left_out = Counter({"questions that the task does not have": len(labels) - len(known)})
     rows = []
     for label in (known[i] for i in sorted(order[len(held) :])):
@@ -168,7 +184,7 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
         targets = [target for target in targets if target is not None]
         left_out["questions without a correct path"] += not label.correct
         left_out["paths not expressible"] += len(label.correct) - len(targets)
-        if label.prompt_hash in held_prompts:
+        if content_of(label) in held_content:
             left_out["questions asked in both parts"] += 1
             continue
         chosen = targets[:1] if settings.labels == "shortest" else targets
@@ -181,6 +197,11 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
     questions, targets, weights = map(np.array, zip(*rows, strict=True))
     held_out = sorted(places[known[i].question] for i in held)
     return Examples(questions, targets, weights / weights.mean(), held_out, left_out)
+
+
+def content_of(label: Labels) -> tuple[str, ...]:
+    """Return what equal questions share, in whatever prompts they were asked."""
+    return (label.text.strip(), *sorted(label.options))
 
 
 def read_states(session: Session, examples: Examples, layers: int) -> list[np.ndarray]:
@@ -271,8 +292,10 @@ def measure_router(
     plain = identity(num_layers)
     chosen = list[LayerPath]()
     rows = []
+    questions = sessions[0].asked.questions
+    once = distinct([questions[place] for place in examples.held_out])
     for session in sessions:
-        asked = session.asked.take(examples.held_out)
+        asked = session.asked.take([examples.held_out[i] for i in once])
         prompts = Prompts.stack([each.prompts for each in asked.encode(session.model)])
         paths = [first for (first,) in router.paths(prompts)]
         evaluate = EngineEvaluator(session.engine, session.model, asked)

@@ -5,6 +5,7 @@ as a block. The network predicts where segments start, and their operations.
 """
 
 import dataclasses
+import logging
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
@@ -27,8 +28,9 @@ from cola_jax.files import exists, inside, read_bytes, read_json, write_whole
 from cola_jax.params import Model
 from cola_jax.path import LayerPath
 from cola_jax.prompts import PromptsLike
-from cola_jax.runs import check_same
+from cola_jax.runs import MODEL, check_same
 
+log = logging.getLogger(__name__)
 SKIP, KEEP, REPEAT = range(3)  # how often a segment runs
 NO_SEGMENT = -1  # in place of an operation where no segment starts
 LONGEST_SEGMENT = 4  # layers
@@ -196,6 +198,7 @@ class Record(BaseModel):
     width: int
     early_layers: Count
     settings: dict[str, Any]
+    recommended: str = ""  # the router, or the model; "" of earlier versions
     weights: str = ""  # SHA-256 of the file
 
     @classmethod
@@ -212,7 +215,9 @@ class Record(BaseModel):
         folder = absolute(directory)
         if exists(folder / RECORD):
             records = Record.read(folder), self
-            check_same(folder, *(each.model_dump(exclude={"weights"}) for each in records))
+            check_same(
+                folder, *(each.model_dump(exclude={"weights", "recommended"}) for each in records)
+            )
 
     def save(self, directory: epath.PathLike, params: Any) -> None:
         """Write the weights of a trained network, then this record with their digest."""
@@ -230,6 +235,12 @@ def load_router(directory: epath.PathLike, model: Model) -> Router:
     Raises InputError for another directory, a router of another model, and other weights.
     """
     record = Record.read(directory)
+    if record.recommended == MODEL:
+        log.warning(
+            "the router %s recommends the model as it is: it was not shown to be better on "
+            "held-out questions",
+            directory,
+        )
     config = model.config
     known = None if model.checkpoint is None else read_metadata(model.checkpoint)["digest"]
     theirs = record.model_dump(include={"identity", "num_layers", "width"})

@@ -31,9 +31,12 @@ MAX_NAME = 120  # characters of a title
 MAX_VALUE = 1000  # of a setting
 EVALUATIONS = (SPENT, "evaluations")  # names of estimates
 HELD_OUT = (
-    "Points more: the difference to the pretrained model on held-out questions, paired, with "
-    "questions and, where there are several, prompts random. What is chosen was chosen on other "
-    "questions; the p-values of all others are corrected (Holm)."
+    "Points more: the difference to the pretrained model on held-out questions, of equal ones "
+    "once, paired, with questions and, where there are three or more, prompts random. The chosen "
+    "one was chosen on other questions. Intervals of differences are simultaneous, and p is "
+    "corrected (Bonferroni), over all candidates, times one more than the earlier results on some "
+    "of these questions. The model as it is, the identity path, is recommended unless an interval "
+    "lies above 0. "
 )
 IN_PROMPTS = (
     "Intervals: 95 %, of differences simultaneous over all paths, with questions and, where there "
@@ -55,11 +58,14 @@ NOTES = {
     "`cola verify` tries a block in other prompts.",
     "static": "Paths are tried on training questions, and chosen on those for validation, as is "
     "the Pareto front of accuracy (or, by the fitness kl, of the divergence from the model's own "
-    "next token, which reads no answers) and cost, which is shown. " + HELD_OUT,
+    "next token, which reads no answers) and cost, which is shown. "
+    + HELD_OUT
+    + "Where only paths "
+    "with fewer layers were searched, the chosen one is named, whether or not it is as good.",
     "menu": "Layers are run for a prompt, prefixes shared; all rules but single and the selector "
     "run every path of the menu. Training: each fifth of the questions answered by paths and rules "
-    "made from the other four. " + HELD_OUT,
-    "distill": HELD_OUT,
+    "made from the other four. " + HELD_OUT.strip(),
+    "distill": HELD_OUT.strip(),
     "verify": "Intervals: 95 %, simultaneous over all tests of the trial, with questions and, "
     "where there are three or more, prompts random. p: corrected (Holm) for all tests "
     "of the trial; of effects two-sided; in each prompt, of the test that the prompts "

@@ -3,6 +3,7 @@ from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, MODEL, Estimate
 from .facts import Facts
 from .path_results import LAYERS, group_of
 from .prompt_results import measured_estimates
+from .recommendation import Measurement, Recommendation
 from .run import Run
 from .session import Session, settings_of
 from .settings import check_same
@@ -19,6 +20,8 @@ __all__ = [
     "Estimate",
     "Facts",
     "Labels",
+    "Measurement",
+    "Recommendation",
     "Run",
     "Session",
     "Try",

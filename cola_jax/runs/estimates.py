@@ -29,6 +29,10 @@ MODEL = "the model"  # group of the estimates of the identity path
 CORRECT = "correct"
 CHANGE = "points more"  # accuracy minus that of the model
 CHOSEN = "chosen"  # note: that of a command, on other questions than it is measured on
+# of what a command chose, on held-out questions
+RECOMMENDED = "recommended"  # note: its group
+LIMIT = "searched"  # note: such as at most 27 layers, where that leaves the model out
+CANDIDATES = "candidates measured"
 # of the blocks of a scan
 ELSEWHERE = "best of one half of the questions, on the other"
 PROMPTS = "prompts"  # in which a scan asked
@@ -259,6 +263,8 @@ def sentences_of(estimates: Iterable[Estimate]) -> list[str]:
         return [sentence_of_run(each) for each in of_runs]
     if ELSEWHERE in whole:
         return [sentence_of_scan([each for each in every if each.name == CHANGE], whole)]
+    if RECOMMENDED in whole:
+        return [sentence_of_recommendation(every, whole)]
     claims = {each.group: each for each in every if each.note in STATED}
     if claims:
         return [
@@ -289,6 +295,41 @@ def sentence_of_scan(changes: list[Estimate], whole: Mapping[str, Estimate]) -> 
     elsewhere = whole[ELSEWHERE]
     chosen = f"chosen on one half of {half} and measured on the other"
     return f"{text} {elsewhere.note}, {chosen}: {elsewhere.size}."
+
+
+def sentence_of_recommendation(every: list[Estimate], whole: Mapping[str, Estimate]) -> str:
+    """State what to use: the model as it is, unless a candidate is shown to be better."""
+    recommended = whole[RECOMMENDED].note
+    found = next((each.group for each in every if each.note == CHOSEN), MODEL)
+    number = count(int(whole[CANDIDATES].value), "candidate")
+    named = found if recommended == MODEL else recommended
+    changes = {each.group: each for each in every if each.name == CHANGE}
+    if named not in changes:
+        return (
+            "Recommended: the model as it is. Nothing else was chosen, and on held-out questions "
+            f"none of {number} is shown to be better."
+        )
+    change = changes[named]
+    prompts = sum(each.group == named and is_prompt(each.name) for each in every)
+    where = in_few_prompts(max(1, prompts))
+    size = f"{change.size_text} ({interval_of_claim(change)}, corrected for {number}"
+    if TRIES in whole:
+        size += f" and {count(int(whole[TRIES].value), 'earlier result')} on these questions"
+    size += ")"
+    if change.is_shown and change.value > 0:
+        return (
+            f"Recommended: {named}. It answers more questions correctly than the model{where}, by "
+            f"{size}."
+        )
+    is_worse = change.is_shown
+    if recommended == MODEL:
+        better = "answers fewer questions correctly" if is_worse else "is not shown to be better"
+        return f"Recommended: the model as it is. {named} {better}{where}: {size}."
+    as_good = "answers fewer questions correctly" if is_worse else "is not shown to be as good"
+    return (
+        f"Of {whole[LIMIT].note}: {named}, which {as_good}{where}: {size}. Try it with "
+        "`cola verify` before use."
+    )
 
 
 def sentence_of_claim(claim: Estimate, beside: Mapping[str, Estimate]) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cola_jax.errors import InputError
 from cola_jax.runs.blinding import check_verdict
-from cola_jax.runs.estimates import APART, CHOSEN, CORRECT, MODEL, PROMPT_SD, Estimate
+from cola_jax.runs.estimates import APART, CORRECT, MODEL, PROMPT_SD, Estimate
 from cola_jax.runs.path_results import LAYERS, change_estimates, group_of
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
@@ -42,24 +42,19 @@ def prompt_results(runs: Sequence[Run]) -> Results:
 
 
 def measured_estimates(
-    right: Mapping[str, np.ndarray], plain: np.ndarray, chosen: str | None = None
+    right: Mapping[str, np.ndarray], plain: np.ndarray
 ) -> dict[str, list[Estimate]]:
     """Compare groups with the model by right answers [n, K] of n questions in K prompts.
 
-    Returns the estimates of each group and of MODEL, whose answers are `plain`. p-values are
-    corrected for the number of groups, but for that of the group that was chosen elsewhere.
+    Returns the estimates of each group and of MODEL, whose answers are `plain`.
     """
     differences = {
         group: difference_of(answers, plain) for group, answers in right.items() if group != MODEL
     }
-    others = {group: each for group, each in differences.items() if group != chosen}
-    changes = change_estimates(others)
-    if chosen in differences:
-        changes |= change_estimates({chosen: differences[chosen]})
+    changes = change_estimates(differences)
     estimates = {}
     for group, answers in {MODEL: plain, **right}.items():
-        note = CHOSEN if group == chosen else ""
-        estimates[group] = [correct_estimate(answers, group, note)]
+        estimates[group] = [correct_estimate(answers, group)]
         if group in changes:
             estimates[group].append(changes[group])
             estimates[group] += by_prompt(group, differences[group])

@@ -43,7 +43,9 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     results = read_results(out / "results.json")
     assert results.groups[0] == MODEL
     (chosen,) = (each for each in results if each.note == CHOSEN)
-    assert (chosen.n, chosen.group) == (8, used["path"])
+    assert (chosen.n, chosen.group) == (8, used["found"])
+    assert used["path"] == "0-4"  # as eight questions do not show that another is better
+    assert results.sentences[0].startswith("Recommended: the model as it is. ")
     before = part_files(out)
     monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
@@ -54,7 +56,7 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert json.loads(capsys.readouterr().out) == again
     main(["report", str(out), "--page", str(tmp_path / "page.html")])
     assert capsys.readouterr().out == shown
-    assert used["path"] in (tmp_path / "page.html").read_text()
+    assert used["found"] in (tmp_path / "page.html").read_text()
     (out / "results.json").unlink()
     assert "no results.json: run the same `cola static` again" in refused("report", out)
     assert " (--generations: 2 there, 3 here)" in refused(*command, "--generations", "3")

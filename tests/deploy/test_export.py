@@ -193,10 +193,15 @@ def test_export_leaves_nothing_of_a_failed_export(tiny_checkpoint, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_read_path_reads_what_static_writes(tmp_path):
+def test_read_path_reads_what_static_writes(tmp_path, caplog):
     file = tmp_path / "static.json"
-    file.write_text(json.dumps({"path": "0-1,3-4", "length": 4}))
+    file.write_text(json.dumps({"path": "0-1,3-4", "length": 4, "found": "0-1,3-4"}))
     assert read_path(str(file), 5) == read_path("0-1,3-4", 5) == (0, 1, 3, 4)
+    assert not caplog.messages
+    file.write_text(json.dumps({"path": "0-4", "found": "0-1,3-4"}))
+    assert read_path(str(file), 5) == (0, 1, 2, 3, 4)
+    assert "the path 0-4, which is used: to use the one that was found, give 0-1,3-4" in caplog.text
+    file.write_text(json.dumps({"path": "0-1,3-4"}))  # of earlier versions
     with pytest.raises(ValueError, match="names layer 4, but the model has layers"):
         read_path(str(file), 4)
     file.write_text("{}")

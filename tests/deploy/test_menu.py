@@ -104,7 +104,13 @@ def test_choose_menu_measures_each_held_out_question_in_every_prompt() -> None:
     assert (chosen.group, chosen.n) == (rule, 30)
     change = results.find(CHANGE, rule)
     assert change is not None
-    assert change.corrected == change.p  # as the rule was chosen on other questions
+    assert change.corrected == min(1, len(menu.rules) * change.p)
+    recommended = menu.recommendation.recommended
+    assert results.sentences[0].startswith(f"Recommended: {recommended}. It answers more")
+    assert menu.to_json()["recommended"] == menu.to_json()["rule"] == rule
+    same = dataclasses.replace(menu, plain=dataclasses.replace(menu.plain, right=menu.oracle.right))
+    assert same.to_json()["recommended"] == "the model"
+    assert same.to_json()["rule"] == rule
     assert results.value("prompt 3", rule) == change.value  # the prompts are one
     assert results.value(LAYERS, "the model") == DEPTH
     assert menu.to_json()["paths"] == ["0-3", "0,2-3"]
@@ -148,7 +154,9 @@ def test_prefix_layers_counts_shared_layers_once() -> None:
 
 
 def test_folds_are_of_equal_size_in_any_order() -> None:
-    ids = [f"question {i}" for i in range(13)]
-    folds = folds_of(ids)
+    questions = [Question(f"question {i}", str(i)) for i in range(13)]
+    folds = folds_of(questions)
     assert sorted(np.bincount(folds)) == [2, 2, 3, 3, 3]
-    assert folds_of(ids[::-1]).tolist() == folds[::-1].tolist()
+    assert folds_of(questions[::-1]).tolist() == folds[::-1].tolist()
+    again = [dataclasses.replace(question, id=f"{question.id}, again") for question in questions]
+    assert folds_of([*questions, *again]).tolist() == [*folds, *folds]

@@ -113,6 +113,17 @@ def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
     assert single.digest != menu.digest
 
 
+def test_load_menu_says_where_the_model_is_recommended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = rules.load_menu(write(tmp_path, rule="vote"), "digest", 5)  # of earlier versions
+    better = rules.load_menu(write(tmp_path, rule="vote", recommended="vote"), "digest", 5)
+    assert not caplog.messages
+    model = rules.load_menu(write(tmp_path, rule="vote", recommended="the model"), "digest", 5)
+    assert "recommends the model as it is: no rule was shown to be better" in caplog.text
+    assert before.digest == better.digest == model.digest
+
+
 def test_load_menu_refuses_other_content(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no menu\.json"):
         rules.load_menu(str(tmp_path), "digest", 5)

@@ -23,7 +23,7 @@ from cola_jax.tasks.task import TaskConfig
 
 LAYERS, COUNT = 8, 80
 IDENTITY = tuple(range(LAYERS))
-QUESTIONS = [Question(f"q{i}", "", ("a", "b")) for i in range(COUNT)]
+QUESTIONS = [Question(f"q{i}", f"{i}?", ("a", "b")) for i in range(COUNT)]
 EVERYTHING = np.arange(COUNT)
 BEST = (0, 1, 3, 4, 5, 5, 6, 7)  # without 2, with 5 twice
 FITNESS = get_args(Fitness)
@@ -161,6 +161,17 @@ def test_settings_that_allow_no_path_are_refused() -> None:
     assert StaticSettings(max_cost="50%", fitness="kl").lengths(EVEN)[-1] == LAYERS
 
 
+def test_limit_is_named_where_it_leaves_the_model_out() -> None:
+    for settings, limit in (
+        ({}, ""),
+        ({"max_layers": 8}, ""),
+        ({"max_cost": "100%"}, ""),
+        ({"max_layers": 7}, "at most 7 layers"),
+        ({"max_layers": 7, "max_cost": "50%"}, "at most 7 layers and a cost of at most 50%"),
+    ):
+        assert StaticSettings(**settings).limit(EVEN) == limit
+
+
 def test_label_free_reads_after_the_shots_of_each_prompt(tiny_checkpoint: Path) -> None:
     task = TaskConfig("arithmetic", limit=16, choose_prompts=2)
     session = Session.prepare(str(tiny_checkpoint), task.prepare)
@@ -178,12 +189,17 @@ def test_label_free_reads_after_the_shots_of_each_prompt(tiny_checkpoint: Path) 
 
 
 def test_training_and_validation_are_disjoint_and_complete() -> None:
-    training, validation = static.training_and_validation([q.id for q in QUESTIONS], 1 / 4)
+    training, validation = static.training_and_validation(QUESTIONS, 1 / 4)
     assert len(validation) == 20
     assert sorted([*training, *validation]) == list(range(COUNT))
+    twice = [*QUESTIONS, *(dataclasses.replace(q, id=f"again {q.id}") for q in QUESTIONS)]
+    for part, same in zip(
+        (training, validation), static.training_and_validation(twice, 1 / 4), strict=True
+    ):
+        assert part.tolist() == same.tolist()  # equal questions count as one
     for share in (0, 1, -0.5, float("nan"), 0.01):
         with pytest.raises(ValueError, match="leaves one part empty"):
-            static.training_and_validation(["a", "b", "c"], share)
+            static.training_and_validation(QUESTIONS[:3], share)
 
 
 def test_a_run_without_answers_is_resumed(tiny_checkpoint, tmp_path):
@@ -215,7 +231,11 @@ def test_estimates_compare_the_front_with_the_model() -> None:
     assert (correct.value, correct.n, correct.note) == (0.6, 10, CHOSEN)
     assert results.value("validation", "0-1,3") == 0.5
     assert results.value("paths tried on all training questions") == 7
-    assert results.sentences[0].startswith("Nothing shown: 0-1,3 does not differ from the model")
+    assert found.recommended == IDENTITY
+    assert results.sentences == [
+        "Recommended: the model as it is. 0-1,3 is not shown to be better, in this prompt: +10.0 "
+        "points (simultaneous 95 % interval −19.6 to +36.2, p 1.000, corrected for 1 candidate)."
+    ]
     costly = dataclasses.replace(found, costs=UNEVEN)
     results = Results(static.static_estimates(costly, "kl"))
     assert (results.value("time", "the model"), results.value("time", "0-1,3")) == (20, 7)
@@ -223,6 +243,14 @@ def test_estimates_compare_the_front_with_the_model() -> None:
     training = results.find("training", "the model")
     assert training is not None
     assert training.text == "0.500"  # nats
+    limited = dataclasses.replace(found, limit=StaticSettings(max_layers=3).limit(EVEN))
+    assert limited.recommended == (0, 1, 3)
+    (sentence,) = Results(static.static_estimates(limited, "accuracy")).sentences
+    assert sentence.startswith("Of at most 3 layers: 0-1,3, which is not shown to be as good, in")
+    assert sentence.endswith("Try it with `cola verify` before use.")
     none_better = dataclasses.replace(found, best=0)
     (sentence,) = Results(static.static_estimates(none_better, "accuracy")).sentences
-    assert sentence == "Nothing shown: no other is better than the model where one is chosen."
+    assert sentence == (
+        "Recommended: the model as it is. Nothing else was chosen, and on held-out questions none "
+        "of 1 candidate is shown to be better."
+    )

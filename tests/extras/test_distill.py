@@ -104,7 +104,10 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, sessio
     assert change is not None
     assert change.value == distilled.right.mean() - distilled.plain.mean()
     assert results.value("loss of the last epoch") == distilled.losses[-1]
-    assert "the router" in results.sentences[0]
+    recommended = distilled.recommendation.recommended
+    assert Record.read(folder).recommended == recommended
+    named = "the model as it is. the router" if recommended == "the model" else "the router."
+    assert results.sentences[0].startswith(f"Recommended: {named}")
     before = Path(folder, "router.json").read_text()
     assert distill(session, run, folder, SETTINGS).losses == distilled.losses
     assert Path(folder, "router.json").read_text() == before
@@ -135,9 +138,9 @@ def test_distill_refuses_a_task_that_changed_since_the_run(session, run, tmp_pat
     assert not (tmp_path / "router").exists()
 
 
-def label(i, right, prompt=None):
+def label(i, right, text=None):
     verdicts = dict(zip(PATHS, map(bool, right), strict=True))
-    return Labels(f"q{i}", "", (), None, prompt or f"hash {i}", verdicts)
+    return Labels(f"q{i}", text or f"text {i}", (), None, f"hash {i}", verdicts)
 
 
 def examples_of(rows, **settings):
@@ -171,7 +174,7 @@ def test_make_examples_counts_what_cannot_be_learned():
     rows[a] = label(a, [0, 0, 0, 0])
     rows[b] = label(b, [0, 1, 0, 1])
     rows[c] = label(c, [1, 0, 0, 0])
-    rows[d] = label(d, [1, 0, 0, 0], prompt=f"hash {HELD[0]}")
+    rows[d] = label(d, [1, 0, 0, 0], text=f" text {HELD[0]}")
     made = examples_of([*rows.values(), label(99, [1, 0, 0, 0])])
     targets = dict(zip(made.questions.tolist(), made.targets.tolist(), strict=True))
     assert not {a, d} & set(targets)

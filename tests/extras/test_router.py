@@ -139,6 +139,16 @@ def test_load_router_reads_what_was_saved_in_any_dtype(saved, tiny_checkpoint):
     assert sorted(file.name for file in folder.iterdir()) == ["router.json", "router.safetensors"]
 
 
+def test_load_router_says_where_the_model_is_recommended(saved, tmp_path, caplog):
+    model, record, params, _ = saved
+    for recommended in ("the router", "the model"):
+        assert not caplog.messages
+        record.model_copy(update={"recommended": recommended}).save(tmp_path, params)
+        record.check_free(tmp_path)
+        load_router(tmp_path, model)
+    assert "recommends the model as it is: it was not shown to be better" in caplog.text
+
+
 def test_load_router_refuses_what_does_not_belong(saved, tmp_path):
     model, record, _, folder = saved
     with pytest.raises(InputError, match=r"has no router\.json: train a router"):

@@ -214,7 +214,9 @@ def from_json(text: str, content: str, num_layers: int) -> Claim:
             f"{DROPPED}{text}"
         )
     if isinstance(value, dict) and isinstance(value.get("path"), str):
-        return Claim(file.name, text, "path", parse_path(value["path"], num_layers))
+        # of `cola static`, the path that was found, whether or not it is recommended
+        path = str(value.get("found", value["path"]))
+        return Claim(file.name, text, "path", parse_path(path, num_layers))
     return Claim(file.name, text, "path", only_path(file, num_layers))
 
 

@@ -53,6 +53,12 @@ def test_read_claim_refuses(tmp_path, case):
         read_claim(written(case, tmp_path)[0], NOWHERE, 8)
 
 
+def test_the_claim_of_static_is_the_path_that_was_found(tmp_path):
+    file = tmp_path / "static.json"
+    file.write_text(json.dumps({"path": "0-7", "found": "0-2,4-7"}))
+    assert read_claim(str(file), NOWHERE, 8).path == (0, 1, 2, 4, 5, 6, 7)
+
+
 @pytest.mark.parametrize("name", ["static.json", "merge.yaml", "polar.json", "polar"])
 def test_read_claim_refuses_files_that_name_another_model(tiny_checkpoint, tmp_path, name):
     base = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
