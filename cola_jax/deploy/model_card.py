@@ -15,7 +15,15 @@ from cola_jax.errors import InputError, check_belongs, reading, shorten
 from cola_jax.files import write_whole
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
-from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, MODEL, Estimate, sentences_of
+from cola_jax.runs.estimates import (
+    CHANGE,
+    CHOSEN,
+    CORRECT,
+    MODEL,
+    RECOMMENDED,
+    Estimate,
+    sentences_of,
+)
 from cola_jax.runs.path_results import group_of
 from cola_jax.runs.results import Results, read_results
 from cola_jax.storage import AnyPath
@@ -111,6 +119,7 @@ def measured_paths(results: Results) -> dict[str, dict[str, Any]]:
     """Return the path, the task and the model's group of each group that was chosen before."""
     changed = [each.group for each in results if each.name == CHANGE]
     chosen = [each.group for each in results if each.note == CHOSEN]
+    chosen += [each.note for each in results if each.name == RECOMMENDED]
     facts = {"task": str(results.run["start"].get("task")), "model": MODEL}
     claims = results.run.get("groups", {})
     return {

@@ -16,7 +16,17 @@ from cola_jax.deploy.model_card import (
 )
 from cola_jax.errors import InputError
 from cola_jax.report.tables import markdown_table
-from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, LIKELIHOOD, MODEL, Estimate
+from cola_jax.runs.estimates import (
+    CANDIDATES,
+    CHANGE,
+    CHOSEN,
+    CORRECT,
+    LIKELIHOOD,
+    LIMIT,
+    MODEL,
+    RECOMMENDED,
+    Estimate,
+)
 from cola_jax.runs.results import Results, write_results
 from tests.report.hostile import TEXTS
 
@@ -114,6 +124,12 @@ def test_read_effects_refuses_what_was_chosen_on_the_same_questions(write):
     assert effect.after.group == NAME
     with pytest.raises(InputError, match=f"has the effect of {NAME}, not of 0-1: export this one"):
         read_effects(file, (0, 1), 6, "ours")
+    chosen.append(Estimate(RECOMMENDED, note="0-1"))
+    chosen.append(Estimate(LIMIT, note="at most 5 layers"))
+    chosen.append(Estimate.count(CANDIDATES, 2))
+    file = write("static", chosen)
+    assert [each.after.group for each in read_effects(file, (0, 1), 6, "ours")] == ["0-1"]
+    assert [each.after.group for each in read_effects(file, PATH, 6, "ours")] == [NAME]
 
 
 def test_read_effects_reads_each_task_of_a_claim(write):
