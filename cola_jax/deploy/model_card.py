@@ -25,7 +25,8 @@ from cola_jax.runs.estimates import (
     sentences_of,
 )
 from cola_jax.runs.path_results import group_of
-from cola_jax.runs.results import Results, read_results
+from cola_jax.runs.results import DIGEST, Results, read_results
+from cola_jax.runs.trial_facts import dated, short, trial_facts
 from cola_jax.storage import AnyPath
 from cola_jax.tasks.registry import TASKS, canonical
 
@@ -46,6 +47,7 @@ class ReportedEffect(NamedTuple):
     after: Estimate  # accuracy along the path
     change: Estimate
     sentence: str
+    facts: Mapping[str, str]  # of the trial, or of the command that measured it
 
     @property
     def size(self) -> str:
@@ -60,7 +62,10 @@ class ReportedEffect(NamedTuple):
 
 
 def effects_section(effects: Sequence[ReportedEffect]) -> str:
-    """Write effects as a section with a table, and what is said of them; none for no effects."""
+    """Write the effects of a file as a section: a table, what is said of them, and the protocol.
+
+    There is no section of no effects.
+    """
     if not effects:
         return ""
     names = ["task", "questions", "prompts", "accuracy before", "after"]
@@ -69,7 +74,8 @@ def effects_section(effects: Sequence[ReportedEffect]) -> str:
     rows = [names, ["---"] * width, *(effect.cells() for effect in effects)]
     lines = [f"| {' | '.join(row[:width])} |\n" for row in rows]
     said = "".join(f"\nThe report: {literal(effect.sentence)}\n" for effect in effects)
-    return f"## Measured effect\n\n{''.join(lines)}{said}"
+    facts = "".join(f"| {cell(name)} | {cell(text)} |\n" for name, text in effects[0].facts.items())
+    return f"## Measured effect\n\n{''.join(lines)}{said}\n| protocol | |\n|---|---|\n{facts}"
 
 
 def read_effects(
@@ -108,11 +114,21 @@ def read_effects(
                 f"{file} has the effect of {listed}, not of {name}: export "
                 "this one, or measure the other."
             )
-        return [
-            effect_of(results, group, facts)
-            for group, facts in measured.items()
-            if facts["path"] == name
-        ]
+        groups = [group for group, facts in measured.items() if facts["path"] == name]
+        protocol = trial_facts(results, groups) or measured_facts(results)
+        return [effect_of(results, group, measured[group], protocol) for group in groups]
+
+
+def measured_facts(results: Results) -> dict[str, str]:
+    """Return the facts of a measurement that is no trial."""
+    start = results.run.get("start") or {}
+    versions = start.get("versions") or {}
+    command = (results.run.get("settings") or {}).get("command")
+    return {
+        "hash": f"none: cola {command} measured it, and no claim was tried by cola verify",
+        "measured": dated(start.get("date"), versions.get("cola-jax"), start.get("commit")),
+        "results": short(results.run.get(DIGEST)),
+    }
 
 
 def measured_paths(results: Results) -> dict[str, dict[str, Any]]:
@@ -129,7 +145,9 @@ def measured_paths(results: Results) -> dict[str, dict[str, Any]]:
     }
 
 
-def effect_of(results: Results, group: str, facts: Mapping[str, Any]) -> ReportedEffect:
+def effect_of(
+    results: Results, group: str, facts: Mapping[str, Any], protocol: Mapping[str, str]
+) -> ReportedEffect:
     """Return the effect of a group of estimates."""
     beside = [each for each in results if each.group in (group, facts["model"])]
     by_name = {(each.group, each.name): each for each in beside}
@@ -141,6 +159,7 @@ def effect_of(results: Results, group: str, facts: Mapping[str, Any]) -> Reporte
         after=by_name[group, CORRECT],
         change=by_name[group, CHANGE],
         sentence=sentence,
+        facts=protocol,
     )
 
 

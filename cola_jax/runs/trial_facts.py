@@ -22,11 +22,11 @@ DIGITS = 16  # hexadecimal, shown of a digest
 MARGINS = {"accuracy": SIZES["points"], "likelihood": SIZES["nats/100 more"]}  # by the measure
 
 
-def trial_facts(results: Results) -> dict[str, str]:
+def trial_facts(results: Results, groups: Sequence[str] | None = None) -> dict[str, str]:
     """Return the facts of a trial, {} for the results of another command.
 
-    What differs between claims has a line for each of them. What an earlier version did not record
-    is said to be so.
+    What differs between claims has a line for each of them, or for those of `groups`. What an
+    earlier version did not record is said to be so.
     """
     settings = results.run.get("settings") or {}
     claims = {each.group: each for each in results if each.note in STATED}
@@ -34,7 +34,7 @@ def trial_facts(results: Results) -> dict[str, str]:
         return {}
     start = results.run.get("start") or {}
     versions = start.get("versions") or {}
-    groups = [*claims]
+    groups = [*claims] if groups is None else groups
     tests = settings.get("num_tests")
     return {
         "written": dated(settings.get("protocol_date"), settings.get("protocol_version")),

@@ -25,6 +25,7 @@ from cola_jax.runs.estimates import (
     LIMIT,
     MODEL,
     RECOMMENDED,
+    TRIES,
     Estimate,
 )
 from cola_jax.runs.results import Results, write_results
@@ -50,7 +51,7 @@ def measured(group, model=MODEL, note="", chosen=""):
 
 def effect_of(text):
     before, after, change = measured(NAME, note=text)
-    return ReportedEffect(text, 1, before, after, change, text)
+    return ReportedEffect(text, 1, before, after, change, text, {text: text})
 
 
 @pytest.fixture
@@ -152,6 +153,37 @@ def test_read_effects_reads_each_task_of_a_claim(write):
     other = write("verify", likelihood, settings=settings)
     with pytest.raises(InputError, match="measures likelihood, but a model card states accuracy"):
         read_effects(other, PATH, 6, "ours")
+
+
+def test_card_states_the_protocol_of_a_trial(write):
+    """Also that there is none, or that an earlier version recorded less."""
+
+    def card(command, estimates, **run):
+        effects = read_effects(write(command, estimates, **run), PATH, 6, "ours")
+        return model_card(METADATA, PATH, effects=effects).text
+
+    claims = [*measured("y", note="better"), *measured("z", note="worse")[1:]]
+    claims += [Estimate.count(TRIES, 1, group="y", note="2026-11-28 worse on arc-easy")]
+    groups = {
+        name: {"path": path, "task": "arc-easy", "model": MODEL}
+        for name, path in (("y", NAME), ("z", "0-4"))
+    }
+    settings: dict[str, Any] = {"command": "verify", "model": "ours", "hash": "f" * 64}
+    settings |= {"margin": 3.0, "num_tests": 5}
+    size = {"done": 300, "prompts": 8}
+    text = card("verify", claims, settings=settings, groups=groups, **size)
+    for row in (
+        "| hash | ffffffffffffffff |",
+        "| earlier tries | 1: 2026-11-28 worse on arc-easy |",
+        "| margin | 3 points |",
+        "| questions and prompts | 300 questions x 8 prompts |",
+        "| chosen on | not recorded |",
+        "| rows, results | not recorded, not recorded |",
+    ):
+        assert row in text
+    assert "over 5 tests of 2 claims" in text
+    none = card("evaluate", measured(NAME))
+    assert "| hash | none: cola evaluate measured it, and no claim was tried" in none
 
 
 def test_read_effects_names_the_next_action_for_files_of_earlier_versions(tmp_path):
