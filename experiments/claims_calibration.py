@@ -1,148 +1,361 @@
-"""Error rates of verdicts about claims where the truth is known, with one prompt and several.
+"""Error rates and power of verdicts about claims where the truth is known, before and after.
 
-`python -m experiments.claims_calibration` draws verdicts of a model and of a path on questions
-crossed with prompts, and writes `experiments/results/claims-calibration.csv`: how often a claim
-without an effect is called better or worse, how often the 95 % interval covers the truth, how often
-an effect is shown, and how often a loss of the margin is called "as good". Each estimate is
-compared with the interval of questions alone, at equal numbers of evaluations.
+`python -m experiments.claims_calibration` draws trials with a known truth and decides them by
+today's rules, and by those of before: Holm's method over effects alone, losses in a budget of their
+own in any trial, dependence on the prompt uncorrected, Satterthwaite's degrees of freedom, equal
+questions counted again, and no least size. `--tables` picks some of
+
+- family: how often some statement of a trial is false;
+- as-good: how often a path with fewer layers is called as good, and where that says nothing;
+- equal: questions, shots and prompts that are not as many as they look;
+- size: what the least trial shows, and what one of the planned size does;
+- power: the effects that are shown four times in five.
 """
 
 import csv
 import dataclasses
-import math
-from collections.abc import Iterator
-from typing import NamedTuple
+import itertools
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import tyro
-from scipy.stats import norm
+from scipy.special import stdtrit
 
-from cola_jax.scoring.statistics import Crossed, Difference, Mean
+from cola_jax.deploy.verify.power import Components, check_size, plan
+from cola_jax.deploy.verify.trial import PathScores, TaskTrial
+from cola_jax.deploy.verify.verdict import Judged, decide, number_of_tests
+from cola_jax.errors import InputError
+from cola_jax.path import LayerPath
+from cola_jax.question import Question, distinct
+from cola_jax.scoring.statistics import ALPHA
+from cola_jax.tasks import TaskConfig
+from experiments.drawn_settings import RANDOM, RandomModel, RareLoss, Setting, Skilled
+from experiments.drawn_trials import (
+    CORRELATION,
+    DrawnTrials,
+    PValues,
+    Truth,
+    decided,
+    decided_before,
+    draw_trials,
+    error_before,
+    p_values_before,
+    percent,
+)
 from experiments.paper.results import show
+from tests import tiny
 
-DESIGNS = ((8, 100), (4, 200), (3, 267), (1, 800), (8, 200), (4, 400), (3, 533), (1, 1600))
-PROMPT_SDS = (0.03, 0.05)
-EFFECTS = (0.03, 0.06, 0.10)
 MARGIN = 0.03
-P = 0.05
-ACCURACY = 0.45  # of the model
-# Latent standard deviations of questions, prompts and a question's answer to one prompt, and how
-# the first and last correlate between model and path: 17 % of verdicts change.
-QUESTION, PROMPT, ANSWER = 1.0, 0.2, 0.5
-SAME_QUESTION, SAME_ANSWER = 0.95, 0.5
-CHUNK = 250  # draws in memory
-HEAD = (
-    "prompts", "questions", "points between prompts", "interval of",
-    "no effect: better or worse, %", "95 % interval covers, %",
-    *(f"{100 * effect:.0f} points: shown, %" for effect in EFFECTS),
-    "loss of 3 points: as good, %", "depends on the prompt, %", "half width, points",
-)  # fmt: skip
+CLAIMS = (1, 2, 6, 10)
+# Standard deviations of effects between prompts, by accuracy: chance of four options, between, and
+# ceiling and floor, where 2 points and more are rare prompts in which all is different.
+PROMPT_SDS = {
+    0.25: (0.0, 0.02, 0.05),
+    0.45: (0.0, 0.02, 0.05),
+    0.98: (0.0, 0.005, 0.01, 0.02, 0.05),
+    0.02: (0.0, 0.005, 0.01, 0.02, 0.05),
+}
+DESIGNS = ((100, 8), (200, 4), (267, 3), (200, 8), (400, 4), (533, 3))
+PLAIN: LayerPath = (0, 1)
+PATH: LayerPath = (0,)
+OTHERS: list[LayerPath] = [(1,) * i for i in range(1, RANDOM + 1)]
+Table = Literal["family", "as-good", "equal", "size", "power"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClaimsCalibration:
-    """Draw claims with a known truth, and try them."""
+    """Draw trials with a known truth, and decide them."""
 
     draws: int = 2000
-    """Claims of each row and effect."""
-    output: str = "experiments/results/claims-calibration.csv"
-    """CSV file to write."""
+    """Trials of each row."""
+    tables: tuple[Table, ...] = get_args(Table)
+    """Tables to make."""
+    folder: str = "experiments/results"
+    """Folder of the CSV files to write."""
 
 
-class Trials(NamedTuple):
-    """Intervals [draws, 2] and p-values [draws] of claims of one effect."""
+def is_false(p_values: PValues, trials: DrawnTrials, truth: Truth) -> np.ndarray:
+    """Return in which trials [draws] some statement is false: of an effect, a loss, dependence.
 
-    crossed: np.ndarray
-    questions_alone: np.ndarray
-    noninferior_p: np.ndarray
-    interaction_p: np.ndarray
-
-
-def draw(
-    count: int, n: int, prompts: int, prompt_sd: float, effect: float, random: np.random.Generator
-) -> np.ndarray:
-    """Draw differences of verdicts [count, n, prompts] with a mean of `effect` over all prompts.
-
-    A verdict is right where a normal sum of question, prompt and answer is above 0. The path's sum
-    is correlated with the model's, and has an effect of its own with each prompt.
+    `truth` is that of all claims. At a loss of the margin, "as good" is false and so is "better";
+    without a difference, "better", "worse" and, unless prompts do differ, dependence on them.
     """
-
-    def normal(*shape: int) -> np.ndarray:
-        return random.standard_normal((count, *shape), dtype=np.float32)
-
-    def both(scale: float, same: float, *shape: int) -> tuple[np.ndarray, np.ndarray]:
-        first = normal(*shape)
-        return scale * first, scale * (same * first + math.sqrt(1 - same**2) * normal(*shape))
-
-    question, changed_question = both(QUESTION, SAME_QUESTION, n, 1)
-    answer, changed_answer = both(ANSWER, SAME_ANSWER, n, prompts)
-    prompt = PROMPT * normal(1, prompts)
-    spread = math.sqrt(QUESTION**2 + PROMPT**2 + ANSWER**2)
-    quantile = norm.ppf(ACCURACY + effect)
-    own_sd = prompt_sd * spread / norm.pdf(quantile)  # of the path's prompts, as latent
-    before = norm.ppf(ACCURACY) * spread + question + prompt + answer > 0
-    level = quantile * math.hypot(spread, own_sd) + own_sd * normal(1, prompts)
-    after = level + changed_question + prompt + changed_answer > 0
-    return after.astype(np.int8) - before
+    if truth.effect:
+        false = (p_values.effect <= ALPHA) & (trials.value > 0) | (p_values.loss <= ALPHA)
+    else:
+        false = p_values.effect <= ALPHA
+        if not truth.prompt_sd:
+            false |= p_values.depends <= ALPHA
+    return np.any(false, axis=1)
 
 
-def trials(settings: ClaimsCalibration, n: int, prompts: int, sd: float, effect: float) -> Trials:
-    """Try all claims of one effect."""
-    random = np.random.default_rng([n, prompts, round(100 * sd), round(100 * (1 + effect))])
-    sizes = [CHUNK] * (settings.draws // CHUNK) + [settings.draws % CHUNK]
-    drawn = (claim for size in sizes for claim in draw(size, n, prompts, sd, effect, random))
-    tried = [(Crossed.of(claim), questions_alone(claim)) for claim in drawn]
-    return Trials(
-        np.array([crossed.interval for crossed, _ in tried]),
-        np.array([interval for _, interval in tried]),
-        np.array([crossed.noninferior_p(MARGIN) for crossed, _ in tried]),
-        np.array([crossed.interaction_p for crossed, _ in tried]),
-    )
+def family(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
+    """Count trials with a false statement."""
+    truths = [
+        Truth(accuracy, effect, sd)
+        for accuracy, sds in PROMPT_SDS.items()
+        for sd in sds
+        for effect in (0.0, -MARGIN)
+        if accuracy + effect > 0
+    ]
+    for prompts, n in itertools.product((3, 4, 8), (100, 400)):
+        drawn = draw_trials(settings.draws, (n, prompts), max(CLAIMS), truths)
+        for truth, trials in drawn.items():
+            single = p_values_before(trials, MARGIN)
+            for count in CLAIMS:
+                yield from family_rows(truth, trials.take(count), single.take(count))
 
 
-def questions_alone(differences: np.ndarray) -> tuple[float, float]:
-    """Return the interval of questions alone: paired shares, or means over several prompts."""
-    n, prompts = differences.shape
-    if prompts > 1:
-        return Mean.of(differences.mean(1)).interval
-    return Difference(int((differences > 0).sum()), int((differences < 0).sum()), n).interval
+def family_rows(truth: Truth, trials: DrawnTrials, single: PValues) -> Iterator[dict[str, str]]:
+    """Tabulate trials of one truth, whose claims have as many layers as the model, and fewer."""
+    watched = is_false(single, trials, truth)
+    before = is_false(decided_before(single), trials, truth)
+    for shorter in (True,) if truth.effect else (False, True):
+        after = decided(trials, MARGIN, single, watched, shorter=shorter)
+        n, prompts = trials.size
+        yield {
+            "model, %": f"{100 * truth.accuracy:g}",
+            "points between prompts": f"{100 * truth.prompt_sd:g}",
+            "truth": "a loss of the margin" if truth.effect else "no difference",
+            "fewer layers": "yes" if shorter else "no",
+            "wordings": f"{prompts}",
+            "questions": f"{n}",
+            "claims": f"{trials.value.shape[1]}",
+            "before: some statement is false, %": percent(before),
+            "after, %": percent(is_false(after, trials, truth)),
+        }
 
 
-def rows(settings: ClaimsCalibration, prompts: int, n: int, sd: float) -> Iterator[list[str]]:
-    """Tabulate one design by both intervals; one prompt has only that of questions alone."""
-    by_effect = {
-        effect: trials(settings, n, prompts, sd, effect) for effect in (-MARGIN, 0.0, *EFFECTS)
+SETTINGS = (
+    Setting("two guessers", (400, 8)),
+    RandomModel("a random model, of which 2 of 12 layers are kept", (400, 8)),
+    Setting("0.5 % right, and so are all paths", (200, 8), chance=0.005),
+    Skilled("98 %, equal; random paths lose nothing", (400, 8), 0.25, 0.98, 0.0, 0.0, 0.0),
+    Skilled("60 %, equal; random paths lose 0 to 4 points", (400, 8), 0.25, 0.6, 0.0, 0.0, 0.04),
+    Skilled("98 %, loses the margin; random paths 10 to 30", (400, 8), 0.25, 0.98, -MARGIN),
+    Skilled("60 %, loses the margin; random paths 10 to 30", (400, 8), 0.25, 0.6, -MARGIN),
+    RareLoss("60 %, loses 24 in one wording of eight", (400, 8), 0.25, 0.6, -MARGIN),
+    Skilled("98 %, equal; random paths lose 10 to 30", (400, 8), 0.25, 0.98),
+    Skilled("60 %, equal; random paths lose 10 to 30", (400, 8), 0.25, 0.6),
+    Skilled("60 %, equal; random paths lose 10 to 30", (1600, 8), 0.25, 0.6),
+)  # fmt: skip
+
+
+def as_good(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
+    """Count paths that are called as good on fewer layers."""
+    for place, setting in enumerate(SETTINGS):
+        truth = "says nothing"
+        if isinstance(setting, Skilled) and setting.least > 0:
+            truth = "false" if setting.effect else "true"
+        random = np.random.default_rng([place, *setting.size])
+        outcomes = [called_as_good(setting, random) for _ in range(settings.draws)]
+        before, after = np.array(outcomes).T
+        yield {
+            "model and path": setting.name,
+            "questions": f"{setting.size[0]}",
+            "wordings": f"{setting.size[1]}",
+            "as good": truth,
+            "before: as good on fewer layers, %": percent(before),
+            "after, %": percent(after),
+        }
+
+
+def called_as_good(setting: Setting, random: np.random.Generator) -> tuple[bool, bool]:
+    """Draw a trial; return whether a path is called as good before, and today."""
+    right = setting.draw(random)
+    drawn = DrawnTrials.of(right[None, 1:2].astype(np.int8) - right[0])
+    single = p_values_before(drawn, MARGIN)
+    if not single.loss <= ALPHA:  # nor is it today: see `decided`
+        return False, False
+    measured = {
+        path: PathScores(each.T.astype(float), each.T, np.nan)
+        for path, each in zip((PLAIN, PATH, *OTHERS), right, strict=True)
     }
-    for at, name in enumerate(("questions and prompts", "questions alone")):
-        if prompts == 1 and at == 0:
-            continue
-        low = {effect: tried[at][:, 0] for effect, tried in by_effect.items()}
-        high = {effect: tried[at][:, 1] for effect, tried in by_effect.items()}
-        covered = [(low[effect] <= effect) & (effect <= high[effect]) for effect in by_effect]
-        shown = [(low[effect] > 0) | (high[effect] < 0) for effect in (0.0, *EFFECTS)]
-        as_good = by_effect[-MARGIN].noninferior_p <= P
-        apart = by_effect[0.0].interaction_p <= P
-        yield [
-            f"{prompts}", f"{n}", f"{100 * sd:.0f}", name, percent(shown[0]),
-            percent(np.array(covered)), *map(percent, shown[1:]),
-            percent(as_good) if at == 0 or prompts == 1 else "",
-            percent(apart) if at == 0 else "",
-            f"{50 * np.median(high[0.0] - low[0.0]):.1f}",
-        ]  # fmt: skip
+    chance = 0.0 if setting.chance < 0.1 else setting.chance  # of open questions
+    task = TaskTrial("drawn", measured, [], np.full(setting.size[0], chance))
+    blind = task.blind_to_loss(PATH, PLAIN, OTHERS, MARGIN)
+    (verdict,) = decide([Judged(task.effect(PATH, PLAIN), True, blind)], MARGIN)
+    return bool(decided_before(single).as_good), verdict.outcome == "as good on fewer layers"
 
 
-def percent(mask: np.ndarray) -> str:
-    """Format a share of trials."""
-    return f"{100 * mask.mean():.1f}"
+def equal(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
+    """Tabulate questions, shots and prompts that are not as many as they look."""
+    gained = DrawnTrials.of(np.ones((1, 1, 8, 30), np.int8))
+    before = decided_before(p_values_before(gained, MARGIN)).effect.item()
+    asked = [Question(f"{i}", "Which?", ("this", "that"), 0) for i in range(30)]
+    yield {
+        "case": "one question under 30 ids, in 8 wordings",
+        "before": f"better, +100.0 points (p {before:.0e})",
+        "after": refusal(len(distinct(asked)), 8),
+    }
+    yield {
+        "case": "eight wordings of a task that shows its three solved examples in any order",
+        "before": "refused: 0 other wordings",
+        "after": f"refused: {wordings_of_three_shots()}",
+    }
+    for together, name in ((2, "pairs of wordings"), (8, "all wordings")):
+        for n, count in itertools.product((100, 400), (1, 6)):
+            none, loss = Truth(0.45, 0.0, 0.05, together), Truth(0.45, -MARGIN, 0.05, together)
+            drawn = draw_trials(settings.draws, (n, 8), count, (none, loss))
+            for truth, trials in drawn.items():
+                single = p_values_before(trials, MARGIN)
+                watched = is_false(single, trials, truth)
+                after = decided(trials, MARGIN, single, watched, shorter=True)
+                said = "a loss of the margin: as good or better" if truth.effect else (
+                    "no difference: better or worse"
+                )  # fmt: skip
+                yield {
+                    "case": f"effects correlate by {CORRELATION} in {name}, {n} x 8, "
+                    f"claims: {count}; {said}, %",
+                    "before": percent(is_false(decided_before(single), trials, truth)),
+                    "after": percent(is_false(after, trials, truth)),
+                }
+
+
+def wordings_of_three_shots() -> str:
+    """Ask for eight wordings of a task whose prompts show all its three solved examples."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "sums.jsonl")
+        rows = [{"prompt": f"{i} + 1 =", "answer": f"{i + 1}"} for i in range(4)]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[3:]))
+        shots = Path(folder, "shots.jsonl")
+        shots.write_text("".join(f"{json.dumps(row)}\n" for row in rows[:3]))
+        config = TaskConfig(str(file), shots=3, shots_file=str(shots), scorer="exact", prompts=8)
+        try:
+            every = config.prepare_prompts(
+                tiny.tokenizer(chat=False), context=400, stop_tokens=lambda: (1,)
+            )
+        except InputError as error:
+            return re.sub(".* has (.* wordings?),.*", r"\1", str(error))
+    return f"{len(every)} wordings"
+
+
+def refusal(n: int, prompts: int) -> str:
+    """Return what a trial of one longer path says of its size, "" for one that is large enough."""
+    tests = number_of_tests(prompts, shorter=False)
+    try:
+        check_size(plan(MARGIN, prompts, tests=tests), MARGIN, n, prompts)
+    except InputError as error:
+        return f"refused: {str(error).partition(':')[0]}"
+    return ""
+
+
+SIZES = (  # margin, wordings, points between prompts
+    (0.03, 16, 0.02), (0.03, 32, 0.03), (0.05, 8, 0.03), (0.05, 16, 0.03), (0.05, 16, 0.05),
+    (0.10, 8, 0.03), (0.10, 8, 0.05), (0.10, 16, 0.05),
+)  # fmt: skip
+
+
+def size(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
+    """Tabulate what the least trial shows, and what trials of the planned sizes do."""
+    for prompts in (3, 8):
+        truth = Truth(0.45, 0.0, 0.05)
+        least = draw_trials(settings.draws, (20, prompts), 1, [truth])[truth]
+        yield {
+            "margin": "",
+            "wordings": f"{prompts}",
+            "points between prompts": "5",
+            "claims": "1",
+            "before": f"20 questions, which show {100 * shown_before(least, 1):.0f} points",
+            "after": refusal(20, prompts),
+            "shown there, %": "",
+        }
+    for (margin, prompts, sd), count in itertools.product(SIZES, (1, 6)):
+        truth = Truth(0.45, -margin, sd)
+        tests = count * number_of_tests(prompts, shorter=True)
+        planned = plan(margin, prompts, components_of(truth), tests)
+        (least,) = draw_trials(settings.draws, (20, 3), 1, [truth]).values()
+        before = p_values_before(least, margin).effect <= ALPHA / count
+        after = f"no number of questions: {planned.least_prompts} wordings or more"
+        power = ""
+        if planned.questions is not None:
+            after = f"{planned.questions} questions"
+            draws = draw_trials(settings.draws, (planned.questions, prompts), 1, [truth])
+            power = percent(shown(draws[truth], ALPHA / tests))
+        yield {
+            "margin": f"{100 * margin:g}",
+            "wordings": f"{prompts}",
+            "points between prompts": f"{100 * sd:g}",
+            "claims": f"{count}",
+            "before": f"20 questions in 3 wordings, which show it in {percent(before)} %",
+            "after": after,
+            "shown there, %": power,
+        }
+
+
+def components_of(truth: Truth) -> Components:
+    """Return the components of variance of a truth, by one large trial."""
+    (trials,) = draw_trials(1, (20_000, 64), 1, [truth]).values()
+    return Components.of(trials.crossed(0)[0])
+
+
+def shown(trials: DrawnTrials, alpha: float) -> np.ndarray:
+    """Return which trials [draws] of one claim show its effect at a two-sided `alpha`, today."""
+    return np.array([trials.crossed(draw)[0].p <= alpha for draw in range(len(trials.value))])
+
+
+def smallest_shown(trials: DrawnTrials, error: np.ndarray, df: np.ndarray, alpha: float) -> float:
+    """Return the effect that is shown four times in five, of trials [draws, 1] without one."""
+    needed = stdtrit(df, 1 - alpha / 2) * error - trials.value
+    return float(np.quantile(needed, 0.8))
+
+
+def shown_before(trials: DrawnTrials, claims: int) -> float:
+    """Return the smallest effect that trials showed of each of some claims."""
+    return smallest_shown(trials, *error_before(trials), ALPHA / claims)
+
+
+def shown_after(trials: DrawnTrials, tests: int) -> float:
+    """Return the smallest effect that trials show with a number of tests."""
+    errors = [trials.crossed(draw)[0].error for draw in range(len(trials.value))]
+    error, df = np.array(errors).T[:, :, None]
+    return smallest_shown(trials, error, df, ALPHA / tests)
+
+
+def power(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
+    """Tabulate effects that are shown four times in five, of claims with as many layers."""
+    truths = [Truth(0.45, 0.0, sd) for sd in (0.0, 0.03, 0.05)]
+    for n, prompts in DESIGNS:
+        drawn = draw_trials(settings.draws, (n, prompts), 1, truths)
+        for (truth, trials), count in itertools.product(drawn.items(), (1, 6)):
+            before = shown_before(trials, count)
+            after = shown_after(trials, count * number_of_tests(prompts, shorter=False))
+            yield {
+                "points between prompts": f"{100 * truth.prompt_sd:g}",
+                "wordings": f"{prompts}",
+                "questions": f"{n}",
+                "claims": f"{count}",
+                "before: shown four times in five, points": f"{100 * before:.1f}",
+                "after, points": f"{100 * after:.1f}",
+                "lost, points": f"{100 * (after - before):.1f}",
+            }
+
+
+TABLES: dict[Table, Callable[[ClaimsCalibration], Iterator[dict[str, str]]]] = {
+    "family": family,
+    "as-good": as_good,
+    "equal": equal,
+    "size": size,
+    "power": power,
+}
 
 
 def main(settings: ClaimsCalibration) -> None:
-    table = [
-        row for sd in PROMPT_SDS for prompts, n in DESIGNS for row in rows(settings, prompts, n, sd)
-    ]
-    with open(settings.output, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEAD, *table])
-    show(HEAD, table)
+    for name in settings.tables:
+        rows = list(TABLES[name](settings))
+        head = list(rows[0])
+        file = Path(settings.folder, f"claims-calibration-{name}.csv")
+        with file.open("w", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows(
+                [head, *([row[column] for column in head] for row in rows)]
+            )
+        show(head, [[row[column] for column in head] for row in rows])
+        print()
 
 
 if __name__ == "__main__":

@@ -95,8 +95,9 @@ class TaskTrial:
             return "the model itself is not above a guess by more than the margin"
         if len(random) < LEAST_RANDOM:
             return f"fewer than {LEAST_RANDOM} other paths have its edits"
-        median = float(np.median([self.effect(other, plain).value for other in random]))
-        if median > -margin:
+        before = self.measured[plain].values
+        changes = [(self.measured[other].values - before).mean() for other in random]
+        if np.median(changes) > -margin:
             return "half of the random paths with its edits lose no more than the margin"
         return ""
 
