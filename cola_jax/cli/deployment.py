@@ -92,16 +92,17 @@ class Static(TaskCommand):
             lambda metrics: find_path(session, out, self.settings, metrics, prompts, costs)
         )
         facts = facts_of(session, command="static", **dataclasses.asdict(self.settings))
-        results = Results(
-            static_estimates(best, self.settings.fitness), facts.to_json() | size_of(prompts)
-        )
+        chosen_on = session.chosen_on().field()
+        recorded = facts.to_json() | size_of(prompts) | chosen_on
+        results = Results(static_estimates(best, self.settings.fitness), recorded)
         write_report(results, path_of(out))
         chosen = {
             "path": format_path(best.recommended),  # to use
             "layers": len(best.recommended),
             "found": format_path(best.chosen.path),  # to try
         }
-        write_used(f"{out}/{RESULT}", chosen | origin_of(session) | {"task": flags.task.task})
+        origin = origin_of(session) | {"task": flags.task.task}
+        write_used(f"{out}/{RESULT}", chosen | origin | chosen_on)
         print_results(results, as_json=self.json)
 
 
@@ -123,7 +124,7 @@ class Menu(TaskCommand):
         return self.flags.model, [self.flags.over_prompts().task]
 
     def run_task(self) -> None:
-        from cola_jax.deploy.menu import find_menu, menu_estimates
+        from cola_jax.deploy.menu import find_menu, menu_chosen_on, menu_estimates
         from cola_jax.deploy.rules import MENU, SELECTOR
         from cola_jax.runs.results import Results
         from cola_jax.runs.session import facts_of
@@ -144,7 +145,10 @@ class Menu(TaskCommand):
         write_whole(f"{out}/{CONFIG}", yaml_of(self).encode())
         content = menu.to_json() | origin_of(session) | {"task": flags.task.task}
         facts = facts_of(session, command="menu", paths=content["paths"])
-        results = Results(menu_estimates(menu), facts.to_json() | size_of(prompts))
+        chosen_on = menu_chosen_on([session, screen], self.runs).field()
+        content |= chosen_on
+        recorded = facts.to_json() | size_of(prompts) | chosen_on
+        results = Results(menu_estimates(menu), recorded)
         write_report(results, path_of(out))
         write_used(f"{out}/{MENU}", content)
         print_results(results, as_json=self.json)
@@ -204,6 +208,8 @@ class Distill(TaskCommand):
     def train(self) -> None:
         """Train the router, and print its effect on held-out questions."""
         from cola_jax.extras.distill import distill
+        from cola_jax.extras.router import Record
+        from cola_jax.runs.chosen_on import CHOSEN_ON
         from cola_jax.runs.results import Results
         from cola_jax.runs.run import Run
         from cola_jax.runs.session import facts_of, prepare_prompts
@@ -222,6 +228,7 @@ class Distill(TaskCommand):
         write_whole(f"{self.out}/{CONFIG}", yaml_of(self).encode())
         facts = facts_of(session, command="distill", **dataclasses.asdict(self.settings))
         size = {"held_out": len(distilled.right), "prompts": len(prompts)}
+        size |= {CHOSEN_ON: Record.read(self.out).chosen_on}
         results = Results(distilled.estimates(), facts.to_json() | size)
         write_report(results, path_of(self.out))
         print_results(results, as_json=self.json, whole=True)

@@ -1,8 +1,10 @@
 """`cola verify`: claims about paths, tried on tasks, prompts and controls fixed beforehand."""
 
 import dataclasses
+import functools
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +29,10 @@ from cola_jax.storage import path_of
 
 if TYPE_CHECKING:
     from cola_jax.cli.flags import TaskFlags
+    from cola_jax.deploy.provenance import Provenance
     from cola_jax.deploy.verify.claims import Claim
     from cola_jax.deploy.verify.power import Components
+    from cola_jax.runs.chosen_on import ChosenOn
     from cola_jax.runs.session import Session
     from cola_jax.tasks.prepared import Prepared
     from cola_jax.tasks.task import TaskConfig
@@ -52,6 +56,12 @@ class Verify(TaskCommand):
     settings: Annotated[OmitArgPrefixes[TrialSettings], group("Trial")] = dataclasses.field(
         default_factory=TrialSettings
     )
+    chosen_on: tuple[str, ...] = ()
+    """Where the claims were chosen: outputs of `cola search`, `scan`, `evaluate`, `static` or
+    `menu`, directories or JSON files; or the word unknown, which each verdict then says. Their
+    questions and prompts judge nothing. static.json says it itself."""
+    other_questions: bool = False
+    """Leave out the questions that chose a claim, those of --chosen-on; --limit counts them."""
     power: Annotated[float | None, arg(metavar="POINTS")] = None
     """Only plan: print the questions that show a difference of this many points four times in
     five."""
@@ -87,14 +97,19 @@ class Verify(TaskCommand):
             self.plan(self.power)
             return
         self.settings.check()
+        provenances = self.provenances()
         if self.flags.task.chooses_over_several:
             raise InputError("a trial chooses nothing: leave out --choose-prompts.")
-        sessions = self.sessions()
+        left_out = self.left_out(provenances)
+        sessions = self.sessions(left_out)
         (first, *_), *_ = sessions.values()
-        claims = self.read(first)
+        claims = [
+            dataclasses.replace(claim, provenance=provenances[claim.text])
+            for claim in self.read(first)
+        ]
         model = first.model
         costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
-        samplers = self.samplers(sessions, claims)
+        samplers = self.samplers(sessions, claims, left_out)
         out, settings = self.flags.out, self.settings
         components = self.components()
         trial = run_with_progress(
@@ -158,17 +173,33 @@ class Verify(TaskCommand):
         """Return the flags of each task by its name."""
         return {flags.name: flags for flags in self.flags.each()}
 
-    def sessions(self) -> "dict[str, list[Session]]":
+    def left_out(self, provenances: "Mapping[str, Provenance]") -> "ChosenOn":
+        """Return what chose the claims, where --other-questions leaves it out."""
+        from cola_jax.runs.chosen_on import NOTHING
+
+        known = [each.chosen_on for each in provenances.values() if each.chosen_on is not None]
+        if self.other_questions and not known:
+            raise InputError(
+                "--other-questions leaves out those that chose a claim, which are unknown: give "
+                "--chosen-on the output of the command that chose it."
+            )
+        return functools.reduce(operator.or_, known if self.other_questions else [], NOTHING)
+
+    def sessions(self, left_out: "ChosenOn") -> "dict[str, list[Session]]":
         """Prepare a session for each prompt of each task, by its name; they share the weights."""
         sessions: dict[str, list[Session]] = {}
         model = None
         for name, flags in self.each().items():
-            sessions[name] = flags.prepare_prompts(self, model, MEASURING)
+            every = flags.prepare_prompts(self, model, MEASURING)
+            sessions[name] = [session.without(left_out) for session in every]
             model = sessions[name][0].model
         return sessions
 
     def samplers(
-        self, sessions: "dict[str, list[Session]]", claims: "list[Claim]"
+        self,
+        sessions: "dict[str, list[Session]]",
+        claims: "list[Claim]",
+        left_out: "ChosenOn",
     ) -> "dict[str, list[list[Session]]]":
         """Prepare sessions that draw answers, where a task decodes and a claim can pay for two."""
         from cola_jax.deploy.verify.comparators import TEMPERATURE, affordable_samples
@@ -186,9 +217,32 @@ class Verify(TaskCommand):
                 ]
                 each = [dataclasses.replace(flags, task=task) for task in tasks]
                 samplers[name] = [
-                    part.prepare_prompts(self, first.model, MEASURING) for part in each
+                    [
+                        session.without(left_out)
+                        for session in part.prepare_prompts(self, first.model, MEASURING)
+                    ]
+                    for part in each
                 ]
         return samplers
+
+    def provenances(self) -> "dict[str, Provenance]":
+        """Read where each claim was chosen; InputError where nobody has said it."""
+        from cola_jax.deploy.provenance import UNKNOWN, UNKNOWN_PROVENANCE, Provenance
+
+        given = UNKNOWN_PROVENANCE if self.settings.pilot else None  # which gives no verdict
+        if self.chosen_on:
+            given = Provenance.read(self.chosen_on)
+        provenances: dict[str, Provenance] = {}
+        for text in self.claims:
+            provenance = Provenance.of_file(text) or given
+            if provenance is None:
+                raise InputError(
+                    f"where was {shown(text)} chosen? Give --chosen-on with the directory of the "
+                    "search, scan, evaluation or menu that chose it, so that its questions and "
+                    f"prompts judge nothing, or --chosen-on {UNKNOWN}, which the verdict says."
+                )
+            provenances[text] = provenance
+        return provenances
 
     def read(self, session: "Session") -> "list[Claim]":
         """Read the claims; InputError for two of the same path."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +32,7 @@ from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, unpad_path
 from cola_jax.question import Question, content, distinct, split
+from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.estimates import MODEL, Estimate
 from cola_jax.runs.path_results import LAYERS
@@ -344,6 +346,16 @@ def training_labels(directory: str, session: "Session") -> list[Labels]:
     check_comparable(run.asked(), ours, allowed)
     ids = {question.id for question in session.asked.questions}
     return [label for label in read_labels(run) if label.question in ids]
+
+
+def menu_chosen_on(sessions: Sequence["Session"], runs: Sequence[str]) -> ChosenOn:
+    """Return what chose a menu: its training questions, and those of the runs that it was given.
+
+    `sessions` ask the training questions; those that they hold out measure the menu.
+    """
+    every = [session.chosen_on() for session in sessions]
+    every += [Run(directory).chosen_on() for directory in runs]
+    return functools.reduce(operator.or_, every).without(held_out_of(sessions[0]).questions)
 
 
 def folds_of(questions: Sequence[Question]) -> np.ndarray:

@@ -142,6 +142,7 @@ def distill(
     examples = make_examples(read_labels(source), session, settings)
     digests = digest(*(part.tolist() for part in examples[:3]), examples.held_out)
     shared = {name: all_settings[name] for name in ("questions_digest", "dtype")}
+    held_out = [asked.questions[i] for i in examples.held_out]
     record = Record(
         model=str(session.environment["origin"].get("name") or model.source),
         identity=model.digest,
@@ -149,6 +150,7 @@ def distill(
         width=model.config.width,
         early_layers=early_layers,
         settings={**dataclasses.asdict(settings), "examples": digests, **shared},
+        chosen_on=source.chosen_on().without(held_out).to_json(),
     )
     record.check_free(directory)
     params, losses = train(read_states(session, examples, early_layers), examples, settings)

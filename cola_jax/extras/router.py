@@ -28,7 +28,7 @@ from cola_jax.files import exists, inside, read_bytes, read_json, write_whole
 from cola_jax.params import Model
 from cola_jax.path import LayerPath
 from cola_jax.prompts import PromptsLike
-from cola_jax.runs import MODEL, check_same
+from cola_jax.runs import CHOSEN_ON, MODEL, check_same
 
 log = logging.getLogger(__name__)
 SKIP, KEEP, REPEAT = range(3)  # how often a segment runs
@@ -200,6 +200,7 @@ class Record(BaseModel):
     settings: dict[str, Any]
     recommended: str = ""  # the router, or the model; "" of earlier versions
     weights: str = ""  # SHA-256 of the file
+    chosen_on: dict[str, Any] | None = None  # None in earlier versions, which did not record it
 
     @classmethod
     def read(cls, directory: epath.PathLike) -> "Record":
@@ -215,9 +216,8 @@ class Record(BaseModel):
         folder = absolute(directory)
         if exists(folder / RECORD):
             records = Record.read(folder), self
-            check_same(
-                folder, *(each.model_dump(exclude={"weights", "recommended"}) for each in records)
-            )
+            left_out = {"weights", "recommended", CHOSEN_ON}
+            check_same(folder, *(each.model_dump(exclude=left_out) for each in records))
 
     def save(self, directory: epath.PathLike, params: Any) -> None:
         """Write the weights of a trained network, then this record with their digest."""

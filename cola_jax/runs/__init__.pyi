@@ -1,3 +1,4 @@
+from .chosen_on import CHOSEN_ON, ChosenOn
 from .compare import asked_here, check_comparable, deciding
 from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, MODEL, Estimate
 from .facts import Facts
@@ -14,9 +15,11 @@ __all__ = [
     "BEFORE",
     "BEYOND",
     "CHANGE",
+    "CHOSEN_ON",
     "CORRECT",
     "LAYERS",
     "MODEL",
+    "ChosenOn",
     "Estimate",
     "Facts",
     "Labels",

@@ -23,8 +23,8 @@ DIGITS = 12  # hexadecimal, of a key
 class ChosenOn:
     """Keys of questions and of wordings; equal texts have one key, as have orders of shots."""
 
-    questions: frozenset[str]
-    wordings: frozenset[str]
+    questions: frozenset[str] = frozenset()
+    wordings: frozenset[str] = frozenset()
     complete: bool = True  # no further wordings, which an earlier version did not record
 
     @classmethod
@@ -64,6 +64,11 @@ class ChosenOn:
             self.complete and other.complete,
         )
 
+    def without(self, questions: Iterable[Question]) -> "ChosenOn":
+        """Leave out questions, such as those that were held out."""
+        left_out = set(map(question_key, questions))
+        return dataclasses.replace(self, questions=self.questions - left_out)
+
     def overlap(self, other: "ChosenOn") -> "ChosenOn":
         """Return what both have in common."""
         return ChosenOn(
@@ -83,6 +88,9 @@ class ChosenOn:
         if not self.complete:
             prompts = f"{prompts} or more" if self.wordings else "prompts that were not recorded"
         return f"{count(len(self.questions), 'question')} in {prompts}"
+
+
+NOTHING = ChosenOn()
 
 
 def question_key(question: Question) -> str:

@@ -25,6 +25,7 @@ from cola_jax.formats.pictures import thumbnail
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath
 from cola_jax.question import Question
+from cola_jax.runs.chosen_on import ChosenOn, question_key
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
 from cola_jax.runs.counts import improvements
 from cola_jax.runs.facts import Facts
@@ -154,6 +155,27 @@ class Session:
             )
             fill(run, self.engine, work, asked, evaluations=len(paths))
         return run
+
+    def chosen_on(self) -> ChosenOn:
+        """Return the keys of the questions and wordings that a choice here depends on."""
+        return ChosenOn.of(self.asked.questions, self.settings)
+
+    def without(self, chosen_on: ChosenOn) -> "Session":
+        """Leave out the questions that chose something; InputError where none are left."""
+        chosen = chosen_on.questions
+        if not chosen:
+            return self
+        keys = map(question_key, self.asked.questions)
+        kept = [i for i, key in enumerate(keys) if key not in chosen]
+        if not kept:
+            raise InputError(
+                f"all {count(len(self.asked), 'question')} chose the claims, and none is left: "
+                "raise --limit, or give the questions of another split or file."
+            )
+        asked = self.asked.take(kept)
+        digest = digest_of_questions(asked.questions, asked.scorer)
+        settings = self.settings | {"questions": len(asked), "questions_digest": digest}
+        return dataclasses.replace(self, asked=asked, settings=settings)
 
 
 @contextlib.contextmanager

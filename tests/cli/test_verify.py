@@ -20,7 +20,8 @@ def common(tiny_checkpoint, tmp_path):
     costs.write_text("[1, 2, 3, 4, 5.5]")
     flags += ["--layer-costs", str(costs)]
     flags += ["--margin", "90"]  # which 20 questions show
-    return [*flags, "--limit", "20", "--prompts", "3", "--output", str(tmp_path / "trial")]
+    flags += ["--limit", "20", "--prompts", "3", "--chosen-on", "unknown"]
+    return [*flags, "--output", str(tmp_path / "trial")]
 
 
 def test_verify_decides_on_claims_and_resumes_as_a_test_does(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.checkpoint import read_metadata
+from cola_jax.deploy.provenance import UNKNOWN_PROVENANCE, Provenance
 from cola_jax.deploy.verify.edited_model import path_of_model
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, parse_yaml, read_bytes, read_text
@@ -53,6 +54,7 @@ class Claim:
     path: LayerPath
     digest: str | None = None  # SHA-256 of the file, or of the weights of the model
     note: str = ""  # a sentence on how the path was derived
+    provenance: Provenance = UNKNOWN_PROVENANCE  # where the path was chosen
 
 
 def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:

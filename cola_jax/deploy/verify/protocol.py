@@ -13,6 +13,7 @@ from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest, distinct
+from cola_jax.runs.chosen_on import CHOSEN_ON
 from cola_jax.runs.session import Session
 from cola_jax.runs.settings import differing, named_differences
 from cola_jax.storage import path_of
@@ -62,8 +63,14 @@ def make_protocol(
         "dtype": first.model.dtype,
         "num_layers": first.model.config.num_layers,
         "claims": [
-            {"claim": c.text, "kind": c.kind, "path": format_path(c.path), "digest": c.digest}
-            for c in claims
+            {
+                "claim": claim.text,
+                "kind": claim.kind,
+                "path": format_path(claim.path),
+                "digest": claim.digest,
+                CHOSEN_ON: claim.provenance.record(),
+            }
+            for claim in claims
         ],
         "tasks": {name: task_record(prompts) for name, prompts in sessions.items()},
         "comparators": {
@@ -117,9 +124,12 @@ def lock_protocol(
         protocol = protocol | {"digest": digest(protocol)}
         write_whole(file, readable_json(protocol).encode() + b"\n")
         return protocol
-    changes = differing(before, protocol)
+    ours = protocol
+    if not any(CHOSEN_ON in claim for claim in before.get("claims", ())):
+        ours = without_provenance(protocol)
+    changes = differing(before, ours)
     if has_earlier_digests(before):
-        changes = differing(without_digests(before), without_digests(protocol))
+        changes = differing(without_digests(before), without_digests(ours))
     changes = {name: both for name, both in changes.items() if name.partition(".")[0] not in OWN}
     if changes:
         name, (was, now) = next(iter(changes.items()))
@@ -131,6 +141,15 @@ def lock_protocol(
             "--output."
         )
     return before
+
+
+def without_provenance(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol as earlier versions wrote it, without where claims were chosen."""
+    claims = [
+        {name: value for name, value in claim.items() if name != CHOSEN_ON}
+        for claim in protocol.get("claims", ())
+    ]
+    return protocol | {"claims": claims} if claims else protocol
 
 
 def has_earlier_digests(protocol: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.comparators import affordable_samples
 from cola_jax.deploy.verify.earlier_tries import tries_estimate
 from cola_jax.deploy.verify.power import Components
@@ -53,6 +54,7 @@ class Tried(NamedTuple):
     task: TaskTrial
     verdict: Verdict
     seconds: Mapping[LayerPath, float]  # a question, of paths alone
+    provenance: Provenance  # of the claim
 
     @property
     def plain(self) -> LayerPath:
@@ -70,6 +72,7 @@ class Tried(NamedTuple):
         yield from time_estimates(self.group, self.path, costs)
         yield correct_estimate(self.task.measured[self.path].right, self.group)
         yield from self.verdict.estimates(self.group, self.trial.protocol["measure"])
+        yield self.provenance.estimate(self.task.asked, self.group)
         yield tries_estimate(self.trial.protocol, self.path, self.group)
         yield from self.beside_random()
         yield from self.beside_others()
@@ -164,7 +167,8 @@ def trial_results(
         estimates.append(Estimate.of(ABOVE_CHANCE, above, unit, group=model, p=math.nan))
         estimates += cost_estimates(model, plain, task, alone)
         for claim, name, verdict in zip(trial.claims, names, verdicts, strict=True):
-            tried = Tried(name + on, claim.path, trial, task, verdict, alone)
+            facts = trial, task, verdict, alone, claim.provenance
+            tried = Tried(name + on, claim.path, *facts)
             estimates += tried.estimates(costs)
             shortgpt = trial.comparators.shortgpt.get(len(claim.path))
             groups[tried.group] = {

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ from cola_jax.files import inside
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.question import Question, distinct
+from cola_jax.runs.chosen_on import NOTHING, ChosenOn
 from cola_jax.runs.session import Session, evaluate_prompts, influence_of
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
@@ -68,6 +70,7 @@ class TaskTrial:
     measured: dict[LayerPath, PathScores]
     samples: list[list[Verdicts]]  # of the identity path [n, 1], m in each prompt
     chance: np.ndarray  # [n], the primary measure of a guess
+    asked: ChosenOn = NOTHING  # keys of its questions and wordings
 
     @property
     def size(self) -> tuple[int, int]:
@@ -133,7 +136,8 @@ def run_trial(
     are resumed. `samplers` are, by task, sessions in every prompt for each sample of answers, and
     `components` the variances by which the size is planned, usual ones by default. Raises
     InputError for a trial that is too small for its margin and no pilot, a measure that a task
-    lacks, and a protocol that differs from that of a trial that has begun.
+    lacks, a claim that is judged on what chose it, and a protocol that differs from that of a trial
+    that has begun.
     """
     (first, *_), *_ = sessions.values()
     plain = identity(first.model.config.num_layers)
@@ -150,6 +154,10 @@ def run_trial(
             check_size(planned, margin, size, len(prompts))
         if settings.measure == "likelihood":
             prompts[0].asked.scorer.check_log_likelihoods(f"{task}: the measure likelihood")
+        if not (settings.allow_overlap or settings.pilot):
+            asked = asked_in(prompts)
+            for claim in claims:
+                claim.provenance.check(claim.text, asked, task)
     metrics = metrics or Metrics()
     before = read_protocol(directory)
     comparators = make_comparators(first, claims, before, settings, metrics)
@@ -245,7 +253,13 @@ def task_trial(
         for c, path in enumerate(paths)
     }
     by_prompt = [[each.take(first) for each in part] for part in zip(*samples, strict=True)]
-    return TaskTrial(task, measured, by_prompt, chance)
+    return TaskTrial(task, measured, by_prompt, chance, asked_in(prompts))
+
+
+def asked_in(prompts: Sequence[Session]) -> ChosenOn:
+    """Return the keys of the questions of a task, which all prompts ask, and of its wordings."""
+    wordings = (ChosenOn.of([], session.settings) for session in prompts)
+    return functools.reduce(operator.or_, wordings, prompts[0].chosen_on())
 
 
 def chance_of(question: Question, measure: Measure) -> float:

@@ -1,0 +1,170 @@
+"""`Provenance`: where a path was chosen, and what that has in common with where it is judged."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from cola_jax.errors import InputError, count, reading, shorten, shown
+from cola_jax.files import entries, exists, inside, read_json
+from cola_jax.runs.chosen_on import CHOSEN_ON, NOTHING, ChosenOn
+from cola_jax.runs.estimates import CHOSEN_BY, Estimate
+from cola_jax.runs.results import BESIDE, RESULTS
+from cola_jax.runs.run import MANIFEST, Run
+from cola_jax.storage import path_of
+
+UNKNOWN = "unknown"  # in place of the sources of a path
+NOT_RECORDED = "not recorded"  # of results of earlier versions
+HELD_OUT = "held-out"  # folders of runs that measure
+DEPTH = 2  # folders in which the runs of a command lie: of tasks, and of prompts
+OTHERS = (
+    "ask other questions (--other-questions with a larger --limit, --part held-out, or another "
+    "file) in other prompts (--prompts, with --num-fewshot where the task shows no examples), or "
+    "give --allow-overlap, which is then stated with the result"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where a path was chosen: files and directories with what they record, or unknown."""
+
+    sources: tuple[str, ...] = ()
+    chosen_on: ChosenOn | None = None  # None where it is unknown
+
+    @classmethod
+    def read(cls, sources: Sequence[str]) -> "Provenance":
+        """Read outputs of commands that choose, or the word unknown; InputError for others."""
+        if UNKNOWN not in sources:
+            every = map(read_chosen_on, sources)
+            return cls(tuple(sources), functools.reduce(operator.or_, every))
+        if len(sources) > 1:
+            others = shorten([source for source in sources if source != UNKNOWN])
+            raise InputError(f"--chosen-on is {others}, or it is {UNKNOWN}: give one of the two.")
+        return UNKNOWN_PROVENANCE
+
+    @classmethod
+    def of_file(cls, text: str) -> "Provenance | None":
+        """Read where the path of a file such as static.json was chosen; None for other texts."""
+        place = path_of(text)
+        if not (text.endswith(".json") and exists(place)):
+            return None
+        chosen_on = recorded_in(place)
+        if chosen_on is None and BESIDE["static"] == place.name and is_run(place.parent):
+            chosen_on = Run(place.parent).chosen_on()
+        return None if chosen_on is None else cls((text,), chosen_on)
+
+    @property
+    def text(self) -> str:
+        """A clause that names the questions that chose a path, or says that they are unknown."""
+        if self.chosen_on is None:
+            return UNKNOWN
+        chosen = self.chosen_on
+        questions = count(len(chosen.questions), "question")
+        text = f"chosen on {questions} of {shorten(list(self.sources))}"
+        return text if chosen.complete else f"{text}, in prompts that were not recorded"
+
+    def record(self) -> dict[str, Any]:
+        """Return what a protocol says of it: its sources, the numbers and the digest of keys."""
+        if self.chosen_on is None:
+            return {"from": UNKNOWN}
+        chosen = self.chosen_on
+        return {
+            "from": list(self.sources),
+            "questions": len(chosen.questions),
+            "wordings": len(chosen.wordings),
+            "complete": chosen.complete,
+            "digest": chosen.digest,
+        }
+
+    def overlap(self, measured: ChosenOn) -> ChosenOn:
+        """Return what chose the path of that on which it is measured."""
+        if self.chosen_on is None:
+            return NOTHING
+        return self.chosen_on.overlap(measured)
+
+    def check(self, name: str, measured: ChosenOn, where: str) -> None:
+        """Raise InputError where a path is measured on questions or wordings that chose it.
+
+        `name` is that of the path, and `where` says on what it is measured.
+        """
+        common = self.overlap(measured)
+        if common.questions or common.wordings:
+            raise InputError(
+                f"{name} was chosen ({shorten(list(self.sources))}) on "
+                f"{common_text(common)} of {where}: {OTHERS}."
+            )
+
+    def estimate(self, measured: ChosenOn, group: str) -> Estimate:
+        """Return how many of the questions chose the path, with a note on where it was chosen."""
+        if self.chosen_on is None:
+            return Estimate(CHOSEN_BY, group, unit="count", note=UNKNOWN)
+        common = self.overlap(measured)
+        note = self.text
+        if common.questions or common.wordings:
+            note = f"overlap allowed: {common_text(common)} in common"
+        return Estimate.count(CHOSEN_BY, len(common.questions), group=group, note=note)
+
+
+UNKNOWN_PROVENANCE = Provenance()
+
+
+def common_text(common: ChosenOn) -> str:
+    """State the numbers of questions and prompts in common."""
+    return f"{count(len(common.questions), 'question')}, {count(len(common.wordings), 'prompt')}"
+
+
+def read_chosen_on(source: str) -> ChosenOn:
+    """Read the questions and wordings of the output of a command that chooses.
+
+    It is a JSON file that the command wrote, or its directory; of runs of earlier versions, which
+    have no such field, the rows tell the questions. Raises InputError for other places.
+    """
+    place = path_of(source)
+    chosen_on = None
+    if source.endswith(".json"):
+        chosen_on = recorded_in(place)
+        place = place.parent
+    every = [chosen_on] if chosen_on is not None else list(chosen_in(place, DEPTH))
+    chosen = functools.reduce(operator.or_, every, NOTHING)
+    if not chosen.questions:
+        raise InputError(
+            f"{shown(source)} does not tell on which questions a path was chosen: give the "
+            "directory of the search, scan, evaluation, static path or menu that chose it, or "
+            f"--chosen-on {UNKNOWN}."
+        )
+    return chosen
+
+
+def recorded_in(file: epath.Path) -> ChosenOn | None:
+    """Read the field of a file, None where it has none, as of earlier versions."""
+    content = read_json(file)
+    run = content.get("run")
+    field = content.get(CHOSEN_ON) or (run.get(CHOSEN_ON) if isinstance(run, Mapping) else None)
+    with reading(file):
+        return None if field is None else ChosenOn.from_json(field)
+
+
+def is_run(folder: epath.Path) -> bool:
+    """Whether a folder is a run directory."""
+    return exists(folder / MANIFEST)
+
+
+def chosen_in(folder: epath.Path, depth: int) -> Iterator[ChosenOn]:
+    """Yield the questions and wordings of the outputs in a folder, but those that measure."""
+    names = entries(folder)
+    for name in BESIDE.values():
+        if name in names and (chosen_on := recorded_in(folder / name)) is not None:
+            yield chosen_on
+            return
+    if MANIFEST in names:  # whose rows may be more than those of results.json
+        yield Run(folder).chosen_on()
+        return
+    if RESULTS in names and (chosen_on := recorded_in(folder / RESULTS)) is not None:
+        yield chosen_on
+        return
+    for name in names if depth else ():
+        if name != HELD_OUT and not name.startswith("."):
+            yield from chosen_in(inside(folder, name), depth - 1)
