@@ -2,9 +2,9 @@
 
 `python -m experiments.calibration` draws questions with and without an effect, and prints how often
 each test rejects and each interval covers the truth. With `--run RUN`, a search for all options
-(`--control all`), gold is also drawn anew over its stored searches: nothing is left
-to find, and no figure should be clear of zero. The smallest effect that the run would show is
-drawn likewise. `--tables` picks some of the tables.
+(`--control all`), gold is also drawn anew over its stored searches, resampled for more questions
+than it has: nothing is left to find, and no figure should be clear of zero. The smallest effect
+that the run would show is drawn likewise. `--tables` picks some of the tables.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import tyro
+from scipy.stats import rankdata
 
 from cola_jax.deploy.menu import FOLDS, folds_of
 from cola_jax.deploy.rules import (
@@ -24,21 +25,24 @@ from cola_jax.deploy.rules import (
     right_by_rule,
 )
 from cola_jax.runs.run import Run
-from cola_jax.scoring.preference import Net, SavedLayers, Targets, weights
+from cola_jax.scoring.net import Net
+from cola_jax.scoring.preference import Preference, Targets, standardized
+from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from cola_jax.strategies.reached import Case, Ways
 from experiments.paper.results import points, show
 
 SIZES = (12, 25, 50, 100)  # questions
+LARGE = 400  # where a null that is wrong by little shows
 TAUS = (0.0, 1.0, 2.0)
 TARGETS = 3  # that a question is searched for
 MANY = 50_000  # questions that give the truth
-SKILLS = {10: 0.49, 24: 1.25}  # log-odds of a reached target to be gold, by points of effect
+SKILLS = {10: 0.57, 24: 1.42}  # log-odds of a reached target to be gold, by points of effect
 P = 0.05
 DRAWS, POWER = 200, 0.8  # of each effect, and their share with p <= 0.05 at the smallest
 LARGEST = 6.0  # log-odds of reached targets beyond which no effect is tried
 MENU, FEATURES = 5, 64  # paths of a menu, and features of a prompt
-Table = Literal["level", "coverage", "power", "kept", "menus", "run"]
+Table = Literal["level", "open", "coverage", "power", "kept", "menus", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +62,61 @@ def drawn(n: int, tau: float, random: np.random.Generator, skill: float = 0.0) -
     Preferred targets are reached more easily, and so is gold, without any skill. With skill, a
     target that is reached is more likely to be gold.
     """
+    targets = searched(n, random)
+    weight = by_score(targets, tau) * np.exp(skill * targets.hits)
+    return targets.relabel(draw_golds(weight, random))
+
+
+def searched(n: int, random: np.random.Generator) -> Targets:
+    """Draw n questions whose targets are reached the easier, the shorter and likelier they are."""
     gaps = random.exponential(1.5, (n, TARGETS))
-    hits = random.random((n, TARGETS)) < 1 / (1 + np.exp(1.2 * gaps - 1.2))
-    return Targets(hits, gaps).relabel(
-        draw_golds(weights(gaps, tau) * np.exp(skill * hits), random)
-    )
+    lengths = random.lognormal(3.0, 0.6, (n, TARGETS))
+    far = 1.2 * gaps + 0.5 * (rankdata(gaps, axis=1) - 2)
+    far += 0.8 * standardized(lengths, gaps >= 0)
+    hits = random.random((n, TARGETS)) < 1 / (1 + np.exp(far - 1.2))
+    return Targets(hits, gaps, lengths)
+
+
+def by_score(targets: Targets, tau: float) -> np.ndarray:
+    """Return the chance [n, J] of each target to be gold, by score alone."""
+    return Preference.of_score(tau).weights(targets)
+
+
+def by_place(values: np.ndarray, *chances: float) -> np.ndarray:
+    """Return chances [n, J] by the place of a value in its question, the least first.
+
+    Values that are NaN, and those of further places, have none.
+    """
+    place = rankdata(np.where(np.isnan(values), np.inf, values), method="ordinal", axis=1)
+    table = np.append(chances, np.zeros(values.shape[1]))
+    return np.where(np.isnan(values), 0.0, table[place.astype(int) - 1])
+
+
+def lengths_of(targets: Targets) -> np.ndarray:
+    """Return the lengths [n, J] of targets, NaN where there is none."""
+    return np.where(targets.there, targets.lengths, np.nan)
+
+
+# how gold is drawn among targets, whatever searches reached
+GOLDS: dict[str, Callable[[Targets], np.ndarray]] = {
+    "at random": lambda t: by_score(t, 0.0),
+    "by score, tau 1": lambda t: by_score(t, 1.0),
+    "by score, tau 2": lambda t: by_score(t, 2.0),
+    "by rank: 65, 23, 12 %": lambda t: by_place(t.gaps, 0.65, 0.23, 0.12),
+    "by rank: 60, 10, 30 %": lambda t: by_place(t.gaps, 0.6, 0.1, 0.3),
+    "by rank: 10, 60, 30 %": lambda t: by_place(t.gaps, 0.1, 0.6, 0.3),
+    "by length, shorter ones e times as likely": lambda t: by_length(t, -1.0),
+    "by length, longer ones e times as likely": lambda t: by_length(t, 1.0),
+    "by length: 60, 10, 30 % from the shortest": lambda t: by_place(lengths_of(t), 0.6, 0.1, 0.3),
+    "the shortest": lambda t: by_place(lengths_of(t), 1.0),
+    "the longest": lambda t: by_place(-lengths_of(t), 1.0),
+}
+
+
+def by_length(targets: Targets, power: float) -> np.ndarray:
+    """Return chances [n, J] by length, `power` a standard deviation on the log-odds."""
+    odds = np.exp(power * standardized(targets.lengths, targets.there))
+    return np.where(targets.there, odds, 0.0)
 
 
 def draw_golds(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -78,14 +132,47 @@ def percent(mask: list[bool]) -> str:
 
 def level(settings: Calibration) -> Iterator[list[str]]:
     """Count rejections without an effect, and undecided effects."""
-    for tau in TAUS:
+    for name, golds in GOLDS.items():
         cells = []
-        for n in SIZES:
+        for n in (*SIZES, LARGE):
             random = np.random.default_rng(1)
-            nets = [Net.of(drawn(n, tau, random), quick=True) for _ in range(settings.replicates)]
-            undecided = [net.undecided for net in nets]
-            cells.append(f"{percent([net.p <= P for net in nets])} ({percent(undecided)})")
-        yield [f"{tau:g}", *cells]
+            nets = []
+            for _ in range(settings.replicates):
+                targets = searched(n, random)
+                gold = draw_golds(golds(targets), random)
+                nets.append(Net.of(targets.relabel(gold), quick=True))
+            cells.append(rejections(nets))
+        yield [name, *cells]
+
+
+def shows(net: Net) -> bool:
+    """Return whether a report would show an effect, but for its sign."""
+    return net.p <= P and not net.undecided
+
+
+def rejections(nets: list[Net]) -> str:
+    """Format the shares of draws that reject, and of those that are undecided."""
+    return f"{percent(list(map(shows, nets)))} ({percent([net.undecided for net in nets])})"
+
+
+def open_level(settings: Calibration) -> Iterator[list[str]]:
+    """Count rejections without an effect on open questions whose gold the model prefers.
+
+    It is gold in 84 %, by 2.7 nats in the mean.
+    """
+    for name, weighted in (("each answer alike", False), ("by log-probability", True)):
+        cells = []
+        for n in (*SIZES, LARGE):
+            random = np.random.default_rng(6)
+            nets = []
+            for _ in range(settings.replicates):
+                gaps = np.stack([np.zeros(n), random.exponential(2.7, n)], axis=1)
+                hits = random.random((n, 2)) < 1 / (1 + np.exp(0.8 * gaps - 1.2))
+                targets = Targets(hits, gaps, random.integers(1, 3, (n, 2)).astype(float))
+                targets = targets.relabel(draw_golds(by_score(targets, 1.0), random))
+                nets.append(Net.of(targets._replace(weighted=weighted), quick=True))
+            cells.append(rejections(nets))
+        yield [name, *cells]
 
 
 def power(settings: Calibration) -> Iterator[list[str]]:
@@ -97,7 +184,7 @@ def power(settings: Calibration) -> Iterator[list[str]]:
             for n in SIZES:
                 random = np.random.default_rng(2)
                 tests = [
-                    Net.of(drawn(n, tau, random, skill), quick=True).p <= P
+                    shows(Net.of(drawn(n, tau, random, skill), quick=True))
                     for _ in range(settings.replicates)
                 ]
                 cells.append(percent(tests))
@@ -184,15 +271,23 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     random, count = np.random.default_rng(5), settings.replicates
     for name in ways.names:
         _, targets = ways.targets(name)
-        second = Net.of(targets.relabel(np.nanargmin(targets.gaps, axis=1)))
-        yield ["second choice called gold", name, f"{second.n}", "1", points(second), "", ""]
-        for tau in TAUS:
-            weight = weights(targets.gaps, tau)
-            nets = [
-                Net.of(targets.relabel(draw_golds(weight, random)), quick=True)
-                for _ in range(count)
-            ]
-            yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
+        for label, golds in {
+            "second choice called gold": by_place(targets.gaps, 1.0),
+            "third choice called gold": by_place(targets.gaps, 0.0, 1.0),
+            "shortest called gold": by_place(lengths_of(targets), 1.0),
+            "longest called gold": by_place(-lengths_of(targets), 1.0),
+        }.items():
+            called = Net.of(targets.relabel(golds.argmax(axis=1)))
+            yield [label, name, f"{called.n}", "1", points(called), "", ""]
+        for label, golds in GOLDS.items():
+            for n in (len(targets.hits), LARGE):
+                nets = []
+                for _ in range(count):
+                    some = targets
+                    if n == LARGE:
+                        some = targets.take(random.integers(len(targets.hits), size=n))
+                    nets.append(Net.of(some.relabel(draw_golds(golds(some), random)), quick=True))
+                yield [f"gold {label}", name, f"{n}", *summed(nets)]
         if shown := smallest_effect(targets):
             label = "smallest effect shown 4 times in 5"
             yield [label, name, f"{len(targets.hits)}", *summed(shown)]
@@ -220,13 +315,13 @@ def smallest_effect(targets: Targets) -> list[Net]:
     Gold is drawn by the model's preference, times the odds of targets that were reached, which are
     bisected.
     """
-    weight = weights(targets.gaps, targets.preference().tau)
+    weight = targets.preference().weights(targets)
     random, low, high, smallest = np.random.default_rng(0), 0.0, LARGEST, []
     for _ in range(6):
         middle = (low + high) / 2
         golds = (draw_golds(weight * np.exp(middle * targets.hits), random) for _ in range(DRAWS))
         nets = [Net.of(targets.relabel(gold), quick=True) for gold in golds]
-        if np.mean([net.p <= P for net in nets]) >= POWER:
+        if np.mean(list(map(shows, nets))) >= POWER:
             high, smallest = middle, nets
         else:
             low = middle
@@ -267,7 +362,7 @@ def summed(nets: list[Net]) -> list[str]:
     """Format the effects of many draws."""
     undecided = percent([net.undecided for net in nets])
     value = Mean.of(np.array([net.value for net in nets]))
-    return [f"{len(nets)}", points(value), percent([net.p <= P for net in nets]), undecided]
+    return [f"{len(nets)}", points(value), percent(list(map(shows, nets))), undecided]
 
 
 def summed_kept(every: list[SavedLayers]) -> list[str]:
@@ -279,7 +374,8 @@ def summed_kept(every: list[SavedLayers]) -> list[str]:
 
 
 TABLES: dict[Table, tuple[Callable[[Calibration], Iterator[list[str]]], list[str]]] = {
-    "level": (level, ["tau", *(f"n = {n}" for n in SIZES)]),
+    "level": (level, ["gold", *(f"n = {n}" for n in (*SIZES, LARGE))]),
+    "open": (open_level, ["open questions", *(f"n = {n}" for n in (*SIZES, LARGE))]),
     "power": (power, ["points", "tau", "true effect", *(f"n = {n}" for n in SIZES)]),
     "coverage": (coverage, ["interval", "truth", *(f"n = {n}" for n in SIZES)]),
     "kept": (kept_level, ["figure", "questions", "tested", "p <= 0.05"]),

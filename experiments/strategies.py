@@ -20,7 +20,9 @@ from cola_jax.runs.comparison import net_change
 from cola_jax.runs.estimates import number_text
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
-from cola_jax.scoring.preference import Net, SavedLayers, Targets
+from cola_jax.scoring.net import Net
+from cola_jax.scoring.preference import Targets
+from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import holm, mean, number_or_none
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.reached import AGAIN, ONCE, Reached, Ways

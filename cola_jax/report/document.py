@@ -77,8 +77,9 @@ NOTES = {
     "search": "Intervals: 95 %; all tests are two-sided, and p is corrected (Holm) for all tests "
     "of the run. W→C counts questions that have a control: the same search for an answer that is "
     "neither correct nor the model's own. Expected: the correct answer is drawn among those "
-    "searched for by the model's preference, exp(tau x score), and of open questions each is as "
-    "likely; the interval beside it holds 95 % of such draws. Undecided: preference alone nearly "
+    "searched for by the model's preference for their scores (log-probabilities of the answers to "
+    "open questions; where these are not known, each is as likely), lengths and ranks; the "
+    "interval beside it holds 95 % of such draws. Undecided: preference alone nearly "
     "decides which answer is gold. Ungraded: the grader failed; counts neither as correct nor as "
     "wrong. Truncated: the token limit ended the text before the answer was complete. Only the "
     "correct answer tells which path is right, so a search by itself answers no question.",

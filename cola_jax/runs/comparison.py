@@ -11,7 +11,8 @@ from cola_jax.runs.estimates import BEYOND, Estimate
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import AFTER, ASKED_AGAIN, limit_of
 from cola_jax.runs.settings import again_digest
-from cola_jax.scoring.preference import Net, Preference, Targets
+from cola_jax.scoring.net import Net
+from cola_jax.scoring.preference import Preference, Targets
 from cola_jax.scoring.statistics import Difference, holm
 from cola_jax.strategies.reached import AGAIN
 
@@ -95,7 +96,7 @@ def net_change(
     weighted = mine.weighted and others.weighted
     if not weighted:
         gaps = np.where(np.isnan(gaps), np.nan, 0.0)
-    targets = Targets(others.hits[:, :width], gaps, weighted)
+    targets = Targets(others.hits[:, :width], gaps, others.lengths[:, :width], weighted)
     return Net.of(targets, preference, before=mine.hits[:, :width])
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.runs.estimates import PREFERENCE
 from cola_jax.runs.layer_use import (
     ALL,
     LayerUse,
@@ -23,7 +22,8 @@ from cola_jax.runs.layer_use import (
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import COLUMNS
-from cola_jax.scoring.preference import Net, Preference
+from cola_jax.scoring.net import Net
+from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Share, Z
 from cola_jax.strategies.reached import Compared
 
@@ -41,8 +41,7 @@ def corrected_curves(run: Run, results: Results) -> dict[str, tuple[Curve, Curve
     """
     ways = run.ways()
     compared = ways.compared(ways.names[0])
-    tau = results.value(PREFERENCE)
-    preference = None if math.isnan(tau) else Preference(tau, 0.0)
+    preference = results.preference()
     first, last = first_hits(run)
     lengths = {
         (case.id, target): search.best

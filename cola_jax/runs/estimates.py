@@ -76,6 +76,13 @@ REACHED = "W→C: wrong before, right on some path"  # of the questions with a c
 EXPECTED = "expected by chance and preference"
 BEYOND = "difference in points"
 PREFERENCE = "the model's preference for gold, tau"
+PREFERENCES = {  # with their units, in the order of `COVARIATES`
+    PREFERENCE: "per score",
+    "the same, by length": "log-odds",
+    "the same, by rank": "log-odds",
+    "the same, by length squared": "log-odds",
+    "the same, by rank squared": "log-odds",
+}
 UNSCORED = "without finite scores, not compared"
 # notes of the difference
 UNKNOWN = "the model's preference is not known"  # so it is no evidence of skill
@@ -110,6 +117,7 @@ UNITS = {
     "nats of divergence": Unit(decimals=3),
     "loss": Unit(decimals=4),
     "per score": Unit(decimals=2),  # of the logarithm of odds
+    "log-odds": Unit(decimals=2),  # per standard deviation within a question
     "tokens": Unit(),
     "count": Unit(decimals=0),
     "mean": Unit(),

@@ -135,6 +135,7 @@ def case_of(outcome: Outcome) -> Case:
         answers,
         np.asarray(scores, float),
         searches,
+        list(map(len, question.options)),
     )
 
 

@@ -15,7 +15,7 @@ from cola_jax.errors import InputError, check_belongs, count, reading
 from cola_jax.files import matching, read_json, readable_json, write_whole
 from cola_jax.question import digest
 from cola_jax.runs.compare import deciding
-from cola_jax.runs.estimates import PREFERENCE, Estimate, sentences_of
+from cola_jax.runs.estimates import PREFERENCE, PREFERENCES, Estimate, sentences_of
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.statistics import Z, number_or_none
 from cola_jax.storage import AnyPath, path_of
@@ -63,6 +63,18 @@ class Results(Sequence[Estimate]):
         """Return the value of the estimate of a name and group, NaN where there is none."""
         found = self.find(name, group)
         return math.nan if found is None else found.value
+
+    def preference(self) -> Preference | None:
+        """Return the model's preference for gold among what it was searched for, None for none.
+
+        Earlier versions knew it by score alone.
+        """
+        if self.find(PREFERENCE) is None:
+            return None
+        found = [self.find(name) for name in PREFERENCES]
+        values = [0.0 if each is None else each.value for each in found]
+        errors = [0.0 if each is None else (each.high - each.value) / Z for each in found]
+        return Preference(tuple(values), tuple(errors))
 
     @property
     def groups(self) -> list[str]:
@@ -225,14 +237,14 @@ def read_preference(file: AnyPath, settings: Mapping[str, Any]) -> Preference:
     prompts than these settings, and OSError for a file that cannot be read.
     """
     results = read_results(file)
-    found = results.find(PREFERENCE)
-    if found is None:
+    preference = results.preference()
+    if preference is None:
         raise InputError(
-            f"{file} has no preference: give the results.json of a search whose questions offer "
-            "options."
+            f"{file} has no preference: give the results.json of a search whose answers the model "
+            "scores."
         )
     with reading(file):
         theirs = deciding(results.run["settings"])
     action = "give the results of a run with the same model and prompts"
     check_belongs(str(file), theirs, "this run", deciding(settings), action)
-    return Preference(found.value, (found.high - found.value) / Z)
+    return preference

@@ -14,7 +14,7 @@ from cola_jax.runs.estimates import (
     BEYOND,
     EXPECTED,
     FOUND,
-    PREFERENCE,
+    PREFERENCES,
     REACHED,
     UNDECIDED,
     UNKNOWN,
@@ -34,7 +34,9 @@ from cola_jax.runs.layer_use import (
     list_lengths,
     reaches,
 )
-from cola_jax.scoring.preference import Net, Preference, SavedLayers
+from cola_jax.scoring.net import Net
+from cola_jax.scoring.preference import Preference
+from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import Share, Z, holm, mean
 from cola_jax.strategies.reached import AGAIN, AskedAgain, Case, Ways, share
 
@@ -92,7 +94,7 @@ def search_estimates(
         estimates += net_estimates(net, suffix, next(corrected), notes[way])
     net = nets[first]
     if ways.weighted and net.n:
-        estimates.append(preference_estimate(fitted[first]))
+        estimates += preference_estimates(fitted[first])
     for each in kept:
         estimates += kept_estimates(each, next(corrected))
     estimates.append(Estimate.of("wrong answers that searches reached", reached, control=True))
@@ -148,16 +150,12 @@ def net_estimates(net: Net, way: str, corrected: float, note: str) -> Iterator[E
         yield Estimate(NET + way, value=net.value, unit="points", low=low, high=high, n=net.n)
 
 
-def preference_estimate(preference: Preference) -> Estimate:
-    """Return the model's preference for gold among what was searched for."""
-    reach = Z * preference.error
-    return Estimate(
-        PREFERENCE,
-        value=preference.tau,
-        unit="per score",
-        low=preference.tau - reach,
-        high=preference.tau + reach,
-    )
+def preference_estimates(preference: Preference) -> Iterator[Estimate]:
+    """Yield how well each covariate that tells targets apart predicts which of them is gold."""
+    for (name, unit), value, error in zip(PREFERENCES.items(), *preference, strict=True):
+        if unit == "per score" or math.isfinite(error):
+            reach = Z * error
+            yield Estimate(name, value=value, unit=unit, low=value - reach, high=value + reach)
 
 
 def kept_estimates(kept: SavedLayers, corrected: float) -> Iterator[Estimate]:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.scoring.preference import SavedLayers, Targets
+from cola_jax.scoring.preference import Targets
+from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import Share
 
 ONCE = "once"
@@ -43,20 +44,23 @@ class Case(NamedTuple):
     # an open question; NaN where unknown
     scores: np.ndarray
     searches: dict[int, Reached]  # by target
+    lengths: list[int]  # [J], characters of the options
 
     @classmethod
     def of(cls, row: Mapping[str, Any], *, open: bool = False) -> "Case":
         """Read a question's row, of an open question or not."""
         searches = {search["target"]: Reached.of(search) for search in row["controls"] or ()}
         answers = [row["baseline_answer"], *(row["again_answers"] or ())]
-        options = len(row["options"] or ())
+        lengths = list(map(len, row["options"] or ()))
+        options = len(lengths)
         scores = np.full((len(answers), options), np.nan)  # of a user's metric
         stored = row["baseline_logprobs" if open else "baseline_scores"] or ()
         if [len(each) for each in stored] == [options] * len(answers):
             scores = np.array(stored, float)
         gold = 0 if row["gold"] is None else row["gold"]
         searches = {gold: Reached.of(row)} | searches
-        return cls(row["question"], gold, bool(row["baseline"]), answers, scores, searches)
+        baseline = bool(row["baseline"])
+        return cls(row["question"], gold, baseline, answers, scores, searches, lengths)
 
     @property
     def before(self) -> str:
@@ -91,6 +95,7 @@ class Compared(NamedTuple):
     cases: list[Case]
     targets: list[list[int]]  # of each: gold first, then its other answers
     gaps: np.ndarray  # [n, J], as `Targets` has them
+    lengths: np.ndarray  # likewise
     weighted: bool
 
     @property
@@ -104,7 +109,7 @@ class Compared(NamedTuple):
             [target in case.searches and hit(case, target) for target in targets]
             for case, targets in zip(self.cases, self.targets, strict=True)
         ]
-        return Targets(padded(rows, False), self.gaps, self.weighted)
+        return Targets(padded(rows, False), self.gaps, self.lengths, self.weighted)
 
 
 class Ways(NamedTuple):
@@ -139,6 +144,7 @@ class Ways(NamedTuple):
         cases = []
         every = []
         gaps = []
+        lengths = []
         for case in self.asked(name):
             order = [case.gold, *(j for j in range(case.scores.shape[1]) if j != case.gold)]
             score = case.scores.mean(axis=0)[order] if self.weighted else np.zeros(len(order))
@@ -148,7 +154,8 @@ class Ways(NamedTuple):
             cases.append(case)
             every.append(order)
             gaps.append(np.where(missing, np.nan, score.max() - score))
-        return Compared(cases, every, padded(gaps, np.nan), self.weighted)
+            lengths.append(np.array(case.lengths, float)[order])
+        return Compared(cases, every, padded(gaps, np.nan), padded(lengths, 0.0), self.weighted)
 
     def targets(self, name: str) -> tuple[list[str], Targets]:
         """Return the ids of the questions `compared`, and what their searches reached."""

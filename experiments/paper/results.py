@@ -10,7 +10,8 @@ from cola_jax.runs.estimates import number_text, p_text
 from cola_jax.runs.layer_use import CONTROLS, CORRECTED, RETAINED, Depth
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.scoring.preference import Net, SavedLayers
+from cola_jax.scoring.net import Net
+from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import Mean
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])

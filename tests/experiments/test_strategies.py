@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.scoring.preference import Net
+from cola_jax.scoring.net import Net
 from cola_jax.strategies.reached import AGAIN, ONCE, Case, Reached, Ways
 from experiments.strategies import Hits, Seed, first_hits, layers_run, measure
 
@@ -24,7 +24,7 @@ def seed(*questions):
     for i, each in enumerate(questions):
         scores = np.array([[-2.0, -1.0, -2.0]] * 2)
         targets: dict[int, Reached] = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
-        cases.append(Case(f"q{i}", GOLD, False, [OWN, OWN], scores, targets))
+        cases.append(Case(f"q{i}", GOLD, False, [OWN, OWN], scores, targets, [1, 1, 1]))
         by_target |= {(f"q{i}", target): hits for target, hits in zip(targets, each, strict=True)}
     return Seed(Ways(cases, (ONCE, AGAIN), True), by_target)
 

@@ -12,7 +12,7 @@ from cola_jax.runs.estimates import BEYOND, UNDECIDED, sentences_of
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import AFTER, limit_of
-from cola_jax.scoring.preference import Net
+from cola_jax.scoring.net import Net
 from cola_jax.strategies.reached import ONCE
 from tests.small_runs import PARTS, START, WHOLE, make_run, part
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.runs.estimates import BEFORE, ELSEWHERE, PREFERENCE, Estimate
+from cola_jax.runs.estimates import BEFORE, ELSEWHERE, PREFERENCE, PREFERENCES, Estimate
 from cola_jax.runs.results import (
     RESULTS,
     EditedError,
@@ -60,8 +60,14 @@ def test_read_preference_is_that_of_the_same_model(tmp_path):
     file = tmp_path / RESULTS
     write_results(results, file)
     preference = read_preference(file, run.settings())
-    assert preference.tau == pytest.approx(results.value(PREFERENCE))
-    assert preference.error > 0
+    tau, *others = preference.coefficients
+    assert tau == pytest.approx(results.value(PREFERENCE))
+    assert any(others)
+    assert preference.errors[0] > 0
+    earlier = [each for each in results if each.name not in [*PREFERENCES][1:]]
+    known = Results(earlier).preference()
+    assert known is not None
+    assert known.coefficients == (tau, 0, 0, 0, 0)
     with pytest.raises(InputError, match="its model is one, here it is another"):
         read_preference(file, {"model": "another"})
     write_results(Results([]), file)
