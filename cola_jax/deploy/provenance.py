@@ -63,7 +63,7 @@ class Provenance:
             return UNKNOWN
         chosen = self.chosen_on
         questions = count(len(chosen.questions), "question")
-        text = f"chosen on {questions} of {shorten(list(self.sources))}"
+        text = f"{questions} of {shorten(list(self.sources))}"
         return text if chosen.complete else f"{text}, in prompts that were not recorded"
 
     def record(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_a_file_and_its_directory_tell_where_a_path_was_chosen(static):
     assert read_chosen_on(str(static)) == read_chosen_on(str(static.parent)) == CHOSEN
     provenance = Provenance.of_file(str(static))
     assert provenance is not None
-    assert provenance.text == f"chosen on 2 questions of {static}"
+    assert provenance.text == f"2 questions of {static}"
 
 
 def test_a_run_tells_it_by_its_rows_and_its_results_alone(evaluated_run, tmp_path):  # noqa: F811
@@ -81,7 +81,7 @@ def test_overlap_of_questions_or_of_prompts_is_refused_or_stated(measured, commo
     assert (stated.name, stated.group) == (CHOSEN_BY, "0-2")
     if common is None:
         provenance.check("0-2", measured, "the task")
-        assert (stated.value, stated.note) == (0, "chosen on 2 questions of runs/scan")
+        assert (stated.value, stated.note) == (0, "2 questions of runs/scan")
         return
     with pytest.raises(InputError, match=rf"0-2 was chosen \(runs/scan\) on {common} of the task"):
         provenance.check("0-2", measured, "the task")

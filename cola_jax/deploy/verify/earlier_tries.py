@@ -62,8 +62,9 @@ def check_unseen(protocol: Mapping[str, Any], keys: Keys) -> None:
                     f"{claim['claim']} was tried before on {len(common)} of these "
                     f"{count(len(questions), 'question')} of {task} ({describe(vars(last))}): a "
                     "second verdict on them is no evidence of its own. Take other questions "
-                    "(--task-seed, --part, or another file), or give --allow-overlap, which the "
-                    "verdict then says; `cola verify --ledger` lists the tries."
+                    "(--other-questions with --chosen-on the directory of that trial, --part, or "
+                    "another file), or give --allow-overlap, which the verdict then says; `cola "
+                    "verify --ledger` lists the tries."
                 )
 
 
