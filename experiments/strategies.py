@@ -18,7 +18,7 @@ from etils import epath
 from cola_jax.cli.flags import DtypeChoice, RunFlags, TaskFlags
 from cola_jax.runs.comparison import net_change
 from cola_jax.runs.estimates import number_text
-from cola_jax.runs.run import Run
+from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Targets
@@ -62,9 +62,12 @@ class Searches:
     """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
 
     def prepare(self) -> Session:
-        """Open the session of the searches."""
+        """Open the session of the searches, which ask again as those that are there do."""
         run = RunFlags(dtype=self.dtype)
-        return TaskFlags(self.model, self.task, self.out, run).prepare_search(self.decoys)
+        folder = epath.Path(self.out)
+        there = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
+        first = str(there[0] if there else folder / "run")
+        return TaskFlags(self.model, self.task, first, run).prepare_search(self.decoys)
 
     def settings(self, rules: Rules, seed: int = 0) -> Settings:
         """Return the settings of a search with these rules."""
