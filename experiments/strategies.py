@@ -32,7 +32,7 @@ from experiments.paper.results import layers as layers_of
 from experiments.paper.results import p_of, points, show
 
 HEAD = (
-    "strategy", "evaluations", "W→C", "net, points", "best path again, net",
+    "strategy", "evaluations", "W→C", "samples", "net, points", "best path again, net",
     "layers kept, right minus wrong", "first hit of gold, of controls",
     "layers a question", "run in all", "layers run", "sharing",
 )  # fmt: skip
@@ -200,7 +200,7 @@ class Row(NamedTuple):
     evaluations: int
     measured: Measured
     nets: dict[str, Net]
-    cells: tuple[str, ...]  # W→C, and its cost
+    cells: tuple[str, ...]  # W→C, that of as many samples of the model, and its cost
 
     @classmethod
     def of(
@@ -214,7 +214,10 @@ class Row(NamedTuple):
         first = f"{mean(gold):.1f}, {mean(controls):.1f}"
         run = f"{layers_run(own, size):,.0f}"
         corrected = number_text(mean(gold < size), "share")
-        return cls(name, size - 1, measured, nets, (corrected, first, run, *cost))
+        asked = (case.first() for case in seeds[0].ways.cases)
+        samples = [case.sampled(size) for case in asked if case.before == "wrong"]
+        sampled = number_text(mean(np.array(samples)), "share")
+        return cls(name, size - 1, measured, nets, (corrected, sampled, first, run, *cost))
 
     def line(self, p: Mapping[tuple[str, int, str], float]) -> list[str]:
         """Format the row, with p-values as corrected for the table."""
@@ -223,9 +226,9 @@ class Row(NamedTuple):
             if way in self.nets else "–"
             for way in (ONCE, AGAIN)
         ]  # fmt: skip
-        corrected, *cost = self.cells
+        corrected, sampled, *cost = self.cells
         kept = layers_of(self.measured.kept, p[self.strategy, self.evaluations, KEPT])
-        return [f"`{self.strategy}`", str(self.evaluations), corrected, *nets, kept, *cost]
+        return [f"`{self.strategy}`", str(self.evaluations), corrected, sampled, *nets, kept, *cost]
 
 
 def compare(settings: Strategies, session: Session, name: str) -> list[Row]:

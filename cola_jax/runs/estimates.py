@@ -75,6 +75,8 @@ FOUND = "wrong before, right on some path that was tried"
 REACHED = "W→C: wrong before, right on some path"  # of the questions with a control
 EXPECTED = "expected by chance and preference"
 BEYOND = "difference in points"
+SAMPLED = "samples of the model at equal cost, one of them right"
+ADDED = "W→C minus such samples"
 PREFERENCE = "the model's preference for gold, tau"
 PREFERENCES = {  # with their units, in the order of `COVARIATES`
     PREFERENCE: "per score",
@@ -508,15 +510,21 @@ def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
         return f"Nothing shown: {wrong}, but {reason}."
     expected = f"{whole[EXPECTED].value * beyond.n:.1f} were expected by chance"
     difference = f"Difference: {beyond.size}"
+    samples = ""
+    if SAMPLED in whole:
+        sampled = whole[SAMPLED].value * beyond.n
+        samples = f" Samples of the model at equal cost are right on {sampled:.1f}."
     if beyond.note == UNKNOWN:
-        return f"Nothing shown: {wrong}, and {expected}, but {UNKNOWN_REASON}. {difference}."
+        return (
+            f"Nothing shown: {wrong}, and {expected}, but {UNKNOWN_REASON}. {difference}.{samples}"
+        )
     if beyond.is_shown and beyond.low > 0:
-        return f"Shown: {wrong}, and {expected}. {difference}."
+        return f"Shown: {wrong}, and {expected}. {difference}.{samples}"
     if beyond.is_shown:
-        return f"Shown to be fewer than expected: {wrong}, but {expected}. {difference}."
+        return f"Shown to be fewer than expected: {wrong}, but {expected}. {difference}.{samples}"
     because = "as searches reach wrong answers too"
     if PREFERENCE in whole and whole[PREFERENCE].value > 0:
         because += ", and the correct one is often the model's second choice"
     excludes = beyond.low > 0 or beyond.high < 0
     undone = ", which the correction for several tests undoes" * excludes
-    return f"Nothing shown: {wrong}, but {expected}, {because}. {difference}{undone}."
+    return f"Nothing shown: {wrong}, but {expected}, {because}. {difference}{undone}.{samples}"

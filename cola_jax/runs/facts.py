@@ -36,11 +36,15 @@ class Facts(NamedTuple):
         return self.scorer_flag("decodes")
 
     @property
-    def unit_of_margins(self) -> str:
-        """The unit of margins; where it was not recorded, that of the scorer of this name."""
+    def log_likelihoods(self) -> bool:
+        """Whether scores are such; where it was not recorded, those of the scorer of this name."""
         known = self.settings.get("scorer") != "options-norm"
-        recorded = (self.start.get("scorer") or {}).get("log_likelihoods", known)
-        return "nats" if recorded else "score"
+        return bool((self.start.get("scorer") or {}).get("log_likelihoods", known))
+
+    @property
+    def unit_of_margins(self) -> str:
+        """The unit of margins."""
+        return "nats" if self.log_likelihoods else "score"
 
     def scorer_flag(self, name: str) -> bool:
         """Return a flag of the scorer, False where it was not recorded."""

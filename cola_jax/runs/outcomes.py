@@ -1,5 +1,6 @@
 """`Outcomes`: the results of the searches of several questions."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from cola_jax.runs.search_results import search_estimates
 from cola_jax.scoring.preference import Preference
 from cola_jax.strategies.controls import columns
 from cola_jax.strategies.outcome import ROOT, Outcome
-from cola_jax.strategies.reached import Case, Reached, Ways
+from cola_jax.strategies.reached import Case, Reached, Ways, chance_of
 from cola_jax.strategies.rules import Settings
 
 
@@ -127,6 +128,9 @@ def case_of(outcome: Outcome) -> Case:
         scores = first.scores[:, :options] if again is None else again.scores
     if scores.shape[1] != options:  # of a function that returns one score for each path
         scores = np.full((len(answers), options), np.nan)
+    chance = math.nan
+    if question.open or outcome.verdicts.log_likelihoods[ROOT]:
+        chance = chance_of(np.asarray(scores[0], float), outcome.target, open=question.open)
     searches = {each.target: reached_by(each) for each in (outcome, *outcome.controls)}
     return Case(
         question.id,
@@ -136,6 +140,8 @@ def case_of(outcome: Outcome) -> Case:
         np.asarray(scores, float),
         searches,
         list(map(len, question.options)),
+        outcome.evaluations,
+        chance,
     )
 
 

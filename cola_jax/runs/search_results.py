@@ -1,7 +1,7 @@
 """Estimates of searches: what they reached beside what was expected, and at what cost."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +10,14 @@ import pyarrow.compute as pc
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.runs.counts import COUNTED, count_again, count_evaluations
 from cola_jax.runs.estimates import (
+    ADDED,
     BEFORE,
     BEYOND,
     EXPECTED,
     FOUND,
     PREFERENCES,
     REACHED,
+    SAMPLED,
     UNDECIDED,
     UNKNOWN,
     UNSCORED,
@@ -37,7 +39,7 @@ from cola_jax.runs.layer_use import (
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.saved_layers import SavedLayers
-from cola_jax.scoring.statistics import Share, Z, holm, mean
+from cola_jax.scoring.statistics import Mean, Share, Z, holm, mean
 from cola_jax.strategies.reached import AGAIN, AskedAgain, Case, Ways, share
 
 # columns of the questions of a search
@@ -57,7 +59,8 @@ def ways_of(questions: pa.Table, facts: Facts) -> Ways:
     """Tell what the searches of a run reached, from its questions with `COLUMNS`."""
     graded = questions.filter(pc.field("baseline").is_valid())
     rows = (row for batch in graded.to_batches() for row in batch.to_pylist())
-    cases = [Case.of(row, open=facts.is_open) for row in rows]
+    flags = {"open": facts.is_open, "log_likelihoods": facts.log_likelihoods}
+    cases = [Case.of(row, **flags) for row in rows]
     combined = bool(facts.settings.get("robust"))  # of an earlier version
     return Ways.of(cases, open=facts.is_open, combined=combined)
 
@@ -92,6 +95,7 @@ def search_estimates(
     for way, net in nets.items():
         suffix = "" if way == first else ASKED_AGAIN
         estimates += net_estimates(net, suffix, next(corrected), notes[way])
+    estimates += sampling_estimates(ways.compared(first).cases)
     net = nets[first]
     if ways.weighted and net.n:
         estimates += preference_estimates(fitted[first])
@@ -148,6 +152,21 @@ def net_estimates(net: Net, way: str, corrected: float, note: str) -> Iterator[E
     if not math.isnan(net.interval[0]):
         low, high = net.interval
         yield Estimate(NET + way, value=net.value, unit="points", low=low, high=high, n=net.n)
+
+
+def sampling_estimates(cases: Sequence[Case]) -> Iterator[Estimate]:
+    """Yield on how many questions a sample of the model is right, as many as paths were evaluated.
+
+    The share is exact, 1 - (1 - p)^n by the probability p of gold as first asked: nothing is drawn.
+    """
+    known = [case for case in cases if not math.isnan(case.chance)]
+    if not known:
+        return
+    sampled = np.array([case.sampled() for case in known])
+    reached = np.array([case.searches[case.gold].best is not None for case in known])
+    value = mean(sampled)
+    yield Estimate(SAMPLED, value=value, n=len(known), control=True)
+    yield Estimate.of(ADDED, Mean.of(reached - sampled), "points", n=len(known))
 
 
 def preference_estimates(preference: Preference) -> Iterator[Estimate]:

@@ -1,9 +1,11 @@
 """What searches reach, of gold and of wrong answers: counted once, and asked again."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from cola_jax.scoring.preference import Targets
 from cola_jax.scoring.saved_layers import SavedLayers
@@ -45,10 +47,14 @@ class Case(NamedTuple):
     scores: np.ndarray
     searches: dict[int, Reached]  # by target
     lengths: list[int]  # [J], characters of the options
+    evaluations: int  # of the search for gold
+    chance: float  # that a sample of the model is gold as first asked; NaN where unknown
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], *, open: bool = False) -> "Case":
-        """Read a question's row, of an open question or not."""
+    def of(
+        cls, row: Mapping[str, Any], *, open: bool = False, log_likelihoods: bool = True
+    ) -> "Case":
+        """Read a question's row, of an open question or not, and with which scores."""
         searches = {search["target"]: Reached.of(search) for search in row["controls"] or ()}
         answers = [row["baseline_answer"], *(row["again_answers"] or ())]
         lengths = list(map(len, row["options"] or ()))
@@ -60,7 +66,18 @@ class Case(NamedTuple):
         gold = 0 if row["gold"] is None else row["gold"]
         searches = {gold: Reached.of(row)} | searches
         baseline = bool(row["baseline"])
-        return cls(row["question"], gold, baseline, answers, scores, searches, lengths)
+        chance = chance_of(scores[0], gold, open=open) if log_likelihoods else math.nan
+        return cls(
+            row["question"],
+            gold,
+            baseline,
+            answers,
+            scores,
+            searches,
+            lengths,
+            row["evaluations"],
+            chance,
+        )
 
     @property
     def before(self) -> str:
@@ -84,9 +101,27 @@ class Case(NamedTuple):
         """The searches for `wrong_targets`."""
         return [self.searches[target] for target in self.wrong_targets]
 
+    def sampled(self, samples: int | None = None) -> float:
+        """Return the chance that one of some samples of the model at temperature 1 is gold.
+
+        By default there are as many as the search for gold has evaluated paths.
+        """
+        samples = self.evaluations if samples is None else samples
+        return 1 - (1 - self.chance) ** samples
+
     def first(self) -> "Case":
         """Drop the other wordings."""
         return self._replace(answers=self.answers[:1], scores=self.scores[:1])
+
+
+def chance_of(scores: np.ndarray, gold: int, *, open: bool) -> float:
+    """Return the chance of gold at temperature 1, by log-probabilities [J] as first asked.
+
+    Those of an open question are of the whole answers; an option is drawn among those offered.
+    """
+    if gold >= len(scores) or not np.isfinite(scores).all():
+        return math.nan
+    return float(np.exp(scores[gold]) if open else softmax(scores)[gold])
 
 
 class Compared(NamedTuple):

@@ -24,7 +24,7 @@ def seed(*questions):
     for i, each in enumerate(questions):
         scores = np.array([[-2.0, -1.0, -2.0]] * 2)
         targets: dict[int, Reached] = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
-        cases.append(Case(f"q{i}", GOLD, False, [OWN, OWN], scores, targets, [1, 1, 1]))
+        cases.append(Case(f"q{i}", GOLD, False, [OWN, OWN], scores, targets, [1, 1, 1], 4, 0.5))
         by_target |= {(f"q{i}", target): hits for target, hits in zip(targets, each, strict=True)}
     return Seed(Ways(cases, (ONCE, AGAIN), True), by_target)
 

@@ -41,7 +41,8 @@ def test_cases_are_those_of_the_rows_of_a_run(outcomes: Outcomes):
         row = search_question_row(encode(outcome.question), outcome)
         ours, stored = case_of(outcome), Case.of(row)
         np.testing.assert_allclose(ours.scores, stored.scores, rtol=1e-6)
-        assert ours._replace(scores=stored.scores) == stored
+        np.testing.assert_allclose(ours.chance, stored.chance, rtol=1e-6)
+        assert ours._replace(scores=stored.scores, chance=stored.chance) == stored
 
 
 def test_summary_counts_every_question(outcomes: Outcomes):

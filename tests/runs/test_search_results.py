@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from cola_jax.runs.estimates import (
+    ADDED,
     BEFORE,
     BEYOND,
     EXPECTED,
     FOUND,
     PREFERENCE,
     REACHED,
+    SAMPLED,
     UNDECIDED,
     UNKNOWN,
     UNSCORED,
@@ -27,10 +29,13 @@ CONTROL = "wrong answers that searches reached"
 CONFIRMED = "best path is right in float32"
 
 
+OTHERS = ("expected", "samples")  # shares that are no counts
+
+
 def shares(results: Results) -> dict[str, tuple[int, int]]:
     """Return the hits and n of the shares that are not of nothing."""
     found = (each for each in results if each.unit == "share" and each.n)
-    return {each.name: (each.hits, each.n) for each in found if not each.name.startswith("expec")}
+    return {each.name: (each.hits, each.n) for each in found if not each.name.startswith(OTHERS)}
 
 
 def test_estimates_of_a_search(run: Run):
@@ -118,6 +123,27 @@ def test_summary_refuses_other_runs(tmp_path: Path):
         make_run(tmp_path / "other", command="static").summary()
     with pytest.raises(ValueError, match="has no question done yet"):
         make_run(tmp_path / "new").summary()
+
+
+def test_samples_of_the_model_are_as_many_as_evaluations(tmp_path: Path):
+    """The chance of one of n = 2: for options among those offered, for an answer as it is."""
+    rows = [(WHOLE, 1, False), ((0, 2), 0, True)]
+    of_options = {"best": (0, 2), "control": 2, "baseline_scores": [[math.log(1 / 6)] * 2 + [0.0]]}
+    fields = {"options": ["7", "9"], "baseline_answer": -1, "best": (0, 2), "control": 1}
+    logprobs = [[math.log(0.25), -2.0], [-9.0, -9.0]]  # the second in another wording
+    of_answers = fields | {"baseline_logprobs": logprobs, "again_answers": [-1]}
+    for scorer, each, chance in (("letter", of_options, 1 / 8), ("exact", of_answers, 1 / 4)):
+        parts = [letters(f"q{i}", rows, **each) for i in range(2)]
+        results = make_run(tmp_path / scorer, *parts, scorer=scorer).summary()
+        expected = 1 - (1 - chance) ** 2
+        sampled = results.find(SAMPLED)
+        assert sampled is not None
+        assert (sampled.value, sampled.n) == (pytest.approx(expected), 2)
+        assert sampled.control
+        assert results.value(ADDED) == pytest.approx(1 - expected)
+        assert f"at equal cost are right on {2 * expected:.1f}." in results.sentences[0]
+    normed = make_run(tmp_path / "normed", letters("q", rows, **of_options), scorer="options-norm")
+    assert normed.summary().find(SAMPLED) is None
 
 
 @pytest.mark.parametrize("scorer", ["exact", "generation"])
