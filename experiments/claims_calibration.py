@@ -34,7 +34,7 @@ from cola_jax.path import LayerPath
 from cola_jax.question import Question, distinct
 from cola_jax.scoring.statistics import ALPHA
 from cola_jax.tasks import TaskConfig
-from experiments.drawn_settings import RANDOM, RandomModel, RareLoss, Setting, Skilled
+from experiments.drawn_settings import MARGIN, RANDOM, SETTINGS, Setting
 from experiments.drawn_trials import (
     CORRELATION,
     DrawnTrials,
@@ -50,7 +50,6 @@ from experiments.drawn_trials import (
 from experiments.paper.results import show
 from tests import tiny
 
-MARGIN = 0.03
 CLAIMS = (1, 2, 6, 10)
 # Standard deviations of effects between prompts, by accuracy: chance of four options, between, and
 # ceiling and floor, where 2 points and more are rare prompts in which all is different.
@@ -131,35 +130,18 @@ def family_rows(truth: Truth, trials: DrawnTrials, single: PValues) -> Iterator[
         }
 
 
-SETTINGS = (
-    Setting("two guessers", (400, 8)),
-    RandomModel("a random model, of which 2 of 12 layers are kept", (400, 8)),
-    Setting("0.5 % right, and so are all paths", (200, 8), chance=0.005),
-    Skilled("98 %, equal; random paths lose nothing", (400, 8), 0.25, 0.98, 0.0, 0.0, 0.0),
-    Skilled("60 %, equal; random paths lose 0 to 4 points", (400, 8), 0.25, 0.6, 0.0, 0.0, 0.04),
-    Skilled("98 %, loses the margin; random paths 10 to 30", (400, 8), 0.25, 0.98, -MARGIN),
-    Skilled("60 %, loses the margin; random paths 10 to 30", (400, 8), 0.25, 0.6, -MARGIN),
-    RareLoss("60 %, loses 24 in one wording of eight", (400, 8), 0.25, 0.6, -MARGIN),
-    Skilled("98 %, equal; random paths lose 10 to 30", (400, 8), 0.25, 0.98),
-    Skilled("60 %, equal; random paths lose 10 to 30", (400, 8), 0.25, 0.6),
-    Skilled("60 %, equal; random paths lose 10 to 30", (1600, 8), 0.25, 0.6),
-)  # fmt: skip
-
-
 def as_good(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
     """Count paths that are called as good on fewer layers."""
     for place, setting in enumerate(SETTINGS):
-        truth = "says nothing"
-        if isinstance(setting, Skilled) and setting.least > 0:
-            truth = "false" if setting.effect else "true"
-        random = np.random.default_rng([place, *setting.size])
+        random = np.random.default_rng(place)
         outcomes = [called_as_good(setting, random) for _ in range(settings.draws)]
         before, after = np.array(outcomes).T
         yield {
             "model and path": setting.name,
             "questions": f"{setting.size[0]}",
             "wordings": f"{setting.size[1]}",
-            "as good": truth,
+            "margin": f"{100 * setting.margin:g}",
+            "as good": setting.truth,
             "before: as good on fewer layers, %": percent(before),
             "after, %": percent(after),
         }
@@ -167,19 +149,20 @@ def as_good(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
 
 def called_as_good(setting: Setting, random: np.random.Generator) -> tuple[bool, bool]:
     """Draw a trial; return whether a path is called as good before, and today."""
-    right = setting.draw(random)
-    drawn = DrawnTrials.of(right[None, 1:2].astype(np.int8) - right[0])
-    single = p_values_before(drawn, MARGIN)
+    every = setting.draw(random)
+    model = next(every)
+    path = next(every)
+    drawn = DrawnTrials.of((path.astype(np.int8) - model)[None, None])
+    single = p_values_before(drawn, setting.margin)
     if not single.loss <= ALPHA:  # nor is it today: see `decided`
         return False, False
     measured = {
-        path: PathScores(each.T.astype(float), each.T, np.nan)
-        for path, each in zip((PLAIN, PATH, *OTHERS), right, strict=True)
+        each: PathScores(right.T.astype(float), right.T, np.nan)
+        for each, right in zip((PLAIN, PATH, *OTHERS), (model, path, *every), strict=True)
     }
-    chance = 0.0 if setting.chance < 0.1 else setting.chance  # of open questions
-    task = TaskTrial("drawn", measured, [], np.full(setting.size[0], chance))
-    blind = task.blind_to_loss(PATH, PLAIN, OTHERS, MARGIN)
-    (verdict,) = decide([Judged(task.effect(PATH, PLAIN), True, blind)], MARGIN)
+    task = TaskTrial("drawn", measured, [], np.full(setting.size[0], setting.chance))
+    blind = task.blind_to_loss(PATH, PLAIN, OTHERS, setting.margin)
+    (verdict,) = decide([Judged(task.effect(PATH, PLAIN), True, blind)], setting.margin)
     return bool(decided_before(single).as_good), verdict.outcome == "as good on fewer layers"
 
 
