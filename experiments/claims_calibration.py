@@ -26,6 +26,7 @@ import numpy as np
 import tyro
 from scipy.special import stdtrit
 
+from cola_jax.deploy.verify.comparators import RANDOM
 from cola_jax.deploy.verify.power import Components, check_size, plan
 from cola_jax.deploy.verify.trial import PathScores, TaskTrial
 from cola_jax.deploy.verify.verdict import Judged, decide, number_of_tests
@@ -34,7 +35,7 @@ from cola_jax.path import LayerPath
 from cola_jax.question import Question, distinct
 from cola_jax.scoring.statistics import ALPHA
 from cola_jax.tasks import TaskConfig
-from experiments.drawn_settings import MARGIN, RANDOM, SETTINGS, Setting
+from experiments.drawn_settings import MARGIN, SETTINGS, Setting
 from experiments.drawn_trials import (
     CORRELATION,
     DrawnTrials,
@@ -134,36 +135,47 @@ def as_good(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
     """Count paths that are called as good on fewer layers."""
     for place, setting in enumerate(SETTINGS):
         random = np.random.default_rng(place)
-        outcomes = [called_as_good(setting, random) for _ in range(settings.draws)]
-        before, after = np.array(outcomes).T
-        yield {
-            "model and path": setting.name,
-            "questions": f"{setting.size[0]}",
-            "wordings": f"{setting.size[1]}",
-            "margin": f"{100 * setting.margin:g}",
-            "as good": setting.truth,
-            "before: as good on fewer layers, %": percent(before),
-            "after, %": percent(after),
-        }
+        outcomes = [list(called_as_good(setting, random)) for _ in range(settings.draws)]
+        every = np.array(outcomes).swapaxes(0, 1)
+        for margin, (before, after) in zip(setting.margins, every.swapaxes(1, 2), strict=True):
+            yield {
+                "model and path": setting.name,
+                "questions": f"{setting.size[0]}",
+                "wordings": f"{setting.size[1]}",
+                "margin": f"{100 * margin:g}",
+                "as good": setting.truth,
+                "before: as good on fewer layers, %": percent(before),
+                "after, %": percent(after),
+            }
 
 
-def called_as_good(setting: Setting, random: np.random.Generator) -> tuple[bool, bool]:
-    """Draw a trial; return whether a path is called as good before, and today."""
+def called_as_good(setting: Setting, random: np.random.Generator) -> Iterator[tuple[bool, bool]]:
+    """Draw a trial; yield for each margin whether a path is called as good before, and today."""
     every = setting.draw(random)
     model = next(every)
     path = next(every)
     drawn = DrawnTrials.of((path.astype(np.int8) - model)[None, None])
-    single = p_values_before(drawn, setting.margin)
-    if not single.loss <= ALPHA:  # nor is it today: see `decided`
-        return False, False
+    task = None
+    for margin in setting.margins:
+        single = p_values_before(drawn, margin)
+        if not single.loss <= ALPHA:  # nor is it today: see `decided`
+            yield False, False
+            continue
+        if task is None:
+            paths = [PLAIN, PATH, *OTHERS[: setting.random]]
+            task = task_of(dict(zip(paths, (model, path, *every), strict=True)), setting.chance)
+        blind = task.blind_to_loss(PATH, PLAIN, OTHERS[: setting.random], margin)
+        (verdict,) = decide([Judged(task.effect(PATH, PLAIN), True, blind)], margin)
+        is_as_good = verdict.outcome == "as good on fewer layers"
+        yield bool(decided_before(single).as_good), is_as_good
+
+
+def task_of(right: dict[LayerPath, np.ndarray], chance: float) -> TaskTrial:
+    """Make the trial of a task from the verdicts [K, n] of its paths."""
     measured = {
-        each: PathScores(right.T.astype(float), right.T, np.nan)
-        for each, right in zip((PLAIN, PATH, *OTHERS), (model, path, *every), strict=True)
+        path: PathScores(each.T.astype(float), each.T, np.nan) for path, each in right.items()
     }
-    task = TaskTrial("drawn", measured, [], np.full(setting.size[0], setting.chance))
-    blind = task.blind_to_loss(PATH, PLAIN, OTHERS, setting.margin)
-    (verdict,) = decide([Judged(task.effect(PATH, PLAIN), True, blind)], setting.margin)
-    return bool(decided_before(single).as_good), verdict.outcome == "as good on fewer layers"
+    return TaskTrial("drawn", measured, [], np.full(right[PLAIN].shape[1], chance))
 
 
 def equal(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:

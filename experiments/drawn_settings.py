@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cola_jax.deploy.verify.comparators import RANDOM
+from cola_jax.deploy.verify.trial import LEAST_RANDOM
 from experiments.drawn_trials import ANSWER, SPREAD, Truth, draw_sums
 
-RANDOM = 39  # paths with the edits of a claim
 MARGIN = 0.03
 
 
@@ -20,12 +21,13 @@ class Setting:
     truth: str = "says nothing"  # of "as good on fewer layers"
     size: tuple[int, int] = (400, 8)  # questions and prompts
     chance: float = 0.25
-    margin: float = MARGIN
+    margins: tuple[float, ...] = (MARGIN,)
+    random: int = LEAST_RANDOM  # paths with the edits of the claim, which guessers are not asked
 
     def draw(self, random: np.random.Generator) -> Iterator[np.ndarray]:
         """Yield verdicts [K, n] of the model, the path, and each of the random paths."""
         n, prompts = self.size
-        for _ in range(2 + RANDOM):
+        for _ in range(2 + self.random):
             yield random.random((prompts, n), np.float32) < self.chance
 
 
@@ -39,7 +41,7 @@ class Floor(Setting):
     def draw(self, random: np.random.Generator) -> Iterator[np.ndarray]:
         n, prompts = self.size
         yield random.random((prompts, n)) < self.accuracy
-        for _ in range(1 + RANDOM):
+        for _ in range(1 + self.random):
             yield np.zeros((prompts, n), bool)
 
 
@@ -53,7 +55,7 @@ class RandomModel(Setting):
         n, prompts = self.size
         gold = random.integers(4, size=n)
         common = math.sqrt(self.shared) * random.standard_normal((n, 4), np.float32)
-        for _ in range(2 + RANDOM):
+        for _ in range(2 + self.random):
             own = math.sqrt(1 - self.shared) * random.standard_normal((n, 4), np.float32)
             noise = 0.5 * random.standard_normal((prompts, n, 4), np.float32)
             yield (common + own + noise).argmax(-1) == gold
@@ -66,6 +68,7 @@ class Skilled(Setting):
     accuracy: float = 0.6
     effect: float = 0.0
     prompt_sd: float = 0.02  # of the effect of a path
+    random: int = RANDOM
     least: float = 0.10
     most: float = 0.30
 
@@ -74,7 +77,7 @@ class Skilled(Setting):
         yield model[0, 0] > -Truth(self.accuracy).level
         yield paths[0, 0] > -self.levels(own[0, 0], random)
         wider = math.hypot(SPREAD, ANSWER) / SPREAD
-        for effect in random.uniform(self.least, self.most, RANDOM).round(2):
+        for effect in random.uniform(self.least, self.most, self.random).round(2):
             # other answers to the same questions
             other = paths[0, 0] + ANSWER * random.standard_normal(paths.shape[2:], np.float32)
             yield other > -wider * Truth(self.accuracy, -effect).path_level[0]
@@ -119,8 +122,7 @@ SETTINGS = (
         name="98 %, equal; random paths lose 10 to 30", truth="true", accuracy=0.98,
         prompt_sd=0.005,
     ),
-    *(
-        Skilled(name="60 %, equal; random paths lose 10 to 30", truth="true", margin=margin)
-        for margin in (MARGIN, 0.04, 0.05)
+    Skilled(
+        name="60 %, equal; random paths lose 10 to 30", truth="true", margins=(MARGIN, 0.04, 0.05),
     ),
 )  # fmt: skip
