@@ -196,11 +196,14 @@ class Report(Printing):
     def print_report(self, content: Any, document: "Document") -> None:
         """Print results as JSON, or their report."""
         from cola_jax.report.document import terminal_report
+        from cola_jax.report.terminal import visible
 
         if self.json:
             print_json(content)
         else:
             console.print(terminal_report(document, whole=self.all))
+            for line in filter(None, document.next):  # whole, to be copied
+                console.print(visible(line), soft_wrap=True, highlight=False)
 
     def write_markdown(
         self, document: "Document", page: "epath.Path", *, whole: bool = False

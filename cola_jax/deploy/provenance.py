@@ -56,15 +56,21 @@ class Provenance:
             chosen_on = Run(place.parent).chosen_on()
         return None if chosen_on is None else cls((text,), chosen_on)
 
-    @property
-    def text(self) -> str:
-        """A clause that names the questions that chose a path, or says that they are unknown."""
-        if self.chosen_on is None:
-            return UNKNOWN
+    def note(self, measured: ChosenOn) -> str:
+        """Name the questions that chose a path, and those of them on which it is measured.
+
+        It follows the words "chosen on".
+        """
         chosen = self.chosen_on
-        questions = count(len(chosen.questions), "question")
-        text = f"{questions} of {shorten(list(self.sources))}"
-        return text if chosen.complete else f"{text}, in prompts that were not recorded"
+        if chosen is None:
+            return UNKNOWN
+        text = f"{count(len(chosen.questions), 'question')} of {shorten(list(self.sources))}"
+        if not chosen.complete:
+            text += ", in prompts that were not recorded"
+        common = self.overlap(measured)
+        if common.questions or common.wordings:
+            return f"{text}; overlap allowed: {common_text(common)} in common"
+        return f"{text}, none of which it was measured on"
 
     def record(self) -> dict[str, Any]:
         """Return what a protocol says of it: its sources, the numbers and the digest of keys."""
@@ -101,11 +107,8 @@ class Provenance:
         """Return how many of the questions chose the path, with a note on where it was chosen."""
         if self.chosen_on is None:
             return Estimate(CHOSEN_BY, group, unit="count", note=UNKNOWN)
-        common = self.overlap(measured)
-        note = self.text
-        if common.questions or common.wordings:
-            note = f"overlap allowed: {common_text(common)} in common"
-        return Estimate.count(CHOSEN_BY, len(common.questions), group=group, note=note)
+        common = len(self.overlap(measured).questions)
+        return Estimate.count(CHOSEN_BY, common, group=group, note=self.note(measured))
 
 
 UNKNOWN_PROVENANCE = Provenance()

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cola_jax.deploy.next_trial import next_trial
 from cola_jax.errors import InputError, shown
 from cola_jax.path import LayerPath, edited, format_path, identity
 from cola_jax.question import split
@@ -136,8 +137,10 @@ def scan_results(run: Run) -> Results:
         for path in facts.paths
         if path != identity(facts.num_layers)
     }
-    facts_of_scan = {"done": len(ids), "paths": paths} | run.chosen_on().field()
-    return Results(estimates, facts.to_json() | facts_of_scan)
+    best = max((each for each in estimates if each.name == CHANGE), key=lambda each: each.value)
+    path = Block.parse(best.group).path(facts.num_layers)
+    facts_of_scan = {"done": len(ids), "paths": paths, "next": next_trial(run, path)}
+    return Results(estimates, facts.to_json() | facts_of_scan | run.chosen_on().field())
 
 
 def scan_estimates(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -54,8 +55,7 @@ NOTES = {
     "none had an effect; intervals hold for all blocks at once. The highest of many is high by "
     "luck too, so a block is also chosen on one half of the questions and prompts and measured on "
     "the other, both ways. With fewer than 16 prompts, all of this is about these alone. A skip is "
-    "kept where no fewer questions are right. "
-    "`cola verify` tries a block in other prompts.",
+    "kept where no fewer questions are right.",
     "static": "Paths are tried on training questions, and chosen on those for validation, as is "
     "the Pareto front of accuracy (or, by the fitness kl, of the divergence from the model's own "
     "next token, which reads no answers) and cost, which is shown. "
@@ -101,6 +101,7 @@ class Document(NamedTuple):
     note: str  # explains the tables
     settings: list[tuple[str, str]]
     shown: int = 1  # tables that are shown always; the others are folded
+    next: Sequence[str] = ("", "")  # what to do with the results, and the command
 
     @classmethod
     def of(cls, results: Results) -> "Document":
@@ -119,6 +120,7 @@ class Document(NamedTuple):
             shown=1 if protocol is None else 2,
             note=note_of(results),
             settings=run_settings(settings, start),
+            next=results.run.get("next") or ("", ""),
         )
 
 
@@ -198,8 +200,20 @@ def markdown_report(document: Document, *, whole: bool = False) -> str:
         columns = tuple(map(literal, table.columns))
         lines += [*markdown_table(columns, cells, texts=table.texts), ""]
     settings = [(literal(name), literal(value)) for name, value in document.settings]
-    lines += [literal(document.note), "", "## Settings", "", *markdown_table(("", ""), settings)]
+    text, command = document.next
+    lines += [literal(document.note), ""]
+    if text:
+        lines += [literal(text), ""]
+    if command:
+        lines += [*fenced(command), ""]
+    lines += ["## Settings", "", *markdown_table(("", ""), settings)]
     return "\n".join(lines) + "\n"
+
+
+def fenced(command: str) -> list[str]:
+    """Write a command as a block of Markdown, which no text in it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return [fence, visible(command), fence]
 
 
 def run_title(start: Mapping[str, Any]) -> str:

@@ -47,7 +47,6 @@ TRIES = "earlier tries"  # note: their dates and outcomes
 PROMPT_SD = "prompt sd"  # p: of the test that prompts do not differ
 QUESTION_SD = "question sd"
 RESIDUAL_SD = "residual sd"
-CHOSEN_BY = "questions that chose it"  # of those of a trial; note: where it was chosen
 PLACE = "place among random paths"
 MEDIAN = "median of random paths"
 HIGHEST = "best of random paths"

@@ -103,6 +103,7 @@ def test_each_task_has_a_directory():
 
 def test_prompts_are_measured_by_one_process():
     hosts = ["--distributed", "--coordinator", "a:1", "--num-hosts", "2", "--host", "0"]
+    hosts += ["--chosen-on", "unknown"]
     trial = parse(["verify", "0-1", "--model", "m", "--task", "arithmetic", "-o", "o", *hosts])
     with pytest.raises(ValueError, match="leave out --distributed"):
         trial.run()

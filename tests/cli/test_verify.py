@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
 from cola_jax.cli.main import main
+from cola_jax.deploy.verify import trial
 from cola_jax.deploy.verify.results import earlier_components
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.runs.estimates import CHANGE, MODEL, PLACE, SHORTGPT, VOTE
@@ -148,3 +150,40 @@ def test_verify_plans_questions_for_a_difference(common, capsys):
     assert plans["32"]["questions"] < plans["8"]["questions"]
     main(["verify", "0-3", *common, "--power", "0.01"])
     assert "None" not in capsys.readouterr().out
+
+
+class Accepted(Exception):
+    """Ends a trial before it evaluates."""
+
+
+def accept(*arguments):
+    raise Accepted
+
+
+def test_the_printed_command_is_accepted_and_the_scan_itself_judges_nothing(
+    tiny_checkpoint, tmp_path, capsys, monkeypatch, refused
+):
+    out = str(tmp_path / "scan")
+    task = ["--model", str(tiny_checkpoint), "--task", "arithmetic", "--limit", "20"]
+    main(["scan", *task, "--longest-block", "1", "--output", out])
+    lines = capsys.readouterr().out.splitlines()
+    (command,) = (line for line in lines if line.startswith("cola verify "))
+    assert command in (tmp_path / "scan" / "report.md").read_text()
+    assert "<pre>cola verify " in (tmp_path / "scan" / "report.html").read_text()
+    _, _, path, *flags = shlex.split(command)
+    monkeypatch.setattr(trial, "make_comparators", accept)
+    with pytest.raises(Accepted):
+        main(["verify", path, *flags])
+    same = ["--margin", "99", "--output", str(tmp_path / "trial")]
+    trial_of = ["verify", path, *task, "--chosen-on", out, *same]
+    assert "on 20 questions, 0 prompts of arithmetic: ask other questions" in refused(*trial_of)
+    # the scan's own prompt judges nothing either
+    own = ["--prompts", "1", "--other-questions", "--limit", "90"]
+    line = refused(*trial_of, *own)
+    assert "on 0 questions, 1 prompt of arithmetic" in line
+    assert "none is left: raise --limit" in refused(*trial_of, "--other-questions")
+    with pytest.raises(Accepted):
+        main([*trial_of, "--allow-overlap"])
+    assert "where was" in refused("verify", path, *task, *same)
+    with pytest.raises(Accepted):
+        main(["verify", path, *task, *same, "--pilot"])
