@@ -1,7 +1,9 @@
 """`cola static`, `menu`, `distill`, `export` and `lm-eval`: results that serve a whole task."""
 
 import dataclasses
+import functools
 import importlib.util
+import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,11 +162,14 @@ def write_used(file: str, content: dict[str, Any]) -> None:
     log.info("written to %s", file)
 
 
-def size_of(prompts: "Sequence[Session]") -> dict[str, int]:
-    """Return the held-out questions and the prompts in which they were asked."""
+def size_of(prompts: "Sequence[Session]") -> dict[str, Any]:
+    """Return the numbers and the keys of the held-out questions and of their prompts."""
+    from cola_jax.runs.chosen_on import MEASURED_ON
     from cola_jax.runs.session import held_out_of
 
-    return {"held_out": len(held_out_of(prompts[0])), "prompts": len(prompts)}
+    measured_on = functools.reduce(operator.or_, (each.measured_on() for each in prompts))
+    size = {"held_out": len(held_out_of(prompts[0])), "prompts": len(prompts)}
+    return size | {MEASURED_ON: measured_on.to_json()}
 
 
 def origin_of(session: "Session") -> dict[str, Any]:
@@ -255,6 +260,11 @@ class Export(Command):
     effect: Path | None = None
     """The results.json of `cola static`, `evaluate` or `verify` with the measured effect of the
     path, for the model card and the Hub's evaluation results."""
+    chosen_on: tuple[str, ...] = ()
+    """With --effect of `cola evaluate`: where the path was chosen, outputs of `cola search`, `scan`
+    or `menu`, or the word unknown; static.json says it itself."""
+    allow_overlap: bool = False
+    """State an effect on questions or prompts that chose the path; the model card says so."""
     repository: HubChoice = dataclasses.field(default_factory=HubFlags)
 
     def run(self) -> None:
@@ -290,11 +300,22 @@ class Export(Command):
         """Write a Hugging Face checkpoint, with a model card."""
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effects
+        from cola_jax.deploy.provenance import Provenance
 
         effects = []
         if self.effect is not None:
             num_layers = metadata["config"]["num_layers"]
-            effects = read_effects(self.effect, path, num_layers, metadata["digest"])
+            provenance = Provenance.read(self.chosen_on) if self.chosen_on else None
+            effects = read_effects(
+                self.effect,
+                path,
+                num_layers,
+                metadata["digest"],
+                provenance=provenance or Provenance.of_file(self.path),
+                allow_overlap=self.allow_overlap,
+            )
+        elif self.chosen_on or self.allow_overlap:
+            raise InputError("--chosen-on and --allow-overlap are for --effect: leave them out.")
         with byte_bar(f"exporting {self.model}") as on_progress:
             options = {"share": self.share, "effects": effects, "on_progress": on_progress}
             export(directory, path, self.out, **options)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.rows import check_rows
 from cola_jax.errors import InputError, check_belongs, reading, shorten
 from cola_jax.files import write_whole
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
+from cola_jax.runs.chosen_on import CHOSEN_ON, MEASURED_ON, ChosenOn
 from cola_jax.runs.estimates import (
     CHANGE,
     CHOSEN,
@@ -26,7 +28,7 @@ from cola_jax.runs.estimates import (
 )
 from cola_jax.runs.path_results import group_of
 from cola_jax.runs.results import DIGEST, Results, read_results
-from cola_jax.runs.trial_facts import dated, short, trial_facts
+from cola_jax.runs.trial_facts import NOT_RECORDED, dated, short, trial_facts
 from cola_jax.storage import AnyPath
 from cola_jax.tasks.registry import TASKS, canonical
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
+TRY_OTHERS = "try it on others with `cola verify --other-questions`"
 
 
 class ReportedEffect(NamedTuple):
@@ -79,12 +82,20 @@ def effects_section(effects: Sequence[ReportedEffect]) -> str:
 
 
 def read_effects(
-    file: AnyPath, path: Sequence[int], num_layers: int, model: str | None = None
+    file: AnyPath,
+    path: Sequence[int],
+    num_layers: int,
+    model: str | None = None,
+    *,
+    provenance: Provenance | None = None,
+    allow_overlap: bool = False,
 ) -> list[ReportedEffect]:
     """Read the effects of a path, one on each task, from `results.json`.
 
-    Raises InputError for the results of another path or model, of several paths that were compared
-    on the questions that chose between them, and of another measure than accuracy.
+    `provenance` says where the path was chosen, where results do not. Raises InputError for the
+    results of another path or model, of several paths that were compared on the questions that
+    chose between them, of a path that was chosen on what measures it, unless `allow_overlap`, and
+    of another measure than accuracy.
     """
     results = read_results(file)
     check_rows(file, results)
@@ -115,17 +126,42 @@ def read_effects(
                 "this one, or measure the other."
             )
         groups = [group for group, facts in measured.items() if facts["path"] == name]
-        protocol = trial_facts(results, groups) or measured_facts(results)
+        protocol = trial_facts(results, groups)
+        if not protocol:
+            chosen_on = origin_of(results, name, provenance, allow_overlap=allow_overlap)
+            protocol = measured_facts(results, chosen_on)
         return [effect_of(results, group, measured[group], protocol) for group in groups]
 
 
-def measured_facts(results: Results) -> dict[str, str]:
+def origin_of(
+    results: Results, path: str, provenance: Provenance | None, *, allow_overlap: bool
+) -> str:
+    """Say on which questions a path was chosen that a command other than a trial has measured.
+
+    Raises InputError where they measure it, unless `allow_overlap`.
+    """
+    own = results.run.get(CHOSEN_ON)
+    measured = results.run.get(MEASURED_ON)  # on questions that the command held out
+    command = str((results.run.get("settings") or {}).get("command"))
+    if measured is not None and own is not None and provenance is None:
+        provenance = Provenance((f"cola {command}",), ChosenOn.from_json(own))
+    judged = own if measured is None else measured
+    if provenance is None or judged is None:
+        return NOT_RECORDED
+    asked = ChosenOn.from_json(judged)
+    if measured is None and not allow_overlap:
+        provenance.check(path, asked, "those that measure it", TRY_OTHERS)
+    return provenance.note(asked)
+
+
+def measured_facts(results: Results, chosen_on: str) -> dict[str, str]:
     """Return the facts of a measurement that is no trial."""
     start = results.run.get("start") or {}
     versions = start.get("versions") or {}
     command = (results.run.get("settings") or {}).get("command")
     return {
         "hash": f"none: cola {command} measured it, and no claim was tried by cola verify",
+        "chosen on": chosen_on,
         "measured": dated(start.get("date"), versions.get("cola-jax"), start.get("commit")),
         "results": short(results.run.get(DIGEST)),
     }

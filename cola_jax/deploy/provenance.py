@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from etils import epath
@@ -20,10 +21,9 @@ UNKNOWN = "unknown"  # in place of the sources of a path
 NOT_RECORDED = "not recorded"  # of results of earlier versions
 HELD_OUT = "held-out"  # folders of runs that measure
 DEPTH = 2  # folders in which the runs of a command lie: of tasks, and of prompts
-OTHERS = (
+ASK_OTHERS = (  # in a trial
     "ask other questions (--other-questions with a larger --limit, --part held-out, or another "
-    "file) in other prompts (--prompts, with --num-fewshot where the task shows no examples), or "
-    "give --allow-overlap, which is then stated with the result"
+    "file) in other prompts (--prompts, with --num-fewshot where the task shows no examples)"
 )
 
 
@@ -56,6 +56,12 @@ class Provenance:
             chosen_on = Run(place.parent).chosen_on()
         return None if chosen_on is None else cls((text,), chosen_on)
 
+    @property
+    def names(self) -> list[str]:
+        """The sources without the folders above them, which a model card may not name."""
+        places = map(PurePath, self.sources)
+        return ["/".join(each.parts[-2 if each.suffix == ".json" else -1 :]) for each in places]
+
     def note(self, measured: ChosenOn) -> str:
         """Name the questions that chose a path, and those of them on which it is measured.
 
@@ -64,7 +70,7 @@ class Provenance:
         chosen = self.chosen_on
         if chosen is None:
             return UNKNOWN
-        text = f"{count(len(chosen.questions), 'question')} of {shorten(list(self.sources))}"
+        text = f"{count(len(chosen.questions), 'question')} of {shorten(self.names)}"
         if not chosen.complete:
             text += ", in prompts that were not recorded"
         common = self.overlap(measured)
@@ -91,16 +97,16 @@ class Provenance:
             return NOTHING
         return self.chosen_on.overlap(measured)
 
-    def check(self, name: str, measured: ChosenOn, where: str) -> None:
+    def check(self, name: str, measured: ChosenOn, where: str, action: str = ASK_OTHERS) -> None:
         """Raise InputError where a path is measured on questions or wordings that chose it.
 
-        `name` is that of the path, and `where` says on what it is measured.
+        `name` is that of the path, `where` says on what it is measured, and `action` what to do.
         """
         common = self.overlap(measured)
         if common.questions or common.wordings:
             raise InputError(
-                f"{name} was chosen ({shorten(list(self.sources))}) on "
-                f"{common_text(common)} of {where}: {OTHERS}."
+                f"{name} was chosen ({shorten(list(self.sources))}) on {common_text(common)} of "
+                f"{where}: {action}, or give --allow-overlap, which is then stated with the result."
             )
 
     def estimate(self, measured: ChosenOn, group: str) -> Estimate:

@@ -160,6 +160,11 @@ class Session:
         """Return the keys of the questions and wordings that a choice here depends on."""
         return ChosenOn.of(self.asked.questions, self.settings)
 
+    def measured_on(self) -> ChosenOn:
+        """Return the keys of the held-out questions, which are asked in the first wording."""
+        record = {name: x for name, x in self.settings.items() if name != "choose_prompts"}
+        return ChosenOn.of(held_out_of(self).questions, record)
+
     def without(self, chosen_on: ChosenOn) -> "Session":
         """Leave out the questions that chose something; InputError where none are left."""
         chosen = chosen_on.questions

@@ -14,12 +14,13 @@ from cola_jax.deploy.model_card import (
     read_effects,
     write_eval_results,
 )
+from cola_jax.deploy.provenance import Provenance
 from cola_jax.errors import InputError
 from cola_jax.report.tables import markdown_table
+from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import (
     CANDIDATES,
     CHANGE,
-    CHOSEN,
     CORRECT,
     LIKELIHOOD,
     LIMIT,
@@ -27,6 +28,9 @@ from cola_jax.runs.estimates import (
     RECOMMENDED,
     TRIES,
     Estimate,
+)
+from cola_jax.runs.estimates import (
+    CHOSEN as CHOSEN_BEFORE,
 )
 from cola_jax.runs.results import Results, write_results
 from tests.report.hostile import TEXTS
@@ -119,7 +123,7 @@ def test_read_effects_refuses_what_was_chosen_on_the_same_questions(write):
         read_effects(write("evaluate", both), PATH, 6, "ours")
     with pytest.raises(InputError, match="its model is ours, here it is another"):
         read_effects(write("evaluate", measured(NAME)), PATH, 6, "another")
-    chosen = [*measured("0-1"), *measured(NAME, chosen=CHOSEN)[1:]]
+    chosen = [*measured("0-1"), *measured(NAME, chosen=CHOSEN_BEFORE)[1:]]
     file = write("static", chosen)
     (effect,) = read_effects(file, PATH, 6, "ours")
     assert effect.after.group == NAME
@@ -153,6 +157,48 @@ def test_read_effects_reads_each_task_of_a_claim(write):
     other = write("verify", likelihood, settings=settings)
     with pytest.raises(InputError, match="measures likelihood, but a model card states accuracy"):
         read_effects(other, PATH, 6, "ours")
+
+
+CHOSEN = ChosenOn(frozenset("ab"), frozenset("w"))
+
+
+@pytest.mark.parametrize(
+    ("command", "recorded", "chosen_on", "text"),
+    [
+        ("evaluate", {}, None, "not recorded"),
+        ("evaluate", {"chosen_on": ChosenOn(frozenset("c"), frozenset("v"))}, None, "not recorded"),
+        (
+            "evaluate",
+            {"chosen_on": ChosenOn(frozenset("c"), frozenset("v"))},
+            Provenance(("/home/me/runs/scan",), CHOSEN),
+            "2 questions of scan, none of which it was measured on",
+        ),
+        ("static", {"chosen_on": CHOSEN}, None, "not recorded"),
+        (
+            "static",
+            {"chosen_on": CHOSEN, "measured_on": ChosenOn(frozenset("c"), frozenset("v"))},
+            None,
+            "2 questions of cola static, none of which it was measured on",
+        ),
+    ],
+)
+def test_card_says_where_a_path_was_chosen(write, command, recorded, chosen_on, text):
+    fields = {name: keys.to_json() for name, keys in recorded.items()}
+    estimates = [*measured(NAME, chosen=CHOSEN_BEFORE if command == "static" else "")]
+    file = write(command, estimates, **fields)
+    effects = read_effects(file, PATH, 6, "ours", provenance=chosen_on)
+    card = model_card(METADATA, PATH, effects=effects).text
+    assert f"| chosen on | {text} |\n" in card
+
+
+def test_read_effects_refuses_or_names_what_was_chosen_on_what_measures_it(write):
+    file = write("evaluate", measured(NAME), chosen_on=CHOSEN.to_json())
+    facts: dict[str, Any] = {"provenance": Provenance(("runs/scan",), CHOSEN)}
+    with pytest.raises(InputError, match=r"on 2 questions, 1 prompt of those that measure it: try"):
+        read_effects(file, PATH, 6, "ours", **facts)
+    (effect,) = read_effects(file, PATH, 6, "ours", **facts, allow_overlap=True)
+    text = "2 questions of scan; overlap allowed: 2 questions, 1 prompt in common"
+    assert effect.facts["chosen on"] == text
 
 
 def test_card_states_the_protocol_of_a_trial(write):

@@ -29,7 +29,8 @@ def test_a_file_and_its_directory_tell_where_a_path_was_chosen(static):
     assert read_chosen_on(str(static)) == read_chosen_on(str(static.parent)) == CHOSEN
     provenance = Provenance.of_file(str(static))
     assert provenance is not None
-    assert provenance.note(NOTHING) == f"2 questions of {static}, none of which it was measured on"
+    text = "2 questions of static/static.json, none of which it was measured on"
+    assert provenance.note(NOTHING) == text
 
 
 def test_a_run_tells_it_by_its_rows_and_its_results_alone(evaluated_run, tmp_path):  # noqa: F811
@@ -81,13 +82,13 @@ def test_overlap_of_questions_or_of_prompts_is_refused_or_stated(measured, commo
     assert (stated.name, stated.group) == (CHOSEN_BY, "0-2")
     if common is None:
         provenance.check("0-2", measured, "the task")
-        text = "2 questions of runs/scan, none of which it was measured on"
+        text = "2 questions of scan, none of which it was measured on"
         assert (stated.value, stated.note) == (0, text)
         return
     with pytest.raises(InputError, match=rf"0-2 was chosen \(runs/scan\) on {common} of the task"):
         provenance.check("0-2", measured, "the task")
     assert stated.value == int(common[0])
-    text = f"2 questions of runs/scan; overlap allowed: {common} in common"
+    text = f"2 questions of scan; overlap allowed: {common} in common"
     assert stated.note == text
 
 
