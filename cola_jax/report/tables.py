@@ -88,7 +88,7 @@ HEADINGS = {
 }
 
 
-STATED_OF_TRIALS = (CHOSEN_BY, TRIES)  # in the table of `protocol_table`
+STATED_OF_CLAIMS = (CHOSEN_BY, TRIES)  # in the table of `protocol_table`
 
 
 class Row(NamedTuple):
@@ -117,7 +117,7 @@ def tables_of(estimates: Iterable[Estimate]) -> list[Table]:
     """
     under: dict[str, list[Estimate]] = {}
     for each in estimates:
-        if each.name in STATED_OF_TRIALS:
+        if each.group and each.name in STATED_OF_CLAIMS:
             continue
         under.setdefault(heading_of(each), []).append(each)
     tables = []

@@ -9,10 +9,12 @@ import pytest
 from cola_jax.cli.main import main
 from cola_jax.deploy.verify import trial
 from cola_jax.deploy.verify.results import earlier_components
+from cola_jax.errors import InputError
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.runs.estimates import CHANGE, MODEL, PLACE, SHORTGPT, VOTE
 from cola_jax.runs.path_results import LAYERS
 from cola_jax.runs.results import read_results
+from cola_jax.runs.tries import read_tries
 
 
 @pytest.fixture
@@ -187,3 +189,41 @@ def test_the_printed_command_is_accepted_and_the_scan_itself_judges_nothing(
     assert "where was" in refused("verify", path, *task, *same)
     with pytest.raises(Accepted):
         main(["verify", path, *task, *same, "--pilot"])
+
+
+def test_a_protocol_without_outcome_is_kept_and_a_verdict_given_once(
+    common, tmp_path, capsys, monkeypatch, refused
+):
+    def verify(*flags):
+        return ["verify", "0-3", *common, "--quiet", "--json", *flags]
+
+    def stop(*arguments, **options):
+        raise InputError("stopped before the first outcome")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "evaluate_prompts", stop)
+        assert "stopped before" in refused(*verify())
+    content = (tmp_path / "trial" / "protocol.json").read_text()
+    assert [(each.event, each.outcome) for each in read_tries()] == [("protocol", "")]
+    assert_match(r"margin \(margin: 90.0 there, 80.0 here", refused(*verify("--margin", "80")))
+    assert (tmp_path / "trial" / "protocol.json").read_text() == content
+    main(verify())
+    first = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "trial" / "protocol.json").read_text() == content
+    assert [each.event for each in read_tries()] == ["protocol", "verdict"]
+    file = tmp_path / "trial" / "results.json"
+    file.write_text(file.read_text().replace('"done": 20', '"done": 21'))
+    main(verify())  # writes them again from the rows
+    out, error = capsys.readouterr()
+    assert "as it was changed after it was written" in error
+    again = read_results(file)
+    assert again.run["rows"] == json.loads(out)["run"]["rows"] == first["run"]["rows"]
+    assert len(read_tries()) == 2
+    grown = [*verify(), "--limit", "40"]
+    grown[grown.index("--output") + 1] = str(tmp_path / "grown")
+    message = r"0-3 was tried before on (\d+) of these (\d+) questions of arithmetic"
+    assert_match(message, refused(*grown))
+    assert not (tmp_path / "grown").exists()
+    main([*grown, "--allow-overlap"])
+    (change,) = json.loads(capsys.readouterr().out)["sentences"]
+    assert_match(r"1 earlier try: .* on arithmetic, \d+ questions in common", change)

@@ -10,7 +10,7 @@ from cola_jax.report import document
 from cola_jax.report.document import Document, compared, markdown_report, run_names
 from cola_jax.report.tables import side_by_side, tables_of
 from cola_jax.runs.comparison import compare_runs
-from cola_jax.runs.estimates import CHANGE, CORRECT, MODEL, Estimate
+from cola_jax.runs.estimates import CHANGE, CORRECT, MODEL, TRIES, Estimate
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.strategies.rules import PRESETS
@@ -19,6 +19,12 @@ from tests.small_runs import PARTS, SETTINGS, START, make_run, part, text_of, wo
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 KINDS = {"text", "text_special"}  # of all that is in a line
+
+
+def test_earlier_tries_of_claims_are_in_the_table_of_the_protocol():
+    estimates = [Estimate.count(TRIES, 1, group=group) for group in ("a claim", "")]
+    assert tables_of(estimates[:1]) == []
+    assert tables_of(estimates[1:])[0].rows[0].label == TRIES
 
 
 def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
