@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from cola_jax.deploy.verify.protocol import PROTOCOL
-from cola_jax.errors import reading
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import exists, inside, read_json
 from cola_jax.question import digest
 from cola_jax.runs.results import Results, changed
@@ -18,9 +19,14 @@ COLUMNS = ["question", "node", "verdict", "margin"]
 
 
 def trial_runs(directory: AnyPath, protocol: Mapping[str, Any]) -> Iterator[Run]:
-    """Yield the runs of a trial: of each task, the samples and the paths in every prompt."""
+    """Yield the runs of a trial: of each task, the samples and the paths in every prompt.
+
+    Raises InputError for a task whose name, in a file of somebody else, leads elsewhere.
+    """
     samples = protocol.get("self_consistency", {}).get("samples", {})
     for task, asked in protocol["tasks"].items():
+        if PurePath(task).name != task or task in ("", ".."):
+            raise InputError(f"{shown(task)} is not the name of a task's folder: restore the file.")
         folder = str(inside(directory, task))
         names = [f"sample-{number}" for number in range(1, samples.get(task, 0) + 1)]
         for place in (*(str(inside(folder, name)) for name in names), folder):

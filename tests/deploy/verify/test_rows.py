@@ -72,6 +72,15 @@ def test_results_are_those_of_the_rows_beside_them(tmp_path):
     check_rows(file, Results(results, {}))  # of an earlier version
 
 
+@pytest.mark.parametrize("task", ["../b/arc", "/etc", "arc/..", ".."])
+def test_a_protocol_of_somebody_else_leads_nowhere(tmp_path, task):
+    results = write_trial(tmp_path / "a")
+    protocol = {"hash": HASH, "tasks": {task: asked(2)}}
+    (tmp_path / "a" / PROTOCOL).write_text(json.dumps(protocol))
+    with pytest.raises(InputError, match="is not the name of a task's folder"):
+        check_rows(tmp_path / "a" / RESULTS, results)
+
+
 def test_an_effect_is_not_exported_from_results_that_were_edited(tmp_path):
     write_trial(tmp_path / "a")
     file = tmp_path / "a" / RESULTS
