@@ -7,6 +7,7 @@ questions counted again, and no least size. `--tables` picks some of
 
 - family: how often some statement of a trial is false;
 - as-good: how often a path with fewer layers is called as good, and where that says nothing;
+- overlap: the best block of a scan, tried on the rows that chose it, and on others;
 - equal: questions, shots and prompts that are not as many as they look;
 - size: what the least trial shows, and what one of the planned size does;
 - power: the effects that are shown four times in five.
@@ -38,11 +39,13 @@ from cola_jax.tasks import TaskConfig
 from experiments.drawn_settings import MARGIN, SETTINGS, Setting
 from experiments.drawn_trials import (
     CORRELATION,
+    NOTHING_SHARED,
     DrawnTrials,
     PValues,
     Truth,
     decided,
     decided_before,
+    draw_chosen,
     draw_trials,
     error_before,
     p_values_before,
@@ -61,10 +64,11 @@ PROMPT_SDS = {
     0.02: (0.0, 0.005, 0.01, 0.02, 0.05),
 }
 DESIGNS = ((100, 8), (200, 4), (267, 3), (200, 8), (400, 4), (533, 3))
+BLOCKS = 59  # that a scan compares
 PLAIN: LayerPath = (0, 1)
 PATH: LayerPath = (0,)
 OTHERS: list[LayerPath] = [(1,) * i for i in range(1, RANDOM + 1)]
-Table = Literal["family", "as-good", "equal", "size", "power"]
+Table = Literal["family", "as-good", "overlap", "equal", "size", "power"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +180,26 @@ def task_of(right: dict[LayerPath, np.ndarray], chance: float) -> TaskTrial:
         path: PathScores(each.T.astype(float), each.T, np.nan) for path, each in right.items()
     }
     return TaskTrial("drawn", measured, [], np.full(right[PLAIN].shape[1], chance))
+
+
+def overlap(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
+    """Choose the best of some blocks on n questions in one prompt, and try it.
+
+    None has an effect, or each loses the margin.
+    """
+    for n, truth in itertools.product((100, 400), (Truth(0.45), Truth(0.45, -MARGIN))):
+        chosen = draw_chosen(settings.draws, n, BLOCKS, truth)
+        for where, trials in chosen.items():
+            single = p_values_before(trials, MARGIN)
+            after = decided(trials, MARGIN, single, is_false(single, trials, truth), shorter=True)
+            yield {
+                "questions": f"{n}",
+                "truth of all blocks": "a loss of the margin" if truth.effect else "no difference",
+                "tried on": where,
+                "before: false, %": percent(is_false(decided_before(single), trials, truth)),
+                "after, %": percent(is_false(after, trials, truth)),
+                "after, by default": "judged" if where == NOTHING_SHARED else "refused",
+            }
 
 
 def equal(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
@@ -334,6 +358,7 @@ def power(settings: ClaimsCalibration) -> Iterator[dict[str, str]]:
 TABLES: dict[Table, Callable[[ClaimsCalibration], Iterator[dict[str, str]]]] = {
     "family": family,
     "as-good": as_good,
+    "overlap": overlap,
     "equal": equal,
     "size": size,
     "power": power,

@@ -27,6 +27,8 @@ SAME_ANSWER = 0.5
 CORRELATION = 0.6  # of a path's effects with prompts that are alike
 SPREAD = math.sqrt(QUESTION**2 + PROMPT**2 + ANSWER**2)
 CHUNK = 1_000_000  # verdicts drawn at once
+MEASURING = 8  # prompts in which what one prompt has chosen is tried
+NOTHING_SHARED = f"other questions in {MEASURING} other prompts"
 
 
 class Truth(NamedTuple):
@@ -227,14 +229,26 @@ def draw_trials(
     return {truth: DrawnTrials.joined(each) for truth, each in parts.items()}
 
 
-def draw_differences(
-    draws: int, size: tuple[int, int], truth: Truth, random: np.random.Generator
-) -> np.ndarray:
-    """Draw differences of verdicts [draws, n, K] of single claims."""
-    model, paths, own = draw_sums(draws, size, 1, random)
-    level, sd = truth.path_level
-    differences = (paths > -(level + sd * own)).astype(np.int8) - (model > -truth.level)
-    return np.moveaxis(differences[:, 0], 1, 2)
+def draw_chosen(draws: int, n: int, claims: int, truth: Truth) -> dict[str, DrawnTrials]:
+    """Draw trials of the claim that is best on n questions in one prompt, on these and others."""
+    random = np.random.default_rng([n, claims])
+    size = (2 * n, 1 + MEASURING)
+    chunk = max(1, CHUNK // (size[0] * size[1] * claims))
+    tried: dict[str, list[DrawnTrials]] = {}
+    for first in range(0, draws, chunk):
+        model, paths, own = draw_sums(min(chunk, draws - first), size, claims, random)
+        level, sd = truth.path_level
+        every = (paths > -(level + sd * own)).astype(np.int8) - (model > -truth.level)
+        best = every[:, :, 0, :n].mean(-1).argmax(1)
+        chosen = every[np.arange(len(best)), best][:, None]  # [draws, 1, K, 2 n]
+        rows = {
+            "the same questions in the same prompt": chosen[:, :, :1, :n],
+            f"the same questions in {MEASURING} other prompts": chosen[:, :, 1:, :n],
+            NOTHING_SHARED: chosen[:, :, 1:, n:],
+        }
+        for where, differences in rows.items():
+            tried.setdefault(where, []).append(DrawnTrials.of(differences))
+    return {where: DrawnTrials.joined(parts) for where, parts in tried.items()}
 
 
 def alike(own: np.ndarray, common: np.ndarray, together: int) -> np.ndarray:

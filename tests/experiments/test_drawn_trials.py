@@ -7,10 +7,12 @@ from scipy import stats
 from cola_jax.deploy.verify.verdict import Judged, decide
 from cola_jax.scoring.statistics import ALPHA, Crossed
 from experiments.drawn_trials import (
+    NOTHING_SHARED,
     DrawnTrials,
     Truth,
     decided,
     decided_before,
+    draw_chosen,
     draw_trials,
     error_before,
     own_sd,
@@ -96,3 +98,11 @@ def test_effects_of_prompts_that_are_alike_correlate():
     drawn = draw_trials(200, (100, 8), 1, [alone, alike])
     assert drawn[alike].value.std() > 1.5 * drawn[alone].value.std()
     assert own_sd(0.5, 0.0) == 0
+
+
+def test_the_best_of_many_claims_looks_good_on_the_questions_that_chose_it():
+    chosen = draw_chosen(60, 50, 20, Truth(0.45))
+    means = {where: trials.value.mean() for where, trials in chosen.items()}
+    assert [trials.size for trials in chosen.values()] == [(50, 1), (50, 8), (50, 8)]
+    assert means["the same questions in the same prompt"] > 0.06
+    assert abs(means[NOTHING_SHARED]) < 0.015
