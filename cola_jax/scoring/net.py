@@ -185,7 +185,7 @@ class Drawn:
         if self.exact:
             count = poisson_binom(weighted_mean(weight, self.values).clip(0, 1))
             return float(count.sf(self.reached - 1)), float(count.cdf(self.reached))
-        sums, slack = self.draw(weight)
+        sums, slack = self.draw(weight) if beta else self.null
         high = int(np.count_nonzero(sums >= self.observed - slack))
         low = int(np.count_nonzero(sums <= self.observed + slack))
         return (high + 1) / (len(sums) + 1), (low + 1) / (len(sums) + 1)
@@ -202,12 +202,17 @@ class Drawn:
         sums = middle + np.float32(self.spread) * (sums - middle)
         return sums, 1e-5 * float(np.abs(steps).sum())
 
+    @functools.cached_property
+    def null(self) -> tuple[np.ndarray, float]:
+        """Sums drawn under the hypothesis, as `draw` returns them."""
+        return self.draw(self.weight)
+
     def by_chance(self) -> tuple[float, float]:
         """Return the bounds of 95 % of the sums under the hypothesis, minus the observed one."""
         if self.exact:
             low, high = number_by_chance(weighted_mean(self.weight, self.values))
             return low - self.reached, high - self.reached
-        sums, _ = self.draw(self.weight)
+        sums, _ = self.null
         low, high = np.quantile(sums, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
         return low - self.observed, high - self.observed
 
