@@ -523,7 +523,7 @@ def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
         return f"Shown to be fewer than expected: {wrong}, but {expected}. {difference}.{samples}"
     because = "as searches reach wrong answers too"
     if PREFERENCE in whole and whole[PREFERENCE].value > 0:
-        because += ", and the correct one is often the model's second choice"
+        because += ", and the model often prefers the correct one to them"
     excludes = beyond.low > 0 or beyond.high < 0
     undone = ", which the correction for several tests undoes" * excludes
     return f"Nothing shown: {wrong}, but {expected}, {because}. {difference}{undone}.{samples}"

@@ -75,7 +75,7 @@ def test_without_an_interval_nothing_is_shown():
 
 def test_sentence_gives_the_reason_of_the_expected_number():
     [sentence] = sentences_of(searches(beyond(low=-0.1), **{PREFERENCE: 0.5}))
-    assert "too, and the correct one is often the model's second choice. Difference" in sentence
+    assert "too, and the model often prefers the correct one to them. Difference" in sentence
     [sentence] = sentences_of(searches(beyond(n=5), found=5))
     assert "5 of the 5 questions that can be compared, of 12 that the model got wrong" in sentence
 
