@@ -158,8 +158,7 @@ def distill(
     router = Router(weights, jax.device_put(params, replicated(weights)), early_layers)
     prompts = prompts or [session]
     distilled = measure_router(prompts, router, examples, losses)
-    questions = asked.take(examples.held_out).questions
-    measurement = Measurement.of(session, prompts, questions, record.settings, early_layers)
+    measurement = Measurement.of(session, prompts, held_out, record.settings, early_layers)
     distilled = distilled._replace(earlier=tuple(measurement.earlier()))
     recommendation = distilled.recommendation
     recommended = record.model_copy(update={"recommended": recommendation.recommended})
