@@ -314,6 +314,8 @@ def sentence_of_recommendation(every: list[Estimate], whole: Mapping[str, Estima
     number = count(int(whole[CANDIDATES].value), "candidate")
     named = found if recommended == MODEL else recommended
     changes = {each.group: each for each in every if each.name == CHANGE}
+    if not changes:
+        return "Recommended: the model as it is. Nothing else was found."
     if named not in changes:
         return (
             "Recommended: the model as it is. Nothing else was chosen, and on held-out questions "

@@ -99,6 +99,12 @@ def test_a_worse_candidate_and_a_limit_are_named() -> None:
     assert better.sentence.startswith("Recommended: 0,2. It answers more")
 
 
+def test_the_model_alone_is_recommended() -> None:
+    each = Recommendation({MODEL: PLAIN}, PLAIN, MODEL)
+    assert each.recommended == MODEL
+    assert each.sentence == "Recommended: the model as it is. Nothing else was found."
+
+
 def test_noise_is_not_recommended() -> None:
     """Of eight paths that change a sixth of the answers at random."""
     random = np.random.default_rng(0)
