@@ -35,7 +35,7 @@ from cola_jax.scoring.statistics import ALPHA, Crossed, Mean, Share
 Kind = Literal["skip", "repeat"]
 KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
 ELSEWHERE_MARGIN = "the same, by margin"
-HIGHEST = {"skip": "highest skip here", "repeat": "highest repeat here"}  # notes of changes
+HIGHEST_HERE = {"skip": "highest skip here", "repeat": "highest repeat here"}  # notes of changes
 LONGEST_KEPT = "longest skip kept"  # that loses no right answers
 LARGEST_MARGIN = "largest"
 FLIPS = 10_000  # draws of the signs
@@ -226,7 +226,7 @@ def notes_of(
     for kind in KINDS:
         best = next((c for c in order if blocks[c].kind == kind), None)
         if best is not None:
-            notes.setdefault(best, []).append(HIGHEST[kind])
+            notes.setdefault(best, []).append(HIGHEST_HERE[kind])
     kept = [c for c, block in enumerate(blocks) if block.kind == "skip" and accuracy[c] >= 0]
     if kept:
         longest = max(kept, key=lambda c: blocks[c].stop - blocks[c].start)
