@@ -13,6 +13,7 @@ from cola_jax.checkpoint import read_metadata
 from cola_jax.cli.main import main
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.formats.conversion import convert
+from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, MODEL, Estimate
 from cola_jax.runs.results import Results, read_results, write_results
 from tests import tiny
@@ -31,6 +32,15 @@ def part_files(folder):
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*.parquet")}
 
 
+def check_chosen_on_training_questions(used, run):
+    """Check that what is used has the 12 training questions, and that the 8 held out measure it."""
+    chosen_on, measured_on = (ChosenOn.from_json(run[x]) for x in ("chosen_on", "measured_on"))
+    assert used["chosen_on"] == run["chosen_on"]
+    assert (len(chosen_on.questions), len(measured_on.questions)) == (12, 8)
+    assert not chosen_on.overlap(measured_on).questions
+    assert len(chosen_on.wordings) == 1
+
+
 def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypatch, refused):
     out = tmp_path / "out"
     command = ["static", *common, "--out", str(out)]
@@ -44,6 +54,7 @@ def test_static_writes_a_path_and_its_effect(common, tmp_path, capsys, monkeypat
     assert results.groups[0] == MODEL
     (chosen,) = (each for each in results if each.note == CHOSEN)
     assert (chosen.n, chosen.group) == (8, used["found"])
+    check_chosen_on_training_questions(used, results.run)
     assert used["path"] == "0-4"  # as eight questions do not show that another is better
     assert results.sentences[0].startswith("Recommended: the model as it is. ")
     before = part_files(out)
@@ -128,6 +139,7 @@ def test_menu_of_a_search(common, tmp_path, capsys, monkeypatch, refused):
     assert menu["paths"][0] == "0-4"
     assert 2 <= len(menu["paths"]) <= 3
     results = read_results(out / "results.json")
+    check_chosen_on_training_questions(menu, results.run)
     rules = {group.split(",")[0] for group in results.groups}
     assert {MODEL, "vote", "logprob", "selector"} < rules
     assert results.find(CHANGE, MODEL) is None

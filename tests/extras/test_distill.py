@@ -28,6 +28,7 @@ from cola_jax.extras.router import NO_SEGMENT, Record, likeliest_paths, load_rou
 from cola_jax.extras.router import target_of_path as target
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.prompts import Prompts
+from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import CHANGE
 from cola_jax.runs.results import Results, read_results
 from cola_jax.runs.run import Run
@@ -249,6 +250,9 @@ def test_cola_distill_prints_the_effect_of_a_router(command, tmp_path, capsys):
     results = read_results(tmp_path / "router" / "results.json")
     assert json.loads(capsys.readouterr().out) == results.to_json()
     assert results.run["held_out"] == 7
+    chosen_on = ChosenOn.from_json(record["chosen_on"])
+    assert len(chosen_on.questions) == 24 - 7
+    assert results.run["chosen_on"] == record["chosen_on"]
 
 
 def test_cola_distill_refuses_other_questions_and_settings(command, tmp_path, capsys):
