@@ -27,7 +27,7 @@ def test_report_in_several_prompts_explains_their_test(tmp_path):
     assert [results.value(f"prompt {k}", "0,3") for k in (1, 2, 3)] == [-0.5, -1.0, -0.5]
     report = Document.of(results)
     assert report.lead == "12 evaluations on 2 of 2 questions, in 3 prompts; 4 layers."
-    assert "with questions and prompts random" in report.note
+    assert "questions and, where there are three or more, prompts random" in report.note
     assert "exact" not in report.note
 
 
