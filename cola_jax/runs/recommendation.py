@@ -148,7 +148,8 @@ class Measurement:
     def record(self, claim: str, recommendation: Recommendation) -> None:
         """Add the measurement of what was found to the ledger, with the outcome."""
         fields = dataclasses.asdict(self)
-        record([Try.now("measured", claim=claim, outcome=outcome_of(recommendation), **fields)])
+        fields |= {"tests": len(recommendation.candidates), "outcome": outcome_of(recommendation)}
+        record([Try.now("measured", claim=claim, **fields)])
 
 
 def outcome_of(recommendation: Recommendation) -> str:

@@ -60,6 +60,7 @@ def test_earlier_results_on_the_same_questions_share_the_budget() -> None:
     assert [len(each.earlier) for each in recommended] == [0, 1, 1, 2, 0]  # again is no other
     assert len(read_tries()) == 3
     assert read_tries()[0].outcome == "recommended 0,2, found +3.0 points"
+    assert read_tries()[0].tests == 1
     assert [each.recommended for each in recommended[:4]] == ["0,2", MODEL, MODEL, MODEL]
     results = Results([*recommended[3].of_group("0,2"), *recommended[3].estimates()])
     assert (results.value(CANDIDATES), results.value(TRIES)) == (1, 2)
