@@ -10,7 +10,8 @@ from typing import Any
 from etils import epath
 
 from cola_jax.errors import InputError, count, reading, shorten, shown
-from cola_jax.files import entries, exists, inside, read_json
+from cola_jax.files import entries, exists, inside, read_json, read_text
+from cola_jax.formats.peers import parse_without_nulls
 from cola_jax.runs.chosen_on import CHOSEN_ON, NOTHING, ChosenOn
 from cola_jax.runs.estimates import CHOSEN_BY, Estimate
 from cola_jax.runs.results import BESIDE, RESULTS
@@ -47,11 +48,20 @@ class Provenance:
 
     @classmethod
     def of_file(cls, text: str) -> "Provenance | None":
-        """Read where the path of a file such as static.json was chosen; None for other texts."""
+        """Read where the path of a file such as static.json was chosen; None for other texts.
+
+        Files of other projects are read later, with their own errors.
+        """
         place = path_of(text)
         if not (text.endswith(".json") and exists(place)):
             return None
-        chosen_on = recorded_in(place)
+        try:
+            content = parse_without_nulls(read_text(place))
+        except ValueError:
+            return None
+        if not (isinstance(content, dict) and isinstance(content.get("path"), str)):
+            return None
+        chosen_on = field_of(content, place)
         if chosen_on is None and BESIDE["static"] == place.name and is_run(place.parent):
             chosen_on = Run(place.parent).chosen_on()
         return None if chosen_on is None else cls((text,), chosen_on)
@@ -149,7 +159,11 @@ def read_chosen_on(source: str) -> ChosenOn:
 
 def recorded_in(file: epath.Path) -> ChosenOn | None:
     """Read the field of a file, None where it has none, as of earlier versions."""
-    content = read_json(file)
+    return field_of(read_json(file), file)
+
+
+def field_of(content: Mapping[str, Any], file: epath.Path) -> ChosenOn | None:
+    """Read the field of the content of a file, or of its run."""
     run = content.get("run")
     field = content.get(CHOSEN_ON) or (run.get(CHOSEN_ON) if isinstance(run, Mapping) else None)
     with reading(file):

@@ -33,6 +33,13 @@ def test_a_file_and_its_directory_tell_where_a_path_was_chosen(static):
     assert provenance.note(NOTHING) == text
 
 
+@pytest.mark.parametrize("content", ["[27, 26]", '{"samples": [NaN, null]}', "{", '{"path": 3}'])
+def test_files_of_other_projects_tell_nothing(content, tmp_path):
+    (tmp_path / "layers.json").write_text(content)
+    assert Provenance.of_file(str(tmp_path / "layers.json")) is None
+    assert Provenance.of_file("0-28") is None
+
+
 def test_a_run_tells_it_by_its_rows_and_its_results_alone(evaluated_run, tmp_path):  # noqa: F811
     by_rows = read_chosen_on(str(evaluated_run.directory))
     write_results(evaluated_run.summary(), tmp_path / "results.json")
