@@ -13,7 +13,7 @@ from cola_jax.runs.search_results import AFTER, ASKED_AGAIN, limit_of
 from cola_jax.runs.settings import again_digest
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Preference, Targets
-from cola_jax.scoring.statistics import Difference, holm
+from cola_jax.scoring.statistics import ALPHA, Difference, holm
 from cola_jax.strategies.reached import AGAIN
 
 MAX_RUNS = 6  # as many as have a colour of their own
@@ -35,12 +35,14 @@ def compare_runs(
     num_layers = runs[0].facts().num_layers
     every = [run.ways() for run in runs]
     first = every[0]
+    compared = [(name, way) for name in names[1:] for way in first.names]
+    alpha = ALPHA / max(1, len(compared))
     nets: dict[tuple[str, str], Net] = {}  # by run and way of counting
     notes: dict[tuple[str, str], str] = {}  # what limits them
     for name, other in zip(names[1:], every[1:], strict=True):
         for way in first.names:
             if way in other.names:
-                net = net_change(first.targets(way), other.targets(way), preference)
+                net = net_change(first.targets(way), other.targets(way), preference, alpha)
                 nets[name, way] = net
                 known = first.weighted and other.weighted
                 notes[name, way] = limit_of(net, weighted=known)
@@ -84,8 +86,12 @@ def net_change(
     first: tuple[list[str], Targets],
     other: tuple[list[str], Targets],
     preference: Preference | None = None,
+    alpha: float = ALPHA,
 ) -> Net:
-    """Test how much more a run reaches beyond control than the first one."""
+    """Test how much more a run reaches beyond control than the first one.
+
+    The interval misses that with the probability `alpha`.
+    """
     place = {name: i for i, name in enumerate(first[0])}
     common = [(place[name], i) for i, name in enumerate(other[0]) if name in place]
     before, after = np.array(common, int).reshape(-1, 2).T
@@ -97,7 +103,7 @@ def net_change(
     if not weighted:
         gaps = np.where(np.isnan(gaps), np.nan, 0.0)
     targets = Targets(others.hits[:, :width], gaps, others.lengths[:, :width], weighted)
-    return Net.of(targets, preference, before=mine.hits[:, :width])
+    return Net.of(targets, preference, before=mine.hits[:, :width], alpha=alpha)
 
 
 def check_search(run: Run) -> None:

@@ -75,7 +75,6 @@ REACHED = "W→C: wrong before, right on some path"  # of the questions with a c
 EXPECTED = "expected by chance and preference"
 BEYOND = "difference in points"
 SAMPLED = "samples of the model at equal cost, one of them right"
-ADDED = "W→C minus such samples"
 PREFERENCE = "the model's preference for gold, tau"
 PREFERENCES = {  # with their units, in the order of `COVARIATES`
     PREFERENCE: "per score",
@@ -526,6 +525,4 @@ def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
     because = "as searches reach wrong answers too"
     if PREFERENCE in whole and whole[PREFERENCE].value > 0:
         because += ", and the model often prefers the correct one to them"
-    excludes = beyond.low > 0 or beyond.high < 0
-    undone = ", which the correction for several tests undoes" * excludes
-    return f"Nothing shown: {wrong}, but {expected}, {because}. {difference}{undone}.{samples}"
+    return f"Nothing shown: {wrong}, but {expected}, {because}. {difference}.{samples}"

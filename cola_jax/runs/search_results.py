@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.runs.counts import COUNTED, count_again, count_evaluations
 from cola_jax.runs.estimates import (
-    ADDED,
     BEFORE,
     BEYOND,
     EXPECTED,
@@ -39,7 +38,7 @@ from cola_jax.runs.layer_use import (
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Preference
 from cola_jax.scoring.saved_layers import SavedLayers
-from cola_jax.scoring.statistics import Mean, Share, Z, holm, mean
+from cola_jax.scoring.statistics import ALPHA, Share, Z, holm, mean
 from cola_jax.strategies.reached import AGAIN, AskedAgain, Case, Ways, share
 
 # columns of the questions of a search
@@ -70,17 +69,18 @@ def search_estimates(
 ) -> list[Estimate]:
     """Compare searches with their controls.
 
-    The preference is of another run of the model; by default fitted to these questions. Questions
-    whose baseline is ungraded are excluded.
+    The intervals of what is tested are simultaneous. The preference is of another run of the model;
+    by default fitted to these questions. Questions whose baseline is ungraded are excluded.
     """
+    alpha = ALPHA / (len(ways.names) + ways.weighted)
     fitted: dict[str, Preference] = {}
     nets: dict[str, Net] = {}
     for way in ways.names:
         targets = ways.targets(way)[1]
         fitted[way] = preference or targets.preference()
-        nets[way] = Net.of(targets, fitted[way])
+        nets[way] = Net.of(targets, fitted[way], alpha=alpha)
     first = ways.names[0]
-    kept = [ways.kept(first, num_layers)] if ways.weighted else []
+    kept = [ways.kept(first, num_layers, alpha)] if ways.weighted else []
     notes = {way: limit_of(net, weighted=ways.weighted) for way, net in nets.items()}
     p_values = [math.nan if notes[way] else net.p for way, net in nets.items()]
     p_values += [each.p for each in kept]
@@ -159,14 +159,9 @@ def sampling_estimates(cases: Sequence[Case]) -> Iterator[Estimate]:
 
     The share is exact, 1 - (1 - p)^n by the probability p of gold as first asked: nothing is drawn.
     """
-    known = [case for case in cases if not math.isnan(case.chance)]
-    if not known:
-        return
-    sampled = np.array([case.sampled() for case in known])
-    reached = np.array([case.searches[case.gold].best is not None for case in known])
-    value = mean(sampled)
-    yield Estimate(SAMPLED, value=value, n=len(known), control=True)
-    yield Estimate.of(ADDED, Mean.of(reached - sampled), "points", n=len(known))
+    sampled = np.array([case.sampled() for case in cases if not math.isnan(case.chance)])
+    if len(sampled):
+        yield Estimate(SAMPLED, value=mean(sampled), n=len(sampled), control=True)
 
 
 def preference_estimates(preference: Preference) -> Iterator[Estimate]:

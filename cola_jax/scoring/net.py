@@ -22,7 +22,7 @@ from cola_jax.scoring.preference import (
     weighted_mean,
     weighted_variance,
 )
-from cola_jax.scoring.statistics import LEVEL
+from cola_jax.scoring.statistics import ALPHA, LEVEL
 
 DRAWS = 10_000  # of gold among the targets of each question
 MOST_DRAWN = 4_000_000  # targets drawn in all, which bounds time and memory
@@ -39,7 +39,7 @@ class Net(NamedTuple):
     """
 
     value: float  # without the part that the covariates explain
-    interval: tuple[float, float]  # 95 %; NaN for fewer than `INFORMATIVE` informative questions
+    interval: tuple[float, float]  # NaN for fewer than `INFORMATIVE` informative questions
     p: float  # two-sided
     n: int
     reached: int  # questions on which gold was reached, of the second run in a comparison
@@ -56,7 +56,7 @@ class Net(NamedTuple):
 
     @property
     def difference_interval(self) -> tuple[float, float]:
-        """The 95 % interval of `difference`."""
+        """The interval of `difference`."""
         share = self.scale / self.n if self.n else math.nan
         low, high = self.interval
         return low * share, high * share
@@ -73,6 +73,7 @@ class Net(NamedTuple):
         preference: Preference | None = None,
         *,
         before: np.ndarray | None = None,
+        alpha: float = ALPHA,
         quick: bool = False,
     ) -> "Net":
         """Test hits against gold drawn by a preference, the targets' own by default.
@@ -83,6 +84,7 @@ class Net(NamedTuple):
           targets: of n questions.
           preference: of another run of the model.
           before: [n, J], hits of other searches for the same targets, to test the change.
+          alpha: the chance that the interval misses the effect, a share of it among several tests.
           quick: skip the interval, and make fewer draws.
         """
         compared = targets.there.sum(axis=1) > 1
@@ -120,7 +122,7 @@ class Net(NamedTuple):
         net = net._replace(expected=expected, by_chance=(low, high))
         if quick or min(net.informative, net.effective) < INFORMATIVE:
             return net
-        low, high = (bound / scale for bound in known.interval())
+        low, high = (bound / scale for bound in known.interval(alpha))
         return net._replace(interval=(max(-1.0, low), min(1.0, high)))
 
 
@@ -220,9 +222,9 @@ class Drawn:
         """Return the two-sided p-value: twice the smaller tail."""
         return min(1.0, 2 * min(self.tails()))
 
-    def interval(self) -> tuple[float, float]:
-        """Return the expected sums between which each tail is at least half of 5 %."""
-        least = (1 - LEVEL) / 2
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Return the expected sums between which each tail is at least half of `alpha`."""
+        least = alpha / 2
         low = self.bound(lambda beta: self.tails(beta)[0] - least, -1)
         high = self.bound(lambda beta: self.tails(beta)[1] - least, 1)
         return self.effect(low), self.effect(high)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata, t
 
-from cola_jax.scoring.statistics import LEVEL, mean
+from cola_jax.scoring.statistics import ALPHA, mean
 
 FEWEST = 10  # right answers, and wrong ones, below which no interval is given
 
@@ -23,15 +23,18 @@ class SavedLayers(NamedTuple):
     n_right: int
     n_wrong: int
     difference: float  # at equal margins of the model's answer; NaN without both, or all alike
-    interval: tuple[float, float]  # 95 %; NaN below ten right or ten wrong questions
+    interval: tuple[float, float]  # NaN below ten right or ten wrong questions
     p: float  # two-sided
 
     @classmethod
-    def of(cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray) -> "SavedLayers":
+    def of(
+        cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray, alpha: float = ALPHA
+    ) -> "SavedLayers":
         """Regress layers saved [n] on whether the answer is right [n] and on ranks of its margin.
 
         The margin [n] is the best score minus the next one; its rank enters with its square.
-        Errors are HC3, which allow the two groups different variances.
+        Errors are HC3, which allow the two groups different variances. The interval misses the
+        difference with the probability `alpha`.
         """
         count = int(right.sum()), int((~right).sum())
         means = [mean(saved[group]) for group in (right, ~right)]
@@ -49,7 +52,7 @@ class SavedLayers(NamedTuple):
         residual = (saved - design @ beta) / np.maximum(1 - leverage, 1e-9)
         error = float(np.linalg.norm(inverse[0] @ (design * residual[:, None]).T))
         degrees = len(saved) - design.shape[1]
-        reach = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
+        reach = float(t.ppf(1 - alpha / 2, degrees)) * error
         p = float(2 * t.sf(abs(beta[0]) / error, degrees)) if error > 0 else 1.0
         low = float(beta[0]) - reach
         high = float(beta[0]) + reach

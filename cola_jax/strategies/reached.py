@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from cola_jax.scoring.preference import Targets
 from cola_jax.scoring.saved_layers import SavedLayers
-from cola_jax.scoring.statistics import Share
+from cola_jax.scoring.statistics import ALPHA, Share
 
 ONCE = "once"
 AGAIN = "asked again"
@@ -198,8 +198,11 @@ class Ways(NamedTuple):
         hits = compared.reached(lambda case, target: bool(HITS[name](case.searches[target])))
         return compared.ids, hits
 
-    def kept(self, name: str, num_layers: int) -> SavedLayers:
-        """Compare the layers saved on right and on wrong answers that are kept."""
+    def kept(self, name: str, num_layers: int, alpha: float = ALPHA) -> SavedLayers:
+        """Compare the layers saved on right and on wrong answers that are kept.
+
+        The interval misses the difference with the probability `alpha`.
+        """
         rows = []
         for case in self.asked(name):
             if case.own is None or case.before == "mixed":
@@ -209,7 +212,7 @@ class Ways(NamedTuple):
             if len(score) > 1 and np.isfinite(score).all():
                 rows.append((saved, case.before == "right", score[-1] - score[-2]))
         saved, right, margin = np.array(rows, float).reshape(-1, 3).T
-        return SavedLayers.of(saved, right > 0, margin)
+        return SavedLayers.of(saved, right > 0, margin, alpha)
 
     def solved(self, num_layers: int) -> dict[str, tuple[bool, bool]]:
         """Return for each graded question: correct on some path, and on a shorter path."""

@@ -54,7 +54,7 @@ def test_sentence_shows_what_is_beyond_expectation():
 
 def test_sentence_needs_p_and_interval():
     for changed, words in (
-        (beyond(corrected=0.06), "which the correction for several tests undoes"),
+        (beyond(low=-0.1, corrected=0.06), "Difference: +50.0 points"),
         (beyond(low=-0.1), "6.0 were expected by chance, as searches reach wrong answers too."),
         (beyond(note=UNDECIDED), "preference alone nearly decides which answer is the correct one"),
         (beyond(math.nan, math.nan, 1.0), "(too few questions for an interval, p 1.000)"),

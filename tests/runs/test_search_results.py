@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cola_jax.runs.estimates import (
-    ADDED,
     BEFORE,
     BEYOND,
     EXPECTED,
@@ -140,7 +139,6 @@ def test_samples_of_the_model_are_as_many_as_evaluations(tmp_path: Path):
         assert sampled is not None
         assert (sampled.value, sampled.n) == (pytest.approx(expected), 2)
         assert sampled.control
-        assert results.value(ADDED) == pytest.approx(1 - expected)
         assert f"at equal cost are right on {2 * expected:.1f}." in results.sentences[0]
     normed = make_run(tmp_path / "normed", letters("q", rows, **of_options), scorer="options-norm")
     assert normed.summary().find(SAMPLED) is None
