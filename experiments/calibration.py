@@ -24,6 +24,7 @@ from cola_jax.deploy.rules import (
     fit_rules,
     right_by_rule,
 )
+from cola_jax.question import Question
 from cola_jax.runs.run import Run
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Preference, Targets, standardized
@@ -34,7 +35,6 @@ from experiments.paper.results import points, show
 
 SIZES = (12, 25, 50, 100)  # questions
 LARGE = 400  # where a null that is wrong by little shows
-TAUS = (0.0, 1.0, 2.0)
 TARGETS = 3  # that a question is searched for
 MANY = 50_000  # questions that give the truth
 SKILLS = {10: 0.57, 24: 1.42}  # log-odds of a reached target to be gold, by points of effect
@@ -331,13 +331,14 @@ def smallest_effect(targets: Targets) -> list[Net]:
 def menus(settings: Calibration) -> Iterator[list[str]]:
     """Tabulate the gain of menu rules over the first path on features of noise."""
     for n in (100, 300):
+        folds = folds_of([Question(str(i), f"question {i}") for i in range(n)])
         gains, fitted, chosen = [], [], []
         for seed in range(min(settings.replicates, 60)):
             random = np.random.default_rng(seed)
             right = random.random((n, MENU)) < 0.5
             drawn_signals = Signals(right.astype(object), random.normal(size=right.shape))
             known = MenuResults(right, drawn_signals, random.normal(size=(n, FEATURES)))
-            crossed = cross_fit(known, folds_of([str(i) for i in range(n)]), [range(MENU)] * FOLDS)
+            crossed = cross_fit(known, folds, [range(MENU)] * FOLDS)
             own = right_by_rule(fit_rules(known), known)
             crossed.pop(ORACLE)
             before = right[:, 0].mean()
