@@ -26,7 +26,7 @@ from cola_jax.extras.router import (
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.path import LayerPath, identity
 from cola_jax.prompts import Prompts
-from cola_jax.question import digest, distinct, split
+from cola_jax.question import content, digest, distinct, split
 from cola_jax.runs import (
     LAYERS,
     MODEL,
@@ -172,11 +172,13 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
 
     InputError where no question is left to train on.
     """
-    places = {question.id: i for i, question in enumerate(session.asked.questions)}
+    questions = session.asked.questions
+    places = {question.id: i for i, question in enumerate(questions)}
+    contents = {question.id: content(question) for question in questions}
     known = [label for label in labels if label.question in places]
     order = split([label.question for label in known], "validation")
     held = order[: max(round(settings.validation * len(known)), 1)]
-    held_content = {content_of(known[i]) for i in held}
+    held_contents = {contents[known[i].question] for i in held}
     left_out = Counter({"questions that the task does not have": len(labels) - len(known)})
     rows = []
     for label in (known[i] for i in sorted(order[len(held) :])):
@@ -185,7 +187,7 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
         targets = [target for target in targets if target is not None]
         left_out["questions without a correct path"] += not label.correct
         left_out["paths not expressible"] += len(label.correct) - len(targets)
-        if content_of(label) in held_content:
+        if contents[label.question] in held_contents:
             left_out["questions asked in both parts"] += 1
             continue
         chosen = targets[:1] if settings.labels == "shortest" else targets
@@ -195,14 +197,9 @@ def make_examples(labels: list[Labels], session: Session, settings: DistillSetti
             f"no question with a correct path is left to train on ({dict(left_out)}): give the "
             "task flags of the run, search more questions, or choose a smaller --validation."
         )
-    questions, targets, weights = map(np.array, zip(*rows, strict=True))
+    trained, targets, weights = map(np.array, zip(*rows, strict=True))
     held_out = sorted(places[known[i].question] for i in held)
-    return Examples(questions, targets, weights / weights.mean(), held_out, left_out)
-
-
-def content_of(label: Labels) -> tuple[str, ...]:
-    """Return what equal questions share, in whatever prompts they were asked."""
-    return (label.text.strip(), *sorted(label.options))
+    return Examples(trained, targets, weights / weights.mean(), held_out, left_out)
 
 
 def read_states(session: Session, examples: Examples, layers: int) -> list[np.ndarray]:

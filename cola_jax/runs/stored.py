@@ -31,7 +31,6 @@ class Labels:
     text: str
     options: tuple[str, ...]
     gold: int | None  # the correct option; None where no options were offered
-    prompt_hash: str
     verdicts: dict[LayerPath, bool]  # ungraded is wrong
 
     @property
@@ -51,7 +50,7 @@ def read_labels(run: Run) -> list[Labels]:
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():
         if not row["control"]:
             verdicts[row["question"]].setdefault(tuple(row["path"]), bool(row["verdict"]))
-    columns = ["question", "text", "options", "gold", "prompt_hash"]
+    columns = ["question", "text", "options", "gold"]
     questions = run.questions(columns).to_pylist()
     if not questions:
         raise InputError(f"{run.directory} has no question done yet: let the run finish first.")

@@ -67,7 +67,7 @@ def make_evaluations(first: int, count: int) -> Evaluations:
 def make_labels(questions: Sequence[Question], paths: Sequence[Path]) -> list[Labels]:
     """Labels of a search in which all paths are right."""
     verdicts = dict.fromkeys(paths, True)
-    return [Labels(q.id, q.text, q.options, 0, "", verdicts) for q in questions]
+    return [Labels(q.id, q.text, q.options, 0, verdicts) for q in questions]
 
 
 def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:

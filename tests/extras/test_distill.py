@@ -28,6 +28,7 @@ from cola_jax.extras.router import NO_SEGMENT, Record, likeliest_paths, load_rou
 from cola_jax.extras.router import target_of_path as target
 from cola_jax.extras.settings import DistillSettings
 from cola_jax.prompts import Prompts
+from cola_jax.question import Question
 from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import CHANGE
 from cola_jax.runs.results import Results, read_results
@@ -139,13 +140,15 @@ def test_distill_refuses_a_task_that_changed_since_the_run(session, run, tmp_pat
     assert not (tmp_path / "router").exists()
 
 
-def label(i, right, text=None):
+def label(i, right):
     verdicts = dict(zip(PATHS, map(bool, right), strict=True))
-    return Labels(f"q{i}", text or f"text {i}", (), None, f"hash {i}", verdicts)
+    return Labels(f"q{i}", f"text {i}", (), None, verdicts)
 
 
-def examples_of(rows, **settings):
-    asked = SimpleNamespace(questions=[SimpleNamespace(id=f"q{i}") for i in range(20)])
+def examples_of(rows, texts=None, **settings):
+    texts = texts or {}
+    questions = [Question(f"q{i}", texts.get(i, f"text {i}")) for i in range(20)]
+    asked = SimpleNamespace(questions=questions)
     model = SimpleNamespace(config=SimpleNamespace(num_layers=5))
     session: Any = SimpleNamespace(asked=asked, model=model)
     return make_examples(rows, session, DistillSettings(**settings))
@@ -175,8 +178,9 @@ def test_make_examples_counts_what_cannot_be_learned():
     rows[a] = label(a, [0, 0, 0, 0])
     rows[b] = label(b, [0, 1, 0, 1])
     rows[c] = label(c, [1, 0, 0, 0])
-    rows[d] = label(d, [1, 0, 0, 0], text=f" text {HELD[0]}")
-    made = examples_of([*rows.values(), label(99, [1, 0, 0, 0])])
+    rows[d] = label(d, [1, 0, 0, 0])
+    every = [*rows.values(), label(99, [1, 0, 0, 0])]
+    made = examples_of(every, texts={d: f" text {HELD[0]}"})
     targets = dict(zip(made.questions.tolist(), made.targets.tolist(), strict=True))
     assert not {a, d} & set(targets)
     assert targets[b] == target(PATHS[1], 5).tolist()
