@@ -90,19 +90,21 @@ def first(sizes: range, power: Callable[[int], float]) -> int | None:
     return sizes[at] if at < len(sizes) else None
 
 
-def check_size(planned: Plan, margin: float, questions: int, prompts: int) -> None:
-    """Raise InputError for a trial that is too small for its margin (a share)."""
+def check_size(
+    planned: Plan, margin: float, questions: int, prompts: int, unit: str = "points"
+) -> None:
+    """Raise InputError for a trial that is too small for its margin, in hundreds of a unit."""
     if planned.questions is not None and questions >= planned.questions:
         return
     size = f"{count(questions, 'question')} in {count(prompts, 'prompt')}"
     if planned.questions is not None:
-        need = f"take {planned.questions:,} questions"
+        need = f"take {planned.questions:,} questions, a"
     elif planned.least_prompts is not None:
-        need = f"no number of questions suffices: take {planned.least_prompts} prompts or more"
+        need = f"no number of questions suffices: take {planned.least_prompts} prompts or more, a"
     else:
-        need = "nor would any number of questions or prompts"
+        need = "no number of questions and prompts suffices: take a"
     raise InputError(
-        f"{size} would not show a difference of {100 * margin:g} points, the margin, four times in "
-        f"five: {need}, a larger --margin, or --pilot for figures without a verdict (--power plans "
-        "a trial, --variances by those of a pilot)."
+        f"{size} would not show a difference of {100 * margin:g} {unit}, the margin, four times in "
+        f"five: {need} larger --margin, or --pilot for figures without a verdict (--power plans a "
+        "trial; --variances plans it by the variances of a pilot)."
     )

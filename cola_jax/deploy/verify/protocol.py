@@ -88,7 +88,7 @@ def make_protocol(
     return content | {"hash": digest(content)}
 
 
-def dated(protocol: dict[str, Any], tries: dict[str, Any]) -> dict[str, Any]:
+def with_date(protocol: dict[str, Any], tries: dict[str, Any]) -> dict[str, Any]:
     """Return a protocol with its date, the version, and the earlier tries of its claims.
 
     Its hash leaves them out: the same protocol in another directory is the same try.

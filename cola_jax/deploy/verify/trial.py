@@ -28,10 +28,10 @@ from cola_jax.deploy.verify.earlier_tries import (
 from cola_jax.deploy.verify.power import Components, check_size, plan
 from cola_jax.deploy.verify.protocol import (
     Comparators,
-    dated,
     lock_protocol,
     make_protocol,
     read_protocol,
+    with_date,
 )
 from cola_jax.deploy.verify.verdict import Judged, Verdict, decide, number_of_tests
 from cola_jax.engine.evaluator import succeeded
@@ -45,6 +45,7 @@ from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.question import Question, distinct
 from cola_jax.runs.chosen_on import NOTHING, ChosenOn
 from cola_jax.runs.session import Session, evaluate_prompts, influence_of
+from cola_jax.runs.trial_facts import MARGINS
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -151,7 +152,7 @@ def run_trial(
         if not settings.pilot:
             planned = plan(margin, len(prompts), components or Components(), tests)
             size = len(distinct(prompts[0].asked.questions))
-            check_size(planned, margin, size, len(prompts))
+            check_size(planned, margin, size, len(prompts), MARGINS[settings.measure])
         if settings.measure == "likelihood":
             prompts[0].asked.scorer.check_log_likelihoods(f"{task}: the measure likelihood")
         if not (settings.allow_overlap or settings.pilot):
@@ -171,7 +172,7 @@ def run_trial(
     if before is None:
         if not (settings.allow_overlap or settings.pilot):
             check_unseen(protocol, keys)
-        protocol = dated(protocol, find_tries(protocol, keys))
+        protocol = with_date(protocol, find_tries(protocol, keys))
     protocol = lock_protocol(directory, protocol, before)
     record_tries(protocol, keys, first.model.source or "")
     paths = [plain, *(claim.path for claim in claims), *comparators.paths()]

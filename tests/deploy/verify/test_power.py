@@ -59,7 +59,7 @@ def test_components_are_those_of_an_earlier_trial():
     [
         (0.1, 70, 8, "70 questions in 8 prompts would not show .* 10 points.*: take 74 questions"),
         (0.03, 5000, 8, "no number of questions suffices: take 30 prompts or more"),
-        (0.0001, 100, 3, "nor would any number of questions or prompts, a larger --margin"),
+        (0.0001, 100, 3, "no number of questions and prompts suffices: take a larger --margin"),
         (0.03, 1, 1, "1 question in 1 prompt .*: take 1,322 questions.* or --pilot"),
     ],
 )

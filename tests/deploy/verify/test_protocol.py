@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cola_jax.deploy.verify.protocol import PROTOCOL, dated, lock_protocol, read_protocol
+from cola_jax.deploy.verify.protocol import PROTOCOL, lock_protocol, read_protocol, with_date
 from cola_jax.errors import InputError
 from cola_jax.question import digest
 
@@ -47,11 +47,11 @@ def test_a_protocol_has_its_date_version_and_tries_beside_its_hash(tmp_path):
     """So it has the same hash in another directory, and on another day."""
     plain = protocol(NOW)
     tried = {"0-3": [{"date": "2026-11-29", "outcome": "worse"}]}
-    written = lock_protocol(str(tmp_path), dated(plain, tried), None)
+    written = lock_protocol(str(tmp_path), with_date(plain, tried), None)
     assert written["hash"] == plain["hash"]
     assert written["date"] < "9"
     assert written["version"]
-    assert lock_protocol(str(tmp_path), dated(plain, {}), written) == written
+    assert lock_protocol(str(tmp_path), with_date(plain, {}), written) == written
     content = (tmp_path / PROTOCOL).read_text()
     for old, new in (("worse", "better"), ("2026-11-29", "2026-11-28"), ('"arc"', '"boolq"')):
         (tmp_path / PROTOCOL).write_text(content.replace(old, new))
