@@ -19,7 +19,6 @@ from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.storage import path_of
 
 UNKNOWN = "unknown"  # in place of the sources of a path
-NOT_RECORDED = "not recorded"  # of results of earlier versions
 HELD_OUT = "held-out"  # folders of runs that measure
 DEPTH = 2  # folders in which the runs of a command lie: of tasks, and of prompts
 ASK_OTHERS = (  # in a trial

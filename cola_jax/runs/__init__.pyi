@@ -1,4 +1,4 @@
-from .chosen_on import CHOSEN_ON, ChosenOn
+from .chosen_on import CHOSEN_ON
 from .compare import asked_here, check_comparable, deciding
 from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, MODEL, Estimate
 from .facts import Facts
@@ -9,7 +9,7 @@ from .run import Run
 from .session import Session, settings_of
 from .settings import check_same
 from .stored import Labels, read_labels
-from .tries import Try, earlier_on, record
+from .tries import Try
 
 __all__ = [
     "BEFORE",
@@ -19,7 +19,6 @@ __all__ = [
     "CORRECT",
     "LAYERS",
     "MODEL",
-    "ChosenOn",
     "Estimate",
     "Facts",
     "Labels",
@@ -32,10 +31,8 @@ __all__ = [
     "check_comparable",
     "check_same",
     "deciding",
-    "earlier_on",
     "group_of",
     "measured_estimates",
     "read_labels",
-    "record",
     "settings_of",
 ]

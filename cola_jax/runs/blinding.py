@@ -12,7 +12,7 @@ from cola_jax.files import exists, read_json
 from cola_jax.runs.results import RESULTS
 from cola_jax.storage import AnyPath, path_of
 
-EARLIER = "verdicts.json"  # verdicts of earlier versions
+EARLIER = "verdicts.json"  # results of trials of earlier versions
 DEPTH = 3  # folders of a trial above a run: of a task, of a sample and of a prompt
 
 

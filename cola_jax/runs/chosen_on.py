@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from cola_jax.errors import count
 from cola_jax.question import Question, content, digest, key_parts
-from cola_jax.tasks.wordings import wording_key
+from cola_jax.tasks.wordings import DIGITS, wording_key
 
 CHOSEN_ON = "chosen_on"  # field of what commands write
 MEASURED_ON = "measured_on"  # likewise: the held-out questions, and the wordings of these
 COLUMNS = ["question", "key", "text", "options"]  # of a run's questions
-DIGITS = 12  # hexadecimal, of a key
 
 
 @dataclasses.dataclass(frozen=True)

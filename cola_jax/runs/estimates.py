@@ -288,7 +288,8 @@ def sentence_of_scan(changes: list[Estimate], whole: Mapping[str, Estimate]) -> 
     """State whether a block makes the model more accurate, and what its choice is worth."""
     best = max(changes, key=lambda each: each.value)
     prompts = whole.get(PROMPTS)  # of earlier versions none
-    where, half = " in the prompts of the scan", "the questions"
+    where = " in the prompts of the scan"
+    half = "the questions"
     if prompts is not None:
         number = count(int(prompts.value), "prompt")
         where = f" in these {number}" if prompts.note else f" over {number}"
@@ -323,7 +324,7 @@ def sentence_of_recommendation(every: list[Estimate], whole: Mapping[str, Estima
     change = changes[named]
     prompts = sum(each.group == named and is_prompt(each.name) for each in every)
     where = in_few_prompts(max(1, prompts))
-    size = f"{change.size_text} ({interval_of_claim(change)}, corrected for {number}"
+    size = f"{change.size_text} ({simultaneous_interval(change)}, corrected for {number}"
     if TRIES in whole:
         size += f" and {count(int(whole[TRIES].value), 'earlier result')} on these questions"
     size += ")"
@@ -348,7 +349,7 @@ def sentence_of_claim(claim: Estimate, beside: Mapping[str, Estimate]) -> str:
     outcome = claim.note
     each = [other.value for name, other in beside.items() if is_prompt(name)]
     stated = STATED[outcome].format(claim=claim.group) + in_few_prompts(len(each))
-    text = f"{stated}: {claim.size_text} ({interval_of_claim(claim)})"
+    text = f"{stated}: {claim.size_text} ({simultaneous_interval(claim)})"
     limits = [
         *limits_of_loss(claim, beside.get(LOSS)),
         *limits_of_prompts(claim, beside.get(PROMPT_SD), each),
@@ -369,8 +370,8 @@ def in_few_prompts(prompts: int) -> str:
     return ", in this prompt" if prompts == 1 else f", in these {prompts} prompts"
 
 
-def interval_of_claim(claim: Estimate) -> str:
-    """Write the interval of a claim, which is simultaneous over its trial, and its p-value."""
+def simultaneous_interval(claim: Estimate) -> str:
+    """Write the simultaneous interval of a difference, and its p-value."""
     if math.isnan(claim.low):
         return "no answer changed" if claim.value == 0 else "too few questions for an interval"
     text = f"simultaneous 95 % interval {claim.interval_text}"

@@ -15,8 +15,8 @@ from scipy.stats import rankdata
 # Of each target: its score in nats, and the length of its text and the rank of its score, with the
 # squares of both. The last four are standardised within the question, so that of two targets
 # squares say nothing, and of three the rank and its square are any chances of first, second, third.
-# An open question has gold and a decoy: rank is then the sign of the difference in score, for gold
-# that is preferred by little as often as by much, and decoys from other paths are of any length.
+# An open question has two, gold and a decoy: rank then says which has the larger score, by however
+# little, and length matters as well, as decoys from other paths are of any length.
 COVARIATES = ("score", "length", "rank", "length squared", "rank squared")
 STEPS = 100  # of the fit, at most
 LONGEST = 2.0  # change of a coefficient in one of them, per standard deviation of its covariate

@@ -90,13 +90,6 @@ class WordedScorer:
         return digest(self.scorer.chat, self.record.get("prompt"), listed)
 
     @property
-    def key(self) -> str:
-        """The key of the wording, which other orders of the same shots share."""
-        key = wording_key(self.record)
-        assert key is not None
-        return key
-
-    @property
     def reorders(self) -> bool:
         """Whether options are listed in an order of the draw."""
         return self.wording.is_drawn and self.scorer.lists_options

@@ -12,6 +12,7 @@ from cola_jax.path import LayerPath, format_path
 from cola_jax.runs.chosen_on import question_key
 from cola_jax.runs.estimates import PILOT, TRIES, Estimate
 from cola_jax.runs.session import Session
+from cola_jax.runs.trial_facts import NOT_RECORDED
 from cola_jax.runs.tries import Try, earlier, record, seen
 
 EARLIER_TRIES = "earlier_tries"  # field of a protocol: of each path, its earlier tries
@@ -111,7 +112,7 @@ def tries_estimate(protocol: Mapping[str, Any], path: LayerPath, group: str) -> 
     number = len({each["protocol"] for each in tried})
     note = shorten([describe(each) for each in tried])
     if EARLIER_TRIES not in protocol:
-        return Estimate(TRIES, group, unit="count", note="not recorded")
+        return Estimate(TRIES, group, unit="count", note=NOT_RECORDED)
     return Estimate.count(TRIES, number, group=group, note=note)
 
 

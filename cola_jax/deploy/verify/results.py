@@ -19,6 +19,7 @@ from cola_jax.files import exists
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.progress import log
+from cola_jax.runs.blinding import EARLIER
 from cola_jax.runs.estimates import (
     ABOVE_CHANCE,
     HIGHEST,
@@ -39,9 +40,7 @@ from cola_jax.runs.prompt_results import correct_estimate
 from cola_jax.runs.results import RESULTS, EditedError, Results, read_results
 from cola_jax.storage import path_of
 
-EARLIER = "verdicts.json"  # results of earlier versions
-# of the protocol
-DATED = ("date", "version")  # which earlier versions did not record
+DATED = ("date", "version")  # facts of the protocol that earlier versions did not record
 FACTS = ("hash", "model", "dtype", "measure", "margin", "pilot", "seed", "num_tests", "tests")
 
 
