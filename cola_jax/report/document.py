@@ -74,7 +74,7 @@ NOTES = {
     "layers, those of the largest influence; a vote: the majority of samples of the "
     "model at the cost of the claim. Above a guess: what the model has to lose. Loss "
     "excluded: the margin of `as good`, with the p-value of a loss of as much.",
-    "search": "Intervals: 95 %, of tests simultaneous; all tests are two-sided, and p is "
+    "search": "Intervals: 95 %, simultaneous for what is tested. Tests are two-sided, and p is "
     "corrected (Holm) for all tests of the run. W→C counts questions that have a "
     "control: the same search for an answer that is neither correct nor the model's "
     "own. Expected: the correct answer is drawn among those searched for by the model's "

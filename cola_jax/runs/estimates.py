@@ -139,7 +139,7 @@ class Estimate:
     group: str = ""  # the path, claim, rule or run of which; "" for all that was measured
     value: float = math.nan
     unit: str = "share"  # one of UNITS; shares and differences of shares are not in per cent
-    low: float = math.nan  # bounds of the 95 % interval, of claims simultaneous over their trial
+    low: float = math.nan  # bounds of the 95 % interval, simultaneous over what is tested beside it
     high: float = math.nan
     p: float = math.nan  # two-sided
     corrected: float = math.nan  # p, corrected for all tests beside it
