@@ -199,7 +199,8 @@ def decided(
     every = np.concatenate(single if shorter else (single.effect, single.depends), axis=1)
     draws, claims = trials.value.shape
     corrected = np.ones((3, draws, claims))
-    first_step = np.nanmin(every, axis=1) * every.shape[1] <= ALPHA
+    tests = np.count_nonzero(~np.isnan(every), axis=1)  # one prompt has no test of dependence
+    first_step = np.nanmin(every, axis=1) * tests <= ALPHA
     for draw in np.flatnonzero(first_step & watched).tolist():
         for claim, verdict in enumerate(trials.verdicts(draw, margin, shorter=shorter)):
             p = verdict.p, verdict.noninferior_p, verdict.interaction_p
