@@ -20,6 +20,7 @@ from pathlib import Path
 import tyro
 
 from cola_jax.report.tables import markdown_table
+from cola_jax.runs.tries import PLACE
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -92,6 +93,8 @@ def run_block(block: Block, folder: Path) -> tuple[float, str]:
     script.write_text(block.text)
     scripts = os.path.dirname(sys.executable)
     environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    # no page tries a claim again that a user, or another page, has tried
+    environment[PLACE] = str(folder / ".tries.jsonl")
     start = time.perf_counter()
     done = subprocess.run(
         [*RUN[block.language], script.name],
