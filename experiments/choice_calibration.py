@@ -22,6 +22,7 @@ from cola_jax.runs.estimates import MODEL
 from cola_jax.runs.recommendation import Recommendation
 from cola_jax.runs.tries import Try
 from cola_jax.scoring.statistics import ALPHA
+from experiments.drawn_trials import percent
 from experiments.paper.results import show
 
 BLOCKS = 59  # of 30 layers, each skipped or repeated
@@ -211,11 +212,6 @@ def rows(settings: ChoiceCalibration) -> Iterator[Row]:
     yield choice_row(settings, "static", path_draw, 3, 8, 0.05, 0.0, times=4)
     for design in SCANS:
         yield scan_row(settings, *design)
-
-
-def percent(mask: np.ndarray) -> str:
-    """Format a share of draws."""
-    return f"{100 * mask.mean():.1f}"
 
 
 def points(values: np.ndarray) -> str:
