@@ -262,7 +262,7 @@ class Export(Command):
     path, for the model card and the Hub's evaluation results."""
     chosen_on: tuple[str, ...] = ()
     """With --effect of `cola evaluate`: where the path was chosen, outputs of `cola search`, `scan`
-    or `menu`, or the word unknown; static.json says it itself."""
+    or `menu`, or the word unknown; static.json records it."""
     allow_overlap: bool = False
     """State an effect on questions or prompts that chose the path; the model card says so."""
     repository: HubChoice = dataclasses.field(default_factory=HubFlags)

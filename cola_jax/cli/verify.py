@@ -58,12 +58,13 @@ class Verify(TaskCommand):
     )
     chosen_on: tuple[str, ...] = ()
     """Where the claims were chosen: outputs of `cola search`, `scan`, `evaluate`, `static` or
-    `menu`, directories or JSON files; or the word unknown, which each verdict then says. Their
-    questions and prompts judge nothing. static.json says it itself."""
+    `menu`, directories or JSON files; or the word unknown, which each verdict then states. Their
+    questions and prompts judge nothing. static.json records where its path was chosen."""
     other_questions: bool = False
-    """Leave out the questions that chose a claim, those of --chosen-on; --limit counts them."""
+    """Leave out the questions that chose a claim, those of --chosen-on; they count towards
+    --limit."""
     power: Annotated[float | None, arg(metavar="POINTS")] = None
-    """Only plan: print the questions that show a difference of this many points four times in
+    """Only plan: print how many questions show a difference of this many points four times in
     five."""
     variances: Annotated[str | None, arg(metavar="DIRECTORY")] = None
     """Output of an earlier trial or pilot, by whose variances the size is planned; by usual ones
@@ -239,7 +240,7 @@ class Verify(TaskCommand):
                 raise InputError(
                     f"where was {shown(text)} chosen? Give --chosen-on with the directory of the "
                     "search, scan, evaluation or menu that chose it, so that its questions and "
-                    f"prompts judge nothing, or --chosen-on {UNKNOWN}, which the verdict says."
+                    f"prompts judge nothing, or --chosen-on {UNKNOWN}, which the verdict states."
                 )
             provenances[text] = provenance
         return provenances

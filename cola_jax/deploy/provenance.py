@@ -149,7 +149,7 @@ def read_chosen_on(source: str) -> ChosenOn:
     chosen = functools.reduce(operator.or_, every, NOTHING)
     if not chosen.questions:
         raise InputError(
-            f"{shown(source)} does not tell on which questions a path was chosen: give the "
+            f"{shown(source)} does not record on which questions a path was chosen: give the "
             "directory of the search, scan, evaluation, static path or menu that chose it, or "
             f"--chosen-on {UNKNOWN}."
         )

@@ -62,9 +62,9 @@ def test_folders_of_prompts_count_and_those_that_measure_do_not(evaluated_run, t
     shutil.copytree(evaluated_run.directory, tmp_path / "task" / "prompt-2")
     every = read_chosen_on(str(EARLIER / "evaluate")) | evaluated_run.chosen_on()
     assert read_chosen_on(str(tmp_path)) == every
-    with pytest.raises(InputError, match="does not tell on which questions"):
+    with pytest.raises(InputError, match="does not record on which questions"):
         read_chosen_on(str(tmp_path / "task" / "none"))
-    with pytest.raises(InputError, match="does not tell on which questions"):
+    with pytest.raises(InputError, match="does not record on which questions"):
         read_chosen_on(str(EARLIER.parents[1]))  # deeper than the folders of a command
 
 

@@ -64,7 +64,7 @@ def check_unseen(protocol: Mapping[str, Any], keys: Keys) -> None:
                     f"{count(len(questions), 'question')} of {task} ({describe(vars(last))}): a "
                     "second verdict on them is no evidence of its own. Take other questions "
                     "(--other-questions with --chosen-on the directory of that trial, --part, or "
-                    "another file), or give --allow-overlap, which the verdict then says; `cola "
+                    "another file), or give --allow-overlap, which the verdict then states; `cola "
                     "verify --ledger` lists the tries."
                 )
 
