@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cola_jax.deploy.next_trial import next_trial
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, count, shown
 from cola_jax.path import LayerPath, edited, format_path, identity
 from cola_jax.question import split
 from cola_jax.runs.estimates import (
@@ -114,14 +114,15 @@ def scan_results(run: Run) -> Results:
     if facts.command != "scan":
         raise InputError(f"{run.directory} was made by {shown(facts.command)}, not by a scan.")
     ids, verdict, margin = read_map(run.evaluations(VERDICTS), len(facts.paths))
-    if len(ids) < 2:
-        raise InputError(
-            f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
-        )
     keys = run.question_keys()
     # equal questions count as one
     once = np.sort(np.unique([keys[question] for question in ids], return_index=True)[1])
     asked = [ids[i] for i in once]
+    if len(asked) < 2:
+        raise InputError(
+            f"{run.directory} has {count(len(asked), 'question')} done, but a map needs 2 or more: "
+            "let it run."
+        )
     prompts = len(facts.settings.get("choose_prompts") or ()) or 1
     estimates = scan_estimates(
         facts.paths,
@@ -259,7 +260,7 @@ def flip_test(units: np.ndarray, added: float = 0.0) -> FlipTest:
     changes of verdicts are not seen on few questions.
     """
     units = np.asarray(units, np.float64)
-    count = len(units)
+    number = len(units)
     norm = np.sqrt((units**2).sum(axis=0))
     scaled = units / np.where(norm > 0, norm, 1)
     random = np.random.default_rng(0)
@@ -268,16 +269,16 @@ def flip_test(units: np.ndarray, added: float = 0.0) -> FlipTest:
     observed = np.abs(scaled.sum(axis=0))
     every = []
     for _ in range(0, FLIPS, BATCH):
-        signs = random.integers(0, 2, (BATCH, count)) * 2.0 - 1
+        signs = random.integers(0, 2, (BATCH, number)) * 2.0 - 1
         largest = np.sort(np.abs(signs @ scaled).max(axis=1))
         # rounding must not tell equal sums apart
         reached += BATCH - np.searchsorted(largest, observed - 1e-9)
         every.append(largest)
     critical = float(np.quantile(np.concatenate(every), 1 - ALPHA))
     # the same as Student's statistic, whose error does not grow with the effect
-    left = count - critical**2
-    critical *= math.sqrt((count - 1) / left) if left > 1e-9 else math.nan
-    spread = count * units.var(axis=0, ddof=1)
+    left = number - critical**2
+    critical *= math.sqrt((number - 1) / left) if left > 1e-9 else math.nan
+    spread = number * units.var(axis=0, ddof=1)
     return FlipTest(reached / (FLIPS + 1), totals, critical * np.sqrt(spread + added))
 
 

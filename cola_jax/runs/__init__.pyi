@@ -3,7 +3,6 @@ from .compare import asked_here, check_comparable, deciding
 from .estimates import BEFORE, BEYOND, CHANGE, CORRECT, MODEL, Estimate
 from .facts import Facts
 from .path_results import LAYERS, group_of
-from .prompt_results import measured_estimates
 from .recommendation import Measurement, Recommendation
 from .run import Run
 from .session import Session, settings_of
@@ -32,7 +31,6 @@ __all__ = [
     "check_same",
     "deciding",
     "group_of",
-    "measured_estimates",
     "read_labels",
     "settings_of",
 ]
