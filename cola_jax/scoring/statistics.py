@@ -138,8 +138,9 @@ class MeanSquares(NamedTuple):
         else:
             # A negative component of prompts counts as 0, and their mean square as the residual's
             # in the degrees of freedom too. Falling back on those of questions alone makes
-            # intervals too narrow where a few prompts agree by chance: with 3 prompts, 5 points
-            # apart, it calls 7.4 % of claims without effect better or worse, and this 4.3 %.
+            # intervals too narrow where a few prompts agree by chance: of claims without effect on
+            # 400 questions in 3 prompts, 5 points apart, p is at most 0.05 in 6.4 %, and here in
+            # 3.2 %.
             prompt = max(self.prompts, self.residual)
             variance = self.questions + prompt - self.residual
             spread = self.questions**2 / (n - 1) + prompt**2 / (prompts - 1)
