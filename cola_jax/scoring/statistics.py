@@ -67,7 +67,11 @@ class Difference:
         return self.interval_at(ALPHA)
 
     def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval that misses the difference with the probability `alpha`."""
+        """Return the interval that misses the difference with the probability `alpha`.
+
+        It includes 0 where the exact test does not reject it, which alone would exclude it less
+        often: 14 questions gained and 5 lost of 100 have p 0.064.
+        """
         if not self.n:
             return math.nan, math.nan
         first = (self.first_only + 1) / (self.n + 2)
@@ -75,7 +79,8 @@ class Difference:
         middle = first - second
         reach = float(norm.ppf(1 - alpha / 2))
         reach *= math.sqrt((first + second - middle**2) / (self.n + 2))
-        return max(-1.0, middle - reach), min(1.0, middle + reach)
+        low, high = max(-1.0, middle - reach), min(1.0, middle + reach)
+        return (min(low, 0.0), max(high, 0.0)) if self.p > alpha else (low, high)
 
     @property
     def p(self) -> float:

@@ -121,3 +121,15 @@ def test_crossed_errs_as_often_as_it_says_where_questions_alone_do_not():
         alone += not low <= 0 <= high
     assert wrong / 400 <= 0.07  # 5 %, two standard errors above
     assert alone / 400 >= 0.3
+
+
+def test_interval_of_a_difference_includes_0_where_the_exact_test_does_not_reject_it():
+    assert Difference(14, 5, 100).p == pytest.approx(0.0636, abs=1e-4)
+    assert Difference(14, 5, 100).interval == (0.0, pytest.approx(0.1746, abs=1e-4))
+    assert Difference(5, 14, 100).interval == (pytest.approx(-0.1746, abs=1e-4), 0.0)
+    for gained in range(60):
+        for lost in range(60):
+            for alpha in (0.05, 0.01):
+                each = Difference(gained, lost, 200)
+                low, high = each.interval_at(alpha)
+                assert each.p <= alpha or low <= 0 <= high
