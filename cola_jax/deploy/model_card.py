@@ -54,8 +54,9 @@ class ReportedEffect(NamedTuple):
 
     @property
     def size(self) -> str:
-        """The difference in points with its interval."""
-        return f"{self.change.text} ({self.change.interval_text})"
+        """The difference in points with its interval, where it has one."""
+        interval = self.change.interval_text
+        return f"{self.change.text} ({interval})" if interval else self.change.text
 
     def cells(self) -> list[str]:
         """Return the cells of a row of `effects_section`."""
@@ -94,8 +95,8 @@ def read_effects(
 
     `provenance` says where the path was chosen, where results do not. Raises InputError for the
     results of another path or model, of several paths that were compared on the questions that
-    chose between them, of a path that was chosen on what measures it, unless `allow_overlap`, and
-    of another measure than accuracy.
+    chose between them, of a path that was chosen on what measures it, unless `allow_overlap`, of a
+    pilot, and of another measure than accuracy.
     """
     results = read_results(file)
     check_rows(file, results)
@@ -109,6 +110,11 @@ def read_effects(
             raise InputError(
                 f"{file} measures {measure}, but a model card states accuracy: verify the path by "
                 "it."
+            )
+        if settings.get("pilot"):
+            raise InputError(
+                f"{file} is of a pilot, which gives no verdict and may ask what chose the path: "
+                "try it with `cola verify` without --pilot, on other questions."
             )
         measured = measured_paths(results)
         name = group_of(path, num_layers)

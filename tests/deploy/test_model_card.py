@@ -1,5 +1,7 @@
 """Model cards, and the measured effects that they state."""
 
+import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -157,6 +159,21 @@ def test_read_effects_reads_each_task_of_a_claim(write):
     other = write("verify", likelihood, settings=settings)
     with pytest.raises(InputError, match="measures likelihood, but a model card states accuracy"):
         read_effects(other, PATH, 6, "ours")
+
+
+def test_read_effects_refuses_a_pilot(write):
+    """A pilot may ask what chose the path."""
+    settings = {"command": "verify", "model": "ours", "pilot": True}
+    file = write("verify", measured(NAME, note="pilot"), settings=settings)
+    with pytest.raises(InputError, match="of a pilot, which gives no verdict"):
+        read_effects(file, PATH, 6, "ours")
+
+
+def test_card_has_no_interval_where_no_answer_changed():
+    before, after, change = measured(NAME)
+    change = dataclasses.replace(change, value=0.0, low=math.nan, high=math.nan)
+    effect = ReportedEffect("arc", 1, before, after, change, "", {})
+    assert effect.size == "+0.0"
 
 
 CHOSEN = ChosenOn(frozenset("ab"), frozenset("w"))
