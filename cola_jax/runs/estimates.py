@@ -426,7 +426,8 @@ def sentence_of_paths(every: list[Estimate]) -> str:
         return "Nothing shown: no other is better than the model where one is chosen."
     changes = [each for each in changes if not chosen or each.group in chosen]
     if changes:
-        return sentence_of_changes(changes)
+        prompts = {each.name for each in every if is_prompt(each.name)}
+        return sentence_of_changes(changes, in_few_prompts(max(1, len(prompts))))
     shares = [each for each in every if each.name == CORRECT]
     if len(shares) == 1:
         return sentence_of_share(shares[0])
@@ -436,8 +437,11 @@ def sentence_of_paths(every: list[Estimate]) -> str:
     )
 
 
-def sentence_of_changes(changes: list[Estimate]) -> str:
-    """State whether a path, block, rule or claim differs from the pretrained model."""
+def sentence_of_changes(changes: list[Estimate], where: str) -> str:
+    """State whether a path, block, rule or claim differs from the pretrained model.
+
+    `where` names the prompts, where these are few.
+    """
     changes = [each for each in changes if not math.isnan(each.value)]
     if not changes:
         return "Nothing compared: no question was graded on both the model and another path."
@@ -449,12 +453,13 @@ def sentence_of_changes(changes: list[Estimate]) -> str:
     size = f"{best.size}{corrected}"
     if different:
         more = "more" if better else "fewer"
-        return f"Shown: {best.group} answers {more} questions correctly than the model, by {size}."
+        answers = f"{best.group} answers {more} questions correctly than the model"
+        return f"Shown: {answers}{where}, by {size}."
     if len(changes) == 1:
-        return f"Nothing shown: {best.group} does not differ from the model beyond chance, {size}."
-    return (
-        f"Nothing shown: none differs from the model beyond chance; {best.group} is best, {size}."
-    )
+        beyond = f"{best.group} does not differ from the model beyond chance{where}"
+        return f"Nothing shown: {beyond}, {size}."
+    beyond = f"none differs from the model beyond chance{where}"
+    return f"Nothing shown: {beyond}; {best.group} is best, {size}."
 
 
 def sentence_of_share(share: Estimate) -> str:

@@ -108,17 +108,30 @@ def change(group: str, first: int, second: int, corrected: float) -> Estimate:
 
 def test_sentence_of_paths_names_the_best():
     [sentence] = sentences_of([change("0-2", 30, 2, 0.001), change("0,3", 40, 0, 0.2)])
-    assert sentence.startswith("Shown: 0-2 answers more questions correctly than the model, by +28")
+    assert sentence.startswith(
+        "Shown: 0-2 answers more questions correctly than the model, in this prompt, by +28"
+    )
     assert sentence.endswith(", p 0.001), corrected for 2 comparisons.")
     [sentence] = sentences_of([change("0-2", 2, 30, 0.001)])
     assert sentence.startswith(
-        "Shown: 0-2 answers fewer questions correctly than the model, by −28"
+        "Shown: 0-2 answers fewer questions correctly than the model, in this prompt, by −28"
     )
     [sentence] = sentences_of([change("0-2", 3, 2, 0.9), change("0,3", 2, 3, 0.9)])
-    assert sentence.startswith("Nothing shown: none differs from the model beyond chance; 0-2 is")
+    assert sentence.startswith(
+        "Nothing shown: none differs from the model beyond chance, in this prompt; 0-2 is"
+    )
     [sentence] = sentences_of([change("0-2", 3, 2, 0.9)])
     assert sentence.startswith(
-        "Nothing shown: 0-2 does not differ from the model beyond chance, +1"
+        "Nothing shown: 0-2 does not differ from the model beyond chance, in this prompt, +1"
+    )
+
+
+@pytest.mark.parametrize(("prompts", "where"), [(2, ", in these 2 prompts"), (3, "")])
+def test_sentence_of_paths_says_that_few_prompts_are_no_draws(prompts: int, where: str):
+    each = [Estimate(f"prompt {k}", "0-2", 0.2, "points") for k in range(1, prompts + 1)]
+    [sentence] = sentences_of([change("0-2", 30, 2, 0.001), *each])
+    assert sentence.startswith(
+        f"Shown: 0-2 answers more questions correctly than the model{where}, by +28"
     )
 
 
@@ -126,7 +139,9 @@ def test_sentence_of_paths_leaves_out_those_without_a_graded_question():
     none = Estimate.of(CHANGE, Difference(0, 0, 0), group="0", corrected=math.nan)
     changes = [change("0-1", 20, 0, 0.01), none, change("0-2", 40, 0, 0.01)]
     [sentence] = sentences_of(changes)
-    assert sentence.startswith("Shown: 0-2 answers more questions correctly than the model, by +40")
+    assert sentence.startswith(
+        "Shown: 0-2 answers more questions correctly than the model, in this prompt, by +40"
+    )
     assert sentence.endswith("corrected for 2 comparisons.")
     assert sentences_of([none])[0].startswith("Nothing compared: no question was graded on both")
 

@@ -30,7 +30,9 @@ def test_p_of_a_path_is_that_of_mcnemar(tmp_path: Path):
     parts = [letters(f"q{i}", pair) for i, pair in enumerate(rows)]
     run = make_run(tmp_path, *parts, command="evaluate", paths=[list(WHOLE), [0, 3]])
     [sentence] = run.summary().sentences
-    assert sentence.startswith("Shown: 0,3 answers more questions correctly than the model, by +58")
+    assert sentence.startswith(
+        "Shown: 0,3 answers more questions correctly than the model, in this prompt, by +58"
+    )
     assert "p 0.039" in sentence
     assert "corrected" not in sentence
 
