@@ -207,7 +207,9 @@ def find_menu(
         settings,
     )
     menu = dataclasses.replace(menu, earlier=tuple(measurement.earlier()))
-    measurement.record(f"menu of {len(menu.paths)} paths", menu.recommendation)
+    plain = identity(session.model.config.num_layers)
+    beside = [format_path(path) for path in menu.paths if path != plain]
+    measurement.record(f"menu of {len(menu.paths)} paths", menu.recommendation, beside)
     return menu
 
 

@@ -161,7 +161,8 @@ def find_path(
         measured=tuple(dataclasses.replace(path, held_out=part) for path, part in measured),
         earlier=tuple(measurement.earlier()),
     )
-    measurement.record(format_path(found.chosen.path), found.recommendation)
+    beside = [format_path(each.path) for each in found.finalists]
+    measurement.record(format_path(found.chosen.path), found.recommendation, beside)
     return found
 
 

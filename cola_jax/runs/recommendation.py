@@ -52,8 +52,15 @@ class Recommendation:
 
     @property
     def tests(self) -> int:
-        """The number of tests that share the error budget."""
-        return len(self.candidates) * (1 + len(self.earlier))
+        """The number of tests that share the error budget.
+
+        An earlier result counts for as many candidates as it had, and at least as many as there are
+        here: to leave out those that were looked at before must not make p-values smaller.
+        """
+        here = len(self.candidates)
+        # of a trial, each claim is a result of its own
+        looked = [each.tests if each.event == "measured" else 1 for each in self.earlier]
+        return here + sum(max(here, tests) for tests in looked)
 
     @functools.cached_property
     def changes(self) -> dict[str, Estimate]:
@@ -141,15 +148,33 @@ class Measurement:
         )
 
     def earlier(self) -> list[Try]:
-        """Return the results on some of these questions that are older than this measurement."""
-        tries = earlier_on(self.model, self.questions, self.protocol)
-        return [each for each in tries if each.outcome]
+        """Return the results on some of these questions that are older than this measurement.
 
-    def record(self, claim: str, recommendation: Recommendation) -> None:
-        """Add the measurement of what was found to the ledger, with the outcome."""
-        fields = dataclasses.asdict(self)
-        fields |= {"tests": len(recommendation.candidates), "outcome": outcome_of(recommendation)}
-        record([Try.now("measured", claim=claim, **fields)])
+        Of another measurement that is the one of what was found there.
+        """
+        tries = earlier_on(self.model, self.questions, self.protocol)
+        found: dict[tuple[str, ...], Try] = {}
+        for each in tries:
+            claim = () if each.event == "measured" else (each.claim, each.task)
+            if each.outcome:
+                found.setdefault((each.protocol, *claim), each)
+        return [*found.values()]
+
+    def record(
+        self, claim: str, recommendation: Recommendation, beside: Sequence[str] = ()
+    ) -> None:
+        """Add the measurement of what was found to the ledger, with the outcome.
+
+        `beside` are the other paths that were measured there. They were seen too, so that no trial
+        judges the best of them on the same questions as if it alone had been tried.
+        """
+        outcomes = {claim: outcome_of(recommendation)}
+        outcomes |= {path: f"measured beside {claim}" for path in beside if path != claim}
+        fields = dataclasses.asdict(self) | {"tests": max(1, len(recommendation.candidates))}
+        record(
+            Try.now("measured", claim=each, outcome=outcome, **fields)
+            for each, outcome in outcomes.items()
+        )
 
 
 def outcome_of(recommendation: Recommendation) -> str:

@@ -10,7 +10,7 @@ from cola_jax.question import Question
 from cola_jax.runs.estimates import CANDIDATES, CHANGE, MODEL, TRIES
 from cola_jax.runs.recommendation import Measurement, Recommendation
 from cola_jax.runs.results import Results
-from cola_jax.runs.tries import read_tries
+from cola_jax.runs.tries import earlier, read_tries, seen
 from cola_jax.scoring.statistics import Crossed
 
 N = 200
@@ -67,6 +67,26 @@ def test_earlier_results_on_the_same_questions_share_the_budget() -> None:
     (sentence,) = results.sentences
     assert "corrected for 1 candidate and 2 earlier results on these questions" in sentence
     assert sentence.startswith("Recommended: the model as it is. 0,2 is not shown to be better")
+
+
+def test_paths_measured_beside_what_was_found_are_in_the_ledger_and_count() -> None:
+    """Otherwise the best of them on held-out questions could be tried there as one claim."""
+    model = SimpleNamespace(digest="m", identity=SimpleNamespace(name="x"))
+    session: Any = SimpleNamespace(model=model, settings={}, environment={"task": "sums"})
+    questions = [Question(f"q{i}", f"text {i}") for i in range(5)]
+    first = Measurement.of(session, [session], questions, 1)
+    right = {f"0,{i}": gaining(i) for i in range(1, 5)}
+    first.record("0,1", Recommendation(right, PLAIN, "0,1"), [*right, "0,9"])
+    assert [each.claim for each in read_tries()] == ["0,1", "0,2", "0,3", "0,4", "0,9"]
+    assert seen(earlier("m", "0,9"), first.questions) == {*first.questions}
+    second = Measurement.of(session, [session], questions, 2)
+    (result,) = second.earlier()
+    assert (result.claim, result.tests) == ("0,1", 4)
+    alone = Recommendation({"0,4": gaining(8)}, PLAIN, "0,4", [result])
+    assert alone.tests == 5
+    assert Recommendation(right, PLAIN, "0,4", [result]).tests == 8
+    more = Recommendation(right | {"0,5": PLAIN}, PLAIN, "0,4", [result])
+    assert more.tests == 10
 
 
 def test_prompts_are_draws() -> None:
