@@ -35,9 +35,9 @@ HELD_OUT = (
     "Points more: the difference to the pretrained model on held-out questions, of equal ones "
     "once, paired, with questions and, where there are three or more, prompts random. The chosen "
     "one was chosen on other questions. Intervals of differences are simultaneous, and p is "
-    "corrected (Bonferroni), over all candidates, times one plus the number of earlier results on "
-    "some of these questions. The model as it is, the identity path, is recommended unless an "
-    "interval lies above 0. "
+    "corrected (Bonferroni), over all candidates and those of earlier results on some of these "
+    "questions, which count as at least as many. The model as it is, the identity path, is "
+    "recommended unless an interval lies above 0. "
 )
 IN_PROMPTS = (
     "Intervals: 95 %, of differences simultaneous over all paths, with questions and, where there "
