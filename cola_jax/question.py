@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -159,8 +160,13 @@ def content(question: Question) -> tuple[str, ...]:
 def key_parts(
     text: str, options: Sequence[str], picture: str = "", *, is_open: bool
 ) -> tuple[str, ...]:
-    """Return what equal questions share; the options of an open one are not shown."""
-    return (text.strip(), picture, *(() if is_open else sorted(options)))
+    """Return what equal questions share; the options of an open one are not shown.
+
+    Blanks are not what tells questions apart, nor is how Unicode composes a letter.
+    """
+    shown = (text, *(() if is_open else options))
+    text, *options = (" ".join(unicodedata.normalize("NFC", each).split()) for each in shown)
+    return (text, picture, *sorted(options))
 
 
 def distinct(questions: Sequence[Question]) -> list[int]:

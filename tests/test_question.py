@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.question import Question, open_question, question_digest, split
+from cola_jax.question import Question, distinct, open_question, question_digest, split
 
 
 def test_decoy_of_an_integer_is_plausible_and_others_have_none():
@@ -53,3 +53,10 @@ def test_split_depends_on_key_and_id_alone() -> None:
     assert [kept[i] for i in split(kept, "validation")] == [ids[i] for i in order if i >= 5]
     assert [ids[i] for i in order[:3]] == ["q19", "q2", "q15"]  # on any machine
     assert split(["same", "same"], "") == [0, 1]
+
+
+def test_blanks_and_composed_letters_do_not_tell_questions_apart():
+    texts = ("Is a caf\u00e9 open?", " Is a  caf\u00e9\nopen?", "Is a cafe\u0301 open?", "Is it?")
+    questions = [Question(f"q{i}", text, ("x y", "z")) for i, text in enumerate(texts)]
+    questions.append(Question("q4", texts[0], ("z ", "x  y"), 1))
+    assert distinct(questions) == [0, 3]
