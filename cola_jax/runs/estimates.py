@@ -300,11 +300,14 @@ def sentence_of_scan(changes: list[Estimate], whole: Mapping[str, Estimate]) -> 
     p = f"p {best.p_text}, corrected for {count(len(changes), 'block')}"
     text = f"Nothing shown: no block makes the model more accurate{where} beyond chance"
     text += f"; the highest is {best.group} ({p})."
-    if best.is_shown and best.value > 0:
+    is_shown = best.is_shown and best.value > 0
+    if is_shown:
         text = f"Shown{where}: {best.group} makes the model more accurate ({p})."
     elsewhere = whole[ELSEWHERE]
     chosen = f"chosen on one half of {half} and measured on the other"
-    return f"{text} {elsewhere.note}, {chosen}: {elsewhere.size}."
+    excludes = elsewhere.low > 0 or elsewhere.high < 0
+    aside = "; this interval is beside the test, and shows nothing alone"
+    return f"{text} {elsewhere.note}, {chosen}: {elsewhere.size}{aside * (excludes > is_shown)}."
 
 
 def sentence_of_recommendation(every: list[Estimate], whole: Mapping[str, Estimate]) -> str:

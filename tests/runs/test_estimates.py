@@ -10,6 +10,7 @@ from cola_jax.runs.estimates import (
     BEYOND,
     CHANGE,
     CORRECT,
+    ELSEWHERE,
     EXPECTED,
     FOUND,
     MODEL,
@@ -177,3 +178,19 @@ def test_sentence_of_one_path_is_its_accuracy():
 )
 def test_number_text(value: float, unit: str, text: str):
     assert number_text(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "low", "is_beside"), [(0.2, 0.01, True), (0.2, -0.01, False), (0.01, 0.01, False)]
+)
+def test_interval_beside_a_scan_that_shows_nothing_is_no_test(
+    p: float, low: float, is_beside: bool
+):
+    best = Estimate(CHANGE, "skip 1", 0.1, "points", 0.02, 0.2, corrected=p)
+    half = Estimate(ELSEWHERE, "", 0.05, "points", low, 0.09, note="skip 1")
+    [sentence] = sentences_of([best, half])
+    assert sentence.startswith("Nothing shown" if p > 0.05 else "Shown")
+    assert (
+        sentence.endswith("; this interval is beside the test, and shows nothing alone.")
+        is is_beside
+    )
