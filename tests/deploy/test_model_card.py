@@ -258,7 +258,7 @@ def test_read_effects_names_the_next_action_for_files_of_earlier_versions(tmp_pa
 
 def test_eval_results_are_those_of_data_sets_on_the_hub(tmp_path, caplog):
     tasks = ("arc_easy", "mmlu_astronomy", "my/questions.jsonl", "arithmetic")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "cola_jax"):
         write_eval_results(tmp_path, PATH, list(map(effect_of, tasks)))
     files = sorted((tmp_path / ".eval_results").iterdir())
     assert [file.name for file in files] == ["arc_easy.yaml", "mmlu_astronomy.yaml"]
