@@ -96,8 +96,12 @@ def read_effects(
     `provenance` says where the path was chosen, where results do not. Raises InputError for the
     results of another path or model, of several paths that were compared on the questions that
     chose between them, of a path that was chosen on what measures it, unless `allow_overlap`, of a
-    pilot, and of another measure than accuracy.
+    pilot, and of another measure than accuracy. The identity path, which `cola static` may
+    recommend, has no effect.
     """
+    if group_of(path, num_layers) == MODEL:
+        log.warning("the path is that of the model itself: its card states no effect")
+        return []
     results = read_results(file)
     check_rows(file, results)
     with reading(file):

@@ -256,6 +256,12 @@ def test_read_effects_names_the_next_action_for_files_of_earlier_versions(tmp_pa
         read_effects(file, PATH, 6, "ours")
 
 
+def test_the_model_itself_has_no_effect_to_state(tmp_path, caplog):
+    with caplog.at_level("WARNING", "cola_jax"):
+        assert read_effects(tmp_path / "results.json", range(6), 6, "ours") == []
+    assert "its card states no effect" in caplog.text
+
+
 def test_eval_results_are_those_of_data_sets_on_the_hub(tmp_path, caplog):
     tasks = ("arc_easy", "mmlu_astronomy", "my/questions.jsonl", "arithmetic")
     with caplog.at_level("INFO", "cola_jax"):
