@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 
+from cola_jax import progress
 from cola_jax.deploy.model_card import (
     ReportedEffect,
     literal,
@@ -256,13 +257,15 @@ def test_read_effects_names_the_next_action_for_files_of_earlier_versions(tmp_pa
         read_effects(file, PATH, 6, "ours")
 
 
-def test_the_model_itself_has_no_effect_to_state(tmp_path, caplog):
+def test_the_model_itself_has_no_effect_to_state(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress.log, "propagate", True)  # after commands of other tests
     with caplog.at_level("WARNING", "cola_jax"):
         assert read_effects(tmp_path / "results.json", range(6), 6, "ours") == []
     assert "its card states no effect" in caplog.text
 
 
-def test_eval_results_are_those_of_data_sets_on_the_hub(tmp_path, caplog):
+def test_eval_results_are_those_of_data_sets_on_the_hub(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress.log, "propagate", True)
     tasks = ("arc_easy", "mmlu_astronomy", "my/questions.jsonl", "arithmetic")
     with caplog.at_level("INFO", "cola_jax"):
         write_eval_results(tmp_path, PATH, list(map(effect_of, tasks)))
