@@ -138,12 +138,12 @@ def read_effects(
         groups = [group for group, facts in measured.items() if facts["path"] == name]
         protocol = trial_facts(results, groups)
         if not protocol:
-            chosen_on = origin_of(results, name, provenance, allow_overlap=allow_overlap)
+            chosen_on = chosen_on_text(results, name, provenance, allow_overlap=allow_overlap)
             protocol = measured_facts(results, chosen_on)
         return [effect_of(results, group, measured[group], protocol) for group in groups]
 
 
-def origin_of(
+def chosen_on_text(
     results: Results, path: str, provenance: Provenance | None, *, allow_overlap: bool
 ) -> str:
     """Say on which questions a path was chosen that a command other than a trial has measured.

@@ -60,7 +60,7 @@ class Provenance:
             return None
         if not (isinstance(content, dict) and isinstance(content.get("path"), str)):
             return None
-        chosen_on = field_of(content, place)
+        chosen_on = chosen_on_in(content, place)
         if chosen_on is None and BESIDE["static"] == place.name and is_run(place.parent):
             chosen_on = Run(place.parent).chosen_on()
         return None if chosen_on is None else cls((text,), chosen_on)
@@ -158,10 +158,10 @@ def read_chosen_on(source: str) -> ChosenOn:
 
 def recorded_in(file: epath.Path) -> ChosenOn | None:
     """Read the field of a file, None where it has none, as of earlier versions."""
-    return field_of(read_json(file), file)
+    return chosen_on_in(read_json(file), file)
 
 
-def field_of(content: Mapping[str, Any], file: epath.Path) -> ChosenOn | None:
+def chosen_on_in(content: Mapping[str, Any], file: epath.Path) -> ChosenOn | None:
     """Read the field of the content of a file, or of its run."""
     run = content.get("run")
     field = content.get(CHOSEN_ON) or (run.get(CHOSEN_ON) if isinstance(run, Mapping) else None)

@@ -168,7 +168,7 @@ class Measurement:
         `beside` are the other paths that were measured there. They were seen too, so that no trial
         judges the best of them on the same questions as if it alone had been tried.
         """
-        outcomes = {claim: outcome_of(recommendation)}
+        outcomes = {claim: ledger_outcome(recommendation)}
         outcomes |= {path: f"measured beside {claim}" for path in beside if path != claim}
         fields = dataclasses.asdict(self) | {"tests": max(1, len(recommendation.candidates))}
         record(
@@ -177,7 +177,7 @@ class Measurement:
         )
 
 
-def outcome_of(recommendation: Recommendation) -> str:
+def ledger_outcome(recommendation: Recommendation) -> str:
     """Name what is recommended, for the ledger, with the difference of what was found."""
     change = recommendation.changes.get(recommendation.found)
     size = "" if change is None else f", found {change.size_text}"

@@ -46,10 +46,10 @@ def trial_facts(results: Results, groups: Sequence[str] | None = None) -> dict[s
         "error budget": NOT_RECORDED if tests is None else budget_text(results.run, tests),
         "margin": margin_text(settings),
         "questions and prompts": size_text(results.run),
-        "above a guess": by_claim(results, models_of(results), ABOVE_CHANCE, sized),
-        "could show": by_claim(results, groups, DETECTABLE, sized),
+        "above a guess": by_claim(results, models_of(results), ABOVE_CHANCE, with_interval),
+        "could show": by_claim(results, groups, DETECTABLE, with_interval),
         "could show a loss": by_claim(results, groups, LOSS, loss_text, "not tested"),
-        "rows, results": f"{short(results.run.get('rows'))}, {short(digest_of(results))}",
+        "rows, results": f"{short(results.run.get('rows'))}, {short(results_digest(results))}",
     }
 
 
@@ -66,7 +66,7 @@ def short(digest: Any) -> str:
     return NOT_RECORDED if not digest else str(digest)[:DIGITS]
 
 
-def digest_of(results: Results) -> str | None:
+def results_digest(results: Results) -> str | None:
     """Return the digest of results; None of an earlier version, whose file has none."""
     return results.to_json()["run"][DIGEST] if "rows" in results.run else None
 
@@ -129,7 +129,7 @@ def models_of(results: Results) -> list[str]:
     return [*dict.fromkeys(facts["model"] for facts in groups.values())] or [""]
 
 
-def sized(estimate: Estimate) -> str:
+def with_interval(estimate: Estimate) -> str:
     """Write an estimate with its unit and interval."""
     interval = f" ({estimate.interval_text})" if estimate.interval_text else ""
     return f"{estimate.size_text}{interval}"

@@ -4,28 +4,18 @@ A claim that is tried until a verdict suits has as many chances as tries. So a c
 twice on the same questions, and the p-values of a later trial count for all tries.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cola_jax.errors import InputError, count, shorten
 from cola_jax.path import LayerPath, format_path
-from cola_jax.runs.chosen_on import question_key
 from cola_jax.runs.estimates import PILOT, TRIES, Estimate
-from cola_jax.runs.session import Session
 from cola_jax.runs.trial_facts import NOT_RECORDED
 from cola_jax.runs.tries import Try, earlier, record, seen
 
 EARLIER_TRIES = "earlier_tries"  # field of a protocol: of each path, its earlier tries
 NO_OUTCOME = "no verdict yet"  # of a trial that had begun
 Keys = Mapping[str, Collection[str]]  # of the questions of each task
-
-
-def keys_of(sessions: Mapping[str, Sequence[Session]]) -> dict[str, list[str]]:
-    """Return the keys of the questions of each task, equal ones once."""
-    return {
-        task: sorted({*map(question_key, prompts[0].asked.questions)})
-        for task, prompts in sessions.items()
-    }
 
 
 def find_tries(protocol: Mapping[str, Any], keys: Keys) -> dict[str, list[dict[str, Any]]]:

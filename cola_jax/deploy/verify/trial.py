@@ -22,7 +22,6 @@ from cola_jax.deploy.verify.earlier_tries import (
     check_unseen,
     count_tries,
     find_tries,
-    keys_of,
     record_tries,
 )
 from cola_jax.deploy.verify.power import Components, check_size, plan
@@ -148,6 +147,7 @@ def run_trial(
         for claim in claims
     )
     margin = settings.margin / 100
+    asked = {task: keys_asked(prompts) for task, prompts in sessions.items()}
     for task, prompts in sessions.items():
         if not settings.pilot:
             planned = plan(margin, len(prompts), components or Components(), tests)
@@ -156,9 +156,8 @@ def run_trial(
         if settings.measure == "likelihood":
             prompts[0].asked.scorer.check_log_likelihoods(f"{task}: the measure likelihood")
         if not (settings.allow_overlap or settings.pilot):
-            asked = asked_in(prompts)
             for claim in claims:
-                claim.provenance.check(claim.text, asked, task)
+                claim.provenance.check(claim.text, asked[task], task)
     metrics = metrics or Metrics()
     before = read_protocol(directory)
     comparators = make_comparators(first, claims, before, settings, metrics)
@@ -168,7 +167,7 @@ def run_trial(
         counts = {task: len(each) for task, each in samplers.items()}
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
     protocol = make_protocol(dict(sessions), claims, comparators, **rules)
-    keys = keys_of(sessions)
+    keys = {task: sorted(each.questions) for task, each in asked.items()}
     if before is None:
         if not (settings.allow_overlap or settings.pilot):
             check_unseen(protocol, keys)
@@ -187,7 +186,8 @@ def run_trial(
             for number, each in enumerate(samplers.get(task, []), start=1)
         ]
         rows = evaluate(prompts, folder, paths)
-        tasks.append(task_trial(task, prompts, paths, rows, samples, settings.measure))
+        tried = task_trial(task, prompts, paths, rows, samples, settings.measure)
+        tasks.append(dataclasses.replace(tried, asked=asked[task]))
     trial = decide_trial(protocol, claims, comparators, tasks, settings)
     record_tries(protocol, keys, first.model.source or "", outcomes_of(trial))
     return trial
@@ -248,22 +248,22 @@ def task_trial(
     pairs = zip(rows, prompts, strict=True)
     values = np.stack([measure_of(row, each, measure) for row, each in pairs], axis=1)[first]
     right = np.stack([each.verdict for each in rows], axis=1)[first]
-    chance = np.array([chance_of(questions[i], measure) for i in first])
+    chance = np.array([guess_of(questions[i], measure) for i in first])
     measured = {
         path: PathScores(values[..., c], right[..., c], mean_tokens(rows, c))
         for c, path in enumerate(paths)
     }
     by_prompt = [[each.take(first) for each in part] for part in zip(*samples, strict=True)]
-    return TaskTrial(task, measured, by_prompt, chance, asked_in(prompts))
+    return TaskTrial(task, measured, by_prompt, chance)
 
 
-def asked_in(prompts: Sequence[Session]) -> ChosenOn:
+def keys_asked(prompts: Sequence[Session]) -> ChosenOn:
     """Return the keys of the questions of a task, which all prompts ask, and of its wordings."""
     wordings = (ChosenOn.of([], session.settings) for session in prompts)
     return functools.reduce(operator.or_, wordings, prompts[0].chosen_on())
 
 
-def chance_of(question: Question, measure: Measure) -> float:
+def guess_of(question: Question, measure: Measure) -> float:
     """Return the primary measure of a guess among the options; open questions are not guessed."""
     if measure == "likelihood":
         return -math.log(len(question.options))
