@@ -40,6 +40,7 @@ from cola_jax.strategies.rules import (
     Rules,
     Settings,
     Space,
+    simulations_of,
 )
 from cola_jax.tasks.readers import read_id
 from cola_jax.tasks.tables import read_rows
@@ -64,8 +65,9 @@ class Search(TaskCommand):
     rules: Rules = PRESETS[DEFAULT]
     space: Space | None = None
     """Kinds of edits to try; all that the rules allow by default."""
-    simulations: int = 100
-    """Evaluations per question, beyond the baseline."""
+    simulations: int | None = None
+    """Evaluations per question, beyond the baseline; the budget of the preset by default: 200 of
+    cola-appendix, 50 of drllm, 100 of all others."""
     leaves: int = 16
     """Evaluations per question and wave; larger waves use staler tree statistics."""
     seed: int = 0
@@ -103,6 +105,11 @@ class Search(TaskCommand):
         show_results([*sessions], self.json)
         finishing.end()
 
+    @property
+    def budget(self) -> int:
+        """The evaluations per question, those of the preset where none are given."""
+        return simulations_of(self.preset) if self.simulations is None else self.simulations
+
     def search(self, directory: str, session: "Session") -> None:
         """Search the questions of a task."""
         from cola_jax.strategies.controls import without_control
@@ -110,7 +117,7 @@ class Search(TaskCommand):
         rules = self.rules if self.space is None else self.rules.within(self.space)
         model = session.model
         costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
-        budget = self.simulations, self.leaves, self.seed
+        budget = self.budget, self.leaves, self.seed
         settings = Settings(rules, *budget, control=self.control, layer_costs=costs.milliseconds)
         questions = session.asked.questions
         if lacking := without_control(questions, self.control):

@@ -40,7 +40,7 @@ from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.strategies.loop import paths_to_confirm, resolve, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome
-from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings
+from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings, simulations_of
 
 PROMPTS = ("prompts", "prompts_digest")  # settings of asking again
 AGAIN_COLUMNS = ["question", "again", "again_answers", "controls"]
@@ -53,7 +53,7 @@ def search(
     *,
     scorer: Scorer | str | None = None,
     preset: str | Rules = DEFAULT,
-    simulations: int = 100,
+    simulations: int | None = None,
     leaves: int = 16,
     seed: int = 0,
     early_stop: bool = False,
@@ -74,7 +74,8 @@ def search(
       scorer: how the model is asked; as for `cola_jax.evaluate`.
       preset: the name of a strategy, or its rules.
       simulations: evaluations per question beyond the baseline; fewer where a tree runs out of
-        paths.
+        paths. By default the budget of the preset: 200 of cola-appendix, 50 of drllm, 100 of all
+        others and of rules of your own.
       leaves: C, evaluations per question and wave; larger waves use staler tree statistics.
       seed: combined with a question's id into the random key of its search, which depends on
         neither the other questions nor their order.
@@ -100,7 +101,9 @@ def search(
     if not isinstance(layer_costs, Iterable | None):
         raise InputError(f"layer_costs must be a list [L], it is {shown(layer_costs)}.")
     costs = None if layer_costs is None else tuple(layer_costs)
-    settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control, costs)
+    rules = resolve(preset)
+    budget = simulations_of(preset) if simulations is None else simulations
+    settings = Settings(rules, budget, leaves, seed, early_stop, control, costs)
     questions = check_questions(questions)
     layers = count_layers(model, num_layers)
     settings.costs(layers)  # raises before anything runs

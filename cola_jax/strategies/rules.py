@@ -238,19 +238,20 @@ class Settings:
         return Workload(self.leaves, self.positions(num_layers))
 
 
-# `cola`: CoLa's reward, tree value and edits; c, lambda, widening and the limits of length, which
-# the paper does not name, are ours. `cola-paper`: the paper's lambda and epsilon. `polar`: the
-# released search of PoLar, with lengths from a table for each model there. `drllm`: the search that
-# Dr.LLM describes, with the chain that its code makes of it. `best`, ours: a margin tells before
-# the first hit, edits from left to right share most of a parent's states, and more than one extra
-# run or a large block mostly breaks the model.
+# `cola`: CoLa's reward, tree value and edits, with c and lambda of the setting in its main text;
+# widening and the limits of length, which the paper does not name, are ours. `cola-appendix`:
+# lambda, epsilon and the budget of its appendix B, which names no c. `polar`: the released search
+# of PoLar, with lengths from a table for each model there. `drllm`: the search that Dr.LLM
+# describes, with the chain that its code makes of it. `best`, ours: a margin tells before the first
+# hit, edits from left to right share most of a parent's states, and more than one extra run or a
+# large block mostly breaks the model.
 DEFAULT = "best"
 PRESETS: dict[str, Rules] = {
     "best": TreeRules(
         exploration=0.5, max_times=1, reward="margin", ordered=True, block_power=-1.0
     ),
     "cola": TreeRules(),
-    "cola-paper": TreeRules(length_weight=5.0, epsilon=0.1),
+    "cola-appendix": TreeRules(length_weight=5.0, epsilon=0.1),
     "polar": TreeRules(
         exploration=2**0.5,
         length_weight=5.0,
@@ -283,12 +284,23 @@ PRESETS: dict[str, Rules] = {
     "early-exit": ExitRules(min_length=0.0),
     "shortgpt": InfluenceRules(min_length=0.0),
 }
+ALIASES = {"cola-paper": "cola-appendix"}  # other names of presets
+PRESETS |= {alias: PRESETS[name] for alias, name in ALIASES.items()}
 RENAMED = {"beam": "stochastic-beam"}  # presets of earlier versions
+SIMULATIONS = 100  # evaluations of a question, beyond the baseline, of most presets
+BUDGETS = {"cola-appendix": 200, "drllm": 50}  # those of others, as their papers have them
 
 if TYPE_CHECKING:
     PresetName = str
 else:
     PresetName = Literal[tuple(PRESETS)]  # the choices of a flag
+
+
+def simulations_of(preset: str | Rules) -> int:
+    """Return the budget of a preset: evaluations per question, beyond the baseline."""
+    if isinstance(preset, Rules):
+        return SIMULATIONS
+    return BUDGETS.get(ALIASES.get(preset, preset), SIMULATIONS)
 
 
 def check_renamed(preset: str) -> None:

@@ -177,6 +177,14 @@ def test_rules_are_those_of_the_preset(file, monkeypatch):
     assert search("--config", file).rules.ordered is False
 
 
+def test_simulations_are_those_of_the_preset(file):
+    assert search().budget == 100
+    assert search("--preset", "cola-paper").budget == 200
+    assert search("--preset", "cola-appendix", "--simulations", "7").budget == 7
+    file.write_text(yaml.safe_dump(values_of(search("--preset", "drllm"))))
+    assert search("--config", file).budget == 50
+
+
 def test_another_preset_replaces_the_rules_of_a_file(file):
     file.write_text(yaml.safe_dump(values_of(search("--preset", "best", "--rules.max-skip", "2"))))
     assert search("--config", file, "--preset", "best").rules.max_skip == 2

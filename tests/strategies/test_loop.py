@@ -85,6 +85,12 @@ def test_search_weighs_paths_by_the_costs_of_layers():
         runs_of_layer_2([1, 2])
 
 
+def test_search_has_the_budget_of_its_preset():
+    asked = questions(1)
+    outcomes = cola_jax.search(by_id(asked), asked, preset="drllm", num_layers=6)
+    assert outcomes.settings.simulations == 50
+
+
 def test_search_ends_without_new_paths():
     rules = TreeRules(max_skip=1, max_repeat=0, min_length=0.0)
     (outcome,) = cola_jax.search(

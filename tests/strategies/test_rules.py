@@ -8,7 +8,16 @@ import pytest
 
 from cola_jax.execute.plan import Workload
 from cola_jax.path import KINDS, edited, identity
-from cola_jax.strategies.rules import PRESETS, RANGES, Rules, Settings, Space, TreeRules
+from cola_jax.strategies.rules import (
+    ALIASES,
+    PRESETS,
+    RANGES,
+    Rules,
+    Settings,
+    Space,
+    TreeRules,
+    simulations_of,
+)
 from cola_jax.strategies.tree import edits_of
 
 
@@ -42,7 +51,14 @@ def test_lengths_are_multiples_of_the_model_and_bound_the_workload():
 
 def test_every_preset_is_recorded_as_itself():
     recorded = {(rules.name, repr(dataclasses.asdict(rules))) for rules in PRESETS.values()}
-    assert len(recorded) == len(PRESETS)
+    assert len(recorded) == len(PRESETS) - len(ALIASES)
+
+
+def test_each_preset_has_a_budget():
+    budgets = {name: simulations_of(name) for name in PRESETS}
+    others = {name: n for name, n in budgets.items() if n != 100}
+    assert others == {"cola-appendix": 200, "cola-paper": 200, "drllm": 50}
+    assert simulations_of(PRESETS["drllm"]) == 100  # rules alone have no budget of their own
 
 
 @pytest.mark.parametrize("space", typing.get_args(Space))
