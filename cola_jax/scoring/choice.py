@@ -9,15 +9,17 @@ from cola_jax.chat import render_chat, user_message
 from cola_jax.errors import InputError, shown
 from cola_jax.prompts import Readings
 from cola_jax.question import DELIMITER, Question
+from cola_jax.scoring.answer_key import AnswerKey, mark_letters, mark_options, option_scores
 from cola_jax.scoring.scorer import (
     Encoded,
     Scorer,
     ShotSource,
     check_length,
     encode_answers,
+    in_float64,
     shots_of,
 )
-from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+from cola_jax.scoring.verdicts import Verdicts
 
 FIELD = "{question}"  # of a template
 INSTRUCTION = "Answer the question.\n\n"
@@ -33,6 +35,7 @@ class ChoiceScorer(Scorer):
     """A scorer that compares the log-likelihoods of answers, one for each option of a question."""
 
     log_likelihoods = True
+    mark = staticmethod(mark_options)
 
     def __init__(
         self, tokenizer: Any, *, format: str = "plain", shots: ShotSource = (), **options: Any
@@ -92,9 +95,15 @@ class ChoiceScorer(Scorer):
 
     def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
         """Add up the log-probabilities of each option's tokens, [C, J]."""
-        logprob = np.asarray(readings.logprob).astype(np.float64)
-        count = len(encoded.question.options)
-        return np.stack([logprob[:, encoded.option == j].sum(axis=1) for j in range(count)], axis=1)
+        return option_scores(in_float64(readings), self.answer_key(encoded))
+
+    def answer_key(self, encoded: Encoded) -> AnswerKey:
+        divisors = self.divisors(encoded.question)
+        return AnswerKey.of(encoded.option, encoded.prompts.targets, divisors)
+
+    def divisors(self, question: Question) -> list[float]:
+        """Return the number by which each option's log-likelihood is divided."""
+        return [1.0] * len(question.options)
 
 
 class Options(ChoiceScorer):
@@ -144,10 +153,10 @@ class OptionsNorm(Options):
     """The same per character of the option's text: lm-evaluation-harness's `acc_norm`."""
 
     name = "options-norm"
+    log_likelihoods = False
 
-    def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
-        lengths = np.array([len(option) for option in encoded.question.options])
-        return super().scores(readings, encoded) / lengths
+    def divisors(self, question: Question) -> list[float]:
+        return [float(len(option)) for option in question.options]
 
 
 class Letter(ChoiceScorer):
@@ -206,20 +215,18 @@ class StrictLetter(Letter):
 
     name = "letter-strict"
     log_likelihoods = True
+    mark = staticmethod(mark_letters)
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compare the letter with the best other token of the vocabulary."""
-        gold = encoded.question.answer
-        finite = np.asarray(readings.finite)
-        logprob = np.asarray(readings.logprob)
-        token = np.asarray(readings.token)
-        chosen = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
-        letter = chosen.argmax(axis=1)
-        answer = np.where(chosen.any(axis=1), letter, NO_ANSWER)
-        # the best token but the likeliest letter: exact for that letter, and it alone can be ahead
-        outside = np.take_along_axis(np.asarray(readings.rival), letter[:, None], axis=1)[:, 0]
-        outside = np.where(finite, outside, -np.inf)
-        return Verdicts.of_scores(logprob, gold, finite, answer=answer, outside=outside)
+        marked = mark_letters(in_float64(readings), self.answer_key(encoded))
+        return Verdicts.of_scores(
+            marked.scores,
+            encoded.question.answer,
+            np.asarray(readings.finite),
+            answer=marked.answer,
+            outside=marked.outside,
+        )
 
 
 def stated(question: Question, *, strip: bool = False) -> str:

@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from cola_jax.errors import InputError, shown
 from cola_jax.execute.decoder import Stop
 from cola_jax.execute.inputs import decode_tokens
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
-from cola_jax.scoring.generation import GOLD, TIE, OpenScorer
+from cola_jax.scoring.answer_key import AnswerKey, mark_exact
+from cola_jax.scoring.generation import GOLD, OpenScorer
 from cola_jax.scoring.scorer import (
     Encoded,
     check_length,
     hash_of,
+    in_float64,
     pack,
     tokenize_prompt,
 )
-from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+from cola_jax.scoring.verdicts import Verdicts
 
 ENDS_READ = 8  # end tokens whose log-probabilities are read; any end is recognised
 
@@ -44,6 +45,7 @@ class Exact(OpenScorer):
     name = "exact"
     log_likelihoods = True
     answer_logprobs = True
+    mark = staticmethod(mark_exact)
 
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt with each answer after it, read at every token and at its end.
@@ -123,52 +125,21 @@ class Exact(OpenScorer):
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compare the weakest token of each answer with its rival."""
-        count = len(encoded.question.options)
-        scores = np.stack([answer_margin(readings, encoded, j) for j in range(count)], axis=1)
-        answer = np.where(scores.max(axis=1) > 0, scores.argmax(axis=1), NO_ANSWER)
-        finite = np.asarray(readings.finite)
-        logprobs = [answer_logprob(readings, encoded, j) for j in range(count)]
+        marked = mark_exact(in_float64(readings), self.answer_key(encoded))
         return Verdicts.of_scores(
-            scores,
+            marked.scores,
             GOLD,
-            finite,
-            answer=answer,
+            np.asarray(readings.finite),
+            answer=marked.answer,
             outside=np.nan,
-            answer_logprobs=np.stack(logprobs, axis=1),
+            answer_logprobs=marked.answer_logprobs,
         )
 
-
-def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
-    """Return the least lead [C] of an answer's tokens over their rivals, in log-probability."""
-    assert isinstance(encoded, EncodedAnswer)
-    logprob, rival, token = map(np.asarray, (readings.logprob, readings.rival, readings.token))
-    # where two tokens tie, the first is chosen, whatever the difference says
-    with np.errstate(invalid="ignore"):  # values that are not finite are not used
-        ahead = logprob - rival
-    likeliest = token == np.asarray(encoded.prompts.targets)
-    ahead = np.where(likeliest, np.maximum(ahead, TIE), np.minimum(ahead, -TIE))
-    of_option = encoded.option == option
-    margin = ahead[:, of_option & ~encoded.end].min(axis=1, initial=np.inf)
-    end = of_option & encoded.end
-    if end.any():
-        best = ahead[:, end].max(axis=1)
-        # an end that was not among those read is more likely than all of them, and ends it too
-        ends = np.isin(token[:, end.argmax()], encoded.ends)
-        margin = np.minimum(margin, np.where(ends, np.maximum(best, TIE), best))
-    return margin
-
-
-def answer_logprob(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
-    """Return the log-probability [C] that decoding at temperature 1 gives an answer and its end.
-
-    Any token that ends it counts, of which `ENDS_READ` are read, so this is a lower bound.
-    """
-    assert isinstance(encoded, EncodedAnswer)
-    logprob = np.asarray(readings.logprob, np.float64)
-    of_option = encoded.option == option
-    total = logprob[:, of_option & ~encoded.end].sum(axis=1)
-    end = of_option & encoded.end
-    return total + logsumexp(logprob[:, end], axis=1) if end.any() else total
+    def answer_key(self, encoded: Encoded) -> AnswerKey:
+        assert isinstance(encoded, EncodedAnswer)
+        divisors = [1.0] * len(encoded.question.options)
+        targets = encoded.prompts.targets
+        return AnswerKey.of(encoded.option, targets, divisors, encoded.end, encoded.ends)
 
 
 def with_end(body: list[int], whole: list[int], ends: tuple[int, ...]) -> tuple[list[int], bool]:

@@ -26,6 +26,7 @@ from cola_jax.path import STOP
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import AnswerRule, GenerationSettings, check_rule, find_answer
+from cola_jax.scoring.answer_key import TIE
 from cola_jax.scoring.format import Format
 from cola_jax.scoring.grader import AnyGrader, Grade, Grader
 from cola_jax.scoring.scorer import (
@@ -45,7 +46,6 @@ from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 GOLD = 0  # the options of an open question
 DECOY = 1
 DECODED = 32  # answers decoded in one call, and then kept
-TIE = 1e-6  # the margin of a token that is as likely as its rival
 
 DecodeRows = Sequence[DecodeRow]
 AskedQuestions = Sequence[Question]  # of rows or completions, one each

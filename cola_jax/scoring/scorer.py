@@ -19,6 +19,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP, LayerPath
 from cola_jax.prompts import PROMPT, Prompts, Readings
 from cola_jax.question import Question, sha256
+from cola_jax.scoring.answer_key import AnswerKey, Mark
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
@@ -62,13 +63,21 @@ class Scorer(abc.ABC):
     log_likelihoods: ClassVar[bool] = False
     answer_logprobs: ClassVar[bool] = False  # verdicts have those of whole answers
     divergence: ClassVar[bool] = False  # readings have the divergence from the identity path
+    # marks readings by `answer_key`, also on a device; None where `verdicts` alone can
+    mark: ClassVar[Mark | None] = None
     max_new_tokens: int = 0  # decoded after a prompt, at most
 
     def __init_subclass__(cls):
-        """Take a class with scores of its own for one without a unit, unless it says otherwise."""
+        """Take a class with scores of its own for one without a unit, unless it says otherwise.
+
+        Nor can an answer key tell its verdicts.
+        """
         own = vars(cls)
-        if "log_likelihoods" not in own and ("scores" in own or "verdicts" in own):
-            cls.log_likelihoods = False
+        if "scores" in own or "verdicts" in own:
+            if "log_likelihoods" not in own:
+                cls.log_likelihoods = False
+            if "mark" not in own:
+                cls.mark = None
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Take the model's tokenizer.
@@ -98,6 +107,10 @@ class Scorer(abc.ABC):
     @abc.abstractmethod
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Turn the readings [C, Q] along C paths of an encoded question into verdicts [C]."""
+
+    def answer_key(self, encoded: Encoded) -> AnswerKey:
+        """Return the key by which `mark` marks the readings of a question."""
+        raise NotImplementedError(f"{self.name} has no answer key")
 
     @contextlib.contextmanager
     def evaluator(
@@ -200,6 +213,16 @@ def score_readings(
         out.put((b, present), scorer.verdicts(row, encoded))
     out.log_likelihoods[:] = scorer.log_likelihoods
     return out
+
+
+def in_float64(readings: Readings) -> Readings:
+    """Return readings as NumPy, with log-probabilities in float64, to be summed."""
+    return Readings(
+        logprob=np.asarray(readings.logprob).astype(np.float64),
+        token=np.asarray(readings.token),
+        rival=np.asarray(readings.rival),
+        finite=np.asarray(readings.finite),
+    )
 
 
 def prompts_of(batch: Sequence[Encoded]) -> Prompts:

@@ -1,7 +1,7 @@
 """`Verdicts`: the answers of paths to questions with their margins; `Completion`: a decoded one."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -113,23 +113,18 @@ class Verdicts(NamedTuple):
           answer_logprobs: [..., J], of decoding each answer to an open question.
         """
         # float32 as in a run, so that verdicts read from it have the same margins
-        scores = np.asarray(scores, np.float32).astype(np.float64)
+        scores = np.asarray(scores, np.float32)
         finite = np.asarray(np.isfinite(scores).all(axis=-1) if finite is None else finite)
-        # scores of a path that is not finite, and of an option that is not there, mean nothing
-        known = np.where(finite[..., None], np.where(np.isnan(scores), -np.inf, scores), 0.0)
         gold = np.broadcast_to(np.asarray(gold), finite.shape)
-        is_gold = np.arange(scores.shape[-1]) == gold[..., None]
         outside = np.broadcast_to(np.asarray(outside, np.float32), finite.shape)
-        best_other = np.where(is_gold, -np.inf, known).max(axis=-1)
-        rival = np.where(np.isnan(outside), 0, np.maximum(best_other, outside))
-        with np.errstate(invalid="ignore"):  # an option alone has no rival
-            margin = np.where(is_gold, known, 0.0).sum(axis=-1) - rival
-        answer = known.argmax(axis=-1) if answer is None else answer
+        if answer is None:
+            answer = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=-1)
+        verdict, margin = judge(np, scores, gold, finite, answer, outside)
         if answer_logprobs is None:
             answer_logprobs = np.full(scores.shape, np.nan)
         return cls(
-            verdict=finite & (answer == gold),
-            margin=np.where(finite, margin, -np.inf).astype(np.float32),
+            verdict=verdict,
+            margin=margin,
             answer=np.where(finite, np.asarray(answer), NO_ANSWER).astype(np.int32),
             scores=np.where(finite[..., None], scores, np.nan).astype(np.float32),
             outside=outside.copy(),
@@ -183,3 +178,20 @@ class Verdicts(NamedTuple):
     def take(self, index: tuple | int | slice | list[int] | np.ndarray) -> "Verdicts":
         """Index the leading axes of every field, as numpy does."""
         return Verdicts(*(column[index] for column in self))
+
+
+def judge(
+    xp: Any, scores: Any, target: Any, finite: Any, answer: Any, outside: Any
+) -> tuple[Any, Any]:
+    """Compare scores [..., J] with those of a target [...]; return verdicts and margins [...].
+
+    `xp` is the module of the arrays, NumPy or jax.numpy; the others are fields of `Verdicts`.
+    """
+    # scores of a path that is not finite, and of an option that is not there, mean nothing
+    known = xp.where(finite[..., None], xp.where(xp.isnan(scores), -xp.inf, scores), 0.0)
+    is_target = xp.arange(scores.shape[-1]) == target[..., None]
+    best_other = xp.where(is_target, -xp.inf, known).max(axis=-1)
+    rival = xp.where(xp.isnan(outside), 0, xp.maximum(best_other, outside))
+    with np.errstate(invalid="ignore", over="ignore"):  # an option alone has no rival
+        margin = xp.where(is_target, known, 0.0).sum(axis=-1) - rival
+    return finite & (answer == target), xp.where(finite, margin, -xp.inf).astype(xp.float32)
