@@ -66,8 +66,16 @@ ALIASES = {
     "--tasks": "--task",
     "--tensor-parallel-size": "--tensor",
 }
-# flags of earlier versions, whose files of flags have them off
-REMOVED = ("--variants", "--robust")
+# flags of earlier versions, whose files of flags have them off, and what to give instead
+ASK_AGAIN = (
+    "give --prompts N, and `cola search` asks again along the paths that it finds in N other "
+)
+ASK_AGAIN += "wordings"
+REMOVED = {
+    "--variants": ASK_AGAIN,
+    "--robust": ASK_AGAIN,
+    "--rules.exits": "give --preset early-exit for prefixes of the layers alone",
+}
 # set by one user in ten, so not in the help but in README.md
 RARE = {
     *("candidates", "coordinator", "decoys", "finalists", "first"),
@@ -143,10 +151,7 @@ def check_words(words: Sequence[str]) -> None:
     for word in words:
         flag = word.partition("=")[0]
         if flag in REMOVED:
-            raise UsageError(
-                f"{flag} is no longer a flag: give --prompts N, and `cola search` asks again along "
-                "the paths that it finds in N other wordings."
-            )
+            raise UsageError(f"{flag} is no longer a flag: {REMOVED[flag]}.")
         try:
             word.encode()
         except UnicodeEncodeError:
@@ -189,7 +194,7 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 def words_of(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the values of a file of flags as words of a command line."""
     for name, value in values.items():
-        if f"--{name}" in REMOVED and not value:
+        if f"--{name}" in REMOVED and value in (None, False, 0):
             continue
         if isinstance(value, bool):
             group, dot, last = name.rpartition(".")

@@ -53,6 +53,12 @@ def continues(
             "but no command resumes it; choose another directory, and ask again in --prompts other "
             "wordings."
         )
+    if exits := (old.get("preset") or {}).get("exits"):
+        raise InputError(
+            f"{directory} was made by an earlier version, with --rules.exits {exits}: `cola "
+            f"report` reads it, but no command resumes it; choose another directory, with --reuse "
+            f"{directory} for its evaluations."
+        )
     if differences := named_differences(old, new, models):
         raise other_settings(directory, differences)
     return asks_more(old, new)

@@ -20,7 +20,7 @@ MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
 RANGES = {  # the least and the largest value of each field of rules and settings
     "block_multiple": (0, ANY),
-    **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "exits", "seed"), (0, ANY)),
+    **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "seed"), (0, ANY)),
     **dict.fromkeys(("max_move_block", "deep_block", "max_runs", "simulations"), (1, ANY)),
     **dict.fromkeys(("min_length", "max_length"), (0, LONGEST)),
     **dict.fromkeys(("length_weight", "length_penalty"), (-LARGEST, LARGEST)),
@@ -130,14 +130,6 @@ class TreeRules(Rules):
     max_runs: int | None = None  # the most runs of a layer in a path; any number by default
     ordered: bool = False  # edit from left to right: never before the parent's last edit
     block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
-    exits: int = 0  # the first paths tried lack the last 1, 2, ..., `exits` layers
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.exits and not self.max_skip:
-            raise InputError(
-                f"{self.exits} early exits are skips, which max_skip = 0 turns off: give exits = 0."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +198,20 @@ class Settings:
     early_stop: bool = False
     control: Control = "all"
     layer_costs: tuple[float, ...] | None = None  # milliseconds, [L]; 1 each where None
+    # edits of the identity path that a tree tries at its root before all others, in this order:
+    # kind, first layer, k and amount of each. One that does not fit is left out.
+    prior: tuple[tuple[int, int, int, int], ...] = ()
 
     def __post_init__(self):
         check_ranges(self)
+        if self.prior and not isinstance(self.preset, TreeRules):
+            trees = [name for name, rules in PRESETS.items() if isinstance(rules, TreeRules)]
+            raise InputError(
+                f"a prior is tried at the root of a tree, and the strategy {self.preset.name} has "
+                f"none: choose one of {', '.join(trees)}, or leave out the prior."
+            )
+        for edit in self.prior:
+            check_edit(edit)
         if self.control not in get_args(Control):
             names = get_args(Control)
             near = did_you_mean(str(self.control), get_args(Control))
@@ -301,6 +304,17 @@ def simulations_of(preset: str | Rules) -> int:
     if isinstance(preset, Rules):
         return SIMULATIONS
     return BUDGETS.get(ALIASES.get(preset, preset), SIMULATIONS)
+
+
+def check_edit(edit: Any) -> None:
+    """Raise InputError for what is no edit: kind, first layer, k and amount, whole numbers."""
+    parts = list(edit) if isinstance(edit, list | tuple) else []
+    whole = all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts)
+    if len(parts) != 4 or not whole or parts[0] not in (0, 1, 2) or parts[1] < 0 or parts[2] < 1:
+        raise InputError(
+            f"the prior has {shown(edit)} where an edit belongs: give kind (0 skip, 1 repeat, 2 "
+            "move), first layer, k and amount."
+        )
 
 
 def check_renamed(preset: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import MOVE, SKIP, Edit, LayerPath, edit_table, edited, edits_fit
+from cola_jax.path import MOVE, Edit, LayerPath, edit_table, edited, edits_fit
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf
 from cola_jax.strategies.rules import Rules, TreeRules
@@ -174,10 +174,19 @@ class WeightedEdits(NamedTuple):
 class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
     """Draw edits: by a path's length and the largest block, those that fit, of each kind."""
 
-    def __init__(self, rules: TreeRules, positions: int, num_layers: int):
+    def __init__(
+        self,
+        rules: TreeRules,
+        positions: int,
+        num_layers: int,
+        prior: Sequence[Sequence[int]] = (),
+    ):
         super().__init__()
         self.rules = rules
         self.lengths = rules.lengths(num_layers)
+        table = Edit(*np.array(prior, int).reshape(-1, 4).T)
+        fits = edits_fit(num_layers, table, *self.lengths).tolist()
+        self.prior = [edit for edit, does_fit in zip(prior, fits, strict=True) if does_fit]
         rows = np.stack(edits_of(rules, positions), axis=1)
         self.rows = rows[np.argsort(rows[:, 1], kind="stable")]
 
@@ -194,8 +203,8 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
 
         The kind is drawn first and evenly, then the edit among those of its kind: there are four
         times as many repeats as skips, and drawing from all would hardly try a skip. An edit is
-        drawn in proportion to its k to the rules' `block_power`. At the root the rules' early exits
-        come before all other edits. Returns the path and the edit; None where there is none.
+        drawn in proportion to its k to the rules' `block_power`. At the root the edits of the prior
+        come before all others. Returns the path and the edit; None where there is none.
         """
         rules = self.rules
         path = tree.paths[node]
@@ -211,9 +220,7 @@ class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
             runs = max(map(child.count, path[start : start + k]))
             return child if runs <= rules.max_runs else None
 
-        exits = min(rules.exits, len(path) - self.lengths[0]) if node == ROOT else 0
-        for k in range(1, exits + 1):
-            edit = (SKIP, len(path) - k, k, 0)
+        for edit in self.prior if node == ROOT else ():
             if child := new_path(edit):
                 return child, edit
         start = tree.starts[node] if rules.ordered else 0

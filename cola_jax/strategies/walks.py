@@ -139,7 +139,7 @@ def proposals_of(settings: Settings, num_layers: int) -> Callable[[str, Verdicts
     positions = settings.positions(num_layers)
     root = identity(num_layers)
     if isinstance(rules, TreeRules):
-        draws = EditDraws(rules, positions, num_layers)
+        draws = EditDraws(rules, positions, num_layers, settings.prior)
         costs = settings.costs(num_layers)
 
         def start(id: str, verdict: Verdicts) -> Proposals:

@@ -89,6 +89,8 @@ def test_flags_of_earlier_versions_name_those_of_this(file):
     for words in (["--variants", "chat"], ["--variants=chat"], ["--robust"]):
         with pytest.raises(UsageError, match="is no longer a flag: give --prompts N"):
             search(*words)
+    with pytest.raises(UsageError, match=r"--rules.exits is no longer a flag: give --preset early"):
+        search("--rules.exits", "8")
     file.write_text("variants: [chat]")
     with pytest.raises(UsageError, match="--variants is no longer a flag"):
         search("--config", file)
@@ -148,7 +150,7 @@ def test_a_file_of_flags_comes_before_the_command_line(file):
     values = {
         **{"model": "m", "tasks": "arc_easy", "output_path": "o", "limit": 0.5, "chat": True},
         **{"seed": None, "variants": [], "reuse": ["a", "b"], "robust": False},
-        "rules": {"max-skip": 2},
+        "rules": {"max-skip": 2, "exits": 0},
     }
     file.write_text(yaml.safe_dump(values))
     for given in (["--config", str(file)], [f"--config={file}"]):

@@ -73,6 +73,18 @@ def test_runs_with_variants_are_not_resumed():
             continues("run", OLD | earlier, OLD)
 
 
+def test_runs_with_early_exits_first_are_not_resumed():
+    """A rule of earlier versions; where it was off, nothing has changed."""
+    none = OLD | {"preset": OLD["preset"] | {"exits": 0}}
+    assert continues("run", none, OLD) is False
+    some = OLD | {"preset": OLD["preset"] | {"exits": 8}}
+    for new in (OLD, some):
+        with pytest.raises(
+            InputError, match=r"with --rules.exits 8: `cola report` reads it, .*--reuse run"
+        ):
+            continues("run", some, new)
+
+
 def test_continues_says_whether_questions_are_evaluated_further():
     for change in ({}, MORE | {"prompts_digest": "b"}):
         assert continues("run", OLD, OLD | change) is False

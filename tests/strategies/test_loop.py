@@ -10,7 +10,9 @@ import pytest
 import cola_jax
 from cola_jax.path import STOP, identity
 from cola_jax.scoring import Verdicts
-from cola_jax.strategies.rules import PRESETS, TreeRules
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.strategies.loop import search_batch
+from cola_jax.strategies.rules import PRESETS, Settings, TreeRules
 from tests.strategies.formula import checksum, checksum_answer, formula, questions
 
 SIX = {"simulations": 20, "leaves": 7, "num_layers": 6}
@@ -192,3 +194,15 @@ def test_search_takes_a_number_for_each_path_without_a_control():
             assert outcome.verdicts.answer.tolist() == [2 if each else -1 for each in right]
         with pytest.raises(ValueError, match=r"says nothing of wrong options.*control='none'"):
             cola_jax.search(function, asked, **SIX)
+
+
+def test_a_prior_is_tried_at_the_root_first_where_it_fits():
+    """In its order, for gold and controls; a path is tried once, and one too short never."""
+    prior = ((0, 1, 2, 0), (0, 0, 5, 0), (1, 3, 1, 2), (0, 1, 2, 0), (2, 0, 1, 3))
+    settings = Settings(PRESETS["best"], 20, 7, 0, prior=prior)
+    (outcome,) = search_batch(Evaluations(formula(), questions(1)), 6, settings)
+    for search in (outcome, *outcome.controls):
+        assert search.edits[1:4].tolist() == [list(prior[i]) for i in (0, 2, 4)]
+        assert search.paths[1:4] == [(0, 3, 4, 5), (0, 1, 2, 3, 3, 3, 4, 5), (1, 2, 3, 0, 4, 5)]
+        assert not search.parent[1:4].any()
+        assert len(set(search.paths)) == search.evaluations == 21

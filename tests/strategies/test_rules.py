@@ -6,6 +6,7 @@ import typing
 import numpy as np
 import pytest
 
+from cola_jax.errors import InputError
 from cola_jax.execute.plan import Workload
 from cola_jax.path import KINDS, edited, identity
 from cola_jax.strategies.rules import (
@@ -27,12 +28,29 @@ def test_rules_and_settings_that_make_no_search_are_refused():
         ({"max_skip": 0, "max_repeat": 0}, "needs edits"),
         ({"min_length": 2.5}, "max_length must be above 0 and at least min_length"),
         ({"max_length": 1e5}, "max_length must be 0 to 100, it is 100000.0"),
-        ({"exits": 2, "max_skip": 0}, "2 early exits are skips"),
     ):
         with pytest.raises(ValueError, match=message):
             TreeRules(**rules)
     with pytest.raises(ValueError, match="leaves must be 1 to 10000, it is 10001"):
         Settings(TreeRules(), simulations=4, leaves=10_001, seed=0)
+
+
+@pytest.mark.parametrize(
+    "edit", [(3, 0, 1, 0), (0, -1, 1, 0), (0, 2, 0, 0), (0, 1, 1), "skip", (0, 1, 1.0, 0)]
+)
+def test_a_prior_of_other_than_edits_is_refused(edit):
+    with pytest.raises(InputError, match="where an edit belongs"):
+        Settings(TreeRules(), 8, 4, 0, prior=((0, 2, 1, 0), edit))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_prior_is_for_trees(name):
+    given = {"simulations": 8, "leaves": 4, "seed": 0, "prior": ((0, 2, 1, 0),)}
+    if isinstance(PRESETS[name], TreeRules):
+        assert Settings(PRESETS[name], **given).prior
+        return
+    with pytest.raises(InputError, match=r"root of a tree.* choose one of best, cola, "):
+        Settings(PRESETS[name], **given)
 
 
 def test_ranges_name_fields_of_rules_and_settings():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.path import KINDS, SKIP, STOP, edited, identity
+from cola_jax.path import KINDS, STOP, edited, identity
 from cola_jax.scoring import Verdicts
 from cola_jax.strategies.rules import PRESETS, EnumerateRules, InfluenceRules
 from tests.strategies.formula import GOLD, checksum_answer, formula, questions
@@ -115,13 +115,3 @@ def test_depth_budget_below_all_layers_is_reached():
     assert outcome.lengths.max() == 8  # the identity path alone
     parents = outcome.lengths[outcome.parent[1:]]
     assert ((parents > 4) | (outcome.lengths[1:] <= 4)).all()
-
-
-def test_early_exits_are_tried_first():
-    """The last of them drops a larger block than any other edit may."""
-    rules = dataclasses.replace(PRESETS["best"], exits=5)
-    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
-    assert outcome.paths[1:6] == [identity(8)[: 8 - k] for k in range(1, 6)]
-    assert not outcome.parent[1:6].any()
-    kind, _, k, _ = outcome.edits.T
-    assert np.flatnonzero((kind == SKIP) & (k > rules.max_skip)).tolist() == [5]
