@@ -1,0 +1,92 @@
+"""Turns: paths in a compiled loop are what `run_path` makes of them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cola_jax.execute.memory import Memory
+from cola_jax.execute.turns import (
+    TurnSizes,
+    choose_turn_sizes,
+    embed_batch,
+    next_step,
+    padded_batch,
+    read_turns,
+    run_turns,
+)
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts, Readings
+from tests.execute import batches
+from tests.execute.one_by_one import run_reference
+
+QUESTIONS, EACH, POSITIONS = 3, 4, 12
+MEMORY = Memory(2**30, sharing=1, itemsize=4, backend="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return Prompts.stack([batches.packed(seed) for seed in range(QUESTIONS)])
+
+
+def paths_of(config):
+    """Draw paths [B, C, P], of which one is not there."""
+    drawn = batches.paths_of(QUESTIONS, EACH, 0)
+    paths = batches.runnable(config, batches.pad(drawn, POSITIONS))
+    paths[1, 2] = STOP
+    return paths
+
+
+@functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
+def run(model, prompts, reads, question, paths, sizes, dtype=None):
+    batch = embed_batch(model, prompts, reads, dtype)
+    states, turns = run_turns(model, batch, question, paths, sizes.tile, "cpu")
+    return read_turns(model, batch, question, states, sizes.unembedded), turns
+
+
+@pytest.mark.parametrize(
+    ("variant", "tile"),
+    [
+        ("qwen2-window", 5),
+        ("gemma3", 1),  # two rope tables; a row at a time
+        ("qwen3.5", 12),  # two kinds of layers
+        ("gemma4-e", 3),  # keys that are shared, embeddings of each layer, roots of scales
+        pytest.param("qwen2-moe-window", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_paths_in_turns_are_those_of_run_path(pair, prompts, variant, tile):
+    model = pair(variant).ours
+    paths = paths_of(model.config)
+    expected = run_reference(model, prompts, paths)
+    padded, reads = padded_batch(prompts, MEMORY)
+    question = np.repeat(np.arange(QUESTIONS), EACH).astype(np.int32)
+    flat = paths.reshape(-1, POSITIONS).astype(np.int32)
+    got, turns = run(model, padded, reads, question, flat, TurnSizes(len(flat), tile, 8))
+    present = flat[:, 0] != STOP
+    reads = np.asarray(prompts.read).shape[1]
+    ours = jax.tree.map(lambda x: np.asarray(x)[present], got)
+    ours = Readings(
+        **{name: getattr(ours, name)[:, :reads] for name in ("logprob", "token", "rival")},
+        finite=ours.finite,
+    )
+    theirs = jax.tree.map(lambda x: x.reshape(len(flat), *x.shape[2:])[present], expected)
+    batches.assert_agree(ours, theirs)
+    layers = int((flat != STOP).sum())
+    assert -(-layers // tile) <= int(turns) <= layers
+
+
+def test_next_step_is_of_the_layer_that_most_rows_need(model):
+    layers = jnp.array([2, 1, STOP, 1, 3, STOP, STOP, STOP])
+    assert int(next_step(model.config, layers)) == 1
+
+
+def test_sizes_fit_the_budget_and_a_small_one_is_refused(model, prompts):
+    padded, _ = padded_batch(prompts, MEMORY)
+    sizes = choose_turn_sizes(model.config, padded, MEMORY, 40)
+    assert sizes.rows == 40
+    assert 1 <= sizes.tile <= 40
+    small = MEMORY._replace(budget=1000)
+    with pytest.raises(ValueError, match="search 8 questions of 32 tokens on the device: give at"):
+        choose_turn_sizes(model.config, padded, small, 40)
