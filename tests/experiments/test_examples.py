@@ -17,6 +17,7 @@ from cola_jax.path import pad_path
 from cola_jax.strategies.rules import PRESETS
 from cola_jax.strategies.walks import WALKS
 from cola_jax.tasks import readers, registry
+from experiments.examples import naive
 from tests import oracle, tiny
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "examples"
@@ -103,3 +104,22 @@ def test_family_computes_what_transformers_does(run, tmp_path):
     ids, path = oracle.random_ids(2), oracle.PATHS["reordered"]
     logits = cola_jax.run_path(model, ids, path), oracle.logits(theirs, ids, path)
     assert oracle.relative_error(*logits) < oracle.TOLERANCE
+
+
+def test_naive_answers_as_the_library_does(tiny_checkpoint, tmp_path):
+    questions = tiny.questions(4)
+    file = tiny.write_questions(tmp_path / "questions.jsonl", 4)
+    model = cola_jax.load(tiny_checkpoint)
+    targets = set()
+    for id, target, paths, answers in naive.main(str(tiny_checkpoint), str(file), simulations=20):
+        (question,) = (question for question in questions if question.id == id)
+        targets.add((id, target == question.answer))
+        results = cola_jax.evaluate(model, [question], [paths], scorer="options", progress=False)
+        assert answers == results.verdicts.answer[0].tolist()
+        assert len(set(paths)) == len(paths) == 21
+    assert len(targets) > len(questions)  # gold of each, and controls
+
+
+def test_naive_refuses_other_families(pair):
+    with pytest.raises(SystemExit, match="plain Llamas alone"):
+        naive.main(str(pair("qwen3").checkpoint))
