@@ -6,7 +6,8 @@ a mixture of experts with the layers as experts. Nothing is planned and no state
 that the whole loop, and what chooses the paths, is one program: see `strategies.on_device`.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.inputs import bucket, cut, distinct_reads, token_counts
+from cola_jax.execute.inputs import bucket, cut, distinct_reads, no_readings, token_counts
 from cola_jax.execute.memory import (
     FEWEST_POSITIONS,
     LOGITS,
@@ -26,9 +27,11 @@ from cola_jax.execute.memory import (
     row_tokens,
     tile_rows,
 )
-from cola_jax.execute.plan import take
+from cola_jax.execute.plan import pad_rows, take
 from cola_jax.execute.readouts import ReadPositions, read_logits
+from cola_jax.execute.worker import Worker
 from cola_jax.kernels.attention import get, put, stored_as
+from cola_jax.metrics import Cost
 from cola_jax.model import View, embed, run_layer, unembed, view_of
 from cola_jax.params import Model
 from cola_jax.path import STOP
@@ -194,36 +197,130 @@ def read_turns(
     question: Int[Array, " N"],
     states: Shaped[Array, "n T S"],
     unembedded: int,
+    used: Int[Array, ""],
 ) -> Readings:
-    """Read the states of N rows, U positions at a time; returns Readings [N, Q]."""
+    """Read the states of the first `used` of N rows, U positions at a time; Readings [N, Q].
+
+    Those of the other rows mean nothing.
+    """
     count, width = len(question), batch.read.shape[1]
     _, tokens, channels = states.shape
-    rows = jnp.repeat(jnp.arange(count), width)
-    position = jnp.tile(jnp.arange(width), count)
-    parts = -(-len(rows) // unembedded)
-    padding = 0, parts * unembedded - len(rows)
-    places = (jnp.pad(x, padding).reshape(parts, unembedded) for x in (rows, position))
+    parts = -(-count * width // unembedded)
+    flat = states.reshape(-1, channels)
 
-    def part(place: tuple[Array, Array]) -> Any:
-        row, w = place
+    def part(i: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
+        place = jnp.minimum(i * unembedded + jnp.arange(unembedded), count * width - 1)
+        row, w = place // width, place % width
         of = question[row]
-        taken = get(states.reshape(-1, channels), row * tokens + batch.read[of, w])
-        readouts = read_logits(unembed(model, taken[:, None])[:, 0], batch.targets[of, w])
+        taken = get(flat, row * tokens + batch.read[of, w])
         # padding of positions repeats one that is read
-        return readouts.logprob, readouts.rival, readouts.token, readouts.finite
+        readouts = read_logits(unembed(model, taken[:, None])[:, 0], batch.targets[of, w])
+        values = readouts.logprob, readouts.rival, readouts.token, readouts.finite
+        return tuple(x.at[i].set(value) for x, value in zip(out, values, strict=True))
+
+    shape = parts, unembedded
+    targets = batch.targets.shape[2]
+    empty = (
+        jnp.zeros((*shape, targets), jnp.float32),
+        jnp.zeros((*shape, targets), jnp.float32),
+        jnp.zeros(shape, jnp.int32),
+        jnp.zeros(shape, bool),
+    )
+    read = jax.lax.fori_loop(0, -(-used * width // unembedded), part, empty)
 
     def by_row(x: Array) -> Array:
-        flat = x.reshape(-1, *x.shape[2:])[: count * width]
-        return flat.reshape(count, width, *x.shape[2:])
+        rows = x.reshape(-1, *x.shape[2:])[: count * width]
+        return rows.reshape(count, width, *x.shape[2:])
 
-    logprob, rival, token, finite = map(by_row, jax.lax.map(part, tuple(places)))
+    logprob, rival, token, finite = map(by_row, read)
     n = jnp.arange(count)[:, None]
-    at = n, batch.position[question], batch.nth[question]
+    position = batch.position[question]
+    nth = batch.nth[question]
     valid = batch.valid[question]
-    is_used = jnp.arange(width) < batch.used[question][:, None]
+    is_read = jnp.arange(width) < batch.used[question][:, None]
     return Readings(
-        logprob=jnp.where(valid, logprob[at], -jnp.inf),
-        token=jnp.where(valid, token[at[:2]], -1),
-        rival=jnp.where(valid, rival[at], -jnp.inf),
-        finite=jnp.all(finite | ~is_used, axis=1),
+        logprob=jnp.where(valid, logprob[n, position, nth], -jnp.inf),
+        token=jnp.where(valid, token[n, position], -1),
+        rival=jnp.where(valid, rival[n, position, nth], -jnp.inf),
+        finite=jnp.all(finite | ~is_read, axis=1),
     )
+
+
+def readings_in_turns(
+    model: Model,
+    batch: TurnBatch,
+    question: Int[Array, " N"],
+    paths: Int[Array, "N P"],
+    *,
+    sizes: TurnSizes,
+    platform: str,
+) -> tuple[Readings, Int[Array, ""]]:
+    """Run the paths of N rows, of which those of STOP alone are the last, and read them.
+
+    Returns Readings [N, Q] and the number of turns; a function for programs.
+    """
+    states, turns = run_turns(model, batch, question, paths, sizes.tile, platform)
+    used = jnp.sum(paths[:, 0] != STOP)
+    return read_turns(model, batch, question, states, sizes.unembedded, used), turns
+
+
+embed_program = jax.jit(embed_batch, static_argnames="dtype")
+readings_program = jax.jit(readings_in_turns, static_argnames=("sizes", "platform"))
+
+
+class TurnEvaluator:
+    """Runs waves of paths of a batch of questions in turns, on a worker.
+
+    It is to `run_paths` what a plain loop is to a plan: every path is run whole.
+    """
+
+    def __init__(self, worker: Worker, prompts: Prompts, paths: int):
+        """Embed prompts with `read` and `targets` [B, Q]; `paths` run at a time at most."""
+        self.worker = worker
+        self.reads = np.asarray(prompts.read).shape[1]
+        padded, reads = padded_batch(prompts, worker.memory)
+        self.tokens = padded.ids.shape[1]
+        self.sizes = choose_turn_sizes(worker.config, padded, worker.memory, paths)
+        arrays = worker.put((padded, reads))
+        embed = functools.partial(embed_program, worker.model, *arrays, dtype=worker.dtype)
+        self.batch: TurnBatch = worker.dispatch(embed)
+
+    @property
+    def platform(self) -> str:
+        """The platform of the worker's devices."""
+        return self.worker.device.platform
+
+    def __call__(self, paths: np.ndarray) -> Readings:
+        """Run a wave [B, C, P]; return Readings [B, C, Q] as numpy."""
+        out = no_readings(paths, self.reads)
+        question, candidate = np.nonzero(paths[:, :, 0] != STOP)
+        size = self.sizes.rows
+        for first in range(0, len(question), size):
+            b, c = (x[first : first + size] for x in (question, candidate))
+            rows = pad_rows(b.astype(np.int32), size)
+            padded = np.full((size, paths.shape[2]), STOP, np.int32)
+            padded[: len(b)] = paths[b, c]
+            run = functools.partial(
+                readings_program,
+                self.worker.model,
+                self.batch,
+                *self.worker.put((rows, padded)),
+                sizes=self.sizes,
+                platform=self.platform,
+            )
+            read, turns = self.worker.wait(self.worker.dispatch(run))
+            for name in ("logprob", "token", "rival"):
+                getattr(out, name)[b, c] = getattr(read, name)[: len(b), : self.reads]
+            out.finite[b, c] = read.finite[: len(b)]
+            self.count(len(b), int((padded != STOP).sum()), int(turns))
+        return out
+
+    def count(self, evaluations: int, layers: int, turns: int) -> None:
+        """Count paths of so many layers in all that ran in turns."""
+        cost = Cost(
+            useful=layers,
+            unique=layers,
+            tokens=layers * self.tokens,
+            token_rows=turns * self.sizes.tile * self.tokens,
+        )
+        self.worker.metrics.add(evaluations=evaluations, cost=cost)

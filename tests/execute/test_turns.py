@@ -1,28 +1,18 @@
 """Turns: paths in a compiled loop are what `run_path` makes of them."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from cola_jax.execute.memory import Memory
-from cola_jax.execute.turns import (
-    TurnSizes,
-    choose_turn_sizes,
-    embed_batch,
-    next_step,
-    padded_batch,
-    read_turns,
-    run_turns,
-)
+from cola_jax.execute.turns import TurnEvaluator, choose_turn_sizes, next_step, padded_batch
+from cola_jax.execute.worker import make_workers
+from cola_jax.metrics import Metrics
 from cola_jax.path import STOP
-from cola_jax.prompts import Prompts, Readings
+from cola_jax.prompts import Prompts
 from tests.execute import batches
 from tests.execute.one_by_one import run_reference
 
-QUESTIONS, EACH, POSITIONS = 3, 4, 12
+QUESTIONS, EACH, POSITIONS, TOKENS = 3, 4, 12, 32
 MEMORY = Memory(2**30, sharing=1, itemsize=4, backend="cpu")
 
 
@@ -39,13 +29,6 @@ def paths_of(config):
     return paths
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
-def run(model, prompts, reads, question, paths, sizes, dtype=None):
-    batch = embed_batch(model, prompts, reads, dtype)
-    states, turns = run_turns(model, batch, question, paths, sizes.tile, "cpu")
-    return read_turns(model, batch, question, states, sizes.unembedded), turns
-
-
 @pytest.mark.parametrize(
     ("variant", "tile"),
     [
@@ -59,22 +42,14 @@ def run(model, prompts, reads, question, paths, sizes, dtype=None):
 def test_paths_in_turns_are_those_of_run_path(pair, prompts, variant, tile):
     model = pair(variant).ours
     paths = paths_of(model.config)
-    expected = run_reference(model, prompts, paths)
-    padded, reads = padded_batch(prompts, MEMORY)
-    question = np.repeat(np.arange(QUESTIONS), EACH).astype(np.int32)
-    flat = paths.reshape(-1, POSITIONS).astype(np.int32)
-    got, turns = run(model, padded, reads, question, flat, TurnSizes(len(flat), tile, 8))
-    present = flat[:, 0] != STOP
-    reads = np.asarray(prompts.read).shape[1]
-    ours = jax.tree.map(lambda x: np.asarray(x)[present], got)
-    ours = Readings(
-        **{name: getattr(ours, name)[:, :reads] for name in ("logprob", "token", "rival")},
-        finite=ours.finite,
-    )
-    theirs = jax.tree.map(lambda x: x.reshape(len(flat), *x.shape[2:])[present], expected)
-    batches.assert_agree(ours, theirs)
-    layers = int((flat != STOP).sum())
-    assert -(-layers // tile) <= int(turns) <= layers
+    metrics = Metrics()
+    (worker,) = make_workers(model, tile_tokens=tile * TOKENS, metrics=metrics)
+    evaluate = TurnEvaluator(worker, prompts, 5)  # so there are three parts
+    assert evaluate.sizes[:2] == (5, min(tile, 5))
+    batches.assert_agree(evaluate(paths), run_reference(model, prompts, paths))
+    layers = int((paths != STOP).sum())
+    assert metrics.cost.useful == layers
+    assert layers <= metrics.cost.token_rows / TOKENS <= layers * min(tile, 5)
 
 
 def test_next_step_is_of_the_layer_that_most_rows_need(model):
