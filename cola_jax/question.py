@@ -206,8 +206,19 @@ def random_of(*key: int | str) -> "np.random.Generator":
     """Return the random generator of a key, such as a seed and a question's id."""
     import numpy as np  # which the command line does without
 
-    parts = [part if isinstance(part, int) else stable_hash(part) for part in key]
-    return np.random.default_rng(parts)
+    return np.random.default_rng(seed_of(key))
+
+
+def key_of(*key: int | str) -> "np.ndarray":
+    """Return the key [2] uint32 of the random words of a tree, as of threefry2x32."""
+    import numpy as np
+
+    return np.random.SeedSequence(seed_of(key)).generate_state(2)
+
+
+def seed_of(key: Iterable[int | str]) -> list[int]:
+    """Return the parts of a key as whole numbers."""
+    return [part if isinstance(part, int) else stable_hash(part) for part in key]
 
 
 def stable_hash(text: str) -> int:

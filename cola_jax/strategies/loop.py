@@ -8,11 +8,12 @@ import numpy as np
 from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.path import LayerPath, identity
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.verdicts import Completion, Verdicts
+from cola_jax.scoring.verdicts import Completion
 from cola_jax.strategies.controls import control_targets
 from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome
-from cola_jax.strategies.rules import PRESETS, Rules, Settings, check_renamed
-from cola_jax.strategies.walks import Proposals, proposals_of
+from cola_jax.strategies.rules import PRESETS, Rules, Settings, TreeRules, check_renamed
+from cola_jax.strategies.trees import Trees
+from cola_jax.strategies.walks import Walks
 
 
 def ignore_steps(steps: int) -> None:
@@ -62,37 +63,36 @@ def search_batch(
                 "one number a path says nothing of wrong options, so there is no control: return "
                 "the scores of every option [B, C, J], or give control='none'."
             )
-    start = proposals_of(settings, num_layers)
+    every = [*of_gold, *controls]
+    strategy = Trees if isinstance(settings.preset, TreeRules) else Walks
+    roots = [history.verdicts[0] for history in every]
+    searches = strategy(settings, num_layers, [history.question.id for history in every], roots)
+    going = [True] * len(every)
     wave = 0
-    running = [
-        (history, start(history.question.id, history.verdicts[0]))
-        for history in (*of_gold, *controls)
-    ]
-    while running:
+    while any(going):
         wave += 1
-        proposed = [
-            (history, search, advance(search, history.verdicts[-1] if wave > 1 else None))
-            for history, search in running
-            if not (settings.early_stop and history.improved)
-        ]
-        running = [(history, search) for history, search, leaves in proposed if leaves]
-        leaves = [(history, leaves) for history, _, leaves in proposed if leaves]
+        proposed = searches.propose(
+            [
+                goes_on and not (settings.early_stop and history.improved)
+                for goes_on, history in zip(going, every, strict=True)
+            ]
+        )
+        going = [bool(leaves) for leaves in proposed]
+        leaves = [(history, row) for history, row in zip(every, proposed, strict=True) if row]
         record_wave(evaluations, wave, leaves, positions)
+        searches.take(
+            [
+                history.verdicts[-1] if row else None
+                for history, row in zip(every, proposed, strict=True)
+            ]
+        )
         gold = (len(row) for history, row in leaves if history.target == history.question.answer)
         on_steps(sum(gold))
     on_steps(sum(settings.steps - len(history.leaves) for history in of_gold))
     outcomes: list[list[Outcome]] = [[] for _ in questions]
-    for history in (*of_gold, *controls):
+    for history in every:
         outcomes[history.index].append(history.outcome())
     return [dataclasses.replace(outcome, controls=tuple(others)) for outcome, *others in outcomes]
-
-
-def advance(search: Proposals, verdicts: Verdicts | None) -> list[Leaf]:
-    """Return the next wave of a search; empty at its end."""
-    try:
-        return search.send(verdicts)  # type: ignore[arg-type] # None starts a generator
-    except StopIteration:
-        return []
 
 
 def record_wave(

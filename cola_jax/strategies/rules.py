@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import MOVE, Edit, edit_table
 
 if TYPE_CHECKING:
     from cola_jax.execute.plan import Workload
 
 Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
 Control = Literal["all", "one", "none"]  # options that a question is searched for beside gold
-MOVE = 4  # places that a block may move where a space has moves and the rules have none
+PLACES = 4  # that a block may move where a space has moves and the rules have none
 ANY = float("inf")
 LARGEST = 1e30  # weight
 LONGEST = 100  # path, in multiples of L
@@ -95,7 +96,7 @@ class Rules:
         where a kind of the space is turned off.
         """
         kinds = space.split("+")
-        sizes = {"skip": self.max_skip, "repeat": self.max_repeat, "move": self.max_move or MOVE}
+        sizes = {"skip": self.max_skip, "repeat": self.max_repeat, "move": self.max_move or PLACES}
         for kind in kinds:
             if not sizes[kind]:
                 raise InputError(f"the space {space} needs max_{kind} above 0.")
@@ -103,6 +104,16 @@ class Rules:
         if "move" in kinds:
             limits["max_move_block"] = max(self.max_skip, self.max_move_block)
         return dataclasses.replace(self, **limits)
+
+
+def edits_of(rules: Rules, positions: int) -> Edit:
+    """List the edits of a search, as `edit_table`."""
+    sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
+    table = edit_table(positions, *sizes)
+    whole = (table.k % rules.block_multiple == 0) & (
+        (table.kind != MOVE) | (table.amount % rules.block_multiple == 0)
+    )
+    return Edit(*(column[whole] for column in table))
 
 
 @dataclasses.dataclass(frozen=True)

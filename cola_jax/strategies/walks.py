@@ -20,9 +20,8 @@ from cola_jax.strategies.rules import (
     RandomRules,
     Rules,
     Settings,
-    TreeRules,
+    edits_of,
 )
-from cola_jax.strategies.tree import EditDraws, Tree, edits_of
 
 ROUND = 16  # paths that a walk without feedback asks for at a time
 TRIES = 100  # rounds after which a walk ends
@@ -129,40 +128,42 @@ WALKS: dict[type[Rules], Callable[[WalkStart, Any], Walk]] = {
 }
 
 
-def proposals_of(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], Proposals]:
-    """Return a function that starts the search of a question.
+class Walks:
+    """S searches of walks; each draws from a generator of its own, of the seed and the id."""
 
-    It takes the question's id and the identity path's verdict [1]; the searches share a table of
-    edits. Each draws from a generator of its own, of the seed and the id.
-    """
-    rules = settings.preset
-    positions = settings.positions(num_layers)
-    root = identity(num_layers)
-    if isinstance(rules, TreeRules):
-        draws = EditDraws(rules, positions, num_layers, settings.prior)
-        costs = settings.costs(num_layers)
+    def __init__(
+        self, settings: Settings, num_layers: int, ids: Sequence[str], roots: Sequence[Verdicts]
+    ):
+        """Start a walk for each id of a question; `roots` are verdicts [1] on the identity path."""
+        rules = settings.preset
+        root = identity(num_layers)
+        edits = edits_of(rules, settings.positions(num_layers))
+        fitting = FittingEdits(edits, *rules.lengths(num_layers))  # which the walks share
+        self.walks = []
+        for id, verdict in zip(ids, roots, strict=True):
+            plain = Scored(root, float(verdict.margin[0]))
+            start = WalkStart(plain, random_of(settings.seed, id), fitting)
+            self.walks.append(paced(WALKS[type(rules)](start, rules), root, settings))
+        self.verdicts: Sequence[Verdicts | None] = [None] * len(ids)  # None starts a generator
 
-        def start(id: str, verdict: Verdicts) -> Proposals:
-            tree = Tree(root, rules, costs, random_of(settings.seed, id))
-            return grow(tree, draws, verdict, settings)
+    def propose(self, wanted: Sequence[bool]) -> list[list[Leaf]]:
+        """Return the leaves of a wave of the walks that are wanted; empty lists at their ends."""
+        return [
+            advance(walk, verdicts) if is_wanted else []
+            for walk, verdicts, is_wanted in zip(self.walks, self.verdicts, wanted, strict=True)
+        ]
 
-        return start
-    fitting = FittingEdits(edits_of(rules, positions), *rules.lengths(num_layers))
-
-    def start_walk(id: str, verdict: Verdicts) -> Proposals:
-        identity_path = Scored(root, float(verdict.margin[0]))
-        state = WalkStart(identity_path, random_of(settings.seed, id), fitting)
-        return paced(WALKS[type(rules)](state, rules), root, settings)
-
-    return start_walk
+    def take(self, verdicts: Sequence[Verdicts | None]) -> None:
+        """Keep the verdicts of the leaves that were proposed last; None where none were."""
+        self.verdicts = verdicts
 
 
-def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -> Proposals:
-    """Grow a tree, a wave at a time, within the budget; `verdicts` are the root's."""
-    tree.update(verdicts)
-    size = settings.simulations + 1
-    while leaves := tree.select(draws, min(settings.leaves, size - len(tree.paths))):
-        tree.update((yield leaves))
+def advance(walk: Proposals, verdicts: Verdicts | None) -> list[Leaf]:
+    """Return the next wave of a walk; empty at its end."""
+    try:
+        return walk.send(verdicts)  # type: ignore[arg-type] # None starts a generator
+    except StopIteration:
+        return []
 
 
 def paced(walk: Walk, root: LayerPath, settings: Settings) -> Proposals:
