@@ -17,6 +17,10 @@ STOP = -1  # marks the positions of a padded path after its last layer
 
 ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
 GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9][0-9]{0,29})")
+EDIT = re.compile(
+    r"(?P<kind>skip|repeat|move) (?P<k>[0-9]{1,9}) at (?P<start>[0-9]{1,9})"
+    r"(?: x(?P<times>[0-9]{1,9})| by (?P<by>[+-][0-9]{1,9}))?"
+)
 PARTS = re.compile(r"(?:^|,)(\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # between commas outside of groups
 
 SKIP = 0
@@ -253,6 +257,16 @@ def format_edit(edit: Ids) -> str:
     kind, start, k, amount = (int(x) for x in edit)
     suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
     return f"{KINDS[kind]} {k} at {start}{suffix}"
+
+
+def parse_edit(text: str) -> tuple[int, int, int, int]:
+    """Read what `format_edit` writes; InputError for other text."""
+    match = EDIT.fullmatch(text)
+    kind = KINDS.index(match["kind"]) if match else SKIP
+    if not match or (kind == REPEAT) != bool(match["times"]) or (kind == MOVE) != bool(match["by"]):
+        raise InputError(f"{shown(text)} is no edit such as skip 2 at 5 or repeat 1 at 7 x2.")
+    amount = match["times"] or match["by"] or 0
+    return kind, int(match["start"]), int(match["k"]), int(amount)
 
 
 def random_paths(

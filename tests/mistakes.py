@@ -43,6 +43,8 @@ CASES = [
         lambda: search(max_simulations=5),
         r"max_simulations \(did you mean simulations\?\)",
     ),
+    (lambda: search(prior=5), "prior must be run directories of searches, it is 5"),
+    (lambda: search(prior=["run"]), "a prior is made of runs of a model: leave it out"),
     (lambda: search(batch_size=2), "batch_size: this is for a model, not for a function"),
     (lambda: evaluate(scorer="options"), "scorer: this is for a model"),
     (lambda: evaluate("q.jsonl"), r"cola_jax.load_questions\('q.jsonl'\)"),

@@ -18,6 +18,7 @@ from cola_jax.path import (
     format_path,
     identity,
     pad_path,
+    parse_edit,
     parse_path,
     random_paths,
     validate,
@@ -139,6 +140,14 @@ def test_edit_table_lists_requested_edits():
     assert {start for _, start, _, _ in table} == set(range(5))
     with pytest.raises(ValueError, match="no edit is allowed"):
         edit_table(5, skip=0, repeat=0)
+
+
+def test_parse_edit_reads_what_format_edit_writes():
+    for edit in ((SKIP, 5, 2, 0), (REPEAT, 7, 1, 2), (MOVE, 3, 1, -1), (MOVE, 13, 4, 2)):
+        assert parse_edit(format_edit(edit)) == edit
+    for text in ("", "skip 2", "skip 2 at 5 x2", "repeat 1 at 7", "move 1 at 3 x1", "loop 1 at 2"):
+        with pytest.raises(ValueError, match="is no edit such as skip 2 at 5"):
+            parse_edit(text)
 
 
 def test_format_edit_reads_well():

@@ -80,6 +80,9 @@ class Search(TaskCommand):
     random paths: its wrong answers, chosen by their counts, are decoys of open questions."""
     reuse: tuple[str, ...] = ()
     """Run directories with the same checkpoint, prompts and scorer, whose evaluations are used."""
+    prior: tuple[str, ...] = ()
+    """Run directories of searches of other questions with the same model: edits that made wrong
+    answers right there, more often than they gave other wrong answers, are tried first."""
     layer_costs: Path | None = None
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, which trees weigh
     in place of the number of layers."""
@@ -98,10 +101,12 @@ class Search(TaskCommand):
         sessions = sharing_weights(
             {flags.out: flags.prepare_search(self.decoys, self) for flags in self.flags.each()}
         )
+        # raises before anything runs
+        prepared = {out: self.with_settings(session) for out, session in sessions.items()}
         finishing = Finishing()
-        for directory, session in sessions.items():
+        for directory, (session, settings) in prepared.items():
             with finishing.others():
-                self.search(directory, session)
+                self.search(directory, session, settings)
         show_results([*sessions], self.json)
         finishing.end()
 
@@ -110,15 +115,21 @@ class Search(TaskCommand):
         """The evaluations per question, those of the preset where none are given."""
         return simulations_of(self.preset) if self.simulations is None else self.simulations
 
-    def search(self, directory: str, session: "Session") -> None:
-        """Search the questions of a task."""
-        from cola_jax.strategies.controls import without_control
+    def with_settings(self, session: "Session") -> "tuple[Session, Settings]":
+        """Return the session of a task, which records a prior, and the settings of its search."""
+        from cola_jax.runs.prior import with_prior
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
         model = session.model
         costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
         budget = self.budget, self.leaves, self.seed
         settings = Settings(rules, *budget, control=self.control, layer_costs=costs.milliseconds)
+        return with_prior(session, settings, self.prior)
+
+    def search(self, directory: str, session: "Session", settings: Settings) -> None:
+        """Search the questions of a task."""
+        from cola_jax.strategies.controls import without_control
+
         questions = session.asked.questions
         if lacking := without_control(questions, self.control):
             log.warning(

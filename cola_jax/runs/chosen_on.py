@@ -15,6 +15,7 @@ from cola_jax.question import Question, content, digest, key_parts
 from cola_jax.tasks.wordings import DIGITS, wording_key
 
 CHOSEN_ON = "chosen_on"  # field of what commands write
+PRIOR_CHOSEN_ON = "prior_chosen_on"  # setting of a search: what chose the edits that it tries first
 MEASURED_ON = "measured_on"  # likewise: the held-out questions, and the wordings of these
 COLUMNS = ["question", "key", "text", "options"]  # of a run's questions
 
@@ -34,12 +35,17 @@ class ChosenOn:
 
     @classmethod
     def of_keys(cls, questions: Iterable[str], settings: Mapping[str, Any]) -> "ChosenOn":
-        """Return the keys of questions with those of the wordings in the settings of a run."""
+        """Return the keys of questions with those of the wordings in the settings of a run.
+
+        What chose the prior of a search has a part in all that it finds.
+        """
         every = [wording_key(record) for record in wordings_in(settings)]
         known = frozenset(key for key in every if key is not None)
         asked_otherwise = settings.get("variants") or settings.get("robust")
         complete = None not in every and not asked_otherwise
-        return cls(frozenset(questions), known, complete)
+        own = cls(frozenset(questions), known, complete)
+        prior = settings.get(PRIOR_CHOSEN_ON)
+        return own if prior is None else own | cls.from_json(prior)
 
     @classmethod
     def from_json(cls, content: Any) -> "ChosenOn":

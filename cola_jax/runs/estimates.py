@@ -84,6 +84,9 @@ PREFERENCES = {  # with their units, in the order of `COVARIATES`
     "the same, by rank squared": "log-odds",
 }
 UNSCORED = "without finite scores, not compared"
+# of searches with a prior
+PRIOR_EDITS = "edits of earlier searches, tried first"
+PRIOR_QUESTIONS = "questions here that those searches had, too"  # 0, or the figures are no evidence
 # notes of the difference
 UNKNOWN = "the model's preference is not known"  # so it is no evidence of skill
 UNKNOWN_REASON = (
@@ -493,6 +496,9 @@ def sentence_of_searches(whole: Mapping[str, Estimate]) -> str:
     before = whole[BEFORE]
     found = whole[FOUND]
     beyond = whole.get(BEYOND)
+    if whole.get(PRIOR_QUESTIONS) is not None and whole[PRIOR_QUESTIONS].value:
+        shared = count(int(whole[PRIOR_QUESTIONS].value), "question")
+        return f"Nothing shown: {shared} chose the edits that are tried first here."
     if not before.n:
         return "Nothing shown: no question was graded before."
     if not found.n and before.hits < before.n:

@@ -21,12 +21,12 @@ from cola_jax.strategies.rules import Settings
 
 
 class Searched(NamedTuple):
-    """A model, the questions that it was asked, and the engine and wordings of a search."""
+    """A model, the questions that it was asked, and how it was searched."""
 
     model: ModelHandle
     asked: QuestionSet
     engine: Engine
-    asked_again: dict[str, Any]  # settings of the other wordings, for a run
+    recorded: dict[str, Any]  # settings of the other wordings and of a prior, for a run
 
 
 class Outcomes(list[Outcome]):

@@ -154,6 +154,9 @@ class Run:
                 facts,
                 preference,
             )
+            if facts.settings.get("prior"):
+                keys = self.question_keys().values()
+                estimates += search_results.prior_estimates(facts, keys)
         else:
             rows = self.counted_evaluations(path_results.EVALUATED)
             estimates = path_results.run_estimates(rows, facts)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from cola_jax.runs.evaluate import (
     session_in_memory,
 )
 from cola_jax.runs.outcomes import Outcomes, Searched
+from cola_jax.runs.prior import with_prior
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, search_part, with_stored_again
 from cola_jax.runs.session import (
@@ -34,15 +35,18 @@ from cola_jax.runs.session import (
     prompts_of_run,
     recorded_search,
 )
+from cola_jax.runs.settings import PRIOR
 from cola_jax.runs.work import Confirmed, KnownRows, SearchRows
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.scorer import Scorer
+from cola_jax.storage import AnyPath
 from cola_jax.strategies.loop import paths_to_confirm, resolve, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings, simulations_of
 
-PROMPTS = ("prompts", "prompts_digest")  # settings of asking again
+# settings of asking again and of a prior, which a run records beside those of its search
+RECORDED = ("prompts", "prompts_digest", *PRIOR)
 AGAIN_COLUMNS = ["question", "again", "again_answers", "controls"]
 AGAIN_COLUMNS += ["baseline_scores", "baseline_logprobs"]
 
@@ -61,6 +65,7 @@ def search(
     prompts: int | None = None,
     num_layers: int | None = None,
     layer_costs: Sequence[float] | None = None,
+    prior: AnyPath | Sequence[AnyPath] | None = None,
     output: str | os.PathLike[str] | None = None,
     **options: Unpack[EvaluatorOptions],
 ) -> Outcomes:
@@ -88,13 +93,16 @@ def search(
         of each search is asked again; 4 of a model where the scorer has so many, 0 for none.
       num_layers: L; needed where `model` is a function of your own.
       layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
+      prior: run directories of earlier searches of a model, on other questions: edits that were
+        right there beyond their controls are tried first; see `cola_jax.runs.prior.Prior`.
       output: run directory of a model, created or resumed, as of `cola search`.
       options: of a model: chat, format and max_new_tokens of a scorer that is given by name;
         batch_size, engine, dtype, memory_budget, tile_tokens, metrics and progress, as
         `cola_jax.runs.evaluate.EvaluatorOptions` describes them.
 
     Raises:
-      InputError: for no questions, those that the scorer cannot ask, and invalid settings.
+      InputError: for no questions, those that the scorer cannot ask, and invalid settings; for a
+        prior of another model, or of some of these questions.
       Unfinished: where the engine sets questions aside; with `output` after the others.
     """
     check_keywords(search, options, EvaluatorOptions)
@@ -107,15 +115,19 @@ def search(
     questions = check_questions(questions)
     layers = count_layers(model, num_layers)
     settings.costs(layers)  # raises before anything runs
+    earlier = directories_of(prior)
     if not isinstance(model, Model):
         if prompts:
             raise InputError("a function has no other wordings: leave out prompts.")
+        if earlier:
+            raise InputError("a prior is made of runs of a model: leave it out for a function.")
         refuse_options(scorer, options, output)
         evaluate = FunctionEvaluator(model, questions, layers)
         return Outcomes(search_batch(Evaluations(evaluate, questions), layers, settings), settings)
     if output is not None:
         prompts = prompts_of_run(os.fspath(output), prompts)
     session, metrics, progress = session_in_memory(model, questions, scorer, options, prompts)
+    session, settings = with_prior(session, settings, earlier)
     outcomes: dict[int, Outcome] = {}
 
     def take(batch: Batch, part: Part) -> None:
@@ -130,9 +142,20 @@ def search(
         else:
             search_into(session, output, settings, metrics, take)
     session.engine.free()  # which outcomes keep
-    asked_again = {name: session.settings[name] for name in PROMPTS if name in session.settings}
-    searched = Searched(session.model, session.asked, session.engine, asked_again)
+    recorded = {name: session.settings[name] for name in RECORDED if name in session.settings}
+    searched = Searched(session.model, session.asked, session.engine, recorded)
     return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, searched)
+
+
+def directories_of(prior: Any) -> list[AnyPath]:
+    """Return the run directories of a prior: none, one, or several; InputError for others."""
+    every = [prior] if isinstance(prior, str | os.PathLike) else prior
+    every = [] if prior is None else every
+    if not isinstance(every, list | tuple) or not all(
+        isinstance(each, str | os.PathLike) for each in every
+    ):
+        raise InputError(f"prior must be run directories of searches, it is {shown(prior)}.")
+    return [*every]
 
 
 def search_work(session: Session, settings: Settings, mark: str | None) -> SearchRows:
@@ -242,7 +265,7 @@ def save_run(outcomes: Outcomes, directory: str | os.PathLike[str]) -> Run:
     asked = searched.asked.take(places)
     prepared = prepared_by(asked.scorer, asked.questions)
     session = make_session(searched.model, searched.engine, prepared)
-    session = dataclasses.replace(session, settings=session.settings | searched.asked_again)
+    session = dataclasses.replace(session, settings=session.settings | searched.recorded)
     with open_run(session, os.fspath(directory), recorded_search(outcomes.settings), None) as run:
         run.replace(search_part(asked.encode(searched.model), outcomes))
     return run

@@ -1,13 +1,14 @@
 """Estimates of searches: what they reached beside what was expected, and at what cost."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax.layer_costs import LayerCosts
+from cola_jax.runs.chosen_on import PRIOR_CHOSEN_ON, ChosenOn
 from cola_jax.runs.counts import COUNTED, count_again, count_evaluations
 from cola_jax.runs.estimates import (
     BEFORE,
@@ -15,6 +16,8 @@ from cola_jax.runs.estimates import (
     EXPECTED,
     FOUND,
     PREFERENCES,
+    PRIOR_EDITS,
+    PRIOR_QUESTIONS,
     REACHED,
     SAMPLED,
     UNDECIDED,
@@ -236,6 +239,14 @@ def run_estimates(
     estimates += cost_estimates(questions, robust=bool(facts.settings.get("robust")))
     estimates += evaluation_estimates(questions, gold, decodes=facts.decodes)
     return estimates
+
+
+def prior_estimates(facts: Facts, questions: Iterable[str]) -> Iterator[Estimate]:
+    """Yield the edits of a prior, and how many questions of these keys chose them."""
+    yield Estimate.count(PRIOR_EDITS, len(facts.settings["prior"]))
+    if PRIOR_CHOSEN_ON in facts.settings:
+        chosen = ChosenOn.from_json(facts.settings[PRIOR_CHOSEN_ON]).questions
+        yield Estimate.count(PRIOR_QUESTIONS, len(chosen.intersection(questions)))
 
 
 def question_estimates(

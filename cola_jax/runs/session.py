@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
+from cola_jax.config import ModelConfig
 from cola_jax.engine.engine import Capacity, Engine
 from cola_jax.engine.evaluator import EngineEvaluator, succeeded
 from cola_jax.engine.local import LocalEngine
@@ -46,7 +47,7 @@ from cola_jax.runs.work import WAVE, Influence, KnownRows, PathRows, RunWork, Se
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.rules import InfluenceRules, Settings
+from cola_jax.strategies.rules import InfluenceRules, Rules, Settings
 from cola_jax.tasks.prepared import Prepared, digest_of_questions
 from cola_jax.tasks.task import TaskConfig
 from cola_jax.tasks.wordings import WordedScorer
@@ -492,6 +493,13 @@ def recorded_search(settings: Settings) -> dict[str, Any]:
     return name | dataclasses.asdict(settings)
 
 
+def with_period(rules: Rules, config: ModelConfig) -> Rules:
+    """Return rules whose blocks are of multiples of the period of a model, where they ask so."""
+    if rules.block_multiple:
+        return rules
+    return dataclasses.replace(rules, block_multiple=config.period)
+
+
 def fitted(
     session: Session, directory: str, settings: Settings, metrics: Metrics | None
 ) -> Settings:
@@ -499,10 +507,8 @@ def fitted(
 
     Influence is that on the first questions.
     """
-    rules = settings.preset
-    if not rules.block_multiple:
-        rules = dataclasses.replace(rules, block_multiple=session.model.config.period)
-        settings = dataclasses.replace(settings, preset=rules)
+    rules = with_period(settings.preset, session.model.config)
+    settings = dataclasses.replace(settings, preset=rules)
     if not isinstance(rules, InfluenceRules) or rules.order:
         return settings
     run = Run(directory)

@@ -28,6 +28,8 @@ DIGESTS = (
     *("task", "prompt.hash"),  # of earlier versions
 )
 
+PRIOR = ("prior_digest", "prior_chosen_on")  # of the edits in `prior` and of what chose them
+
 
 def continues(
     directory: epath.PathLike,
@@ -124,6 +126,10 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
         prompt["shots"] = list(shots)
     out["prompt"] = prompt
     out["chat"] = bool(out.get("chat"))
+    prior = out.pop("prior", None)
+    chosen = [out.pop(name, None) for name in PRIOR]
+    if prior:
+        out["prior"] = chosen[0] or digest(prior)
     if drawn := out.pop("choose_prompts", None):
         out |= {"choose_prompts": len(drawn), **drawn_digests(drawn)}
     return out

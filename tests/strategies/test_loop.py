@@ -198,11 +198,12 @@ def test_search_takes_a_number_for_each_path_without_a_control():
 
 def test_a_prior_is_tried_at_the_root_first_where_it_fits():
     """In its order, for gold and controls; a path is tried once, and one too short never."""
-    prior = ((0, 1, 2, 0), (0, 0, 5, 0), (1, 3, 1, 2), (0, 1, 2, 0), (2, 0, 1, 3))
-    settings = Settings(PRESETS["best"], 20, 7, 0, prior=prior)
+    prior = ((0, 1, 2, 0), (0, 2, 4, 0), (1, 3, 1, 1), (0, 1, 2, 0), (0, 5, 1, 0))
+    rules = dataclasses.replace(PRESETS["best"], min_length=0.5)
+    settings = Settings(rules, 20, 7, 0, prior=prior)
     (outcome,) = search_batch(Evaluations(formula(), questions(1)), 6, settings)
     for search in (outcome, *outcome.controls):
         assert search.edits[1:4].tolist() == [list(prior[i]) for i in (0, 2, 4)]
-        assert search.paths[1:4] == [(0, 3, 4, 5), (0, 1, 2, 3, 3, 3, 4, 5), (1, 2, 3, 0, 4, 5)]
+        assert search.paths[1:4] == [(0, 3, 4, 5), (0, 1, 2, 3, 3, 4, 5), (0, 1, 2, 3, 4)]
         assert not search.parent[1:4].any()
         assert len(set(search.paths)) == search.evaluations == 21
