@@ -55,6 +55,11 @@ class QuestionSet:
         return self.encoder.scorer
 
     @property
+    def recorded(self) -> list[Question]:
+        """The questions as the rows of a run have them."""
+        return list(map(self.encoder.recorded, self.questions))
+
+    @property
     def first(self) -> list[Encoded]:
         """The first questions, which decide the common prefixes."""
         return self.sample[:FIRST]

@@ -24,7 +24,7 @@ from cola_jax.runs.chosen_on import question_key
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Encoded, Scorer
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
-from cola_jax.strategies.outcome import ROOT, Again, Outcome
+from cola_jax.strategies.outcome import ROOT, Outcome
 
 MARK = b"cola_run"  # in the metadata of a file: the mark of its run
 JOINED = 64  # tables that are joined at a time
@@ -124,7 +124,7 @@ class Part(NamedTuple):
 
     evaluations: list[dict[str, Any]] | bytes
     questions: list[dict[str, Any]]
-    outcomes: Sequence[Outcome] = ()  # of searches, where they are asked for; not written
+    outcomes: Sequence[Outcome] = ()  # of searches without a run; not written
     content: bytes | None = None
 
     @property
@@ -309,26 +309,6 @@ def again_rows(outcome: Outcome) -> list[dict[str, Any]] | None:
         return None
     held = zip(outcome.again.nodes, outcome.again.holds.tolist(), strict=True)
     return [{"node": i, "path": outcome.paths[i], "holds": holds} for i, holds in held]
-
-
-def with_stored_again(outcome: Outcome, row: Mapping[str, Any]) -> Outcome:
-    """Add the answers in other wordings of a question's row to the same searches."""
-    if row["again"] is None:
-        return outcome
-    scores = np.array(row["baseline_scores"], np.float32)
-    logprobs = np.full_like(scores, np.nan)
-    if row["baseline_logprobs"] is not None:
-        logprobs = np.array(row["baseline_logprobs"], np.float32)
-
-    def add(search: Outcome, entries: Sequence[Mapping[str, Any]]) -> Outcome:
-        nodes = [entry["node"] for entry in entries]
-        holds = np.array([entry["holds"] for entry in entries], bool)
-        again = Again(nodes, holds, row["again_answers"], scores, logprobs)
-        return dataclasses.replace(search, again=again)
-
-    pairs = zip(outcome.controls, row["controls"], strict=True)
-    controls = tuple(add(search, entry["again"]) for search, entry in pairs)
-    return dataclasses.replace(add(outcome, row["again"]), controls=controls)
 
 
 def control_rows(outcome: Outcome) -> list[dict[str, Any]]:

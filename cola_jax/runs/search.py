@@ -2,13 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from cola_jax.engine.evaluator import succeeded
-from cola_jax.engine.work import Batch
 from cola_jax.errors import InputError, check_keywords, shown
 from cola_jax.metrics import Metrics
 from cola_jax.params import Model
@@ -24,11 +23,10 @@ from cola_jax.runs.evaluate import (
 from cola_jax.runs.outcomes import Outcomes, Searched
 from cola_jax.runs.prior import with_prior
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import Part, search_part, with_stored_again
+from cola_jax.runs.schema import search_part
 from cola_jax.runs.session import (
     Session,
     capacity_of,
-    fill,
     make_session,
     open_run,
     parts_of,
@@ -36,7 +34,8 @@ from cola_jax.runs.session import (
     recorded_search,
 )
 from cola_jax.runs.settings import PRIOR
-from cola_jax.runs.work import Confirmed, KnownRows, SearchRows
+from cola_jax.runs.stored import stored_outcomes
+from cola_jax.runs.work import Confirmed, SearchRows
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.scorer import Scorer
@@ -47,8 +46,6 @@ from cola_jax.strategies.rules import DEFAULT, Control, Rules, Settings, simulat
 
 # settings of asking again and of a prior, which a run records beside those of its search
 RECORDED = ("prompts", "prompts_digest", *PRIOR)
-AGAIN_COLUMNS = ["question", "again", "again_answers", "controls"]
-AGAIN_COLUMNS += ["baseline_scores", "baseline_logprobs"]
 
 
 def search(
@@ -128,23 +125,17 @@ def search(
         prompts = prompts_of_run(os.fspath(output), prompts)
     session, metrics, progress = session_in_memory(model, questions, scorer, options, prompts)
     session, settings = with_prior(session, settings, earlier)
-    outcomes: dict[int, Outcome] = {}
-
-    def take(batch: Batch, part: Part) -> None:
-        outcomes.update(zip(batch.indices.tolist(), part.outcomes, strict=True))
-
     with metrics_bar(metrics, progress):
         if output is None:
-            work = search_work(session, settings, None)
-            batches = session.asked.batches(range(len(questions)), capacity_of(session))
-            for batch, part, _ in session.engine.map(work, batches, metrics):
-                take(batch, succeeded(batch, part))
+            outcomes = search_in_memory(session, settings, metrics)
         else:
-            search_into(session, output, settings, metrics, take)
+            run = session.search(os.fspath(output), settings, metrics)
+            # as the rows have them: another version may have searched some of the questions
+            outcomes = stored_outcomes(run, session.asked.recorded, session.asked.scorer)
     session.engine.free()  # which outcomes keep
     recorded = {name: session.settings[name] for name in RECORDED if name in session.settings}
     searched = Searched(session.model, session.asked, session.engine, recorded)
-    return Outcomes((outcomes[i] for i in sorted(outcomes)), settings, searched)
+    return Outcomes(outcomes, settings, searched)
 
 
 def directories_of(prior: Any) -> list[AnyPath]:
@@ -158,45 +149,22 @@ def directories_of(prior: Any) -> list[AnyPath]:
     return [*every]
 
 
-def search_work(session: Session, settings: Settings, mark: str | None) -> SearchRows:
-    """Make the work of a search whose outcomes are wanted; it is confirmed where it is recorded."""
-    return SearchRows(
-        **parts_of(session, session.asked),
+def search_in_memory(session: Session, settings: Settings, metrics: Metrics) -> list[Outcome]:
+    """Search the questions of a session without a run; the outcomes are not confirmed."""
+    asked = session.asked
+    work = SearchRows(
+        **parts_of(session, asked),
         workload=settings.workload(session.model.config.num_layers),
-        mark=mark,
+        mark=None,
         settings=settings,
         again=tuple(session.again),
-        outcomes=True,
-        confirms=mark is not None,
     )
-
-
-def search_into(
-    session: Session,
-    output: str | os.PathLike[str],
-    settings: Settings,
-    metrics: Metrics,
-    take: Callable[[Batch, Part], None],
-) -> None:
-    """Search through a run; the questions that it has are searched again from its evaluations."""
-    session.asked.scorer.check_confirmable()
-    with open_run(session, os.fspath(output), recorded_search(settings), metrics) as run:
-        work = search_work(session, settings, run.mark)
-        asked = session.asked
-        missing = set(run.missing(asked.questions))
-        done = [i for i in range(len(asked)) if i not in missing]
-        run.load_evaluations()
-        known = {name: KnownRows(tables) for name, tables in run.earlier.items()}
-        fill(run, session.engine, work, asked, steps=work.steps, on_part=take)
-        stored = {row["question"]: row for row in run.questions(AGAIN_COLUMNS).to_pylist()}
-        work = dataclasses.replace(work, again=())
-        for batch, part, _ in session.engine.map(
-            work, asked.batches(done, capacity_of(session), known), metrics
-        ):
-            found = succeeded(batch, part)
-            if found.outcomes:  # otherwise evaluations of a batch that goes on
-                outcomes = [with_stored_again(x, stored[x.question.id]) for x in found.outcomes]
-                take(batch, found._replace(outcomes=outcomes))
+    outcomes: dict[int, Outcome] = {}
+    batches = asked.batches(range(len(asked)), capacity_of(session))
+    for batch, part, _ in session.engine.map(work, batches, metrics):
+        found = succeeded(batch, part).outcomes
+        outcomes.update(zip(batch.indices.tolist(), found, strict=True))
+    return [outcomes[i] for i in range(len(asked))]
 
 
 def searched_questions(outcomes: Outcomes, call: str) -> tuple[Searched, list[int]]:

@@ -373,8 +373,7 @@ def open_run(
         digest = digest_of_questions(asked.questions, asked.scorer)
         settings |= {"questions_digest": digest, "questions": len(asked)}
     shared = session.engine.share.count > 1
-    recorded_questions = list(map(asked.encoder.recorded, asked.questions))
-    here, metrics = asked_here(settings, recorded_questions, asked.sample), metrics or Metrics()
+    here, metrics = asked_here(settings, asked.recorded, asked.sample), metrics or Metrics()
     run = Run(directory, shared=shared)
     environment = machine() | session.environment
     with run.open(settings, environment, here, metrics=metrics):
@@ -392,13 +391,11 @@ def fill(
     reused: Mapping[str, Sequence[pa.Table]] | None = None,
     evaluations: int = 0,
     steps: int = 0,
-    on_part: Callable[[Batch, Part], None] | None = None,
 ) -> None:
     """Write the rows of the questions that a run lacks: evaluations, or steps, of each.
 
     Args:
       reused: evaluations of other runs, by question.
-      on_part: takes each batch with its part.
 
     Raises Unfinished at the end where questions were set aside.
     """
@@ -427,8 +424,6 @@ def fill(
                 continue
             run.write(part, machine_name)
             metrics.add(**improvements(part.questions, num_layers))
-            if on_part is not None and part.questions:
-                on_part(batch, part)
     if failed:
         raise Unfinished(
             f"{run.directory} lacks {count(len(failed), 'question')} that failed again and again "

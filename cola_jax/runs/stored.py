@@ -1,17 +1,20 @@
-"""Results of stored runs that other commands take: labels, verdicts and decoded answers."""
+"""Results of stored runs: labels, verdicts, outcomes of searches, and decoded answers."""
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
-from cola_jax.path import LayerPath, identity
+from cola_jax.path import LayerPath, identity, parse_edit
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
 from cola_jax.runs.blinding import check_verdict
 from cola_jax.runs.run import Run
@@ -19,7 +22,10 @@ from cola_jax.runs.schema import by_question, stored_verdict
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.strategies.outcome import NO_EDIT, NO_PARENT, ROOT, Again, Outcome
 
+OUTCOME = ["question", "confirmed", "again", "again_answers", "controls"]
+OUTCOME += ["baseline_scores", "baseline_logprobs"]
 ANSWER = ["question", "path", "answer_text", "grade", "truncated"]
 
 
@@ -127,6 +133,67 @@ def stored_verdicts(
         node = row["node"]
         out.put((i, slice(node, node + 1)), stored_verdict(row, questions[i], scorer))
     return out
+
+
+def stored_outcomes(run: Run, questions: Sequence[Question], scorer: Scorer) -> list[Outcome]:
+    """Read the outcomes of those questions that a run of searches has finished, in their order."""
+    options = max(1, *(len(question.options) for question in questions))
+    finished = {row["question"]: row for row in run.questions(OUTCOME).to_pylist()}
+    tables = by_question(run.evaluations())
+    outcomes = []
+    for question in questions:
+        if (row := finished.get(question.id)) is None:
+            continue
+        rows = tables[question.id].to_pylist()
+        searches = itertools.groupby(rows, lambda each: (each["control"], each["target"]))
+        of_gold, *controls = (
+            stored_search(list(group), question, scorer, options) for _, group in searches
+        )
+        outcome = dataclasses.replace(of_gold, confirmed=row["confirmed"], controls=tuple(controls))
+        outcomes.append(with_stored_again(outcome, row))
+    return outcomes
+
+
+def stored_search(
+    rows: Sequence[Mapping[str, Any]], question: Question, scorer: Scorer, options: int
+) -> Outcome:
+    """Return the outcome of the rows of one search, without what its question's row has."""
+    target = rows[ROOT]["target"]
+    verdicts = Verdicts.empty((len(rows),), options)
+    for node, row in enumerate(rows):
+        verdicts.put((slice(node, node + 1),), stored_verdict(row, question, scorer))
+    parents = [row["parent"] for row in rows]
+    edits = [NO_EDIT if row["edit"] is None else parse_edit(row["edit"]) for row in rows]
+    return Outcome(
+        question=question,
+        target=target,
+        paths=[tuple(row["path"]) for row in rows],
+        verdicts=verdicts if target == question.answer else verdicts.of_target(target),
+        wave=np.array([row["wave"] for row in rows], np.int32),
+        parent=np.array([NO_PARENT if i is None else i for i in parents], np.int32),
+        edits=np.array(edits, np.int32),
+        reused=np.array([row["reused"] for row in rows], bool),
+    )
+
+
+def with_stored_again(outcome: Outcome, row: Mapping[str, Any]) -> Outcome:
+    """Add the answers in other wordings of a question's row to the same searches."""
+    if row["again"] is None:
+        return outcome
+    scores = np.array(row["baseline_scores"], np.float32)
+    logprobs = np.full_like(scores, np.nan)
+    if row["baseline_logprobs"] is not None:
+        logprobs = np.array(row["baseline_logprobs"], np.float32)
+
+    def add(search: Outcome, entries: Sequence[Mapping[str, Any]]) -> Outcome:
+        nodes = [entry["node"] for entry in entries]
+        holds = np.array([entry["holds"] for entry in entries], bool)
+        again = Again(nodes, holds, row["again_answers"], scores, logprobs)
+        return dataclasses.replace(search, again=again)
+
+    pairs = zip(outcome.controls, row["controls"], strict=True)
+    controls = tuple(add(search, entry["again"]) for search, entry in pairs)
+    return dataclasses.replace(add(outcome, row["again"]), controls=controls)
 
 
 class Answers:

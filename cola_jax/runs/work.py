@@ -146,12 +146,14 @@ class Confirmed(Work):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchRows(RunWork):
-    """A function from a batch to the rows of its searches."""
+    """A function from a batch to the rows of its searches.
+
+    For a run, each shortest correct path is run once more in float32; without one, the result has
+    the outcomes themselves.
+    """
 
     settings: Settings
     again: Sequence[WordedScorer] = ()  # other wordings, in which the best paths are asked again
-    outcomes: bool = False  # whether the outcomes themselves are part of the result
-    confirms: bool = True  # whether each shortest correct path is run once more in float32
 
     @property
     def scorers(self) -> Sequence[Scorer]:
@@ -173,7 +175,7 @@ class SearchRows(RunWork):
                 evaluate, encoded, batch, metrics, keep, call_size=scorer.call_size
             )
             outcomes = search_batch(evaluations, layers, self.settings, on_steps=count_on(worker))
-        if self.confirms:
+        if self.mark is not None:
             held = scorer.confirm(worker, encoded, workload, *paths_to_confirm(outcomes))
             outcomes = with_confirmed(outcomes, held)
         if self.again:
@@ -181,8 +183,9 @@ class SearchRows(RunWork):
             verdicts = [self.ask_again(worker, batch, keep, worded, paths) for worded in self.again]
             orders = [[w.order(each) for each in batch.questions] for w in self.again]
             outcomes = with_again(outcomes, verdicts, orders)
-        part = Part([], []) if self.mark is None else search_part(encoded, outcomes)
-        return self.part(part._replace(outcomes=list(outcomes)) if self.outcomes else part)
+        if self.mark is None:
+            return Part([], [], list(outcomes))
+        return self.part(search_part(encoded, outcomes))
 
     def ask_again(
         self,

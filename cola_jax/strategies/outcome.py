@@ -14,6 +14,7 @@ from cola_jax.scoring.verdicts import Verdicts
 
 ROOT = 0  # the evaluation of the identity path
 NO_PARENT = -1
+NO_EDIT = (0, 0, 0, 0)
 
 
 class Leaf(NamedTuple):
@@ -24,7 +25,7 @@ class Leaf(NamedTuple):
 
     path: LayerPath
     parent: LayerPath | None = None
-    edit: Sequence[int] = (0, 0, 0, 0)
+    edit: Sequence[int] = NO_EDIT
 
 
 class Again(NamedTuple):

@@ -171,15 +171,6 @@ def test_confirm_and_save_run_take_outcomes_first(tmp_path):
             call("run")
 
 
-def test_a_search_of_a_run_evaluates_what_the_run_lacks(model, scorer, tmp_path, monkeypatch):
-    """The questions are done, and their evaluations are of no use, such as an earlier version's."""
-    options = {"scorer": scorer, "output": tmp_path / "run", **MODEL}
-    first = cola_jax.search(model, tiny.questions(2), **options)
-    monkeypatch.setattr(Run, "load_evaluations", lambda self: None)
-    second = cola_jax.search(model, tiny.questions(2), **options)
-    assert all(map(same, first, second))
-
-
 def test_a_search_asks_again_in_other_wordings(model, tmp_path):
     """And a finished run evaluates nothing for it."""
     asked = tiny.questions(3)
