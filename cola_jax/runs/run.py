@@ -80,7 +80,13 @@ from cola_jax.runs.schema import (
     run_mark,
     start_of,
 )
-from cola_jax.runs.settings import asks_more, check_digests, continues
+from cola_jax.runs.settings import (
+    FIRST_STREAM,
+    asks_more,
+    check_digests,
+    continues,
+    stream_of,
+)
 from cola_jax.runs.writes import Writes
 from cola_jax.scoring import scorer_names
 from cola_jax.scoring.preference import Preference
@@ -264,6 +270,7 @@ class Run:
             continues(self.directory, before, settings, (source, environment.get("model")))
             parts, alone = self.listed()
             outgrown = self.outgrown(parts, starts, settings)
+            self.check_streams(outgrown, starts, settings)
             kept = [part for part in parts if part not in outgrown]
             comparison = None
             if asked is not None:
@@ -423,6 +430,23 @@ class Run:
         less = {start.name: asks_more(start.settings, settings) for start in starts}
         default = asks_more(last, settings)
         return [part for part in parts if less.get(start_of(part["questions"].name), default)]
+
+    def check_streams(
+        self, parts: Sequence[PartFiles], starts: Sequence[Start], settings: Mapping[str, Any]
+    ) -> None:
+        """Raise InputError where searches of an earlier stream of random numbers would go on.
+
+        From the same seed they drew other paths than they would now. Parts without a start are of
+        the first stream.
+        """
+        streams = {start.name: stream_of(start.settings) for start in starts}
+        theirs = {streams.get(start_of(stem_of(part)), FIRST_STREAM) for part in parts}
+        if theirs - {stream_of(settings)}:
+            raise InputError(
+                f"{self.directory} has questions that an earlier version searched, whose trees "
+                "drew other paths from the same seed, so --simulations cannot grow there: choose "
+                f"another directory, with --reuse {self.directory}, which loses no evaluation."
+            )
 
     def load_finished(
         self,

@@ -484,7 +484,8 @@ def influence_of(session: Session, metrics: Metrics | None = None) -> np.ndarray
 
 def recorded_search(settings: Settings) -> dict[str, Any]:
     """Return the settings of a search as a run records them."""
-    name = {"command": "search", "strategy": settings.preset.name}
+    rules = settings.preset
+    name = {"command": "search", "strategy": rules.name, "stream": rules.stream}
     return name | dataclasses.asdict(settings)
 
 

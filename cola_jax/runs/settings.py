@@ -20,6 +20,7 @@ FLAGS = {
     "prompt_set": "--shots-seed",
     "grader": "the grader",
 }
+FIRST_STREAM = 1
 # digests of questions and prompts, which other settings decide; runs of earlier versions have other
 # ones than this, and those that both have are compared
 DIGESTS = (
@@ -66,6 +67,11 @@ def continues(
     return asks_more(old, new)
 
 
+def stream_of(settings: Mapping[str, Any]) -> int:
+    """Return the stream of random numbers of searches, which earlier versions did not record."""
+    return settings.get("stream", FIRST_STREAM)
+
+
 def asks_more(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Return whether new settings need more evaluations of each question than old ones."""
     return any(grows(name, old.get(name), new.get(name)) for name in ("simulations", "paths"))
@@ -96,6 +102,8 @@ def named_differences(
         del changes[name]
     if None not in models and models[0] != models[1] and "model" in changes:
         changes["model"] = models
+    if "strategy" in changes:  # which has a stream of its own
+        changes.pop("stream", None)
     if "prompt.num_fewshot" in changes:
         changes.pop("prompt.shots", None)
     if "scorer" in changes:  # which has settings of its own
@@ -130,6 +138,7 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     chosen = [out.pop(name, None) for name in PRIOR]
     if prior:
         out["prior"] = chosen[0] or digest(prior)
+    out["stream"] = stream_of(settings)
     if drawn := out.pop("choose_prompts", None):
         out |= {"choose_prompts": len(drawn), **drawn_digests(drawn)}
     return out
@@ -160,7 +169,9 @@ def digests_in(changes: Mapping[str, Any]) -> list[str]:
 
 
 def grows(name: str, was: Any, now: Any) -> bool:
-    """Return whether a setting asks for more of the same."""
+    """Return whether a setting asks for more of the same, or in a later stream."""
+    if name == "stream":  # for the questions that are not done; see `Run.check_streams`
+        return was < now
     if name == "paths":
         return set(map(tuple, was or ())) < set(map(tuple, now or ()))
     return name in ("questions", "simulations") and (was or 0) < (now or 0)

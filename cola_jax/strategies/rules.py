@@ -57,6 +57,7 @@ class Rules:
     """Fields of all strategies; recorded whole with every run."""
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
+    stream: ClassVar[int] = 1  # of its random numbers: another one draws other paths
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -126,6 +127,7 @@ class TreeRules(Rules):
     """
 
     name = "tree"
+    stream = 2  # 1 was NumPy's, of versions whose trees were lists
 
     exploration: float = 2.0  # c, the weight of nodes visited rarely
     length_weight: float = 0.1  # lambda, the weight of a path's length

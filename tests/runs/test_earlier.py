@@ -19,6 +19,9 @@ from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.schema import Part
 from cola_jax.runs.search_results import SPENT
 from cola_jax.runs.status import read_progress
+from cola_jax.runs.stored import stored_outcomes
+from cola_jax.scoring import Options
+from cola_jax.strategies.rules import TreeRules
 from cola_jax.tasks.task import load_questions
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -40,7 +43,8 @@ def settings(run, **changes):
     """The settings of the same command in this version."""
     settings = run.settings() | NEW | changes
     del settings["task"]
-    return settings
+    stream = {"stream": TreeRules.stream} if settings["command"] == "search" else {}
+    return settings | stream
 
 
 def counts(run):
@@ -92,13 +96,34 @@ def test_it_is_resumed(run, questions):
 
 
 def test_it_is_extended(run, questions):
-    """With more evaluations of each question, all are asked again, and the stored are known."""
-    more = {"simulations": 12}
-    if run.directory.name == "evaluate":
-        more = {"paths": [*run.settings()["paths"], [0] * 7]}
-    with run.open(settings(run, **more), START, asked_here({}, questions, [])) as again:
+    """With more paths, all questions are asked again, and the stored evaluations are known.
+
+    Trees drew other paths, so that searches are not extended.
+    """
+    asked = asked_here({}, questions, [])
+    if run.directory.name == "search":
+        with (
+            pytest.raises(InputError, match=f"another directory, with --reuse {run.directory}"),
+            run.open(settings(run, simulations=12), START, asked),
+        ):
+            pass
+        return
+    more = {"paths": [*run.settings()["paths"], [0] * 7]}
+    with run.open(settings(run, **more), START, asked) as again:
         assert again.done == set()
-        assert again.earlier.keys() >= set(KEPT[run.directory.name][0])
+        assert again.earlier.keys() >= set(KEPT["evaluate"][0])
+
+
+def test_its_outcomes_are_read(questions):
+    run = Run(EARLIER / "search")
+    outcomes = stored_outcomes(run, questions, Options(None))
+    rows = {row["question"]: row for row in run.questions().to_pylist()}
+    assert [outcome.question.id for outcome in outcomes] == sorted(rows)
+    for outcome in outcomes:
+        row = rows[outcome.question.id]
+        assert (outcome.baseline, outcome.evaluations) == (row["baseline"], row["evaluations"])
+        assert outcome.best == (None if row["best"] is None else tuple(row["best"]))
+        assert len(outcome.controls) == len(row["controls"])
 
 
 @pytest.mark.parametrize(

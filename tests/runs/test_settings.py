@@ -65,6 +65,16 @@ def test_a_missing_setting_is_its_default():
         continues("run", OLD, OLD | {"early_stop": True})
 
 
+def test_a_run_of_an_earlier_stream_continues_in_a_later_one():
+    later = OLD | {"stream": 2}
+    assert continues("run", OLD, later) is False
+    assert continues("run", OLD | {"stream": 1}, OLD) is False
+    with pytest.raises(InputError, match=r"\(--stream: 2 there, 1 here\)"):
+        continues("run", later, OLD)
+    with pytest.raises(InputError, match=r"\(--preset: best there, random here\)"):
+        continues("run", later, OLD | {"strategy": "random"})
+
+
 def test_runs_with_variants_are_not_resumed():
     for earlier in ({"variants": ["chat"]}, {"robust": True}):
         with pytest.raises(
