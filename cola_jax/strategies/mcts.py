@@ -206,18 +206,20 @@ def add(tree: Tree, tables: Tables, parent: Array, drawn: Drawn) -> Tree:
 def descend(tree: Tree, tables: Tables, words: Array) -> Int[Array, ""]:
     """Follow the child of the best UCB until a node may have one more.
 
+    It ends at the root as long as edits of the prior are left, however many children that has.
     UCB is Q/v + c sqrt(ln V / v) - lambda |P|/L (CoLa, section 3), here divided by c sqrt(ln V),
     which the children of a node share.
     """
     means = tree.value / jnp.maximum(tree.visits, 1) - tree.cost
     rates = tables.rates[tree.visits]
     leads_on = ~tree.closed | (tree.live > 0)
+    has_prior = tree.tried < tables.prior_edits
 
     def goes_on(state: tuple[Array, Array]) -> Array:
         node, depth = state
         epsilon = words[depth % DEPTHS] >> 1 < tables.epsilon
         expands = (tree.grown[node] < tables.children[tree.visits[node]]) | epsilon
-        return (tree.live[node] > 0) & (tree.closed[node] | ~expands)
+        return ~has_prior & (tree.live[node] > 0) & (tree.closed[node] | ~expands)
 
     def follow(state: tuple[Array, Array]) -> tuple[Array, Array]:
         node, depth = state

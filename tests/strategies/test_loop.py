@@ -197,9 +197,12 @@ def test_search_takes_a_number_for_each_path_without_a_control():
 
 
 def test_a_prior_is_tried_at_the_root_first_where_it_fits():
-    """In its order, for gold and controls; a path is tried once, and one too short never."""
+    """In its order, for gold and controls; a path is tried once, and one too short never.
+
+    The root has more children then than widening allows it.
+    """
     prior = ((0, 1, 2, 0), (0, 2, 4, 0), (1, 3, 1, 1), (0, 1, 2, 0), (0, 5, 1, 0))
-    rules = dataclasses.replace(PRESETS["best"], min_length=0.5)
+    rules = dataclasses.replace(PRESETS["best"], min_length=0.5, widening=1.0, widening_power=0.0)
     settings = Settings(rules, 20, 7, 0, prior=prior)
     (outcome,) = search_batch(Evaluations(formula(), questions(1)), 6, settings)
     for search in (outcome, *outcome.controls):
