@@ -86,6 +86,9 @@ class Search(TaskCommand):
     layer_costs: Path | None = None
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, which trees weigh
     in place of the number of layers."""
+    on_device: bool = False
+    """Run the searches of a tree whole on the devices, which select paths, run and judge them; for
+    the scorers of multiple choice and `exact`."""
 
     def asked(self) -> tuple[str, list[TaskConfig]]:
         if self.decoys is not None:
@@ -136,7 +139,11 @@ class Search(TaskCommand):
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
                 f"search and are left out of the net effect ({shorten(lacking)}): give --decoys."
             )
-        run_with_progress(lambda metrics: session.search(directory, settings, metrics, self.reuse))
+        run_with_progress(
+            lambda metrics: session.search(
+                directory, settings, metrics, self.reuse, on_device=self.on_device
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ from cola_jax.runs.session import (
 )
 from cola_jax.runs.settings import PRIOR
 from cola_jax.runs.stored import stored_outcomes
-from cola_jax.runs.work import Confirmed, SearchRows
+from cola_jax.runs.work import Confirmed, search_kind
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.scorer import Scorer
@@ -63,6 +63,7 @@ def search(
     num_layers: int | None = None,
     layer_costs: Sequence[float] | None = None,
     prior: AnyPath | Sequence[AnyPath] | None = None,
+    on_device: bool = False,
     output: str | os.PathLike[str] | None = None,
     **options: Unpack[EvaluatorOptions],
 ) -> Outcomes:
@@ -92,6 +93,8 @@ def search(
       layer_costs: milliseconds by layer [L], which a tree weighs in place of the number of layers.
       prior: run directories of earlier searches of a model, on other questions: edits that were
         right there beyond their controls are tried first; see `cola_jax.runs.prior.Prior`.
+      on_device: run the search of a tree whole on the devices of a model: they select paths, run
+        them, and judge them by the scorers of multiple choice or `exact`.
       output: run directory of a model, created or resumed, as of `cola search`.
       options: of a model: chat, format and max_new_tokens of a scorer that is given by name;
         batch_size, engine, dtype, memory_budget, tile_tokens, metrics and progress, as
@@ -118,6 +121,8 @@ def search(
             raise InputError("a function has no other wordings: leave out prompts.")
         if earlier:
             raise InputError("a prior is made of runs of a model: leave it out for a function.")
+        if on_device:
+            raise InputError("a function of your own runs on the host: leave out on_device.")
         refuse_options(scorer, options, output)
         evaluate = FunctionEvaluator(model, questions, layers)
         return Outcomes(search_batch(Evaluations(evaluate, questions), layers, settings), settings)
@@ -127,9 +132,9 @@ def search(
     session, settings = with_prior(session, settings, earlier)
     with metrics_bar(metrics, progress):
         if output is None:
-            outcomes = search_in_memory(session, settings, metrics)
+            outcomes = search_in_memory(session, settings, metrics, on_device=on_device)
         else:
-            run = session.search(os.fspath(output), settings, metrics)
+            run = session.search(os.fspath(output), settings, metrics, on_device=on_device)
             # as the rows have them: another version may have searched some of the questions
             outcomes = stored_outcomes(run, session.asked.recorded, session.asked.scorer)
     session.engine.free()  # which outcomes keep
@@ -149,10 +154,12 @@ def directories_of(prior: Any) -> list[AnyPath]:
     return [*every]
 
 
-def search_in_memory(session: Session, settings: Settings, metrics: Metrics) -> list[Outcome]:
+def search_in_memory(
+    session: Session, settings: Settings, metrics: Metrics, *, on_device: bool
+) -> list[Outcome]:
     """Search the questions of a session without a run; the outcomes are not confirmed."""
     asked = session.asked
-    work = SearchRows(
+    work = search_kind(asked, settings, on_device)(
         **parts_of(session, asked),
         workload=settings.workload(session.model.config.num_layers),
         mark=None,

@@ -43,7 +43,15 @@ from cola_jax.runs.schema import (
     thumbnail_name,
 )
 from cola_jax.runs.stored import Answers, stored_verdicts
-from cola_jax.runs.work import WAVE, Influence, KnownRows, PathRows, RunWork, SearchRows, wave_part
+from cola_jax.runs.work import (
+    WAVE,
+    Influence,
+    KnownRows,
+    PathRows,
+    RunWork,
+    search_kind,
+    wave_part,
+)
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.verdicts import Verdicts
@@ -105,19 +113,23 @@ class Session:
         settings: Settings,
         metrics: Metrics | None = None,
         reuse: Sequence[str] = (),
+        *,
+        on_device: bool = False,
     ) -> Run:
         """Search every question that the run directory does not have yet.
 
-        `reuse` are run directories, whose evaluations of the same questions are used. Raises
-        Unfinished at the end where the engine has set questions aside.
+        `reuse` are run directories, whose evaluations of the same questions are used. With
+        `on_device`, searches run whole on the devices. Raises Unfinished at the end where the
+        engine has set questions aside.
         """
         asked, layers = self.asked, self.model.config.num_layers
         asked.scorer.check_confirmable()
         check_memory(self, settings.positions(layers))
         settings = fitted(self, directory, settings, metrics)
+        kind = search_kind(asked, settings, on_device)
         stored = Reuse([Run(each) for each in reuse], settings_of(self), asked)
         with open_run(self, directory, recorded_search(settings), metrics) as run:
-            work = SearchRows(
+            work = kind(
                 **parts_of(self, asked),
                 workload=settings.workload(layers),
                 mark=run.mark,

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.engine.question_set import QuestionSet
 from cola_jax.engine.work import Batch, Keep, Work
+from cola_jax.execute.plan import Workload
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
@@ -31,6 +33,8 @@ from cola_jax.scoring.scorer import Evaluate, prompts_of
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import paths_to_ask, with_again
 from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
+from cola_jax.strategies.on_device import DeviceBatch, check_on_device
+from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.wordings import WordedScorer
 
@@ -169,12 +173,8 @@ class SearchRows(RunWork):
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
         encoded = self.encode(worker, batch.questions)
         scorer, layers = self.encoder.scorer, worker.config.num_layers
-        workload, metrics = self.workload_of(worker, encoded), worker.metrics
-        with scorer.evaluator(worker, encoded, workload) as evaluate:
-            evaluations = self.evaluations(
-                evaluate, encoded, batch, metrics, keep, call_size=scorer.call_size
-            )
-            outcomes = search_batch(evaluations, layers, self.settings, on_steps=count_on(worker))
+        workload = self.workload_of(worker, encoded)
+        outcomes = self.search(worker, encoded, workload, batch, keep)
         if self.mark is not None:
             held = scorer.confirm(worker, encoded, workload, *paths_to_confirm(outcomes))
             outcomes = with_confirmed(outcomes, held)
@@ -186,6 +186,23 @@ class SearchRows(RunWork):
         if self.mark is None:
             return Part([], [], list(outcomes))
         return self.part(search_part(encoded, outcomes))
+
+    def search(
+        self,
+        worker: Worker,
+        encoded: Sequence[Encoded],
+        workload: Workload,
+        batch: Batch,
+        keep: Keep,
+    ) -> list[Outcome]:
+        """Search the questions of a batch."""
+        scorer = self.encoder.scorer
+        with scorer.evaluator(worker, encoded, workload) as evaluate:
+            evaluations = self.evaluations(
+                evaluate, encoded, batch, worker.metrics, keep, call_size=scorer.call_size
+            )
+            layers = worker.config.num_layers
+            return search_batch(evaluations, layers, self.settings, on_steps=count_on(worker))
 
     def ask_again(
         self,
@@ -206,6 +223,33 @@ class SearchRows(RunWork):
             verdicts = evaluations(paths)
         worker.metrics.add(steps=len(encoded))
         return verdicts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceSearchRows(SearchRows):
+    """The same, of searches that run whole on the devices of a worker."""
+
+    def search(
+        self,
+        worker: Worker,
+        encoded: Sequence[Encoded],
+        workload: Workload,
+        batch: Batch,
+        keep: Keep,
+    ) -> list[Outcome]:
+        layers = worker.config.num_layers
+        device = DeviceBatch(worker, self.encoder.scorer, encoded, self.settings.leaves)
+        evaluations = self.evaluations(device, encoded, batch, worker.metrics, keep)
+        start = device.start(evaluations, self.settings, layers)
+        return search_batch(evaluations, layers, self.settings, count_on(worker), start)
+
+
+def search_kind(asked: QuestionSet, settings: Settings, on_device: bool) -> type[SearchRows]:
+    """Return the work of a search; InputError where it cannot run on the device as asked."""
+    if not on_device:
+        return SearchRows
+    check_on_device(asked.scorer, settings.preset)
+    return DeviceSearchRows
 
 
 def count_on(worker: Worker) -> Callable[[int], None]:

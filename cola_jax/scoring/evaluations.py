@@ -46,7 +46,7 @@ class Evaluations:
         self.questions = questions
         self.options = max(1, *(len(each.options) for each in questions))
         self.known = [dict(rows) for rows in known or [{}] * len(questions)]
-        self.resumed = resumed or [{}] * len(questions)
+        self.resumed = [dict(rows) for rows in resumed or [{}] * len(questions)]
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         lists = [[unpad_path(path) for path in row] for row in paths]
@@ -98,6 +98,21 @@ class Evaluations:
         for s, c, b, path in entries:
             out.put((s, slice(c, c + 1)), self.known[b][path])
         return out, reused
+
+    def find(self, question: int, path: LayerPath) -> Verdicts | None:
+        """Return the verdict [1] of a path of a question, None where it is not known."""
+        return self.known[question].get(path) or self.resumed[question].get(path)
+
+    def prefetch(self, paths: PathLists, verdicts: Verdicts) -> None:
+        """Take verdicts [B, C] of paths that searches ask about later, and write them.
+
+        They count as new, as those of an earlier start do.
+        """
+        for b, row in enumerate(paths):
+            for c, path in enumerate(row):
+                self.resumed[b][path] = verdicts.take((b, slice(c, c + 1)))
+        if self.write is not None and any(paths):
+            self.write(paths, verdicts)
 
     def of_question(self, question: int, paths: Sequence[LayerPath]) -> Verdicts:
         """Return the verdicts [C] of known paths of a question."""

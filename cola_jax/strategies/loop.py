@@ -2,18 +2,35 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.path import LayerPath, identity
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.verdicts import Completion
+from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import control_targets
 from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome
 from cola_jax.strategies.rules import PRESETS, Rules, Settings, TreeRules, check_renamed
 from cola_jax.strategies.trees import Trees
 from cola_jax.strategies.walks import Walks
+
+
+class Proposing(Protocol):
+    """S searches that propose paths, a wave at a time."""
+
+    def propose(self, wanted: Sequence[bool]) -> list[list[Leaf]]:
+        """Return the leaves of a wave of the searches that are wanted; none at their ends."""
+        ...
+
+    def take(self, verdicts: Sequence[Verdicts | None]) -> None:
+        """Take the verdicts of the leaves that were proposed last; None where none were."""
+        ...
+
+
+# Starts searches, each after the identity path
+Start = Callable[[Sequence[History]], Proposing]
 
 
 def ignore_steps(steps: int) -> None:
@@ -36,13 +53,15 @@ def search_batch(
     num_layers: int,
     settings: Settings,
     on_steps: Callable[[int], None] = ignore_steps,
+    start: Start | None = None,
 ) -> list[Outcome]:
     """Search a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: no path is evaluated twice.
 
-    `on_steps` is called with the evaluations for gold after each wave, and with those that are left
-    over at the end, so that `settings.steps` of each question are counted in all.
+    `start` starts the searches, by default those of the strategy on the host. `on_steps` is called
+    with the evaluations for gold after each wave, and with those that are left over at the end, so
+    that `settings.steps` of each question are counted in all.
     """
     questions = evaluations.questions
     positions = settings.positions(num_layers)
@@ -64,9 +83,7 @@ def search_batch(
                 "the scores of every option [B, C, J], or give control='none'."
             )
     every = [*of_gold, *controls]
-    strategy = Trees if isinstance(settings.preset, TreeRules) else Walks
-    roots = [history.verdicts[0] for history in every]
-    searches = strategy(settings, num_layers, [history.question.id for history in every], roots)
+    searches = (start or on_host(settings, num_layers))(every)
     going = [True] * len(every)
     wave = 0
     while any(going):
@@ -93,6 +110,18 @@ def search_batch(
     for history in every:
         outcomes[history.index].append(history.outcome())
     return [dataclasses.replace(outcome, controls=tuple(others)) for outcome, *others in outcomes]
+
+
+def on_host(settings: Settings, num_layers: int) -> Start:
+    """Return a function that starts the searches of a strategy in this process."""
+    strategy = Trees if isinstance(settings.preset, TreeRules) else Walks
+
+    def start(histories: Sequence[History]) -> Proposing:
+        roots = [history.verdicts[0] for history in histories]
+        ids = [history.question.id for history in histories]
+        return strategy(settings, num_layers, ids, roots)
+
+    return start
 
 
 def record_wave(
