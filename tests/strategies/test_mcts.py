@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -190,3 +191,14 @@ def test_random_words_ignore_the_defaults_of_a_user():
     with jax.threefry_partitionable(False), jax.default_prng_impl("rbg"):
         assert np.array_equal(mcts.random_words(key, 3), expected)
     assert not np.array_equal(mcts.random_words(key, 4), expected)
+
+
+def test_growing_copies_no_paths():
+    """They are by far the largest arrays, and change in place, a row for a leaf."""
+    tree, tables = planted(PRESETS["best"], UNEVEN, -1.0)
+    trees = jax.tree.map(lambda column: jnp.stack([column] * 8), tree)
+    counts = jnp.full(8, 16, jnp.int32)
+    program = mcts.grow.lower(trees, tables, counts, most=16).compile().as_text()
+    shape = ",".join(map(str, trees.paths.shape))
+    assert f"u16[{shape}]" in program
+    assert not re.search(rf"u16\[{shape}\]\S* copy\(", program)
