@@ -1,4 +1,5 @@
 from .config import ModelConfig
+from .deploy.front import choose
 from .engine.ray import RayEngine
 from .execute.decoder import Stop
 from .execute.generate import Generated, generate
@@ -37,6 +38,7 @@ __all__ = [
     "Scorer",
     "Stop",
     "Verdicts",
+    "choose",
     "confirm",
     "convert",
     "evaluate",

@@ -52,16 +52,8 @@ class StaticSettings:
         """Return the highest cost allowed, infinity by default; InputError for invalid text."""
         if self.max_cost is None:
             return math.inf
-        match = COST.fullmatch(self.max_cost.strip())
-        if match is None:
-            raise InputError(
-                f"the highest cost {shown(self.max_cost)} is neither a share such as 80% nor a "
-                "time such as 12.5ms."
-            )
-        if match[2] == "ms" and costs.milliseconds is None:
-            raise InputError(f"--max-cost {self.max_cost} is a time: give --layer-costs as well.")
-        unit = 1 if match[2] == "ms" else costs.total / 100
-        return float(match[1]) * unit * (1 + ROUNDING)
+        timed = costs.milliseconds is not None
+        return cost_limit(self.max_cost, costs.total, timed=timed) * (1 + ROUNDING)
 
     def limit(self, costs: LayerCosts) -> str:
         """Say what paths are limited to where that leaves out the model's own, otherwise ""."""
@@ -162,6 +154,22 @@ class TrialSettings:
                 f"the margin must lie between 0 and 100 points, it is {self.margin}: a loss that "
                 "counts as none is never 0."
             )
+
+
+def cost_limit(text: str, total: float, *, timed: bool) -> float:
+    """Read a highest cost, such as 80% of the total or 12.5ms; InputError for other text.
+
+    A time is only known where costs are `timed`.
+    """
+    match = COST.fullmatch(text.strip())
+    if match is None:
+        raise InputError(
+            f"the highest cost {shown(text)} is neither a share such as 80% nor a time such as "
+            "12.5ms."
+        )
+    if match[2] == "ms" and not timed:
+        raise InputError(f"--max-cost {text} is a time: give --layer-costs as well.")
+    return float(match[1]) * (1 if match[2] == "ms" else total / 100)
 
 
 def check_least(settings: Any, **least: int) -> None:

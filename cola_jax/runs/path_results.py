@@ -16,6 +16,7 @@ from cola_jax.scoring.statistics import ALPHA, Crossed, Difference, Share, holm,
 
 EVALUATED = ["question", "node", "verdict", "margin", "finite", "truncated", "tokens"]
 LAYERS, MARGIN, TOKENS = "layers", "margin", "tokens"
+TIME = "time"  # of the layers of a path
 Differences = Mapping[str, Difference | Crossed]  # from the identity path, by group
 
 
@@ -51,7 +52,7 @@ def time_estimates(group: str, path: Sequence[int], costs: LayerCosts) -> list[E
         return []
     time = costs.of(path)
     return [
-        Estimate("time", group, time, unit="ms"),
+        Estimate(TIME, group, time, unit="ms"),
         Estimate("share of the model's", group, time / costs.total),
     ]
 
