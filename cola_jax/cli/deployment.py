@@ -54,6 +54,8 @@ from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.deploy.front import Front
+    from cola_jax.formats.identity import Identity
     from cola_jax.path import LayerPath
     from cola_jax.runs.session import Session
 
@@ -257,6 +259,12 @@ class Export(Command):
     source: str | None = None
     """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
     checkpoint was converted from by default."""
+    max_cost: str | None = None
+    """With --path static.json of `cola static`: take the path of its front that is best on held-out
+    questions within a cost, a share of the model's such as 80%, or a time such as 12.5ms. The model
+    card has its measured effect."""
+    layer_costs: Path | None = None
+    """With --max-cost: file of `cola benchmark --layers`, where the search had none."""
     effect: Path | None = None
     """The results.json of `cola static`, `evaluate` or `verify` with the measured effect of the
     path, for the model card and the Hub's evaluation results."""
@@ -285,7 +293,12 @@ class Export(Command):
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
         num_layers = metadata["config"]["num_layers"]
-        path = read_path(self.path, num_layers, Identity.of(metadata))
+        if self.max_cost is None and self.layer_costs is not None:
+            raise InputError("--layer-costs are for a path within --max-cost: give it as well.")
+        if self.max_cost is None:
+            path = read_path(self.path, num_layers, Identity.of(metadata))
+        else:
+            path = self.front(Identity.of(metadata)).best(self.max_cost).path
         write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
         write[self.format](directory, metadata, path)
         size = written_bytes(self.out) / 1e6
@@ -296,23 +309,48 @@ class Export(Command):
         )
         self.repository.push(self.out, "model")
 
+    def front(self, model: "Identity") -> "Front":
+        """Read the front of `cola static`; InputError for other files, and for another model."""
+        from cola_jax.deploy.export import read_named
+        from cola_jax.deploy.front import Front
+
+        if not self.path.endswith(RESULT):
+            raise InputError(
+                "--max-cost takes a path from the front of `cola static`: give its static.json as "
+                f"--path, not {self.path}."
+            )
+        read_named(self.path, model)
+        return Front.read(self.path, self.layer_costs)
+
     def write_hf(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
         """Write a Hugging Face checkpoint, with a model card."""
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effects
         from cola_jax.deploy.provenance import Provenance
+        from cola_jax.formats.identity import Identity
 
         effects = []
-        if self.effect is not None:
+        effect, budget = self.effect, None
+        provenance = Provenance.read(self.chosen_on) if self.chosen_on else None
+        if effect is not None:
+            provenance = provenance or Provenance.of_file(self.path)
+        if self.max_cost is not None:
+            front = self.front(Identity.of(metadata))
+            budget = front.budget(self.max_cost).facts()
+            if effect is None:
+                effect = Path(front.source)
+            elif provenance is not None:
+                provenance = provenance.with_measured(front.source)
+        if effect is not None:
             num_layers = metadata["config"]["num_layers"]
-            provenance = Provenance.read(self.chosen_on) if self.chosen_on else None
             effects = read_effects(
-                self.effect,
+                effect,
                 path,
                 num_layers,
                 metadata["digest"],
-                provenance=provenance or Provenance.of_file(self.path),
+                provenance=provenance,
                 allow_overlap=self.allow_overlap,
+                budget=budget,
             )
         elif self.chosen_on or self.allow_overlap:
             raise InputError("--chosen-on and --allow-overlap are for --effect: leave them out.")

@@ -64,15 +64,8 @@ def read_path(text: str, num_layers: int, model: Identity | None = None) -> Laye
     """
     if not text.endswith(".json"):
         return parse_path(text, num_layers)
-    content = read_json(Path(text))
-    path = content.get("path")
-    if not isinstance(path, str):
-        raise InputError(
-            f"{text} has no path: the field path must be a text such as 0-5,7-29, it is "
-            f"{shown(path)}."
-        )
-    if model is not None:
-        model.check(text, *named_model(content))
+    content = read_named(text, model)
+    path = content["path"]
     found = content.get("found", path)
     if found != path:
         log.warning(
@@ -82,6 +75,20 @@ def read_path(text: str, num_layers: int, model: Identity | None = None) -> Laye
             found,
         )
     return parse_path_of(text, path, num_layers)
+
+
+def read_named(file: str, model: Identity | None = None) -> dict[str, Any]:
+    """Read a JSON file with the field `path`; InputError for others, and for another model."""
+    content = read_json(Path(file))
+    path = content.get("path")
+    if not isinstance(path, str):
+        raise InputError(
+            f"{file} has no path: the field path must be a text such as 0-5,7-29, it is "
+            f"{shown(path)}."
+        )
+    if model is not None:
+        model.check(file, *named_model(content))
+    return content
 
 
 def export(

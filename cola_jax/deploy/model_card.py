@@ -1,5 +1,6 @@
 """The README.md of an exported model, with its measured effects, and the Hub's file of these."""
 
+import dataclasses
 import itertools
 import logging
 import re
@@ -90,10 +91,12 @@ def read_effects(
     *,
     provenance: Provenance | None = None,
     allow_overlap: bool = False,
+    budget: Mapping[str, str] | None = None,
 ) -> list[ReportedEffect]:
     """Read the effects of a path, one on each task, from `results.json`.
 
-    `provenance` says where the path was chosen, where results do not. Raises InputError for the
+    `provenance` says where the path was chosen, where results do not, and `budget` are the facts of
+    a path that was chosen for one, of those that `cola static` measured. Raises InputError for the
     results of another path or model, of several paths that were compared on the questions that
     chose between them, of a path that was chosen on what measures it, unless `allow_overlap`, of a
     pilot, and of another measure than accuracy. The identity path, which `cola static` may
@@ -120,8 +123,9 @@ def read_effects(
                 f"{file} is of a pilot, which gives no verdict and may ask what chose the path: "
                 "try it with `cola verify` without --pilot, on other questions."
             )
-        measured = measured_paths(results)
         name = group_of(path, num_layers)
+        is_of_front = budget is not None and settings.get("command") == "static"
+        measured = measured_paths(results, name if is_of_front else None)
         tried = [*dict.fromkeys(facts["path"] for facts in measured.values())]
         listed = shorten(tried) or "no path"
         if settings.get("command") == "evaluate" and tried != [name]:
@@ -140,6 +144,7 @@ def read_effects(
         if not protocol:
             chosen_on = chosen_on_text(results, name, provenance, allow_overlap=allow_overlap)
             protocol = measured_facts(results, chosen_on)
+        protocol = protocol | dict(budget or {})
         return [effect_of(results, group, measured[group], protocol) for group in groups]
 
 
@@ -177,11 +182,16 @@ def measured_facts(results: Results, chosen_on: str) -> dict[str, str]:
     }
 
 
-def measured_paths(results: Results) -> dict[str, dict[str, Any]]:
-    """Return the path, the task and the model's group of each group that was chosen before."""
+def measured_paths(results: Results, of_front: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the path, the task and the model's group of each group that was chosen before.
+
+    One of a front, which was chosen for a budget, is all that there is where it is given.
+    """
     changed = [each.group for each in results if each.name == CHANGE]
     chosen = [each.group for each in results if each.note == CHOSEN]
     chosen += [each.note for each in results if each.name == RECOMMENDED]
+    if of_front is not None:
+        chosen = [of_front]
     facts = {"task": str(results.run["start"].get("task")), "model": MODEL}
     claims = results.run.get("groups", {})
     return {
@@ -196,6 +206,9 @@ def effect_of(
 ) -> ReportedEffect:
     """Return the effect of a group of estimates."""
     beside = [each for each in results if each.group in (group, facts["model"])]
+    if group not in {each.group for each in beside if each.note == CHOSEN}:
+        # that of a budget, where `cola static` has chosen the model
+        beside = [dataclasses.replace(x, note="") if x.note == CHOSEN else x for x in beside]
     by_name = {(each.group, each.name): each for each in beside}
     (sentence,) = sentences_of(beside)
     return ReportedEffect(

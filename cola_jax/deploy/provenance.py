@@ -12,7 +12,7 @@ from etils import epath
 from cola_jax.errors import InputError, count, reading, shorten, shown
 from cola_jax.files import entries, exists, inside, read_json, read_text
 from cola_jax.formats.peers import parse_without_nulls
-from cola_jax.runs.chosen_on import CHOSEN_ON, NOTHING, ChosenOn
+from cola_jax.runs.chosen_on import CHOSEN_ON, MEASURED_ON, NOTHING, ChosenOn
 from cola_jax.runs.estimates import CHOSEN_BY, Estimate
 from cola_jax.runs.results import BESIDE, RESULTS
 from cola_jax.runs.run import MANIFEST, Run
@@ -64,6 +64,15 @@ class Provenance:
         if chosen_on is None and BESIDE["static"] == place.name and is_run(place.parent):
             chosen_on = Run(place.parent).chosen_on()
         return None if chosen_on is None else cls((text,), chosen_on)
+
+    def with_measured(self, file: str) -> "Provenance":
+        """Add the held-out questions of the results of a command, where these chose a path too."""
+        measured = read_json(path_of(file))["run"].get(MEASURED_ON)
+        if self.chosen_on is None or measured is None:
+            return self
+        with reading(file):
+            chosen_on = self.chosen_on | ChosenOn.from_json(measured)
+        return dataclasses.replace(self, chosen_on=chosen_on)
 
     @property
     def names(self) -> list[str]:

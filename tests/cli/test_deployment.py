@@ -3,12 +3,14 @@
 import functools
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import cola_jax
 from cola_jax.checkpoint import read_metadata
 from cola_jax.cli.main import main
 from cola_jax.execute.run_paths import PathEvaluator
@@ -93,6 +95,32 @@ def test_static_bounds_and_shows_the_cost_of_paths(common, tmp_path, capsys, ref
     changed = refused(*command, "--out", out)
     assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in changed
     assert "--max-cost 0.5ms is below" in refused(*command, "--max-cost", "0.5ms", "--out", out)
+
+
+def test_export_takes_the_path_of_a_front_for_a_cost(common, tmp_path, capsys, refused):
+    """And the model card has the budget, and the verdict of that path."""
+    out, costs = tmp_path / "out", tmp_path / "costs.json"
+    costs.write_text("[2, 1, 5, 1, 1]")
+    command = ["static", *common, "--layer-costs", str(costs), "--max-cost", "60%"]
+    command += ["--generations", "2", "--offspring", "6", "--first", "3", "--finalists", "3"]
+    main([*command, "--out", str(out)])
+    export = ["export", *common[:2], "--path", str(out / "static.json")]
+    capsys.readouterr()
+    main([*export, "--max-cost", "50%", "--output", str(tmp_path / "model")])
+    front = [each for each in read_results(out / "results.json") if each.name == "time"]
+    (name,) = re.findall(r"path ([0-9,-]+), ", capsys.readouterr().out)
+    assert name in {each.group for each in front if each.value <= 5}
+    assert cola_jax.format_path(cola_jax.choose(out, 5)) == name
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| budget | a cost of at most 50%, by measured times of layers |" in card
+    assert f"The report: Nothing shown: {name} does not differ" in card
+    for flags, message in (
+        (["--max-cost", "1ms"], "costs at most 1 ms"),
+        (["--layer-costs", str(costs)], "for a path within --max-cost"),
+    ):
+        assert message in refused(*export, *flags, "--output", tmp_path / "other")
+    plain = ["export", *common[:2], "--path", "0-3", "--max-cost", "80%"]
+    assert "give its static.json" in refused(*plain, "--output", tmp_path / "other")
 
 
 @pytest.mark.slow  # searches twice

@@ -140,6 +140,19 @@ def test_read_effects_refuses_what_was_chosen_on_the_same_questions(write):
     assert [each.after.group for each in read_effects(file, PATH, 6, "ours")] == [NAME]
 
 
+def test_a_path_for_a_budget_may_be_any_that_static_measured(write):
+    """Also where the model is chosen; the card says the budget, and the verdict of that path."""
+    budget = {"budget": "a cost of at most 80%", "cost": "4 layers"}
+    estimates = [*measured(NAME), *measured("0-1")[1:]]
+    estimates[0] = dataclasses.replace(estimates[0], note=CHOSEN_BEFORE)
+    file = write("static", estimates)
+    (effect,) = read_effects(file, PATH, 6, "ours", budget=budget)
+    assert effect.after.group == NAME
+    assert f"{NAME} does not differ from the model beyond chance" in effect.sentence
+    text = model_card(METADATA, PATH, effects=[effect]).text
+    assert "| budget | a cost of at most 80% |\n| cost | 4 layers |\n" in text
+
+
 def test_read_effects_reads_each_task_of_a_claim(write):
     tasks = {"arc-easy": "better", "arithmetic": "nothing shown"}
     estimates = []
