@@ -1,7 +1,8 @@
 """`Trees`: the tree searches of a batch of questions, which the host grows together."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,8 @@ class Trees:
         self.settings = settings
         self.paths: list[list[LayerPath]] = [[identity(num_layers)] for _ in ids]  # of each tree
         self.rows = max(LEAST_SEARCHES, 1 << (len(ids) - 1).bit_length())
-        self.most = rounded_up(settings.leaves, MULTIPLES["leaves"])
+        leaves = min(settings.leaves, settings.simulations)
+        self.most = rounded_up(leaves, MULTIPLES["leaves"])
         self.counts = np.zeros(self.rows, np.int32)  # leaves of the last wave
         keys = np.zeros((self.rows, 2), np.uint32)
         keys[: len(ids)] = [key_of(settings.seed, id) for id in ids]
@@ -49,10 +51,16 @@ class Trees:
         verdicts = self.column([root.verdict for root in roots], bool)[:, ROOT]
         margins = self.column([root.margin for root in roots], np.float32)[:, ROOT]
         in_nats = self.column([root.log_likelihoods for root in roots], bool)[:, ROOT]
-        with jax.default_device(self.device):
+        with self.on_host():
             self.tables = jax.device_put(self.make_tables(self.nodes), self.device)
             layers = np.int32(num_layers)
             self.trees: Tree = plant_all(self.tables, keys, layers, verdicts, margins, in_nats)
+
+    @contextlib.contextmanager
+    def on_host(self) -> Iterator[None]:
+        """Run what follows on the device of the trees, in 32 bits whatever a user's default is."""
+        with jax.default_device(self.device), jax.enable_x64(False):
+            yield
 
     def column(self, values: Sequence[np.ndarray | None], dtype: type) -> np.ndarray:
         """Stack the values [n] of searches, n <= C, in an array [rows, C]; zeros where none are."""
@@ -70,7 +78,7 @@ class Trees:
             counts[s] = min(self.settings.leaves, left) if is_wanted else 0
         if not counts.any():
             return [[] for _ in self.paths]
-        with jax.default_device(self.device):
+        with self.on_host():
             if max(map(len, self.paths)) + counts.max() > self.nodes:
                 self.enlarge()
             self.trees, grown = grow(self.trees, self.tables, counts, most=self.most)
@@ -98,7 +106,7 @@ class Trees:
         """Back up the verdicts of the leaves that were proposed last; None where none were."""
         right = self.column([each and each.verdict for each in verdicts], bool)
         margins = self.column([each and each.margin for each in verdicts], np.float32)
-        with jax.default_device(self.device):
+        with self.on_host():
             self.trees = back_up(self.trees, self.tables, right, margins, self.counts)
 
 

@@ -85,6 +85,7 @@ def test_finished_questions_stay_and_others_are_searched_as_by_this_version(run,
     outcomes = cola_jax.search(model, QUESTIONS, output=run.directory, metrics=metrics, **SEARCH)
     rows, others = searched(run), searched(fresh)
     assert {name: rows[name] for name in before} == before
+    assert all(others[name] != before[name] for name in before)  # by another stream
     new = {name: rows[name] for name in rows.keys() - before}
     assert new == {name: others[name] for name in new}
     assert [o.question for o in outcomes] == QUESTIONS

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -56,6 +57,13 @@ def test_search_depends_on_no_other_question(together, chosen):
     for i, outcome in zip(chosen, outcomes, strict=True):
         assert outcome.question.id == f"q{i}"
         assert i >= 7 or same(outcome, together[i])
+
+
+def test_search_depends_on_no_default_of_jax(together):
+    """Such as of a user whose own function needs 64 bits."""
+    with jax.enable_x64(True):
+        outcomes = cola_jax.search(by_id(questions(7)), questions(7), **SIX)
+    assert all(map(same, outcomes, together))
 
 
 def test_search_depends_on_seed_and_id(together):
