@@ -31,7 +31,7 @@ from cola_jax.scoring.preference import Preference, Targets, standardized
 from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import Difference, Mean, Share
 from cola_jax.strategies.reached import Case, Ways
-from experiments.paper.results import points, show
+from experiments.tables import points, show
 
 SIZES = (12, 25, 50, 100)  # questions
 LARGE = 400  # where a null that is wrong by little shows

@@ -23,7 +23,7 @@ from cola_jax.runs.recommendation import Recommendation
 from cola_jax.runs.tries import Try
 from cola_jax.scoring.statistics import ALPHA
 from experiments.drawn_trials import percent
-from experiments.paper.results import show
+from experiments.tables import show
 
 BLOCKS = 59  # of 30 layers, each skipped or repeated
 QUESTIONS = 300

@@ -51,7 +51,7 @@ from experiments.drawn_trials import (
     p_values_before,
     percent,
 )
-from experiments.paper.results import show
+from experiments.tables import show
 from tests import tiny
 
 CLAIMS = (1, 2, 6, 10)

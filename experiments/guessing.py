@@ -19,7 +19,7 @@ from cola_jax.runs.session import Session
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Targets
 from cola_jax.tasks.task import TaskConfig
-from experiments.paper.results import points, show
+from experiments.tables import points, show
 
 BUDGETS = (25, 50, 100, 200)
 

@@ -28,8 +28,8 @@ from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.reached import AGAIN, ONCE, Reached, Ways
 from cola_jax.strategies.rules import Control, Rules, Settings
 from cola_jax.tasks.task import TaskConfig
-from experiments.paper.results import layers as layers_of
-from experiments.paper.results import p_of, points, show
+from experiments.tables import layers as layers_of
+from experiments.tables import p_of, points, show
 
 HEAD = (
     "strategy", "evaluations", "W→C", "samples", "net, points", "best path again, net",

@@ -28,7 +28,7 @@ from experiments.drawn_trials import (
     p_values_before,
     percent,
 )
-from experiments.paper.results import show
+from experiments.tables import show
 
 MARGIN = 0.03
 ACCURACY = 0.45  # of the model

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -80,16 +80,25 @@ def write_search_page(
     write_page(report, file, data, [] if beside else chunks)
 
 
+class Picture(NamedTuple):
+    """A picture in a file beside a page."""
+
+    address: str  # from the page
+    title: str
+    caption: str
+
+
 def write_page(
     report: Document,
     file: epath.PathLike,
     data: Mapping[str, Any] | None = None,
     chunks: Sequence[Sequence[Markup]] = (),
+    pictures: Sequence[Picture] = (),
 ) -> None:
     """Write a report as an HTML page that needs no network.
 
-    `data` are what the scripts draw, and `chunks` are details of questions within the page. Raises
-    OSError where the page cannot be written.
+    `data` are what the scripts draw, `chunks` are details of questions within the page, and
+    `pictures` are shown after the results. Raises OSError where the page cannot be written.
     """
     data = {"runs": [], "figures": []} | dict(data or {})
     content = render(
@@ -97,6 +106,7 @@ def write_page(
         runs=data["runs"],  # searches, whose questions are listed and whose controls are explained
         open=data.get("open", False),
         figures=data["figures"],
+        pictures=pictures,
         data=script_json(data),
         chunks=[Markup(f"[{','.join(chunk)}]") for chunk in chunks],
     )

@@ -1,21 +1,22 @@
-"""Figures 2 to 7 of CoLa as tables, with controls: `python -m experiments.paper.figures RUN...`.
+"""Figures 2 to 7 of CoLa as tables, with controls.
 
-Each function returns the head and the rows of one figure, of finished searches. The map of every
-layer is on the page of a run (`cola report RUN`).
+Each function returns the head and the rows of one figure, of finished searches; `plots` draws them.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import tyro
-from tyro.conf import Positional
 
 from cola_jax.runs.estimates import BEFORE, BEYOND, FOUND, number_text
 from cola_jax.runs.layer_use import (
     ALL,
     COLUMNS,
+    CONTROLS,
+    CORRECTED,
+    RETAINED,
     depth_of,
     group_searches,
     is_true,
@@ -25,7 +26,7 @@ from cola_jax.runs.layer_use import (
 )
 from cola_jax.runs.search_results import SHORTENED
 from cola_jax.scoring.statistics import mean
-from experiments.paper.results import GROUPS, Result, depth, read, show
+from experiments.paper.results import GROUPS, Result, depth
 
 DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25)  # multiples of L
 EDITS = ("skipped", "repeats", "moved")
@@ -40,7 +41,7 @@ def percent(value: float) -> str:
 
 def depths(results: Sequence[Result]) -> Table:
     """Figure 2: mean layers, and mean number of distinct layers, of the shortest paths."""
-    head = ("model, task", "L", *(f"{name}: layers (distinct)" for name in GROUPS))
+    head = ("search", "L", *(f"{name}: layers (distinct)" for name in GROUPS))
     rows = []
     for result in results:
         searches = group_searches(result.run.questions(COLUMNS))
@@ -60,12 +61,12 @@ def accuracy_by_depth(results: Sequence[Result]) -> Table:
             share = reach.hits / max(reach.searches, 1)
             reached = [share[min(layers, len(share) - 1)] for layers in allowed]
             rows.append([result.name, group, *map(percent, reached)])
-    return ("model, task", "group", *(f"{depth:g} L" for depth in DEPTHS)), rows
+    return ("search", "group", *(f"{depth:g} L" for depth in DEPTHS)), rows
 
 
 def outcomes(results: Sequence[Result]) -> Table:
     """Figure 4: the share of questions with each outcome, and of controls that are reached."""
-    head = ("model, task", "identity stays the best", "C→C", "W→C", "W→W", "control of W→C", "net")
+    head = ("search", "identity stays the best", "C→C", "W→C", "W→W", "control of W→C", "net")
     rows = []
     for result in results:
         found = {each.name: each for each in result.results}
@@ -84,7 +85,7 @@ def outcomes(results: Sequence[Result]) -> Table:
 
 def layer_runs(results: Sequence[Result]) -> Table:
     """Figure 5: mean runs of a layer in each third of the model, and how evenly layers run."""
-    head = ("model, task", "paths", "early", "middle", "late", "entropy", "at most", "most, share")
+    head = ("search", "paths", "early", "middle", "late", "entropy", "at most", "most, share")
     rows = []
     for result in results:
         for group, paths in group_paths(result):
@@ -112,7 +113,49 @@ def edits(results: Sequence[Result]) -> Table:
                 thirds = [[mean(part) for part in np.array_split(use, 3)] for use in uses]
                 cells = [" / ".join(f"{third:.2f}" for third in use) for use in thirds]
                 rows.append([result.name, group, *cells])
-    return ("model, task", "paths", *(f"{edit}, early / middle / late" for edit in EDITS)), rows
+    return ("search", "paths", *(f"{edit}, early / middle / late" for edit in EDITS)), rows
+
+
+class Use(NamedTuple):
+    """How evenly the shortest right paths run layers: ln L if all layers run alike."""
+
+    paths: int
+    entropy: float
+    control: float  # of all paths that were tried
+
+
+class SkipRates(NamedTuple):
+    """The share of shortest right paths, kept and corrected, that skip a layer."""
+
+    n: int  # paths
+    first: float  # of layer 0
+    thirds: tuple[float, ...]  # early, middle and late
+    control: tuple[float, ...]  # the same, of paths to wrong answers
+
+
+def shortest_paths(result: Result, groups: Sequence[str]) -> pa.ChunkedArray:
+    """Return the shortest paths of some groups of searches."""
+    every = group_searches(result.run.questions(COLUMNS))
+    chunks = [chunk for group in groups for chunk in every[group].drop_null().chunks]
+    return pa.chunked_array(chunks, type=every[groups[0]].type)
+
+
+def use_of(result: Result) -> Use:
+    """Measure how evenly layers run."""
+    own = layer_use(shortest_paths(result, (RETAINED, CORRECTED)), result.num_layers)
+    rows = result.run.evaluations(["path", "control"])
+    tried = layer_use(rows.filter(pa.array(~is_true(rows["control"])))["path"], result.num_layers)
+    shares = [use.runs / max(use.runs.sum(), 1e-9) for use in (own, tried)]
+    return Use(own.paths, *map(entropy, shares))
+
+
+def skip_rates(result: Result) -> SkipRates:
+    """Measure which layers the shortest paths skip."""
+    groups = (RETAINED, CORRECTED), (CONTROLS[RETAINED], CONTROLS[CORRECTED])
+    own, control = (shortest_paths(result, each) for each in groups)
+    skipped, of_control = (edited_layers(paths, result.num_layers)[0] for paths in (own, control))
+    parts = (tuple(map(mean, np.array_split(each, 3))) for each in (skipped, of_control))
+    return SkipRates(len(own), float(skipped[0]), *parts)
 
 
 def group_paths(result: Result) -> Iterator[tuple[str, pa.Array]]:
@@ -135,12 +178,21 @@ def edited_layers(paths: pa.Array, num_layers: int) -> np.ndarray:
         first = np.array([path.index(i) if n else len(path) for i, n in enumerate(counts)])
         later = np.minimum.accumulate(first[::-1])[::-1]  # first run from there on
         totals += [counts == 0, np.maximum(counts - 1, 0), (counts > 0) & (first > later)]
-    return totals / len(paths)
+    return totals / max(len(paths), 1)
+
+
+def shortest_depth(result: Result, share: float, *, control: bool) -> float:
+    """Return the mean depth, of the model's, of the shortest paths that give their target."""
+    tried = result.run.evaluations(["path", "verdict", "control"])
+    mask = is_true(tried["verdict"]) & (is_true(tried["control"]) == control)
+    lengths = np.sort(list_lengths(tried["path"].filter(pa.array(mask))))
+    count = min(len(lengths), max(1, round(share * len(lengths))))
+    return float(lengths[:count].mean()) / result.num_layers if count else np.nan
 
 
 def shortest(results: Sequence[Result]) -> Table:
     """Figure 7: depth of the shortest 5, 10, 20 and 100 % of the paths that give the target."""
-    head = ("model, task", "paths", *(f"shortest {100 * share:g} %" for share in SHORTEST))
+    head = ("search", "paths", *(f"shortest {100 * share:g} %" for share in SHORTEST))
     rows = []
     for result in results:
         tried = result.run.evaluations(["path", "verdict", "control"])
@@ -164,16 +216,3 @@ FIGURES: dict[str, Callable[[Sequence[Result]], Table]] = {
     "Figure 6": edits,
     "Figure 7": shortest,
 }
-
-
-def main(runs: Positional[tuple[str, ...]]) -> None:
-    """Print Figures 2 to 7 of CoLa for some runs of `cola search`, with controls."""
-    results = read(runs)
-    for name, figure in FIGURES.items():
-        print(f"{name}\n")
-        show(*figure(results))
-        print()
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

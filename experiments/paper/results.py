@@ -1,94 +1,121 @@
-"""Read finished searches for the tables and figures of the paper, and print Markdown."""
+"""Finished searches of cells, and what the page says of each."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from cola_jax.report.document import model_name, task_name
-from cola_jax.report.tables import markdown_table
-from cola_jax.runs.estimates import number_text, p_text
+from cola_jax.report.document import model_name
+from cola_jax.runs.comparison import net_change
+from cola_jax.runs.estimates import BEYOND, Estimate, number_text
 from cola_jax.runs.layer_use import CONTROLS, CORRECTED, RETAINED, Depth
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
-from cola_jax.scoring.net import Net
-from cola_jax.scoring.saved_layers import SavedLayers
-from cola_jax.scoring.statistics import Mean
+from cola_jax.runs.search_results import ASKED_AGAIN
+from cola_jax.scoring.statistics import holm
+from cola_jax.strategies.reached import ONCE
+from experiments.paper.cells import JOINT, Cell
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])
+TESTED = (BEYOND, BEYOND + ASKED_AGAIN, "difference, equal margin")
+MORE = "net of {} minus that of {}"  # of two spaces
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished search."""
+    """A search of a cell, whole or as far as it is."""
 
-    name: str  # of its model and task
+    cell: Cell
     run: Run
     results: Results
     num_layers: int
+    model: str
+
+    @property
+    def name(self) -> str:
+        """The model, the data set, the setting and the space."""
+        cell = self.cell
+        return f"{self.model}, {cell.data.name}, {cell.preset}, {cell.space}"
+
+    @property
+    def rows(self) -> int:
+        """The finished questions."""
+        return self.results.run["done"]
+
+    def find(self, name: str) -> Estimate:
+        """Return an estimate of the search; one without a value where it has none."""
+        found = self.results.find(name)
+        return Estimate(name) if found is None else found
+
+    def hours(self) -> float:
+        """Return the hours that all starts took."""
+        every = [start.get("metrics") or {} for start in self.run.read_starts()[1]]
+        return sum(each.get("seconds", 0) for each in every) / 3600
 
 
-def read(directories: Iterable[str]) -> list[Result]:
-    """Read the searches of run directories."""
+class Change(NamedTuple):
+    """How much more one space reaches beyond its control than another, on the same questions."""
+
+    first: Result
+    other: Result
+    estimate: Estimate
+
+
+def read(runs: Iterable[tuple[Cell, Run]]) -> list[Result]:
+    """Read the searches of cells; p-values are corrected over all of them (Holm)."""
     results = []
-    for directory in directories:
-        run = Run(directory)
+    for cell, run in runs:
         facts = run.facts()
-        name = f"{model_name(facts.start)}, {task_name(facts.start).removesuffix('.jsonl')}"
-        results.append(Result(name, run, run.summary(), facts.num_layers))
-    return results
+        name = model_name(facts.start)
+        results.append(Result(cell, run, run.summary(), facts.num_layers, name))
+    return corrected(results)
 
 
-def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table in Markdown."""
-    print("\n".join(markdown_table(tuple(head), [tuple(row) for row in rows])))
+def corrected(results: Sequence[Result]) -> list[Result]:
+    """Correct the p-values of what is tested over all searches of the page."""
+    tested = [
+        (i, each.name)
+        for i, result in enumerate(results)
+        for each in result.results
+        if each.name in TESTED and not math.isnan(each.p) and not each.note
+    ]
+    values = [results[i].find(name).p for i, name in tested]
+    by_key = dict(zip(tested, holm(values), strict=True))
+    out = []
+    for i, result in enumerate(results):
+        estimates = [
+            dataclasses.replace(each, corrected=by_key[i, each.name])
+            if (i, each.name) in by_key
+            else each
+            for each in result.results
+        ]
+        kept = Results(estimates, result.results.run)
+        out.append(dataclasses.replace(result, results=kept))
+    return out
 
 
-def points(net: Net | Mean, corrected: float | None = None, *, counts: bool = True) -> str:
-    """Format a difference in points with its interval and p-value, also as corrected.
-
-    Where too few questions differ, format hits and expected hits, unless
-    those are no `counts`, as in a comparison of two runs.
-    """
-    if math.isnan(net.value):
-        return "–"
-    if isinstance(net, Net) and net.undecided:
-        return "cannot be told from preference"
-    value = number_text(net.value, "points")
-    p = ""
-    if isinstance(net, Net):
-        p = f"p = {p_text(net.p)}".replace("= <", "< ")
-        p += by_holm(corrected)
-        if math.isnan(net.interval[0]) and not counts:
-            return f"{value} (too few differ, {p})"
-        if math.isnan(net.interval[0]):
-            return f"{net.reached} of {net.n}, {net.expected:.1f} expected ({p})"
-    interval = ""
-    if not math.isnan(net.interval[0]):
-        interval = " to ".join(number_text(bound, "points") for bound in net.interval)
-    return f"{value} ({', '.join(filter(None, [interval, p]))})"
-
-
-def layers(kept: SavedLayers, corrected: float | None = None) -> str:
-    """Format a difference in layers with its interval and p-value, also as corrected."""
-    if math.isnan(kept.interval[0]):
-        return "–"
-    numbers = (kept.difference, *kept.interval)
-    value, low, high = (number_text(number, "layers more") for number in numbers)
-    return f"{value} ({low} to {high}, p = {p_text(kept.p)}{by_holm(corrected)})"
-
-
-def p_of(figure: Net | SavedLayers | None) -> float:
-    """Return the p-value that a table corrects for, NaN for none."""
-    if figure is None or (isinstance(figure, Net) and figure.undecided):
-        return math.nan
-    return figure.p
-
-
-def by_holm(corrected: float | None) -> str:
-    """Format a corrected p-value, unless it is 1."""
-    return "" if corrected is None or corrected > 0.999 else f", corrected {p_text(corrected)}"
+def changes(results: Sequence[Result]) -> Iterator[Change]:
+    """Yield the joint space against each other space of its data set and setting."""
+    for result in results:
+        cell = result.cell
+        joint = dataclasses.replace(cell, space=JOINT)
+        first = next((each for each in results if each.cell == joint), None)
+        if first is None or first is result:
+            continue
+        net = net_change(result.run.ways().targets(ONCE), first.run.ways().targets(ONCE))
+        low, high = net.difference_interval
+        name = MORE.format(JOINT, cell.space)
+        value = math.nan if net.undecided else net.difference
+        estimate = Estimate(name, value=value, unit="points", low=low, high=high, p=net.p, n=net.n)
+        yield Change(first, result, estimate)
 
 
 def depth(paths: Depth) -> str:
     """Format the mean layers of paths, and of them the different ones."""
     return f"{number_text(paths.layers, 'layers')} ({number_text(paths.distinct, 'layers')})"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """Format a value, its interval on a line of its own, and its p-value."""
+    p = f"p {estimate.p_text}" if estimate.p_text else ""
+    return "\n".join(filter(None, [estimate.size_text, estimate.interval_text, p]))

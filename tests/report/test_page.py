@@ -20,7 +20,7 @@ from cola_jax.files import write_whole
 from cola_jax.report import page as pages
 from cola_jax.report.document import Document, run_names
 from cola_jax.report.figures import scan_figures
-from cola_jax.report.page import write_page, write_search_page
+from cola_jax.report.page import Picture, write_page, write_search_page
 from cola_jax.runs.comparison import compare_runs
 from cola_jax.runs.estimates import CHANGE, Estimate
 from cola_jax.runs.results import Results
@@ -343,3 +343,13 @@ def test_scripts_in_node():
     )
     run = subprocess.run(["node", checks, *scripts], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_page_shows_pictures_beside_it(evaluated_run: Run, tmp_path: Path):
+    file = tmp_path / "report.html"
+    picture = Picture("report_files/a.svg", "A <b>", "What it shows.")
+    write_page(Document.of(evaluated_run.summary()), file, pictures=[picture])
+    page = file.read_text()
+    assert '<img class="picture" src="report_files/a.svg" alt="A &lt;b&gt;">' in page
+    assert "<figcaption>What it shows.</figcaption>" in page
+    assert "img-src 'self' file:" in html.unescape(page)
