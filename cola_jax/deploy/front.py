@@ -1,6 +1,8 @@
 """`Front`: the paths that `cola static` measured, by their cost, and the best one for a budget."""
 
 import dataclasses
+import math
+import os
 from numbers import Real
 from typing import NamedTuple
 
@@ -52,8 +54,13 @@ class Front:
         """Read the front of a run of `cola static`: its directory, `static.json` or results.
 
         `layer_costs` is a file of `cola benchmark --layers`, in place of the costs with which the
-        paths were searched. Raises InputError for the results of another command.
+        paths were searched. Raises InputError for the results of another command, and for those
+        without the accuracy of a path.
         """
+        if not isinstance(source, str | os.PathLike):
+            raise InputError(
+                f"a front is given by the directory of `cola static`, not by {shown(source)}."
+            )
         place = path_of(source)
         folder = place.parent if place.name.endswith(".json") else place
         file = folder / RESULTS
@@ -71,15 +78,21 @@ class Front:
             )
         with reading(file):
             num_layers = results.run["start"]["num_layers"]
-            costs = None
-            if layer_costs is not None:
-                costs = read_layer_costs(layer_costs, num_layers, settings["model"])
+            model = settings["model"]
+        costs = None  # not in the block above, whose errors name the results
+        if layer_costs is not None:
+            costs = read_layer_costs(layer_costs, num_layers, model)
+        with reading(file):
             paths = [path_of_group(group, num_layers) for group in results.groups]
             each = [candidate_of(results, path, num_layers, costs) for path in paths]
             (total,) = (x.cost for x in each if x.change is None)
+            if any(math.isnan(x.correct) for x in each):
+                raise InputError(
+                    "a path has no accuracy on held-out questions, by which one is chosen"
+                )
         timed = costs is not None or results.find(TIME, MODEL) is not None
         ordered = sorted(each, key=lambda candidate: candidate.cost)
-        return cls(str(file), settings["model"], num_layers, tuple(ordered), total, timed)
+        return cls(str(file), model, num_layers, tuple(ordered), total, timed)
 
     def within(self, limit: float) -> list[Candidate]:
         """List the candidates of at most this cost; InputError where there is none."""
@@ -147,8 +160,13 @@ def choose(front: AnyPath, milliseconds: float, *, layer_costs: AnyPath | None =
 
     Raises InputError for a front without times, and where no path is as fast.
     """
-    if isinstance(milliseconds, bool) or not isinstance(milliseconds, Real) or milliseconds <= 0:
+    is_number = isinstance(milliseconds, Real) and not isinstance(milliseconds, bool)
+    if not is_number or not milliseconds > 0:  # nor is NaN
         raise InputError(f"milliseconds must be a number above 0, it is {shown(milliseconds)}.")
+    if not isinstance(layer_costs, str | os.PathLike | None):
+        raise InputError(
+            f"layer_costs must be a file of `cola benchmark --layers`, it is {shown(layer_costs)}."
+        )
     read = Front.read(front, layer_costs)
     if not read.timed:
         raise InputError(

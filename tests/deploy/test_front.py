@@ -1,5 +1,7 @@
 """`Front`: the best of the paths that `cola static` measured, for a highest cost."""
 
+import math
+
 import pytest
 
 import cola_jax
@@ -82,6 +84,12 @@ def test_times_of_another_machine_are_taken_in_place_of_those_of_the_search(writ
         cola_jax.choose(write(), 4, layer_costs=tmp_path / "costs.json")
 
 
+def test_a_path_without_accuracy_is_no_candidate(write):
+    front = write(PATHS | {(0, 1, 5): (math.nan, (-0.4, -0.1))})
+    with pytest.raises(InputError, match=r"results.json: a path has no accuracy on held-out"):
+        cola_jax.choose(front, 6)
+
+
 def test_what_chooses_no_path_is_refused(write, tmp_path):
     front = write()
     with pytest.raises(
@@ -90,9 +98,14 @@ def test_what_chooses_no_path_is_refused(write, tmp_path):
         r"\(30.0 %\) \(0-1,5\); allow as much",
     ):
         cola_jax.choose(front, 2)
-    for milliseconds in (0, -1.0, "3", True):
+    for milliseconds in (0, -1.0, "3", True, math.nan):
         with pytest.raises(InputError, match="milliseconds must be a number above 0"):
             cola_jax.choose(front, milliseconds)
+    for source in (5, None, [(0, 1)]):
+        with pytest.raises(InputError, match="given by the directory of `cola static`, not by"):
+            cola_jax.choose(source, 3)
+    with pytest.raises(InputError, match=r"layer_costs must be a file .* it is \[1, 2\]"):
+        cola_jax.choose(front, 3, layer_costs=[1, 2])
     with pytest.raises(InputError, match="neither a share such as 80% nor a time"):
         Front.read(front).best("fast")
     by_layers = write(timed=False)
