@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cola_jax
-from cola_jax.question import stable_hash
+from cola_jax.question import key_of
 from cola_jax.scoring import Options
 
 EXPLORATION = 2.0  # c, the weight of nodes visited rarely
@@ -169,11 +169,9 @@ def choose(word, count):
 # 4. A search for a target: select leaves, run them, back their verdicts up, a wave at a time.
 
 
-def search(run, id, num_layers, target, simulations):
+def search(run, key, num_layers, target, simulations):
     """Return the paths that were tried, and the options `run` [C, P] -> [C] answered with."""
-    # the same bits for all targets of a question
-    bits = np.random.SeedSequence([0, stable_hash(id)]).generate_state(2)
-    tree = Tree(jax.random.wrap_key_data(jnp.asarray(bits), impl="threefry2x32"), num_layers)
+    tree = Tree(jax.random.wrap_key_data(key, impl="threefry2x32"), num_layers)
     answers = []
     while True:
         first = len(answers)
@@ -193,7 +191,7 @@ def search(run, id, num_layers, target, simulations):
 # counts only beyond a control: the same search for a wrong option that the model does not give.
 
 
-def main(model_name="smollm2", questions="demo", simulations=48):
+def main(model_name="smollm2", questions="demo", *, simulations=48):
     model = cola_jax.load(model_name)
     if (kind := model.config.model_type) != "llama":
         raise SystemExit(f"{model_name} is a {kind}, and this file runs plain Llamas alone.")
@@ -203,19 +201,21 @@ def main(model_name="smollm2", questions="demo", simulations=48):
         encoded = scorer.encode(question)
         options = len(question.options)
         run = functools.partial(answer, model, encoded.prompts, encoded.option, options=options)
+        key = jnp.asarray(key_of(0, question.id))  # of a seed and the question, whatever the target
+        find = functools.partial(search, run, key, model.config.num_layers, simulations=simulations)
+        gold = question.answer
+        searches = {"right": (gold, *find(gold))}
+        own = searches["right"][2][0]
+        others = [j for j in range(options) if j not in (gold, own)]
+        if own != gold and others:
+            searches["control"] = (others[0], *find(others[0]))
         print(question.text)
-        targets = [question.answer]
-        for target in targets:
-            paths, answers = search(run, question.id, model.config.num_layers, target, simulations)
+        for name, (target, paths, answers) in searches.items():
+            reached = [path for path, said in zip(paths, answers, strict=True) if said == target]
+            best = cola_jax.format_path(min(reached, key=len)) if reached else "none"
+            count = f"{len(reached)} of {len(paths)} paths"
+            print(f"  {name}: {question.options[target]}: {count}, the shortest is {best}")
             results.append((question.id, target, paths, answers))
-            right = [path for path, said in zip(paths, answers, strict=True) if said == target]
-            best = cola_jax.format_path(min(right, key=len)) if right else "none"
-            name = "right" if target == question.answer else "control"
-            text = f"{len(right)} of {len(paths)} paths, the shortest is {best}"
-            print(f"  {name}: {question.options[target]}: {text}")
-            others = {*range(options)} - {question.answer, answers[0]}
-            if target == question.answer != answers[0] and others:
-                targets.append(min(others))
     return results
 
 

@@ -13,14 +13,17 @@ import pytest
 
 import cola_jax
 from cola_jax.formats.families import FAMILIES
-from cola_jax.path import pad_path
+from cola_jax.path import pad_path, unpad_path
+from cola_jax.question import key_of
 from cola_jax.strategies.rules import PRESETS
 from cola_jax.strategies.walks import WALKS
 from cola_jax.tasks import readers, registry
 from experiments.examples import naive
 from tests import oracle, tiny
+from tests.strategies.formula import GOLD, checksum_answer
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "examples"
+GOLDEN = Path(__file__).parents[1] / "strategies" / "golden.jsonl"
 CARD = """---
 configs:
 - config_name: winogrande_xl
@@ -106,18 +109,37 @@ def test_family_computes_what_transformers_does(run, tmp_path):
     assert oracle.relative_error(*logits) < oracle.TOLERANCE
 
 
-def test_naive_answers_as_the_library_does(tiny_checkpoint, tmp_path):
-    questions = tiny.questions(4)
-    file = tiny.write_questions(tmp_path / "questions.jsonl", 4)
+def test_naive_searches_as_the_library_does(tiny_checkpoint, tmp_path):
+    questions = tiny.questions(12)[::3]  # of three options each, so that they share programs
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(json.dumps(tiny.row(question)) for question in questions))
     model = cola_jax.load(tiny_checkpoint)
-    targets = set()
-    for id, target, paths, answers in naive.main(str(tiny_checkpoint), str(file), simulations=20):
-        (question,) = (question for question in questions if question.id == id)
-        targets.add((id, target == question.answer))
-        results = cola_jax.evaluate(model, [question], [paths], scorer="options", progress=False)
-        assert answers == results.verdicts.answer[0].tolist()
-        assert len(set(paths)) == len(paths) == 21
-    assert len(targets) > len(questions)  # gold of each, and controls
+    outcomes = cola_jax.search(
+        model, questions, scorer="options", preset="cola", simulations=40, prompts=0, progress=False
+    )
+    targets = []
+    for id, target, paths, answers in naive.main(str(tiny_checkpoint), str(file), simulations=40):
+        (outcome,) = (outcome for outcome in outcomes if outcome.question.id == id)
+        searches = {search.target: search for search in (outcome, *outcome.controls)}
+        assert paths == searches[target].paths
+        assert answers == searches[target].verdicts.answer.tolist()
+        targets.append((id, target == outcome.question.answer))
+    assert [id for id, is_gold in targets if is_gold] == [question.id for question in questions]
+    assert not all(is_gold for _, is_gold in targets)
+
+
+def test_naive_grows_the_golden_tree(monkeypatch):
+    """That of tests/strategies, whose waves have seven leaves."""
+    monkeypatch.setattr(naive, "LEAVES", 7)
+    golden, *_ = map(json.loads, GOLDEN.read_text().splitlines())
+
+    def run(paths):
+        return np.array([checksum_answer(0, unpad_path(path)) for path in paths])
+
+    key = jax.numpy.asarray(key_of(7, "q0"))
+    paths, _ = naive.search(run, key, num_layers=6, target=GOLD, simulations=20)
+    assert golden["preset"] == "cola"
+    assert ["".join(map(str, path)) for path in paths] == golden["paths"].split()
 
 
 def test_naive_refuses_other_families(pair):
