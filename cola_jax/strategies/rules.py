@@ -74,10 +74,12 @@ class Rules:
         check_ranges(self)
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
-        if self.block_multiple > max(self.max_skip, self.max_repeat, self.max_move):
+        repeated = self.max_repeat if self.max_times else 0
+        moved = min(self.max_move, self.max_move_block)
+        if self.block_multiple > max(self.max_skip, repeated, moved):
             raise InputError(
                 f"blocks of a multiple of {self.block_multiple} layers need max_skip or max_repeat "
-                f"of at least {self.block_multiple}, or moves as far."
+                f"of at least {self.block_multiple}, or moves as far of blocks as large."
             )
         if not self.min_length <= self.max_length or not self.max_length:
             raise InputError(

@@ -144,12 +144,9 @@ def shapes_of(
     drawn = np.stack([edits.kind, edits.k, edits.amount], axis=1)[first].tolist()
     others = [[kind, k, amount] for kind, _, k, amount in prior]
     others = [shape for shape in others if shape not in drawn]
-    kind, k, amount = np.array(drawn + others, np.int32).T
-    power = k ** float(rules.block_power)
-    scale = 1 / power.max() if rules.block_power == 0 else FINEST / power.max()
-    scale = min(scale, MOST_WEIGHT / (2 * positions * power.sum()))
-    weight = np.maximum(np.rint(power * scale), 1).astype(np.uint32)
-    weight[len(drawn) :] = 0
+    kind, k, amount = np.array(drawn + others, np.int32).reshape(-1, 3).T
+    weight = np.zeros(len(k), np.uint32)
+    weight[: len(drawn)] = weights_of(k[: len(drawn)], rules.block_power, positions)
     up = np.stack([power_of(BASES, int(size)) for size in k])
     down = np.stack([power_of(inverse_of(BASES), int(size)) for size in k])
     block = np.zeros_like(up)
@@ -167,6 +164,16 @@ def shapes_of(
     columns = (kind, k, amount, weight, block, after, up, down)
     size = rounded_up(len(k), MULTIPLES["shapes"])
     return Shapes(*(padded(column, size) for column in columns))
+
+
+def weights_of(k: np.ndarray, power: float, positions: int) -> np.ndarray:
+    """Return whole numbers in proportion to k ** power, at least 1; a model may be too small."""
+    if not len(k):
+        return k
+    weights = k ** float(power)
+    finest = 1 if power == 0 else FINEST
+    scale = min(finest / weights.max(), MOST_WEIGHT / (2 * positions * weights.sum()))
+    return np.maximum(np.rint(weights * scale), 1)
 
 
 def prior_of(edits: Sequence[Sequence[int]], shapes: Shapes) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import LayerPath, edit_table, identity
+from cola_jax.path import SKIP, LayerPath, edit_table, identity
 from cola_jax.question import key_of
 from cola_jax.strategies.mcts import back_up, grow, plant_all
 from cola_jax.strategies.rules import PRESETS, TreeRules
@@ -80,6 +80,20 @@ def test_trees_of_random_rules_are_those_of_plain_python(seed):
 @pytest.mark.parametrize("name", TREES)
 def test_trees_of_presets_are_those_of_plain_python(name):
     check(PRESETS[name], 8, np.random.default_rng(0))
+
+
+def test_a_search_without_edits_ends_with_the_identity_path():
+    """Blocks of two layers, of a model that has one."""
+    check(TreeRules(block_multiple=2, max_length=1.0), 1, np.random.default_rng(0))
+
+
+def test_edits_of_a_prior_leave_the_chances_of_others():
+    """Whatever the sizes of their blocks."""
+    rules = TreeRules(block_power=4.0)
+    prior = [(SKIP, 0, 20, 0)]
+    alone, beside = (tables_of(rules, 30, LayerCosts(30), NODES, rows) for rows in ((), prior))
+    assert beside.shapes.weight[:20].tolist() == alone.shapes.weight[:20].tolist()
+    assert not beside.shapes.weight[20:].any()
 
 
 def check(rules: TreeRules, num_layers: int, random: np.random.Generator) -> None:

@@ -104,5 +104,6 @@ def test_edits_of_a_multiple_of_the_period_keep_the_kind_at_each_place():
     assert {len(path) for path in paths} > {8, 12, 16}
     for path in paths:
         assert "".join(kinds[layer] for layer in path) == ("ddda" * 7)[: len(path)]
-    with pytest.raises(ValueError, match="multiple of 6 layers need max_skip or max_repeat of at"):
-        TreeRules(block_multiple=6)
+    for sizes in ({}, {"max_move": 6}, {"max_repeat": 6, "max_times": 0}):
+        with pytest.raises(ValueError, match="multiple of 6 layers need max_skip or max_repeat of"):
+            TreeRules(block_multiple=6, **sizes)
