@@ -99,7 +99,7 @@ class Tree:
         self.value = [0]  # how many of them gave the target
 
     def select(self):
-        """Follow the best UCB to a node that may have one more child, and add it."""
+        """Add a child of a node of v visits with fewer than 2 sqrt(v), along the best UCB."""
         node = 0
         while len(children := self.children(node)) >= 2 * math.sqrt(self.visits[node]):
             node = max(children, key=self.ucb)  # of equals the first
@@ -122,7 +122,7 @@ class Tree:
     def edited(self, node):
         """Draw a new path that is an edit of a node's: the kind first, then the edit."""
         path = self.paths[node]
-        # of the node that is made, whatever the waves and the budget
+        # those of the node that is made, whatever the waves and the budget
         key = jax.random.fold_in(self.key, len(self.paths))
         words = jax.random.bits(key, (128,), jnp.uint32).tolist()
         kinds = [edits for edits in self.edits(len(path)) if edits]
@@ -192,7 +192,7 @@ def search(run, key, num_layers, target, simulations):
 
 
 def main(model_name="smollm2", questions="demo", *, simulations=48):
-    model = cola_jax.load(model_name)
+    model = cola_jax.load(model_name, dtype="float32")
     if (kind := model.config.model_type) != "llama":
         raise SystemExit(f"{model_name} is a {kind}, and this file runs plain Llamas alone.")
     scorer = Options(cola_jax.load_tokenizer(model_name))
