@@ -48,8 +48,8 @@ from cola_jax.scoring.statistics import Difference, Mean, Share, holm, mean
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.reached import ONCE
 from cola_jax.tasks.task import TaskConfig
-from experiments.paper.results import points, show
 from experiments.strategies import Searches, Seed, corrected, first_hits, measure, searches
+from experiments.tables import points, show
 
 HEAD = ("prior", "evaluations", "gold reached", "controls reached", "net, points")
 HEAD += ("minus none, net", "first hit of gold, of controls")
