@@ -64,6 +64,12 @@ class Prior:
             check_belongs(str(run.directory), theirs, "this command", {"model": model}, action)
         excess = excess_of_edits(runs)
         allowed = set(allowed_edits(rules, num_layers))
+        if not excess:
+            raise InputError(
+                f"{names} has no edit of a question that is done, that the model gets wrong and "
+                "that has a control search, beside which a prior weighs edits: give larger "
+                "searches, with --control all."
+            )
         best = [edit for edit in excess if excess[edit] > 0 and edit in allowed]
         best.sort(key=lambda edit: (-excess[edit], edit))
         if not best:

@@ -95,6 +95,13 @@ def test_runs_that_make_no_prior_are_refused(wrong, evaluated_run, tmp_path):
             Prior.read([directory], "n" * 64, RULES, 5)
 
 
+@pytest.mark.parametrize("parts", [(), ([part("q1", tried("skip 1 at 1", 0), controls=[])])])
+def test_runs_without_controls_or_finished_questions_make_no_prior(tmp_path, parts):
+    run = make_run(tmp_path, *parts, model="m" * 64)
+    with pytest.raises(InputError, match="give larger searches, with --control all"):
+        Prior.read([run.directory], "m" * 64, RULES, 4)
+
+
 @pytest.fixture(scope="module")
 def earlier(model, tmp_path_factory):
     """A search of six questions, of which some are wrong."""
