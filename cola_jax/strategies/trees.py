@@ -79,7 +79,7 @@ class Trees:
         if not counts.any():
             return [[] for _ in self.paths]
         with self.on_host():
-            if max(map(len, self.paths)) + counts.max() > self.nodes:
+            while max(map(len, self.paths)) + counts.max() > self.nodes:
                 self.enlarge()
             self.trees, grown = grow(self.trees, self.tables, counts, most=self.most)
         wave: Wave = jax.device_get(grown)
