@@ -199,7 +199,8 @@ def skips_middle(result: Result) -> Row:
         NONE,
         f"{rates.n:,}",
         f"The middle third is {middle[0]}skipped most on these paths, and {middle[1]}skipped most "
-        "on paths to wrong answers. No test.",
+        f"on paths to wrong answers; layer 0 is {'skipped, too' if rates.first else 'kept'}. "
+        "No test.",
     )
 
 
@@ -225,6 +226,9 @@ def joint_row(change: Change) -> Row:
     """The joint space against another one, on the same questions."""
     first, other, net = change
     p = f"p {net.p_text}" if net.p_text else ""
+    sentence = "Not shown: no difference beyond control."
+    if net.is_shown:
+        sentence = f"Shown: {'more' if net.low > 0 else 'fewer'} beyond control."
     return row(
         published.JOINT,
         f"{first.name} minus {other.cell.space}",
@@ -233,7 +237,7 @@ def joint_row(change: Change) -> Row:
         "\n".join(filter(None, [net.result, net.interval_text, p])),
         NONE,
         f"{net.n or 0:,}",
-        "Shown." if net.low > 0 or net.high < 0 else "Not shown: no difference beyond control.",
+        sentence,
     )
 
 
@@ -268,11 +272,12 @@ def ceiling_rows(ceiling: Mapping[str, Reached]) -> Iterator[Row]:
         sentence = "The model's letter, by the same grader."
         if not name.startswith(TRAINED):
             most = reached.as_graded.hits == reached.most.hits
+            short = 100 * (reached.most.value - reached.as_graded.value)
             sentence = (
                 "A network that knows nothing reaches the ceiling of this grader: the column says "
                 "how many labels are letters."
                 if most
-                else "A network that knows nothing comes near the ceiling of this grader."
+                else f"A network that knows nothing ends {short:.1f} points below the ceiling."
             )
         tries = "" if math.isnan(reached.median) else f", after {reached.median:.0f} paths (median)"
         yield row(

@@ -37,9 +37,10 @@ NOTE = (
     "correct answer, by the model's preference among what was searched for, its length and rank; "
     "net: W→C beyond that, in points of the wrong questions that have a control, with a 95 % "
     "interval (of what is tested in one search simultaneously) and p corrected by Holm's method "
-    "over all searches of this page. Samples at equal cost: one of as many samples of the model as "
-    "paths were evaluated is right. Hours are predicted by the evaluations a second of the same "
-    "data set, or of the slowest one that ran, on the machine of these runs. The paper's numbers "
+    "over all searches of this page, or over all comparisons of spaces. Samples at equal cost: one "
+    "of as many samples of the model as paths were evaluated is right. Hours are predicted by the "
+    "evaluations a second of the same data set, or of the slowest one that ran, on the machine of "
+    "these runs. The paper's numbers "
     "are of arXiv 2507.07996v1, which has no control, interval or seed; cola-appendix is the "
     "setting of its appendix (lambda = 5, epsilon = 0.1, 200 simulations, c not given), cola that "
     "of its summary (c = 2, lambda = 0.1, 50 to 100 simulations)."
@@ -60,7 +61,7 @@ def write_paper(place: Place) -> Written:
     main = place.folder(CELLS[0]).parent
     parts = Parts(
         results,
-        list(changes(results)),
+        changes(results),
         read_ceiling(main / f"{CEILING}.json"),
         read_times(main / f"{LATENCY}.json"),
     )
@@ -93,12 +94,6 @@ def write_paper(place: Place) -> Written:
     write_whole(out / MARKDOWN, f"{head}{shown}\n## {MISSING}\n{rest}".encode())
     write_results(Results(estimates_of(results)), out / "results.json")
     return Written(out / PAGE, results)
-
-
-def picture_text(picture: Picture) -> str:
-    """Write a picture in Markdown, under its title."""
-    title = picture.title
-    return f"\n## {title}\n\n![{title}]({picture.address})\n\n{picture.caption}\n"
 
 
 def sentences(results: Sequence[Result]) -> list[str]:

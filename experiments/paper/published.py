@@ -93,7 +93,7 @@ MIDDLE = Claim(
 )
 EVEN = Claim(
     "harder data use layers more evenly",
-    "entropy 3.33 (3B) and 3.46 (8B)",
+    "no number by level; entropy 3.33 (3B) and 3.46 (8B)",
     "Figure 5",
 )
 SHORTEST = Claim(

@@ -94,8 +94,21 @@ def corrected(results: Sequence[Result]) -> list[Result]:
     return out
 
 
-def changes(results: Sequence[Result]) -> Iterator[Change]:
-    """Yield the joint space against each other space of its data set and setting."""
+def changes(results: Sequence[Result]) -> list[Change]:
+    """Compare the joint space with each other space of its data set and setting.
+
+    The p-values are corrected over all comparisons of the page (Holm).
+    """
+    found = list(joint_changes(results))
+    values = holm([each.estimate.p for each in found])
+    return [
+        each._replace(estimate=dataclasses.replace(each.estimate, corrected=p))
+        for each, p in zip(found, values, strict=True)
+    ]
+
+
+def joint_changes(results: Sequence[Result]) -> Iterator[Change]:
+    """Yield the joint space against each other space, without a correction."""
     for result in results:
         cell = result.cell
         joint = dataclasses.replace(cell, space=JOINT)

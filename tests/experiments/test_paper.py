@@ -15,14 +15,14 @@ from etils import epath
 import cola_jax
 from cola_jax.cli.commands import COMMANDS, parse
 from cola_jax.errors import InputError
-from cola_jax.runs.estimates import BEYOND
+from cola_jax.runs.estimates import BEYOND, Estimate
 from cola_jax.runs.run import Run
 from experiments.paper import ceiling, latency, published
 from experiments.paper.cells import CELLS, DATA, Cell, Place, choose, finished_rows
-from experiments.paper.claims import ceiling_rows
+from experiments.paper.claims import ceiling_rows, joint_row
 from experiments.paper.figures import FIGURES
 from experiments.paper.page import write_paper
-from experiments.paper.results import changes, read
+from experiments.paper.results import Change, changes, read
 from tests import tiny
 from tests.small_runs import PARTS, START, make_run
 
@@ -78,6 +78,16 @@ def test_changes_compare_the_joint_space_with_others_on_the_same_questions(place
     assert change.first.cell.space == "skip+repeat"
     assert change.other.cell.space == "skip"
     assert change.estimate.value == pytest.approx(0)  # equal searches
+
+
+def test_a_difference_of_spaces_is_shown_by_its_corrected_p_value(place):
+    first, other = searches(place)
+    net = Estimate("net", value=9.0, unit="points", low=1.0, high=17.0, p=0.03, n=6)
+    sentences = [
+        joint_row(Change(first, other, dataclasses.replace(net, corrected=p))).cells[-1]
+        for p in (0.03, 0.09)
+    ]
+    assert sentences == ["Shown: more beyond control.", "Not shown: no difference beyond control."]
 
 
 def test_page_has_claims_plots_and_the_commands_of_what_was_not_run(place):
@@ -186,6 +196,7 @@ def test_the_ceiling_counts_labels_that_a_grader_of_letters_knows(tiny_checkpoin
     assert known.median == 4
     (row,) = ceiling_rows({"random": known})
     assert "75.0 % of labels are letters" in row.cells[3]
+    assert "ends 25.0 points below the ceiling" in row.cells[-1]
 
 
 def test_cost_of_paths_is_measured_beside_the_identity_path(tiny_checkpoint, monkeypatch):
