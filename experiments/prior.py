@@ -41,7 +41,7 @@ from cola_jax.runs.comparison import net_change
 from cola_jax.runs.estimates import number_text, p_text
 from cola_jax.runs.prior import MOST, single_edits, targets_of, with_prior
 from cola_jax.runs.run import Run
-from cola_jax.runs.session import Session, held_out_of
+from cola_jax.runs.session import held_out_of
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.statistics import Difference, Mean, Share, holm, mean
@@ -78,20 +78,16 @@ class Priors(Searches):
         every = [Run(directory) for each in runs.values() for directory in each]
         session = session.without(functools.reduce(operator.or_, (r.chosen_on() for r in every)))
         print(f"{len(session.asked)} questions that are in none of the {len(every)} runs\n")
+        settings = self.settings(resolve(self.preset))
+        prepared = {name: with_prior(session, settings, each) for name, each in runs.items()}
         arms = {}
-        for name in runs:
+        for name, (own, with_edits) in prepared.items():
+            # each search takes what the others have evaluated
             reuse = [str(epath.Path(self.out) / other) for other in arms]
-            arms[name] = self.arm(session, name, runs[name], reuse)
+            run = own.search(str(epath.Path(self.out) / name), with_edits, reuse=reuse)
+            arms[name] = [Seed(run.ways(), searches(run))]
         rows = compared(arms, self.evaluations, session.model.config.num_layers)
         show(HEAD, rows)
-
-    def arm(
-        self, session: Session, name: str, directories: Sequence[str], reuse: Sequence[str]
-    ) -> list[Seed]:
-        """Search with a prior of these runs; evaluations of other arms are reused."""
-        session, settings = with_prior(session, self.settings(resolve(self.preset)), directories)
-        run = session.search(str(epath.Path(self.out) / name), settings, reuse=reuse)
-        return [Seed(run.ways(), searches(run))]
 
 
 def compared(arms: dict[str, list[Seed]], evaluations: int, num_layers: int) -> list[list[str]]:
