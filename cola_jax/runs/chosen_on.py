@@ -15,6 +15,7 @@ from cola_jax.question import Question, content, digest, key_parts
 from cola_jax.tasks.wordings import DIGITS, wording_key
 
 CHOSEN_ON = "chosen_on"  # field of what commands write
+PRIOR_DIGEST = "prior_digest"  # setting of a search: of the edits that it tries first
 PRIOR_CHOSEN_ON = "prior_chosen_on"  # setting of a search: what chose the edits that it tries first
 MEASURED_ON = "measured_on"  # likewise: the held-out questions, and the wordings of these
 COLUMNS = ["question", "key", "text", "options"]  # of a run's questions

@@ -12,7 +12,7 @@ from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import InputError, check_belongs, count, shorten
 from cola_jax.path import edits_fit, parse_edit
 from cola_jax.question import digest
-from cola_jax.runs.chosen_on import PRIOR_CHOSEN_ON, ChosenOn, question_key
+from cola_jax.runs.chosen_on import PRIOR_CHOSEN_ON, PRIOR_DIGEST, ChosenOn, question_key
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session, with_period
 from cola_jax.storage import AnyPath
@@ -21,7 +21,6 @@ from cola_jax.strategies.rules import Rules, Settings, edits_of
 
 EditTuple = tuple[int, int, int, int]  # kind, first layer, k and amount
 MOST = 16  # edits of a prior
-DIGEST = "prior_digest"  # a setting of runs
 QUESTIONS = ["question", "gold", "baseline", "baseline_answer", "controls"]  # columns that it reads
 EVALUATIONS = ["question", "parent", "edit", "verdict", "answer"]
 
@@ -88,7 +87,7 @@ class Prior:
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings of a run beside the edits, which its search records."""
-        return {DIGEST: self.digest, PRIOR_CHOSEN_ON: self.chosen_on.to_json()}
+        return {PRIOR_DIGEST: self.digest, PRIOR_CHOSEN_ON: self.chosen_on.to_json()}
 
     def check_apart(self, asked: QuestionSet, names: str) -> None:
         """Raise InputError for questions that chose the edits, whatever their ids."""

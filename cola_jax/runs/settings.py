@@ -8,6 +8,7 @@ from etils import epath
 from cola_jax.errors import InputError, brief, printed, shorten, shown
 from cola_jax.path import format_path
 from cola_jax.question import digest
+from cola_jax.runs.chosen_on import PRIOR_CHOSEN_ON, PRIOR_DIGEST
 from cola_jax.tasks.wordings import PLAIN
 
 FLAGS = {
@@ -29,7 +30,7 @@ DIGESTS = (
     *("task", "prompt.hash"),  # of earlier versions
 )
 
-PRIOR = ("prior_digest", "prior_chosen_on")  # of the edits in `prior` and of what chose them
+PRIOR = (PRIOR_DIGEST, PRIOR_CHOSEN_ON)  # beside `prior`, the edits
 
 
 def continues(
@@ -135,9 +136,11 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     out["prompt"] = prompt
     out["chat"] = bool(out.get("chat"))
     prior = out.pop("prior", None)
-    chosen = [out.pop(name, None) for name in PRIOR]
+    own = out.get(PRIOR_DIGEST)
+    for name in PRIOR:
+        out.pop(name, None)
     if prior:
-        out["prior"] = chosen[0] or digest(prior)
+        out["prior"] = own or digest(prior)
     out["stream"] = stream_of(settings)
     if drawn := out.pop("choose_prompts", None):
         out |= {"choose_prompts": len(drawn), **drawn_digests(drawn)}
