@@ -349,6 +349,7 @@ class DeviceSearches:
         self.calls = 0
         self.state: State = self.put_state()
         self.searches: Searches = device.worker.put(self.facts())
+        self.tables: Tables = device.worker.put(jax.device_get(self.trees.tables))
 
     def facts(self) -> Searches:
         """Return the facts of the searches, as NumPy; those that pad the rows never run."""
@@ -476,7 +477,7 @@ class DeviceSearches:
             device.run.batch,
             device.key,
             self.searches,
-            device.worker.put(jax.device_get(self.trees.tables)),
+            self.tables,
             self.state,
             device.worker.put(limits),
             mark=mark,

@@ -73,6 +73,21 @@ def test_call_evaluates_no_path_twice(counted):
     assert evaluations.of_question(0, [(1,), (0,)]).scores[:, 0].tolist() == [1, 0]
 
 
+def test_prefetched_paths_are_written_at_once_and_are_new_to_the_first_search(counted):
+    evaluations = Evaluations(counted, TWO, write=counted.write)
+    paths = [[(0,), (1,)], [(2,)]]
+    evaluations.prefetch(paths, judge(pad(paths)))
+    assert counted.written == [paths]
+    assert evaluations.find(0, (2,)) is None
+    found = evaluations.find(1, (2,))
+    assert found is not None
+    assert found.scores.tolist() == [[2, 1, 1]]
+    asked = [[(0,)], [(0,)], [(2,)]]
+    _, reused = evaluations.of_searches([0, 0, 1], [1, 0, 1], asked, POSITIONS)
+    assert reused.tolist() == [[False], [True], [False]]
+    assert not counted.calls
+
+
 def test_of_searches_reads_each_target_of_shared_evaluations(counted):
     """Two searches of a question evaluate a path once; the second has it reused."""
     evaluations = Evaluations(counted, TWO)
