@@ -23,7 +23,7 @@ from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.rules import Settings
 from cola_jax.strategies.trees import Trees
 
-COLUMNS = ["layers", "searches", "simulations", "grown", "microseconds", "wall", "compilation"]
+COLUMNS = ["layers", "searches", "simulations", "grown", "microseconds", "compilation"]
 
 
 @dataclasses.dataclass
@@ -49,7 +49,7 @@ class TreeSpeed:
         """Write and print the rows, those of small trees first."""
         sizes = itertools.product(self.simulations, self.layers, self.searches)
         with self.out.open("w", newline="") as file:
-            table = csv.writer(file)
+            table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             for simulations, layers, searches in sizes:
                 row = self.measure(layers, searches, simulations)
@@ -63,10 +63,9 @@ class TreeSpeed:
         first, _ = self.grow(settings, layers, searches, 1)
         second, _ = self.grow(settings, layers, searches, 1)
         watch, leaves = self.grow(settings, layers, searches, simulations)
-        rates = f"{1e6 * watch.cpu / leaves:.1f}", f"{1e6 * watch.wall / leaves:.1f}"
-        compilation = f"{first.cpu - second.cpu:.1f}"
         sizes = map(str, (layers, searches, simulations, leaves // searches))
-        return [*sizes, *rates, compilation]
+        microseconds = 1e6 * watch.seconds / leaves
+        return [*sizes, f"{microseconds:.1f}", f"{first.seconds - second.seconds:.1f}"]
 
     def grow(
         self, settings: Settings, layers: int, searches: int, waves: int
@@ -80,7 +79,7 @@ class TreeSpeed:
             jax.block_until_ready(trees.trees)
         leaves = 0
         going = [True] * searches
-        while any(going) and waves and watch.cpu < self.limit:
+        while any(going) and waves and watch.seconds < self.limit:
             with watch:
                 proposed = trees.propose(going)
             going = [bool(row) for row in proposed]
@@ -96,19 +95,16 @@ class TreeSpeed:
 
 
 class Stopwatch:
-    """Seconds within its context, all times of it together."""
+    """CPU seconds within its context, all times of it together."""
 
     def __init__(self):
-        self.cpu = 0.0  # of all threads of this process
-        self.wall = 0.0
+        self.seconds = 0.0
 
     def __enter__(self) -> None:
-        self.cpu -= time.process_time()
-        self.wall -= time.perf_counter()
+        self.seconds -= time.process_time()
 
     def __exit__(self, *error: object) -> None:
-        self.cpu += time.process_time()
-        self.wall += time.perf_counter()
+        self.seconds += time.process_time()
 
 
 def verdicts_of(paths: Sequence[LayerPath]) -> Verdicts:
