@@ -201,13 +201,15 @@ def seconds_of(work: Work, config: ModelConfig, peaks: Peaks, copies: float = 0)
     return total + head / peaks.flops
 
 
-def seconds_of_vmap(work: Work, config: ModelConfig, peaks: Peaks) -> float:
-    """Return the time of `vmap` over `run_path`, which copies the weights of a layer by path."""
+def seconds_of_vmap(work: Work, config: ModelConfig, peaks: Peaks, copies: float = 0) -> float:
+    """Return the time of `vmap` over `run_path`, which reads the weights of a layer by path.
+
+    It writes so many bytes of them for each path and layer, and reads these again.
+    """
     weights = layer_flops(config, 1)  # bytes, as above
     flops = work.layers * layer_flops(config, TOKENS)
     flops += 2.0 * work.paths * READS * config.width * config.vocab_size
-    # read, written, and read by the products
-    return max(flops / peaks.flops, 3 * weights * work.layers / peaks.bandwidth)
+    return max(flops / peaks.flops, (weights + 2 * copies) * work.layers / peaks.bandwidth)
 
 
 def lower_search(make: Abstract, searches: int, sizes: TurnSizes, rules: TreeRules) -> Any:
@@ -321,8 +323,8 @@ def rows_of(settings: SearchCompile, make: Abstract | None, name: str) -> Iterat
                 **found,
             }
         work = works[DEVICE]
-        seconds = seconds_of_vmap(work, config, peaks)
         found = compiled[VMAP]
+        seconds = seconds_of_vmap(work, config, peaks, 1e6 * found.get("copied_mb", 0))
         yield facts | {
             "way": VMAP,
             "paths": work.paths,
