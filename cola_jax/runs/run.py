@@ -442,10 +442,12 @@ class Run:
         streams = {start.name: stream_of(start.settings) for start in starts}
         theirs = {streams.get(start_of(stem_of(part)), FIRST_STREAM) for part in parts}
         if theirs - {stream_of(settings)}:
+            last = starts[-1].settings if starts else self.first_settings
             raise InputError(
                 f"{self.directory} has questions that an earlier version searched, whose trees "
-                "drew other paths from the same seed, so --simulations cannot grow there: choose "
-                f"another directory, with --reuse {self.directory}, which loses no evaluation."
+                "drew other paths from the same seed, so --simulations cannot grow there: repeat "
+                f"--simulations {last['simulations']}, or choose another directory, with --reuse "
+                f"{self.directory}, which loses no evaluation."
             )
 
     def load_finished(

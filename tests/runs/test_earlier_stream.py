@@ -117,7 +117,8 @@ def test_outcomes_of_a_finished_run_cost_no_evaluation(folder, model, tmp_path):
 def test_a_larger_budget_is_refused_and_reuses_the_run_elsewhere(run, model, folder, tmp_path):
     more = SEARCH | {"simulations": 12}
     message = (
-        f"has questions that an earlier version.* another directory, with --reuse {run.directory}"
+        "has questions that an earlier version.* repeat --simulations 8, or choose another "
+        f"directory, with --reuse {run.directory}"
     )
     with pytest.raises(InputError, match=message):
         cola_jax.search(model, QUESTIONS, output=run.directory, **more)
