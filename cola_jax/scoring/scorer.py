@@ -73,11 +73,11 @@ class Scorer(abc.ABC):
         Nor can an answer key tell its verdicts.
         """
         own = vars(cls)
-        if "scores" in own or "verdicts" in own:
-            if "log_likelihoods" not in own:
-                cls.log_likelihoods = False
-            if "mark" not in own:
-                cls.mark = None
+        is_own = "scores" in own or "verdicts" in own
+        if (is_own or "divisors" in own) and "log_likelihoods" not in own:
+            cls.log_likelihoods = False
+        if is_own and "mark" not in own:
+            cls.mark = None
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Take the model's tokenizer.

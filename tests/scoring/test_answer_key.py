@@ -83,6 +83,13 @@ class OwnScores(Options):
         return -super().scores(readings, encoded)
 
 
+class OwnDivisors(Options):
+    """Log-likelihoods by word."""
+
+    def divisors(self, question):
+        return [float(len(option.split())) for option in question.options]
+
+
 class OwnVerdicts(Letter):
     """Verdicts of its own."""
 
@@ -94,3 +101,8 @@ class OwnVerdicts(Letter):
 def test_scorers_with_scores_or_verdicts_of_their_own_have_no_mark(kind):
     assert kind.mark is None
     assert Letter.mark is not None
+
+
+def test_scorers_that_divide_log_likelihoods_have_none():
+    assert OwnDivisors.mark is Options.mark
+    assert not OwnDivisors.log_likelihoods
