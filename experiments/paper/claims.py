@@ -232,13 +232,19 @@ def joint_row(change: Change) -> Row:
     return row(
         published.JOINT,
         f"{first.name} minus {other.cell.space}",
-        f"W→C {first.find(FOUND).text} against {other.find(FOUND).text}",
-        f"{first.find(EXPECTED).text} against {other.find(EXPECTED).text} expected",
+        f"W→C {of_wrong(first, FOUND)} against {of_wrong(other, FOUND)}",
+        f"{of_wrong(first, EXPECTED)} against {of_wrong(other, EXPECTED)} expected",
         "\n".join(filter(None, [net.result, net.interval_text, p])),
         NONE,
         f"{net.n or 0:,}",
         sentence,
     )
+
+
+def of_wrong(result: Result, name: str) -> str:
+    """Write a share of wrong answers with their number, as searches may have other questions."""
+    estimate = result.find(name)
+    return f"{estimate.text} of {estimate.n or 0:,}"
 
 
 def harder(results: Sequence[Result]) -> Iterator[Row]:
