@@ -29,6 +29,7 @@ from cola_jax.strategies.draws import (
 from cola_jax.strategies.outcome import NO_PARENT, ROOT
 from cola_jax.strategies.tree import STOP, Tables, Tree
 
+GRAIN = 2**12
 OF_SEARCH = ("size", "unit", "key", "tried")  # fields of a tree without a slot for each node
 
 
@@ -123,10 +124,13 @@ def update(
     margins: Float[Array, " C"],
     count: Int[Array, ""],
 ) -> Tree:
-    """Back up the rewards of the `count` nodes added last, in order."""
-    rewards = jnp.where(
-        tables.of_margin, jax.nn.sigmoid(margins / tree.unit), verdicts.astype(jnp.float32)
-    )
+    """Back up the rewards of the `count` nodes added last, in order.
+
+    Those of margins are multiples of 1 / GRAIN: compilers differ in the last bit of a logistic, and
+    sums of so many are exact.
+    """
+    of_margin = jnp.round(jax.nn.sigmoid(margins / tree.unit) * GRAIN) / GRAIN
+    rewards = jnp.where(tables.of_margin, of_margin, verdicts.astype(jnp.float32))
     first = tree.size - count
 
     def add(c: Array, value: Array) -> Array:

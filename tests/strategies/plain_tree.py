@@ -84,7 +84,7 @@ class PlainTree:
             verdict, margin = self.judge(self.paths[node])
             reward = f32(verdict)
             if self.rules.reward == "margin":
-                reward = expit(f32(margin) / self.unit)
+                reward = np.round(expit(f32(margin) / self.unit) * 4096) / 4096
             reward -= f32(self.rules.length_penalty) * self.share(node)
             for each in self.ancestors(node):
                 self.value[each] += reward
