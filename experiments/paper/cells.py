@@ -23,6 +23,7 @@ APPENDIX = "cola-appendix"
 CEILING = "ceiling"  # names beside those of cells
 LATENCY = "latency"
 SECOND = "second"  # the other model, in names
+GEMMA = "gemma-3-270m.gguf"  # the second model where none is given
 RANDOM = 30  # paths beside the identity path on which decoys are answered
 
 
@@ -184,8 +185,8 @@ class Place:
         """Write the command of this page, or of some cells, for any folder and copy of the data."""
         model, second = self.models
         words = ["python", "-m", "experiments.paper", "--model", portable(model)]
-        if second is not None:
-            words += ["--second-model", portable(second)]
+        if second is not None or any(name.startswith(SECOND) for name in cells):
+            words += ["--second-model", portable(second or GEMMA)]
         return shlex.join([*words, "--out", "FOLDER", *(["--cells", *cells] if cells else [])])
 
 

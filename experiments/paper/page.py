@@ -67,7 +67,7 @@ def write_paper(place: Place) -> Written:
     )
     out = epath.Path(place.out)
     plots = list(write_plots(results, inside(out, PLOTS))) if results else []
-    missing = missing_table(place, results, Speeds(there))
+    missing = missing_table(place, parts, Speeds(there))
     of_figures = [
         Table([Row(row[0], tuple(row[1:])) for row in rows], name, tuple(head), texts=True)
         for name, figure in FIGURES.items()
@@ -129,9 +129,9 @@ def settings_of(results: Sequence[Result]) -> list[tuple[str, str]]:
     return out
 
 
-def missing_table(place: Place, results: Sequence[Result], speeds: Speeds) -> Table:
+def missing_table(place: Place, parts: Parts, speeds: Speeds) -> Table:
     """List the cells that were not run here, or not to their end, with command and hours."""
-    done = {each.cell.name: each.rows for each in results}
+    done = {each.cell.name: each.rows for each in parts.results}
     rows = []
     for cell in CELLS:
         left = cell.rows - done.get(cell.name, 0)
@@ -142,6 +142,9 @@ def missing_table(place: Place, results: Sequence[Result], speeds: Speeds) -> Ta
             hours = speeds.hours(cell, left)
             predicted = "–" if math.isnan(hours) else f"{hours:.1f}"
             rows.append(Row(cell.name, (state, predicted, place.command(cell.name))))
+    for name, measured in ((CEILING, parts.ceiling), (LATENCY, parts.latency)):
+        if not measured:
+            rows.append(Row(name, ("not run here", "0.2", place.command(name))))
     columns = ("cell", "", "predicted hours", "command")
     return Table(rows, MISSING, columns, texts=True)
 

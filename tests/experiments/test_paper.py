@@ -115,7 +115,8 @@ def test_page_without_a_search_lists_the_commands(tmp_path):
     write_paper(Place(str(tmp_path), ("smollm2", None)))
     text = (tmp_path / "paper.md").read_text()
     assert "Nothing to compare yet" in text
-    assert text.count("not run here") == len(CELLS)
+    assert text.count("not run here") == len(CELLS) + 2  # ceiling and latency
+    assert "--second-model gemma-3-270m.gguf --out FOLDER --cells second/arc_easy" in text
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
