@@ -280,8 +280,8 @@ def ceiling_rows(ceiling: Mapping[str, Reached]) -> Iterator[Row]:
             most = reached.as_graded.hits == reached.most.hits
             short = 100 * (reached.most.value - reached.as_graded.value)
             sentence = (
-                "A network that knows nothing reaches the ceiling of this grader: the column says "
-                "how many labels are letters."
+                "A network that knows nothing reaches the ceiling of this grader, so the column "
+                "may say no more than how many labels are letters."
                 if most
                 else f"A network that knows nothing ends {short:.1f} points below the ceiling."
             )

@@ -22,9 +22,9 @@ from cola_jax.runs.layer_use import COLUMNS as SEARCH_COLUMNS
 from cola_jax.runs.layer_use import RETAINED, group_searches, list_lengths
 from experiments.paper.results import Result
 
-TOKENS = (4, 36)  # decoded in a short and in a long call: the difference is free of the prompt
-ROUNDS = 5
-ROWS = 4  # prompts at once
+TOKENS = (2, 22)  # decoded in a short and in a long call: the difference is free of the prompt
+ROUNDS = 3
+ROWS = 1  # prompts at once
 QUANTILES = (0.1, 0.5)  # of the found paths, by length
 
 

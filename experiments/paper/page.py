@@ -66,7 +66,7 @@ def write_paper(place: Place) -> Written:
         read_times(main / f"{LATENCY}.json"),
     )
     out = epath.Path(place.out)
-    plots = list(write_plots(results, inside(out, PLOTS))) if results else []
+    plots = list(write_plots(results, parts.ceiling, inside(out, PLOTS)))
     missing = missing_table(place, parts, Speeds(there))
     of_figures = [
         Table([Row(row[0], tuple(row[1:])) for row in rows], name, tuple(head), texts=True)

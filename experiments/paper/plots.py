@@ -1,7 +1,7 @@
 """Figures 2 to 7 of CoLa as plots, with controls; needs matplotlib (the extra `plots`)."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from cola_jax.runs.layer_use import (
 )
 from cola_jax.runs.search_results import SHORTENED
 from cola_jax.storage import AnyPath, path_of
+from experiments.paper.ceiling import PUBLISHED, TRAINED, Reached
 from experiments.paper.figures import (
     SHORTEST,
     edited_layers,
@@ -44,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "cola",  # equal plots are equal files
     "legend.frameon": False,
 }
+MOST_PATHS = 200  # of a search of the paper
 LABEL = 26  # characters of a search in a plot
 
 
@@ -53,7 +55,7 @@ class Plot(NamedTuple):
     name: str
     title: str
     caption: str
-    draw: Callable[[Any, Sequence[Result]], None]
+    draw: Callable[[Any, Any], None]  # takes the searches, or what `CEILING_PLOT` shows
     height: float = 3.2  # inches
 
 
@@ -65,20 +67,23 @@ def check_matplotlib() -> None:
         raise InputError("plots need matplotlib: pip install 'cola-jax[plots]'.") from None
 
 
-def write_plots(results: Sequence[Result], folder: AnyPath) -> Iterator[Plot]:
+def write_plots(
+    results: Sequence[Result], ceiling: Mapping[str, Reached], folder: AnyPath
+) -> Iterator[Plot]:
     """Write an SVG of each figure that has something to show, and yield its facts."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    for plot in PLOTS:
-        with rc_context(STYLE):
-            figure = Figure(figsize=(8, plot.height), layout="constrained")
-            plot.draw(figure, results)
-            if figure.axes:
+    every = [(plot, results) for plot in PLOTS]
+    for plot, shown in ((CEILING_PLOT, ceiling), *every):
+        if shown:
+            with rc_context(STYLE):
+                figure = Figure(figsize=(8, plot.height), layout="constrained")
+                plot.draw(figure, shown)
                 content = io.BytesIO()
                 figure.savefig(content, format="svg", metadata={"Date": None})
-                write_whole(path_of(folder) / plot.name, content.getvalue())
-                yield plot
+            write_whole(path_of(folder) / plot.name, content.getvalue())
+            yield plot
 
 
 def label_of(result: Result) -> str:
@@ -113,7 +118,8 @@ def draw_depths(figure: Any, results: Sequence[Result]) -> None:
             axes.bar(at, layers, 0.18, color=shade, label=name, alpha=1 - 0.35 * number)
             axes.plot(at, distinct, "_", color="black", markersize=7)
     axes.axhline(1, color=GREY, linewidth=0.8)
-    axes.set_ylim(0.5, 1.1)
+    axes.set_ylim(bottom=0.5)
+    axes.margins(y=0.2)
     axes.set_ylabel("layers run, of the model's")
     axes.legend(ncols=4, fontsize=7)
 
@@ -228,6 +234,38 @@ def draw_shortest(figure: Any, results: Sequence[Result]) -> None:
     axes.legend(fontsize=7, title="shortest 5, 10, 20, 100 % (left to right)", title_fontsize=7)
 
 
+def draw_ceiling(figure: Any, networks: Mapping[str, Reached]) -> None:
+    """Draw the share of questions whose letter some network says, by the paths tried."""
+    axes = figure.subplots()
+    for name, reached in networks.items():
+        hits = [
+            first if graded else None
+            for first, graded in zip(reached.first, reached.graded, strict=True)
+        ]
+        tried = np.arange(MOST_PATHS + 1)
+        share = [sum(hit is not None and hit <= x for hit in hits) / len(hits) for x in tried]
+        trained = name.startswith(TRAINED)
+        colour = OWN if trained else CONTROL
+        axes.step(tried + 1, share, color=colour, where="post", alpha=0.9, label=name)
+    published = PUBLISHED["arc_easy"]
+    axes.axhline(published, color="black", linewidth=0.8, linestyle="--")
+    axes.text(1.05, published + 0.01, "95.8 %, all models of the paper", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(1, MOST_PATHS + 1)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("paths tried, the model as it is among them")
+    axes.set_ylabel("questions right on one of them")
+    axes.legend(fontsize=7, loc="lower right")
+
+
+CEILING_PLOT = Plot(
+    "ceiling.svg",
+    "The ceiling: networks of random weights",
+    "The share of questions of ARC-Easy whose correct letter a network says on one of the paths "
+    "that were tried, where labels A to D alone can be right. Networks of random weights (orange) "
+    "know nothing, and reach the paper's 95.8 % (dashed) all the same.",
+    draw_ceiling,
+)
 PLOTS = (
     Plot(
         "figure-2.svg",

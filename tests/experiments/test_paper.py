@@ -91,8 +91,10 @@ def test_a_difference_of_spaces_is_shown_by_its_corrected_p_value(place):
 
 
 def test_page_has_claims_plots_and_the_commands_of_what_was_not_run(place):
-    write_paper(place)
     out = Path(place.out)
+    known = {"random weights": {"first": [0, 3, None], "graded": [True, True, False]}}
+    (out / "model" / "ceiling.json").write_text(json.dumps(known))
+    write_paper(place)
     page = (out / "paper.html").read_text()
     text = (out / "paper.md").read_text()
     for number in range(2, 8):
@@ -100,6 +102,8 @@ def test_page_has_claims_plots_and_the_commands_of_what_was_not_run(place):
         assert f'src="paper_files/figure-{number}.svg"' in page
         assert f"](paper_files/figure-{number}.svg)" in text
     assert "27.8 to 95.8 %" in page
+    assert "](paper_files/ceiling.svg)" in text
+    assert "| random weights; ARC-Easy, letters | 33.3 % to 66.7 %, after 3 paths" in text
     for cell in CELLS[2:]:
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {cell.name} |"))
         assert "not run here" in line
