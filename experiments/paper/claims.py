@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from cola_jax.errors import count
 from cola_jax.report.tables import Row, Table
 from cola_jax.runs.estimates import BEFORE, BEYOND, EXPECTED, FOUND, REACHED, SAMPLED, Estimate
 from cola_jax.runs.estimates import number_text as text_of
@@ -304,7 +305,8 @@ def latency_rows(times: Sequence[Times]) -> Iterator[Row]:
     """Yield the time and memory of found paths against those of the identity path."""
     for each in times:
         ratio = each.milliseconds / each.identity_milliseconds
-        faster = "It holds" if ratio < 1 else "Not faster here"
+        faster = "Faster here" if ratio < 1 else "Not faster here"
+        busy = f", on a busy machine (load {each.load:.0f} a core)" if each.load > 1.5 else ""
         yield row(
             published.FASTER,
             f"{each.model}, path of {each.layers} layers",
@@ -312,7 +314,7 @@ def latency_rows(times: Sequence[Times]) -> Iterator[Row]:
             f"{each.identity_milliseconds:.1f} ms, {each.identity_layers} layers",
             NONE,
             NONE,
-            f"{each.rounds} rounds",
+            f"{count(each.rounds, 'round')}{busy}",
             f"{faster}: weights are the same ({each.weight_bytes / 1e6:,.0f} MB, as all layers "
             f"stay loaded), the cache of a token has {each.cache_bytes / 1024:.1f} in place of "
             f"{each.identity_cache_bytes / 1024:.1f} KiB.",

@@ -4,6 +4,7 @@ The paper says of shorter paths that they are faster, and need as much memory.
 """
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ class Times(NamedTuple):
     identity_cache_bytes: int
     weight_bytes: int  # of all layers, which stay loaded
     rounds: int
+    load: float  # processes that wanted a core meanwhile, on the mean of a minute, by core
 
 
 def found_paths(result: Result) -> list[LayerPath]:
@@ -63,6 +65,7 @@ def time_paths(model: Model, name: str, text: str, paths: Sequence[LayerPath]) -
             short, long = (seconds_of(model, ids, path, count) for count in TOKENS)
             if number:  # the first round compiles
                 measured.append((long - short) / (TOKENS[1] - TOKENS[0]))
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     cost = {path: 1000 * statistics.median(each) for path, each in seconds.items()}
     return [
@@ -77,6 +80,7 @@ def time_paths(model: Model, name: str, text: str, paths: Sequence[LayerPath]) -
             identity_cache_bytes=cache_bytes(model, plain),
             weight_bytes=weights,
             rounds=ROUNDS,
+            load=load,
         )
         for path in paths
     ]

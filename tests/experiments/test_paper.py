@@ -19,7 +19,7 @@ from cola_jax.runs.estimates import BEYOND, Estimate
 from cola_jax.runs.run import Run
 from experiments.paper import ceiling, latency, published
 from experiments.paper.cells import CELLS, DATA, Cell, Place, choose, finished_rows
-from experiments.paper.claims import ceiling_rows, joint_row
+from experiments.paper.claims import ceiling_rows, joint_row, latency_rows
 from experiments.paper.figures import FIGURES
 from experiments.paper.page import write_paper
 from experiments.paper.results import Change, changes, read
@@ -212,6 +212,10 @@ def test_cost_of_paths_is_measured_beside_the_identity_path(tiny_checkpoint, mon
     assert (times.path, times.layers, times.identity_layers) == ("0-1,4", 3, 5)
     assert times.cache_bytes * 5 == times.identity_cache_bytes * 3
     assert times.weight_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+    busy = times._replace(load=9, milliseconds=1.0, identity_milliseconds=2.0)
+    (row,) = latency_rows([busy])
+    assert row.cells[2] == "1.0 ms a token, 0.50x the model's"
+    assert row.cells[-2] == "1 round, on a busy machine (load 9 a core)"
 
 
 def rows_of_readme():
