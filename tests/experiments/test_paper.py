@@ -242,6 +242,17 @@ def test_each_row_of_the_readme_has_a_file_a_command_and_a_result_or_a_reason():
                 assert choose(words[words.index("--cells") + 1 :])
 
 
+def test_readme_says_which_cells_were_not_run():
+    written = json.loads((FOLDER / "results" / "results.json").read_text())
+    done = {each.get("group") for each in written["estimates"]}
+    for row in rows_of_readme():
+        for patterns in re.findall(r"`paper --cells ([^`]+)`", row[2]):
+            cells, _ = choose(shlex.split(patterns))
+            if cells:
+                missing = not any(cell.name in done for cell in cells)
+                assert ("not run here" in row[3]) == missing, row
+
+
 def test_cell_names_say_data_setting_and_space():
     assert Cell(DATA["sums"]).name == "sums/cola/skip+repeat"
     assert len({cell.name for cell in CELLS}) == len(CELLS)
