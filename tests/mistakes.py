@@ -43,6 +43,8 @@ CASES = [
         lambda: search(max_simulations=5),
         r"max_simulations \(did you mean simulations\?\)",
     ),
+    (lambda: search(on_device="no"), "on_device must be True or False, it is 'no'"),
+    (lambda: cola_jax.choose(5, 3.0), "the directory of `cola static`, not by 5"),
     (lambda: search(prior=5), "prior must be run directories of searches, it is 5"),
     (lambda: search(prior=["run"]), "a prior is made of runs of a model: leave it out"),
     (lambda: search(batch_size=2), "batch_size: this is for a model, not for a function"),

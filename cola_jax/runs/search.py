@@ -106,6 +106,8 @@ def search(
       Unfinished: where the engine sets questions aside; with `output` after the others.
     """
     check_keywords(search, options, EvaluatorOptions)
+    if not isinstance(on_device, bool):
+        raise InputError(f"on_device must be True or False, it is {shown(on_device)}.")
     if not isinstance(layer_costs, Iterable | None):
         raise InputError(f"layer_costs must be a list [L], it is {shown(layer_costs)}.")
     costs = None if layer_costs is None else tuple(layer_costs)

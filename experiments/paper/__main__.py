@@ -8,6 +8,7 @@ paper's numbers. Run it again to resume; `--cells` names some of them, and `--ro
 import dataclasses
 
 import tyro
+from etils import epath
 
 import cola_jax
 from cola_jax.cli.main import main as cola
@@ -99,6 +100,11 @@ def main(settings: Paper) -> None:
     cells, others = choose(settings.cells)
     if settings.rows is not None and settings.rows < 1:
         raise InputError(f"rows must be at least 1, it is {settings.rows}.")
+    if settings.data is not None and not epath.Path(settings.data).is_dir():
+        raise InputError(
+            f"data {settings.data} is no folder: give one with files such as arc_easy.jsonl, or "
+            "leave it out for the data sets of the Hub."
+        )
     place = settings.place
     if not settings.page_only:
         for cell in cells:

@@ -18,6 +18,7 @@ from cola_jax.errors import InputError
 from cola_jax.runs.estimates import BEYOND, Estimate
 from cola_jax.runs.run import Run
 from experiments.paper import ceiling, latency, published
+from experiments.paper.__main__ import Paper, main
 from experiments.paper.cells import CELLS, DATA, Cell, Place, choose, finished_rows
 from experiments.paper.claims import ceiling_rows, joint_row, latency_rows
 from experiments.paper.figures import FIGURES
@@ -148,6 +149,13 @@ def test_data_are_local_files_where_there_are_some(tmp_path):
     (tmp_path / "arc_easy.jsonl").write_text("")
     assert DATA["arc_easy"].source(str(tmp_path)) == str(tmp_path / "arc_easy.jsonl")
     assert DATA["gsm8k"].source(str(tmp_path)) == DATA["gsm8k"].source(None) == "gsm8k"
+
+
+def test_a_folder_of_data_that_is_none_is_refused(tmp_path):
+    """Rather than asking the Hub."""
+    settings = Paper(model="tiny", out=str(tmp_path), data=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none is no folder: give one with files such as arc_easy"):
+        main(settings)
 
 
 def test_cells_are_chosen_by_patterns():
