@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import MOVE, Edit, edit_table
+from cola_jax.path import MOVE, REPEAT, SKIP, Edit, edit_table
 
 if TYPE_CHECKING:
     from cola_jax.execute.plan import Workload
@@ -18,6 +18,7 @@ ANY = float("inf")
 LARGEST = 1e30  # weight
 LONGEST = 100  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
+FARTHEST = 10_000  # layer, block or amount of an edit of a prior
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
 RANGES = {  # the least and the largest value of each field of rules and settings
     "block_multiple": (0, ANY),
@@ -325,10 +326,16 @@ def check_edit(edit: Any) -> None:
     """Raise InputError for what is no edit: kind, first layer, k and amount, whole numbers."""
     parts = list(edit) if isinstance(edit, list | tuple) else []
     whole = all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts)
-    if len(parts) != 4 or not whole or parts[0] not in (0, 1, 2) or parts[1] < 0 or parts[2] < 1:
+    is_edit = len(parts) == 4 and whole and parts[0] in (SKIP, REPEAT, MOVE)
+    if is_edit:
+        kind, start, k, amount = parts
+        has_amount = {SKIP: amount == 0, REPEAT: amount >= 1, MOVE: amount != 0}[kind]
+        is_edit = start >= 0 and k >= 1 and has_amount and max(start, k, abs(amount)) <= FARTHEST
+    if not is_edit:
         raise InputError(
             f"the prior has {shown(edit)} where an edit belongs: give kind (0 skip, 1 repeat, 2 "
-            "move), first layer, k and amount."
+            "move), first layer, k and amount: 0 of a skip, the extra runs of a repeat, the places "
+            "of a move."
         )
 
 

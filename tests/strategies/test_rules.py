@@ -36,7 +36,11 @@ def test_rules_and_settings_that_make_no_search_are_refused():
 
 
 @pytest.mark.parametrize(
-    "edit", [(3, 0, 1, 0), (0, -1, 1, 0), (0, 2, 0, 0), (0, 1, 1), "skip", (0, 1, 1.0, 0)]
+    "edit",
+    [
+        *((3, 0, 1, 0), (0, -1, 1, 0), (0, 2, 0, 0), (0, 1, 1), "skip", (0, 1, 1.0, 0)),
+        *((0, 0, 1, 2), (1, 0, 1, 0), (1, 0, 1, 10**8), (2, 0, 1, 0)),
+    ],
 )
 def test_a_prior_of_other_than_edits_is_refused(edit):
     with pytest.raises(InputError, match="where an edit belongs"):
