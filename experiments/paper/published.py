@@ -83,7 +83,7 @@ JOINT = Claim(
 )
 OVERTHINKS = Claim(
     "paths that correct an answer are shorter than the model, and than those that keep one",
-    "24 to 28 of 28 layers (LLaMA-3-3B)",
+    "no number; an axis of 24 to 28 of 28 layers (LLaMA-3-3B)",
     "Figure 2",
 )
 MIDDLE = Claim(
