@@ -32,8 +32,8 @@ from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.scorer import Evaluate, prompts_of
 from cola_jax.scoring.verdicts import Completion, Verdicts
 from cola_jax.strategies.controls import paths_to_ask, with_again
+from cola_jax.strategies.device_searches import DeviceBatch, check_on_device
 from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
-from cola_jax.strategies.on_device import DeviceBatch, check_on_device
 from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.wordings import WordedScorer

@@ -8,8 +8,8 @@ from cola_jax.execute.worker import make_workers
 from cola_jax.question import open_question
 from cola_jax.scoring import Options, StrictLetter
 from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.strategies.device_searches import DeviceBatch, DeviceSearches
 from cola_jax.strategies.loop import search_batch
-from cola_jax.strategies.on_device import DeviceBatch, DeviceSearches
 from cola_jax.strategies.rules import PRESETS, BeamRules, Settings
 from tests import tiny
 from tests.execute import batches
