@@ -83,7 +83,7 @@ def headline(result: Result) -> Row:
     sentence = verdict(
         net,
         more="some of the rise is beyond luck and preference",
-        same="a search that does not favour the correct answer would reach as many",
+        same="a search that does not favour the correct answer may reach as many",
     )
     expected = result.find(EXPECTED)
     return row(
@@ -105,7 +105,7 @@ def corrects(result: Result) -> Row:
     sentence = verdict(
         net,
         more="more than a wrong answer that the model prefers as much",
-        same="wrong answers are reached as often, weighed by the model's preference",
+        same="wrong answers may be reached as often, weighed by the model's preference",
     )
     return row(
         published.CORRECTS,
@@ -127,7 +127,7 @@ def shortens(result: Result) -> Row:
     sentence = verdict(
         net,
         more="right answers survive on fewer layers than wrong ones of the same margin",
-        same="the model's own wrong answers survive as well; any answer can be kept",
+        same="the model's own wrong answers may survive as well; any answer can be kept",
     )
     return row(
         published.SHORTENS,
@@ -336,7 +336,7 @@ def search_table(results: Sequence[Result]) -> Table:
         unfinished = each.rows < each.results.run["settings"]["questions"]
         held = each.find("its best path right in all wordings")
         held_control = each.find("control: best path, likewise")
-        sentence = verdict(net, more="beyond luck and preference", same="luck and preference do it")
+        sentence = verdict(net, more="beyond luck and preference", same="luck and preference may do it")
         if cell.data.note:
             sentence = f"{sentence} {cell.data.note[0].upper()}{cell.data.note[1:]}."
         rows.append(
