@@ -336,7 +336,9 @@ def search_table(results: Sequence[Result]) -> Table:
         unfinished = each.rows < each.results.run["settings"]["questions"]
         held = each.find("its best path right in all wordings")
         held_control = each.find("control: best path, likewise")
-        sentence = verdict(net, more="beyond luck and preference", same="luck and preference may do it")
+        sentence = verdict(
+            net, more="beyond luck and preference", same="luck and preference may do it"
+        )
         if cell.data.note:
             sentence = f"{sentence} {cell.data.note[0].upper()}{cell.data.note[1:]}."
         rows.append(
