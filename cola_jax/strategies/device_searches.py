@@ -244,7 +244,8 @@ class DeviceSearches:
         )
         began = time.perf_counter()
         before = int(device.worker.wait(self.state.turns))
-        self.state = device.worker.dispatch(program)
+        with jax.enable_x64(False):  # whatever a user's default is
+            self.state = device.worker.dispatch(program)
         state: State = device.worker.wait(self.state._replace(improved=None))
         seconds = time.perf_counter() - began
         self.calls += 1
