@@ -25,7 +25,7 @@ from cola_jax.runs.estimates import BEFORE, BEYOND, REACHED
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.search_results import SPENT
-from cola_jax.runs.settings import again_count
+from cola_jax.runs.settings import again_count, differing
 from cola_jax.strategies.rules import PRESETS
 
 MAX_NAME = 120  # characters of a title
@@ -311,10 +311,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def preset_name(settings: Mapping[str, Any]) -> str:
-    """Return the name of the preset that has the values of a search."""
+    """Return the name of the preset that has the values of a search, of this or another version."""
     strategy = settings.get("strategy", "tree")
-    values = settings.get("preset")
+    values = settings.get("preset") or {}
     for name, preset in PRESETS.items():
-        if preset.name == strategy and values == dataclasses.asdict(preset):
+        if preset.name == strategy and not differing(values, dataclasses.asdict(preset)):
             return name
     return "custom"

@@ -179,5 +179,8 @@ def test_run_settings_are_flat_and_name_the_preset():
     assert values["start: versions: jax"] == "0.10.2"
     assert values["start: origin: name"] == "someone/model"
     assert "prompt: chat" not in values
+    earlier = settings | {"preset": dataclasses.asdict(preset) | {"exits": 0}}
+    assert document.preset_name(earlier) == name
+    assert document.preset_name(settings | {"preset": earlier["preset"] | {"exits": 2}}) == "custom"
     unknown = document.run_settings(SETTINGS, START)
     assert dict(unknown)["preset name"] == "custom"
