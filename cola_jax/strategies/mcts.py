@@ -127,9 +127,10 @@ def update(
     """Back up the rewards of the `count` nodes added last, in order.
 
     Those of margins are multiples of 1 / GRAIN: compilers differ in the last bit of a logistic, and
-    sums of so many are exact.
+    sums of so many are exact. A margin that is no number, as a user's own may be, has none.
     """
-    of_margin = jnp.round(jax.nn.sigmoid(margins / tree.unit) * GRAIN) / GRAIN
+    logistic = jnp.nan_to_num(jax.nn.sigmoid(margins / tree.unit))
+    of_margin = jnp.round(logistic * GRAIN) / GRAIN
     rewards = jnp.where(tables.of_margin, of_margin, verdicts.astype(jnp.float32))
     first = tree.size - count
 

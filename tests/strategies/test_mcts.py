@@ -145,6 +145,13 @@ def test_a_root_without_a_margin_leaves_the_unit(margin):
     assert planted(PRESETS["best"], UNEVEN, margin, in_nats=False)[0].unit == 1
 
 
+def test_a_margin_that_is_no_number_has_no_reward():
+    tree, tables = planted(PRESETS["best"], UNEVEN, -1.0)
+    tree, wave = select(tree, tables, 40, most=40)
+    grown = update(tree, tables, jnp.zeros(40, bool), jnp.full(40, jnp.nan), wave.size)
+    assert np.array_equal(grown.value, tree.value)
+
+
 @pytest.mark.parametrize("name", ["best", "cola", "drllm"])
 def test_counts_and_values_add_up(name):
     rules = dataclasses.replace(PRESETS[name], length_penalty=0.5)
