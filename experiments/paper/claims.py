@@ -29,6 +29,7 @@ NONE = "–"
 OWN_KEPT = "own wrong answers, also on fewer layers"
 LAYERS_RUN = "layers run, {}, {}"
 EQUAL_MARGIN = "difference, equal margin"
+ABOUT_EQUAL = 0.02  # shares of paths that skip a layer
 
 
 class Parts(NamedTuple):
@@ -190,7 +191,6 @@ def skips_middle(result: Result) -> Row:
     text = " / ".join(text_of(rate, "share") for rate in rates.thirds)
     first = text_of(rates.first, "share")
     control = " / ".join(text_of(rate, "share") for rate in rates.control)
-    middle = ["not " * (max(each) != each[1]) for each in (rates.thirds, rates.control)]
     return row(
         published.MIDDLE,
         result.name,
@@ -199,10 +199,19 @@ def skips_middle(result: Result) -> Row:
         NONE,
         NONE,
         f"{rates.n:,}",
-        f"The middle third is {middle[0]}skipped most on these paths, and {middle[1]}skipped most "
-        f"on paths to wrong answers; layer 0 is {'skipped, too' if rates.first else 'kept'}. "
-        "No test.",
+        f"The middle third is {middle_text(rates.thirds)} on these paths, and "
+        f"{middle_text(rates.control)} on paths to wrong answers; layer 0 is "
+        f"{'skipped, too' if rates.first else 'kept'}. No test.",
     )
+
+
+def middle_text(thirds: Sequence[float]) -> str:
+    """Say whether the middle third of a model is skipped more than both others."""
+    first, middle, last = thirds
+    more = middle - max(first, last)
+    if abs(more) <= ABOUT_EQUAL:
+        return "skipped about as often as another"
+    return "skipped most" if more > 0 else "not skipped most"
 
 
 def shortest_row(result: Result) -> Row:

@@ -96,6 +96,16 @@ def write_paper(place: Place) -> Written:
     return Written(out / PAGE, results)
 
 
+TERMS = (
+    "A search is named by its data, the preset of its setting and its space of edits. W→C: wrong "
+    "answers of the model that become right on some path; C→C: right ones that stay right on a "
+    "shorter path. Expected: the share of W→C of a search that does not favour the correct answer, "
+    "given how often wrong answers to the same questions are reached, and how the model scores "
+    "each; net is the difference. Samples: one of as many samples of the unedited model is right. "
+    "Best path again: the shortest correct path gives its target in four other wordings too."
+)
+
+
 def sentences(results: Sequence[Result]) -> list[str]:
     """State how many of the searches show something."""
     nets = [each.find(BEYOND) for each in results]
@@ -114,7 +124,7 @@ def lead(results: Sequence[Result]) -> str:
     rows = sum(each.rows for each in results)
     hours = sum(each.hours() for each in results)
     searches = f"{len(results)} {'search' if len(results) == 1 else 'searches'}"
-    return f"{searches}, {rows:,} questions, {hours:.1f} hours of finished commands."
+    return f"{searches}, {rows:,} questions, {hours:.1f} hours of finished commands. {TERMS}"
 
 
 def settings_of(results: Sequence[Result]) -> list[tuple[str, str]]:
