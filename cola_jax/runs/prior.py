@@ -17,7 +17,8 @@ from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session, with_period
 from cola_jax.storage import AnyPath
 from cola_jax.strategies.outcome import ROOT
-from cola_jax.strategies.rules import Rules, Settings, edits_of
+from cola_jax.strategies.rules import Rules, Settings
+from cola_jax.strategies.tree import edits_of
 
 EditTuple = tuple[int, int, int, int]  # kind, first layer, k and amount
 MOST = 16  # edits of a prior

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import MOVE, REPEAT, SKIP, Edit, edit_table
 
 if TYPE_CHECKING:
     from cola_jax.execute.plan import Workload
@@ -108,16 +107,6 @@ class Rules:
         if "move" in kinds:
             limits["max_move_block"] = max(self.max_skip, self.max_move_block)
         return dataclasses.replace(self, **limits)
-
-
-def edits_of(rules: Rules, positions: int) -> Edit:
-    """List the edits of a search, as `edit_table`."""
-    sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
-    table = edit_table(positions, *sizes)
-    whole = (table.k % rules.block_multiple == 0) & (
-        (table.kind != MOVE) | (table.amount % rules.block_multiple == 0)
-    )
-    return Edit(*(column[whole] for column in table))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +315,8 @@ def check_edit(edit: Any) -> None:
     """Raise InputError for what is no edit: kind, first layer, k and amount, whole numbers."""
     parts = list(edit) if isinstance(edit, list | tuple) else []
     whole = all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts)
+    from cola_jax.path import MOVE, REPEAT, SKIP  # with NumPy, which flags do without
+
     is_edit = len(parts) == 4 and whole and parts[0] in (SKIP, REPEAT, MOVE)
     if is_edit:
         kind, start, k, amount = parts

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt, UInt16
 
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import REPEAT, SKIP
-from cola_jax.strategies.rules import TreeRules, edits_of
+from cola_jax.path import MOVE, REPEAT, SKIP, Edit, edit_table
+from cola_jax.strategies.rules import Rules, TreeRules
 
 Values = np.ndarray | Array
 
@@ -174,6 +174,16 @@ def weights_of(k: np.ndarray, power: float, positions: int) -> np.ndarray:
     finest = 1 if power == 0 else FINEST
     scale = min(finest / weights.max(), MOST_WEIGHT / (2 * positions * weights.sum()))
     return np.maximum(np.rint(weights * scale), 1)
+
+
+def edits_of(rules: Rules, positions: int) -> Edit:
+    """List the edits of a search, as `edit_table`."""
+    sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
+    table = edit_table(positions, *sizes)
+    whole = (table.k % rules.block_multiple == 0) & (
+        (table.kind != MOVE) | (table.amount % rules.block_multiple == 0)
+    )
+    return Edit(*(column[whole] for column in table))
 
 
 def prior_of(edits: Sequence[Sequence[int]], shapes: Shapes) -> np.ndarray:

@@ -20,8 +20,8 @@ from cola_jax.strategies.rules import (
     RandomRules,
     Rules,
     Settings,
-    edits_of,
 )
+from cola_jax.strategies.tree import edits_of
 
 ROUND = 16  # paths that a walk without feedback asks for at a time
 TRIES = 100  # rounds after which a walk ends

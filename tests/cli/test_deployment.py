@@ -158,7 +158,7 @@ def test_static_with_kl_reads_no_answers(common, tmp_path, capsys, monkeypatch, 
 
 def test_menu_of_a_search(common, tmp_path, capsys, monkeypatch, refused):
     run, out = tmp_path / "run", tmp_path / "menu"
-    search = ["search", *common, "--simulations", "6", "--leaves", "6", "--control", "none"]
+    search = ["search", *common, "--simulations", "12", "--leaves", "6", "--control", "none"]
     main([*search, "--out", str(run)])
     command = ["menu", *common, "--out", str(out), "--runs"]
     main([*command, str(run), "--size", "3", "--candidates", "4"])

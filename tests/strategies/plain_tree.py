@@ -11,7 +11,8 @@ from scipy.special import expit
 
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import KINDS, Edit, LayerPath, edited, edits_fit, identity
-from cola_jax.strategies.rules import TreeRules, edits_of
+from cola_jax.strategies.rules import TreeRules
+from cola_jax.strategies.tree import edits_of
 
 FINEST = 4096  # weight of the likeliest edits, where blocks have a power
 f32 = np.float32

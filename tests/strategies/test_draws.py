@@ -15,8 +15,8 @@ from cola_jax.question import random_of
 from cola_jax.strategies import draws, mcts
 from cola_jax.strategies.draws import WORDS
 from cola_jax.strategies.outcome import ROOT
-from cola_jax.strategies.rules import PRESETS, TreeRules, edits_of
-from cola_jax.strategies.tree import STOP, Tables, tables_of
+from cola_jax.strategies.rules import PRESETS, TreeRules
+from cola_jax.strategies.tree import STOP, Tables, edits_of, tables_of
 
 LAYERS = 6
 PATHS = [identity(LAYERS), (0, 1, 2, 1, 2, 3, 4, 5)]

@@ -17,9 +17,9 @@ from cola_jax.strategies.rules import (
     Settings,
     Space,
     TreeRules,
-    edits_of,
     simulations_of,
 )
+from cola_jax.strategies.tree import edits_of
 
 
 def test_rules_and_settings_that_make_no_search_are_refused():
