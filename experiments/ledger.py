@@ -79,6 +79,11 @@ def find_capability(file: str, capabilities: list[Capability]) -> Capability:
     raise InputError(f"{file} is in no row of {LEDGER}: name it, or its folder, in one.")
 
 
+def is_code(file: str) -> bool:
+    """Tell whether the lines of a file are counted; generated pages are results."""
+    return file.endswith(COUNTED) and "/results/" not in file
+
+
 def git(*words: str) -> list[str]:
     """Return the lines that a command of git prints."""
     done = subprocess.run(["git", *words], check=True, capture_output=True, text=True)
@@ -90,7 +95,7 @@ def count_lines(capabilities: list[Capability]) -> dict[str, tuple[int, int]]:
     source: Counter[str] = Counter()
     tests: Counter[str] = Counter()
     for file in git("ls-files"):
-        if file.endswith(COUNTED):
+        if is_code(file):
             counter = tests if file.startswith("tests/") else source
             lines = Path(file).read_text().count("\n")
             counter[find_capability(file, capabilities).name] += lines
@@ -103,7 +108,7 @@ def count_changes(capabilities: list[Capability], since: str) -> dict[str, tuple
     deleted: Counter[str] = Counter()
     for line in git("diff", "--numstat", "--no-renames", since, "HEAD"):
         more, fewer, file = line.split("\t")
-        if file.endswith(COUNTED):
+        if is_code(file):
             name = find_capability(file, capabilities).name
             added[name] += int(more)
             deleted[name] += int(fewer)
