@@ -39,7 +39,7 @@ from cola_jax.path import LayerPath, format_path, identity
 from cola_jax.question import distinct, random_of
 from cola_jax.runs.comparison import net_change
 from cola_jax.runs.estimates import number_text, p_text
-from cola_jax.runs.prior import MOST, single_edits, targets_of, with_prior
+from cola_jax.runs.prior import MOST, targets_of, tried_edits, with_prior
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import held_out_of
 from cola_jax.runs.stored import stored_verdicts
@@ -221,7 +221,7 @@ class Tried(NamedTuple):
         for run in runs:
             keys = run.question_keys()
             targets = targets_of(run)
-            for question, edit, answer in single_edits(run):
+            for question, edit, answer in tried_edits(run):
                 if question in targets:
                     gold, controls = targets[question]
                     every = [gold, *controls]

@@ -129,7 +129,7 @@ def excess_of_edits(runs: Sequence[Run]) -> dict[EditTuple, Fraction]:
     for run in runs:
         keys = run.question_keys()
         targets = targets_of(run)
-        for question, edit, answer in single_edits(run):
+        for question, edit, answer in tried_edits(run):
             if question not in targets or (keys[question], edit) in counted:
                 continue
             counted.add((keys[question], edit))
@@ -154,7 +154,7 @@ def targets_of(run: Run) -> dict[str, tuple[int, list[int]]]:
     return targets
 
 
-def single_edits(run: Run) -> Iterator[tuple[str, EditTuple, int]]:
+def tried_edits(run: Run) -> Iterator[tuple[str, EditTuple, int]]:
     """Yield a question, an edit of the identity path and the answer, of all graded evaluations."""
     for table in run.tables("evaluations", EVALUATIONS):
         for row in table.to_pylist():

@@ -35,7 +35,7 @@ from cola_jax.runs.session import (
 )
 from cola_jax.runs.settings import PRIOR
 from cola_jax.runs.stored import stored_outcomes
-from cola_jax.runs.work import Confirmed, search_kind
+from cola_jax.runs.work import Confirmed, search_work
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import FunctionEvaluator, PathFunction
 from cola_jax.scoring.scorer import Scorer
@@ -161,7 +161,7 @@ def search_in_memory(
 ) -> list[Outcome]:
     """Search the questions of a session without a run; the outcomes are not confirmed."""
     asked = session.asked
-    work = search_kind(asked, settings, on_device)(
+    work = search_work(asked, settings, on_device)(
         **parts_of(session, asked),
         workload=settings.workload(session.model.config.num_layers),
         mark=None,

@@ -49,7 +49,7 @@ from cola_jax.runs.work import (
     KnownRows,
     PathRows,
     RunWork,
-    search_kind,
+    search_work,
     wave_part,
 )
 from cola_jax.scoring import Encoded
@@ -126,7 +126,7 @@ class Session:
         asked.scorer.check_confirmable()
         check_memory(self, settings.positions(layers))
         settings = fitted(self, directory, settings, metrics)
-        kind = search_kind(asked, settings, on_device)
+        kind = search_work(asked, settings, on_device)
         stored = Reuse([Run(each) for each in reuse], settings_of(self), asked)
         with open_run(self, directory, recorded_search(settings), metrics) as run:
             work = kind(

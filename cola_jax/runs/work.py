@@ -244,7 +244,7 @@ class DeviceSearchRows(SearchRows):
         return search_batch(evaluations, layers, self.settings, count_on(worker), start)
 
 
-def search_kind(asked: QuestionSet, settings: Settings, on_device: bool) -> type[SearchRows]:
+def search_work(asked: QuestionSet, settings: Settings, on_device: bool) -> type[SearchRows]:
     """Return the work of a search; InputError where it cannot run on the device as asked."""
     if not on_device:
         return SearchRows

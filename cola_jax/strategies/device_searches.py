@@ -26,7 +26,7 @@ from cola_jax.scoring.scorer import (
     score_readings,
 )
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.on_device import Limits, Searches, Seen, State, run_waves
+from cola_jax.strategies.on_device import CallLimits, Searches, Seen, State, run_waves
 from cola_jax.strategies.outcome import ROOT, History, Leaf
 from cola_jax.strategies.rules import Rules, Settings, TreeRules
 from cola_jax.strategies.tree import Tables
@@ -219,7 +219,7 @@ class DeviceSearches:
         """Run some waves on the device, and take their verdicts."""
         device = self.device
         settings = self.settings
-        limits = Limits(
+        limits = CallLimits(
             waves=np.int32(self.waves),
             leaves=np.int32(settings.leaves),
             nodes=np.int32(1 + settings.simulations),

@@ -21,7 +21,7 @@ ANY_WORD = KIND_WORD + KINDS  # the first of those that draw among all new edits
 DRAW_WORD = 80  # the first of those that draw edits, DRAWS of each kind
 
 
-class Drawn(NamedTuple):
+class DrawnEdit(NamedTuple):
     """An edit of a node's path that makes a new path, where one was found."""
 
     found: Bool[Array, ""]
@@ -29,9 +29,9 @@ class Drawn(NamedTuple):
     start: Int[Array, ""]
 
 
-def no_edit() -> Drawn:
+def no_edit() -> DrawnEdit:
     """Return an edit that was not found."""
-    return Drawn(jnp.bool_(False), jnp.int32(0), jnp.int32(0))
+    return DrawnEdit(jnp.bool_(False), jnp.int32(0), jnp.int32(0))
 
 
 class Parent(NamedTuple):
@@ -51,7 +51,7 @@ def random_words(key: UInt[Array, "2"], node: Int[Array, ""]) -> UInt[Array, " W
         return jax.random.bits(jax.random.fold_in(typed, node), (WORDS,), jnp.uint32)
 
 
-def choose(word: UInt[Array, ""], count: Array) -> Int[Array, ""]:
+def number_below(word: UInt[Array, ""], count: Array) -> Int[Array, ""]:
     """Return floor(word * count / 2**32), a number below `count` < 2**31 drawn evenly."""
     half = jnp.uint32(16)
     mask = jnp.uint32(2**16 - 1)
@@ -63,7 +63,7 @@ def choose(word: UInt[Array, ""], count: Array) -> Int[Array, ""]:
     return high.astype(jnp.int32)
 
 
-def draw(tree: Tree, tables: Tables, node: Array, words: Array) -> tuple[Drawn, Array]:
+def draw(tree: Tree, tables: Tables, node: Array, words: Array) -> tuple[DrawnEdit, Array]:
     """Draw an edit of a node's path that makes a new path of the tree.
 
     The kind is drawn first and evenly, then the edit among those of its kind: there are four times
@@ -72,30 +72,30 @@ def draw(tree: Tree, tables: Tables, node: Array, words: Array) -> tuple[Drawn, 
     """
     parent = parent_of(tree, tables, node)
 
-    def has_prior(state: tuple[Drawn, Array]) -> Array:
+    def has_prior(state: tuple[DrawnEdit, Array]) -> Array:
         drawn, tried = state
         return ~drawn.found & (node == ROOT) & (tried < tables.prior_edits)
 
-    def try_prior(state: tuple[Drawn, Array]) -> tuple[Drawn, Array]:
+    def try_prior(state: tuple[DrawnEdit, Array]) -> tuple[DrawnEdit, Array]:
         _, tried = state
         shape, start = tables.prior[tried]
         place = start - parent.first[shape]
         fits = (place >= 0) & (place < parent.starts[shape])
         (new,) = are_new(tree, tables, parent, shape[None], start[None])
-        return Drawn(fits & new, shape, start), tried + 1
+        return DrawnEdit(fits & new, shape, start), tried + 1
 
     drawn, tried = lax.while_loop(has_prior, try_prior, (no_edit(), tree.tried))
     weights = tables.shapes.weight * parent.starts.astype(jnp.uint32)
     of_kind = tables.shapes.kind == jnp.arange(KINDS)[:, None]
     kinds = (of_kind & (weights > 0)).any(axis=1)
 
-    def has_kind(state: tuple[Drawn, Array, Array]) -> Array:
+    def has_kind(state: tuple[DrawnEdit, Array, Array]) -> Array:
         drawn, kinds, _ = state
         return ~drawn.found & kinds.any()
 
-    def try_kind(state: tuple[Drawn, Array, Array]) -> tuple[Drawn, Array, Array]:
+    def try_kind(state: tuple[DrawnEdit, Array, Array]) -> tuple[DrawnEdit, Array, Array]:
         _, kinds, attempt = state
-        place = choose(words[KIND_WORD + attempt], kinds.sum())
+        place = number_below(words[KIND_WORD + attempt], kinds.sum())
         kind = jnp.argmax(jnp.cumsum(kinds) > place).astype(jnp.int32)
         own = jnp.where(tables.shapes.kind == kind, weights, 0)
         first = DRAW_WORD + DRAWS * attempt
@@ -131,25 +131,25 @@ def parent_of(tree: Tree, tables: Tables, node: Array) -> Parent:
 
 def draw_of_kind(
     tree: Tree, tables: Tables, parent: Parent, weights: Array, words: UInt[Array, " T"]
-) -> Drawn:
+) -> DrawnEdit:
     """Draw edits by weights [F] of their shapes, each as often as it has starts: the first new one.
 
     Where none of the T drawn ones is new, few or no edits are.
     """
     sums = jnp.cumsum(weights).astype(jnp.int32)
-    number = jax.vmap(choose, in_axes=(0, None))(words, sums[-1])
+    number = jax.vmap(number_below, in_axes=(0, None))(words, sums[-1])
     shape = place_in(sums, number)
     before = sums[shape] - weights[shape].astype(jnp.int32)
     weight = jnp.maximum(tables.shapes.weight[shape].astype(jnp.int32), 1)
     start = parent.first[shape] + (number - before) // weight
     new = are_new(tree, tables, parent, shape, start)
     first = jnp.argmax(new)
-    return Drawn(new[first], shape[first], start[first])
+    return DrawnEdit(new[first], shape[first], start[first])
 
 
 def draw_of_all(
-    tree: Tree, tables: Tables, parent: Parent, kind: Array, drawn: Drawn, word: Array
-) -> Drawn:
+    tree: Tree, tables: Tables, parent: Parent, kind: Array, drawn: DrawnEdit, word: Array
+) -> DrawnEdit:
     """Draw among all new edits of a kind, unless one was found: one is as likely as by chance."""
     shapes = tables.shapes
     starts = jnp.where(shapes.kind == kind, parent.starts, 0)
@@ -175,15 +175,15 @@ def draw_of_all(
     weights, _ = lax.while_loop(is_left, add_up, start)
     sums = jnp.cumsum(weights)
 
-    def is_wanted(state: tuple[Drawn, Array]) -> Array:
+    def is_wanted(state: tuple[DrawnEdit, Array]) -> Array:
         return state[1]
 
-    def take(state: tuple[Drawn, Array]) -> tuple[Drawn, Array]:
-        number = choose(word, sums[-1])
+    def take(state: tuple[DrawnEdit, Array]) -> tuple[DrawnEdit, Array]:
+        number = number_below(word, sums[-1])
         chunk = place_in(sums, number)
         shape, start, weight = look(chunk)
         chosen = place_in(jnp.cumsum(weight), number - sums[chunk] + weights[chunk])
-        return Drawn(jnp.bool_(True), shape[chosen], start[chosen]), jnp.bool_(False)
+        return DrawnEdit(jnp.bool_(True), shape[chosen], start[chosen]), jnp.bool_(False)
 
     return lax.while_loop(is_wanted, take, (drawn, sums[-1] > 0))[0]
 
@@ -265,7 +265,7 @@ def runs_fit(
     return lax.cond(tables.max_runs < NONE, count, lambda: jnp.ones(len(starts), bool))
 
 
-def edited(path: Array, length: Array, tables: Tables, drawn: Drawn) -> tuple[Array, Array]:
+def edited_row(path: Array, length: Array, tables: Tables, drawn: DrawnEdit) -> tuple[Array, Array]:
     """Apply an edit to a padded path [P]; returns the new path and its length."""
     shapes = tables.shapes
     kind = shapes.kind[drawn.shape]

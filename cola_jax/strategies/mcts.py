@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt, UInt16
 
 from cola_jax.strategies.draws import (
     DEPTHS,
-    Drawn,
+    DrawnEdit,
     draw,
-    edited,
+    edited_row,
     no_edit,
     prefix_hashes,
     random_words,
@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
     live: Int[Array, " M"]
     tried: Int[Array, ""]
     node: Int[Array, ""]  # where it ended
-    drawn: Drawn
+    drawn: DrawnEdit
 
 
 def plant(
@@ -77,7 +77,7 @@ def plant(
         return jnp.full((nodes, *shape), fill, dtype)
 
     hashes = prefix_hashes(path, num_layers, tables)[-1]
-    cost, penalty = cost_of(path, num_layers, tables)
+    cost, penalty = shares_of_cost(path, num_layers, tables)
     tree = Tree(
         size=jnp.int32(1),
         visits=column(0, jnp.int32).at[ROOT].set(1),
@@ -178,11 +178,11 @@ def with_leaf(tree: Tree, tables: Tables, words: Array, wanted: Array) -> Tree:
     return add(tree, tables, node, drawn)
 
 
-def add(tree: Tree, tables: Tables, parent: Array, drawn: Drawn) -> Tree:
+def add(tree: Tree, tables: Tables, parent: Array, drawn: DrawnEdit) -> Tree:
     """Add a pending node, where one was found, and count its visit on the way up."""
-    path, length = edited(tree.paths[parent], tree.length[parent], tables, drawn)
+    path, length = edited_row(tree.paths[parent], tree.length[parent], tables, drawn)
     hashes = prefix_hashes(path, length, tables)[-1]
-    cost, penalty = cost_of(path, length, tables)
+    cost, penalty = shares_of_cost(path, length, tables)
     shapes = tables.shapes
     shape = drawn.shape
     edit = jnp.stack([shapes.kind[shape], drawn.start, shapes.k[shape], shapes.amount[shape]])
@@ -259,7 +259,7 @@ def close(tree: Tree, node: Array) -> tuple[Array, Array]:
     return closed, lax.while_loop(is_lost, bury, (tree.live, node))[0]
 
 
-def cost_of(path: Array, length: Array, tables: Tables) -> tuple[Array, Array]:
+def shares_of_cost(path: Array, length: Array, tables: Tables) -> tuple[Array, Array]:
     """Return what a path's cost takes from its UCB and from its reward."""
     layers = jnp.minimum(path, len(tables.costs) - 1)
     costs = jnp.where(jnp.arange(len(path)) < length, tables.costs[layers], 0)

@@ -71,7 +71,7 @@ class State(NamedTuple):
     turns: Int[Values, ""]  # of all waves so far
 
 
-class Limits(NamedTuple):
+class CallLimits(NamedTuple):
     """The bounds of a call; traced, so that others compile nothing."""
 
     waves: Any  # of this call
@@ -98,7 +98,7 @@ def run_waves(
     searches: Searches,
     tables: Tables,
     state: State,
-    limits: Limits,
+    limits: CallLimits,
     *,
     mark: Mark,
     sizes: TurnSizes,
@@ -234,7 +234,7 @@ def grown(
     tables: Tables,
     state: State,
     pending: Pending,
-    limits: Limits,
+    limits: CallLimits,
     most: int,
 ) -> State:
     """Back up the verdicts of pending nodes, and select the next ones of searches that go on."""

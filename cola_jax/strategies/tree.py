@@ -101,7 +101,7 @@ def tables_of(
     shortest, longest = rules.lengths(num_layers)
     positions = rounded_up(max(num_layers, longest), MULTIPLES["positions"])
     slots = max(LEAST_NODES, 1 << (nodes - 1).bit_length())
-    shapes = shapes_of(rules, max(num_layers, longest), positions, prior)
+    shapes = edit_shapes(rules, max(num_layers, longest), positions, prior)
     visits = np.arange(1, slots + 1, dtype=float)
     children = np.ceil(rules.widening * visits**rules.widening_power)
     # integers, whose sums have no order; milliseconds to some 2**-20 of the largest
@@ -115,7 +115,7 @@ def tables_of(
         children=np.append(NONE, np.minimum(children, NONE)).astype(np.int32),
         exploration=np.append(0, rules.exploration * np.sqrt(np.log(visits))).astype(np.float32),
         rates=np.append(0, 1 / np.sqrt(visits)).astype(np.float32),
-        costs=padded(layer_costs, positions),
+        costs=zero_padded(layer_costs, positions),
         total_cost=np.array(layer_costs.sum(), np.int32),
         length_weight=np.array(rules.length_weight, np.float32),
         length_penalty=np.array(rules.length_penalty, np.float32),
@@ -127,12 +127,12 @@ def tables_of(
         whole=np.array(rules.visits == "tree", np.bool_),
         of_margin=np.array(rules.reward == "margin", np.bool_),
         ordered=np.array(rules.ordered, np.bool_),
-        prior=padded(tried, rounded_up(len(tried), MULTIPLES["prior"])),
+        prior=zero_padded(tried, rounded_up(len(tried), MULTIPLES["prior"])),
         prior_edits=np.array(len(tried), np.int32),
     )
 
 
-def shapes_of(
+def edit_shapes(
     rules: TreeRules, longest: int, positions: int, prior: Sequence[Sequence[int]]
 ) -> Shapes:
     """List the shapes of the edits of a search, with weights in proportion to k ** block_power.
@@ -146,7 +146,7 @@ def shapes_of(
     others = [shape for shape in others if shape not in drawn]
     kind, k, amount = np.array(drawn + others, np.int32).reshape(-1, 3).T
     weight = np.zeros(len(k), np.uint32)
-    weight[: len(drawn)] = weights_of(k[: len(drawn)], rules.block_power, positions)
+    weight[: len(drawn)] = edit_weights(k[: len(drawn)], rules.block_power, positions)
     up = np.stack([power_of(BASES, int(size)) for size in k])
     down = np.stack([power_of(inverse_of(BASES), int(size)) for size in k])
     block = np.zeros_like(up)
@@ -163,10 +163,10 @@ def shapes_of(
             block[f] = power_of(bases, abs(int(extra)))
     columns = (kind, k, amount, weight, block, after, up, down)
     size = rounded_up(len(k), MULTIPLES["shapes"])
-    return Shapes(*(padded(column, size) for column in columns))
+    return Shapes(*(zero_padded(column, size) for column in columns))
 
 
-def weights_of(k: np.ndarray, power: float, positions: int) -> np.ndarray:
+def edit_weights(k: np.ndarray, power: float, positions: int) -> np.ndarray:
     """Return whole numbers in proportion to k ** power, at least 1; a model may be too small."""
     if not len(k):
         return k
@@ -201,7 +201,7 @@ def rounded_up(size: int, multiple: int) -> int:
     return max(1, -(-size // multiple)) * multiple
 
 
-def padded(rows: np.ndarray, size: int) -> np.ndarray:
+def zero_padded(rows: np.ndarray, size: int) -> np.ndarray:
     """Pad an array with zeros to a number of rows."""
     return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 

@@ -39,7 +39,7 @@ from cola_jax.prompts import Prompts
 from cola_jax.question import Question, stable_hash
 from cola_jax.scoring.answer_key import AnswerKey, mark_options
 from cola_jax.strategies.mcts import plant_all
-from cola_jax.strategies.on_device import Limits, Searches, Seen, State, run_waves
+from cola_jax.strategies.on_device import CallLimits, Searches, Seen, State, run_waves
 from cola_jax.strategies.rules import PRESETS, Settings, TreeRules
 from cola_jax.strategies.tree import tables_of
 from experiments.compile import hlo
@@ -244,7 +244,7 @@ def lower_search(make: Abstract, searches: int, sizes: TurnSizes, rules: TreeRul
     peers = np.zeros((searches, OPTIONS), np.int32)
     facts = Searches(count, count, count.astype(bool), peers)
     number = np.array(1, np.int32)
-    limits = Limits(number, number, number, number, np.array(False))
+    limits = CallLimits(number, number, number, number, np.array(False))
     return run_waves.lower(
         model,
         *map(shaped, (batch, key, facts, tables, state, limits)),

@@ -25,10 +25,10 @@ MOVES = dataclasses.replace(PRESETS["cola"], max_move=2, max_move_block=3)
 
 
 @pytest.mark.parametrize("count", [1, 3, 1000, 2**31 - 1])
-def test_choose_is_exact(count):
+def test_number_below_is_exact(count):
     words = np.random.default_rng(0).integers(0, 2**32, 1000).astype(np.uint32)
     words[:2] = 0, 2**32 - 1
-    chosen = jax.vmap(draws.choose, in_axes=(0, None))(words, jnp.int32(count))
+    chosen = jax.vmap(draws.number_below, in_axes=(0, None))(words, jnp.int32(count))
     assert chosen.tolist() == [int(word) * count >> 32 for word in words]
 
 
@@ -65,8 +65,8 @@ def test_hashes_and_edits_on_the_device_are_those_of_paths():
     for f, start, edit, ours in zip(place, starts, fits.tolist(), hashes, strict=True):
         child = edited(path, edit)
         assert ours.tolist() == hash_of(child, tables).tolist()
-        drawn = draws.Drawn(jnp.bool_(True), f, start)
-        row, length = draws.edited(parent.path, parent.length, tables, drawn)
+        drawn = draws.DrawnEdit(jnp.bool_(True), f, start)
+        row, length = draws.edited_row(parent.path, parent.length, tables, drawn)
         assert tuple(row[:length].tolist()) == child
 
 
