@@ -4,9 +4,9 @@ Searches, for each input of a pretrained LLM, which of its layers to run, skip o
 listed in `__init__.pyi` and imported when they are first used.
 """
 
-import lazy_loader
+from cola_jax.lazy import attach
 
-load_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+load_name, __dir__ = attach(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:

@@ -3,6 +3,6 @@
 Modules are imported when a name of theirs is first used: importing JAX takes seconds.
 """
 
-import lazy_loader
+from cola_jax.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__ = attach(__name__, __file__)

