@@ -5,9 +5,8 @@ Modules are imported when a name of theirs is first used: importing JAX takes se
 
 from typing import Any, Literal
 
-from cola_jax.lazy import attach
-
 from cola_jax.errors import InputError, did_you_mean
+from cola_jax.lazy import attach
 
 __getattr__, __dir__ = attach(__name__, __file__)
 

@@ -76,7 +76,7 @@ def find_layers(model: nn.Module, num_layers: int) -> tuple[nn.Module, str]:
             f"vLLM's {type(model).__name__} has {len(found)} lists of {num_layers} layers with "
             "attention where one is expected: serve an export of the path with --format hf."
         )
-    (owner, name), = found
+    ((owner, name),) = found
     for module in owner.get_submodule(name).modules():
         if vars(module).get("kv_sharing_target_layer_name") is not None:
             raise PathError(
