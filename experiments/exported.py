@@ -18,7 +18,8 @@ import tyro
 from rich.console import Console
 
 import cola_jax
-from cola_jax.deploy.export import export, read_path
+from cola_jax.deploy.export import export
+from cola_jax.deploy.path_file import read_path
 from cola_jax.extras.export_gguf import export_gguf
 from cola_jax.files import written_bytes
 from cola_jax.scoring import Options

@@ -103,14 +103,17 @@ def bucket(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A `hub_server.Hub` in place of the Hugging Face Hub, and a token for it."""
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> Iterator[Any]:
+    """A `hub_server.Hub` in place of the Hugging Face Hub, a token for it, and an empty cache."""
     from huggingface_hub import constants
 
     from tests.formats import hub_server
 
     with hub_server.serve() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         yield hub

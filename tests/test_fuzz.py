@@ -28,8 +28,8 @@ from cola_jax import checkpoint
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, flag_values, values_of
 from cola_jax.cli.runs import Generate
-from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effects
+from cola_jax.deploy.path_file import read_path
 from cola_jax.deploy.rules import MENU, SELECTOR, Selector, load_menu
 from cola_jax.errors import InputError
 from cola_jax.extras.router import RECORD, Record

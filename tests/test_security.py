@@ -18,7 +18,7 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.chat import render_chat, user_message
 from cola_jax.cli.main import main
-from cola_jax.deploy.export import read_path
+from cola_jax.deploy.path_file import read_path
 from cola_jax.deploy.verify.claims import read_claim
 from cola_jax.errors import InputError
 from cola_jax.formats.hub import check_push

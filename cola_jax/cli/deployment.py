@@ -277,7 +277,7 @@ class Export(Command):
 
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
-        from cola_jax.deploy.export import read_path
+        from cola_jax.deploy.path_file import read_path
         from cola_jax.formats.identity import Identity
         from cola_jax.path import format_path
 
@@ -311,15 +311,16 @@ class Export(Command):
 
     def front(self, model: "Identity") -> "Front":
         """Read the front of `cola static`; InputError for other files, and for another model."""
-        from cola_jax.deploy.export import read_named
         from cola_jax.deploy.front import Front
+        from cola_jax.deploy.path_file import PathFile
 
         if not self.path.endswith(RESULT):
             raise InputError(
                 "--max-cost takes a path from the front of `cola static`: give its static.json as "
                 f"--path, not {self.path}."
             )
-        read_named(self.path, model)
+        named = PathFile.read(self.path)
+        model.check(self.path, named.model, named.model_name, named.model_dtype)
         return Front.read(self.path, self.layer_costs)
 
     def write_hf(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:

@@ -369,7 +369,8 @@ class PathFlags:
     """Paths as texts, from a file, or drawn at random."""
 
     paths: Annotated[tuple[str, ...], arg(aliases=["--path"])] = ()
-    """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
+    """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29; path.json files or their folders; or
+    repositories OWNER/NAME of the Hub with one, also with @REVISION."""
     paths_file: Path | None = None
     """File with a path on each line, where # starts a comment; or a file of PoLar, Dr.LLM, RYS or
     mergekit, which is recognised."""
@@ -388,11 +389,12 @@ class PathFlags:
         Raises InputError for malformed paths, named ones that the model cannot run, and a file that
         names another model than `model`.
         """
+        from cola_jax.deploy.path_file import read_path
         from cola_jax.formats.peers import read_paths
-        from cola_jax.path import identity, parse_path, random_paths
+        from cola_jax.path import identity, random_paths
 
         num_layers = config.num_layers
-        paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
+        paths = [read_path(text, num_layers, model, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length, model)
         for path in paths:

@@ -16,9 +16,10 @@ from safetensors.numpy import save
 
 from cola_jax import checkpoint, files
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.model_card import ReportedEffect, model_card, write_eval_results
-from cola_jax.errors import InputError, shown
-from cola_jax.files import check_apart, check_writable, exists, read_json
+from cola_jax.deploy.effect import ReportedEffect
+from cola_jax.deploy.model_card import model_card, write_eval_results
+from cola_jax.errors import InputError
+from cola_jax.files import check_apart, check_writable, exists
 from cola_jax.formats.config_json import (
     model_type_of,
     select_layers,
@@ -26,7 +27,6 @@ from cola_jax.formats.config_json import (
 )
 from cola_jax.formats.families import FAMILIES, has_attribute, read_config
 from cola_jax.formats.huggingface import GENERATION, INDEX
-from cola_jax.formats.identity import Identity, named_model
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, shapes
@@ -34,11 +34,9 @@ from cola_jax.path import (
     LayerPath,
     ascending_ranges,
     format_path,
-    parse_path,
-    parse_path_of,
     validate,
 )
-from cola_jax.progress import OnProgress, ignore_progress, log
+from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.steps import scale_of, steps_of
 from cola_jax.storage import AnyPath
 
@@ -54,41 +52,6 @@ class Selected(NamedTuple):
     config: ModelConfig  # of the model that is written
     values: dict[str, Any]  # of its config.json
     rows: tuple[Row, ...]
-
-
-def read_path(text: str, num_layers: int, model: Identity | None = None) -> LayerPath:
-    """Read a path from its text form, or from the field `path` of a JSON file.
-
-    Raises InputError if the file has no such field or names another model than `model`, or the path
-    does not fit the model.
-    """
-    if not text.endswith(".json"):
-        return parse_path(text, num_layers)
-    content = read_named(text, model)
-    path = content["path"]
-    found = content.get("found", path)
-    if found != path:
-        log.warning(
-            "%s recommends the path %s, which is used: to use the one that was found, give %s",
-            text,
-            path,
-            found,
-        )
-    return parse_path_of(text, path, num_layers)
-
-
-def read_named(file: str, model: Identity | None = None) -> dict[str, Any]:
-    """Read a JSON file with the field `path`; InputError for others, and for another model."""
-    content = read_json(Path(file))
-    path = content.get("path")
-    if not isinstance(path, str):
-        raise InputError(
-            f"{file} has no path: the field path must be a text such as 0-5,7-29, it is "
-            f"{shown(path)}."
-        )
-    if model is not None:
-        model.check(file, *named_model(content))
-    return content
 
 
 def export(

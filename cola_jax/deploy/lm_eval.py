@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
+from cola_jax.deploy.path_file import read_path
 from cola_jax.deploy.rules import MenuFile, Signals, load_menu, signals
 from cola_jax.dtypes import Dtype
 from cola_jax.engine.devices import Devices, choose_dtype
@@ -36,7 +37,8 @@ from cola_jax.execute.generate import Generated, generate
 from cola_jax.execute.run_paths import run_paths
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
-from cola_jax.path import LayerPath, format_path, identity, parse_path
+from cola_jax.formats.identity import Identity
+from cola_jax.path import LayerPath, format_path, identity
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.scorer import pack
@@ -142,7 +144,7 @@ class ColaLM(TemplateLM):
             return menu, f"menu {menu.digest}"
         path = identity(num_layers)
         if arguments.path is not None:
-            path = parse_path(arguments.path, num_layers)
+            path = read_path(arguments.path, num_layers, Identity.of(self.metadata))
             ModelConfig.from_json(self.metadata["config"]).check_keys(path)
         return MenuFile((path,)), format_path(path)
 

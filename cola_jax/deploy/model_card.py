@@ -7,10 +7,11 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.rows import check_rows
 from cola_jax.errors import InputError, check_belongs, reading, shorten
@@ -24,7 +25,6 @@ from cola_jax.runs.estimates import (
     CORRECT,
     MODEL,
     RECOMMENDED,
-    Estimate,
     sentences_of,
 )
 from cola_jax.runs.path_results import group_of
@@ -42,30 +42,6 @@ MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
 TRY_OTHERS = "try it on others with `cola verify --other-questions`"
 
 
-class ReportedEffect(NamedTuple):
-    """The effect of a path on questions that it was not chosen on, in the results of a command."""
-
-    task: str  # with its split
-    prompts: int  # in which each question was asked
-    before: Estimate  # accuracy of the pretrained model
-    after: Estimate  # accuracy along the path
-    change: Estimate
-    sentence: str
-    facts: Mapping[str, str]  # of the trial, or of the command that measured it
-
-    @property
-    def size(self) -> str:
-        """The difference in points with its interval, where it has one."""
-        interval = self.change.interval_text
-        return f"{self.change.text} ({interval})" if interval else self.change.text
-
-    def cells(self) -> list[str]:
-        """Return the cells of a row of `effects_section`."""
-        counts = [str(self.change.n), cell(str(self.prompts))]
-        shares = [self.before.text, self.after.text, self.size]
-        return [cell(self.task), *counts, *shares, cell(self.change.note)]
-
-
 def effects_section(effects: Sequence[ReportedEffect]) -> str:
     """Write the effects of a file as a section: a table, what is said of them, and the protocol.
 
@@ -76,11 +52,18 @@ def effects_section(effects: Sequence[ReportedEffect]) -> str:
     names = ["task", "questions", "prompts", "accuracy before", "after"]
     names += ["difference in points (95 %)", "outcome"]
     width = len(names) - all(not effect.change.note for effect in effects)
-    rows = [names, ["---"] * width, *(effect.cells() for effect in effects)]
+    rows = [names, ["---"] * width, *map(cells_of, effects)]
     lines = [f"| {' | '.join(row[:width])} |\n" for row in rows]
     said = "".join(f"\nThe report: {literal(effect.sentence)}\n" for effect in effects)
     facts = "".join(f"| {cell(name)} | {cell(text)} |\n" for name, text in effects[0].facts.items())
     return f"## Measured effect\n\n{''.join(lines)}{said}\n| protocol | |\n|---|---|\n{facts}"
+
+
+def cells_of(effect: ReportedEffect) -> list[str]:
+    """Return the cells of a row of `effects_section`."""
+    counts = [str(effect.change.n), cell(str(effect.prompts))]
+    shares = [effect.before.text, effect.after.text, effect.size]
+    return [cell(effect.task), *counts, *shares, cell(effect.change.note)]
 
 
 def read_effects(

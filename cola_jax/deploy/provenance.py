@@ -9,9 +9,9 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.deploy.path_file import PATH_FILE, PathFile, find_path_file
 from cola_jax.errors import InputError, count, reading, shorten, shown
-from cola_jax.files import entries, exists, inside, read_json, read_text
-from cola_jax.formats.peers import parse_without_nulls
+from cola_jax.files import entries, exists, inside, read_json
 from cola_jax.runs.chosen_on import CHOSEN_ON, MEASURED_ON, NOTHING, ChosenOn
 from cola_jax.runs.estimates import CHOSEN_BY, Estimate
 from cola_jax.runs.results import BESIDE, RESULTS
@@ -49,20 +49,23 @@ class Provenance:
     def of_file(cls, text: str) -> "Provenance | None":
         """Read where the path of a file such as static.json was chosen; None for other texts.
 
-        Files of other projects are read later, with their own errors.
+        A folder or a repository may have it as its path.json. Files of other projects are read
+        later, with their own errors.
         """
-        place = path_of(text)
-        if not (text.endswith(".json") and exists(place)):
+        try:
+            file = find_path_file(text)
+        except InputError:  # of a repository that may be a model
+            return None
+        if file is None or not exists(file):
             return None
         try:
-            content = parse_without_nulls(read_text(place))
+            chosen_on = PathFile.read(file, text).chosen
         except ValueError:
+            if file.name == PATH_FILE:
+                raise
             return None
-        if not (isinstance(content, dict) and isinstance(content.get("path"), str)):
-            return None
-        chosen_on = chosen_on_in(content, place)
-        if chosen_on is None and BESIDE["static"] == place.name and is_run(place.parent):
-            chosen_on = Run(place.parent).chosen_on()
+        if chosen_on is None and BESIDE["static"] == file.name and is_run(file.parent):
+            chosen_on = Run(file.parent).chosen_on()
         return None if chosen_on is None else cls((text,), chosen_on)
 
     def with_measured(self, file: str) -> "Provenance":
@@ -166,12 +169,8 @@ def read_chosen_on(source: str) -> ChosenOn:
 
 
 def recorded_in(file: epath.Path) -> ChosenOn | None:
-    """Read the field of a file, None where it has none, as of earlier versions."""
-    return chosen_on_in(read_json(file), file)
-
-
-def chosen_on_in(content: Mapping[str, Any], file: epath.Path) -> ChosenOn | None:
-    """Read the field of the content of a file, or of its run."""
+    """Read the field of a file or of its run, None where it has none, as of earlier versions."""
+    content = read_json(file)
     run = content.get("run")
     field = content.get(CHOSEN_ON) or (run.get(CHOSEN_ON) if isinstance(run, Mapping) else None)
     with reading(file):
@@ -186,7 +185,7 @@ def is_run(folder: epath.Path) -> bool:
 def chosen_in(folder: epath.Path, depth: int) -> Iterator[ChosenOn]:
     """Yield the questions and wordings of the outputs in a folder, but those that measure."""
     names = entries(folder)
-    for name in BESIDE.values():
+    for name in (*BESIDE.values(), PATH_FILE):
         if name in names and (chosen_on := recorded_in(folder / name)) is not None:
             yield chosen_on
             return

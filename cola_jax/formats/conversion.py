@@ -13,11 +13,12 @@ from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
 from cola_jax.dtypes import dtype_name
-from cola_jax.errors import InputError, first_line, nearest, printed, reading
+from cola_jax.errors import InputError, nearest, printed, reading
 from cola_jax.files import building, check_apart, check_writable, exists, matching
 from cola_jax.formats import demo_model
 from cola_jax.formats.families import read_config
 from cola_jax.formats.gguf import open_gguf
+from cola_jax.formats.hub import SECONDS, download_error
 from cola_jax.formats.huggingface import (
     CARD,
     CONFIG,
@@ -37,7 +38,6 @@ from cola_jax.storage import AnyPath, check_local
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 # some repositories hold a second copy of the weights in their authors' own format
 SKIPPED = ["consolidated*", "*/*"]
-SECONDS = 5.0  # that the Hub has to answer, before it counts as unreachable
 
 
 def convert(
@@ -259,16 +259,8 @@ def download_snapshot(name: str, revision: str | None, patterns: Sequence[str]) 
 
     The cache of the Hub is asked where it cannot be reached, or HF_HUB_OFFLINE is set.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    problems = {
-        errors.GatedRepoError: f"is gated: accept its terms at https://huggingface.co/{name}, then "
-        "log in with `hf auth login`",
-        errors.RevisionNotFoundError: f"has no revision {revision!r} on the Hub: give a branch, a "
-        "tag or a commit",
-        errors.RepositoryNotFoundError: "is neither on the Hub nor a file or directory here: check "
-        "the spelling, or log in with `hf auth login` if it is private",
-    }
     try:
         folder = snapshot_download(
             name,
@@ -279,10 +271,5 @@ def download_snapshot(name: str, revision: str | None, patterns: Sequence[str]) 
         )
         return Path(folder)
     except Exception as error:  # the Hub's client and its HTTP library raise many types
-        unreachable = (
-            f"(revision {revision or 'main'}) is not a file or directory here, and could not be "
-            f"downloaded from the Hub ({first_line(error)}): check the spelling and the "
-            "connection, and start the same command again, which resumes, or give a local "
-            "directory or a .gguf file"
-        )
-        raise InputError(f"{name} {problems.get(type(error), unreachable)}.") from error
+        local = "a local directory or a .gguf file"
+        raise download_error(name, revision, error, local) from error

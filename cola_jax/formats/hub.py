@@ -1,4 +1,4 @@
-"""Uploads of folders to repositories of the Hugging Face Hub."""
+"""Files of repositories of the Hugging Face Hub, and uploads of folders to them."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,11 @@ from cola_jax.storage import AnyPath, check_local
 # hidden files at the top, such as locks, and leftovers of an interrupted run
 SKIPPED = (".*.lock", "unfinished/*", "failed/*")
 # deleted from the repository where the folder lacks them, as an earlier upload is read with this
-STALE = ("*.parquet", "*.safetensors", "*.safetensors.index.json")
+STALE = (
+    *("*.parquet", "*.safetensors", "*.safetensors.index.json"),
+    *("adapter_config.json", "path.json"),
+)
+SECONDS = 5.0  # that the Hub has to answer, before it counts as unreachable
 
 
 def check_push(folder: AnyPath, repository: str) -> None:
@@ -35,6 +39,42 @@ def check_push(folder: AnyPath, repository: str) -> None:
     check_local(folder)
     for entry in Path(folder).rglob("*"):
         check_link(entry, folder)
+
+
+def download_file(name: str, file: str, revision: str | None = None) -> Path | None:
+    """Download a file of a repository unless it is cached; None where the repository lacks it.
+
+    The cache of the Hub is asked where it cannot be reached, or HF_HUB_OFFLINE is set. Raises
+    InputError where there is no such repository, or neither has an answer.
+    """
+    from huggingface_hub import errors, hf_hub_download  # imports a client of HTTP
+
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, etag_timeout=SECONDS))
+    except errors.RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # the Hub's client and its HTTP library raise many types
+        raise download_error(name, revision, error, "a directory with that file") from error
+
+
+def download_error(name: str, revision: str | None, error: Exception, local: str) -> InputError:
+    """Return the error of a user for an error of a download; `local` may be given in its place."""
+    from huggingface_hub import errors
+
+    problems = {
+        errors.GatedRepoError: f"is gated: accept its terms at https://huggingface.co/{name}, then "
+        "log in with `hf auth login`",
+        errors.RevisionNotFoundError: f"has no revision {revision!r} on the Hub: give a branch, a "
+        "tag or a commit",
+        errors.RepositoryNotFoundError: "is neither on the Hub nor a file or directory here: check "
+        "the spelling, or log in with `hf auth login` if it is private",
+    }
+    unreachable = (
+        f"(revision {revision or 'main'}) is not a file or directory here, and could not be "
+        f"downloaded from the Hub ({first_line(error)}): check the spelling and the "
+        f"connection, and start the same command again, which resumes, or give {local}"
+    )
+    return InputError(f"{name} {problems.get(type(error), unreachable)}.")
 
 
 def push(

@@ -100,6 +100,8 @@ def json_paths(content: Any, num_layers: int, limit: int) -> list[LayerPath]:
     if samples is not None:
         right = [path for sample in samples for path in sample.valid]
         return right + [path for sample in samples for path in sample.invalid]
+    if isinstance(content, dict) and isinstance(content.get("path"), str):  # path.json
+        return [parse_path(content["path"], num_layers, limit)]
     if isinstance(content, dict):
         raise InputError(
             "its format is unknown. Known are lines of paths such as 0-5,7,7,8-29 or of blocks "

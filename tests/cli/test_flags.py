@@ -36,6 +36,17 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
             flags.collect(config)
 
 
+def test_collect_takes_files_of_a_path_and_their_folders(tmp_path):
+    file, config = tmp_path / "path.json", llama(5, 8, 1, 1, 8, 8)
+    file.write_text(json.dumps({"path": "0,2,4", "model": "cd" * 32, "model_name": "other"}))
+    for flags in (PathFlags((str(file),)), PathFlags((str(tmp_path), "0,2,4"))):
+        assert flags.collect(config) == [(0, 2, 4)]
+    with pytest.raises(InputError, match=r"has paths of another model \(other, digest cdcdcd"):
+        PathFlags((str(tmp_path),)).collect(config, Identity("ab" * 32, "ours", None, None))
+    with pytest.raises(InputError, match="runs more than 2 layers"):
+        PathFlags((str(tmp_path),), max_length=2).collect(config)
+
+
 def test_collect_refuses_a_file_that_names_another_model(tmp_path):
     config, file = llama(5, 8, 1, 1, 8, 8), tmp_path / "merge.yaml"
     model = Identity("ab" * 32, "someone/tiny", "someone/tiny", "0" * 40)

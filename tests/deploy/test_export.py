@@ -17,7 +17,6 @@ from cola_jax.deploy.export import (
     check_replication,
     choose_layers,
     export,
-    read_path,
     write_adapter,
     write_model,
     write_recipe,
@@ -191,22 +190,6 @@ def test_export_leaves_nothing_of_a_failed_export(tiny_checkpoint, tmp_path, mon
     with pytest.raises(OSError, match="disk full"):
         export(tiny_checkpoint, (0, 1), tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-def test_read_path_reads_what_static_writes(tmp_path, caplog):
-    file = tmp_path / "static.json"
-    file.write_text(json.dumps({"path": "0-1,3-4", "length": 4, "found": "0-1,3-4"}))
-    assert read_path(str(file), 5) == read_path("0-1,3-4", 5) == (0, 1, 3, 4)
-    assert not caplog.messages
-    file.write_text(json.dumps({"path": "0-4", "found": "0-1,3-4"}))
-    assert read_path(str(file), 5) == (0, 1, 2, 3, 4)
-    assert "the path 0-4, which is used: to use the one that was found, give 0-1,3-4" in caplog.text
-    file.write_text(json.dumps({"path": "0-1,3-4"}))  # of earlier versions
-    with pytest.raises(ValueError, match="names layer 4, but the model has layers"):
-        read_path(str(file), 4)
-    file.write_text("{}")
-    with pytest.raises(ValueError, match="has no path"):
-        read_path(str(file), 5)
 
 
 def test_write_recipe_refuses_layers_that_differ_and_files_that_exist(pair, tmp_path):

@@ -235,6 +235,15 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     assert model.max_length == LENGTH
 
 
+def test_the_path_may_be_the_folder_of_its_file(tiny_checkpoint, tmp_path):
+    (tmp_path / "path.json").write_text('{"path": "0-1,3-4", "model_name": "theirs"}')
+    model = ColaLM.create_from_arg_string(f"checkpoint={tiny_checkpoint},path={tmp_path},data=1")
+    assert model.path == "0-1,3-4"
+    (tmp_path / "path.json").write_text(json.dumps({"path": "0", "model": "ab" * 32}))
+    with pytest.raises(ValueError, match="has paths of another model"):
+        ColaLM(checkpoint=str(tiny_checkpoint), path=str(tmp_path))
+
+
 def test_lengths_that_do_not_fit_are_refused(tiny_checkpoint, ours):
     with pytest.raises(ValueError, match="max_length is 257, but the model's context is 256"):
         ColaLM(checkpoint=str(tiny_checkpoint), max_length=257)

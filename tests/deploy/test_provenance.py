@@ -40,6 +40,22 @@ def test_files_of_other_projects_tell_nothing(content, tmp_path):
     assert Provenance.of_file("0-28") is None
 
 
+def test_a_folder_or_a_repository_tells_it_by_its_path_file(tmp_path, hub):
+    file = tmp_path / "path.json"
+    file.write_text(json.dumps({"path": "0-2", "chosen_on": CHOSEN.to_json()}))
+    hub.repositories["models/me/found"] = {"path.json": file.read_bytes()}
+    hub.repositories["models/me/model"] = {"config.json": b"{}"}
+    for text in (str(tmp_path), "me/found"):
+        provenance = Provenance.of_file(text)
+        assert provenance is not None
+        assert (provenance.sources, provenance.chosen_on) == ((text,), CHOSEN)
+    assert read_chosen_on(str(tmp_path)) == CHOSEN
+    assert Provenance.of_file("me/model") is Provenance.of_file("me/none") is None
+    file.write_text(json.dumps({"path": "0-2", "chosen_on": "nothing"}))
+    with pytest.raises(InputError, match="chosen_on: Input should be a valid dictionary"):
+        Provenance.of_file(str(tmp_path))
+
+
 def test_a_run_tells_it_by_its_rows_and_its_results_alone(evaluated_run, tmp_path):  # noqa: F811
     by_rows = read_chosen_on(str(evaluated_run.directory))
     write_results(evaluated_run.summary(), tmp_path / "results.json")

@@ -1,12 +1,15 @@
-"""The endpoints of the Hub that an upload uses, on this machine."""
+"""The endpoints of the Hub that uploads and downloads use, on this machine."""
 
 import base64
 import contextlib
+import hashlib
 import http.server
 import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+
+COMMIT = "c" * 40  # of every repository
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -25,12 +28,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.resolve()
+
     def do_GET(self) -> None:
-        if "/tree/" in self.path:
+        if "/resolve/" in self.path:
+            self.resolve()
+        elif "/tree/" in self.path:
             entries = [{"type": "file", "path": p, "size": 1, "oid": "0"} for p in self.files()]
             self.answer(entries)
         else:
             self.answer({}, 404)
+
+    def resolve(self) -> None:
+        """Answer for a file of a model: /OWNER/NAME/resolve/REVISION/FILE."""
+        _, owner, name, _, revision, file = self.path.split("/", 5)
+        files = self.server.repositories.get(f"models/{owner}/{name}")
+        missing = "RepoNotFound" if files is None else "EntryNotFound"
+        if files is not None and revision not in ("main", COMMIT):
+            missing = "RevisionNotFound"
+        elif files is not None and file in files:
+            missing = None
+        content = files[file] if files is not None and missing is None else b""
+        self.send_response(404 if missing else 200)
+        if missing:
+            self.send_header("X-Error-Code", missing)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

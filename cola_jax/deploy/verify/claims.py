@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.checkpoint import read_metadata
+from cola_jax.deploy.path_file import PathFile, find_path_file
 from cola_jax.deploy.provenance import UNKNOWN_PROVENANCE, Provenance
 from cola_jax.deploy.verify.edited_model import path_of_model
 from cola_jax.errors import InputError, printed, reading, shorten, shown
@@ -39,8 +40,8 @@ FORMS = (
     "A claim is a path such as 0-5,7,7,8-29, a block of RYS such as (30,34) or "
     "blocks:31,34;43,45, a path of llm-circuit-finder such as 0..14,12..39, dropped layers such as "
     "dropped:21-28, a file of one of these or of mergekit, PoLar, Dr.LLM or EvoPress, a directory "
-    "of results of PoLar or Dr.LLM, or a model with layers of the base model: a Hub id such as "
-    "owner/name, or a directory in Hugging Face layout."
+    "of results of PoLar or Dr.LLM, a directory or a Hub id such as owner/name with a path.json, "
+    "or a model with layers of the base model: a Hub id, or a directory in Hugging Face layout."
 )
 
 
@@ -65,10 +66,12 @@ def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     1. `dropped:` with layers to skip, such as 21-28 or the list of ShortGPT [27, 26, 25], or with a
        file that has them; `layers:` likewise with the layers to run, as RYS writes a path.
     2. Digits and punctuation: a path, pairs of RYS, or a path of llm-circuit-finder.
-    3. A directory with a config.json, or a .gguf file: a model whose layers are the base model's.
-    4. Another directory: the JSON files of PoLar or Dr.LLM in it.
-    5. A file, by its content: see `from_file`.
-    6. A Hub id with its owner, also as ID@REVISION: a model as in 3.
+    3. A directory with a path.json, or a Hub id with its owner, also as ID@REVISION, of a
+       repository with one: its path.
+    4. A directory with a config.json, or a .gguf file: a model whose layers are the base model's.
+    5. Another directory: the JSON files of PoLar or Dr.LLM in it.
+    6. A file, by its content: see `from_file`.
+    7. Another Hub id: a model as in 4.
 
     Only a model's weights are read, and those of the checkpoint to compare them. Raises InputError
     for other texts, layers that the model lacks, a file that names another model, and the identity
@@ -96,6 +99,10 @@ def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
         return from_list(text, num_layers)
     if PATH_TEXT.fullmatch(text):
         return from_text(text, num_layers)
+    if (file := beside(text)) is not None:
+        claim = from_file(str(file), checkpoint, num_layers)
+        name = text if not os.path.exists(place) else place.name
+        return dataclasses.replace(claim, name=name, text=text)
     is_model = os.path.isfile(place / CONFIG) or (place.suffix == ".gguf" and is_file(place))
     if not (is_model or os.path.exists(place)):
         is_model = "/" in text and HUB_ID.fullmatch(text.partition("@")[0]) is not None
@@ -108,6 +115,19 @@ def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     if place.is_dir():
         return from_directory(text, checkpoint, num_layers)
     return from_file(text, checkpoint, num_layers)
+
+
+def beside(text: str) -> Path | None:
+    """Return the `path.json` of a directory or a repository; None for others, such as models."""
+    if text.endswith(".json"):
+        return None
+    try:
+        file = find_path_file(text)
+    except InputError:  # the Hub has no answer, nor for the model that this may be
+        if os.path.exists(Path(text).expanduser()):
+            raise
+        return None
+    return None if file is None else Path(file)
 
 
 def from_text(text: str, num_layers: int) -> Claim:
@@ -217,8 +237,8 @@ def from_json(text: str, content: str, num_layers: int) -> Claim:
         )
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         # of `cola static`, the path that was found, whether or not it is recommended
-        path = str(value.get("found", value["path"]))
-        return Claim(file.name, text, "path", parse_path(path, num_layers))
+        path = PathFile.of(value, text).layers_of(text, num_layers, found=True)
+        return Claim(file.name, text, "path", path)
     return Claim(file.name, text, "path", only_path(file, num_layers))
 
 

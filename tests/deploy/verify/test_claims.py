@@ -59,6 +59,25 @@ def test_the_claim_of_static_is_the_path_that_was_found(tmp_path):
     assert read_claim(str(file), NOWHERE, 8).path == (0, 1, 2, 4, 5, 6, 7)
 
 
+def test_read_claim_takes_a_path_file_of_a_folder_or_a_repository(tmp_path, hub, monkeypatch):
+    content = {"path": "0-2,4-7", "num_layers": 8}
+    file = tmp_path / "found" / "path.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(content))
+    hub.repositories["models/me/found"] = {"path.json": file.read_bytes(), "config.json": b"{}"}
+    hub.repositories["models/me/model"] = {"config.json": b"{}"}
+    monkeypatch.setattr(claims, "path_of_model", lambda model, directory: ((0, 1, 1), model))
+    for text, name in ((str(file), "path.json"), (str(file.parent), "found"), ("me/found",) * 2):
+        claim = read_claim(text, NOWHERE, 8)
+        assert (claim.name, claim.text, claim.kind) == (name, text, "path")
+        assert claim.path == (0, 1, 2, 4, 5, 6, 7)
+        assert claim.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert read_claim("me/model", NOWHERE, 8).kind == "model"  # without a path.json
+    hub.repositories["models/me/broken"] = {"path.json": b"{}"}
+    with pytest.raises(InputError, match=r"path\.json: its format is unknown"):
+        read_claim("me/broken", NOWHERE, 8)
+
+
 @pytest.mark.parametrize("name", ["static.json", "merge.yaml", "polar.json", "polar"])
 def test_read_claim_refuses_files_that_name_another_model(tiny_checkpoint, tmp_path, name):
     base = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
