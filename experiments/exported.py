@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import tyro
 from rich.console import Console
 
 import cola_jax
+from cola_jax.deploy.adapter import export_adapter
 from cola_jax.deploy.export import export
 from cola_jax.deploy.path_file import read_path
 from cola_jax.extras.export_gguf import export_gguf
@@ -41,7 +43,7 @@ class Exported:
     """Checkpoint, as `cola convert` makes it."""
     path: str
     """Path to export."""
-    formats: tuple[Literal["hf", "share", "gguf"], ...] = ("hf", "share")
+    formats: tuple[Literal["hf", "peft", "gguf"], ...] = ("hf", "peft")
     """Formats to export."""
     gguf: Path | None = None
     """GGUF file of the same model, for the format gguf."""
@@ -77,8 +79,10 @@ class Exported:
 
     def write(self, name: str, path: tuple[int, ...], out: Path) -> None:
         """Export in one format."""
-        if name != "gguf":
-            export(self.model, path, out, share=name == "share")
+        if name == "hf":
+            export(self.model, path, out)
+        elif name == "peft":
+            export_adapter(self.model, path, out)
         elif self.gguf is None:
             raise ValueError("the format gguf copies tensors from a file: give --gguf.")
         else:
@@ -118,6 +122,10 @@ def read(folder: Path) -> Any:
     from peft import PeftModel
 
     base = transformers.AutoModelForCausalLM.from_pretrained(folder / "base")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    layers = [i for start, stop in settings["layer_replication"] for i in range(start, stop)]
+    if types := getattr(base.config, "layer_types", None):
+        base.config.layer_types = [types[i] for i in layers]
     return PeftModel.from_pretrained(base, folder).eval()
 
 

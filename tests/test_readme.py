@@ -21,7 +21,7 @@ OUTPUTS = {"text", "json", "yaml", "mermaid"}  # languages of blocks that are no
 ELSEWHERE = re.compile(  # what a fresh machine does not have
     r"arc_easy|mmlu|gsm8k|gs://|s3://|OWNER/NAME|FOLDER_|FILE|\.jsonl|gemma|llama-"
     r"|--model [\w-]+/|gcloud|sky jobs|git clone|pip install|lm-eval|lm_eval|torch"
-    r"|peft|experiments\."
+    r"|from peft|experiments\."
 )
 
 

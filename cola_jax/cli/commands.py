@@ -74,6 +74,7 @@ ASK_AGAIN += "wordings"
 REMOVED = {
     "--variants": ASK_AGAIN,
     "--robust": ASK_AGAIN,
+    "--share": "give --format peft",
     "--rules.exits": "give --preset early-exit for prefixes of the layers alone",
 }
 # set by one user in ten, so not in the help but in README.md

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
 RESULT = "static.json"
 CONFIG = "config.yaml"  # flags, for --config
-# formats of an export that a flag is for; GGUF cannot share, as llama.cpp refuses shared tensors
-FITTING = {"source": ("mergekit", "gguf"), "effect": ("hf",), "share": ("hf",)}
+# formats of an export that a flag is for
+FITTING = {"source": ("mergekit", "gguf"), "effect": ("hf", "peft")}
 UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
 
 
@@ -251,11 +251,10 @@ class Export(Command):
     path: str
     """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
     out: Annotated[str, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
-    """Directory to make (hf), or file (mergekit, gguf), or a gs:// or s3:// URL."""
-    format: Literal["hf", "mergekit", "gguf"] = "hf"
-    """A Hugging Face checkpoint, a recipe for mergekit, or a GGUF file for llama.cpp."""
-    share: bool = False
-    """Store layers that run several times once: a PEFT adapter that repeats layers of its base."""
+    """Directory to make (hf, peft), or file (mergekit, gguf), or a gs:// or s3:// URL."""
+    format: Literal["hf", "peft", "mergekit", "gguf"] = "hf"
+    """A Hugging Face checkpoint, a PEFT adapter that repeats layers of its base without copies, a
+    recipe for mergekit, or a GGUF file for llama.cpp."""
     source: str | None = None
     """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
     checkpoint was converted from by default."""
@@ -287,8 +286,8 @@ class Export(Command):
             if getattr(self, flag) and self.format not in formats:
                 fitting = " or ".join(formats)
                 raise InputError(f"--{flag} is for --format {fitting}, not {self.format}.")
-        if self.repository.push_to_hub and self.format != "hf":
-            raise InputError(f"--push-to-hub is for --format hf, not {self.format}.")
+        if self.repository.push_to_hub and self.format not in ("hf", "peft"):
+            raise InputError(f"--push-to-hub is for --format hf or peft, not {self.format}.")
         self.repository.check(self.out)
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
@@ -299,7 +298,12 @@ class Export(Command):
             path = read_path(self.path, num_layers, Identity.of(metadata))
         else:
             path = self.front(Identity.of(metadata)).best(self.max_cost).path
-        write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
+        write = {
+            "hf": self.write_hf,
+            "peft": self.write_hf,
+            "mergekit": self.write_recipe,
+            "gguf": self.write_gguf,
+        }
         write[self.format](directory, metadata, path)
         size = written_bytes(self.out) / 1e6
         console.print(
@@ -324,7 +328,8 @@ class Export(Command):
         return Front.read(self.path, self.layer_costs)
 
     def write_hf(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
-        """Write a Hugging Face checkpoint, with a model card."""
+        """Write a Hugging Face checkpoint or a PEFT adapter, with a model card."""
+        from cola_jax.deploy.adapter import export_adapter
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effects
         from cola_jax.deploy.provenance import Provenance
@@ -356,8 +361,8 @@ class Export(Command):
         elif self.chosen_on or self.allow_overlap:
             raise InputError("--chosen-on and --allow-overlap are for --effect: leave them out.")
         with byte_bar(f"exporting {self.model}") as on_progress:
-            options = {"share": self.share, "effects": effects, "on_progress": on_progress}
-            export(directory, path, self.out, **options)
+            write = export_adapter if self.format == "peft" else export
+            write(directory, path, self.out, effects=effects, on_progress=on_progress)
 
     def write_recipe(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
         """Write a recipe for mergekit."""

@@ -1,4 +1,4 @@
-"""Export a path of a checkpoint as a Hugging Face model, a PEFT adapter, or a mergekit recipe."""
+"""Export a path of a checkpoint as a Hugging Face model, or as a recipe for mergekit."""
 
 import contextlib
 import json
@@ -20,27 +20,17 @@ from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.deploy.model_card import model_card, write_eval_results
 from cola_jax.errors import InputError
 from cola_jax.files import check_apart, check_writable, exists
-from cola_jax.formats.config_json import (
-    model_type_of,
-    select_layers,
-    write_config,
-)
-from cola_jax.formats.families import FAMILIES, has_attribute, read_config
+from cola_jax.formats.config_json import select_layers, write_config
+from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, shapes
-from cola_jax.path import (
-    LayerPath,
-    ascending_ranges,
-    format_path,
-    validate,
-)
+from cola_jax.path import LayerPath, format_path, validate
 from cola_jax.progress import OnProgress, ignore_progress
 from cola_jax.steps import scale_of, steps_of
 from cola_jax.storage import AnyPath
 
-BASE = "base"  # folder of the layers that an adapter runs
 SHARD_BYTES = 2**30
 
 
@@ -59,7 +49,6 @@ def export(
     path: LayerPath,
     destination: AnyPath,
     *,
-    share: bool = False,
     effects: Sequence[ReportedEffect] = (),
     on_progress: OnProgress = ignore_progress,
 ) -> None:
@@ -69,9 +58,6 @@ def export(
     only when complete.
 
     Args:
-      share: write a PEFT adapter that repeats layers of a base model: the original on the Hub where
-        the checkpoint came from there, else the layers that the path runs, each once, in the folder
-        `base` of the adapter.
       effects: the measured effects of the path, for the model card and `.eval_results`.
       on_progress: called with the bytes of weights written so far and the total.
 
@@ -82,50 +68,10 @@ def export(
     config = ModelConfig.from_json(metadata["config"])
     path = validate(path, config.num_layers)
     with exporting(destination, Path(directory)) as folder:
-        if share:
-            base = write_shared(directory, metadata, path, folder, on_progress)
-        else:
-            base = None
-            selected = choose_layers(config, path, metadata["dtype"])
-            write_checkpoint(directory, metadata, selected, folder, on_progress)
-        model_card(metadata, path, base=base, effects=effects).save(folder / "README.md")
+        selected = choose_layers(config, path, metadata["dtype"])
+        write_checkpoint(directory, metadata, selected, folder, on_progress)
+        model_card(metadata, path, effects=effects).save(folder / "README.md")
         write_eval_results(folder, path, effects)
-
-
-def write_shared(
-    directory: epath.PathLike,
-    metadata: dict[str, Any],
-    path: LayerPath,
-    folder: Path,
-    on_progress: OnProgress,
-) -> str:
-    """Write a path as a PEFT adapter; return the Hub id of its base, or the folder, for the card.
-
-    Raises InputError as `export`.
-    """
-    if len(set(path)) == len(path):
-        raise InputError(
-            f"path {format_path(path)} runs no layer twice, so there is nothing to share: "
-            "export without --share."
-        )
-    config = ModelConfig.from_json(metadata["config"])
-    origin = metadata["origin"]
-    if config.layer_input or steps_of(config, np.array(path)).max() >= config.num_layers:
-        raise InputError(
-            f"path {format_path(path)} cannot be shared by PEFT's layer_replication: layers of "
-            "this model have embeddings by their place, or scales by how often they run. Export "
-            "without --share."
-        )
-    on_hub = origin["kind"] == "hub"
-    layers = tuple(range(config.num_layers)) if on_hub else tuple(sorted(set(path)))
-    base = choose_layers(config, layers, metadata["dtype"])
-    within = tuple(layers.index(layer) for layer in path)
-    check_replication(base.config, within, format_path(path))
-    if not on_hub:
-        write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
-    name = origin["name"] if on_hub else BASE
-    write_adapter(folder, within, base.config, name, origin.get("revision"))
-    return name if on_hub else f"THIS_FOLDER/{BASE}"
 
 
 def write_recipe(
@@ -279,59 +225,3 @@ def special_tokens(directory: epath.PathLike, metadata: dict[str, Any]) -> dict[
         "eos_token_id": stops if len(stops) > 1 else stops[0],
         "pad_token_id": metadata.get("pad_token"),
     }
-
-
-def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> None:
-    """Raise InputError where PEFT cannot run a path through the layers of a base model.
-
-    `text` is the path through the original, whose other layers a base may lack. Where layers differ
-    in kind, or the family's config has `layer_types`, transformers looks a layer's kind up by its
-    place in a list of the config, which PEFT neither reorders nor extends.
-    """
-    model_type = model_type_of(config)
-    kinds = config.layer_attributes
-    if not has_attribute(model_type, "layer_types") and len({*kinds}) == 1:
-        return
-    if len(path) > config.num_layers:
-        reason = f"the path has {len(path)} layers and the config {config.num_layers}"
-    elif wrong := [place for place, layer in enumerate(path) if kinds[layer] != kinds[place]]:
-        reason = f"the layer at place {wrong[0]} of the path is of another kind than that place"
-    else:
-        return
-    raise InputError(
-        f"path {text} cannot be shared by PEFT's layer_replication: models of type "
-        f"{model_type} look up a layer's kind of attention by its place in lists of their config, "
-        f"which PEFT leaves as they are, and {reason}. Export without --share."
-    )
-
-
-def write_adapter(
-    folder: Path, path: Sequence[int], config: ModelConfig, base: str, revision: str | None
-) -> None:
-    """Write a PEFT adapter that runs a path of the base model's layers, without their weights.
-
-    `layer_replication` of `LoraConfig` rebuilds the layers of the base model from ranges of them,
-    which share weights. The adapter itself does nothing: its only matrix, of rank 1, is zero, and
-    belongs to the queries of the first layer that has any, as PEFT wants one. `config` is that of
-    the base model, `base` its Hub id or its folder, seen from the adapter's.
-    """
-    queries = FAMILIES[model_type_of(config)].weights["q"]
-    _, name, (outputs, width) = next(expected(queries, config))
-    name = name.removesuffix(".weight")
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "revision": revision,
-        "inference_mode": True,
-        "r": 1,
-        "target_modules": [name.rpartition(".")[2]],
-        "layers_to_transform": [config.layers_of(0)[0]],
-        "layer_replication": [[run.start, run.stop] for run in ascending_ranges(path)],
-    }
-    write_json(folder / "adapter_config.json", settings)
-    zeros = {
-        f"base_model.model.{name}.lora_A.weight": np.zeros((1, width), np.float32),
-        f"base_model.model.{name}.lora_B.weight": np.zeros((outputs, 1), np.float32),
-    }
-    save_tensors(folder / "adapter_model.safetensors", zeros)

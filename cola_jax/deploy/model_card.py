@@ -210,12 +210,14 @@ def model_card(
     path: LayerPath,
     *,
     base: str | None = None,
+    types_along: Sequence[int] = (),
     effects: Sequence[ReportedEffect] = (),
 ) -> "ModelCard":
     """Make the model card of an export; it names local files without the folders above them.
 
     `metadata` is that of the checkpoint, and `base` the Hub id or the folder of the base model of
-    an adapter, None for a whole model.
+    an adapter, None for a whole model. `types_along` are the layers of the base along which its
+    list of layer types has to be put, none where it may stay.
     """
     from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 
@@ -254,13 +256,13 @@ The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""},
 ## Use
 
 ```python
-{usage(base, revision)}
+{usage(base, revision if base in (None, name) else None, types_along)}
 ```
 
 ## Made by
 
 ```
-cola export --model {model} --path '{text}'{"" if base is None else " --share"}
+cola export --model {model} --path '{text}'{"" if base is None else " --format peft"}
 ```
 
 The path as JSON: `{list(path)}`, its digest `{digest(path)}`, that of the model
@@ -292,16 +294,22 @@ def write_eval_results(
         write_whole(file, yaml.safe_dump([entry], sort_keys=False, width=1000).encode())
 
 
-def usage(base: str | None, revision: str | None) -> str:
+def usage(base: str | None, revision: str | None, types_along: Sequence[int] = ()) -> str:
     """Return Python that loads the model, or the base model and then its adapter."""
-    imports, place, adapter = "", '"THIS_FOLDER"', ""
+    imports, place, adapter, types = "", '"THIS_FOLDER"', "", ""
     if base is not None:
         imports = "from peft import PeftModel\n"
         place = f'"{base}", revision="{revision}"' if revision else f'"{base}"'
         adapter = 'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
+    if types_along:
+        types = (
+            "types = model.config.layer_types  # transformers looks a layer's up by its position\n"
+            f"model.config.layer_types = [types[i] for i in {list(types_along)}]\n"
+        )
     return (
         f"{imports}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({place})\n{adapter}"
+        f"model = AutoModelForCausalLM.from_pretrained({place})\n"
+        f"{types}{adapter}"
         f"tokenizer = AutoTokenizer.from_pretrained({place})"
     )
 

@@ -91,6 +91,8 @@ def test_flags_of_earlier_versions_name_those_of_this(file):
             search(*words)
     with pytest.raises(UsageError, match=r"--rules.exits is no longer a flag: give --preset early"):
         search("--rules.exits", "8")
+    with pytest.raises(UsageError, match=r"--share is no longer a flag: give --format peft\."):
+        parse(["export", "--share"])
     file.write_text("variants: [chat]")
     with pytest.raises(UsageError, match="--variants is no longer a flag"):
         search("--config", file)

@@ -240,8 +240,8 @@ def test_export_copies_the_gguf_file_that_was_converted(tmp_path, refused):
 def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused):
     command = ["export", "--model", tiny_checkpoint, "--path", "0-4", "--out", tmp_path / "out"]
     for flags, message in (
-        (["--share"], "path 0-4 runs no layer twice"),
-        (["--push-to-hub", "me/x", "--format", "gguf"], "--push-to-hub is for --format hf, not"),
+        (["--format", "peft"], "path 0-4 runs no layer twice"),
+        (["--push-to-hub", "me/x", "--format", "gguf"], "is for --format hf or peft, not gguf"),
         (["--private"], "--private is for uploads: give --push-to-hub"),
         (["--source", "x"], "--source is for --format mergekit or gguf, not hf"),
         (["--format", "mergekit", "--out", tiny_checkpoint / "new"], "is inside the source"),

@@ -1,27 +1,20 @@
 """Exported Hugging Face checkpoints: transformers and our own converter read what was meant."""
 
-import dataclasses
-import json
-
 import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 from huggingface_hub import ModelCard
-from peft import PeftModel
 
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.deploy.export import (
-    check_replication,
     choose_layers,
     export,
-    write_adapter,
     write_model,
     write_recipe,
 )
-from cola_jax.files import written_bytes
 from cola_jax.formats.config_json import select_layers
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.peers import mergekit_config
@@ -30,13 +23,9 @@ from cola_jax.path import pad_path
 from cola_jax.progress import ignore_progress
 from tests import oracle
 
-REPEATS = (0, 2, 3, 2, 3, 3, 1)  # of 0 to 4: ranges that go back, a layer three times, one skipped
 MIXED = (0, 2, 2, 5, 4, 1, 4, 1)  # skips 3, repeats 2, runs a block twice, and moves layers
 # where layers share keys, the last ones have to, with those of the last before them
 SHARING = {"gemma4-e": (0, 1, 0, 2, 2, 1, 3, 4, 5, 4, 5)}
-
-# of transformers' own attributes, when PEFT reads them
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -109,10 +98,6 @@ def test_export_writes_the_roots_of_scales(pair, tmp_path):
         assert oracle.relative_error(logits, oracle.logits(models.theirs, ids, path)) < 1e-5
     ours = cola_jax.run_path(cola_jax.load(tmp_path / "ours"), ids, path)
     assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
-    convert(str(pair("gemma4").folder), tmp_path / "larger", rooted_scales=True)
-    for name, shared in (("ours", path), ("larger", (0, 1, 1, 3, 4, 5))):
-        with pytest.raises(ValueError, match="embeddings by their place, or scales by how often"):
-            export(tmp_path / name, shared, tmp_path / "shared", share=True)
     with pytest.raises(ValueError, match="is a llama, whose layers have no scales"):
         convert(str(pair("llama-gqa").folder), tmp_path / "llama", rooted_scales=True)
 
@@ -205,50 +190,10 @@ def test_write_recipe_refuses_layers_that_differ_and_files_that_exist(pair, tmp_
         write_recipe(path, same, "someone/tiny@abc", file)
 
 
-def read_by_peft(folder, adapter):
-    base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    return PeftModel.from_pretrained(base, adapter).eval()
-
-
 def assert_runs_as_run_path(model, directory, path):
     ids = np.arange(10, dtype=np.int64)[None]
     expected = cola_jax.run_path(cola_jax.load(directory), ids, path)
     assert oracle.relative_error(their_logits(model, ids), expected) < oracle.TOLERANCE
-
-
-def test_export_shares_repeats_through_an_adapter(tiny_checkpoint, tmp_path):
-    export(tiny_checkpoint, REPEATS, tmp_path / "shared", share=True)
-    export(tiny_checkpoint, REPEATS, tmp_path / "whole")
-    model = read_by_peft(tmp_path / "shared" / "base", tmp_path / "shared")
-    layers = model.base_model.model.model.layers
-    assert len(layers) == len(REPEATS)
-    assert layers[2].mlp.up_proj.weight is layers[4].mlp.up_proj.weight
-    assert_runs_as_run_path(model, tiny_checkpoint, REPEATS)
-    assert written_bytes(tmp_path / "shared") < written_bytes(tmp_path / "whole")
-    values = json.loads((tmp_path / "shared" / "base" / "config.json").read_text())
-    assert values["num_hidden_layers"] == 4
-    settings = json.loads((tmp_path / "shared" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == "base"
-    assert settings["layer_replication"] == [[0, 1], [2, 4], [2, 4], [3, 4], [1, 2]]
-    assert '_pretrained("THIS_FOLDER/base")' in (tmp_path / "shared" / "README.md").read_text()
-    for content in (file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()):
-        assert str(tiny_checkpoint.parent).encode() not in content
-        assert str(tmp_path).encode() not in content
-
-
-def test_export_of_a_model_from_the_hub_stores_no_weights(tiny_checkpoint, tmp_path, monkeypatch):
-    origin = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc"}
-    metadata = checkpoint.read_metadata(tiny_checkpoint) | {"origin": origin}
-    monkeypatch.setattr(checkpoint, "read_metadata", lambda directory: metadata)
-    export(tiny_checkpoint, REPEATS, tmp_path / "out", share=True)
-    assert written_bytes(tmp_path / "out") < 10_000
-    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == "someone/tiny"
-    assert settings["revision"] == "0123abc"
-    model = read_by_peft(tiny_checkpoint.parent / "theirs", tmp_path / "out")
-    assert_runs_as_run_path(model, tiny_checkpoint, REPEATS)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert 'from_pretrained("someone/tiny", revision="0123abc")' in card
 
 
 def test_export_records_the_license_of_the_source(source, tmp_path):
@@ -259,36 +204,3 @@ def test_export_records_the_license_of_the_source(source, tmp_path):
     (source / "README.md").write_text("---\n[\n---\n")
     convert(str(source), tmp_path / "again")
     assert checkpoint.read_metadata(tmp_path / "again")["origin"]["license"] is None
-
-
-def test_check_replication_allows_what_peft_can_run(pair, tmp_path):
-    """Kinds stay in place for these; and the error is not an excess of caution."""
-    gemma, phi, ids = pair("gemma3"), pair("phi3"), oracle.random_ids(2).astype(np.int64)
-
-    def error(models, path):
-        write_adapter(tmp_path, path, models.ours.config, "base", None)
-        logits = their_logits(read_by_peft(models.folder, tmp_path), ids)
-        return oracle.relative_error(logits, oracle.logits(models.theirs, ids, path))
-
-    hybrid = pair("qwen3.5")
-    for models, path in (
-        (gemma, (0, 0, 2, 4, 3)),
-        (phi, (0, 1, 1, 2, 3, 4, 5)),
-        (hybrid, (0, 0, 5, 1, 3, 2)),
-    ):
-        check_replication(models.ours.config, path, "")
-        assert error(models, path) < oracle.TOLERANCE
-    assert error(gemma, (0, 2, 1, 1)) > 0.01
-    # a family that looks kinds up by another key than layer_types
-    kinds = dataclasses.replace(phi.ours.config, windows=(5, None) * 3)
-    for config, path, message in (
-        (
-            pair("qwen3").ours.config,
-            (0, 1, 2, 3, 4, 5, 5),
-            "the path has 7 layers and the config 6",
-        ),
-        (gemma.ours.config, (0, 2, 1, 1), "the layer at place 1 of the path is of another"),
-        (kinds, (0, 0), "the layer at place 1 of the path is of another"),
-    ):
-        with pytest.raises(ValueError, match=f"path 0-9 cannot be shared .* {message}"):
-            check_replication(config, path, "0-9")

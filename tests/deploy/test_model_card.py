@@ -104,7 +104,7 @@ def test_card_omits_local_places_and_unknown_facts():
     assert "# tiny, path" in card.text
     assert "/home/someone" not in card.text
     assert "license | that of the original, which is not recorded" in card.text
-    assert "cola export --model tiny --path '0,1,1,2,4,3' --share\n" in card.text
+    assert "cola export --model tiny --path '0,1,1,2,4,3' --format peft\n" in card.text
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
