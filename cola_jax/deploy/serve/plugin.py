@@ -1,6 +1,7 @@
 """Register the architectures of paths with vLLM: the entry point of its general plugins."""
 
 import importlib.metadata
+import importlib.util
 import re
 
 from cola_jax.deploy.serve.architectures import ARCHITECTURES, name_of
@@ -26,6 +27,10 @@ def register() -> None:
         from cola_jax.deploy.serve.checks import add_checks
 
         add_checks()
+        if importlib.util.find_spec("tpu_inference") is not None:
+            from cola_jax.deploy.serve import tpu
+
+            tpu.register()
 
 
 def version_error() -> str | None:
