@@ -7,7 +7,7 @@ import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -54,15 +54,22 @@ from cola_jax.tasks.scorers import DECODING
 from cola_jax.tasks.task import ScorerName, TaskConfig
 
 if TYPE_CHECKING:
+    from cola_jax.deploy.effect import ReportedEffect
     from cola_jax.deploy.front import Front
     from cola_jax.formats.identity import Identity
     from cola_jax.path import LayerPath
+    from cola_jax.runs.chosen_on import ChosenOn
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
 CONFIG = "config.yaml"  # flags, for --config
+ENGINES = ("vllm", "exllamav3")  # that run a path on the base model's weights
 # formats of an export that a flag is for
-FITTING = {"source": ("mergekit", "gguf"), "effect": ("hf", "peft")}
+FITTING = {
+    "source": ("mergekit", "gguf", *ENGINES),
+    "effect": ("hf", "peft", *ENGINES),
+    "push_to_hub": ("hf", "peft", *ENGINES),
+}
 UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
 
 
@@ -106,8 +113,15 @@ class Static(TaskCommand):
             "found": format_path(best.chosen.path),  # to try
         }
         origin = origin_of(session) | {"task": flags.task.task}
+        origin |= {"wordings": wordings_of(session), "budget": self.budget(best.evaluated)}
         write_used(f"{out}/{RESULT}", chosen | origin | chosen_on)
         print_results(results, as_json=self.json)
+
+    def budget(self, tried: int) -> dict[str, Any]:
+        """Return within what a path was searched, and how many were tried on all questions."""
+        names = ("generations", "offspring", "max_layers", "max_cost")
+        limits = {name: getattr(self.settings, name) for name in names}
+        return {name: x for name, x in limits.items() if x is not None} | {"paths_tried": tried}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +200,14 @@ def origin_of(session: "Session") -> dict[str, Any]:
     }
 
 
+def wordings_of(session: "Session") -> list[dict[str, Any]]:
+    """Say in which wordings a session asks to choose."""
+    from cola_jax.runs.chosen_on import wordings_in
+    from cola_jax.tasks.wordings import wording_facts
+
+    return [wording_facts(record) for record in wordings_in(session.settings)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Distill(TaskCommand):
     """Train a router, which names a path from the prompt alone, on the correct paths of a run."""
@@ -243,21 +265,31 @@ class Distill(TaskCommand):
             log.warning(distilled.warning)
 
 
+class Measured(NamedTuple):
+    """What is known of a path that is exported."""
+
+    effects: "Sequence[ReportedEffect]"
+    budget: dict[str, str] | None  # for which it was chosen, of a front
+    chosen_on: "ChosenOn | None"
+
+
 @dataclasses.dataclass(frozen=True)
 class Export(Command):
     """Write a path as a model that other programs load."""
 
     model: Model
     path: str
-    """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
+    """Path such as 0-5,7,7,8-29, a JSON file with the field path, a folder with a path.json, or a
+    repository OWNER/NAME of the Hub with one."""
     out: Annotated[str, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
-    """Directory to make (hf, peft), or file (mergekit, gguf), or a gs:// or s3:// URL."""
-    format: Literal["hf", "peft", "mergekit", "gguf"] = "hf"
+    """Directory to make, or file (mergekit, gguf), or a gs:// or s3:// URL."""
+    format: Literal["hf", "peft", "mergekit", "gguf", "vllm", "exllamav3"] = "hf"
     """A Hugging Face checkpoint, a PEFT adapter that repeats layers of its base without copies, a
-    recipe for mergekit, or a GGUF file for llama.cpp."""
+    recipe for mergekit, or a GGUF file for llama.cpp; or a path.json without weights, and the
+    command with which vLLM or exllamav3 runs the path on the base model."""
     source: str | None = None
-    """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
-    checkpoint was converted from by default."""
+    """What a recipe or an engine loads (Hub id or directory), or the .gguf file to copy tensors
+    from; what the checkpoint was converted from by default."""
     max_cost: str | None = None
     """With --path static.json of `cola static`: take the path of its front that is best on held-out
     questions within a cost, a share of the model's such as 80%, or a time such as 12.5ms. The model
@@ -268,8 +300,8 @@ class Export(Command):
     """The results.json of `cola static`, `evaluate` or `verify` with the measured effect of the
     path, for the model card and the Hub's evaluation results."""
     chosen_on: tuple[str, ...] = ()
-    """With --effect of `cola evaluate`: where the path was chosen, outputs of `cola search`, `scan`
-    or `menu`, or the word unknown; static.json records it."""
+    """With --effect of `cola evaluate`, or for a path.json: where the path was chosen, outputs of
+    `cola search`, `scan` or `menu`, or the word unknown; static.json and path.json record it."""
     allow_overlap: bool = False
     """State an effect on questions or prompts that chose the path; the model card says so."""
     repository: HubChoice = dataclasses.field(default_factory=HubFlags)
@@ -282,12 +314,12 @@ class Export(Command):
 
         if exists(self.model):
             check_apart(self.out, self.model)
+        given = vars(self) | {"push_to_hub": self.repository.push_to_hub}
         for flag, formats in FITTING.items():
-            if getattr(self, flag) and self.format not in formats:
-                fitting = " or ".join(formats)
-                raise InputError(f"--{flag} is for --format {fitting}, not {self.format}.")
-        if self.repository.push_to_hub and self.format not in ("hf", "peft"):
-            raise InputError(f"--push-to-hub is for --format hf or peft, not {self.format}.")
+            if given[flag] and self.format not in formats:
+                name = flag.replace("_", "-")
+                fitting = f"{', '.join(formats[:-1])} or {formats[-1]}"
+                raise InputError(f"--{name} is for --format {fitting}, not {self.format}.")
         self.repository.check(self.out)
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
@@ -303,14 +335,17 @@ class Export(Command):
             "peft": self.write_hf,
             "mergekit": self.write_recipe,
             "gguf": self.write_gguf,
+            **dict.fromkeys(ENGINES, self.write_path),
         }
-        write[self.format](directory, metadata, path)
+        command = write[self.format](directory, metadata, path)
         size = written_bytes(self.out) / 1e6
         console.print(
             f"{self.out}: path {format_path(path)}, {len(path)} layers of {num_layers}, "
             f"{size:,.1f} MB",
             soft_wrap=True,
         )
+        if command is not None:
+            console.print(command, soft_wrap=True)
         self.repository.push(self.out, "model")
 
     def front(self, model: "Identity") -> "Front":
@@ -331,38 +366,63 @@ class Export(Command):
         """Write a Hugging Face checkpoint or a PEFT adapter, with a model card."""
         from cola_jax.deploy.adapter import export_adapter
         from cola_jax.deploy.export import export
+
+        measured = self.measured(metadata, path)
+        is_measured = self.effect is not None or self.max_cost is not None
+        if not is_measured and (self.chosen_on or self.allow_overlap):
+            raise InputError("--chosen-on and --allow-overlap are for --effect: leave them out.")
+        with byte_bar(f"exporting {self.model}") as on_progress:
+            write = export_adapter if self.format == "peft" else export
+            write(directory, path, self.out, effects=measured.effects, on_progress=on_progress)
+
+    def write_path(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> str:
+        """Write a path.json, with a model card; return the command of the engine."""
+        from cola_jax.deploy.path_folder import export_path
+
+        measured = self.measured(metadata, path)
+        if self.effect is None and self.max_cost is None and self.allow_overlap:
+            raise InputError("--allow-overlap is for --effect: leave it out.")
+        return export_path(
+            metadata,
+            path,
+            self.out,
+            self.format,
+            source=self.source,
+            given=self.path,
+            chosen_on=measured.chosen_on,
+            budget=measured.budget,
+            effects=measured.effects,
+        )
+
+    def measured(self, metadata: dict[str, Any], path: "LayerPath") -> "Measured":
+        """Read the measured effects of the path, and where it was chosen."""
         from cola_jax.deploy.model_card import read_effects
         from cola_jax.deploy.provenance import Provenance
         from cola_jax.formats.identity import Identity
 
-        effects = []
-        effect, budget = self.effect, None
-        provenance = Provenance.read(self.chosen_on) if self.chosen_on else None
-        if effect is not None:
-            provenance = provenance or Provenance.of_file(self.path)
+        effect = self.effect
+        effects: list[ReportedEffect] = []
+        budget = None
+        given = Provenance.read(self.chosen_on) if self.chosen_on else None
+        provenance = given or Provenance.of_file(self.path)
         if self.max_cost is not None:
             front = self.front(Identity.of(metadata))
             budget = front.budget(self.max_cost).facts()
-            if effect is None:
-                effect = Path(front.source)
-            elif provenance is not None:
+            effect = effect or Path(front.source)
+            if provenance is not None:
                 provenance = provenance.with_measured(front.source)
         if effect is not None:
-            num_layers = metadata["config"]["num_layers"]
             effects = read_effects(
                 effect,
                 path,
-                num_layers,
+                metadata["config"]["num_layers"],
                 metadata["digest"],
-                provenance=provenance,
+                # results of the front name what chose it themselves
+                provenance=given if self.effect is None else provenance,
                 allow_overlap=self.allow_overlap,
                 budget=budget,
             )
-        elif self.chosen_on or self.allow_overlap:
-            raise InputError("--chosen-on and --allow-overlap are for --effect: leave them out.")
-        with byte_bar(f"exporting {self.model}") as on_progress:
-            write = export_adapter if self.format == "peft" else export
-            write(directory, path, self.out, effects=effects, on_progress=on_progress)
+        return Measured(effects, budget, provenance and provenance.chosen_on)
 
     def write_recipe(self, directory: str, metadata: dict[str, Any], path: "LayerPath") -> None:
         """Write a recipe for mergekit."""

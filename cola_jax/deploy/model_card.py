@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cola_jax.deploy.effect import ReportedEffect
+from cola_jax.deploy.path_file import PathFile
 from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.rows import check_rows
 from cola_jax.errors import InputError, check_belongs, reading, shorten
@@ -212,12 +213,15 @@ def model_card(
     base: str | None = None,
     types_along: Sequence[int] = (),
     effects: Sequence[ReportedEffect] = (),
+    file: PathFile | None = None,
+    flags: str = "",
 ) -> "ModelCard":
     """Make the model card of an export; it names local files without the folders above them.
 
     `metadata` is that of the checkpoint, and `base` the Hub id or the folder of the base model of
     an adapter, None for a whole model. `types_along` are the layers of the base along which its
-    list of layer types has to be put, none where it may stay.
+    list of layer types has to be put, none where it may stay. Of a path without weights it is the
+    `file`, and `flags` are those of the export.
     """
     from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 
@@ -228,11 +232,22 @@ def model_card(
     counts = [path.count(layer) for layer in range(num_layers)]
     repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
     model = shlex.quote(f"{name}@{revision}" if on_hub else " ".join(name.split()))
+    library = "transformers" if base is None else "peft"
+    base_model = name if on_hub else None
+    found = ""
+    loading = usage(base, revision if base in (None, name) else None, types_along)
+    use = f"```python\n{loading}\n```\n"
+    given = "--format peft" if base else flags
+    if file is not None:
+        library = "cola-jax"
+        base_model = file.base and file.base.hub_id  # a directory has none
+        found = found_rows(file)
+        use = use_section(file)
     data = ModelCardData(
-        library_name="transformers" if base is None else "peft",
-        base_model=name if on_hub else None,
+        library_name=library,
+        base_model=base_model,
         license=license,
-        tags=["chain-of-layers"],
+        tags=["chain-of-layers", *(file.commands if file else ())],
     )
     return ModelCard(f"""---
 {data.to_yaml()}
@@ -251,23 +266,45 @@ The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""},
 | skipped | {format_path([layer for layer, n in enumerate(counts) if not n]) or "none"} |
 | run more than once | {", ".join(repeated) or "none"} |
 | steps back to an earlier layer | {sum(b < a for a, b in itertools.pairwise(path))} |
-
+{found}
 {effects_section(effects)}
 ## Use
 
-```python
-{usage(base, revision if base in (None, name) else None, types_along)}
-```
-
+{use}
 ## Made by
 
 ```
-cola export --model {model} --path '{text}'{"" if base is None else " --format peft"}
+cola export --model {model} --path '{text}'{given and f" {given}"}
 ```
 
 The path as JSON: `{list(path)}`, its digest `{digest(path)}`, that of the model
 `{metadata["digest"]}`.
 """)
+
+
+def found_rows(file: PathFile) -> str:
+    """Write rows of what a path was found with, as far as its file records it."""
+    each = [
+        ", ".join(f"{name} {value}" for name, value in wording.items() if name != "key")
+        for wording in file.wordings
+    ]
+    facts = {
+        "found for the task": file.task,
+        "in the wordings": "; ".join(each),
+        "with the budget": ", ".join(f"{name} {value}" for name, value in file.budget.items()),
+        "chosen on": file.chosen and file.chosen.describe(),
+    }
+    return "".join(f"| {name} | {cell(text)} |\n" for name, text in facts.items() if text)
+
+
+def use_section(file: PathFile) -> str:
+    """Write how each engine runs a path on the base model, of which nothing is copied."""
+    blocks = [
+        f"{engine}:\n\n```{'python' if engine == 'transformers' else 'sh'}\n{command}\n```\n"
+        for engine, command in file.commands.items()
+    ]
+    needed = "vLLM needs cola-jax beside it (`pip install --no-deps cola-jax`)"
+    return f"The weights are those of the base model; {needed}.\n\n" + "\n".join(blocks)
 
 
 def write_eval_results(

@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, Stri
 
 from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.errors import InputError, printed, reading, shown
-from cola_jax.files import exists, inside, read_json, readable_json, write_whole
+from cola_jax.files import (
+    exists,
+    inside,
+    parse_object,
+    read_bytes,
+    readable_json,
+    write_whole,
+)
 from cola_jax.formats.hub import download_file
 from cola_jax.formats.identity import HUB_ID, Identity
 from cola_jax.path import LayerPath, format_path, parse_path
@@ -74,8 +81,7 @@ class PathFile(BaseModel):
     def read(cls, file: AnyPath, name: str | None = None) -> "PathFile":
         """Read a file; InputError, in which it is called `name`, for others and wrong fields."""
         name = str(file) if name is None else name
-        with reading(name):
-            return cls.of(read_json(file), name)
+        return cls.of(parse_object(read_bytes(file), name), name)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], name: str) -> "PathFile":

@@ -51,9 +51,10 @@ def download_file(name: str, file: str, revision: str | None = None) -> Path | N
 
     try:
         return Path(hf_hub_download(name, file, revision=revision, etag_timeout=SECONDS))
-    except errors.RemoteEntryNotFoundError:
-        return None
     except Exception as error:  # the Hub's client and its HTTP library raise many types
+        is_local = isinstance(error, errors.LocalEntryNotFoundError)  # asked of the cache alone
+        if isinstance(error, errors.EntryNotFoundError) and not is_local:
+            return None
         raise download_error(name, revision, error, "a directory with that file") from error
 
 

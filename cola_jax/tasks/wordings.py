@@ -129,8 +129,7 @@ def wording_key(record: Mapping[str, Any]) -> str | None:
     that orders options. Returns None where an earlier version did not record the shots.
     """
     prompt = record.get("prompt") or PLAIN
-    style = prompt.get("format", "plain")
-    name = style["name"] if isinstance(style, Mapping) else style
+    name = format_name(prompt)
     shots = prompt.get("shots")
     number = prompt.get("num_fewshot") or None
     if shots is None or (number and not shots and name != LIBRARY):
@@ -142,6 +141,25 @@ def wording_key(record: Mapping[str, Any]) -> str | None:
     if scorer in SCORERS and scorer_class(scorer).lists_options:
         listed = record.get("prompt_set") or "in order"
     return digest(bool(record.get("chat")), name, sorted(shots), listed)[:DIGITS]
+
+
+def format_name(prompt: Mapping[str, Any]) -> str:
+    """Return the name of the format in the record of a prompt."""
+    style = prompt.get("format", "plain")
+    return style["name"] if isinstance(style, Mapping) else style
+
+
+def wording_facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how questions are put, by a record as for `wording_key`, which is among the facts."""
+    prompt = record.get("prompt") or PLAIN
+    facts = {
+        "key": wording_key(record),
+        "format": format_name(prompt),
+        "shots": prompt.get("num_fewshot") or len(prompt.get("shots") or ()),
+        "chat": bool(record.get("chat")),
+        "draw": record.get("prompt_set"),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def draw_wordings(

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -215,6 +216,78 @@ def test_export_writes_a_card_with_the_effect_and_uploads(tiny_checkpoint, hub, 
     assert recipe["slices"][0]["sources"][0]["model"] == name
 
 
+@pytest.mark.parametrize("engine", ["vllm", "exllamav3"])
+def test_export_writes_the_file_of_a_path_and_prints_a_command(
+    tiny_checkpoint, hub, tmp_path, capsys, engine
+):
+    chosen = {"questions": "00c4dc0b9e19", "wordings": "834f684528b1", "complete": True}
+    file = tmp_path / "static.json"
+    used = {"path": "0-1,3-4", "found": "0-1,3-4", "task": "arc-easy", "chosen_on": chosen}
+    used |= {"wordings": [{"key": "834f684528b1", "format": "plain"}], "budget": {"max_layers": 4}}
+    file.write_text(json.dumps(used))
+    estimates = [Estimate(CORRECT, group, 0.5) for group in (MODEL, "0-1,3-4")]
+    estimates.append(Estimate(CHANGE, "0-1,3-4", 0, "points", -0.1, 0.1, n=9))
+    run = {"settings": {"command": "evaluate"}, "start": {"task": "arc-easy"}}
+    write_results(Results(estimates, run), tmp_path / "results.json")
+    out = tmp_path / "out"
+    flags = "--effect", str(tmp_path / "results.json"), "--push-to-hub", "me/found"
+    export(tiny_checkpoint, file, out, "--format", engine, "--source", "me/base@v1", *flags)
+    command = capsys.readouterr().out.splitlines()[-1]
+    starts = {"vllm": "vllm serve me/base --revision v1 --hf-overrides '{"}
+    starts["exllamav3"] = "hf download me/base --revision v1 --local-dir base && python examples/"
+    assert command.startswith(starts[engine])
+    content = json.loads((out / "path.json").read_text())
+    assert content["commands"][engine] == command
+    assert content["base"] == {"hub_id": "me/base", "revision": "v1"}
+    for name in ("path", "task", "wordings", "budget", "chosen_on"):
+        assert content[name] == used[name]
+    assert content["model"] == read_metadata(tiny_checkpoint)["digest"]
+    (effect,) = content["effects"]
+    assert effect["facts"]["hash"].startswith("none: cola evaluate measured it")
+    files = {str(x.relative_to(out)) for x in out.rglob("*") if x.is_file()}
+    assert files == {"path.json", "README.md", ".eval_results/arc_easy.yaml"}
+    assert {*hub.repositories["models/me/found"]} == files
+    card = (out / "README.md").read_text()
+    for text in (
+        "\nbase_model: me/base\n",
+        f"\n{command}\n",
+        "| found for the task | arc-easy |\n| in the wordings | format plain |\n",
+        "| with the budget | max_layers 4 |\n| chosen on | 1 question in 1 prompt |\n",
+        f"cola export --model theirs --path '0-1,3-4' --format {engine} --source me/base@v1\n",
+        "| arc-easy | 9 |",
+    ):
+        assert text in card
+    assert str(tiny_checkpoint.parent) not in card + (out / "path.json").read_text()
+    # what was written names the path, in each of its forms
+    for text in (out, out / "path.json", "me/found"):
+        export(tiny_checkpoint, text, tmp_path / "again", "--format", engine)
+        again = json.loads((tmp_path / "again" / "path.json").read_text())
+        assert {x: again[x] for x in used if x != "found"} == {
+            x: used[x] for x in used if x != "found"
+        }
+        assert "effects" not in again  # which are stated where their results are given
+        shutil.rmtree(tmp_path / "again")
+
+
+def test_export_of_a_path_names_the_folder_of_its_model(tiny_checkpoint, tmp_path, capsys, refused):
+    command = ["--format", "vllm", "--chosen-on", "unknown"]
+    export(tiny_checkpoint, "0-1,3-4", tmp_path / "out", *command)
+    theirs = read_metadata(tiny_checkpoint)["origin"]["name"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"vllm serve {theirs} --hf-")
+    content = json.loads((tmp_path / "out" / "path.json").read_text())
+    assert content["commands"]["vllm"].startswith("vllm serve theirs --hf-overrides '{")
+    assert not {"base", "chosen_on", "task"} & content.keys()
+    flags = ["--model", tiny_checkpoint, "--out", tmp_path / "new", "--format", "vllm"]
+    for path, more, message in (
+        ("0-4", ["--allow-overlap"], "--allow-overlap is for --effect"),
+        ("0-4", ["--source", "x"], "--source x is neither a directory nor a Hub id"),
+        ("0-5", [], "names layer 5, but the model has layers 0..4"),
+        ("me/x", [], "me/x"),
+    ):
+        assert message in refused("export", "--path", path, *flags, *more)
+    assert not (tmp_path / "new").exists()
+
+
 def test_export_refuses_the_path_of_another_model(tiny_checkpoint, tmp_path, refused):
     file = tmp_path / "static.json"
     file.write_text(json.dumps({"path": "0-1", "model": "ab" * 32, "model_name": "someone/large"}))
@@ -241,9 +314,9 @@ def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused
     command = ["export", "--model", tiny_checkpoint, "--path", "0-4", "--out", tmp_path / "out"]
     for flags, message in (
         (["--format", "peft"], "path 0-4 runs no layer twice"),
-        (["--push-to-hub", "me/x", "--format", "gguf"], "is for --format hf or peft, not gguf"),
+        (["--push-to-hub", "me/x", "--format", "gguf"], "hf, peft, vllm or exllamav3, not gguf"),
         (["--private"], "--private is for uploads: give --push-to-hub"),
-        (["--source", "x"], "--source is for --format mergekit or gguf, not hf"),
+        (["--source", "x"], "--source is for --format mergekit, gguf, vllm or exllamav3, not hf"),
         (["--format", "mergekit", "--out", tiny_checkpoint / "new"], "is inside the source"),
     ):
         assert message in refused(*command, *flags)

@@ -11,10 +11,12 @@ from cola_jax.deploy.verify import trial
 from cola_jax.deploy.verify.results import earlier_components
 from cola_jax.errors import InputError
 from cola_jax.execute.run_paths import PathEvaluator
+from cola_jax.runs.chosen_on import question_key
 from cola_jax.runs.estimates import CHANGE, MODEL, PLACE, SHORTGPT, VOTE
 from cola_jax.runs.path_results import LAYERS
 from cola_jax.runs.results import read_results
 from cola_jax.runs.tries import read_tries
+from cola_jax.tasks.registry import load_questions
 
 
 @pytest.fixture
@@ -119,6 +121,17 @@ def test_verify_compares_long_paths_with_a_vote_at_their_cost(common, capsys):
 def test_verify_refuses_before_it_evaluates(common, claims, flags, message, refused, tmp_path):
     assert_match(message, refused("verify", *claims, *common, *flags))
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_verify_refuses_the_file_of_a_path_that_its_questions_chose(common, hub, refused):
+    keys = [question_key(each) for each in load_questions("arithmetic", limit=2, level=1)]
+    chosen = {"questions": " ".join(keys), "wordings": "", "complete": True}
+    file = json.dumps({"path": "0-3", "num_layers": 5, "chosen_on": chosen}).encode()
+    hub.repositories["models/me/found"] = {"path.json": file}
+    line = refused("verify", "me/found", *common)
+    assert "me/found was chosen (me/found) on 2 questions, 0 prompts of" in line
+    hub.repositories["models/me/broken"] = {"path.json": b'{"path": "0-'}
+    assert "me/broken cannot be read" in refused("verify", "me/broken", *common)
 
 
 def test_verify_refuses_the_directory_of_another_command(common, tmp_path, refused):

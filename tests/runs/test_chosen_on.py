@@ -9,7 +9,7 @@ from cola_jax.question import Question, open_question
 from cola_jax.runs.chosen_on import ChosenOn, question_key
 from cola_jax.runs.run import Run
 from cola_jax.tasks.task import load_questions
-from cola_jax.tasks.wordings import wording_key
+from cola_jax.tasks.wordings import wording_facts, wording_key
 from tests.small_runs import EVALUATE, WHOLE, evaluated_run, letters, make_run, run  # noqa: F401
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -55,6 +55,17 @@ def test_question_key_of_an_open_question_is_that_of_any_decoy():
 )
 def test_wording_key_is_that_of_what_is_shown(record, other, same):
     assert (wording_key(record) == wording_key(other)) is same
+
+
+def test_wording_facts_name_what_is_shown():
+    record = {"prompt": {"format": {"name": "gsm8k"}, "shots": ["a", "b"]}, "chat": True}
+    facts = {"format": "gsm8k", "shots": 2, "chat": True, "draw": "choose 0, seed 0"}
+    facts["key"] = wording_key(record) or ""
+    assert wording_facts(record | {"prompt_set": "choose 0, seed 0"}) == facts
+    plain = {"format": "plain", "shots": 0, "chat": False, "key": wording_key({})}
+    assert wording_facts({"scorer": "options"}) == plain
+    unknown = wording_facts({"prompt": {"format": "plain", "num_fewshot": 2}})
+    assert unknown == {"format": "plain", "shots": 2, "chat": False}
 
 
 def test_wording_key_is_unknown_where_shots_were_not_recorded():

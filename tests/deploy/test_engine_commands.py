@@ -1,0 +1,111 @@
+"""Commands of other engines: the path that they name, and the models that they refuse."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from cola_jax.checkpoint import read_metadata
+from cola_jax.config import ModelConfig
+from cola_jax.deploy.engine_commands import (
+    EXLLAMAV3,
+    BaseWeights,
+    commands_of,
+    exllamav3_command,
+    layer_map,
+)
+from cola_jax.errors import InputError
+from cola_jax.formats.families import FAMILIES
+
+COMMIT = "c" * 40
+ON_HUB = BaseWeights("someone/tiny", COMMIT, on_hub=True)
+
+
+def parse_layer_map(text):
+    """Read a layer map as `parse_int_list` of exllamav3 documents it."""
+    layers = []
+    for part in text.split(","):
+        first, last = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", part).groups()
+        layers += range(int(first), int(last or first) + 1)
+    return tuple(layers)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ((0, 1, 2, 3), "0..3"),
+        ((0,), "0"),
+        ((0, 1, 1, 2, 5), "0..1,1..2,5"),
+        ((4, 3, 2, 2), "4,3,2,2"),
+        ((*range(16), *range(11, 32)), "0..15,11..31"),  # of its own help
+    ],
+)
+def test_layer_map_has_both_ends_of_ranges(path, text):
+    assert layer_map(path) == text
+    assert parse_layer_map(text) == path
+
+
+def config_of(pair, variant):
+    return ModelConfig.from_json(read_metadata(pair(variant).checkpoint)["config"])
+
+
+def test_commands_name_the_model_its_revision_and_the_path(pair):
+    config = config_of(pair, "llama-gqa")
+    path = (0, 1, 1, 2)
+    commands = commands_of(ON_HUB, config, path)
+    assert [*commands] == ["cola", "transformers", "vllm", "exllamav3"]
+    assert f"--model someone/tiny@{COMMIT} --path '0,1,1,2' " in commands["cola"]
+    assert f'from_pretrained("someone/tiny", revision="{COMMIT}")' in commands["transformers"]
+    assert 'cola_jax.apply_path(model, "0,1,1,2")' in commands["transformers"]
+    words = shlex.split(commands["vllm"])
+    assert words[:5] == ["vllm", "serve", "someone/tiny", "--revision", COMMIT]
+    assert json.loads(words[-1])["cola_path"] == [0, 1, 1, 2]
+    assert commands["exllamav3"] == (
+        f"hf download someone/tiny --revision {COMMIT} --local-dir tiny && "
+        "python examples/chat.py -m tiny -layer_map 0..1,1..2"
+    )
+    local = BaseWeights("/home/me/my models/a'b", None, on_hub=False)
+    for engine in ("vllm", "exllamav3"):
+        assert local.name in shlex.split(commands_of(local, config, path)[engine])
+    assert "/home" not in str(commands_of(local.public, config, path))
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [("olmoe", "models of type olmoe cannot run along a path in exllamav3, which has arcee, ")],
+)
+def test_exllamav3_command_refuses_other_models(pair, variant, message):
+    config = config_of(pair, variant)
+    with pytest.raises(InputError, match=message):
+        exllamav3_command(ON_HUB, config, (0, 1))
+    assert "exllamav3" not in commands_of(ON_HUB, config, (0, 1))
+
+
+def test_base_weights_are_what_the_checkpoint_was_converted_from(pair, tmp_path):
+    made = pair("llama-gqa")
+    metadata = read_metadata(made.checkpoint)
+    folder = str(made.folder)
+    assert BaseWeights.of(metadata) == (folder, None, False)
+    assert BaseWeights.of(metadata, folder).name == folder
+    assert BaseWeights.of(metadata, "me/base") == ("me/base", None, True)
+    assert BaseWeights.of(metadata, "me/base@v1") == ("me/base", "v1", True)
+    hub = metadata | {"origin": {"kind": "hub", "name": "someone/tiny", "revision": COMMIT}}
+    assert BaseWeights.of(hub) == ON_HUB
+    cached = f"/x/models--someone--tiny/snapshots/{COMMIT}"
+    assert BaseWeights.of(metadata | {"origin": {"kind": "directory", "name": cached}}) == ON_HUB
+    other = str(pair("qwen3").folder)
+    for origin, source, message in (
+        ({"kind": "gguf", "name": "/x/a.gguf"}, None, r"^a\.gguf was converted from a gguf file"),
+        ({"kind": "hub", "name": "a/b", "revision": COMMIT, "multimodal": "gemma3"}, None, "once"),
+        ({"kind": "directory", "name": "/x/gone"}, None, "/x/gone, .* is not a directory here"),
+        (metadata["origin"], "nowhere", "--source nowhere is neither a directory nor a Hub id"),
+        (metadata["origin"], str(tmp_path), r"config\.json"),
+        (metadata["origin"], other, r"its model_type is qwen3, here it is llama.*Give the direc"),
+    ):
+        with pytest.raises(InputError, match=message):
+            BaseWeights.of(metadata | {"origin": origin}, source)
+
+
+def test_models_of_exllamav3_are_ours():
+    assert FAMILIES.keys() > EXLLAMAV3
