@@ -389,6 +389,7 @@ class Export(Command):
             self.format,
             source=self.source,
             given=self.path,
+            sources=self.chosen_on,
             chosen_on=measured.chosen_on,
             budget=measured.budget,
             effects=measured.effects,
