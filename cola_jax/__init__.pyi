@@ -1,5 +1,6 @@
 from .config import ModelConfig
 from .deploy.front import choose
+from .deploy.transformers_path import apply_path, remove_path
 from .engine.ray import RayEngine
 from .execute.decoder import Stop
 from .execute.generate import Generated, generate
@@ -38,6 +39,7 @@ __all__ = [
     "Scorer",
     "Stop",
     "Verdicts",
+    "apply_path",
     "choose",
     "confirm",
     "convert",
@@ -48,6 +50,7 @@ __all__ = [
     "load_questions",
     "load_tokenizer",
     "parse_path",
+    "remove_path",
     "run_path",
     "run_paths",
     "save_run",

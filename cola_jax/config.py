@@ -290,20 +290,11 @@ class ModelConfig:
 
         Its states would be NaN: a search counts such a path as one that is not finite.
         """
-        for place, layer in enumerate(path if self.keys_of else ()):
-            source = self.keys_of[layer]
-            if source is not None and source not in path[:place]:
-                return layer, source
-        return None
+        return missing_keys(self.keys_of, path)
 
     def check_keys(self, path: Sequence[int]) -> None:
         """Raise InputError for a path with `missing_keys`."""
-        if missing := self.missing_keys(path):
-            layer, source = missing
-            raise InputError(
-                f"a path runs layer {layer}, which attends to the keys and values of layer "
-                f"{source}, without layer {source} before it: put {source} first."
-            )
+        check_keys(self.keys_of, path)
 
     def kind_of(self, layer: int) -> int:
         """Return the kind of a layer, an index into `kinds`."""
@@ -356,6 +347,28 @@ class ModelConfig:
         """Rebuild a config from the fields that `to_json` wrote; InputError for other fields."""
         with reading("the model config"):
             return TypeAdapter(ModelConfig).validate_json(json.dumps(nested(fields)))
+
+
+def missing_keys(keys_of: Sequence[int | None], path: Sequence[int]) -> tuple[int, int] | None:
+    """Return the first layer of a path that precedes the one whose keys it shares, and that.
+
+    `keys_of` are, per layer, the one whose keys it shares, None for its own; none: all their own.
+    """
+    for place, layer in enumerate(path if keys_of else ()):
+        source = keys_of[layer]
+        if source is not None and source not in path[:place]:
+            return layer, source
+    return None
+
+
+def check_keys(keys_of: Sequence[int | None], path: Sequence[int]) -> None:
+    """Raise InputError for a path with `missing_keys`."""
+    if missing := missing_keys(keys_of, path):
+        layer, source = missing
+        raise InputError(
+            f"a path runs layer {layer}, which attends to the keys and values of layer "
+            f"{source}, without layer {source} before it: put {source} first."
+        )
 
 
 def refuse(requirements: Iterable[tuple[bool, str]]) -> None:
