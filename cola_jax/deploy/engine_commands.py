@@ -107,6 +107,7 @@ def vllm_overrides(config: ModelConfig, path: LayerPath) -> dict[str, Any]:
             f"models of type {model_type} cannot be served along a path in vLLM: "
             f"{architecture} is not among those of the plugin. Export with --format hf."
         )
+    check_places(config, path, "served by vLLM")
     return {"architectures": [name_of(architecture)], PATH: list(path), LAYERS: config.num_layers}
 
 
@@ -115,6 +116,15 @@ def vllm_command(base: str, revision: str | None, overrides: Mapping[str, Any]) 
     revised = f" --revision {shlex.quote(revision)}" if revision else ""
     given = shlex.quote(json.dumps(overrides))
     return f"vllm serve {shlex.quote(base)}{revised} --hf-overrides {given}"
+
+
+def check_places(config: ModelConfig, path: LayerPath, use: str) -> None:
+    """Raise InputError where layers of a model depend on their places."""
+    if config.layer_input or config.keys_of or config.rooted_scales:
+        raise InputError(
+            f"path {format_path(path)} cannot be {use}: layers of this model share keys, or have "
+            "embeddings or scales by their place. Export with --format hf."
+        )
 
 
 def layer_map(path: LayerPath) -> str:
@@ -137,11 +147,7 @@ def exllamav3_command(base: BaseWeights, config: ModelConfig, path: LayerPath) -
             f"models of type {model_type} cannot run along a path in exllamav3, which has "
             f"{', '.join(sorted(EXLLAMAV3))}. Export with --format hf."
         )
-    if config.layer_input or config.keys_of or config.rooted_scales:
-        raise InputError(
-            f"path {format_path(path)} cannot be a layer map of exllamav3: layers of this model "
-            "share keys, or have embeddings or scales by their place. Export with --format hf."
-        )
+    check_places(config, path, "a layer map of exllamav3")
     folder = shlex.quote(base.name)
     download = ""
     if base.on_hub:

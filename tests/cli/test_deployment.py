@@ -115,6 +115,15 @@ def test_export_takes_the_path_of_a_front_for_a_cost(common, tmp_path, capsys, r
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| budget | a cost of at most 50%, by measured times of layers |" in card
     assert f"The report: Nothing shown: {name} does not differ" in card
+    served = ["--format", "vllm", "--source", "me/base", "--output", str(tmp_path / "served")]
+    main([*export, "--max-cost", "50%", *served])
+    content = json.loads((tmp_path / "served" / "path.json").read_text())
+    assert content["path"] == name
+    assert content["budget"]["max_cost"] == "60%"  # of the search
+    assert content["budget"]["budget"] == "a cost of at most 50%, by measured times of layers"
+    assert [effect["change"]["group"] for effect in content["effects"]] == [name]
+    keys = content["chosen_on"]["questions"].split()
+    assert len(keys) == 20  # those held out chose it among the paths of the front
     for flags, message in (
         (["--max-cost", "1ms"], "costs at most 1 ms"),
         (["--layer-costs", str(costs)], "for a path within --max-cost"),

@@ -14,6 +14,8 @@ from cola_jax.deploy.engine_commands import (
     commands_of,
     exllamav3_command,
     layer_map,
+    transformers_code,
+    vllm_overrides,
 )
 from cola_jax.errors import InputError
 from cola_jax.formats.families import FAMILIES
@@ -71,15 +73,25 @@ def test_commands_name_the_model_its_revision_and_the_path(pair):
     assert "/home" not in str(commands_of(local.public, config, path))
 
 
-@pytest.mark.parametrize(
-    ("variant", "message"),
-    [("olmoe", "models of type olmoe cannot run along a path in exllamav3, which has arcee, ")],
-)
-def test_exllamav3_command_refuses_other_models(pair, variant, message):
-    config = config_of(pair, variant)
-    with pytest.raises(InputError, match=message):
+def test_code_for_transformers_applies_the_path(pair):
+    made = pair("llama-gqa")
+    base = BaseWeights(str(made.folder), None, on_hub=False)
+    names = {}
+    exec(compile(transformers_code(base, (0, 1, 1, 2)), "card", "exec"), names)
+    layers = names["model"].model.layers
+    assert len(layers) == 4
+    assert layers[1].mlp is layers[2].mlp
+
+
+def test_commands_are_those_of_engines_that_can_run_the_path(pair):
+    config = config_of(pair, "olmoe")
+    with pytest.raises(InputError, match="olmoe cannot run along a path in exllamav3, which has a"):
         exllamav3_command(ON_HUB, config, (0, 1))
-    assert "exllamav3" not in commands_of(ON_HUB, config, (0, 1))
+    assert [*commands_of(ON_HUB, config, (0, 1))] == ["cola", "transformers", "vllm"]
+    config = config_of(pair, "gemma4-e")
+    with pytest.raises(InputError, match="path 0-1 cannot be served by vLLM: layers of this model"):
+        vllm_overrides(config, (0, 1))
+    assert [*commands_of(ON_HUB, config, (0, 1))] == ["cola", "transformers"]
 
 
 def test_base_weights_are_what_the_checkpoint_was_converted_from(pair, tmp_path):
