@@ -30,6 +30,7 @@ from cola_jax.cli.flags import PathFlags, flag_values, values_of
 from cola_jax.cli.runs import Generate
 from cola_jax.deploy.model_card import read_effects
 from cola_jax.deploy.path_file import read_path
+from cola_jax.deploy.path_folder import export_path
 from cola_jax.deploy.rules import MENU, SELECTOR, Selector, load_menu
 from cola_jax.errors import InputError
 from cola_jax.extras.router import RECORD, Record
@@ -109,7 +110,15 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
         Generate("model", prompts_file=folder / "shots.jsonl").prepare(tokenizer, **context)
         prepare(task="prompt.jsonl", shots=1, shots_file="shots.jsonl")
 
+    def export_again() -> None:
+        place, metadata = str(folder / "served"), checkpoint.read_metadata(folder / "ours")
+        out = folder / f"export-{random.random()}"
+        path = read_path(place, LAYERS, named)
+        export_path(metadata, path, out, "vllm", source="me/base", given=place)
+        shutil.rmtree(out)
+
     readers: dict[str, Callable[[], object]] = {
+        "served/": export_again,
         "tiny.gguf": lambda: write_tokenizer(
             open_gguf(folder / "tiny.gguf"), folder / f"words-{random.random()}"
         ),
