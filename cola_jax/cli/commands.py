@@ -13,7 +13,8 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from cola_jax.cli import ledger
 from cola_jax.cli.benchmark import Benchmark
-from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
+from cola_jax.cli.deployment import Distill, LmEval, Menu, Static
+from cola_jax.cli.export import Export
 from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
