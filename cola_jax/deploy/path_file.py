@@ -7,10 +7,10 @@ with a `path.json`, or a repository of the Hub with one names it.
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.errors import InputError, printed, reading, shown
@@ -30,12 +30,13 @@ from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.storage import EXTRAS, AnyPath, is_url, path_of
 
 PATH_FILE = "path.json"
-PATH_TEXT = re.compile(r"[0-9\s,()x-]*")  # characters of which no other form of a path is made
+PATH_TEXT = re.compile(r"\s*(?:[0-9(][0-9\s,()x-]*)?")  # never read as a name
 FORMS = (
     "a path is a text such as 0-5,7,7,8-29, a JSON file with the field path, a folder with a "
     f"{PATH_FILE}, or the repository OWNER/NAME of the Hub that has one"
 )
 LONGEST_SENTENCE = 400  # characters of a stranger's sentence that are shown
+Count = Annotated[StrictInt, Field(ge=1)]
 Fact = StrictBool | StrictInt | float | StrictStr | None
 
 
@@ -64,8 +65,8 @@ class PathFile(BaseModel):
 
     path: StrictStr  # to use
     found: StrictStr | None = None  # by a search, where another is recommended
-    layers: PositiveInt | None = None  # of the path
-    num_layers: PositiveInt | None = None  # of the model
+    layers: Count | None = None  # of the path
+    num_layers: Count | None = None  # of the model
     model: StrictStr | None = None  # digest
     model_name: StrictStr | None = None
     model_dtype: StrictStr | None = None

@@ -80,7 +80,8 @@ def test_find_path_file_prefers_local_places_and_never_asks_the_hub_about_a_path
 ):
     file = write(tmp_path / "me" / "tiny")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "0-5,7").mkdir()  # a folder of this name is not asked about either
+    write(tmp_path / "0-5,7")  # a folder of this name is not asked about either
+    assert str(find_path_file(write(tmp_path / "x-1").parent.name)) == "x-1/path.json"
     assert str(find_path_file("me/tiny")) == "me/tiny/path.json"
     assert find_path_file(str(tmp_path)) is None
     file.unlink()
@@ -88,7 +89,7 @@ def test_find_path_file_prefers_local_places_and_never_asks_the_hub_about_a_path
     with pytest.raises(InputError, match=r"path\.json is a link to /etc/hostname"):
         find_path_file("me/tiny")
     hub.shutdown()
-    for text in ("0-5,7", "0-5, 7", "7", "0-5,(6-7)x2,8", "", "dropped:/tmp/x", "0-5/../../a"):
+    for text in ("0-5,7", "0-5, 7", "7", "0-5,(6-7)x2,8", "", " ", "dropped:/tmp/x", "0-5/../../a"):
         assert find_path_file(text) is None
 
 
@@ -108,7 +109,8 @@ def test_read_path_asks_the_cache_where_the_hub_is_away(tmp_path, hub, monkeypat
         ({"path": "0-1,3-5"}, r"names layer 5, but the model has layers 0\.\.4"),
         ({"path": "(0-4)x3"}, r"runs more than 10 layers"),
         ({"path": "0-1", "layers": 3}, r"it states 3 layers, but its path runs 2: it was changed"),
-        ({"layers": 0}, r"layers: Input should be greater than 0"),
+        ({"layers": 0}, r"layers: Input should be greater than or equal to 1"),
+        ({"layers": True}, r"layers: Input should be a valid integer"),
         ({"num_layers": 6}, r"its path is of a model of 6 layers, but the model has 5"),
         ({"model": "cd" * 32}, r"has paths of another model \(someone/tiny, digest cdcdcd"),
         ({"model": 5}, r"model: Input should be a valid string"),
