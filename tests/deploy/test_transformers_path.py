@@ -196,6 +196,39 @@ def test_apply_path_to_a_model_without_a_head(model, batch):
     assert torch.equal(logits(model, batch), expected)
 
 
+@pytest.mark.parametrize("name", ["llava-qwen2", pytest.param("smolvlm", marks=pytest.mark.slow)])
+def test_apply_path_to_a_model_that_reads_pictures(seeing, name):
+    from tests import pictures
+
+    path = (0, 1, 1, 3, 2)
+    model, processor = pictures.loaded(seeing(name))
+    picture = pictures.rgb(pictures.picture(1))
+    inputs = processor(text="<image>which of the sun?", images=[picture], return_tensors="pt")
+    expected = pictures.logits(model, inputs, path)
+    apply_path(model, path)
+    with torch.no_grad():
+        assert np.array_equal(model(**inputs, use_cache=False).logits, expected)
+        limits = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+        cached = model.generate(**inputs, **limits)
+        assert torch.equal(cached, model.generate(**inputs, **limits, use_cache=False))
+
+
+def test_apply_path_changes_every_config_of_the_text_part(batch):
+    """Of a model whose windows follow the layers."""
+    family, fields = oracle.VARIANTS["gemma3"]
+    text = {**oracle.SIZES, **fields, "model_type": family, "pad_token_id": 0}
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    tower |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = transformers.Gemma3Config(text_config=text, vision_config=tower)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    oracle.randomise(model, 0)
+    ids = batch.clamp(min=6)  # none of them a picture's
+    apply_path(model, REPEAT)
+    assert model.config.text_config.layer_types == [oracle.KINDS[layer] for layer in REPEAT]
+    assert model.config.vision_config.num_hidden_layers == 2
+    np.testing.assert_array_equal(decoded(model, ids), decoded(model, ids, use_cache=False))
+
+
 @pytest.mark.parametrize("variant", ["gemma3", "qwen3.5"])
 def test_apply_path_with_a_static_cache(variant, batch):
     model = made(variant)
