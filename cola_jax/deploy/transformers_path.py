@@ -86,9 +86,9 @@ def apply_path(hf_model: "PreTrainedModel", path: "str | Ids") -> None:
 
     Ids are those of the pretrained layers, also where another path is applied, which the new one
     replaces. Hooks on the modules of a layer are copied to its positions. Layers that the path
-    skips are no part of the model until `remove_path`: `to` and `half` do not reach them. Remove
-    the path before `save_pretrained`, which would write layers that run several times as often;
-    `cola export` writes a path as a checkpoint.
+    skips are no part of the model until `remove_path`: `to` and `half` do not reach them, and
+    `save_pretrained`, which refuses parameters that have two names, would not write them: remove
+    the path first. `cola export` writes a path as a checkpoint.
 
     Args:
       hf_model: of one of the families that `cola convert` reads, also multimodal or without a head.
