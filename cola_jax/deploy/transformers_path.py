@@ -217,24 +217,34 @@ def install_recorders(decoder: Any) -> None:
 
 def change(hf_model: "PreTrainedModel", decoder: Any, path: "LayerPath") -> None:
     """Put the layers of a path into a decoder, and all that is looked up by position in order."""
-    layers = decoder.layers
-    applied = AppliedPath(layers, decoder.training)
+    applied = AppliedPath(decoder.layers, decoder.training)
+    setattr(decoder, APPLIED, applied)
+    try:
+        sharing = put_layers(decoder, path, applied)
+        for config in configs_of(hf_model, decoder):
+            follow(config, path, sharing, applied)
+    except BaseException:
+        applied.undo(decoder)
+        raise
+
+
+def put_layers(decoder: Any, path: "LayerPath", applied: AppliedPath) -> int:
+    """Put the layers of a path into a decoder; return how many at its end share keys."""
+    layers = applied.layers
     positions = copy.copy(layers)
     modules = {str(i): at_position(layers[layer], i) for i, layer in enumerate(path)}
     vars(positions)["_modules"] = modules
     applied.set(decoder, "layers", positions)
-    sharing = 0  # positions at the end that share keys, which need no cache
-    while shares_keys(positions[len(path) - 1 - sharing]):
+    sharing = 0
+    while shares_keys(layers[path[-1 - sharing]]):  # the first layers have keys of their own
         sharing += 1
-    for config in configs_of(hf_model, decoder):
-        follow(config, path, sharing, applied)
     if hasattr(decoder, "first_kv_shared_layer_idx"):  # after it, tokens that are not read end
         applied.set(decoder, "first_kv_shared_layer_idx", len(path) - sharing)
     if getattr(decoder, "hidden_size_per_layer_input", None):
         for module in (decoder.embed_tokens_per_layer, decoder.per_layer_model_projection):
             hook = module.register_forward_hook(ChooseInputs(path, len(layers)))
             applied.hooks.append(hook)
-    setattr(decoder, APPLIED, applied)
+    return sharing
 
 
 def configs_of(hf_model: "PreTrainedModel", decoder: Any) -> "Iterator[PreTrainedConfig]":

@@ -273,9 +273,11 @@ def test_remove_path_keeps_the_mode_of_the_model(model):
     assert all(module.training for module in model.modules())
 
 
-def test_a_copy_of_a_model_has_a_path_of_its_own(model, batch):
+@pytest.mark.parametrize("variant", ["llama-gqa", "gemma4-e"])
+def test_a_copy_of_a_model_has_a_path_of_its_own(batch, variant):
+    model = made(variant)
     own = logits(model, batch)
-    apply_path(model, REPEAT)
+    apply_path(model, paths_of(variant)[0])
     along = logits(model, batch)
     other = copy.deepcopy(model)
     remove_path(other)
@@ -370,6 +372,21 @@ def test_apply_path_refuses_layers_before_those_whose_keys_they_share():
     with pytest.raises(ValueError, match="runs layer 5, which attends to the keys and values of"):
         apply_path(model, (1, 2, 3, 5, 0))
     assert model.config.num_hidden_layers == len(SHARING["repeat"])
+
+
+def test_apply_path_changes_nothing_when_it_fails(model, monkeypatch):
+    apply_path(model, "0-5")  # installs the hooks of `output_hidden_states`
+    remove_path(model)
+    before = state_of(model)
+
+    def fail(config, path, sharing, applied):
+        applied.set(config, "num_hidden_layers", len(path))
+        raise RuntimeError("a config that refuses")
+
+    monkeypatch.setattr("cola_jax.deploy.transformers_path.follow", fail)
+    with pytest.raises(RuntimeError, match="a config that refuses"):
+        apply_path(model, REPEAT)
+    assert state_of(model) == before
 
 
 IMPORTED = """
