@@ -19,12 +19,11 @@ from tests import oracle
 
 TOKENS = 24
 NEW_TOKENS = 8
-PATHS = {
-    "skip": (0, 2, 5),
-    "repeat": (0, 1, 1, 1, 2, 3, 4, 4, 5),
-    "block repeat": (0, 1, 2, 3, 2, 3, 2, 3, 4, 5),
-    "reordered": (3, 0, 5, 1, 4, 2),
-}
+PATHS = (
+    (0, 2, 5),
+    (0, 1, 1, 2, 3, 2, 3, 2, 3, 4),
+    (3, 0, 5, 1, 4, 2),
+)
 WIDE = {
     "hidden_size": 128,
     "num_attention_heads": 2,
@@ -34,19 +33,34 @@ WIDE = {
     "vocab_size": 96,
     "max_position_embeddings": 64,
 }
+ALTERNATING = ["sliding_attention", "full_attention"] * 3
+# what vLLM's class of a family has as a constant, or looks for under another name
+IN_VLLM = {
+    "gpt-oss": {
+        **{"layer_types": ALTERNATING, "swiglu_limit": 7.0},
+        "rope_parameters": oracle.YARN | {"truncate": True},
+    },
+    "minimax-m2": {"scoring_func": "sigmoid", "rotary_dim": 32},
+    "ministral3": {"rope_parameters": oracle.PLAIN},
+    "olmoe": {"rms_norm_eps": 1e-5},
+    **{
+        name: {"linear_key_head_dim": 32, "linear_value_head_dim": 32}
+        for name in ("qwen3-next", "qwen3.5", "qwen3.5-moe", "olmo-hybrid")
+    },
+}
 
 
 def write_case(variant: str, folder: Path) -> None:
     """Write the model of a variant of the oracle, wider, and `expected.json` beside it."""
     family, fields = oracle.VARIANTS[variant]
-    config = {**fields, **WIDE}
+    config = {**fields, **WIDE, **IN_VLLM.get(variant, {})}
     if config.get("sliding_window"):
         config["sliding_window"] = 16  # vLLM's blocks on a CPU
     hf_model = oracle.random_model(family, **config)
     hf_model.save_pretrained(folder)
     model = oracle.convert_in_memory(folder)
     ids = np.random.default_rng(0).integers(0, WIDE["vocab_size"], TOKENS).tolist()
-    cases = [expected(model, ids, path) for path in PATHS.values()]
+    cases = [expected(model, ids, path) for path in PATHS]
     (folder / "expected.json").write_text(json.dumps({"ids": ids, "cases": cases}))
 
 
