@@ -1,5 +1,6 @@
 """Put the layers of a model in the order of a path; weights are shared between repeats."""
 
+import contextlib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.models.utils import PPMissingLayer
 
 from cola_jax.deploy.serve.checks import PathError
 
@@ -130,17 +132,36 @@ def replace_values(module: nn.Module, values: Mapping[Any, Any]) -> None:
             vars(module)[name] = values[value]
 
 
-def renamed(
-    weights: Iterable[tuple[str, torch.Tensor]], path: Sequence[int]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of the layers that run, named by the first position that runs each.
+@contextlib.contextmanager
+def named_by_layer(model: nn.Module, num_layers: int, path: Sequence[int]) -> Iterator[None]:
+    """Name the layers that run as the base model does, so that its own loader finds them."""
+    owner, name = find_layers(model, len(path))
+    runs = owner.get_submodule(name)
+    named = [runs[path.index(i)] if i in path else PPMissingLayer() for i in range(num_layers)]
+    setattr(owner, name, nn.ModuleList(named))
+    try:
+        yield
+    finally:
+        setattr(owner, name, runs)
 
-    Those of other layers are left out, also of layers after the last, which predict further tokens.
-    """
-    first = {layer: path.index(layer) for layer in path}
+
+def of_path(
+    weights: Iterable[tuple[str, torch.Tensor]], num_layers: int, path: Sequence[int]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a checkpoint without those of layers that no position runs."""
+    skipped = set(range(num_layers)).difference(path)
     for name, weight in weights:
-        match = None if OTHER_TOWERS.search(name) else LAYER.match(name)
-        if match is None:
+        match = match_layer(name)
+        if match is None or int(match[2]) not in skipped:
             yield name, weight
-        elif (layer := int(match[2])) in first:
-            yield f"{match[1]}{first[layer]}{match[3]}", weight
+
+
+def named_by_position(name: str, path: Sequence[int]) -> str:
+    """Return the name of a parameter at the first position that runs its layer."""
+    match = match_layer(name)
+    return name if match is None else f"{match[1]}{path.index(int(match[2]))}{match[3]}"
+
+
+def match_layer(name: str) -> re.Match[str] | None:
+    """Match the name of a tensor of a decoder layer."""
+    return None if OTHER_TOWERS.search(name) else LAYER.match(name)

@@ -30,12 +30,14 @@ class PathModel:
         """Build the base model, and put its layers in the order of the path."""
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.cola_path = read_path(vllm_config.model_config)
-        num_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
-        layers.put_in_order(self, num_layers, self.cola_path, vllm_config.compilation_config)
+        self.cola_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
+        layers.put_in_order(self, self.cola_layers, self.cola_path, vllm_config.compilation_config)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load tensors by their names in the checkpoint of the base model, each once."""
-        return super().load_weights(layers.renamed(weights, self.cola_path))
+        """Load the tensors of the layers that run, by their names in the base model, each once."""
+        with layers.named_by_layer(self, self.cola_layers, self.cola_path):
+            loaded = super().load_weights(layers.of_path(weights, self.cola_layers, self.cola_path))
+        return {layers.named_by_position(name, self.cola_path) for name in loaded}
 
 
 def __getattr__(name: str) -> type:

@@ -7,7 +7,7 @@ caches follows `num_hidden_layers`, which is the length of the path once the con
 
 # pyright: reportMissingImports=false
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,7 +21,7 @@ from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdate
 
 from cola_jax.deploy.serve import checks
 from cola_jax.deploy.serve.architectures import PATH
-from cola_jax.deploy.serve.layers import renamed
+from cola_jax.deploy.serve.layers import match_layer
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -51,6 +51,22 @@ def share_layers(model: Any, path: Sequence[int]) -> None:
     layers = model.model.layers
     for position, layer in enumerate(path):
         layers[position] = layers[path.index(layer)]
+
+
+def renamed(
+    weights: Weights, path: Sequence[int]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of the layers that run, named by the first position that runs each.
+
+    Those of other layers are left out, also of layers after the last, which predict further tokens.
+    """
+    first = {layer: path.index(layer) for layer in path}
+    for name, weight in weights:
+        match = match_layer(name)
+        if match is None:
+            yield name, weight
+        elif (layer := int(match[2])) in first:
+            yield f"{match[1]}{first[layer]}{match[3]}", weight
 
 
 class PathWeightLoader(StandardWeightLoader):

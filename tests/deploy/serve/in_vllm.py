@@ -1,65 +1,98 @@
+"""Compare vLLM along paths with `run_path`, and count the bytes of its weights.
+
+`python -m tests.deploy.serve.in_vllm FOLDER...` runs where vLLM and this package are installed, on
+what `cases` has written. Prints the worst differences of log-probabilities, and fails above BOUND.
+"""
+
+# pyright: reportMissingImports=false
+
 import json
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
+# before vLLM is imported: all models in this process, on few threads
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-from vllm import LLM, SamplingParams
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import nn
+from vllm import LLM, SamplingParams, TokensPrompt
+
+from cola_jax.deploy.serve import layers
+
+BOUND = 1e-4
+Counts = dict[str, int]
 
 
-def run(folder):
-    content = json.load(open(f"{folder}/expected.json"))
-    for case in content["cases"]:
+def bytes_of(module: nn.Module) -> int:
+    """Count the bytes of weights, those that several names share once."""
+    tensors = {tensor.data_ptr(): tensor.nbytes for tensor in module.state_dict().values()}
+    return sum(tensors.values())
+
+
+def counted(counts: Counts) -> Any:
+    """Return `put_in_order` that records the bytes of the base, of skipped layers and of a path."""
+    put_in_order = layers.put_in_order
+
+    def put_and_count(
+        model: nn.Module, num_layers: int, path: Sequence[int], *rest: Any
+    ) -> None:
+        owner, name = layers.find_layers(model, num_layers)
+        each = [bytes_of(layer) for layer in owner.get_submodule(name).children()]
+        counts["base"] = bytes_of(model)
+        counts["skipped"] = sum(each[layer] for layer in {*range(num_layers)}.difference(path))
+        put_in_order(model, num_layers, path, *rest)
+        counts["path"] = bytes_of(model)
+
+    return mock.patch.object(layers, "put_in_order", put_and_count)
+
+
+def run(folder: Path, ids: list[int], case: dict[str, Any], **options: Any) -> tuple[float, bool]:
+    """Return the worst difference of log-probabilities, and whether the tokens are equal."""
+    counts: Counts = {}
+    with counted(counts):
         llm = LLM(
-            folder,
-            skip_tokenizer_init=True,
-            dtype="float32",
-            enforce_eager=os.environ.get("EAGER", "1") == "1",
-            max_model_len=64,
-            hf_overrides=case["overrides"],
-            seed=0,
-            **json.loads(os.environ.get("EXTRA", "{}")),
+            str(folder),
+            **{"skip_tokenizer_init": True, "dtype": "float32", "max_model_len": 64},
+            **{"enforce_eager": True, "max_num_seqs": 8, "hf_overrides": case["overrides"]},
+            **options,
         )
-        out = llm.generate(
-            [{"prompt_token_ids": content["ids"]}],
-            SamplingParams(
-                temperature=0,
-                max_tokens=len(case["tokens"]),
-                prompt_logprobs=0,
-                logprobs=0,
-                detokenize=False,
-                ignore_eos=True,
-            ),
-            use_tqdm=False,
-        )[0]
-        lp = [list(x.values())[0].logprob for x in out.prompt_logprobs[1:]]
-        err = max(abs(a - b) for a, b in zip(lp, case["prompt_logprobs"]))
-        toks = out.outputs[0].token_ids
-        lp2 = [list(x.values())[0].logprob for x in out.outputs[0].logprobs]
-        err2 = max(abs(a - b) for a, b in zip(lp2, case["logprobs"]))
-        model = (
-            llm.llm_engine.model_executor.driver_worker.worker.get_model()
-            if hasattr(llm.llm_engine, "model_executor")
-            else None
-        )
-        n = sum(p.numel() for p in model.parameters()) if model is not None else None
-        print(
-            "RESULT",
-            folder.split("/")[-1],
-            case["overrides"]["cola_path"],
-            f"{err:.2e} {err2:.2e}",
-            list(toks) == case["tokens"],
-            n,
-            flush=True,
-        )
-        del llm
+    assert counts["path"] == counts["base"] - counts["skipped"], counts
+    sampling = SamplingParams(
+        temperature=0,
+        max_tokens=len(case["tokens"]),
+        prompt_logprobs=0,
+        logprobs=0,
+        detokenize=False,
+        ignore_eos=True,
+    )
+    (answer,) = llm.generate(TokensPrompt(prompt_token_ids=ids), sampling, use_tqdm=False)
+    decoded = answer.outputs[0]
+    entries = [*answer.prompt_logprobs[1:], *decoded.logprobs]
+    theirs = torch.tensor([next(iter(entry.values())).logprob for entry in entries])
+    ours = torch.tensor(case["prompt_logprobs"] + case["logprobs"])
+    return float((theirs - ours).abs().max()), list(decoded.token_ids) == case["tokens"]
 
 
-for folder in sys.argv[1:]:
-    try:
-        run(folder)
-    except BaseException as e:
-        import traceback
+def main(folders: Sequence[str], **options: Any) -> bool:
+    """Compare all cases; return whether they agree."""
+    agree = True
+    for folder in map(Path, folders):
+        content = json.loads((folder / "expected.json").read_text())
+        for case in content["cases"]:
+            error, same_tokens = run(folder, content["ids"], case, **options)
+            path = case["overrides"]["cola_path"]
+            tokens = "equal" if same_tokens else "DIFFERENT"
+            print(f"{folder.name:16} {error:.1e}  tokens {tokens}  {path}", flush=True)
+            agree &= same_tokens and error < BOUND
+    return agree
 
-        traceback.print_exc()
-        print("RESULT", folder.split("/")[-1], "FAILED", type(e).__name__, str(e)[:300], flush=True)
+
+if __name__ == "__main__":
+    sys.exit(not main(sys.argv[1:]))
