@@ -14,6 +14,7 @@ from vllm.model_executor.models.utils import PPMissingLayer
 from cola_jax.deploy.serve.checks import PathError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
     from vllm.config import CompilationConfig
 
 LAYER = re.compile(r"^((?:.*?\.)?layers\.)(\d+)(\..*)$")
@@ -57,6 +58,14 @@ def put_in_order(
     compilation.static_forward_context.clear()
     compilation.static_forward_context.update(after)
     compilation.static_all_moe_layers[:] = experts
+
+
+def put_kinds_in_order(config: "PreTrainedConfig", path: Sequence[int]) -> None:
+    """Change the config that a model of transformers reads by position while it runs."""
+    config.num_hidden_layers = len(path)
+    types = vars(config).get("layer_types")
+    if types is not None:
+        config.layer_types = [types[layer] for layer in path]
 
 
 def find_layers(model: nn.Module, num_layers: int) -> tuple[nn.Module, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from vllm import ModelRegistry
+from vllm.model_executor.models.transformers.base import Base as TransformersModel
 
 from cola_jax.deploy.serve import layers
 from cola_jax.deploy.serve.architectures import ARCHITECTURES, architecture_of
@@ -32,6 +33,8 @@ class PathModel:
         self.cola_path = read_path(vllm_config.model_config)
         self.cola_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
         layers.put_in_order(self, self.cola_layers, self.cola_path, vllm_config.compilation_config)
+        if isinstance(self, TransformersModel):
+            layers.put_kinds_in_order(self.text_config, self.cola_path)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the tensors of the layers that run, by their names in the base model, each once."""
