@@ -15,7 +15,6 @@ ARCHITECTURES = {
     "GemmaForCausalLM": TESTED,
     "Gemma2ForCausalLM": TESTED,
     "Gemma3ForCausalLM": TESTED,
-    "Gemma4ForCausalLM": TESTED,
     "GraniteForCausalLM": TESTED,
     "GraniteMoeForCausalLM": TESTED,
     "Phi3ForCausalLM": TESTED,
@@ -46,8 +45,6 @@ ARCHITECTURES = {
     "SeedOssForCausalLM": TESTED,
     "Starcoder2ForCausalLM": TESTED,
     "SmolLM3ForCausalLM": TESTED,
-    "HeliumForCausalLM": TESTED,
-    "MinistralForCausalLM": TESTED,
 }
 
 

@@ -1,5 +1,7 @@
 """Check what is asked of vLLM before it reads any weights."""
 
+# pyright: reportMissingImports=false
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 

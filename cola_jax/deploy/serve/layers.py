@@ -1,5 +1,7 @@
 """Put the layers of a model in the order of a path; weights are shared between repeats."""
 
+# pyright: reportMissingImports=false
+
 import contextlib
 import re
 import types
@@ -33,7 +35,7 @@ def put_in_order(
     position runs are dropped, before weights load.
     """
     owner, name = find_layers(model, num_layers)
-    layers = list(owner.get_submodule(name))
+    layers = list(owner.get_submodule(name).children())
     runs = [run_of(layers, path, position) for position in range(len(path))]
     before = dict(compilation.static_forward_context)
     of_layers = {each for layer in layers for each in layer.modules()}
@@ -54,7 +56,7 @@ def put_in_order(
                 experts.append(old)
     setattr(owner, name, nn.ModuleList(runs))
     if "end_layer" in vars(owner):
-        owner.end_layer = len(path)
+        vars(owner)["end_layer"] = len(path)
     compilation.static_forward_context.clear()
     compilation.static_forward_context.update(after)
     compilation.static_all_moe_layers[:] = experts
@@ -119,7 +121,7 @@ def copy_attention(module: nn.Module) -> nn.Module:
     children = {child: copy_attention(child) for child in module.children()}
     if isinstance(module, AttentionLayerBase) and "impl" in vars(module):
         copied.impl = shallow_copy(module.impl)
-    copied._modules = {name: children.get(child) for name, child in module._modules.items()}
+    copied._modules = {name: child and children[child] for name, child in module._modules.items()}
     replace_values(copied, children)
     return copied
 
@@ -146,7 +148,8 @@ def named_by_layer(model: nn.Module, num_layers: int, path: Sequence[int]) -> It
     """Name the layers that run as the base model does, so that its own loader finds them."""
     owner, name = find_layers(model, len(path))
     runs = owner.get_submodule(name)
-    named = [runs[path.index(i)] if i in path else PPMissingLayer() for i in range(num_layers)]
+    each = list(runs.children())
+    named = [each[path.index(i)] if i in path else PPMissingLayer() for i in range(num_layers)]
     setattr(owner, name, nn.ModuleList(named))
     try:
         yield

@@ -4,10 +4,13 @@ Each is the class of the base model. Its layers are those of the base, put in th
 a layer that runs again shares all weights, and has an attention of its own for its keys and values.
 """
 
+# pyright: reportMissingImports=false
+
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from vllm import ModelRegistry
 from vllm.model_executor.models.transformers.base import Base as TransformersModel
 
@@ -24,7 +27,7 @@ if error := version_error():
 from cola_jax.deploy.serve.checks import read_path
 
 
-class PathModel:
+class PathModel(nn.Module):
     """What is added to the class of a base model."""
 
     def __init__(self, *, vllm_config: "VllmConfig", prefix: str = ""):
@@ -34,12 +37,15 @@ class PathModel:
         self.cola_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
         layers.put_in_order(self, self.cola_layers, self.cola_path, vllm_config.compilation_config)
         if isinstance(self, TransformersModel):
-            layers.put_kinds_in_order(self.text_config, self.cola_path)
+            config = vllm_config.model_config.hf_text_config
+            layers.put_kinds_in_order(config, self.cola_path)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the tensors of the layers that run, by their names in the base model, each once."""
         with layers.named_by_layer(self, self.cola_layers, self.cola_path):
-            loaded = super().load_weights(layers.of_path(weights, self.cola_layers, self.cola_path))
+            loaded = super().load_weights(  # pyright: ignore[reportAttributeAccessIssue]
+                layers.of_path(weights, self.cola_layers, self.cola_path)
+            )
         return {layers.named_by_position(name, self.cola_path) for name in loaded}
 
 

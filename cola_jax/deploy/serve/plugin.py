@@ -1,5 +1,7 @@
 """Register the architectures of paths with vLLM: the entry point of its general plugins."""
 
+# pyright: reportMissingImports=false
+
 import importlib.metadata
 import importlib.util
 import re

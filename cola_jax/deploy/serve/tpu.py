@@ -53,9 +53,7 @@ def share_layers(model: Any, path: Sequence[int]) -> None:
         layers[position] = layers[path.index(layer)]
 
 
-def renamed(
-    weights: Weights, path: Sequence[int]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def renamed(weights: Weights, path: Sequence[int]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of the layers that run, named by the first position that runs each.
 
     Those of other layers are left out, also of layers after the last, which predict further tokens.

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 # before vLLM is imported: all models in this process, on few threads
@@ -27,6 +27,7 @@ from vllm import LLM, SamplingParams, TokensPrompt
 from cola_jax.deploy.serve import layers
 
 BOUND = 1e-4
+NEW_TOKENS = 8
 Counts = dict[str, int]
 
 
@@ -40,9 +41,7 @@ def counted(counts: Counts) -> Any:
     """Return `put_in_order` that records the bytes of the base, of skipped layers and of a path."""
     put_in_order = layers.put_in_order
 
-    def put_and_count(
-        model: nn.Module, num_layers: int, path: Sequence[int], *rest: Any
-    ) -> None:
+    def put_and_count(model: nn.Module, num_layers: int, path: Sequence[int], *rest: Any) -> None:
         owner, name = layers.find_layers(model, num_layers)
         each = [bytes_of(layer) for layer in owner.get_submodule(name).children()]
         counts["base"] = bytes_of(model)
@@ -53,20 +52,23 @@ def counted(counts: Counts) -> Any:
     return mock.patch.object(layers, "put_in_order", put_and_count)
 
 
-def run(folder: Path, ids: list[int], case: dict[str, Any], **options: Any) -> tuple[float, bool]:
-    """Return the worst difference of log-probabilities, and whether the tokens are equal."""
-    counts: Counts = {}
-    with counted(counts):
-        llm = LLM(
-            str(folder),
-            **{"skip_tokenizer_init": True, "dtype": "float32", "max_model_len": 64},
-            **{"enforce_eager": True, "max_num_seqs": 8, "hf_overrides": case["overrides"]},
-            **options,
-        )
-    assert counts["path"] == counts["base"] - counts["skipped"], counts
+class Answer(NamedTuple):
+    """What vLLM says of a prompt, and decodes after it."""
+
+    logprobs: torch.Tensor  # of the prompt's tokens but the first, then of the decoded ones
+    tokens: list[int]
+
+
+def ask(folder: Path, ids: list[int], **options: Any) -> Answer:
+    """Load a model, and ask it."""
+    llm = LLM(
+        str(folder),
+        **{"skip_tokenizer_init": True, "max_model_len": 64, "max_num_seqs": 8},
+        **{"enforce_eager": True} | options,
+    )
     sampling = SamplingParams(
         temperature=0,
-        max_tokens=len(case["tokens"]),
+        max_tokens=NEW_TOKENS,
         prompt_logprobs=0,
         logprobs=0,
         detokenize=False,
@@ -75,9 +77,17 @@ def run(folder: Path, ids: list[int], case: dict[str, Any], **options: Any) -> t
     (answer,) = llm.generate(TokensPrompt(prompt_token_ids=ids), sampling, use_tqdm=False)
     decoded = answer.outputs[0]
     entries = [*answer.prompt_logprobs[1:], *decoded.logprobs]
-    theirs = torch.tensor([next(iter(entry.values())).logprob for entry in entries])
-    ours = torch.tensor(case["prompt_logprobs"] + case["logprobs"])
-    return float((theirs - ours).abs().max()), list(decoded.token_ids) == case["tokens"]
+    values = torch.tensor([next(iter(entry.values())).logprob for entry in entries])
+    return Answer(values, list(decoded.token_ids))
+
+
+def run_case(folder: Path, ids: list[int], case: dict[str, Any], **options: Any) -> Answer:
+    """Ask along a path, whose weights are counted."""
+    counts: Counts = {}
+    with counted(counts):
+        answer = ask(folder, ids, hf_overrides=case["overrides"], **options)
+    assert counts["path"] == counts["base"] - counts["skipped"], counts
+    return answer
 
 
 def main(folders: Sequence[str], **options: Any) -> bool:
@@ -85,12 +95,23 @@ def main(folders: Sequence[str], **options: Any) -> bool:
     agree = True
     for folder in map(Path, folders):
         content = json.loads((folder / "expected.json").read_text())
+        ids = content["ids"]
+        options["dtype"] = content["dtype"]
         for case in content["cases"]:
-            error, same_tokens = run(folder, content["ids"], case, **options)
+            if "copy" in case:
+                right = ask(folder / case["copy"], ids, **options)
+            else:
+                right = Answer(torch.tensor(case["logprobs"]), case["tokens"])
+            answer = run_case(folder, ids, case, **options)
+            error = float((answer.logprobs - right.logprobs).abs().max())
+            same = answer.tokens == right.tokens
+            tokens = "equal" if same else "DIFFERENT"
             path = case["overrides"]["cola_path"]
-            tokens = "equal" if same_tokens else "DIFFERENT"
-            print(f"{folder.name:16} {error:.1e}  tokens {tokens}  {path}", flush=True)
-            agree &= same_tokens and error < BOUND
+            against = "a copy" if "copy" in case else "run_path"
+            print(
+                f"{folder.name:16} {error:.1e} from {against}, tokens {tokens}: {path}", flush=True
+            )
+            agree &= same and error < BOUND
     return agree
 
 
