@@ -43,6 +43,32 @@ console = Console(soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    url: str
+    """Its API."""
+    group: int
+    """The process group of all its processes."""
+
+    def seconds(self) -> float:
+        """Return the CPU time of its processes so far."""
+        ticks = 0
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = file.read_text().rpartition(") ")[2].split()
+                if int(fields[2]) == self.group:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def metric(self, name: str) -> int:
+        """Return a counter."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics") as page:
+            lines = page.read().decode().splitlines()
+        return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"{name}{{"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Served:
     """Compare vLLM's server along paths with this package, and the speeds of paths in it."""
 
@@ -84,11 +110,11 @@ class Served:
             expected = completions(self.model, path, prompts, self.new_tokens)
             single: list[str] = []
             for cached in (False, True):
-                with serve(self, path, cached=cached) as url:
+                with serve(self, path, cached=cached) as server:
                     if not cached:
-                        single = complete(url, prompts, self.new_tokens, at_once=1)
-                    together = complete(url, prompts, self.new_tokens, at_once=len(prompts))
-                    hits = metric(url, "vllm:prefix_cache_hits_total")
+                        single = complete(server.url, prompts, self.new_tokens, at_once=1)
+                    together = complete(server.url, prompts, self.new_tokens, at_once=len(prompts))
+                    hits = server.metric("vllm:prefix_cache_hits_total")
                 rows.append(
                     {
                         "path": path,
@@ -111,10 +137,10 @@ class Served:
             task["dataset_kwargs"]["data_files"] = {"test": str(self.data / f"{name}.jsonl")}
         settings: dict[str, Any] = {"tasks": tasks, "limit": self.limit, "bootstrap_iters": 0}
         evaluate: Any = simple_evaluate  # whose decorator hides its signature
-        with serve(self, path) as url:
+        with serve(self, path) as server:
             client = {
                 "model": NAME,
-                "base_url": f"{url}/completions",
+                "base_url": f"{server.url}/completions",
                 "tokenizer": str(self.base),
                 "tokenizer_backend": "huggingface",
                 "max_length": LENGTH,
@@ -141,36 +167,47 @@ class Served:
     def speed(self) -> list[dict[str, Any]]:
         """Compare the time of decoded tokens with the length of the path, in interleaved rounds.
 
-        All servers run at once, and one at a time has requests.
+        All servers run at once, and one at a time has requests. Their CPU time is that of one
+        core, and depends less on what else the machine does than the time that passes.
         """
         layers = num_layers(self.model)
         paths = (f"0-{layers - 1}", *self.paths)
         prompts = make_prompts(self.data / "arc_easy.jsonl", 8)
+        passed: list[list[float]] = [[] for _ in paths]
+        used: list[list[float]] = [[] for _ in paths]
         with contextlib.ExitStack() as stack:
-            urls = [stack.enter_context(serve(self, path, cached=False)) for path in paths]
-            seconds: list[list[float]] = [[] for _ in paths]
-            for _ in range(self.rounds + 1):  # the first warms up
-                for url, times in zip(urls, seconds, strict=True):
+            servers = [stack.enter_context(serve(self, path, cached=False)) for path in paths]
+            for server in servers:  # warms up
+                complete(server.url, prompts, 64, at_once=len(prompts), whole=True)
+            for _ in range(self.rounds):
+                for i, server in enumerate(servers):
                     start = time.perf_counter()
-                    complete(url, prompts, 64, at_once=len(prompts), whole=True)
-                    times.append(time.perf_counter() - start)
-        identity = seconds[0][1:]
+                    before = server.seconds()
+                    complete(server.url, prompts, 64, at_once=len(prompts), whole=True)
+                    passed[i].append(time.perf_counter() - start)
+                    used[i].append(server.seconds() - before)
         rows = []
-        for path, times in zip(paths, seconds, strict=True):
-            ratios = [mine / theirs for mine, theirs in zip(times[1:], identity, strict=True)]
+        for path, mine, own in zip(paths, passed, used, strict=True):
             length = len(parse_path(path, layers))
             rows.append(
                 {
                     "path": path,
                     "layers": length,
-                    "tokens/s": round(len(prompts) * 64 / statistics.median(times[1:]), 1),
-                    "time to the identity path's": round(statistics.median(ratios), 3),
-                    "lowest and highest round": f"{min(ratios):.3f} to {max(ratios):.3f}",
-                    "length to the identity path's": round(length / layers, 3),
+                    "length": round(length / layers, 3),
+                    "CPU time": ratios(own, used[0]),
+                    "time": ratios(mine, passed[0]),
+                    "tokens/s": round(len(prompts) * 64 / statistics.median(mine), 1),
+                    "tokens per CPU second": round(len(prompts) * 64 / statistics.median(own), 1),
                     "load": round(os.getloadavg()[0], 1),
                 }
             )
         return rows
+
+
+def ratios(times: Sequence[float], reference: Sequence[float]) -> str:
+    """Describe the ratios of paired times: their median, lowest and highest."""
+    pairs = sorted(a / b for a, b in zip(times, reference, strict=True))
+    return f"{statistics.median(pairs):.3f} ({pairs[0]:.2f} to {pairs[-1]:.2f})"
 
 
 def num_layers(model: str) -> int:
@@ -210,8 +247,8 @@ def completions(model: str, path: str, prompts: Sequence[str], new_tokens: int) 
 
 
 @contextlib.contextmanager
-def serve(settings: Served, path: str, *, cached: bool = True) -> Iterator[str]:
-    """Serve a path on 127.0.0.1 while the context is open; yield the URL of its API."""
+def serve(settings: Served, path: str, *, cached: bool = True) -> Iterator[Server]:
+    """Serve a path on 127.0.0.1 while the context is open."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -236,7 +273,7 @@ def serve(settings: Served, path: str, *, cached: bool = True) -> Iterator[str]:
         )
         try:
             wait_for(server, f"http://127.0.0.1:{port}/health", log)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield Server(f"http://127.0.0.1:{port}/v1", server.pid)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
@@ -251,13 +288,6 @@ def wait_for(server: subprocess.Popen[bytes], url: str, log: Any) -> None:
         time.sleep(0.5)
     log.seek(0)
     raise RuntimeError(f"vLLM does not serve:\n{log.read().decode()[-3000:]}")
-
-
-def metric(url: str, name: str) -> int:
-    """Return a counter of a server."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as page:
-        lines = page.read().decode().splitlines()
-    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"{name}{{"))
 
 
 def complete(
