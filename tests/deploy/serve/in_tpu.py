@@ -91,15 +91,13 @@ def check_case(folder: Path, ids: list[int], case: dict[str, Any], mesh: jax.sha
     with jax.set_mesh(mesh):
         caches = [jnp.zeros(shape) for _ in range(num_caches)]
         logprobs = run(model, caches, ids, 0)
-        prompt = logprobs[np.arange(len(ids) - 1), ids[1:]]
+        found = logprobs[np.arange(len(ids) - 1), ids[1:]].tolist()
         tokens: list[int] = []
-        decoded: list[float] = []
         for position in range(len(case["tokens"])):
             tokens.append(int(logprobs[-1].argmax()))
-            decoded.append(float(logprobs[-1].max()))
+            found.append(float(logprobs[-1].max()))
             logprobs = run(model, caches, tokens[-1:], len(ids) + position)
-    expected = case["logprobs"]
-    error = np.abs(np.array([*prompt, *decoded]) - expected).max()
+    error = np.abs(np.subtract(found, case["logprobs"])).max()
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     print(f"{folder.name} {path}: {error:.1e}, {size:,} parameters", flush=True)
     assert tokens == case["tokens"]
