@@ -33,9 +33,10 @@ from tests import tiny
 PACKAGE = Path(cola_jax.__file__).parent
 # unpickling, evaluating, running code of a model, and loaders that do one of these
 EXECUTING = re.compile(
-    r"^\s*(?:import|from) (?:pickle|dill|cloudpickle|joblib|marshal|shelve|torch)\b"
+    r"^\s*(?:import|from) (?:pickle|dill|cloudpickle|joblib|marshal|shelve)\b"
     r"|(?<![\w.])(?:eval|exec|__import__)\(|\bos\.(?:system|popen)\(|shell=True"
-    r"|allow_pickle=True|trust_remote_code=True|read_pickle|yaml\.(?:load|unsafe_load|full_load)\(",
+    r"|allow_pickle=True|trust_remote_code=True|read_pickle|torch\.load\b"
+    r"|yaml\.(?:load|unsafe_load|full_load)\(",
     re.MULTILINE,
 )
 MARKED = "open({!r}, 'w').close()"

@@ -9,6 +9,7 @@ what `cases` has written. Prints the worst differences of log-probabilities, and
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.engine.arg_utils import EngineArgs
 
 from cola_jax.deploy.serve import layers
+from tests.deploy.serve.quantized import write_quantized
 
 BOUND = 1e-4
 NEW_TOKENS = 8
@@ -90,29 +93,87 @@ def run_case(folder: Path, ids: list[int], case: dict[str, Any], **options: Any)
     return answer
 
 
-def main(folders: Sequence[str], **options: Any) -> bool:
-    """Compare all cases; return whether they agree."""
+def is_equal(name: str, path: Sequence[int], answer: Answer, right: Answer) -> bool:
+    """Print how an answer differs from the right one; return whether they agree."""
+    error = float((answer.logprobs - right.logprobs).abs().max())
+    tokens = "equal" if answer.tokens == right.tokens else "DIFFERENT"
+    print(f"{name:28} {error:.1e}  tokens {tokens}  {list(path)}", flush=True)
+    return answer.tokens == right.tokens and error < BOUND
+
+
+def compare(folder: Path) -> bool:
+    """Compare all cases of a model."""
+    content = json.loads((folder / "expected.json").read_text())
+    options = {"dtype": content["dtype"]}
     agree = True
-    for folder in map(Path, folders):
-        content = json.loads((folder / "expected.json").read_text())
-        ids = content["ids"]
-        options["dtype"] = content["dtype"]
-        for case in content["cases"]:
-            if "copy" in case:
-                right = ask(folder / case["copy"], ids, **options)
-            else:
-                right = Answer(torch.tensor(case["logprobs"]), case["tokens"])
-            answer = run_case(folder, ids, case, **options)
-            error = float((answer.logprobs - right.logprobs).abs().max())
-            same = answer.tokens == right.tokens
-            tokens = "equal" if same else "DIFFERENT"
-            path = case["overrides"]["cola_path"]
-            against = "a copy" if "copy" in case else "run_path"
-            print(
-                f"{folder.name:16} {error:.1e} from {against}, tokens {tokens}: {path}", flush=True
-            )
-            agree &= same and error < BOUND
+    for case in content["cases"]:
+        if "copy" in case:
+            right = ask(folder / case["copy"], content["ids"], **options)
+        else:
+            right = Answer(torch.tensor(case["logprobs"]), case["tokens"])
+        answer = run_case(folder, content["ids"], case, **options)
+        against = "a copy" if "copy" in case else "run_path"
+        name = f"{folder.name}, {against}"
+        agree &= is_equal(name, case["overrides"]["cola_path"], answer, right)
     return agree
+
+
+def compare_quantized(folder: Path) -> bool:
+    """Compare a Llama with quantized weights."""
+    content = json.loads((folder / "expected.json").read_text())
+    agree = True
+    with tempfile.TemporaryDirectory() as place:
+        case = content["cases"][1]
+        path = case["overrides"]["cola_path"]
+        base, copy = Path(place) / "base", Path(place) / "copy"
+        write_quantized(folder, base, copy, path)
+        right = ask(copy, content["ids"], dtype="bfloat16")
+        answer = run_case(base, content["ids"], case, dtype="bfloat16")
+        agree &= is_equal("8 bits, a copy", path, answer, right)
+    return agree
+
+
+def refused(folder: Path) -> bool:
+    """Ask for what no path is served with; each is refused before weights are read."""
+    good = json.loads((folder / "expected.json").read_text())["cases"][0]["overrides"]
+    asked: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("cannot serve a path: a layer that runs in two places", {}, {"pipeline_parallel_size": 2}),
+        ("--enable-lora cannot serve a path", {}, {"enable_lora": True}),
+        ("with load format sharded_state cannot serve", {}, {"load_format": "sharded_state"}),
+        ("has the layer 6, but", {"cola_path": [0, 6]}, {}),
+        ("has the layer '0', but", {"cola_path": ["0"]}, {}),
+        ("must be a list of layer ids", {"cola_path": "0-5"}, {}),
+        ("must be a list of layer ids", {"cola_path": []}, {}),
+        ("has no cola_path", {"cola_path": None}, {}),
+        ("one of a model with 30 layers", {"cola_layers": 30}, {}),
+        ("one of a model with 6 layers", {"num_hidden_layers": 3}, {}),
+        ("ColaGPT2LMHeadModel", {"architectures": ["ColaGPT2LMHeadModel"]}, {}),
+    ]
+    agree = True
+    for message, overrides, options in asked:
+        arguments = EngineArgs(
+            str(folder), hf_overrides=good | overrides, max_model_len=64, **options
+        )
+        arguments.skip_tokenizer_init = True
+        try:
+            arguments.create_engine_config()
+        except ValueError as error:
+            is_named = message in str(error)
+        else:
+            is_named = False
+        print(f"{'refused' if is_named else 'NOT REFUSED':28} {message}", flush=True)
+        agree &= is_named
+    return agree
+
+
+def main(folders: Sequence[str]) -> bool:
+    """Compare all models; return whether they agree."""
+    places = [Path(folder) for folder in folders]
+    agree = [compare(folder) for folder in places]
+    for folder in places:
+        if folder.name.startswith("llama"):
+            agree += [compare_quantized(folder), refused(folder)]
+    return all(agree)
 
 
 if __name__ == "__main__":
