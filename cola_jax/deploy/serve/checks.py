@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # ways to load that give each tensor to the model under its name in the checkpoint
 LOAD_FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "pt", "npcache", "dummy"}
-OWN_LOADERS = {"gguf", "bitsandbytes"}  # quantisation that names tensors by the layers of the base
+OWN_LOADERS = {"gguf", "bitsandbytes"}  # quantization that names tensors by the layers of the base
 
 
 class PathError(ValueError):
@@ -66,6 +66,11 @@ def check(vllm_config: "VllmConfig") -> None:
         raise refusal("--enable-lora", "an adapter changes each layer once: merge it into the base")
     if vllm_config.speculative_config is not None:
         raise refusal("--speculative-config", "drafts were not tested with paths: leave it out")
+    if vllm_config.kv_transfer_config is not None:
+        raise refusal(
+            "--kv-transfer-config",
+            "keys and values of another path of the model would be taken for its own: leave it out",
+        )
     if quantization in OWN_LOADERS or load_format not in LOAD_FORMATS:
         raise refusal(
             f"quantization {quantization} with load format {load_format}",

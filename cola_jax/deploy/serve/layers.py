@@ -112,9 +112,17 @@ def run_of(layers: Sequence[nn.Module], path: Sequence[int], position: int) -> n
 
 
 def copy_attention(module: nn.Module) -> nn.Module:
-    """Copy the modules that hold an attention; what is inside and holds none is shared."""
+    """Copy the modules that hold an attention; what is inside and holds none is shared.
+
+    Raises PathError for one that was wrapped, whose copy would run the original.
+    """
     if not holds_attention(module):
         return module
+    if "forward" in vars(module):
+        raise PathError(
+            f"{type(module).__name__} has a forward of its own, as offloaded layers have, and "
+            "cannot run twice: serve without offloading (--cpu-offload-gb)."
+        )
     copied = shallow_copy(module)
     for table in ("_parameters", "_buffers", "_modules"):
         vars(copied)[table] = dict(vars(module)[table])

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.config import KVTransferConfig
 from vllm.engine.arg_utils import EngineArgs
 
 from cola_jax.deploy.serve import layers
@@ -139,6 +140,11 @@ def refused(folder: Path) -> bool:
     asked: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("cannot serve a path: a layer that runs in two places", {}, {"pipeline_parallel_size": 2}),
         ("--enable-lora cannot serve a path", {}, {"enable_lora": True}),
+        (
+            "--kv-transfer-config cannot serve a path",
+            {},
+            {"kv_transfer_config": KVTransferConfig("ExampleConnector", kv_role="kv_both")},
+        ),
         ("with load format sharded_state cannot serve", {}, {"load_format": "sharded_state"}),
         ("has the layer 6, but", {"cola_path": [0, 6]}, {}),
         ("has the layer '0', but", {"cola_path": ["0"]}, {}),
