@@ -15,7 +15,7 @@ from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.deploy.path_file import PathFile
 from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.rows import check_rows
-from cola_jax.errors import InputError, check_belongs, reading, shorten
+from cola_jax.errors import InputError, check_belongs, escaped, reading, shorten
 from cola_jax.files import write_whole
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
+# what GitHub and the Hub make links of, without brackets
+AUTOLINK = re.compile(r":(?=//)|(?<=www)\.|@(?=[\w-]+\.)", re.IGNORECASE)
+MOST_WORDINGS = 8  # that a card lists
 TRY_OTHERS = "try it on others with `cola verify --other-questions`"
 
 
@@ -288,6 +291,8 @@ def found_rows(file: PathFile) -> str:
         ", ".join(f"{name} {value}" for name, value in wording.items() if name != "key")
         for wording in file.wordings
     ]
+    if len(each) > MOST_WORDINGS:
+        each[MOST_WORDINGS:] = [f"and {len(each) - MOST_WORDINGS} more"]
     facts = {
         "found for the task": file.task,
         "in the wordings": "; ".join(each),
@@ -357,5 +362,9 @@ def cell(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Write a text in one line of Markdown that shows it as it is: no HTML, link or image."""
-    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    """Write a text in one line of Markdown that shows it as it is: no HTML, link or image.
+
+    Characters that are not printable, such as those that a terminal obeys, are shown escaped.
+    """
+    shown = MARKUP.sub(r"\\\g<0>", escaped(" ".join(text.split())))
+    return AUTOLINK.sub(r"\\\g<0>", shown)

@@ -10,10 +10,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from etils import epath
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+)
 
 from cola_jax.deploy.effect import ReportedEffect
-from cola_jax.errors import InputError, printed, reading, shown
+from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import (
     exists,
     inside,
@@ -35,9 +43,12 @@ FORMS = (
     "a path is a text such as 0-5,7,7,8-29, a JSON file with the field path, a folder with a "
     f"{PATH_FILE}, or the repository OWNER/NAME of the Hub that has one"
 )
+ACTION = "Give a file as `cola export` writes it, or the path itself as a text."
 LONGEST_SENTENCE = 400  # characters of a stranger's sentence that are shown
-Count = Annotated[StrictInt, Field(ge=1)]
-Fact = StrictBool | StrictInt | float | StrictStr | None
+Count = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
+Text = Annotated[str, StringConstraints(strict=True, max_length=1000)]
+Fact = StrictBool | StrictInt | float | Text | None
+Facts = Annotated[dict[Text, Fact], Field(max_length=100)]
 
 
 class Base(BaseModel):
@@ -71,9 +82,9 @@ class PathFile(BaseModel):
     model_name: StrictStr | None = None
     model_dtype: StrictStr | None = None
     base: Base | None = None
-    task: StrictStr | None = None  # for which the path was searched, as are the next two
-    wordings: list[dict[str, Fact]] = []  # in which its questions were asked
-    budget: dict[str, Fact] = {}
+    task: Text | None = None  # for which the path was searched, as are the next two
+    wordings: Annotated[list[Facts], Field(max_length=10_000)] = []  # of its questions
+    budget: Facts = {}
     chosen_on: Keys | None = None
     effects: list[ReportedEffect] = []  # on tasks; a trial's note is its verdict
     commands: dict[str, StrictStr] = {}  # that run the path, by their engine
@@ -91,9 +102,9 @@ class PathFile(BaseModel):
         if not isinstance(path, str):
             raise InputError(
                 f"{name} has no path: the field path must be a text such as 0-5,7-29, it is "
-                f"{shown(path)}."
+                f"{shown(path)}. {ACTION}"
             )
-        with reading(name):
+        with reading(name, ACTION):
             return cls.model_validate(content)
 
     @property
@@ -127,7 +138,7 @@ class PathFile(BaseModel):
             if self.layers not in (None, len(path)):
                 raise InputError(
                     f"it states {self.layers} layers, but its path runs {len(path)}: it was "
-                    "changed after it was written."
+                    "changed after it was written. Get it again, or give the path itself."
                 )
             if found and self.found is not None:
                 path = parse_path(self.found, num_layers, max_length)
@@ -138,9 +149,11 @@ class PathFile(BaseModel):
         text = f"path {printed(self.path)}"
         if self.task is not None:
             text += f", found for the task {printed(self.task)}"
-        for effect in self.effects:
-            text += f"; on {printed(effect.task)}: {printed(effect.sentence, LONGEST_SENTENCE)}"
-        return text
+        effects = [
+            f"on {printed(effect.task)}: {printed(effect.sentence, LONGEST_SENTENCE)}"
+            for effect in self.effects
+        ]
+        return f"{text}; {shorten(effects)}" if effects else text
 
     def write(self, folder: AnyPath) -> None:
         """Write the fields that are known as the `path.json` of a folder."""

@@ -12,7 +12,8 @@ from cola_jax.files import SNAPSHOT
 from cola_jax.progress import log
 from cola_jax.storage import AnyPath
 
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # without its owner, of few old models
+HUB_NAME = "[0-9A-Za-z_][0-9A-Za-z_.-]*"
+HUB_ID = re.compile(f"{HUB_NAME}(/{HUB_NAME})?")  # without its owner, of few old models
 DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

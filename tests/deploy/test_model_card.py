@@ -18,7 +18,7 @@ from cola_jax.deploy.model_card import (
     write_eval_results,
 )
 from cola_jax.deploy.provenance import Provenance
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, escaped
 from cola_jax.report.tables import markdown_table
 from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import (
@@ -293,15 +293,22 @@ def test_eval_results_are_those_of_data_sets_on_the_hub(tmp_path, caplog, monkey
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_literal_is_shown_as_it_is(text: str):
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-    escaped = literal(text)
-    table = markdown_table(("", ""), [(escaped, "x")])
-    tokens = reader.parse("\n".join([f"# {escaped}", "", *table]))
+    written = literal(text)
+    table = markdown_table(("", ""), [(written, "x")])
+    tokens = reader.parse("\n".join([f"# {written}", "", *table]))
     heading, *_, cell, _ = [token for token in tokens if token.type == "inline"]
     assert [token.type for token in tokens].count("tr_open") == 2
     for inline in (heading, cell):
         assert {child.type for child in inline.children or ()} <= {"text", "text_special"}
         shown = "".join(child.content for child in inline.children or ())
-        assert shown == " ".join(text.split()).replace("\0", "\ufffd")
+        assert shown == escaped(" ".join(text.split()))
+
+
+def test_literal_shows_what_a_terminal_obeys_and_makes_no_links_of_addresses():
+    """GitHub and the Hub link them without brackets."""
+    assert literal("a\x1b[2J\u202eb") == "a\\\\x1b\\[2J\\\\u202eb"
+    text = literal("see https://evil.example/x, WWW.evil.example or me@evil.example")
+    assert text == r"see https\://evil.example/x, WWW\.evil.example or me\@evil.example"
 
 
 def test_literal_leaves_names_as_they_are():

@@ -57,6 +57,7 @@ def test_path_file_reads_what_it_writes(tmp_path):
     assert read.chosen.questions == {"00c4dc0b9e19"}
     assert "found for the task arc-easy; on arc-easy: 0-1,3-4 is better." in read.describe()
     assert "\\x1b[2J" in PathFile(path="0", task="a\x1b[2J").describe()  # a stranger's text
+    assert PathFile(path="0", effects=[EFFECT] * 9).describe().endswith("is better. and 5 more")
 
 
 def test_read_path_takes_a_file_its_folder_and_a_repository(tmp_path, hub):
@@ -69,8 +70,9 @@ def test_read_path_takes_a_file_its_folder_and_a_repository(tmp_path, hub):
         read_path("me/tiny@v2", 5, MODEL)
     with pytest.raises(InputError, match=r"me/other is neither on the Hub nor a file or directory"):
         read_path("me/other", 5, MODEL)
-    with pytest.raises(InputError, match=r"^me/model names no path: a path is a text such as 0-5"):
-        read_path("me/model", 5, MODEL)
+    for name in ("me/model", "ä/ü", "me/ü"):  # the Hub has no such names
+        with pytest.raises(InputError, match=rf"^{name} names no path: a path is a text such as 0-"):
+            read_path(name, 5, MODEL)
     with pytest.raises(InputError, match=r"names no path: .*a folder with a path\.json"):
         read_path(str(tmp_path), 5, MODEL)
 
@@ -110,7 +112,11 @@ def test_read_path_asks_the_cache_where_the_hub_is_away(tmp_path, hub, monkeypat
         ({"path": "(0-4)x3"}, r"runs more than 10 layers"),
         ({"path": "0-1", "layers": 3}, r"it states 3 layers, but its path runs 2: it was changed"),
         ({"layers": 0}, r"layers: Input should be greater than or equal to 1"),
-        ({"layers": True}, r"layers: Input should be a valid integer"),
+        ({"layers": True}, r"layers: Input should be a valid integer, got True\)\. Give a file as"),
+        ({"layers": 10**400}, r"layers: Input should be less than or equal to 1000000, got 1000"),
+        ({"task": "x" * 2000}, r"task: String should have at most 1000 characters"),
+        ({"budget": dict.fromkeys(map(str, range(101)), 1)}, r"budget: .* at most 100 items"),
+        ({"wordings": [{}] * 10_001}, r"wordings: List should have at most 10000 items"),
         ({"num_layers": 6}, r"its path is of a model of 6 layers, but the model has 5"),
         ({"model": "cd" * 32}, r"has paths of another model \(someone/tiny, digest cdcdcd"),
         ({"model": 5}, r"model: Input should be a valid string"),
@@ -127,6 +133,7 @@ def test_read_path_refuses_fields_of_strangers(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as raised:
         read_path(str(tmp_path), 5, MODEL)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
     assert str(file.parent) in str(raised.value)
 
 
