@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -24,6 +25,7 @@ EXLLAMAV3 = {
     *("qwen2", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next"),
     *("seed_oss", "smollm3"),
 }
+REVISION = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_./-]*")  # a commit, tag or branch
 ONCE = (
     "export the identity path with --format hf once, and give that directory as --source, or the "
     "Hub id of the same model in Hugging Face layout"
@@ -47,14 +49,15 @@ class BaseWeights(NamedTuple):
         model = Identity.of(metadata)
         origin = metadata["origin"]
         if source is not None:
-            name, _, revision = source.partition("@")
+            name, at, revision = source.partition("@")
             if os.path.isdir(source):
                 check_directory(source, ModelConfig.from_json(metadata["config"]))
                 return cls(os.path.abspath(source), None, on_hub=False)
-            if not ("/" in name and HUB_ID.fullmatch(name)):
+            is_revision = not at or REVISION.fullmatch(revision)
+            if not ("/" in name and HUB_ID.fullmatch(name) and is_revision):
                 raise InputError(
                     f"--source {printed(source)} is neither a directory nor a Hub id such as "
-                    "HuggingFaceTB/SmolLM2-135M-Instruct."
+                    "HuggingFaceTB/SmolLM2-135M-Instruct, or as ID@REVISION."
                 )
             return cls(name, revision or None, on_hub=True)
         if origin.get("multimodal"):
@@ -75,6 +78,9 @@ class BaseWeights(NamedTuple):
                 "give --source the directory or the Hub id of the same model."
             )
         return cls(origin["name"], None, on_hub=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
 
     @property
     def public(self) -> "BaseWeights":
@@ -159,9 +165,8 @@ def exllamav3_command(base: BaseWeights, config: ModelConfig, path: LayerPath) -
 
 def cola_command(base: BaseWeights, path: LayerPath) -> str:
     """Return the command that completes a prompt along a path."""
-    model = f"{base.name}@{base.revision}" if base.revision else base.name
     return (
-        f"cola generate --model {shlex.quote(model)} --path '{format_path(path)}' "
+        f"cola generate --model {shlex.quote(str(base))} --path '{format_path(path)}' "
         "--prompt 'The largest planet is'"
     )
 

@@ -43,6 +43,8 @@ MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
 # what GitHub and the Hub make links of, without brackets
 AUTOLINK = re.compile(r":(?=//)|(?<=www)\.|@(?=[\w-]+\.)", re.IGNORECASE)
 MOST_WORDINGS = 8  # that a card lists
+# without its requirements, which are not those of vLLM
+INSTALL = "pip install --no-deps git+https://github.com/cola-jax/cola-jax"
 TRY_OTHERS = "try it on others with `cola verify --other-questions`"
 
 
@@ -277,7 +279,7 @@ The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""},
 ## Made by
 
 ```
-cola export --model {model} --path '{text}'{given and f" {given}"}
+cola export --model {model} --path '{text}'{given and f" {given}"} --output THIS_FOLDER
 ```
 
 The path as JSON: `{list(path)}`, its digest `{digest(path)}`, that of the model
@@ -304,12 +306,18 @@ def found_rows(file: PathFile) -> str:
 
 def use_section(file: PathFile) -> str:
     """Write how each engine runs a path on the base model, of which nothing is copied."""
+    base = "the base model, a local directory: put its place in"
+    if file.base is not None:
+        at = f" at revision {literal(file.base.revision)}" if file.base.revision else ""
+        base = f"{literal(file.base.hub_id)}{at}"
+    text = f"There are no weights here: engines run the path on those of {base}.\n"
+    if "vllm" in file.commands:
+        text += f"vLLM needs cola-jax beside it: `{INSTALL}`.\n"
     blocks = [
         f"{engine}:\n\n```{'python' if engine == 'transformers' else 'sh'}\n{command}\n```\n"
         for engine, command in file.commands.items()
     ]
-    needed = "vLLM needs cola-jax beside it (`pip install --no-deps cola-jax`)"
-    return f"The weights are those of the base model; {needed}.\n\n" + "\n".join(blocks)
+    return "\n".join([text, *blocks])
 
 
 def write_eval_results(

@@ -77,7 +77,7 @@ def export_path(
     )
     with exporting(destination) as folder:
         file.write(folder)
-        flags = f"--format {engine}" + (f" --source {source}" if source and base.on_hub else "")
+        flags = f"--format {engine}" + (f" --source {base}" if source and base.on_hub else "")
         card = model_card(dict(metadata), path, effects=effects, file=file, flags=flags)
         card.save(folder / "README.md")
         write_eval_results(folder, path, effects)

@@ -72,7 +72,7 @@ def test_export_writes_a_card_with_the_effect_and_uploads(tiny_checkpoint, hub, 
     assert {*map(Path, hub.repositories["models/me/tiny"])} == files
     assert "path 0-1,3-4, 4 layers of 5, " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "cola export --model theirs --path '0-1,3-4'\n" in card
+    assert "cola export --model theirs --path '0-1,3-4' --output THIS_FOLDER\n" in card
     assert "| arc-easy | 9 |" in card
     assert (tmp_path / "out" / ".eval_results" / "arc_easy.yaml").exists()
     export(tiny_checkpoint, file, tmp_path / "one.yaml", "--format", "mergekit")
@@ -118,7 +118,9 @@ def test_export_writes_the_file_of_a_path_and_prints_a_command(
         f"\n{command}\n",
         "| found for the task | arc-easy |\n| in the wordings | format plain |\n",
         "| with the budget | max_layers 4 |\n| chosen on | 1 question in 1 prompt |\n",
-        f"cola export --model theirs --path '0-1,3-4' --format {engine} --source me/base@v1\n",
+        f"cola export --model theirs --path '0-1,3-4' --format {engine} --source me/base@v1 "
+        "--output THIS_FOLDER\n",
+        "There are no weights here: engines run the path on those of me/base at revision v1.\n",
         "| arc-easy | 9 |",
     ):
         assert text in card
@@ -142,10 +144,14 @@ def test_export_of_a_path_names_the_folder_of_its_model(tiny_checkpoint, tmp_pat
     content = json.loads((tmp_path / "out" / "path.json").read_text())
     assert content["commands"]["vllm"].startswith("vllm serve theirs --hf-overrides '{")
     assert not {"base", "chosen_on", "task"} & content.keys()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "on those of the base model, a local directory: put its place in.\n" in card
     flags = ["--model", tiny_checkpoint, "--out", tmp_path / "new", "--format", "vllm"]
     for path, more, message in (
         ("0-4", ["--allow-overlap"], "--allow-overlap is for --effect"),
         ("0-4", ["--source", "x"], "--source x is neither a directory nor a Hub id"),
+        ("0-4", ["--source", "a/b@"], "--source a/b@ is neither a directory nor a Hub id"),
+        ("0-4", ["--source", "a/b@v; rm"], "--source a/b@v; rm is neither a directory nor a"),
         ("0-5", [], "names layer 5, but the model has layers 0..4"),
         ("me/x", [], "me/x"),
     ):

@@ -141,7 +141,10 @@ def test_export_writes_a_whole_checkpoint(tiny_checkpoint, tmp_path, monkeypatch
     assert theirs.generation_config.eos_token_id == [1, 7]
     assert theirs.config.bos_token_id == ours.bos_token_id
     assert_runs_as_run_path(theirs, tiny_checkpoint, path)
-    assert "cola export --model theirs --path '0,1,1,2,4'\n" in (out / "README.md").read_text()
+    assert (
+        "cola export --model theirs --path '0,1,1,2,4' --output THIS_FOLDER\n"
+        in (out / "README.md").read_text()
+    )
     assert locate(str(out)).open().stop_tokens == (1, 7)
 
 

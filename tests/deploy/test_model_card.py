@@ -93,7 +93,10 @@ def test_card_states_path_effect_and_origin(write, tmp_path):
         assert f"{row} |" in card.text
     assert "| arc-easy | 300 | 1 | 53.0 % | 55.0 % | +2.0 (−1.0 to +5.0) |\n" in card.text
     assert "does not differ from the model beyond chance" in card.text
-    assert "cola export --model someone/tiny@0123abc --path '0,1,1,2,4,3'\n" in card.text
+    assert (
+        "cola export --model someone/tiny@0123abc --path '0,1,1,2,4,3' --output THIS_FOLDER\n"
+        in card.text
+    )
     assert "[0, 1, 1, 2, 4, 3]" in card.text
 
 
@@ -104,7 +107,10 @@ def test_card_omits_local_places_and_unknown_facts():
     assert "# tiny, path" in card.text
     assert "/home/someone" not in card.text
     assert "license | that of the original, which is not recorded" in card.text
-    assert "cola export --model tiny --path '0,1,1,2,4,3' --format peft\n" in card.text
+    assert (
+        "cola export --model tiny --path '0,1,1,2,4,3' --format peft --output THIS_FOLDER\n"
+        in card.text
+    )
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

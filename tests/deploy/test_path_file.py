@@ -71,7 +71,9 @@ def test_read_path_takes_a_file_its_folder_and_a_repository(tmp_path, hub):
     with pytest.raises(InputError, match=r"me/other is neither on the Hub nor a file or directory"):
         read_path("me/other", 5, MODEL)
     for name in ("me/model", "ä/ü", "me/ü"):  # the Hub has no such names
-        with pytest.raises(InputError, match=rf"^{name} names no path: a path is a text such as 0-"):
+        with pytest.raises(
+            InputError, match=rf"^{name} names no path: a path is a text such as 0-"
+        ):
             read_path(name, 5, MODEL)
     with pytest.raises(InputError, match=r"names no path: .*a folder with a path\.json"):
         read_path(str(tmp_path), 5, MODEL)
