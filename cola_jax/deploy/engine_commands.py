@@ -113,7 +113,6 @@ def vllm_overrides(config: ModelConfig, path: LayerPath) -> dict[str, Any]:
             f"models of type {model_type} cannot be served along a path in vLLM: "
             f"{architecture} is not among those of the plugin. Export with --format hf."
         )
-    check_places(config, path, "served by vLLM")
     return {"architectures": [name_of(architecture)], PATH: list(path), LAYERS: config.num_layers}
 
 
@@ -122,15 +121,6 @@ def vllm_command(base: str, revision: str | None, overrides: Mapping[str, Any]) 
     revised = f" --revision {shlex.quote(revision)}" if revision else ""
     given = shlex.quote(json.dumps(overrides))
     return f"vllm serve {shlex.quote(base)}{revised} --hf-overrides {given}"
-
-
-def check_places(config: ModelConfig, path: LayerPath, use: str) -> None:
-    """Raise InputError where layers of a model depend on their places."""
-    if config.layer_input or config.keys_of or config.rooted_scales:
-        raise InputError(
-            f"path {format_path(path)} cannot be {use}: layers of this model share keys, or have "
-            "embeddings or scales by their place. Export with --format hf."
-        )
 
 
 def layer_map(path: LayerPath) -> str:
@@ -144,7 +134,7 @@ def exllamav3_command(base: BaseWeights, config: ModelConfig, path: LayerPath) -
     """Return the command that chats along a path in a checkout of exllamav3.
 
     It loads a local directory, into which a model of the Hub is downloaded first. Raises InputError
-    for a model that exllamav3 does not have, or whose layers depend on their places.
+    for a model that exllamav3 does not have.
     """
     path = validate(path, config.num_layers)
     model_type = model_type_of(config)
@@ -153,7 +143,6 @@ def exllamav3_command(base: BaseWeights, config: ModelConfig, path: LayerPath) -
             f"models of type {model_type} cannot run along a path in exllamav3, which has "
             f"{', '.join(sorted(EXLLAMAV3))}. Export with --format hf."
         )
-    check_places(config, path, "a layer map of exllamav3")
     folder = shlex.quote(base.name)
     download = ""
     if base.on_hub:
