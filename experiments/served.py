@@ -38,6 +38,7 @@ from experiments.harness import answers, differences, read_task
 NAME = "path"  # of the model, for clients
 BLOCK = 32  # tokens of a block of the prefix cache
 LENGTH = 1024
+TOKENS = 16  # of each completion of `speed`
 STARTUP = 600  # seconds
 console = Console(soft_wrap=True)
 
@@ -88,7 +89,7 @@ class Served:
     """Number of prompts, and of rows of each task."""
     new_tokens: int = 8
     """Tokens of each completion of `texts`."""
-    rounds: int = 8
+    rounds: int = 24
     """Rounds of `speed`, in each of which every path decodes once."""
     out: Path | None = None
     """Folder for served-texts.csv, served-harness.csv and served-speed.csv."""
@@ -167,8 +168,8 @@ class Served:
     def speed(self) -> list[dict[str, Any]]:
         """Compare the time of decoded tokens with the length of the path, in interleaved rounds.
 
-        All servers run at once, and one at a time has requests. Their CPU time is that of one
-        core, and depends less on what else the machine does than the time that passes.
+        All servers run at once, and one at a time has requests. Whatever else the machine does
+        adds to a round, so the fastest of each path are compared; and the CPU time, of one core.
         """
         layers = num_layers(self.model)
         paths = (f"0-{layers - 1}", *self.paths)
@@ -178,12 +179,12 @@ class Served:
         with contextlib.ExitStack() as stack:
             servers = [stack.enter_context(serve(self, path, cached=False)) for path in paths]
             for server in servers:  # warms up
-                complete(server.url, prompts, 64, at_once=len(prompts), whole=True)
+                complete(server.url, prompts, TOKENS, at_once=len(prompts), whole=True)
             for _ in range(self.rounds):
                 for i, server in enumerate(servers):
                     start = time.perf_counter()
                     before = server.seconds()
-                    complete(server.url, prompts, 64, at_once=len(prompts), whole=True)
+                    complete(server.url, prompts, TOKENS, at_once=len(prompts), whole=True)
                     passed[i].append(time.perf_counter() - start)
                     used[i].append(server.seconds() - before)
         rows = []
@@ -194,20 +195,20 @@ class Served:
                     "path": path,
                     "layers": length,
                     "length": round(length / layers, 3),
-                    "CPU time": ratios(own, used[0]),
-                    "time": ratios(mine, passed[0]),
-                    "tokens/s": round(len(prompts) * 64 / statistics.median(mine), 1),
-                    "tokens per CPU second": round(len(prompts) * 64 / statistics.median(own), 1),
+                    "CPU time of the fastest": round(min(own) / min(used[0]), 3),
+                    "time of the fastest": round(min(mine) / min(passed[0]), 3),
+                    "median of paired CPU times": round(paired(own, used[0]), 3),
+                    "tokens/s of the fastest": round(len(prompts) * TOKENS / min(mine), 1),
+                    "rounds": self.rounds,
                     "load": round(os.getloadavg()[0], 1),
                 }
             )
         return rows
 
 
-def ratios(times: Sequence[float], reference: Sequence[float]) -> str:
-    """Describe the ratios of paired times: their median, lowest and highest."""
-    pairs = sorted(a / b for a, b in zip(times, reference, strict=True))
-    return f"{statistics.median(pairs):.3f} ({pairs[0]:.2f} to {pairs[-1]:.2f})"
+def paired(times: Sequence[float], reference: Sequence[float]) -> float:
+    """Return the median ratio of paired times."""
+    return statistics.median(a / b for a, b in zip(times, reference, strict=True))
 
 
 def num_layers(model: str) -> int:
