@@ -156,7 +156,8 @@ def decoder_of(hf_model: "PreTrainedModel", function: str) -> Any:
 def read_layers(path: "str | Ids", num_layers: int) -> "LayerPath":
     """Read a path; InputError where it does not fit the model."""
     from cola_jax.deploy.path_file import read_path
-    from cola_jax.path import validate
+    from cola_jax.execute.inputs import path_ids
+    from cola_jax.path import unpad_path
 
     if isinstance(path, str):
         return read_path(path, num_layers)
@@ -164,7 +165,7 @@ def read_layers(path: "str | Ids", num_layers: int) -> "LayerPath":
         raise InputError(
             f"a path is a text such as 0-5,7,7,8-29 or a list of layer ids, not {shown(path)}."
         )
-    return validate(path, num_layers)
+    return unpad_path(path_ids(path, num_layers))
 
 
 def check_layer(layer: "Module") -> None:

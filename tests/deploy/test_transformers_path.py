@@ -346,6 +346,7 @@ def refusals():
     yield [0, 6], None, r"layer ids \[6\], but the model has layers 0\.\.5"
     yield [], None, "a path needs at least one layer"
     yield "0-", None, "where a layer id"
+    yield np.array([0.0, 1.5]), None, "path holds float64, but layer ids are whole numbers"
     yield 3, None, "a path is a text such as 0-5,7,7,8-29 or a list of layer ids, not 3"
     yield "0,1", compiled, "compile after apply_path"
     yield "0,1", replaced, "forward of .LlamaAttention. is replaced by a function"

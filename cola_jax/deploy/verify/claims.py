@@ -85,6 +85,11 @@ def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     return claim
 
 
+def place_of(text: str) -> Path:
+    """Return the place that a text names, where ~ is the home folder."""
+    return Path(os.path.expanduser(text))  # leaves ~nobody as it is
+
+
 def check_not_empty(text: str) -> None:
     """Raise InputError for an empty claim, which as a path would be the current directory."""
     if not text.strip():
@@ -94,7 +99,7 @@ def check_not_empty(text: str) -> None:
 def recognise(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     """Read a claim by its form; see `read_claim`."""
     check_not_empty(text)
-    place = Path(text).expanduser()
+    place = place_of(text)
     if text.lower().startswith((DROPPED, LAYERS)):
         return from_list(text, num_layers)
     if PATH_TEXT.fullmatch(text):
@@ -124,7 +129,7 @@ def beside(text: str) -> Path | None:
     try:
         file = find_path_file(text)
     except InputError:  # the Hub has no answer, nor for the model that this may be
-        if os.path.exists(Path(text).expanduser()):
+        if os.path.exists(place_of(text)):
             raise
         return None
     return None if file is None else Path(file)
@@ -148,7 +153,7 @@ def from_text(text: str, num_layers: int) -> Claim:
 def from_list(text: str, num_layers: int) -> Claim:
     """Read a list of layers to drop or to run, after its prefix; it may be in a file."""
     drops, rest = text.lower().startswith(DROPPED), text.partition(":")[2]
-    file = Path(rest).expanduser()
+    file = place_of(rest)
     in_file = os.path.isfile(file)
     if not in_file and not re.fullmatch(r"[0-9,\s()x[\]-]+", rest):
         raise InputError(
@@ -201,7 +206,7 @@ def from_file(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
 
     Raises InputError for several paths, and for paths of another model.
     """
-    file = Path(text).expanduser()
+    file = place_of(text)
     content = read_text(file)
     lines = list(filter(None, (x.partition("#")[0].strip() for x in content.splitlines())))
     with reading(file):
@@ -227,7 +232,7 @@ def from_json(text: str, content: str, num_layers: int) -> Claim:
 
     Raises InputError for a list of layers, which may be those to run or to drop.
     """
-    file, value = Path(text).expanduser(), parse_without_nulls(content)
+    file, value = place_of(text), parse_without_nulls(content)
     if (samples := read_samples(value, num_layers)) is not None:
         return most_often_right(file.name, text, search_kind(value), samples, num_layers)
     if isinstance(value, list) and any(isinstance(layer, int) for layer in value):
@@ -255,7 +260,7 @@ def only_path(file: Path, num_layers: int) -> LayerPath:
 
 def from_directory(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
     """Read the results of PoLar or Dr.LLM in a directory; InputError for other JSON files."""
-    folder = Path(text).expanduser()
+    folder = place_of(text)
     files, samples, kinds = sorted(folder.rglob("*.json")), [], []
     if not files:
         raise InputError(f"{text} has neither a {CONFIG}, as a model has, nor results. {FORMS}")
