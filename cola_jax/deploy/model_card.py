@@ -306,11 +306,11 @@ def found_rows(file: PathFile) -> str:
 
 def use_section(file: PathFile) -> str:
     """Write how each engine runs a path on the base model, of which nothing is copied."""
-    base = "the base model, a local directory: put its place in"
+    text = "There are no weights here, and the base model is a local directory: give its place.\n"
     if file.base is not None:
         at = f" at revision {literal(file.base.revision)}" if file.base.revision else ""
         base = f"{literal(file.base.hub_id)}{at}"
-    text = f"There are no weights here: engines run the path on those of {base}.\n"
+        text = f"There are no weights here: engines run the path on those of {base}.\n"
     if "vllm" in file.commands:
         text += f"vLLM needs cola-jax beside it: `{INSTALL}`.\n"
     blocks = [

@@ -145,7 +145,7 @@ def test_export_of_a_path_names_the_folder_of_its_model(tiny_checkpoint, tmp_pat
     assert content["commands"]["vllm"].startswith("vllm serve theirs --hf-overrides '{")
     assert not {"base", "chosen_on", "task"} & content.keys()
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "on those of the base model, a local directory: put its place in.\n" in card
+    assert "here, and the base model is a local directory: give its place.\n" in card
     flags = ["--model", tiny_checkpoint, "--out", tmp_path / "new", "--format", "vllm"]
     for path, more, message in (
         ("0-4", ["--allow-overlap"], "--allow-overlap is for --effect"),
