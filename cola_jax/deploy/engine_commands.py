@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS, PATH, name_of
+from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS_FIELD, PATH_FIELD, name_of
 from cola_jax.errors import InputError, check_belongs, printed
 from cola_jax.formats.config_json import model_type_of
 from cola_jax.formats.families import FAMILIES, read_config
@@ -113,7 +113,11 @@ def vllm_overrides(config: ModelConfig, path: LayerPath) -> dict[str, Any]:
             f"models of type {model_type} cannot be served along a path in vLLM: "
             f"{architecture} is not among those of the plugin. Export with --format hf."
         )
-    return {"architectures": [name_of(architecture)], PATH: list(path), LAYERS: config.num_layers}
+    return {
+        "architectures": [name_of(architecture)],
+        PATH_FIELD: list(path),
+        LAYERS_FIELD: config.num_layers,
+    }
 
 
 def vllm_command(base: str, revision: str | None, overrides: Mapping[str, Any]) -> str:

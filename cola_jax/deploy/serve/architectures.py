@@ -1,8 +1,8 @@
 """The architectures of vLLM whose layers can run along a path, and how far each was tested."""
 
 PREFIX = "Cola"
-PATH = "cola_path"  # fields of a config: the layers in order,
-LAYERS = "cola_layers"  # and how many the base model has
+PATH_FIELD = "cola_path"  # fields of a config: the layers in order,
+LAYERS_FIELD = "cola_layers"  # and how many the base model has
 
 # on a CPU, by tests/deploy/serve; in float32 if nothing else is said
 EQUAL = "log-probabilities equal those of run_path"

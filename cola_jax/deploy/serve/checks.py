@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
-from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS, PATH, name_of
+from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS_FIELD, PATH_FIELD, name_of
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -21,36 +21,36 @@ class PathError(ValueError):
     """What is asked of vLLM cannot be run along a path."""
 
 
-def read_path(model_config: "ModelConfig") -> tuple[int, ...]:
+def path_in(model_config: "ModelConfig") -> tuple[int, ...]:
     """Return the layers of the path that a config carries; PathError where they do not fit it."""
-    given = getattr(model_config.hf_config, PATH, None)
+    given = getattr(model_config.hf_config, PATH_FIELD, None)
     if given is None:
         raise PathError(
-            f"--hf-overrides has no {PATH}, the layers to run in order: take the whole of what "
-            "`cola export --format vllm` prints."
+            f"--hf-overrides has no {PATH_FIELD}, the layers to run in order: take the whole of "
+            "what `cola export --format vllm` prints."
         )
     num_layers = model_config.hf_text_config.num_hidden_layers
-    meant = getattr(model_config.hf_config, LAYERS, num_layers)
+    meant = getattr(model_config.hf_config, LAYERS_FIELD, num_layers)
     if meant != num_layers:
         raise PathError(
-            f"the path is one of a model with {meant!r} layers ({LAYERS}), and "
+            f"the path is one of a model with {meant!r} layers ({LAYERS_FIELD}), and "
             f"{model_config.model} has {num_layers}: give the model that it was exported for, "
             "and leave num_hidden_layers as it is."
         )
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise PathError(f"{PATH} must be a list of layer ids, not {given!r}.")
+        raise PathError(f"{PATH_FIELD} must be a list of layer ids, not {given!r}.")
     for layer in given:
         if type(layer) is not int or not 0 <= layer < num_layers:
             raise PathError(
-                f"{PATH} has the layer {layer!r}, but {model_config.model} has the layers 0 to "
-                f"{num_layers - 1}."
+                f"{PATH_FIELD} has the layer {layer!r}, but {model_config.model} has the layers 0 "
+                f"to {num_layers - 1}."
             )
     return tuple(given)
 
 
 def check(vllm_config: "VllmConfig") -> None:
     """Raise PathError for a path or a setting with which vLLM would compute something else."""
-    read_path(vllm_config.model_config)
+    path_in(vllm_config.model_config)
     parallel = vllm_config.parallel_config
     quantization = vllm_config.model_config.quantization
     load_format = str(vllm_config.load_config.load_format)

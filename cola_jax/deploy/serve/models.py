@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 if error := version_error():
     raise ImportError(error)
 
-from cola_jax.deploy.serve.checks import read_path
+from cola_jax.deploy.serve.checks import path_in
 
 
 class PathModel(nn.Module):
@@ -33,7 +33,7 @@ class PathModel(nn.Module):
     def __init__(self, *, vllm_config: "VllmConfig", prefix: str = ""):
         """Build the base model, and put its layers in the order of the path."""
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.cola_path = read_path(vllm_config.model_config)
+        self.cola_path = path_in(vllm_config.model_config)
         self.cola_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
         layers.put_in_order(self, self.cola_layers, self.cola_path, vllm_config.compilation_config)
         if isinstance(self, TransformersModel):

@@ -37,22 +37,22 @@ def register() -> None:
 
 def version_error() -> str | None:
     """Say why the installed vLLM cannot serve paths; None where it can."""
-    version = installed_version()
+    name, version = installed()
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers and OLDEST <= (int(numbers[1]), int(numbers[2])) <= NEWEST:
         return None
-    tested = ".".join(map(str, OLDEST))
-    if OLDEST != NEWEST:
-        tested += f" to {'.'.join(map(str, NEWEST))}"
-    action = f"install one of these (pip install 'vllm=={'.'.join(map(str, NEWEST))}.*')"
-    return f"vLLM {version} was not tested with paths of cola-jax, but {tested}: {action}."
+    oldest, newest = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
+    return (
+        f"{name} {version} was not tested with paths of cola-jax, but {oldest} to {newest} were: "
+        f"install one of these (pip install '{name}=={newest}.*')."
+    )
 
 
-def installed_version() -> str:
-    """Return the version of vLLM, whose builds have several names."""
+def installed() -> tuple[str, str]:
+    """Return the name and the version of vLLM's distribution, of which there are several."""
     for name in DISTRIBUTIONS:
         try:
-            return importlib.metadata.version(name)
+            return name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return "of a source tree"
+    return DISTRIBUTIONS[0], "of a source tree"

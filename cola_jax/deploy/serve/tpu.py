@@ -20,7 +20,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
 from cola_jax.deploy.serve import checks
-from cola_jax.deploy.serve.architectures import PATH
+from cola_jax.deploy.serve.architectures import PATH_FIELD
 from cola_jax.deploy.serve.layers import match_layer
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ class PathConfig(VerifyAndUpdateConfig):
         """Raise PathError where the path cannot run; else set the number of layers."""
         checks.check(vllm_config)
         model_config = vllm_config.model_config
-        model_config.hf_text_config.num_hidden_layers = len(path_of(vllm_config))
+        model_config.hf_text_config.num_hidden_layers = len(checked_path(vllm_config))
         model_config.model_arch_config = model_config.get_model_arch_config()
 
 
-def path_of(vllm_config: "VllmConfig") -> tuple[int, ...]:
+def checked_path(vllm_config: "VllmConfig") -> tuple[int, ...]:
     """Return the path of a config that was checked."""
-    return tuple(getattr(vllm_config.model_config.hf_config, PATH))
+    return tuple(getattr(vllm_config.model_config.hf_config, PATH_FIELD))
 
 
 def share_layers(model: Any, path: Sequence[int]) -> None:
@@ -75,7 +75,7 @@ class PathWeightLoader(StandardWeightLoader):
         config = self.vllm_config.model_config
         weights = DefaultModelLoader(self.vllm_config.load_config).get_all_weights(config, model)
         # from here tpu-inference takes tensors that it does not read from files itself
-        config.runai_model_weights_iterator = renamed(weights, path_of(self.vllm_config))
+        config.runai_model_weights_iterator = renamed(weights, checked_path(self.vllm_config))
         super().load_weights(model, mappings, *rest)
         del config.runai_model_weights_iterator
 
@@ -88,7 +88,7 @@ class ColaLlamaForCausalLM(LlamaForCausalLM):
     def __init__(self, vllm_config: "VllmConfig", rng_key: jax.Array, mesh: jax.sharding.Mesh):
         """Build a layer for each position, and keep one for each layer."""
         super().__init__(vllm_config, rng_key, mesh)
-        share_layers(self, path_of(vllm_config))
+        share_layers(self, checked_path(vllm_config))
 
 
 class ColaQwen3ForCausalLM(Qwen3ForCausalLM):
@@ -97,11 +97,11 @@ class ColaQwen3ForCausalLM(Qwen3ForCausalLM):
     def __init__(self, vllm_config: "VllmConfig", rng_key: jax.Array, mesh: jax.sharding.Mesh):
         """Build a layer for each position, and keep one for each layer."""
         super().__init__(vllm_config, rng_key, mesh)
-        share_layers(self, path_of(vllm_config))
+        share_layers(self, checked_path(vllm_config))
 
     def load_weights(self, weights: Weights) -> set[str]:
         """Load tensors by their names in the checkpoint of the base model, each once."""
-        loaded = super().load_weights(renamed(weights, path_of(self.vllm_config)))
+        loaded = super().load_weights(renamed(weights, checked_path(self.vllm_config)))
         parameters = list(self.named_parameters())
         filled = {id(parameter) for name, parameter in parameters if name in loaded}
         # vLLM looks for all names of a parameter, and a repeated layer has several

