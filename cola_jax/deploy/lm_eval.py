@@ -55,6 +55,7 @@ FEW_TOKENS = 256
 MOST_CONTINUATIONS = 64  # the reads of one position are padded to a power of two
 # the harness cuts its arguments at commas, which a path has as well
 PATH = re.compile(r"""(?<![^,])path=["']?[-\d,()x ]+?["']?(?=,\s*[A-Za-z_]+=|,?$)""")
+JOINED = re.compile(r"""[-+\d,()x "'\[\]]*""")  # a path, not the name of a file
 
 
 def join_path(argument: str) -> str:
@@ -63,9 +64,13 @@ def join_path(argument: str) -> str:
 
 
 def path_text(path: Any) -> str:
-    """Return a path as text, of one with + for commas, a list of layers, or a single layer."""
+    """Return a path as text, of one with + for commas, a list of layers, or a single layer.
+
+    Other texts, such as names of files, stay as they are.
+    """
     layers = path if isinstance(path, list | tuple) else [path]
-    return ",".join(map(str, layers)).replace("+", ",").strip("[]")
+    text = ",".join(map(str, layers))
+    return text.replace("+", ",").strip("[]") if JOINED.fullmatch(text) else text
 
 
 def chosen_size(value: Any) -> Any:

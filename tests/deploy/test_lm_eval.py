@@ -397,6 +397,11 @@ def test_arguments_takes_values_and_text():
             ModelArguments.read({"checkpoint": "m"} | changed)
 
 
+def test_names_of_files_of_a_path_keep_their_characters():
+    for given, path in (("0-5+7", "0-5,7"), ([0, 7], "0,7"), ("runs/a+b[1]", "runs/a+b[1]")):
+        assert ModelArguments.read({"checkpoint": "m", "path": given}).path == path
+
+
 def test_join_path():
     for argument, joined in (
         ("checkpoint=m,path=0-5,7,7,8-29", "checkpoint=m,path=0-5+7+7+8-29"),
