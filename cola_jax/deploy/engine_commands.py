@@ -48,8 +48,13 @@ class BaseWeights(NamedTuple):
         """
         model = Identity.of(metadata)
         origin = metadata["origin"]
+        name, at, revision = (source or "").partition("@")
+        if origin.get("multimodal") and (source is None or name == model.hub_id):
+            raise InputError(
+                f"{model.name} has layers beside those of its text model, with which no engine "
+                f"runs a path: {ONCE}."
+            )
         if source is not None:
-            name, at, revision = source.partition("@")
             if os.path.isdir(source):
                 check_directory(source, ModelConfig.from_json(metadata["config"]))
                 return cls(os.path.abspath(source), None, on_hub=False)
@@ -60,11 +65,6 @@ class BaseWeights(NamedTuple):
                     "HuggingFaceTB/SmolLM2-135M-Instruct, or as ID@REVISION."
                 )
             return cls(name, revision or None, on_hub=True)
-        if origin.get("multimodal"):
-            raise InputError(
-                f"{model.name} has layers beside those of its text model, with which no engine "
-                f"runs a path: {ONCE}."
-            )
         if model.hub_id is not None:
             return cls(model.hub_id, model.revision, on_hub=True)
         if origin["kind"] != "directory":

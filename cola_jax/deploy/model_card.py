@@ -17,6 +17,8 @@ from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.rows import check_rows
 from cola_jax.errors import InputError, check_belongs, escaped, reading, shorten
 from cola_jax.files import write_whole
+from cola_jax.formats import demo_model
+from cola_jax.formats.identity import Identity
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest
 from cola_jax.runs.chosen_on import CHOSEN_ON, MEASURED_ON, ChosenOn
@@ -231,14 +233,17 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 
     origin, num_layers = metadata["origin"], metadata["config"]["num_layers"]
-    text, license, on_hub = format_path(path), origin.get("license"), origin["kind"] == "hub"
-    revision = origin["revision"] if on_hub else None
-    name = origin["name"] if on_hub else Path(origin.get("name") or "local model").name
+    text, license = format_path(path), origin.get("license")
+    identity = Identity.of(metadata)
+    revision = identity.revision
+    name = identity.name if origin.get("name") else "local model"
     counts = [path.count(layer) for layer in range(num_layers)]
     repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
-    model = shlex.quote(f"{name}@{revision}" if on_hub else " ".join(name.split()))
+    model = shlex.quote(f"{name}@{revision}" if revision else " ".join(name.split()))
+    if origin.get("package"):
+        model = demo_model.NAME
     library = "transformers" if base is None else "peft"
-    base_model = name if on_hub else None
+    base_model = identity.hub_id
     found = ""
     loading = usage(base, revision if base in (None, name) else None, types_along)
     use = f"```python\n{loading}\n```\n"

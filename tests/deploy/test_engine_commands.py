@@ -110,6 +110,7 @@ def test_base_weights_are_what_the_checkpoint_was_converted_from(pair, tmp_path)
     for origin, source, message in (
         ({"kind": "gguf", "name": "/x/a.gguf"}, None, r"^a\.gguf was converted from a gguf file"),
         ({"kind": "hub", "name": "a/b", "revision": COMMIT, "multimodal": "gemma3"}, None, "once"),
+        ({"kind": "hub", "name": "a/b", "revision": COMMIT, "multimodal": "gemma3"}, "a/b", "once"),
         ({"kind": "directory", "name": "/x/gone"}, None, "/x/gone, .* is not a directory here"),
         (metadata["origin"], "nowhere", "--source nowhere is neither a directory nor a Hub id"),
         (metadata["origin"], str(tmp_path), r"config\.json"),

@@ -39,7 +39,7 @@ from cola_jax.runs.results import Results, write_results
 from tests.report.hostile import TEXTS
 
 HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc", "license": "apache-2.0"}
-METADATA = {"origin": HUB, "config": {"num_layers": 6}, "digest": "feed"}
+METADATA = {"origin": HUB, "config": {"num_layers": 6}, "digest": "feed", "dtype": "float32"}
 LOCAL = {"kind": "directory", "name": "/home/someone/models/tiny", "revision": None}
 PATH = (0, 1, 1, 2, 4, 3)
 
@@ -110,6 +110,19 @@ def test_card_omits_local_places_and_unknown_facts():
     assert (
         "cola export --model tiny --path '0,1,1,2,4,3' --format peft --output THIS_FOLDER\n"
         in card.text
+    )
+
+
+def test_card_names_a_model_as_who_copies_its_command_can():
+    """A folder of the Hub's cache by its repository, and the demo's model by its short name."""
+    commit = "c" * 40
+    cached = LOCAL | {"name": f"/root/hub/models--someone--tiny/snapshots/{commit}"}
+    card = model_card(METADATA | {"origin": cached}, PATH)
+    assert f"cola export --model someone/tiny@{commit} --path" in card.text
+    assert card.data.to_dict()["base_model"] == "someone/tiny"
+    demo = LOCAL | {"kind": "gguf", "package": "a 1.0: b.gguf"}
+    assert (
+        "cola export --model smollm2 --path" in model_card(METADATA | {"origin": demo}, PATH).text
     )
 
 
