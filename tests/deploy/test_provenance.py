@@ -80,8 +80,9 @@ def test_folders_of_prompts_count_and_those_that_measure_do_not(evaluated_run, t
     assert read_chosen_on(str(tmp_path)) == every
     with pytest.raises(InputError, match="does not record on which questions"):
         read_chosen_on(str(tmp_path / "task" / "none"))
+    shutil.copytree(EARLIER / "evaluate", tmp_path / "deep" / "a" / "b" / "c")
     with pytest.raises(InputError, match="does not record on which questions"):
-        read_chosen_on(str(EARLIER.parents[1]))  # deeper than the folders of a command
+        read_chosen_on(str(tmp_path / "deep"))  # deeper than the folders of a command
 
 
 def test_unknown_is_said_alone(static):
