@@ -30,7 +30,7 @@ def path_in(model_config: "ModelConfig") -> tuple[int, ...]:
             "what `cola export --format vllm` prints."
         )
     num_layers = model_config.hf_text_config.num_hidden_layers
-    meant = getattr(model_config.hf_config, LAYERS_FIELD, num_layers)
+    meant = getattr(model_config.hf_config, LAYERS_FIELD, None)
     if meant != num_layers:
         raise PathError(
             f"the path is one of a model with {meant!r} layers ({LAYERS_FIELD}), and "
@@ -74,8 +74,9 @@ def check(vllm_config: "VllmConfig") -> None:
     if quantization in OWN_LOADERS or load_format not in LOAD_FORMATS:
         raise refusal(
             f"quantization {quantization} with load format {load_format}",
-            "its loader names tensors by place, so layers cannot be shared: serve the "
-            "safetensors of the model, or export the path with --format hf or gguf",
+            "layers are shared where each tensor comes under its name in the checkpoint, as with "
+            f"{', '.join(sorted(LOAD_FORMATS))}: serve the safetensors of the model, or export the "
+            "path with --format hf or gguf",
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from vllm import ModelRegistry
+from vllm.logger import init_logger
 from vllm.model_executor.models.transformers.base import Base as TransformersModel
 
 from cola_jax.deploy.serve import layers
@@ -26,6 +27,8 @@ if error := version_error():
 
 from cola_jax.deploy.serve.checks import path_in
 
+logger = init_logger(f"vllm.{__name__}")  # other loggers are silent in vLLM's processes
+
 
 class PathModel(nn.Module):
     """What is added to the class of a base model."""
@@ -39,6 +42,11 @@ class PathModel(nn.Module):
         if isinstance(self, TransformersModel):
             config = vllm_config.model_config.hf_text_config
             layers.put_kinds_in_order(config, self.cola_path)
+        logger.info(
+            "cola-jax: the path has %d positions of %d layers",
+            len(self.cola_path),
+            self.cola_layers,
+        )
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the tensors of the layers that run, by their names in the base model, each once."""

@@ -152,6 +152,7 @@ def refused(folder: Path) -> bool:
         ("must be a list of layer ids", {"cola_path": []}, {}),
         ("has no cola_path", {"cola_path": None}, {}),
         ("one of a model with 30 layers", {"cola_layers": 30}, {}),
+        ("one of a model with None layers", {"cola_layers": None}, {}),
         ("one of a model with 6 layers", {"num_hidden_layers": 3}, {}),
         ("ColaGPT2LMHeadModel", {"architectures": ["ColaGPT2LMHeadModel"]}, {}),
     ]
