@@ -6,7 +6,7 @@ import contextlib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -118,7 +118,8 @@ def copy_attention(module: nn.Module) -> nn.Module:
     """
     if not holds_attention(module):
         return module
-    if "forward" in vars(module):
+    forward = vars(module).get("forward")
+    if forward is not None and not is_method_of(forward, module):
         raise PathError(
             f"{type(module).__name__} has a forward of its own, as offloaded layers have, and "
             "cannot run twice: serve without offloading (--cpu-offload-gb)."
@@ -139,9 +140,14 @@ def shallow_copy(original: Held) -> Held:
     copied = object.__new__(type(original))
     vars(copied).update(vars(original))
     for name, value in vars(original).items():
-        if isinstance(value, types.MethodType) and value.__self__ is original:
+        if is_method_of(value, original):
             vars(copied)[name] = types.MethodType(value.__func__, copied)
     return copied
+
+
+def is_method_of(value: object, owner: object) -> TypeGuard[types.MethodType]:
+    """Whether a value is a method that is bound to an object."""
+    return isinstance(value, types.MethodType) and value.__self__ is owner
 
 
 def replace_values(module: nn.Module, values: Mapping[Any, Any]) -> None:
