@@ -48,7 +48,7 @@ COPIED = {
 }
 # one for each way in which vLLM's classes differ
 FAMILIES = (
-    *("llama-gqa", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mixtral", "qwen3-moe"),
+    *("llama-gqa", "qwen3", "gemma2", "gemma3", "mixtral", "qwen3-moe"),
     *("exaone4-window", "granite4-mamba", "olmo2"),
 )
 ALTERNATING = ["sliding_attention", "full_attention"] * 3
