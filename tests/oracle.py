@@ -462,7 +462,7 @@ def permuted(model: Any, path: Sequence[int]) -> Iterator[None]:
         yield
 
 
-def generate_exactly(model: Any, batch: torch.Tensor, tokens: int) -> torch.Tensor:
+def generate_exactly(model: Any, batch: torch.Tensor, tokens: int, **options: Any) -> torch.Tensor:
     """Decode that many tokens greedily after a batch of ids; return both."""
     return model.generate(
         batch,
@@ -472,6 +472,7 @@ def generate_exactly(model: Any, batch: torch.Tensor, tokens: int) -> torch.Tens
         do_sample=False,
         pad_token_id=0,
         eos_token_id=None,
+        **options,
     )
 
 

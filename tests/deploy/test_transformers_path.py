@@ -77,16 +77,7 @@ def logits(model, batch, **options):
 def decoded(model, batch, **options):
     """Return greedy tokens [B, NEW]."""
     with torch.no_grad():
-        out = model.generate(
-            batch,
-            attention_mask=torch.ones_like(batch),
-            max_new_tokens=NEW,
-            min_new_tokens=NEW,
-            do_sample=False,
-            pad_token_id=0,
-            eos_token_id=None,
-            **options,
-        )
+        out = oracle.generate_exactly(model, batch, NEW, **options)
     return out[:, batch.shape[1] :].numpy()
 
 

@@ -21,7 +21,7 @@ from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdate
 
 from cola_jax.deploy.serve import checks
 from cola_jax.deploy.serve.architectures import PATH_FIELD
-from cola_jax.deploy.serve.layers import match_layer
+from cola_jax.deploy.serve.layers import match_layer, named_by_position
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -58,13 +58,10 @@ def renamed(weights: Weights, path: Sequence[int]) -> Iterator[tuple[str, torch.
 
     Those of other layers are left out, also of layers after the last, which predict further tokens.
     """
-    first = {layer: path.index(layer) for layer in path}
     for name, weight in weights:
         match = match_layer(name)
-        if match is None:
-            yield name, weight
-        elif (layer := int(match[2])) in first:
-            yield f"{match[1]}{first[layer]}{match[3]}", weight
+        if match is None or int(match[2]) in path:
+            yield named_by_position(name, path), weight
 
 
 class PathWeightLoader(StandardWeightLoader):
