@@ -1,16 +1,15 @@
 """The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
 
-import itertools
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
+from cola_jax.attention import KeysValues, Labels, Seen, attend, bend
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.delta import (
     Predecessors,
@@ -24,12 +23,8 @@ from cola_jax.delta import (
 )
 from cola_jax.moe import activate, gated, mixture, project
 from cola_jax.params import Int8, Layer, Model, layer_at
-from cola_jax.prompts import NO_READ, PROMPT, Prompts
+from cola_jax.prompts import NO_READ, Prompts
 from cola_jax.steps import layer_of
-
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
-
-KeysValues = tuple[Array, Array]
 
 
 class View(struct.PyTreeNode):
@@ -140,9 +135,9 @@ def block(
         mixed, _ = recur(config, layer, h, view.branch)
         return finish_layer(config, layer, h, mixed, view)
     k, v = keys_values(config, layer, h, view)
-    mask = visible(config, view, layer.window)
+    seen = seen_in(config, view, layer.window)
     q = queries(config, layer, h, view)
-    attended = attend(q, k, v, mask, softcap=layer.config.attention_softcap, sinks=layer.sinks)
+    attended = attend(q, k, v, seen, softcap=layer.config.attention_softcap, sinks=layer.sinks)
     return finish_layer(config, layer, h, attended, view)
 
 
@@ -348,78 +343,6 @@ def gate_attended(
     return (values * gate).astype(attended.dtype)
 
 
-def attend(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: Bool[Array, "B T S"],
-    kernel: Literal["cudnn"] | None = None,
-    softcap: float | None = None,
-    sinks: Float[Array, " N"] | None = None,
-) -> Float[Array, "B T N H"]:
-    """Attend in groups of queries that share a key; softmax in float32, as `masked_softmax`.
-
-    Without a kernel it is a product, a softmax and a product.
-    """
-    if softcap is not None or sinks is not None:
-        heads_first = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-        return attend_to_parts(q, [heads_first], [mask], softcap, sinks)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=kernel)
-
-
-def attend_to_parts(
-    q: Float[Array, "R T N H"],
-    parts: Sequence[KeysValues],
-    masks: Sequence[Bool[Array, "R T _"]],
-    softcap: float | None = None,
-    sinks: Float[Array, " N"] | None = None,
-) -> Float[Array, "R T N H"]:
-    """Attend to parts [R, K, X, H] of the keys and values, as `attend` to all of them.
-
-    The parts stay where they are: joining them would copy all keys and values.
-    """
-    rows, tokens, heads, width = q.shape
-    grouped = q.reshape(rows, tokens, parts[0][0].shape[1], -1, width)
-    scores = [
-        jnp.einsum("rtkgh,rkxh->rkgtx", grouped, k, preferred_element_type=jnp.float32)
-        for k, _ in parts
-    ]
-    joined = jnp.concatenate(scores, axis=-1) * width**-0.5
-    shares = masked_softmax(joined, jnp.concatenate(masks, axis=-1), softcap, sinks)
-    ends = list(itertools.accumulate(k.shape[2] for k, _ in parts[:-1]))
-    mixed = [
-        jnp.einsum("rkgtx,rkxh->rtkgh", share, v)
-        for share, (_, v) in zip(
-            jnp.split(shares.astype(q.dtype), ends, axis=-1), parts, strict=True
-        )
-    ]
-    return jnp.asarray(sum(mixed)).reshape(rows, tokens, heads, width)
-
-
-def masked_softmax(
-    scores: Float[Array, "R K G T S"],
-    mask: Bool[Array, "R T S"],
-    softcap: float | None,
-    sinks: Float[Array, " N"] | None,
-) -> Float[Array, "R K G T S"]:
-    """Turn scores in float32 into shares of the tokens that are seen.
-
-    A softcap bends scores before the mask. Each head's sink is one more score, as if of a token
-    with a value of zero.
-    """
-    scores = jnp.where(mask[:, None, None], bend(scores, softcap), MASKED)
-    if sinks is None:
-        return jax.nn.softmax(scores, axis=-1)
-    column = sinks.astype(scores.dtype).reshape(*scores.shape[1:3], 1, 1)
-    column = jnp.broadcast_to(column, (*scores.shape[:-1], 1))
-    return jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
-
-
-def bend(x: Float[Array, "*X"], softcap: float | None) -> Float[Array, "*X"]:
-    """Bend values into -softcap..softcap where there is one, as Gemma 2 does."""
-    return x if softcap is None else softcap * jnp.tanh(x / softcap)
-
-
 def take_positions(
     x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None
 ) -> Shaped[Array, "B _ *X"]:
@@ -493,13 +416,14 @@ def clip(layer: Layer, x: Float[Array, "*X"]) -> Float[Array, "*X"]:
     return x if bound is None else jnp.clip(x, -bound, bound)
 
 
-def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Array, "B T T"]:
-    """Return which token s (last axis) each token t sees in a layer with this window."""
-    t, s = view.branch[:, :, None], view.branch[:, None, :]
-    mask = jnp.tril((s == PROMPT) | (s == t))
-    if any(width is not None for width in config.windows):
-        mask &= view.positions[:, :, None] - view.positions[:, None, :] < window
-    return mask
+def seen_in(
+    config: ModelConfig, view: View, window: Int[Array, ""], read: Int[Array, "B Q"] | None = None
+) -> Seen:
+    """Return which tokens of its row each token that is read sees, in a layer with this window."""
+    index = jnp.broadcast_to(jnp.arange(view.branch.shape[1]), view.branch.shape)
+    keys = Labels(jnp.zeros_like(index), index, view.branch, view.positions)
+    queries = Labels(*(take_positions(x, read) for x in keys))
+    return Seen(queries, keys, window if any(x is not None for x in config.windows) else None)
 
 
 def rotate(

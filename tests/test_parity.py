@@ -29,8 +29,8 @@ from cola_jax.model import (
     recur,
     residual,
     rms_norm,
+    seen_in,
     view_of,
-    visible,
 )
 from cola_jax.moe import mixture
 from cola_jax.params import Layer, Model, field_of, kind_of_weight, layer_at
@@ -171,11 +171,11 @@ class Recorded:
             if layer.config.own_keys and not layer.config.convolution:
                 x, out = self.calls[self.child(i, "o")]
                 layer = layer.replace(attention_norm=None)  # which has been applied to x
-                mask = visible(config, self.view, layer.window)
+                seen = seen_in(config, self.view, layer.window)
                 q = queries(config, layer, x, self.view)
                 k, v = keys_values(config, layer, x, self.view)
                 softcap = layer.config.attention_softcap
-                attended = attend(q, k, v, mask, softcap=softcap, sinks=layer.sinks)
+                attended = attend(q, k, v, seen, softcap=softcap, sinks=layer.sinks)
                 yield mix_attended(config, layer, x, attended), out
 
     def recurrence(self) -> Pairs:

@@ -7,24 +7,23 @@ takes its rows; its kernel is one of `cola_jax.kernels`.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from cola_jax.attention import KeysValues, Seen
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_block
 from cola_jax.execute.plan import TileColumns, TileShape
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
 from cola_jax.model import (
-    KeysValues,
     View,
     keys_values,
     queries,
     rotation,
+    seen_in,
     take_positions,
     view_at_positions,
-    visible,
 )
 from cola_jax.params import Layer
 
@@ -84,15 +83,15 @@ class OverPrompts(struct.PyTreeNode):
         q = queries(config, layer, take_positions(h, tile.read), read_view, rotated=False)
         of_queries, of_keys = (rotation(layer, x) for x in (read_view, tile.view))
         tokens = Rotated(q, k, v, of_queries, of_keys, layer.sinks)
-        mask = take_positions(visible(config, tile.view, layer.window), tile.read)
-        mixed, kept = self.attend(layer, tile, tokens, mask, isinstance(cache, KVBlocks))
+        seen = seen_in(config, tile.view, layer.window, tile.read)
+        mixed, kept = self.attend(tile, tokens, seen, isinstance(cache, KVBlocks))
         return mixed, cache.write(kept, tile.columns.block)
 
     def attend(
-        self, layer: Layer, tile: Tile, tokens: Rotated, mask: Array, keep: bool
+        self, tile: Tile, tokens: Rotated, seen: Seen, keep: bool
     ) -> tuple[Heads, KeysValues]:
         """Attend to the tokens of the tile; return the keys and values seen as well."""
-        return self.kernel.over(tokens, mask, keep)
+        return self.kernel.over(tokens, seen, keep)
 
 
 class AfterPrefix(OverPrompts):
@@ -101,14 +100,11 @@ class AfterPrefix(OverPrompts):
     prefix: KVBlocks = struct.field(kw_only=True)
 
     def attend(
-        self, layer: Layer, tile: Tile, tokens: Rotated, mask: Array, keep: bool
+        self, tile: Tile, tokens: Rotated, seen: Seen, keep: bool
     ) -> tuple[Heads, KeysValues]:
         """Attend to the prefix as well."""
-        position = jnp.arange(self.prefix.k.shape[2])
-        seen = take_positions(tile.view.positions[:, :, None] - position < layer.window, tile.read)
-        return self.kernel.after(
-            self.prefix.take(tile.columns.prompt_block), seen, tokens, mask, keep
-        )
+        before = self.prefix.take(tile.columns.prompt_block)
+        return self.kernel.after(before, tokens, seen, keep)
 
 
 class ToCache(struct.PyTreeNode):

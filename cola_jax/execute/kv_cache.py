@@ -15,10 +15,11 @@ from jax.experimental.layout import with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
+from cola_jax.attention import KeysValues
 from cola_jax.config import LayerConfig
 from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles, pack_tiles
 from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
-from cola_jax.kernels.attention import KeysValues, get, put
+from cola_jax.kernels.attention import get, put
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
-from cola_jax.model import KeysValues, attend, attend_to_parts, rotate
+from cola_jax.attention import KeysValues, Seen, attend, attend_to_parts, attend_whole
+from cola_jax.model import rotate
 from cola_jax.params import Layer
 
 MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
@@ -62,32 +63,34 @@ class PromptAttention:
         return layers
 
     def over(
-        self, tokens: Rotated, mask: Bool[Array, "R Q T"], keep: bool
+        self, tokens: Rotated, seen: Seen, keep: bool
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
-        """Attend to the tokens that the mask shows; with `keep`, return rotated keys and values."""
+        """Attend to the tokens that are seen; with `keep`, return rotated keys and values."""
         q = rotate(tokens.q, *tokens.of_queries)
         k = rotate(tokens.k, *tokens.of_keys)
         bounds = self.softcap, tokens.sinks
-        return attend(q, k, tokens.v, mask, self.implementation, *bounds), (k, tokens.v)
+        return attend(q, k, tokens.v, seen, self.implementation, *bounds), (k, tokens.v)
 
     def after(
         self,
         before: tuple[Float[Array, "R K P H"], Float[Array, "R K P H"]],
-        seen: Bool[Array, "R Q P"],
         tokens: Rotated,
-        mask: Bool[Array, "R Q T"],
+        seen: Seen,
         keep: bool,
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
-        """Attend to P earlier tokens, whose keys are rotated, as well; keep those of both."""
+        """Attend to P earlier tokens, whose keys are rotated, as well; keep those of both.
+
+        The row continues all of them; `seen` is about its own tokens.
+        """
         q = rotate(tokens.q, *tokens.of_queries)
         k = rotate(tokens.k, *tokens.of_keys)
         kept = followed_by(before, (k, tokens.v))
+        seen = seen.after(before[0].shape[2])
         if self.implementation is not None:
-            masks = jnp.concatenate([seen, mask], axis=2)
-            return attend(q, *kept, masks, self.implementation), kept
+            return attend(q, *kept, seen, self.implementation), kept
         own = k.transpose(0, 2, 1, 3), tokens.v.transpose(0, 2, 1, 3)
         bounds = self.softcap, tokens.sinks
-        return attend_to_parts(q, (before, own), (seen, mask), *bounds), kept
+        return attend_to_parts(q, (before, own), seen, *bounds), kept
 
 
 def followed_by(before: KeysValues, own: KeysValues) -> KeysValues:
@@ -143,8 +146,8 @@ class DecodeAttention:
             keys, values = (get(buffer, block, slice(None), slice(count)) for buffer in buffers)
             # stale values that are not seen may hold NaN, and 0 * NaN is NaN
             parts.append((keys, jnp.where(mask[:, None, :, None], values, 0)))
-        masks = [mask[:, None] for mask in masks]
-        return attend_to_parts(q, parts, masks, self.softcap, rows.sinks), (k, v)
+        mask = jnp.concatenate(masks, axis=1)[:, None]
+        return attend_whole(q, parts, mask, self.softcap, rows.sinks), (k, v)
 
 
 def put_tokens(

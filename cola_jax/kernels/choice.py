@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cola_jax.attention import Labels, Seen
 from cola_jax.config import LayerConfig
 from cola_jax.errors import InputError, first_line
 from cola_jax.kernels.attention import LANES, DecodeAttention, PromptAttention, Rotated, Rows
@@ -118,9 +119,12 @@ def run_prompts(
     )
     angles = normal(1, tokens, config.rotary_width // 2).astype(jnp.float32)
     rotation = jnp.cos(angles), jnp.sin(angles)
-    mask = jax.device_put(np.tril(np.ones((1, tokens, tokens), bool)), device)
+    zeros = jax.device_put(np.zeros((1, tokens), np.int32), device)
+    index = jax.device_put(np.arange(tokens, dtype=np.int32)[None], device)
+    labels = Labels(zeros, index, zeros, index)
+    seen = Seen(labels, labels)
     run = jax.jit(lambda *args: kernel.over(*args, keep=False)[0].astype(jnp.float32))
-    return jax.device_get(run(Rotated(q, kv[0], kv[1], rotation, rotation), mask))
+    return jax.device_get(run(Rotated(q, kv[0], kv[1], rotation, rotation), seen))
 
 
 def run_decoding(

@@ -18,8 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
+from cola_jax.attention import MASKED, KeysValues
 from cola_jax.kernels.attention import DecodeAttention, Rows
-from cola_jax.model import MASKED, KeysValues
 
 SCALARS = 5  # fields of Rows, without sinks
 WRITTEN = 16  # decoded tokens that are written together

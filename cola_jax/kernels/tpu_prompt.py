@@ -16,8 +16,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from cola_jax.attention import MASKED, KeysValues, Seen
 from cola_jax.kernels.attention import PromptAttention, Rotated, Rotation, followed_by
-from cola_jax.model import MASKED, KeysValues
 from cola_jax.params import Layer
 
 SUBLANES = 16  # of a TPU's tiles: tokens are a multiple of it
@@ -63,28 +63,27 @@ class TpuPromptAttention(PromptAttention):
         return self.interpret or (whole and scores <= MOST_SCORES)
 
     def over(
-        self, tokens: Rotated, mask: Bool[Array, "R Q T"], keep: bool
+        self, tokens: Rotated, seen: Seen, keep: bool
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
-        """Attend to the tokens that the mask shows; keys that are kept have heads first."""
+        """Attend to the tokens that are seen; keys that are kept have heads first."""
         if not self.serves(tokens):
-            return super().over(tokens, mask, keep)
-        return self.call(tokens, mask, keep)
+            return super().over(tokens, seen, keep)
+        return self.call(tokens, seen.mask(), keep)
 
     def after(
         self,
         before: tuple[Float[Array, "R K P H"], Float[Array, "R K P H"]],
-        seen: Bool[Array, "R Q P"],
         tokens: Rotated,
-        mask: Bool[Array, "R Q T"],
+        seen: Seen,
         keep: bool,
     ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
         """Attend to P earlier tokens, whose keys are rotated, as well; keep those of both."""
         if not self.serves(tokens, before[0].shape[2]):
-            return super().after(before, seen, tokens, mask, keep)
+            return super().after(before, tokens, seen, keep)
         k, v = followed_by(before, (tokens.k, tokens.v))
         of_keys = after_rotated(before[0].shape[2], tokens.of_keys)
         every = tokens._replace(k=k, v=v, of_keys=of_keys)
-        return self.call(every, jnp.concatenate([seen, mask], axis=2), keep)
+        return self.call(every, seen.after(before[0].shape[2]).mask(), keep)
 
     def call(
         self, tokens: Rotated, mask: Bool[Array, "R Q S"], keep: bool

@@ -20,7 +20,7 @@ from cola_jax.execute.worker import make_workers
 from cola_jax.kernels import tpu_prompt
 from cola_jax.kernels.attention import PromptAttention, Rotated
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
-from cola_jax.model import take_positions, view, view_at_positions, visible
+from cola_jax.model import seen_in, view, view_at_positions
 from cola_jax.prompts import PADDING, Prompts
 from experiments.shapes import llama
 from tests import oracle
@@ -61,17 +61,17 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
     here = view(config, prompts_of(generator, rows, tokens))
     read = None if reads is None else jnp.asarray(generator.integers(0, tokens, (rows, reads)))
     there = view_at_positions(here, read)
-    mask = take_positions(visible(config, here, jnp.int32(window or tokens)), read)
+    seen = seen_in(config, here, jnp.int32(window or tokens), read)
     q, k, v = (
         jnp.asarray(generator.normal(size=(rows, n, heads, width)), jnp.float32)
-        for n, heads in ((mask.shape[1], kv_heads * group), *[(tokens, kv_heads)] * 2)
+        for n, heads in ((reads or tokens, kv_heads * group), *[(tokens, kv_heads)] * 2)
     )
     ours, theirs = ((x.cos[0], x.sin[0]) for x in (there, here))
     given = Rotated(q, k, v, ours, theirs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tpu_prompt, "MOST_BYTES", most_bytes)
-        mixed, kept = KERNEL.over(given, mask, keep)
-    expected, turned = PromptAttention().over(given, mask, keep)
+        mixed, kept = KERNEL.over(given, seen, keep)
+    expected, turned = PromptAttention().over(given, seen, keep)
     assert oracle.relative_error(mixed, expected) < oracle.TOLERANCE
     for one, other in zip(kept, turned, strict=True):
         assert not keep or oracle.relative_error(one, other) < oracle.TOLERANCE
