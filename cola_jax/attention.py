@@ -23,7 +23,7 @@ class Labels(NamedTuple):
     """What decides whether a token sees another; tokens may be of several prompts."""
 
     row: Int[Array, "R T"]  # the prompt of each token
-    index: Int[Array, "R T"]  # its place in the order of the tokens
+    order: Int[Array, "R T"]  # of the tokens of a tile: none sees a later one
     branch: Int[Array, "R T"]
     position: Int[Array, "R T"]
 
@@ -33,9 +33,9 @@ class Labels(NamedTuple):
 
     def padded(self, tokens: int) -> "Labels":
         """Append tokens that no token sees, which follow all others, up to so many."""
-        after = ((0, 0), (0, tokens - self.index.shape[1]))
-        last = jnp.iinfo(self.index.dtype).max
-        values = {"row": PADDING, "index": last, "branch": PADDING, "position": 0}
+        after = ((0, 0), (0, tokens - self.order.shape[1]))
+        last = jnp.iinfo(self.order.dtype).max
+        values = {"row": PADDING, "order": last, "branch": PADDING, "position": 0}
         return Labels(
             **{
                 name: jnp.pad(getattr(self, name), after, constant_values=value)
@@ -47,13 +47,13 @@ class Labels(NamedTuple):
 class Seen(NamedTuple):
     """Which keys each query sees: those of its own prompt, up to itself, and of its branch.
 
-    A query sees a key of the same row whose index is not above its own, whose branch is the
+    A query sees a key of the same row that is not after it in order, whose branch is the
     prompt's or its own, and whose position is less than a window away. A mask of all pairs is made
     of parts of them alone, where there are many:
 
         row        0 0 0 0 1 1 1        keys     0 0 0 0 1 1 1
         branch     0 0 1 2 0 0 1        queries  0 x
-        index      0 1 2 3 4 5 6                 0 x x
+        order      0 1 2 3 4 5 6                 0 x x
                                                  0 x x x
                                                  0 x x . x
                                                  1         x
@@ -68,13 +68,13 @@ class Seen(NamedTuple):
     @property
     def pairs(self) -> int:
         """The number of queries times that of keys."""
-        return self.queries.index.shape[1] * self.keys.index.shape[1]
+        return self.queries.order.shape[1] * self.keys.order.shape[1]
 
     def mask(self) -> Bool[Array, "R Q T"]:
         """Return whether each query sees each key."""
         query = Labels(*(x[:, :, None] for x in self.queries))
         key = Labels(*(x[:, None, :] for x in self.keys))
-        mask = (key.row == query.row) & (key.index <= query.index)
+        mask = (key.row == query.row) & (key.order <= query.order)
         mask &= (key.branch == PROMPT) | (key.branch == query.branch)
         if self.window is not None:
             mask &= query.position - key.position < self.window
@@ -89,7 +89,7 @@ class Seen(NamedTuple):
         """Return False where bounds show that no query sees any key, without a mask."""
         query = self.queries
         key = self.keys
-        pairs = (key.index.min(1) <= query.index.max(1)) & (key.row.min(1) <= query.row.max(1))
+        pairs = (key.order.min(1) <= query.order.max(1)) & (key.row.min(1) <= query.row.max(1))
         pairs &= key.row.max(1) >= query.row.min(1)
         if self.window is not None:
             pairs &= query.position.min(1) - key.position.max(1) < self.window

@@ -33,8 +33,8 @@ def packed(generator, rows, tokens):
 
 def arrays(generator, seen, heads=4, groups=2, width=8):
     """Draw queries, and keys and values with heads first."""
-    rows, reads = seen.queries.index.shape
-    tokens = seen.keys.index.shape[1]
+    rows, reads = seen.queries.order.shape
+    tokens = seen.keys.order.shape[1]
     shapes = (rows, reads, heads, width), *[(rows, groups, tokens, width)] * 2
     return [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in shapes]
 
