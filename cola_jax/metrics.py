@@ -100,6 +100,7 @@ class Cost(NamedTuple):
     token_rows: int = 0  # of their tiles, padding included
     hits: int = 0  # saved by states held from earlier waves
     evicted: int = 0  # states that lost their slot
+    again: int = 0  # states of questions, of `unique`, that had been run before and were evicted
 
     def __add__(self, other: "Cost") -> "Cost":  # pyright: ignore[reportIncompatibleMethodOverride]
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
@@ -191,6 +192,8 @@ class Metrics:
             "hit_share": ratio(cost.hits, cost.hits + run),
             "padding_share": ratio(cost.token_rows - cost.tokens, cost.token_rows),
             "evicted": cost.evicted,
+            # states run again over those that run where none loses its slot
+            "again_share": ratio(cost.again, cost.unique - cost.again),
             # at most: while a thread waits for results, the devices run what was dispatched
             "idle_share": ratio(wall - waited, wall),
             "tokens": self.tokens,

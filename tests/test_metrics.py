@@ -61,7 +61,8 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
     monkeypatch.setattr(metrics, "compile_seconds", [2.0])
     counted = Metrics(total=50)
     metrics.compile_seconds.extend([1.0, 0.25, 0.25])
-    cost = Cost(useful=100, unique=30, last=10, tokens=400, token_rows=500, hits=10, evicted=3)
+    counts = {"useful": 100, "unique": 30, "last": 10, "hits": 10, "evicted": 3, "again": 5}
+    cost = Cost(tokens=400, token_rows=500, **counts)
     counted.add(evaluations=20, cost=cost, tokens=40, prefix_layers=8)
     clock = Clock(on_cpu=False)
     clock.first, clock.last, clock.waited = 100.0, 108.0, 5.0
@@ -77,6 +78,7 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
         "hit_share": 0.2,
         "padding_share": 0.2,
         "evicted": 3,
+        "again_share": 0.2,
         "idle_share": 0.375,
         "tokens": 40,
         "compilations": 3,
@@ -90,4 +92,4 @@ def test_metrics_report_nothing_run(time):
     report = counted.report()
     assert report["evaluations"] == report["layer_evaluations"] == 0
     shares = [value for name, value in report.items() if name.endswith(("_share", "_sharing"))]
-    assert shares == [None] * 5
+    assert shares == [None] * 6

@@ -22,6 +22,11 @@ FEWEST_SLOTS = 2
 FEWEST_POSITIONS = 8  # unembedded at a time
 SIZE = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:E\d+)?) ?(%|(?:([KMGT])(I?))?B?)")
 SHARE = 0.5  # of the memory that is free, by default
+# Evaluations of a search for which there are as many slots as a path has layers. Each adds a
+# quarter of these as states, and keeping 40 % of all leaves 2 % to be run again after 100
+# simulations, 4 % after 200 (8 questions, SmolLM2, ARC-Easy); keeping all takes 1.5 GB more there.
+EVALUATIONS_KEPT = 10
+PATHS_KEPT = 4  # of a question in a single wave, whose states have slots
 SPARED = 0.25  # of the blocks of a cache, for paths with more layers of its kinds than the model
 GROUPS = Path("/sys/fs/cgroup")  # limits of containers and services on Linux
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -37,7 +42,6 @@ class Limits(NamedTuple):
     batch_tokens: int  # of the prompts of a batch: with more, a wave would take minutes
     outputs: int  # paths whose last layers are kept until they are unembedded
     positions: int  # unembedded at a time
-    states_kept: int  # paths of a question whose states find a slot, if memory allows
     prefix_states: int  # of a common prefix, where paths differ
     decode_slots: int
     decode_rows: int  # that run a layer together
@@ -45,9 +49,7 @@ class Limits(NamedTuple):
     decode_multiple: int  # of the tokens of a decoded block
 
 
-# A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best. With
-# states of 16 paths kept, a search of 50 evaluations a question runs 0.1 % more layers than with
-# all of them; with 4, another 1.2 % more, in 2.0 GB of memory in place of 2.8 (SmolLM2, ARC-Easy).
+# A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best.
 CPU = Limits(
     tile_tokens=144,
     multiple=8,
@@ -56,7 +58,6 @@ CPU = Limits(
     batch_tokens=2048,
     outputs=256,
     positions=128,
-    states_kept=4,
     prefix_states=1024,
     decode_slots=64,
     decode_rows=16,
@@ -71,7 +72,6 @@ ACCELERATOR = Limits(
     batch_tokens=2**20,
     outputs=1024,
     positions=256,
-    states_kept=16,
     prefix_states=4096,
     decode_slots=256,
     decode_rows=64,
@@ -123,6 +123,12 @@ class Sizes(NamedTuple):
     unembedded: int  # U, positions unembedded at a time
 
 
+def count_states(config: ModelConfig, questions: int, wave: int, evaluations: int) -> int:
+    """Return the number of states to keep, of questions with so many paths a wave and in all."""
+    paths = max(min(wave, PATHS_KEPT), evaluations // EVALUATIONS_KEPT)
+    return questions * paths * config.num_layers
+
+
 def choose_sizes(
     config: ModelConfig, tokens: int, reads: int, memory: Memory, wanted: int = 0, held: int = 0
 ) -> Sizes:
@@ -142,7 +148,7 @@ def choose_sizes(
     unembedded = int(np.clip(most, FEWEST_POSITIONS, memory.limits.positions))
     outputs = int(np.clip(1 + eighth // output, 1, memory.limits.outputs))
     slots = (budget - held - unembedded * logits - (outputs + 1) * output) // state - 1
-    return Sizes(min(slots, ceil_power(max(wanted, FEWEST_SLOTS))), outputs, unembedded)
+    return Sizes(min(slots, few_sizes(max(wanted, FEWEST_SLOTS))), outputs, unembedded)
 
 
 class DecodeSizes(NamedTuple):
@@ -295,6 +301,11 @@ def format_bytes(size: int) -> str:
 def round_up(size: int, multiple: int) -> int:
     """Round up to a multiple."""
     return -(-size // multiple) * multiple
+
+
+def few_sizes(size: int) -> int:
+    """Round up to one of few numbers, at most an eighth more."""
+    return round_up(size, max(1, ceil_power(size) // 16))
 
 
 def floor_power(size: int) -> int:

@@ -34,6 +34,7 @@ class Workload(NamedTuple):
     positions: int  # layers of the longest path
     same: bool = False  # whether all questions run the same paths
     prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
+    evaluations: int = 0  # of a question in all waves, where there are several
 
 
 class Batches(NamedTuple):

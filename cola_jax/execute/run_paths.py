@@ -10,7 +10,14 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import check_keywords
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.inputs import Paths, check_batch, cut, distinct_reads, no_readings
-from cola_jax.execute.memory import Memory, Sizes, choose_sizes, held_bytes, round_questions
+from cola_jax.execute.memory import (
+    Memory,
+    Sizes,
+    choose_sizes,
+    count_states,
+    held_bytes,
+    round_questions,
+)
 from cola_jax.execute.plan import (
     Chunk,
     Layout,
@@ -51,7 +58,7 @@ class PathEvaluator:
             workload = workload._replace(positions=longest)
 
         def choose(prefix: int, memory: Memory) -> tuple[Layout, Sizes]:
-            states = count * min(workload.wave, memory.limits.states_kept) * config.num_layers
+            states = count_states(config, count, workload.wave, workload.evaluations)
             return choose_path_sizes(config, drop_prefix(prompts, prefix), memory, states)
 
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)

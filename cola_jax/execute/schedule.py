@@ -12,6 +12,8 @@ from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles,
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP
 
+HASH = np.uint64(0x9E3779B97F4A7C15)  # an odd number without a pattern, the golden ratio's bits
+
 
 class Nodes:
     """The prefixes of paths as arrays, numbered along the sorted paths.
@@ -47,6 +49,7 @@ class Nodes:
             has_slot = held != NONE
             self.slot[self.grid[has_slot]] = held[has_slot]
         self.pinned = np.zeros(len(path), bool)  # which keep their slots even if nothing reads them
+        self.runs = np.zeros(len(path), np.int32)  # times that each is run, by the chunks of a plan
         # KV blocks of each node by the name of a column, with that of padding at the end
         self.blocks: dict[str, np.ndarray] = {}
 
@@ -95,6 +98,7 @@ class Schedule:
         missing = np.zeros(len(nodes.slot), bool)
         missing[grid[before_last & (depths > deepest[:, None])]] = True
         self.needed = np.flatnonzero(missing)
+        nodes.runs[self.needed] += nodes.depth[self.needed] > 0
         self.ends = grid[np.arange(len(paths)), length]
         self.hits = int(np.maximum(deepest, 0).sum())
         self.useful = int(length.sum())
@@ -312,6 +316,7 @@ class Trie:
         self.chunk_size = min(outputs, most_paths(slots, layout.rows))
         self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P], as `as_rows` writes them
         self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
+        self.ran: set[int] = set()  # keys of the states that have been run, held or not
 
     def plan(
         self, paths: np.ndarray, prefix: "PrefixBlocks | None" = None
@@ -326,7 +331,16 @@ class Trie:
             nodes.blocks["prompt_block"] = prefix.of_nodes(nodes, new)
         chunks, cost = plan_chunks(nodes, new, self.chunk_size, self.slots, self.layout)
         self.keep_held(nodes)
-        return chunks, cost
+        return chunks, cost._replace(again=self.count_again(nodes, new))
+
+    def count_again(self, nodes: Nodes, wave: np.ndarray) -> int:
+        """Count the runs of states that have been run before; `wave` are rows of the nodes."""
+        keys = np.zeros(len(nodes.slot), np.uint64)
+        inside = nodes.inside[wave]
+        keys[nodes.grid[wave][inside]] = prefix_keys(nodes.rows[wave])[inside]
+        new = set(keys[nodes.runs > 0].tolist()) - self.ran
+        self.ran |= new
+        return int(nodes.runs.sum()) - len(new)
 
     def merge(self, wave: np.ndarray) -> tuple[Nodes, np.ndarray]:
         """Return the nodes of all paths, and which of their rows are the wave's."""
@@ -376,6 +390,17 @@ def key_of(row: np.ndarray) -> bytes:
 def as_rows(paths: np.ndarray) -> np.ndarray:
     """Write paths [n, 1 + P], each a question and layers, as uint16: layers from 1, STOP as 0."""
     return (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint16)
+
+
+def prefix_keys(rows: np.ndarray) -> np.ndarray:
+    """Return a number of 64 bits for each prefix of rows [n, 1 + P], the same for equal ones."""
+    keys = np.empty(rows.shape, np.uint64)
+    key = np.zeros(len(rows), np.uint64)
+    for i, column in enumerate(rows.T):
+        key = (key + column + np.uint64(1)) * HASH
+        key ^= key >> np.uint64(32)
+        keys[:, i] = key
+    return keys
 
 
 def widen(rows: np.ndarray, width: int, fill: int) -> np.ndarray:

@@ -150,12 +150,13 @@ class Scorer(abc.ABC):
         rows = [self.reread(batch[b], completions[b]) for b in chosen]
         listed = [[path] if (path := paths[b]) is not None else [] for b in chosen]
         padded = pad_paths(listed, len(rows), worker.config.num_layers)
-        if self.decodes:  # other prompts than before, and few states
-            workload = workload._replace(wave=1)
         # a CPU multiplies in full precision; a setting would compile all programs again
         precision = None if worker.device.platform == "cpu" else "highest"
         with jax.default_matmul_precision(precision):
-            run = PathEvaluator(worker.in_float32(), prompts_of(rows), workload)
+            confirming = worker.in_float32()
+            if self.decodes or confirming.dtype != worker.dtype:  # other programs than before
+                workload = workload._replace(wave=1, evaluations=0)  # and few states
+            run = PathEvaluator(confirming, prompts_of(rows), workload)
             with contextlib.closing(run):
                 right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
         held = dict(zip(chosen, right, strict=True))

@@ -243,7 +243,10 @@ class Settings:
         """Return the workload of a batch of questions."""
         from cola_jax.execute.plan import Workload
 
-        return Workload(self.leaves, self.positions(num_layers))
+        # searches for wrong options: some for a question that the model gets wrong, else none
+        searches = 1 if self.control == "none" else 2
+        evaluations = searches * self.steps
+        return Workload(self.leaves, self.positions(num_layers), evaluations=evaluations)
 
 
 # `cola`: CoLa's reward, tree value and edits, with c and lambda of the setting in its main text;

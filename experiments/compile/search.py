@@ -29,7 +29,7 @@ from tyro.conf import Positional
 
 import cola_jax
 from cola_jax.config import ModelConfig
-from cola_jax.execute.memory import SHARE, Memory
+from cola_jax.execute.memory import SHARE, Memory, count_states
 from cola_jax.execute.run_paths import choose_path_sizes
 from cola_jax.execute.schedule import Trie
 from cola_jax.execute.turns import TurnSizes, choose_turn_sizes, embed_batch, padded_batch
@@ -142,7 +142,7 @@ def memory_of(config: ModelConfig, peaks: Peaks) -> Memory:
 
 def work_of_trie(config: ModelConfig, waves: Any, memory: Memory, searches: int) -> Work:
     """Plan the waves as `run_paths` does."""
-    kept = searches * min(LEAVES, memory.limits.states_kept) * config.num_layers
+    kept = count_states(config, searches, LEAVES, SIMULATIONS)
     layout, sizes = choose_path_sizes(config, prompts_of(searches), memory, kept)
     trie = Trie(sizes.slots, layout, sizes.outputs)
     paths = layers = tiles = last = 0

@@ -16,6 +16,7 @@ from cola_jax.execute.memory import (
     Sizes,
     choose_decode_sizes,
     choose_sizes,
+    count_states,
     default_budget,
     device_memory,
     format_bytes,
@@ -46,7 +47,15 @@ def test_choose_sizes_stays_within_the_budget(config, backend, budget):
         outputs = (sizes.outputs + 1) * reads * config.width * 4
         assert states + outputs + sizes.unembedded * config.vocab_size * 12 <= budget
         assert states > budget / 3  # most goes to states
-    assert choose_sizes(config, 32, 16, memory(10**9), wanted=384).slots == 512
+    assert choose_sizes(config, 32, 16, memory(10**9), wanted=385).slots == 416
+
+
+def test_count_states_follows_questions_and_evaluations(config):
+    a_path_each = count_states(config, 8, wave=1, evaluations=0)
+    assert a_path_each == 8 * config.num_layers
+    assert count_states(config, 8, wave=16, evaluations=0) == 4 * a_path_each
+    assert count_states(config, 8, wave=16, evaluations=200) == 20 * a_path_each
+    assert count_states(config, 16, wave=16, evaluations=200) == 40 * a_path_each
 
 
 @pytest.mark.parametrize("sharing", [1, 2])

@@ -64,8 +64,8 @@ def draw(seed, each=EACH):
 
 @pytest.fixture(autouse=True)
 def room_for_every_state(monkeypatch):
-    """As elsewhere, so that only a budget evicts states; a CPU keeps fewer."""
-    monkeypatch.setattr(memory, "CPU", memory.CPU._replace(states_kept=16))
+    """So that only a budget evicts states."""
+    monkeypatch.setattr(memory, "PATHS_KEPT", 16)
 
 
 def run_in(budget, *arguments, **settings):

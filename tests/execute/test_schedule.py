@@ -33,8 +33,12 @@ def rows_of(tiles, layout, padding):
 
 
 def carry_out(trie, chunks, paths, slots):
-    """Run chunks on `slots`, {slot: (question, prefix)}, and check every row and output."""
+    """Run chunks on `slots`, {slot: (question, prefix)}, and check every row and output.
+
+    Return the states that have run, in order.
+    """
     done = {}
+    ran = []
     for chunk in chunks:
         for question, slot in chunk.embedded.tolist():
             slots[slot] = (question, ())
@@ -47,6 +51,7 @@ def carry_out(trie, chunks, paths, slots):
                 slots[slot] = state = (asked, (*prefix, layer))
                 assert state not in computed  # a state runs once
                 computed.add(state)
+        ran += computed
         assert set(slots) <= set(range(trie.slots))
         for layer, rows in rows_of(chunk.last, trie.layout, len(chunk.paths)):
             for slot, output, asked, *_ in rows:
@@ -54,6 +59,7 @@ def carry_out(trie, chunks, paths, slots):
                 done[int(chunk.paths[output])] = (asked, (*slots[slot][1], layer))
     for number, path in enumerate(paths.tolist()):
         assert done[number] == (path[0], tuple(i for i in path[1:] if i != STOP))
+    return ran
 
 
 PATHS = st.lists(
@@ -77,12 +83,16 @@ def test_plan_computes_any_paths_in_any_sizes(waves, slots, lengths, outputs):
     """
     tokens = [shape.tokens for shape in SHAPES]
     layout = Layout(SHAPES, np.searchsorted(tokens, lengths), np.array(lengths))
-    planned, held = Trie(slots, layout, outputs), {}
+    planned, held, ran = Trie(slots, layout, outputs), {}, []
     for number, paths in enumerate(waves):
         table = wave(*paths, width=(8, 12, 7, 9)[number])
         chunks, cost = planned.plan(table)
         assert all(len(chunk.paths) <= outputs for chunk in chunks)
-        carry_out(planned, chunks, table, held)
+        before = len(set(ran))
+        states = carry_out(planned, chunks, table, held)
+        ran += states
+        assert cost.unique == len(states)
+        assert cost.again == len(states) - (len(set(ran)) - before)
         assert cost.useful == (table[:, 1:] != STOP).sum()
         assert cost.last == len(paths)
         assert cost.unique + cost.last + cost.hits <= cost.useful

@@ -68,7 +68,9 @@ def test_lengths_are_multiples_of_the_model_and_bound_the_workload():
     assert TreeRules(min_length=0.0, max_length=1.5).lengths(5) == (1, 7)
     settings = Settings(TreeRules(max_length=1.5), 20, 7, 0, False)
     assert settings.positions(5) == 7
-    assert settings.workload(5) == Workload(7, 7)
+    assert settings.workload(5) == Workload(7, 7, evaluations=42)  # a search for gold, and one more
+    alone = dataclasses.replace(settings, control="none")
+    assert alone.workload(5) == Workload(7, 7, evaluations=21)
 
 
 def test_every_preset_is_recorded_as_itself():
