@@ -22,10 +22,10 @@ KeysValues = tuple[Array, Array]
 class Labels(NamedTuple):
     """What decides whether a token sees another; tokens may be of several prompts."""
 
-    row: Int[Array, "R T"]  # the prompt of each token
-    order: Int[Array, "R T"]  # of the tokens of a tile: none sees a later one
-    branch: Int[Array, "R T"]
-    position: Int[Array, "R T"]
+    row: Int[Array, "*R T"]  # the prompt of each token
+    order: Int[Array, "*R T"]  # of the tokens of a tile: none sees a later one
+    branch: Int[Array, "*R T"]
+    position: Int[Array, "*R T"]
 
     def part(self, start: Int[Array, ""], size: int) -> "Labels":
         """Take `size` tokens from one on."""
@@ -74,26 +74,39 @@ class Seen(NamedTuple):
         """Return whether each query sees each key."""
         query = Labels(*(x[:, :, None] for x in self.queries))
         key = Labels(*(x[:, None, :] for x in self.keys))
-        mask = (key.row == query.row) & (key.order <= query.order)
-        mask &= (key.branch == PROMPT) | (key.branch == query.branch)
-        if self.window is not None:
-            mask &= query.position - key.position < self.window
-        return mask
+        return is_seen(query, key, self.window)
 
     def part(self, queries: tuple[Array, int], keys: tuple[Array, int] | None = None) -> "Seen":
         """Take a part, (start, size), of the queries, and of the keys."""
         every = self.keys if keys is None else self.keys.part(*keys)
         return Seen(self.queries.part(*queries), every, self.window)
 
-    def any(self) -> Bool[Array, ""]:
-        """Return False where bounds show that no query sees any key, without a mask."""
-        query = self.queries
-        key = self.keys
-        pairs = (key.order.min(1) <= query.order.max(1)) & (key.row.min(1) <= query.row.max(1))
-        pairs &= key.row.max(1) >= query.row.min(1)
+    def padded(self, query_block: int, key_block: int) -> "Seen":
+        """Append queries and keys that fill blocks of these sizes."""
+        queries, keys = (
+            labels.padded(-(-labels.order.shape[1] // size) * size)
+            for labels, size in ((self.queries, query_block), (self.keys, key_block))
+        )
+        return Seen(queries, keys, self.window)
+
+    def blocks(self, query_block: int, key_block: int) -> Bool[Array, "R q k"]:
+        """Return False for pairs of blocks of which bounds show that no query sees any key."""
+
+        def bounds(labels: Labels, size: int) -> tuple[Labels, Labels]:
+            cut = [x.reshape(len(x), -1, size) for x in labels]
+            return Labels(*(x.min(2) for x in cut)), Labels(*(x.max(2) for x in cut))
+
+        lowest, highest = (
+            Labels(*(x[:, :, None] for x in each)) for each in bounds(self.queries, query_block)
+        )
+        low, high = (
+            Labels(*(x[:, None, :] for x in each)) for each in bounds(self.keys, key_block)
+        )
+        pairs = low.order <= highest.order
+        pairs &= (low.row <= highest.row) & (high.row >= lowest.row)
         if self.window is not None:
-            pairs &= query.position.min(1) - key.position.max(1) < self.window
-        return jnp.any(pairs)
+            pairs &= lowest.position - high.position < self.window
+        return pairs
 
     def after(self, prefix: int) -> "Seen":
         """Put the tokens of a prefix, which all tokens of a row continue, in front of the keys.
@@ -106,6 +119,15 @@ class Seen(NamedTuple):
         pairs = zip(before, self.keys, strict=True)
         keys = Labels(*(jnp.concatenate(pair, axis=1) for pair in pairs))
         return self._replace(keys=keys)
+
+
+def is_seen(query: Labels, key: Labels, window: Array | None) -> Bool[Array, "*X"]:
+    """Return whether a query sees a key, of labels of any shapes."""
+    mask = (key.row == query.row) & (key.order <= query.order)
+    mask &= (key.branch == PROMPT) | (key.branch == query.branch)
+    if window is not None:
+        mask &= query.position - key.position < window
+    return mask
 
 
 def attend(
@@ -140,8 +162,8 @@ def attend_fused(
     reads = q.shape[1]
     size = reads if seen.pairs <= MOST_PAIRS else FUSED_QUERIES
     steps = -(-reads // size)
-    seen = seen._replace(queries=seen.queries.padded(steps * size))
-    q = jnp.pad(q, ((0, 0), (0, steps * size - reads), (0, 0), (0, 0)))
+    seen = seen.padded(size, 1)
+    q = pad_axis(q, 1, size)
 
     def run(i: Array) -> Array:
         part = jax.lax.dynamic_slice_in_dim(q, i * size, size, axis=1)
@@ -238,18 +260,12 @@ def attend_by_blocks(
     groups, tokens = k.shape[1:3]
     query_size = min(QUERY_BLOCK, reads)
     key_size = min(KEY_BLOCK, tokens)
-    query_blocks = -(-reads // query_size)
-    key_blocks = -(-tokens // key_size)
-    seen = seen._replace(
-        queries=seen.queries.padded(query_blocks * query_size),
-        keys=seen.keys.padded(key_blocks * key_size),
-    )
-    q = jnp.pad(q, ((0, 0), (0, query_blocks * query_size - reads), (0, 0), (0, 0)))
-    k, v = (
-        jnp.pad(x, ((0, 0), (0, 0), (0, key_blocks * key_size - tokens), (0, 0))) for x in (k, v)
-    )
-    q = q.reshape(rows, query_blocks, query_size, groups, -1, width)
+    seen = seen.padded(query_size, key_size)
+    q = pad_axis(q, 1, query_size)
+    k, v = (pad_axis(x, 2, key_size) for x in (k, v))
+    q = q.reshape(rows, -1, query_size, groups, heads // groups, width)
     q = q.transpose(1, 0, 3, 4, 2, 5)  # [blocks, R, K, G, Q, H]
+    pairs = jnp.any(seen.blocks(query_size, key_size), axis=0)
     shape = q.shape[1:-1]
 
     def start() -> Softmax:
@@ -275,16 +291,23 @@ def attend_by_blocks(
                 return softmax.add(jnp.where(part.mask()[:, None, None], scores, MASKED), values)
 
             def add_if_seen(softmax: Softmax) -> Softmax:
-                return jax.lax.cond(part.any(), add, lambda softmax: softmax, softmax)
+                return jax.lax.cond(pairs[i, j], add, lambda softmax: softmax, softmax)
 
             return jax.lax.platform_dependent(softmax, cuda=add, default=add_if_seen), None
 
-        softmax, _ = jax.lax.scan(step, start(), jnp.arange(key_blocks))
+        softmax, _ = jax.lax.scan(step, start(), jnp.arange(pairs.shape[1]))
         return softmax.result().astype(queries.dtype)
 
-    mixed = jax.lax.map(lambda block: attend_block(*block), (jnp.arange(query_blocks), q))
+    mixed = jax.lax.map(lambda block: attend_block(*block), (jnp.arange(len(q)), q))
     mixed = mixed.transpose(1, 0, 4, 2, 3, 5)  # [R, blocks, Q, K, G, H]
     return mixed.reshape(rows, -1, heads, v.shape[-1])[:, :reads]
+
+
+def pad_axis(x: Float[Array, "*X"], axis: int, multiple: int) -> Float[Array, "*Y"]:
+    """Append zeros to an axis up to a multiple."""
+    sides = [(0, 0)] * x.ndim
+    sides[axis] = (0, -x.shape[axis] % multiple)
+    return jnp.pad(x, sides)
 
 
 def masked_softmax(

@@ -33,7 +33,7 @@ def choose_prompt_attention(
     facts = device, config, dtype, split
     if device.platform == "tpu" and dtype.name == "bfloat16":  # it multiplies float32 in bfloat16
         return verified_kernel(
-            TpuPromptAttention(),
+            TpuPromptAttention(softcap=config.attention_softcap),
             plain,
             run_prompts,
             facts,
@@ -84,8 +84,9 @@ def verified_kernel(
     """
     device, config, _, split = facts
     try:
-        if config.attention_softcap is not None or config.sinks:
-            raise InputError("no kernel has softcaps or sinks")
+        bounded = config.attention_softcap is not None or config.sinks
+        if bounded and not isinstance(kernel, TpuPromptAttention):
+            raise InputError("it has no softcaps or sinks")
         if config.num_kv_heads % split:
             raise InputError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
         if device.platform == "tpu" and config.head_dim % LANES:
@@ -123,8 +124,9 @@ def run_prompts(
     index = jax.device_put(np.arange(tokens, dtype=np.int32)[None], device)
     labels = Labels(zeros, index, zeros, index)
     seen = Seen(labels, labels)
+    sinks = normal(q.shape[2]) if config.sinks else None
     run = jax.jit(lambda *args: kernel.over(*args, keep=False)[0].astype(jnp.float32))
-    return jax.device_get(run(Rotated(q, kv[0], kv[1], rotation, rotation), seen))
+    return jax.device_get(run(Rotated(q, kv[0], kv[1], rotation, rotation, sinks), seen))
 
 
 def run_decoding(

@@ -100,14 +100,16 @@ def test_attention_is_plain_where_a_kernel_does_not_run(
 
 @pytest.mark.parametrize(("choose", "trial", "plain", "device", "kernel"), KERNELS)
 @pytest.mark.parametrize("change", [{"attention_softcap": 30.0}, {"sinks": True}])
-def test_attention_with_softcaps_or_sinks_is_plain(
+def test_attention_with_softcaps_or_sinks_is_plain_but_over_prompts_on_a_tpu(
     choose, trial, plain, device, kernel, change, monkeypatch, caplog
 ):
     monkeypatch.setattr(choice, trial, lambda *_: np.zeros(3))
     config = dataclasses.replace(CONFIG, **change)
-    expected = dataclasses.replace(plain, softcap=config.attention_softcap)
+    has_both = isinstance(kernel, TpuPromptAttention)
+    expected = kernel if has_both else plain
+    expected = dataclasses.replace(expected, softcap=config.attention_softcap)
     assert choose(device, config, BFLOAT16, 1) == expected
-    assert "(no kernel has softcaps or sinks)" in caplog.text
+    assert ("(it has no softcaps or sinks)" in caplog.text) != has_both
 
 
 @pytest.mark.parametrize(
@@ -117,9 +119,11 @@ def test_attention_with_softcaps_or_sinks_is_plain(
         (choice.run_decoding, TpuDecodeAttention(interpret=True), DECODING[-1], (2, 1)),
     ],
 )
-def test_trials_of_kernels_meet_plain_attention(run, kernel, plain, shape):
+@pytest.mark.parametrize("sinks", [False, True])
+def test_trials_of_kernels_meet_plain_attention(run, kernel, plain, shape, sinks):
     """On random values around 1, with a device's part of the heads."""
-    on = jax.devices()[0], CONFIG, jnp.dtype("float32"), 4
+    config = dataclasses.replace(CONFIG, sinks=sinks)
+    on = jax.devices()[0], config, jnp.dtype("float32"), 4
     mixed, expected = (run(each, *on) for each in (kernel, plain))
     assert mixed.shape == (*shape, CONFIG.num_heads // 4, CONFIG.head_dim)
     np.testing.assert_allclose(mixed, expected, atol=1e-5)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cola_jax
+from cola_jax.attention import Labels, Seen
 from cola_jax.execute import worker
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
@@ -26,6 +27,7 @@ from experiments.shapes import llama
 from tests import oracle
 from tests.execute import batches
 from tests.execute.one_by_one import run_reference
+from tests.test_attention import packed
 
 KERNEL = TpuPromptAttention(interpret=True)
 
@@ -77,19 +79,58 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
         assert not keep or oracle.relative_error(one, other) < oracle.TOLERANCE
 
 
+@pytest.mark.parametrize("chunk", [64, 256])  # of which 170 tokens need three, and one
+@pytest.mark.parametrize("reads", [None, 5])
+@pytest.mark.parametrize(("keep", "prefix"), [(True, 0), (False, 0), (True, 40)])
+def test_kernel_attends_by_blocks(monkeypatch, chunk, reads, keep, prefix):
+    """Several prompts in a row, with a window, a softcap and sinks."""
+    sizes = {"QUERY_BLOCK": 16, "MOST_KEYS": 32, "KEY_BLOCK": 32, "CHUNK": chunk}
+    for name, size in sizes.items():
+        monkeypatch.setattr(tpu_prompt, name, size)
+    generator = np.random.default_rng(3)
+    tokens = 170
+    labels = packed(generator, 2, tokens)
+    if prefix:
+        labels = labels._replace(row=jnp.zeros_like(labels.row))
+    places = jnp.asarray(generator.integers(0, 100, (2, reads or tokens)))
+    places = places if reads else jnp.broadcast_to(jnp.arange(tokens), places.shape)
+    queries = Labels(*(jnp.take_along_axis(x, places, axis=1) for x in labels))
+    seen = Seen(queries, labels, jnp.int32(20 + prefix))
+
+    def normal(*shape):
+        return jnp.asarray(generator.normal(size=shape), jnp.float32)
+
+    def angles(count):
+        turns = normal(2, count, 4)
+        return jnp.cos(turns), jnp.sin(turns)
+
+    q = normal(2, places.shape[1], 4, 8)
+    k, v = (normal(2, tokens, 2, 8) for _ in range(2))
+    of_queries, of_keys = (angles(count) for count in (places.shape[1], tokens))
+    given = Rotated(q, k, v, of_queries, of_keys, normal(4))
+    before = normal(2, 2, prefix, 8), normal(2, 2, prefix, 8)
+    results = []
+    for kernel in (KERNEL, PromptAttention()):
+        kernel = dataclasses.replace(kernel, softcap=2.0)
+        if prefix:
+            results.append(kernel.after(before, given, seen, keep))
+        else:
+            results.append(kernel.over(given, seen, keep))
+    (mixed, kept), (expected, turned) = results
+    seeing = np.asarray(queries.row) != PADDING
+    assert oracle.relative_error(mixed[seeing], expected[seeing]) < oracle.TOLERANCE
+    for ours, plain in zip(kept, turned, strict=True):
+        assert not keep or oracle.relative_error(ours, plain) < oracle.TOLERANCE
+
+
 @pytest.mark.parametrize(
-    ("group", "reads", "tokens", "served"),
-    [
-        (4, 2048, 2048, True),
-        (4, 16, 96, True),
-        (32, 2048, 2048, False),  # more scores than a chip holds
-        (3, 216, 216, False),  # no whole tiles
-        (3, 1, 128, False),
-    ],
+    ("reads", "tokens", "served"),
+    [(2048, 2048, True), (16, 96, True), (216, 216, False), (1, 128, False)],
 )
-def test_kernel_serves_whole_blocks(group, reads, tokens, served):
-    q, k = jnp.zeros((1, reads, group, 1)), jnp.zeros((1, tokens, 1, 1))
-    given = Rotated(q, k, k, (q[:, :, 0],) * 2, (k[:, :, 0],) * 2)
+def test_kernel_serves_whole_tiles(reads, tokens, served):
+    q = jnp.zeros((1, reads, 4, 1))
+    k = jnp.zeros((1, tokens, 1, 1))
+    given = Rotated(q, k, k, (q[:, :, 0], q[:, :, 0]), (k[:, :, 0], k[:, :, 0]))
     assert TpuPromptAttention().serves(given) == served
     if tokens > 96:
         assert TpuPromptAttention().serves(given._replace(k=k[:, 96:]), before=96) == served
@@ -109,9 +150,10 @@ def forced(monkeypatch):
     """Makes workers use the kernel, and lists what it was called for."""
     calls, call = [], TpuPromptAttention.call
 
-    def counted(self, tokens, mask, keep):
-        calls.append(Call(mask.shape[1], mask.shape[2], self.mesh is not None, keep))
-        return call(self, tokens, mask, keep)
+    def counted(self, tokens, seen, keep):
+        sizes = seen.queries.order.shape[1], seen.keys.order.shape[1]
+        calls.append(Call(*sizes, self.mesh is not None, keep))
+        return call(self, tokens, seen, keep)
 
     monkeypatch.setattr(worker, "choose_prompt_attention", lambda *_: KERNEL)
     monkeypatch.setattr(TpuPromptAttention, "call", counted)
