@@ -1,5 +1,6 @@
 """The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -212,28 +213,30 @@ def recurrent_shapes(config: LayerConfig) -> Recurrent:
 def recur(
     config: ModelConfig,
     layer: Layer,
-    h: Float[Array, "B T D"],
-    branch: Int[Array, "B T"],
+    h: Float[Array, "B n D"],
+    branch: Int[Array, "R T"],
     before: Recurrent | None = None,
-) -> tuple[Float[Array, "B T N U"], Recurrent]:
+    by_row: Callable[[Array], Array] = lambda x: x,
+) -> tuple[Float[Array, "R T N U"], Recurrent]:
     """Mix the tokens of rows by a Gated DeltaNet or a Mamba-2, from the states before them.
 
-    Returns what each token reads of its state, and what is carried at the ends of prompts.
+    `by_row` arranges what tokens have by row, as `branch` is. Returns what each token reads of its
+    state, and what is carried at the ends of prompts.
     """
     x = norm(config, h, layer.attention_norm, layer.attention_norm_bias)
-    before = zeros(len(h), recurrent_shapes(layer.config)) if before is None else before
+    before = zeros(len(branch), recurrent_shapes(layer.config)) if before is None else before
     predecessors = Predecessors.of(branch, layer.config.convolution)
     mixed: list[Array] = []
     carried: list[Array] = []
     for name in ("q", "k", "v"):
-        heads = project_heads(layer, x, getattr(layer, name), None)
+        heads = by_row(project_heads(layer, x, getattr(layer, name), None))
         taps, bias = getattr(layer, f"{name}_taps"), getattr(layer, f"{name}_taps_bias")
         out, window = convolve(heads, taps, bias, getattr(before, name), predecessors)
         mixed.append(out.astype(h.dtype).astype(jnp.float32))
         carried.append(window)
     assert layer.forget_bias is not None
     assert layer.forget_rate is not None
-    forget = project("btd,dn->btn", x, layer.forget, None).astype(jnp.float32)
+    forget = by_row(project("btd,dn->btn", x, layer.forget, None)).astype(jnp.float32)
     step = jax.nn.softplus(forget + layer.forget_bias.astype(jnp.float32))
     decay = -jnp.exp(layer.forget_rate.astype(jnp.float32)) * step
     q, k, v = mixed
@@ -241,7 +244,8 @@ def recur(
         tokens = Tokens(q, k, step[..., None] * v, decay, None)
         own = layer.skip.astype(jnp.float32)[:, None] * v
     else:
-        write = jax.nn.sigmoid(project("btd,dn->btn", x, layer.write, None).astype(jnp.float32))
+        write = by_row(project("btd,dn->btn", x, layer.write, None)).astype(jnp.float32)
+        write = jax.nn.sigmoid(write)
         q = layer.config.head_dim**-0.5 * unit(q)
         tokens, own = Tokens(q, unit(k), v, decay, layer.config.write_scale * write), 0.0
     read, state = gated_delta_rule(tokens, branch, before.state)
@@ -417,11 +421,19 @@ def clip(layer: Layer, x: Float[Array, "*X"]) -> Float[Array, "*X"]:
 
 
 def seen_in(
-    config: ModelConfig, view: View, window: Int[Array, ""], read: Int[Array, "B Q"] | None = None
+    config: ModelConfig,
+    view: View,
+    window: Int[Array, ""],
+    read: Int[Array, "B Q"] | None = None,
+    row: Int[Array, "B T"] | int = 0,
 ) -> Seen:
-    """Return which tokens of its row each token that is read sees, in a layer with this window."""
+    """Return which tokens of its row each token that is read sees, in a layer with this window.
+
+    `row` tells tokens apart that are of several prompts.
+    """
     index = jnp.broadcast_to(jnp.arange(view.branch.shape[1]), view.branch.shape)
-    keys = Labels(jnp.zeros_like(index), index, view.branch, view.positions)
+    row = jnp.broadcast_to(jnp.asarray(row, index.dtype), index.shape)
+    keys = Labels(row, index, view.branch, view.positions)
     queries = Labels(*(take_positions(x, read) for x in keys))
     return Seen(queries, keys, window if any(x is not None for x in config.windows) else None)
 

@@ -14,7 +14,16 @@ from jaxtyping import Array, Float, Int
 from cola_jax.attention import KeysValues, Seen
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_block
-from cola_jax.execute.plan import TileColumns, TileShape
+from cola_jax.execute.layout import TileShape
+from cola_jax.execute.packed import (
+    ByRow,
+    Tile,
+    attend_in_blocks,
+    from_rows,
+    pack_rows,
+    single_tokens,
+)
+from cola_jax.execute.plan import TileColumns
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
 from cola_jax.model import (
     View,
@@ -30,20 +39,12 @@ from cola_jax.params import Layer
 Heads = Float[Array, "R _ N H"]
 
 
-class Tile(NamedTuple):
-    """The rows of one tile on the device, and the view of their tokens."""
-
-    columns: TileColumns  # arrays [R]
-    view: View  # [R, T]
-    read: Int[Array, "R Q"] | None  # the positions of the result; all when None
-
-
 @runtime_checkable
 class Mode(Protocol):
     """How layers of a kind run the rows of tiles; a pytree."""
 
     def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
-        """Take the rows of a tile from the arrays of the batch."""
+        """Take the tokens of a tile from the arrays of the batch."""
         ...
 
     def view_layers(self, layers: Any) -> Any:
@@ -51,9 +52,9 @@ class Mode(Protocol):
         ...
 
     def __call__(
-        self, config: ModelConfig, layer: Any, h: Float[Array, "R T S"], tile: Tile, cache: Any
+        self, config: ModelConfig, layer: Any, h: Float[Array, "_ _ S"], tile: Tile, cache: Any
     ) -> tuple[Heads, Any]:
-        """Mix the tokens of rows, at the positions read, and write to the cache."""
+        """Mix the tokens of a tile, at the positions read, and write to the cache."""
         ...
 
 
@@ -65,33 +66,36 @@ class OverPrompts(struct.PyTreeNode):
     kernel: PromptAttention = struct.field(pytree_node=False, default=PromptAttention())
 
     def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
-        """Take the view of the rows of a tile."""
-        view = view_of_rows(self.views, columns, shape.tokens)
-        read = None if self.read is None else self.read[columns.question, : shape.reads]
-        return Tile(columns, view, read)
+        """Lay the rows of a tile end to end."""
+        return pack_rows(self.views, self.read, columns, shape)
 
     def view_layers(self, layers: Layer) -> Layer:
         """View a stack of layers as the kernel takes its products."""
         return self.kernel.view_layers(layers)
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T S"], tile: Tile, cache: Kept
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "1 n S"], tile: Tile, cache: Kept
     ) -> tuple[Heads, Kept]:
-        """Attend with the tokens that are read, and write the keys and values seen to the cache."""
+        """Attend with the tokens that are read, and write keys and values to the cache."""
         read_view = view_at_positions(tile.view, tile.read)
         k, v = keys_values(config, layer, h, tile.view, rotated=False)
         q = queries(config, layer, take_positions(h, tile.read), read_view, rotated=False)
         of_queries, of_keys = (rotation(layer, x) for x in (read_view, tile.view))
         tokens = Rotated(q, k, v, of_queries, of_keys, layer.sinks)
-        seen = seen_in(config, tile.view, layer.window, tile.read)
+        seen = seen_in(config, tile.view, layer.window, tile.read, tile.row[None])
         mixed, kept = self.attend(tile, tokens, seen, isinstance(cache, KVBlocks))
         return mixed, cache.write(kept, tile.columns.block)
 
     def attend(
         self, tile: Tile, tokens: Rotated, seen: Seen, keep: bool
     ) -> tuple[Heads, KeysValues]:
-        """Attend to the tokens of the tile; return the keys and values seen as well."""
-        return self.kernel.over(tokens, seen, keep)
+        """Attend to the tokens of the tile; return the keys and values of rows to keep as well."""
+        if tile.reads is None and not keep:
+            mixed = attend_in_blocks(self.kernel, tile, tokens, seen)
+            return mixed, (tokens.k, tokens.v)
+        by_row = ByRow.of(tile, tokens, seen)
+        mixed, kept = self.kernel.over(by_row.tokens, by_row.seen, keep)
+        return from_rows(tile, mixed), kept
 
 
 class AfterPrefix(OverPrompts):
@@ -103,8 +107,10 @@ class AfterPrefix(OverPrompts):
         self, tile: Tile, tokens: Rotated, seen: Seen, keep: bool
     ) -> tuple[Heads, KeysValues]:
         """Attend to the prefix as well."""
+        by_row = ByRow.of(tile, tokens, seen)
         before = self.prefix.take(tile.columns.prompt_block)
-        return self.kernel.after(before, tokens, seen, keep)
+        mixed, kept = self.kernel.after(before, by_row.tokens, by_row.seen, keep)
+        return from_rows(tile, mixed), kept
 
 
 class ToCache(struct.PyTreeNode):
@@ -118,8 +124,8 @@ class ToCache(struct.PyTreeNode):
     kernel: DecodeAttention = struct.field(pytree_node=False, default=DecodeAttention())
 
     def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
-        """Take the view of the rows of a tile."""
-        return Tile(columns, view_of_rows(self.views, columns, 1), None)
+        """Take the tokens of a tile, one of each row."""
+        return single_tokens(self.views, columns, shape)
 
     def view_layers(self, layers: Layer) -> Layer:
         """Leave the layers as they are."""
@@ -159,18 +165,3 @@ class Kind(NamedTuple):
 
 
 ATTENTION = Kind(over_prompts, ToCache, kv_block)
-
-
-def view_of_rows(views: View, columns: TileColumns, tokens: int) -> View:
-    """Take the view of the first tokens of each row's question, and the inputs of its layer."""
-    question = columns.question
-    inputs = views.inputs
-    # columns have steps, as `steps_of` numbers them
-    layer = None if inputs is None else columns.layer[0] % len(inputs)
-    return View(
-        positions=views.positions[question, :tokens],
-        branch=views.branch[question, :tokens],
-        cos=views.cos[:, question, :tokens],
-        sin=views.sin[:, question, :tokens],
-        inputs=None if inputs is None else inputs[layer, question, :tokens],
-    )

@@ -17,6 +17,7 @@ from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.forward import embed_tokens
 from cola_jax.execute.inputs import bucket, cut, decode_tokens, token_counts
 from cola_jax.execute.kv_cache import Allocator, DecodeRow, decode_tiles
+from cola_jax.execute.layout import Layout, layout_of
 from cola_jax.execute.memory import (
     DecodeSizes,
     Memory,
@@ -27,12 +28,8 @@ from cola_jax.execute.memory import (
     round_up,
 )
 from cola_jax.execute.plan import (
-    Layout,
-    TileShape,
     Workload,
     drop_prefix,
-    layout_of,
-    slot_sizes,
 )
 from cola_jax.execute.readouts import Top, greedy_sample, random_sample
 from cola_jax.execute.worker import Launches, Worker
@@ -173,7 +170,7 @@ class Decoder:
         def choose(prefix: int, memory: Memory) -> tuple[Layout, int, DecodeSizes]:
             rest = drop_prefix(prompts, prefix)
             layout = layout_of(rest, memory.limits)
-            own, _ = slot_sizes(layout)
+            own = layout.tokens
             sizes = choose_decode_sizes(
                 worker.config,
                 prefix + own,
@@ -210,7 +207,7 @@ class Decoder:
         states = np.zeros((sizes.decode_slots + 1, 1, worker.config.state_width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
-        self.step_layout = Layout.of_shape(TileShape(sizes.rows, 1))
+        self.step_layout = Layout.of_rows(1, sizes.rows)
         self.planned: tuple[bytes, Launches] | None = None  # the last step's
         self.sampling = sampling
         self.names = names
@@ -373,7 +370,7 @@ def check_decode_memory(
     config: ModelConfig, prompts: Prompts, memory: Memory, positions: int, max_new_tokens: int
 ) -> None:
     """Raise InputError where memory is too small to decode after prompts on the longest path."""
-    tokens, _ = slot_sizes(layout_of(prompts, memory.limits))
+    tokens = layout_of(prompts, memory.limits).tokens
     choose_decode_sizes(
         config,
         tokens,

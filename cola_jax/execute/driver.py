@@ -18,8 +18,9 @@ from cola_jax.errors import InputError
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import embed_prompts, view_prompts
 from cola_jax.execute.kv_cache import Kept
+from cola_jax.execute.layout import Layout
 from cola_jax.execute.memory import Memory, block_bytes, ceil_power, floor_power, tile_rows
-from cola_jax.execute.plan import Chunk, Layout, TileColumns, TileShape, Workload
+from cola_jax.execute.plan import Chunk, TileColumns, Workload
 from cola_jax.execute.schedule import PrefixBlocks, Trie, as_rows, count_token_rows, plan_chunks
 from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Cost
@@ -124,7 +125,7 @@ class PrefixTrie(Trie):
         for chunk in chunks:
             chunk.tiles.table[:, BLOCK] = chunk.tiles.table[:, TARGET]
         token_rows = sum(count_token_rows(chunk.tiles, self.layout) for chunk in chunks)
-        tokens = cost.unique * self.layout.tokens
+        tokens = cost.unique * int(self.layout.length[0])
         cost = cost._replace(useful=0, last=0, tokens=tokens, token_rows=token_rows)
         self.keep_held(nodes)
         return chunks, PrefixBlocks(nodes, new, self.slots), cost
@@ -144,9 +145,8 @@ class SharedPrefix:
         self.users = 0
         self.lock = threading.Lock()
         self.caches = worker.take_blocks([blocks] * len({*worker.cache_of}), len(ids))
-        self.layout = Layout.of_shape(
-            TileShape(tile_rows(worker.memory.limits, len(ids)), len(ids))
-        )
+        limits = worker.memory.limits
+        self.layout = Layout.of_rows(len(ids), tile_rows(limits, len(ids)), page=limits.page)
         self.trie = PrefixTrie(blocks, self.layout, blocks)
         positions = np.arange(len(ids), dtype=np.int32)[None]
         prompts = Prompts(ids[None], positions, branch=np.full_like(positions, PROMPT))

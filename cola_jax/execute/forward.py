@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int, Shaped
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.kv_cache import Kept
-from cola_jax.execute.plan import TileColumns, TileShape
-from cola_jax.kernels.attention import get, put
+from cola_jax.execute.layout import TileShape
+from cola_jax.execute.plan import TileColumns
+from cola_jax.kernels.attention import put
 from cola_jax.model import View, embed, finish_layer, take_positions, view_at_positions, view_of
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PADDING, PROMPT, Prompts
@@ -43,19 +44,19 @@ def run_tile(
     """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
 
     `layers` is the whole stack, or a stack of the layer of this tile. States are read from
-    `source`, or from the buffer that is written where it is None. Those of a tile are the
-    beginnings of slots, which are as long as the longest prompt.
+    `source`, or from the buffer that is written where it is None. Slots are as long as the longest
+    prompt, and the last one is for padding.
     """
     columns = TileColumns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
     layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0])
-    h = get(states if source is None else source, columns.source, slice(shape.tokens))
+    h = tile.take(states if source is None else source)
     # stale states after the end of a prompt may hold NaN, and 0 * NaN is NaN
     h = jnp.where(tile.view.branch[:, :, None] == PADDING, 0, h)
     attended, cache = mode(config, layer, h, tile, cache)
     here = view_at_positions(tile.view, tile.read)
     h = finish_layer(config, layer, take_positions(h, tile.read), attended, here)
-    return put(states, h, columns.target), cache
+    return tile.put(states, h), cache
 
 
 jit_tiles = functools.partial(

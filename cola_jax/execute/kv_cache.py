@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.attention import KeysValues
 from cola_jax.config import LayerConfig
-from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles, pack_tiles
+from cola_jax.execute.layout import Layout
+from cola_jax.execute.plan import NONE, Chunk, Step, TileColumns, Tiles, pack_tiles
 from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
 from cola_jax.kernels.attention import get, put
 from cola_jax.metrics import Cost
@@ -263,12 +264,19 @@ def decode_tiles(
         slot = slots[rows]
         place = position[rows]
         columns = TileColumns(
-            layer, slot, slot, slot, blocks[slot, place], prompt_blocks[slot, place]
+            layer,
+            slot,
+            slot,
+            slot,
+            length=1,
+            block=blocks[slot, place],
+            prompt_block=prompt_blocks[slot, place],
         )
-        shapes = [0] * len(rows)
-        steps.append(Step(columns, shapes, layout.tile_ends(shapes)))
+        ends = [*range(layout.rows, len(rows), layout.rows), len(rows)]
+        steps.append(Step(columns, ends, [0] * len(ends)))
         position[rows] += 1
         left[rows] -= 1
     slot = len(paths) - 1
     block = int(blocks[-1, 0])
-    return pack_tiles(steps, layout, TileColumns(0, slot, slot, slot, block, block))
+    padding = TileColumns(0, slot, slot, slot, block=block, prompt_block=block)
+    return pack_tiles(steps, layout, padding)

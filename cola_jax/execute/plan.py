@@ -1,4 +1,4 @@
-"""Plans on the host: batches of prompts, the shapes of their tiles, and tiles of rows.
+"""Plans on the host: batches of prompts, and tiles of rows.
 
 Rows that run a layer together form a tile, which names the slots and KV blocks that each reads and
 writes. Prefill and decoding plan alike: rows that need the same layer next are packed into tiles.
@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from cola_jax.execute.inputs import bucket, token_counts
-from cola_jax.execute.memory import Limits, default_limits, row_tokens, tile_rows
+from cola_jax.execute.inputs import token_counts
+from cola_jax.execute.layout import Layout
+from cola_jax.execute.memory import Limits, default_limits
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
 
 NONE = -1  # the slot of a state that has none, and the parent of a root
@@ -154,72 +155,6 @@ def take(prompts: Prompts, questions: np.ndarray) -> Prompts:
     return jax.tree.map(lambda x: np.asarray(x)[questions], prompts)
 
 
-class TileShape(NamedTuple):
-    """The shape of a tile: R rows of T tokens, of which a last layer computes Q positions."""
-
-    rows: int
-    tokens: int
-    reads: int = 1
-
-
-class Layout(NamedTuple):
-    """The shapes of tiles, and the smallest that each question fits."""
-
-    shapes: Sequence[TileShape]  # in ascending order of their tokens
-    shape: Int[np.ndarray, " B"]
-    length: Int[np.ndarray, " B"]  # tokens
-
-    @classmethod
-    def of_shape(cls, shape: TileShape, questions: int = 1) -> "Layout":
-        """Return the layout of questions that all fill the tokens of a single shape."""
-        length = np.full(questions, shape.tokens, np.int32)
-        return cls((shape,), np.zeros(questions, np.int32), length)
-
-    @property
-    def rows(self) -> int:
-        """The largest number of rows of a tile."""
-        return max(shape.rows for shape in self.shapes)
-
-    @property
-    def tokens(self) -> int:
-        """The largest number of tokens of a row."""
-        return self.shapes[-1].tokens
-
-    def tile_ends(self, shapes: Sequence[int]) -> list[int]:
-        """Return where tiles end in rows that need these shapes, the longest first.
-
-        Each tile has the shape of its first row.
-        """
-        ends = []
-        end = 0
-        while end < len(shapes):
-            end = min(end + self.shapes[shapes[end]].rows, len(shapes))
-            ends.append(end)
-        return ends
-
-
-def layout_of(prompts: Prompts, limits: Limits, reads: Sequence[int] | None = None) -> Layout:
-    """Choose the shapes of tiles for prompts, given the number of positions read, 1 where None."""
-    length = token_counts(prompts)
-    tokens = np.array([row_tokens(limits, int(size)) for size in length])
-    sizes, shape = np.unique(tokens, return_inverse=True)
-
-    def most_reads(size: int) -> int:
-        if reads is None:
-            return 1
-        return row_tokens(limits, int(np.max(np.array(reads)[tokens <= size], initial=1)))
-
-    shapes = tuple(
-        TileShape(tile_rows(limits, size), size, most_reads(size)) for size in sizes.tolist()
-    )
-    return Layout(shapes, shape.astype(np.int32), length)
-
-
-def slot_sizes(layout: Layout) -> tuple[int, int]:
-    """Return T and Q of slots and outputs, which are as long as the longest tile's, rounded up."""
-    return bucket(layout.tokens), bucket(max(shape.reads for shape in layout.shapes))
-
-
 class TileColumns(NamedTuple):
     """What the device needs to know about the rows of a tile: integers, or arrays [n] of them."""
 
@@ -227,6 +162,8 @@ class TileColumns(NamedTuple):
     source: Any  # slots read
     target: Any  # slots written; by padding rows the padding slot
     question: Any
+    length: Any = 0  # tokens that rows take of the tile; none by padding rows
+    reads: Any = 0  # positions that last layers compute
     block: Any = 0  # KV blocks written
     prompt_block: Any = 0  # KV blocks of the prefix that rows continue, or of their prompts
 
@@ -235,11 +172,11 @@ WIDTH = len(TileColumns._fields)
 
 
 class Step(NamedTuple):
-    """Rows that run the same layer next, the shapes that they need, and the ends of their tiles."""
+    """Rows that run the same layer next, and the ends and shapes of their tiles."""
 
     columns: TileColumns
-    shapes: Sequence[int]
-    ends: list[int]
+    ends: Sequence[int]
+    shapes: Sequence[int]  # indices into the shapes of a layout
 
 
 class Tiles(NamedTuple):
@@ -278,7 +215,7 @@ def pack_tiles(steps: Sequence[Step], layout: Layout, padding: TileColumns) -> T
     """Pack the rows of steps into tiles, which are filled up with `padding` rows."""
     bounds = [[0, *step.ends] for step in steps]
     sizes = np.array([e - s for each in bounds for s, e in itertools.pairwise(each)], np.int64)
-    shapes = [step.shapes[s] for step, each in zip(steps, bounds, strict=True) for s in each[:-1]]
+    shapes = [shape for step in steps for shape in step.shapes]
     table = np.empty((len(sizes), WIDTH, layout.rows), np.int32)
     table[:] = np.array(padding, np.int32)[:, None]
     if steps:

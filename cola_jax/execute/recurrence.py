@@ -14,12 +14,15 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.delta import Recurrent
-from cola_jax.execute.attention import ATTENTION, Kind, Tile, view_of_rows
+from cola_jax.execute.attention import ATTENTION, Kind
 from cola_jax.execute.kv_cache import Kept
-from cola_jax.execute.plan import TileColumns, TileShape
+from cola_jax.execute.layout import TileShape
+from cola_jax.execute.packed import Tile, pack_rows, single_tokens
+from cola_jax.execute.plan import TileColumns
 from cola_jax.kernels.attention import get, put
 from cola_jax.model import View, recur, recurrent_shapes, take_positions
 from cola_jax.params import Layer
+from cola_jax.prompts import PADDING
 
 RecurrentHeads = Float[Array, "R _ N U"]
 
@@ -50,28 +53,33 @@ class RecurrentOverPrompts(struct.PyTreeNode):
     read: Int[Array, "B Q"] | None = None
 
     def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
-        """Take the view of the rows of a tile."""
-        view = view_of_rows(self.views, columns, shape.tokens)
-        read = None if self.read is None else self.read[columns.question, : shape.reads]
-        return Tile(columns, view, read)
+        """Lay the rows of a tile end to end."""
+        return pack_rows(self.views, self.read, columns, shape)
 
     def view_layers(self, layers: Layer) -> Layer:
         """Leave the layers as they are."""
         return layers
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Kept
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "1 n D"], tile: Tile, cache: Kept
     ) -> tuple[RecurrentHeads, Kept]:
         """Mix the tokens of rows, and write what they carry at the ends of prompts to the cache."""
         before = None if self.prefix is None else self.prefix.take(tile.columns.prompt_block)
-        mixed, carried = recur(config, layer, h, tile.view.branch, before)
-        return take_positions(mixed, tile.read), cache.write(carried, tile.columns.block)
+        rows = tile.rows()
+        branch = jnp.where(rows.inside, rows.take(tile.view.branch), PADDING)
+        mixed, carried = recur(config, layer, h, branch, before, rows.take)
+        of_tokens = mixed[jnp.minimum(tile.row, len(mixed) - 1), tile.place][None]
+        return take_positions(of_tokens, tile.read), cache.write(carried, tile.columns.block)
 
 
 class RecurrentToCache(RecurrentOverPrompts):
     """Rows are single tokens; the first continues its prompt, later ones their own block."""
 
     decoded: Int[Array, " W"] = struct.field(kw_only=True)  # tokens decoded so far
+
+    def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
+        """Take the tokens of a tile, one of each row."""
+        return single_tokens(self.views, columns, shape)
 
     def __call__(
         self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Kept

@@ -10,6 +10,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import check_keywords
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.inputs import Paths, check_batch, cut, distinct_reads, no_readings
+from cola_jax.execute.layout import Layout, layout_of
 from cola_jax.execute.memory import (
     Memory,
     Sizes,
@@ -20,11 +21,8 @@ from cola_jax.execute.memory import (
 )
 from cola_jax.execute.plan import (
     Chunk,
-    Layout,
     Workload,
     drop_prefix,
-    layout_of,
-    slot_sizes,
     take,
 )
 from cola_jax.execute.readouts import Readouts, ReadPositions, keep_outputs, unembed_queries
@@ -39,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class PathEvaluator:
-    """Runs waves of paths of prompts, each padded to the tokens of its tiles, and reads the model.
+    """Runs waves of paths of prompts, which lie end to end in tiles, and reads the model.
 
     A prefix that all prompts share is run once for each path, where memory allows. States that a
     wave computed are kept for later waves as long as slots allow.
@@ -64,7 +62,8 @@ class PathEvaluator:
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
         self.layout, self.sizes = chosen
         prompts = drop_prefix(prompts, size)
-        tokens, width = slot_sizes(self.layout)
+        tokens = self.layout.tokens
+        width = self.layout.most_reads
         self.read_positions = ReadPositions(prompts, width)
         self.trie = Trie(self.sizes.slots, self.layout, self.sizes.outputs)
         self.driver = Driver(
@@ -174,9 +173,9 @@ def choose_path_sizes(
     Raises InputError where the memory is too small for a path.
     """
     layout = layout_of(prompts, memory.limits, distinct_reads(prompts))
-    tokens, reads = slot_sizes(layout)
-    held = held_bytes(config, prompts, tokens, memory)
-    return layout, choose_sizes(config, tokens, reads, memory, states, held)
+    held = held_bytes(config, prompts, layout.tokens, memory)
+    sizes = choose_sizes(config, layout.tokens, layout.most_reads, memory, states, held)
+    return layout, sizes
 
 
 def run_paths(

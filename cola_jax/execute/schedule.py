@@ -4,11 +4,13 @@ The paths of a batch form a trie. `Schedule` orders the states of a chunk of pat
 a KV cache; `Trie` keeps states in their slots from wave to wave.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Layout, Step, TileColumns, Tiles, pack_tiles
+from cola_jax.execute.layout import FULL, Layout
+from cola_jax.execute.plan import NONE, Chunk, Step, TileColumns, Tiles, pack_tiles
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP
 
@@ -64,9 +66,8 @@ def lexicographic(rows: np.ndarray) -> np.ndarray:
 class Schedule:
     """Orders the states that some paths need into tiles, and finds their slots.
 
-    The layer for which most tiles wait goes first, in whole tiles while there are any, and then
-    the lowest layer. States of one layer run in the order of their tokens, so that those of a tile
-    need little padding. The loop is over groups of tiles, never over paths.
+    The layer for which most tokens wait goes first, in whole tiles while there are any, and then
+    the lowest layer. The loop is over groups of tiles, never over paths.
     """
 
     def __init__(
@@ -86,9 +87,8 @@ class Schedule:
         self.layout = layout
         self.outputs = outputs
         self.wave = nodes.order[paths]
-        self.shape = layout.shape[nodes.question]  # that each node fits
-        # the part of a tile that each node takes
-        self.part = np.array([1 / shape.rows for shape in layout.shapes])[self.shape]
+        self.taken = layout.taken[nodes.question]  # tokens of a tile
+        self.part = self.taken / layout.shapes[0].tokens
         depths = np.arange(nodes.grid.shape[1])
         length = nodes.length[paths]
         grid = nodes.grid[paths]
@@ -138,11 +138,12 @@ class Schedule:
         tiles = self.pack(list(self.steps()), self.slots)
         last, order = self.last_tiles()
         length = layout.length[nodes.question]
+        reads = layout.reads[nodes.question]
         cost = Cost(
             useful=self.useful,
             unique=len(self.needed) - len(roots),
             last=len(order),
-            tokens=int(length[self.needed].sum() - length[roots].sum() + length[self.ends].sum()),
+            tokens=int(length[self.needed].sum() - length[roots].sum() + reads[self.ends].sum()),
             token_rows=count_token_rows(tiles, layout) + count_token_rows(last, layout),
             hits=self.hits,
             evicted=self.evicted,
@@ -152,32 +153,51 @@ class Schedule:
     def last_tiles(self) -> tuple[Tiles, np.ndarray]:
         """Pack the last layers of the paths by layer; return their order [n] as well."""
         layer = self.nodes.layer[self.ends]
-        order = np.lexsort((-self.shape[self.ends], layer))
-        outputs = np.arange(len(order), dtype=np.int32)
-        padding = len(order)
-        if self.outputs is not None:
-            outputs = self.outputs[self.wave[order]]
-            padding = int(self.outputs[-1])
-        bounds = np.flatnonzero(np.diff(layer[order])) + 1
-        groups = zip(np.split(self.ends[order], bounds), np.split(outputs, bounds), strict=True)
-        return self.pack([self.step(*group) for group in groups], padding), order
+        by_layer = np.argsort(layer, kind="stable")
+        reads = self.layout.reads[self.nodes.question[self.ends]]
+        padding = len(layer) if self.outputs is None else int(self.outputs[-1])
+        order: list[int] = []
+        steps = []
+        for group in np.split(by_layer, np.flatnonzero(np.diff(layer[by_layer])) + 1):
+            states = self.ends[group]
+            tiles = self.layout.fill_last(self.taken[states].tolist(), reads[group].tolist())
+            paths = group[np.concatenate(tiles)]
+            if self.outputs is None:
+                outputs = np.arange(len(order), len(order) + len(paths), dtype=np.int32)
+            else:
+                outputs = self.outputs[self.wave[paths]]
+            order += paths.tolist()
+            steps.append(self.step(self.ends[paths], outputs, tiles, reads[paths]))
+        return self.pack(steps, padding), np.array(order)
 
     def step(
-        self, states: np.ndarray, target: np.ndarray, tile_ends: list[int] | None = None
+        self,
+        states: np.ndarray,
+        target: np.ndarray,
+        tiles: Sequence[Sequence[int]],
+        reads: np.ndarray | None = None,
     ) -> Step:
-        """Make the step of states of one layer, the longest first; cut tiles if not cut yet."""
+        """Make the step of states of one layer, in the order of their tiles; reads of last ones."""
         nodes = self.nodes
-        parents = nodes.parent[states]
-        shapes = self.shape[states].tolist()
         blocks = {name: block[states] for name, block in nodes.blocks.items()}
+        taken = self.taken[states]
         columns = TileColumns(
             int(nodes.layer[states[0]]),
-            source=nodes.slot[parents],
+            source=nodes.slot[nodes.parent[states]],
             target=target,
             question=nodes.question[states],
+            length=taken,
+            reads=np.zeros_like(taken) if reads is None else reads,
             **blocks,
         )
-        return Step(columns, shapes, tile_ends or self.layout.tile_ends(shapes))
+        ends = np.cumsum([len(tile) for tile in tiles]).tolist()
+        shapes = [
+            self.layout.smallest(
+                int(taken[start:end].sum()), end - start, int(columns.reads[start:end].sum())
+            )
+            for start, end in itertools.pairwise([0, *ends])
+        ]
+        return Step(columns, ends, shapes)
 
     def pack(self, steps: list[Step], target: int) -> Tiles:
         """Pack steps into tiles, whose padding rows write to the target."""
@@ -196,25 +216,30 @@ class Schedule:
                 return
             parts = self.waiting[layer]
             waiting = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            if len(self.layout.shapes) > 1:
-                waiting = waiting[np.argsort(-self.shape[waiting], kind="stable")]
-            shapes = self.shape[waiting].tolist()
-            count = min(len(waiting), len(self.free) + self.num_idle)
-            ends = self.layout.tile_ends(shapes[:count])
-            if len(ends) > 1 and count - ends[-2] < self.layout.shapes[shapes[ends[-2]]].rows:
-                ends.pop()  # defer the remainder to a fuller tile
-                count = ends[-1]
-            states = waiting[:count]
-            rest = waiting[count:]
+            tiles = self.fill(waiting[: len(self.free) + self.num_idle])
+            chosen = np.concatenate(tiles)
+            states = waiting[chosen]
+            rest = np.delete(waiting, chosen)
             self.waiting[layer] = [rest] if len(rest) else []
             self.tiles[layer] = self.part[rest].sum()
             parents = nodes.parent[states]  # all different: a parent has one child of each layer
-            slots = self.take_slots(count)
+            slots = self.take_slots(len(states))
             nodes.slot[states] = slots
-            yield self.step(states, slots, ends)
+            yield self.step(states, slots, tiles)
             self.readers[parents] -= 1
             self.release(parents[self.readers[parents] == 0])
             self.enqueue(self.children_of(states))
+
+    def fill(self, states: np.ndarray) -> list[list[int]]:
+        """Divide states of one layer among tiles, and return the numbers of those of full tiles.
+
+        Where no tile is full, the fullest count. The other states wait for more of their layer.
+        """
+        lengths = self.taken[states]
+        tiles = self.layout.fill(lengths.tolist())
+        filled = [int(lengths[tile].sum()) for tile in tiles]
+        least = min(FULL * self.layout.shapes[0].tokens, max(filled))
+        return [tile for tile, tokens in zip(tiles, filled, strict=True) if tokens >= least]
 
     def children_of(self, nodes: np.ndarray) -> np.ndarray:
         """Return the needed children of nodes."""
@@ -288,8 +313,8 @@ def plan_chunks(
 
 
 def count_token_rows(tiles: Tiles, layout: Layout) -> int:
-    """Count the tokens of tiles, padding included."""
-    sizes = np.array([shape.rows * shape.tokens for shape in layout.shapes])
+    """Count the tokens of tiles, or the positions that last layers compute, padding included."""
+    sizes = np.array([shape.reads or shape.tokens for shape in layout.shapes])
     return int(sizes[tiles.shape].sum())
 
 

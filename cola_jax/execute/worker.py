@@ -20,9 +20,10 @@ from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
 from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
+from cola_jax.execute.layout import Layout
 from cola_jax.execute.memory import Memory, caches_of, default_budget
 from cola_jax.execute.placement import layers_of
-from cola_jax.execute.plan import FRESH, Batches, Layout, Tiles, Workload, pad_rows
+from cola_jax.execute.plan import FRESH, Batches, Tiles, Workload, pad_rows
 from cola_jax.execute.recurrence import choose_kind
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention

@@ -54,6 +54,11 @@ class PromptAttention:
     implementation: Literal["cudnn"] | None = None
     softcap: float | None = None
 
+    @property
+    def least_block(self) -> int:
+        """The fewest queries of a tile that it should take together, where there are as many."""
+        return 24 if self.implementation is None else 128
+
     def on(self, mesh: Mesh) -> "PromptAttention":
         """Return the kernel for several devices, which split the heads."""
         return self
@@ -218,7 +223,11 @@ def put(
 ) -> Shaped[Array, " S *X"]:
     """Write rows, or their beginnings, in place where the buffer is donated."""
     values = as_stored(buffer, values)
-    return jax.lax.platform_dependent(buffer, values, rows, cuda=put_at_once, default=put_by_rows)
+    # a CPU writes whole rows in place at once
+    on_cpu = put_at_once if values.shape[1:] == buffer.shape[1:] else put_by_rows
+    return jax.lax.platform_dependent(
+        buffer, values, rows, cpu=on_cpu, cuda=put_at_once, default=put_by_rows
+    )
 
 
 def put_at_once(buffer: Array, values: Array, rows: Array) -> Array:

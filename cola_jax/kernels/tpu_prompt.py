@@ -41,6 +41,11 @@ class TpuPromptAttention(PromptAttention):
     mesh: Mesh | None = None  # of several devices
     interpret: bool = False  # without the device, for tests
 
+    @property
+    def least_block(self) -> int:
+        """The fewest queries of a tile that it should take together, where there are as many."""
+        return BLOCK
+
     def on(self, mesh: Mesh) -> "TpuPromptAttention":
         """Return the kernel for several devices, which split the heads."""
         return dataclasses.replace(self, mesh=mesh)

@@ -41,14 +41,17 @@ def opened(worker, batch, wave, **workload):
 
 
 def run(model, batch, waves, **options):
-    """Run waves with one evaluator, which compiles with the first; return prefix and readings."""
+    """Run waves with one evaluator, and return its prefix and readings.
+
+    After the first wave it compiles no more than tiles of other heights.
+    """
 
     def each(worker):
         with opened(worker, batch, waves[0].shape[1], same=True) as evaluate:
             readings = [evaluate(waves[0])]
             before = compilations()
             readings += [evaluate(paths) for paths in waves[1:]]
-            assert compilations() == before
+            assert compilations() - before < len(evaluate.layout.shapes)
             return evaluate.driver.prefix, readings
 
     return on_worker(model, each, **options)

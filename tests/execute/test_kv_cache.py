@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_jax.execute.kv_cache import Allocator, DecodeRow
-from cola_jax.execute.plan import Layout, TileShape
+from cola_jax.execute.layout import Layout
+from cola_jax.execute.plan import TileColumns
 from cola_jax.path import STOP
 
 POSITIONS = 6
@@ -44,7 +45,8 @@ def prefill(allocator, chunks, slots, content, states):
             held[slot] = (question, ())
         for tiles, target_of in ((chunk.tiles, held), (chunk.last, states)):
             for table in tiles.table:
-                rows = table[:5].T.tolist()
+                columns = TileColumns(*table)
+                rows = np.array([*columns[:4], columns.block]).T.tolist()
                 read = [held.get(source) for _, source, *_ in rows]
                 for state, (layer, _, target, question, block) in zip(read, rows, strict=True):
                     if block == allocator.padding_block:
@@ -65,7 +67,7 @@ def test_allocator_keeps_blocks_of_live_rows(waves, tile):
     """However rows come and go, each finds its own prefixes in its blocks until it leaves."""
     blocks = 4 * POSITIONS, 2 * POSITIONS
     allocator = Allocator(slots=5, blocks=blocks, positions=POSITIONS, cache=CACHE.tolist())
-    layout, slots = Layout.of_shape(TileShape(tile, 8), 3), 5 + 2 * tile
+    layout, slots = Layout.of_rows(8, tile, 3), 5 + 2 * tile
     live, content, states = [], {}, {}
     for waiting, random in waves:
         rows = [DecodeRow(question, np.array(path)) for question, path in waiting]
@@ -106,6 +108,6 @@ def test_allocator_shares_blocks_of_equal_prefixes():
     allocator = Allocator(slots=4, blocks=[16], positions=4, cache=[0] * 4)
     paths = [(0, (0, 1, 2)), (0, (0, 1, 3)), (1, (0, 1, 2)), (0, (0, 1, 2))]
     rows = [DecodeRow(question, np.array(path)) for question, path in paths]
-    allocator.admit(rows, np.array([4, 4]), 9, Layout.of_shape(TileShape(2, 8), 2))
+    allocator.admit(rows, np.array([4, 4]), 9, Layout.of_rows(8, 2, 2))
     assert allocator.prompt_pools.count_free() == 16 - 4 - 3  # of the questions
     assert allocator.own_pools.count_free() == 16 - 12

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cola_jax.execute.layout import Layout, TileShape
 from cola_jax.execute.plan import (
-    Layout,
     Step,
     TileColumns,
-    TileShape,
     common_with_first,
     cut_batches,
     pack_tiles,
@@ -20,56 +19,62 @@ from cola_jax.execute.plan import (
 from cola_jax.prompts import Prompts
 from tests.execute import batches
 
-PADDING = TileColumns(0, 0, 99, 0, 98)
-SHAPES = (TileShape(4, 8), TileShape(3, 16), TileShape(2, 24))
-LAYOUT = Layout(SHAPES, np.arange(3), np.array([shape.tokens for shape in SHAPES]))
+PADDING = TileColumns(0, 0, 99, 0, block=98)
+SHAPES = (TileShape(32, 4, 24), TileShape(16, 2, 24))
+LAYOUT = Layout(SHAPES, 2, np.array([8, 16, 24]), np.ones(3, int))
 
 
-def step(layer, shapes, first=1):
-    """A step of rows that need these shapes, and can be told apart in every column."""
-    numbers = np.arange(first, first + len(shapes), dtype=np.int32)
-    columns = TileColumns(layer, numbers, numbers + 10, numbers + 20, numbers + 30)
-    return Step(columns, shapes, LAYOUT.tile_ends(shapes))
+def step(layer, sizes, shapes, first=1):
+    """A step of tiles of so many rows, which can be told apart in every column."""
+    numbers = np.arange(first, first + sum(sizes), dtype=np.int32)
+    columns = TileColumns(layer, numbers, numbers + 10, numbers + 20, block=numbers + 30)
+    return Step(columns, np.cumsum(sizes).tolist(), shapes)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 2), min_size=1)), max_size=6))
-def test_every_row_is_in_one_tile_that_it_fits(steps):
-    """Of rows sorted by length, in tiles of the shape of their longest, filled but for the last."""
-    made, rows = [], {}
-    for number, (layer, shapes) in enumerate(steps):
-        shapes = sorted(shapes, reverse=True)
-        made.append(step(layer, shapes, 100 * number))
-        rows |= {100 * number + i: (layer, shape) for i, shape in enumerate(shapes)}
-        ends = made[-1].ends
-        full = [SHAPES[shapes[start]].rows for start in [0, *ends[:-1]]]
-        sizes = np.diff([0, *ends])
-        assert sizes[:-1].tolist() == full[:-1]
-        assert 0 < sizes[-1] <= full[-1]
+TILE = st.tuples(st.integers(1, 4), st.integers(0, 1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.lists(TILE, min_size=1)), max_size=6))
+def test_every_row_is_in_its_tile(steps):
+    made, rows, shapes = [], {}, []
+    for number, (layer, tiles) in enumerate(steps):
+        sizes = [rows for rows, _ in tiles]
+        made.append(step(layer, sizes, [shape for _, shape in tiles], 100 * number))
+        of_tile = np.repeat(np.arange(len(sizes)) + len(shapes), sizes).tolist()
+        rows |= {100 * number + i: (layer, tile) for i, tile in enumerate(of_tile)}
+        shapes += [shape for _, shape in tiles]
     tiles = pack_tiles(made, LAYOUT, PADDING)
     assert tiles.table.shape[1:] == (len(TileColumns._fields), 4)
+    assert tiles.shape.tolist() == shapes
     real = tiles.table[:, 2] != 99  # padding writes to the padding slot
     assert sorted(tiles.table[:, 1][real].tolist()) == sorted(rows)
-    for table, inside, shape in zip(tiles.table, real, tiles.shape, strict=True):
-        assert not inside[SHAPES[shape].rows :].any()
-        assert (table[4, ~inside] == PADDING.block).all()
-        assert (table[0] == table[0, 0]).all()  # padding runs the layer of its tile
-        for layer, number, target, question, block in table[:5, inside].T.tolist():
-            assert rows[number][0] == layer
-            assert rows[number][1] <= shape
-            assert (target, question, block) == (number + 10, number + 20, number + 30)
+    for number, (table, inside) in enumerate(zip(tiles.table, real, strict=True)):
+        columns = TileColumns(*table)
+        assert (columns.block[~inside] == PADDING.block).all()
+        assert (columns.layer == columns.layer[0]).all()  # padding runs the layer of its tile
+        for layer, row, target, question, block in zip(
+            *(x[inside].tolist() for x in (*columns[:4], columns.block)), strict=True
+        ):
+            assert rows[row] == (layer, number)
+            assert (target, question, block) == (row + 10, row + 20, row + 30)
     runs = [tile for *_, start, end in tiles.runs(tiles.layer) for tile in range(start, end)]
     assert runs == list(range(len(tiles.table)))
 
 
 def test_runs_group_neighbours_of_one_shape_and_layer():
-    steps = [step(3, [2, 2, 2, 0, 0]), step(3, [0]), step(1, [0] * 5), step(3, [1])]
+    steps = [
+        step(3, [2, 2, 2], [1, 1, 0]),
+        step(3, [1], [0]),
+        step(1, [4, 1], [0, 0]),
+        step(3, [1], [1]),
+    ]
     tiles = pack_tiles(steps, LAYOUT, PADDING)
-    assert tiles.shape.tolist() == [2, 2, 0, 0, 0, 0, 1]
-    by_layer = [(3, 2, 0, 2), (3, 0, 2, 4), (1, 0, 4, 6), (3, 1, 6, 7)]
+    assert tiles.shape.tolist() == [1, 1, 0, 0, 0, 0, 1]
+    by_layer = [(3, 1, 0, 2), (3, 0, 2, 4), (1, 0, 4, 6), (3, 1, 6, 7)]
     assert list(tiles.runs(tiles.layer)) == by_layer
     together = tiles.runs(np.zeros_like(tiles.layer))
     assert [run[1:] for run in together] == [
-        (2, 0, 2),
+        (1, 0, 2),
         (0, 2, 6),
         (1, 6, 7),
     ]

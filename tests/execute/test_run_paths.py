@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import cola_jax
 from cola_jax.execute import memory
 from cola_jax.execute.inputs import distinct_reads, token_counts
+from cola_jax.execute.layout import layout_of
 from cola_jax.execute.memory import parse_size
-from cola_jax.execute.plan import Workload, layout_of, take
+from cola_jax.execute.plan import Workload, take
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.execute.worker import make_workers
 from cola_jax.metrics import compilations

@@ -6,16 +6,24 @@ from hypothesis import strategies as st
 
 from cola_jax.execute.driver import PrefixTrie
 from cola_jax.execute.kv_cache import decode_tiles
-from cola_jax.execute.plan import Layout, TileShape
+from cola_jax.execute.layout import Layout, TileShape
+from cola_jax.execute.plan import TileColumns
 from cola_jax.execute.schedule import Trie, count_token_rows
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP, pad_path, random_paths
 
-SHAPES = (TileShape(5, 8), TileShape(3, 16), TileShape(2, 32))
+SHAPES = (
+    TileShape(48, 5, 32),
+    TileShape(32, 3, 32),
+    TileShape(8, 2, 32),
+    TileShape(64, 4, 32, reads=6, most_reads=4),
+    TileShape(32, 2, 32, reads=4, most_reads=4),
+)
+LENGTH, READS = (TileColumns._fields.index(name) for name in ("length", "reads"))
 
 
 def one_shape(rows, questions=8):
-    return Layout.of_shape(TileShape(rows, 8), questions)
+    return Layout.of_rows(8, rows, questions)
 
 
 def wave(*paths, width=8):
@@ -25,11 +33,15 @@ def wave(*paths, width=8):
 
 def rows_of(tiles, layout, padding):
     """Yield the layer of each tile and its rows, which fit the tile's shape."""
-    for table, shape in zip(tiles.table, tiles.shape, strict=True):
+    for table, number in zip(tiles.table, tiles.shape, strict=True):
+        shape = layout.shapes[number]
         real = table[2] != padding
-        assert not real[layout.shapes[shape].rows :].any()
-        assert (layout.length[table[3, real]] <= layout.shapes[shape].tokens).all()
-        yield int(table[0, 0]), table[1:, real].T.tolist()
+        assert real[: real.sum()].all()  # they lie end to end
+        assert real.sum() <= shape.rows
+        assert (table[LENGTH, real] == layout.taken[table[3, real]]).all()
+        assert table[LENGTH].sum() <= shape.tokens
+        assert table[READS].sum() <= shape.reads
+        yield int(table[0, 0]), np.delete(table, [0, LENGTH, READS], axis=0)[:, real].T.tolist()
 
 
 def carry_out(trie, chunks, paths, slots):
@@ -73,16 +85,17 @@ PATHS = st.lists(
 @given(
     st.lists(PATHS, min_size=1, max_size=4),
     st.one_of(st.integers(2, 9), st.sampled_from([40, 5000])),
-    st.lists(st.integers(1, 32), min_size=4, max_size=4),
+    st.lists(st.tuples(st.integers(1, 32), st.integers(1, 4)), min_size=4, max_size=4),
+    st.sampled_from([1, 4]),
     st.integers(1, 20),
 )
-def test_plan_computes_any_paths_in_any_sizes(waves, slots, lengths, outputs):
+def test_plan_computes_any_paths_in_any_sizes(waves, slots, prompts, page, outputs):
     """Equal paths, prefixes of others, one layer again and again, and prompts of any lengths.
 
     Over waves of several widths, with states of earlier ones, and evictions where slots are few.
     """
-    tokens = [shape.tokens for shape in SHAPES]
-    layout = Layout(SHAPES, np.searchsorted(tokens, lengths), np.array(lengths))
+    lengths, reads = np.array(prompts).T
+    layout = Layout([shape._replace(page=page) for shape in SHAPES], 3, lengths, reads)
     planned, held, ran = Trie(slots, layout, outputs), {}, []
     for number, paths in enumerate(waves):
         table = wave(*paths, width=(8, 12, 7, 9)[number])
@@ -100,10 +113,9 @@ def test_plan_computes_any_paths_in_any_sizes(waves, slots, lengths, outputs):
         real = [(chunk.tiles, slots) for chunk in chunks]
         real += [(chunk.last, len(chunk.paths)) for chunk in chunks]
         assert cost.token_rows == sum(count_token_rows(tiles, layout) for tiles, _ in real)
-        assert cost.tokens == sum(
-            layout.length[tiles.table[:, 3][tiles.table[:, 2] != padding]].sum()
-            for tiles, padding in real
-        )
+        tokens = [layout.length[t.table[:, 3][t.table[:, 2] != last]].sum() for t, last in real]
+        done = sum(tokens[: len(chunks)]) + layout.reads[table[:, 0]].sum()
+        assert cost.tokens == done
 
 
 def test_plan_reuses_held_states():
@@ -173,17 +185,16 @@ def test_schedule_packs_last_layers_by_layer():
     assert chunk.paths.tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
-def test_schedule_runs_prompts_of_like_lengths_together():
-    """Short prompts in tiles of short rows, though they meet in the same layer."""
-    lengths = np.array([30, 7, 25, 3, 20, 8, 6, 5])
-    shape = np.searchsorted([shape.tokens for shape in SHAPES], lengths)
-    trie = Trie(100, Layout(SHAPES, shape, lengths), 100)
-    paths = wave(*((q, (0, 1, 2)) for q in range(8)))
-    (chunk,), cost = trie.plan(paths)
-    for tiles in (chunk.tiles, chunk.last):
-        count = 2 if tiles is chunk.tiles else 1
-        assert sorted(tiles.shape.tolist()) == sorted([2, 2, 0] * count)
-    assert cost.token_rows == 3 * (2 * 2 * 32 + 5 * 8)
+def test_schedule_fills_tiles_with_rows_of_several_lengths():
+    """Those that fill them whole, and the rest in the smallest tile that holds it."""
+    lengths = np.array([30, 7, 25, 3, 18, 8, 5])
+    trie = Trie(100, Layout(SHAPES, 3, lengths, np.ones(7, int)), 100)
+    (chunk,), cost = trie.plan(wave(*((q, (0, 1)) for q in range(7))))
+    assert chunk.tiles.table[:, LENGTH].sum(axis=1).tolist() == [48, 48]
+    assert chunk.tiles.shape.tolist() == [0, 0]
+    assert chunk.last.table[:, READS].sum(axis=1).tolist() == [3, 4]
+    assert cost.tokens == 96 + 7
+    assert cost.token_rows == 96 + 6 + 6
 
 
 def tables(paths, positions):
@@ -205,7 +216,8 @@ def check_step(paths, active, rows):
     done = {slot: [] for slot in active}
     for table in tiles.table:
         seen = set()
-        for layer, source, target, question, block, prompt_block in table.T.tolist():
+        rows_of_tile = np.delete(table, [LENGTH, READS], axis=0).T.tolist()
+        for layer, source, target, question, block, prompt_block in rows_of_tile:
             assert source == target == question  # a row's state, token and view
             if source == len(paths):
                 assert (block, prompt_block) == (own[-1, 0], prompt[-1, 0])

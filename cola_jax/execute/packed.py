@@ -1,0 +1,246 @@
+"""The tokens of a tile on the device: rows of several lengths that lie end to end.
+
+Products, norms and MLPs run on all tokens of a tile at once. Attention takes them in blocks of
+queries, each with a window of the keys before it, or row by row.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from cola_jax.attention import Labels, Seen
+from cola_jax.execute.layout import TileShape
+from cola_jax.execute.plan import TileColumns
+from cola_jax.kernels.attention import PromptAttention, Rotated, get, put
+from cola_jax.model import View
+from cola_jax.prompts import PADDING
+
+NO_ROW = -2  # of tokens that none sees
+
+Heads = Float[Array, "1 _ N H"]
+
+
+class Reads(NamedTuple):
+    """The M positions that a last layer computes, those of a row together."""
+
+    token: Int[Array, " M"]  # its number in the tile
+    row: Int[Array, " M"]  # R for none
+    nth: Int[Array, " M"]  # of the positions of its row
+
+
+class Tile(NamedTuple):
+    """The N tokens of a tile."""
+
+    columns: TileColumns  # arrays [R]
+    shape: TileShape
+    view: View  # [1, N], or [N, 1] where each is a row of its own
+    row: Int[Array, " N"]  # R for none
+    place: Int[Array, " N"]  # in its row
+    reads: Reads | None = None  # the positions of the result; all when None
+
+    @property
+    def read(self) -> Int[Array, "1 M"] | None:
+        """The tokens that are read, all of them for None."""
+        return None if self.reads is None else self.reads.token[None]
+
+    def take(self, states: Shaped[Array, "S T C"]) -> Float[Array, "_ _ C"]:
+        """Take the states of the tokens from slots, page by page."""
+        page = self.shape.page
+        source = jnp.append(self.columns.source, 0)[self.row[::page]]
+        pages = source * (states.shape[1] // page) + self.place[::page] // page
+        taken = get(states.reshape(-1, page, states.shape[2]), pages)
+        return taken.reshape(*self.view.branch.shape, states.shape[2])
+
+    def put(
+        self, states: Shaped[Array, "S T C"], values: Float[Array, "_ _ C"]
+    ) -> Shaped[Array, "S T C"]:
+        """Write the states of the tokens, or of the positions read, to slots.
+
+        Those of no row go to the last slot.
+        """
+        row = self.row
+        place = self.place
+        page = self.shape.page
+        if self.reads is not None:
+            row = self.reads.row
+            place = self.reads.nth
+            page = 1
+        target = jnp.append(self.columns.target, len(states) - 1)[row[::page]]
+        pages = target * (states.shape[1] // page) + place[::page] // page
+        flat = states.reshape(-1, page, states.shape[2])
+        values = values.reshape(-1, page, states.shape[2])
+        return put(flat, values, pages).reshape(states.shape)
+
+    def rows(self) -> "Rectangle":
+        """Arrange the tokens by row."""
+        return Rectangle.of(self.columns.length, self.shape.longest)
+
+
+def end_to_end(sizes: Int[Array, " R"], count: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
+    """Return the rows of `count` things that lie end to end, and their places in the rows.
+
+    Those after the last row have row R and place 0.
+    """
+    ends = jnp.cumsum(sizes)
+    numbers = jnp.arange(count, dtype=sizes.dtype)
+    row = jnp.sum(ends <= numbers[:, None], axis=1, dtype=sizes.dtype)
+    begin = jnp.append(ends - sizes, 0)[row]
+    return row, jnp.where(row < len(sizes), numbers - begin, 0)
+
+
+def pack_rows(
+    views: View, read: Int[Array, "B Q"] | None, columns: TileColumns, shape: TileShape
+) -> Tile:
+    """Lay rows end to end, given the views of the prompts [B, T] and where these are read."""
+    row, place = end_to_end(columns.length, shape.tokens)
+    question = jnp.append(columns.question, 0)[row]
+    view = view_of_tokens(views, columns, question[None], place[None])
+    view = view.replace(branch=jnp.where(row < shape.rows, view.branch, PADDING))
+    reads = None
+    if read is not None:
+        of, nth = end_to_end(columns.reads, shape.reads)
+        begin = jnp.append(jnp.cumsum(columns.length) - columns.length, 0)[of]
+        token = begin + read[jnp.append(columns.question, 0)[of], nth]
+        reads = Reads(jnp.where(of < shape.rows, token, 0), of, nth)
+    return Tile(columns, shape, view, row, place, reads)
+
+
+def single_tokens(views: View, columns: TileColumns, shape: TileShape) -> Tile:
+    """Take the tokens of rows of one token each, from views [B, 1]."""
+    row = jnp.arange(shape.rows, dtype=jnp.int32)
+    place = jnp.zeros_like(row)
+    view = view_of_tokens(views, columns, columns.question[:, None], place[:, None])
+    return Tile(columns, shape, view, row, place)
+
+
+def view_of_tokens(
+    views: View, columns: TileColumns, question: Int[Array, "A N"], place: Int[Array, "A N"]
+) -> View:
+    """Take the view [A, N] of tokens, and the inputs of the layer of the tile."""
+    inputs = views.inputs
+    # columns have steps, as `steps_of` numbers them
+    layer = None if inputs is None else columns.layer[0] % len(inputs)
+    return View(
+        positions=views.positions[question, place],
+        branch=views.branch[question, place],
+        cos=views.cos[:, question, place],
+        sin=views.sin[:, question, place],
+        inputs=None if inputs is None else inputs[layer, question, place],
+    )
+
+
+class Rectangle(NamedTuple):
+    """Things that lie end to end, by row, each row padded to the same number of them."""
+
+    number: Int[Array, "R T"]
+    inside: Bool[Array, "R T"]  # not padding
+
+    @classmethod
+    def of(cls, sizes: Int[Array, " R"], longest: int) -> "Rectangle":
+        """Find those of rows of these sizes, none more than `longest`."""
+        place = jnp.arange(longest, dtype=sizes.dtype)
+        begin = jnp.cumsum(sizes) - sizes
+        inside = place < sizes[:, None]
+        return cls(jnp.where(inside, begin[:, None] + place, 0), inside)
+
+    def take(self, x: Shaped[Array, "1 N *X"]) -> Shaped[Array, "R T *X"]:
+        """Arrange what each has by row, with 0 in padding: 0 * NaN is NaN."""
+        inside = self.inside.reshape(*self.inside.shape, *[1] * (x.ndim - 2))
+        return jnp.where(inside, x[0][self.number], 0)
+
+    def labels(self, labels: Labels) -> Labels:
+        """Arrange labels by row; what is padding is seen by none."""
+        taken = Labels(*map(self.take, labels))
+        return taken._replace(
+            row=jnp.where(self.inside, taken.row, NO_ROW),
+            branch=jnp.where(self.inside, taken.branch, PADDING),
+        )
+
+
+class ByRow(NamedTuple):
+    """The queries and the keys of a tile by row."""
+
+    tokens: Rotated  # q [R, Q, N, H], k and v [R, T, K, H]
+    seen: Seen
+
+    @classmethod
+    def of(cls, tile: Tile, tokens: Rotated, seen: Seen) -> "ByRow":
+        """Arrange the tokens of a tile, of which those that are read are the queries."""
+        keys = tile.rows()
+        queries = keys
+        if tile.reads is not None:
+            queries = Rectangle.of(tile.columns.reads, tile.shape.most_reads)
+        arranged = rearrange(tokens, queries.take, keys.take)
+        labels = queries.labels(seen.queries), keys.labels(seen.keys)
+        return cls(arranged, Seen(*labels, seen.window))
+
+
+def rearrange(
+    tokens: Rotated, queries: Callable[[Array], Array], keys: Callable[[Array], Array]
+) -> Rotated:
+    """Rearrange the tokens of a tile by functions of arrays [1, N, ...]."""
+    return Rotated(
+        q=queries(tokens.q),
+        k=keys(tokens.k),
+        v=keys(tokens.v),
+        of_queries=(queries(tokens.of_queries[0]), queries(tokens.of_queries[1])),
+        of_keys=(keys(tokens.of_keys[0]), keys(tokens.of_keys[1])),
+        sinks=tokens.sinks,
+    )
+
+
+def from_rows(tile: Tile, x: Shaped[Array, "R Q *X"]) -> Shaped[Array, "1 _ *X"]:
+    """Take what has been arranged by row for the tokens of a tile, or for those that are read."""
+    row = tile.row
+    place = tile.place
+    if tile.reads is not None:
+        row = tile.reads.row
+        place = tile.reads.nth
+    return x[jnp.minimum(row, len(x) - 1), place][None]
+
+
+def attend_in_blocks(kernel: PromptAttention, tile: Tile, tokens: Rotated, seen: Seen) -> Heads:
+    """Attend with blocks of queries to the tokens of the tile that rows of them may hold.
+
+    Since no row is longer than T, these are the T before a block, and its own. A token whose keys
+    or values are not finite is hidden from other rows, and what sees it is not finite either.
+    """
+    count = len(tile.row)
+    size, before = blocks_of(count, tile.shape.longest, kernel.least_block)
+    broken = ~jnp.all(jnp.isfinite(tokens.k) & jnp.isfinite(tokens.v), axis=(2, 3))
+    hidden = broken[:, :, None, None]
+    tokens = tokens._replace(k=jnp.where(hidden, 0, tokens.k), v=jnp.where(hidden, 0, tokens.v))
+
+    def queries(x: Shaped[Array, "1 N *X"]) -> Shaped[Array, "b q *X"]:
+        return x.reshape(-1, size, *x.shape[2:])
+
+    def keys(x: Shaped[Array, "1 N *X"], fill: int = 0) -> Shaped[Array, "b t *X"]:
+        padding = ((before, 0), *[(0, 0)] * (x.ndim - 1))
+        blocks = jnp.pad(queries(x), padding, constant_values=fill)
+        every = [blocks[i : i + count // size] for i in range(before + 1)]
+        return jnp.concatenate(every, axis=1)
+
+    of_keys = Labels(keys(seen.keys.row, NO_ROW), *map(keys, seen.keys[1:]))
+    blocks = Seen(Labels(*map(queries, seen.queries)), of_keys, seen.window)
+    mixed, _ = kernel.over(rearrange(tokens, queries, keys), blocks, keep=False)
+    sees_broken = jnp.any(blocks.mask() & keys(broken)[:, None], axis=2)
+    mixed = jnp.where(sees_broken[:, :, None, None], jnp.nan, mixed)
+    return mixed.reshape(1, count, *mixed.shape[2:])
+
+
+def blocks_of(count: int, longest: int, least: int) -> tuple[int, int]:
+    """Return the queries of a block, and the number of blocks before it whose keys it may see.
+
+    Blocks have at least so many queries where there are as many; of those, the ones that see the
+    fewest keys.
+    """
+    choices = []
+    for size in range(1, count + 1):
+        if count % size == 0 and (size >= least or size == count):
+            before = min(math.ceil((longest - 1) / size), count // size - 1)
+            choices.append(((before + 1) * size, size, before))
+    _, size, before = min(choices)
+    return size, before
