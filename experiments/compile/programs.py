@@ -14,9 +14,10 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
 from cola_jax.execute.forward import forward_tile, forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE, Kept, KVBlocks
-from cola_jax.execute.memory import WRITTEN
+from cola_jax.execute.memory import ACCELERATOR, WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, sharding_on, worker_mesh
-from cola_jax.execute.plan import WIDTH, TileShape
+from cola_jax.execute.layout import TileShape
+from cola_jax.execute.plan import WIDTH
 from cola_jax.execute.reference import logits
 from cola_jax.execute.worker import CALL
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
@@ -181,7 +182,10 @@ def lower_prefill(
     `prefix`, prompts continue so many tokens, whose keys and values are in blocks.
     """
     config, (tokens, rows, slots) = make.config, sizes
-    shape = TileShape(rows, tokens, 1 if cache else READS)
+    most_reads = 1 if cache else READS
+    shape = TileShape(rows * tokens, rows, tokens, page=ACCELERATOR.page)
+    if last:
+        shape = shape._replace(reads=rows * most_reads, most_reads=most_reads)
     count = DECODE_SLOTS + 2 * rows if cache else slots
     slots = states = make.buffer(count + 1, tokens, config.width, split=2)
     views, flops = make.view(QUESTIONS, tokens), layer_flops(config, tokens)
@@ -192,12 +196,12 @@ def lower_prefill(
         mode = AfterPrefix(views, kernel=make.kernel, prefix=make.blocks(prefix, STATES))
         flops += 4.0 * tokens * prefix * kind.num_heads * kind.head_dim
     if last:
-        mode = mode.replace(read=make.array(QUESTIONS, shape.reads))
+        mode = mode.replace(read=make.array(QUESTIONS, most_reads))
         states = make.buffer(OUTPUTS + 1, READS, config.width, split=2)
         if cache:
             states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
-        flops = layer_flops(config, shape.reads)
-        flops += 4.0 * (tokens - shape.reads) * config.width * kv
+        flops = layer_flops(config, most_reads)
+        flops += 4.0 * (tokens - most_reads) * config.width * kv
     blocks = make.blocks(tokens) if cache else NO_CACHE
     lowered, layers = make.lower(shape, states, mode, blocks, slots if last else None)
     cached = 4 * rows * (tokens * cache + prefix) * kv
@@ -211,7 +215,7 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
     prompt, kernel = make.blocks(tokens), make.decode_kernel
     mode = ToCache(views, prompt, counts, counts, reach=(prompt.k.shape[2], DECODED), kernel=kernel)
     states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
-    lowered, layers = make.lower(TileShape(rows, 1), states, mode, make.blocks(DECODED))
+    lowered, layers = make.lower(TileShape(rows, rows, 1), states, mode, make.blocks(DECODED))
     (kind,) = config.kinds
     kv = kind.num_kv_heads * kind.head_dim
     heads = kind.num_heads * kind.head_dim
