@@ -139,16 +139,11 @@ def attend(
     softcap: float | None = None,
     sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attend in groups of queries that share a key; softmax in float32, as `masked_softmax`.
-
-    Without a kernel it is a product, a softmax and a product; of long prompts, block by block.
-    """
+    """Attend in groups of queries that share a key: whole, or by blocks where prompts are long."""
     if kernel is not None:
         return attend_fused(q, k, v, seen, kernel)
-    if softcap is not None or sinks is not None or seen.pairs > MOST_PAIRS:
-        heads_first = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-        return attend_to_parts(q, [heads_first], seen, softcap, sinks)
-    return jax.nn.dot_product_attention(q, k, v, mask=seen.mask()[:, None])
+    heads_first = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    return attend_to_parts(q, [heads_first], seen, softcap, sinks)
 
 
 def attend_fused(
@@ -197,26 +192,62 @@ def attend_whole(
     softcap: float | None = None,
     sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "R T N H"]:
-    """Attend with the scores of all pairs at once.
+    """Attend with the scores of all pairs at once; softmax in float32.
 
-    The parts stay where they are: joining them would copy all keys and values.
+    A softcap bends scores before the mask. Each head's sink is one more score, as if of a token
+    with a value of zero. The parts stay where they are: joining them would copy all keys and
+    values.
     """
+
+    def attend(q: Array, parts: Sequence[KeysValues]) -> Array:
+        return weigh_values(q, parts, mask, softcap, sinks)
+
+    def in_float32(q: Array, parts: Sequence[KeysValues]) -> Array:
+        # a CPU rounds each operation on bfloat16 by several of its own
+        wide = jax.tree.map(lambda x: x.astype(jnp.float32), (q, parts))
+        return attend(*wide).astype(q.dtype)
+
+    return jax.lax.platform_dependent(q, list(parts), cpu=in_float32, default=attend)
+
+
+def weigh_values(
+    q: Float[Array, "R T N H"],
+    parts: Sequence[KeysValues],
+    mask: Bool[Array, "R T S"],
+    softcap: float | None,
+    sinks: Float[Array, " N"] | None,
+) -> Float[Array, "R T N H"]:
+    """Attend as `attend_whole`: the heads that share a key are one product, shares come last."""
     rows, tokens, heads, width = q.shape
-    grouped = q.reshape(rows, tokens, parts[0][0].shape[1], -1, width)
-    scores = [
-        jnp.einsum("rtkgh,rkxh->rkgtx", grouped, k, preferred_element_type=jnp.float32)
-        for k, _ in parts
-    ]
-    joined = jnp.concatenate(scores, axis=-1) * width**-0.5
-    shares = masked_softmax(joined, mask, softcap, sinks)
+    groups = parts[0][0].shape[1]
+    scaled = (q * width**-0.5).reshape(rows, tokens, groups, -1, width)
+    scaled = scaled.transpose(0, 2, 3, 1, 4).reshape(rows, groups, -1, width)
+    joined = jnp.concatenate(
+        [
+            jnp.einsum("rkth,rkxh->rktx", scaled, k, preferred_element_type=jnp.float32)
+            for k, _ in parts
+        ],
+        axis=-1,
+    )
+    scores = bend(joined.reshape(rows, groups, -1, tokens, joined.shape[-1]), softcap)
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    if sinks is None:
+        weights = jnp.exp(scores - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+    else:
+        column = sinks.astype(scores.dtype).reshape(groups, -1, 1, 1)
+        top = jnp.maximum(top, column)
+        weights = jnp.exp(scores - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True) + jnp.exp(column - top)
+    weights = weights.reshape(joined.shape).astype(q.dtype)
     ends = list(itertools.accumulate(k.shape[2] for k, _ in parts[:-1]))
-    mixed = [
-        jnp.einsum("rkgtx,rkxh->rtkgh", share, v)
-        for share, (_, v) in zip(
-            jnp.split(shares.astype(q.dtype), ends, axis=-1), parts, strict=True
-        )
-    ]
-    return jnp.asarray(sum(mixed)).reshape(rows, tokens, heads, width)
+    mixed = sum(
+        jnp.einsum("rktx,rkxh->rkth", share, v, preferred_element_type=jnp.float32)
+        for share, (_, v) in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)
+    )
+    mixed = jnp.asarray(mixed).reshape(*scores.shape[:-1], -1) / total
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, tokens, heads, -1).astype(q.dtype)
 
 
 class Softmax(NamedTuple):
@@ -308,25 +339,6 @@ def pad_axis(x: Float[Array, "*X"], axis: int, multiple: int) -> Float[Array, "*
     sides = [(0, 0)] * x.ndim
     sides[axis] = (0, -x.shape[axis] % multiple)
     return jnp.pad(x, sides)
-
-
-def masked_softmax(
-    scores: Float[Array, "R K G T S"],
-    mask: Bool[Array, "R T S"],
-    softcap: float | None,
-    sinks: Float[Array, " N"] | None,
-) -> Float[Array, "R K G T S"]:
-    """Turn scores in float32 into shares of the tokens that are seen.
-
-    A softcap bends scores before the mask. Each head's sink is one more score, as if of a token
-    with a value of zero.
-    """
-    scores = jnp.where(mask[:, None, None], bend(scores, softcap), MASKED)
-    if sinks is None:
-        return jax.nn.softmax(scores, axis=-1)
-    column = sinks.astype(scores.dtype).reshape(*scores.shape[1:3], 1, 1)
-    column = jnp.broadcast_to(column, (*scores.shape[:-1], 1))
-    return jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
 
 
 def bend(x: Float[Array, "*X"], softcap: float | None) -> Float[Array, "*X"]:

@@ -169,7 +169,7 @@ class Decoder:
 
         def choose(prefix: int, memory: Memory) -> tuple[Layout, int, DecodeSizes]:
             rest = drop_prefix(prompts, prefix)
-            layout = layout_of(rest, memory.limits)
+            layout = layout_of(rest, memory.limits, by_row=True)
             own = layout.tokens
             sizes = choose_decode_sizes(
                 worker.config,
@@ -370,7 +370,7 @@ def check_decode_memory(
     config: ModelConfig, prompts: Prompts, memory: Memory, positions: int, max_new_tokens: int
 ) -> None:
     """Raise InputError where memory is too small to decode after prompts on the longest path."""
-    tokens = layout_of(prompts, memory.limits).tokens
+    tokens = layout_of(prompts, memory.limits, by_row=True).tokens
     choose_decode_sizes(
         config,
         tokens,

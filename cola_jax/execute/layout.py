@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cola_jax.execute.inputs import bucket, token_counts
-from cola_jax.execute.memory import MOST_ROWS, Limits, round_up, row_tokens
+from cola_jax.execute.memory import MOST_ROWS, Limits, ceil_power, round_up, row_tokens
 from cola_jax.prompts import Prompts
 
 STRETCH = range(-2, 7)  # units by which the largest tiles may differ, so that whole rows fill them
@@ -20,9 +20,12 @@ GAIN = 0.02  # of the tokens of tiles that another size has to save
 SAMPLE = 256  # rows that are packed to find it
 MOST_TRIED = 48  # rows that are tried to fill a tile
 FULL = 0.96  # of a tile that is not kept open for better rows
-WIDEST = 4  # last tiles have at most so many times the tokens of others
-READ_PART = 1 / 2  # of the tokens of a tile, which a last tile reads
-SPARE_ROWS = 1.25  # of a tile of rows of mean length, since shorter ones come together
+WIDTHS = (1, 2, 4)  # times the tokens of others that last tiles may have, to read more positions
+SPARE = 1.1  # of the positions read for a token on average: tiles of other rows read more
+LEAST_READS = 8
+LEAST_TOKENS = 8  # of the rows that fill a tile
+FEWEST_TOKENS = 8
+FEW_TOKENS = 256
 
 
 class TileShape(NamedTuple):
@@ -149,35 +152,48 @@ def fullest(lengths: Sequence[int], tokens: int, rows: int) -> list[int]:
     return sorted(chosen, reverse=True)[:rows]
 
 
-def layout_of(prompts: Prompts, limits: Limits, reads: Sequence[int] | None = None) -> Layout:
-    """Choose the shapes of tiles for prompts, given the number of positions read, 1 where None."""
+def layout_of(
+    prompts: Prompts, limits: Limits, reads: Sequence[int] | None = None, by_row: bool = False
+) -> Layout:
+    """Choose the shapes of tiles for prompts, given the number of positions read, 1 where None.
+
+    Where layers take the tokens of a tile `by_row`, rows are no more than common prompts need:
+    each is padded to the longest.
+    """
     page = limits.page
     length = token_counts(prompts).astype(np.int32)
     read = np.ones_like(length) if reads is None else np.array(reads, np.int32)
     taken = -(-length // page) * page
-    longest = round_up(bucket(int(taken.max(initial=1))), page)
-    most_reads = bucket(int(read.max(initial=1)))
+    longest = round_up(longest_of(int(taken.max(initial=1))), page)
+    most_reads = ceil_power(max(int(read.max(initial=1)), LEAST_READS))
     mean = max(float(taken.mean()), 1.0)
+    share = float(read.sum()) / max(int(taken.sum()), 1)  # positions read for a token
     full = choose_tokens(taken, limits)
 
-    def shape(tokens: int) -> TileShape:
-        rows = min(bucket(math.ceil(SPARE_ROWS * tokens / mean)), MOST_ROWS)
+    def rows_of(tokens: int) -> int:
+        return min(ceil_power(math.ceil(tokens / mean)), MOST_ROWS)
+
+    def inner(tokens: int) -> TileShape:
+        rows = rows_of(tokens) if by_row else min(max(tokens // LEAST_TOKENS, 1), MOST_ROWS)
         return TileShape(tokens, rows, longest, page=page)
 
-    heights = [round_up(int(part * limits.tile_tokens), limits.unit) for part in limits.heights]
-    inner = [shape(n) for n in sorted({full, *heights}, reverse=True) if n <= full]
-    share = float(read.sum()) / max(int(taken.sum()), 1)  # positions read for a token
-
     def last(tokens: int) -> TileShape:
-        positions = max(READ_PART * tokens, most_reads)
-        wide = min(max(SPARE_ROWS * positions / share, tokens), WIDEST * tokens)
-        size = round_up(max(int(wide), longest), limits.unit)
-        positions = round_up(max(min(int(positions), int(size * share)), most_reads), 8)
-        rows = min(bucket(math.ceil(SPARE_ROWS * size / mean)), MOST_ROWS)
-        return TileShape(size, rows, longest, positions, most_reads, page)
+        positions = max(tokens // 2, most_reads)
+        wide = (part * tokens for part in WIDTHS if part * tokens * share * SPARE >= positions)
+        size = round_up(max(next(wide, WIDTHS[-1] * tokens), longest), limits.unit)
+        few = ceil_power(math.ceil(size * share * SPARE))
+        positions = max(min(positions, few), most_reads)
+        return TileShape(size, rows_of(size), longest, positions, most_reads, page)
 
-    lasts = {last(full): None, last(max(full // 4, limits.unit)): None}
-    return Layout((*inner, *lasts), len(inner), length, read)
+    heights = [round_up(int(part * limits.tile_tokens), limits.unit) for part in limits.heights]
+    shapes = [inner(n) for n in sorted({full, *heights}, reverse=True) if n <= full]
+    lasts = {last(n): None for n in (full, max(full // 4, limits.unit))}
+    return Layout((*shapes, *lasts), len(shapes), length, read)
+
+
+def longest_of(tokens: int) -> int:
+    """Round the tokens of the longest prompt up to one of few, for the sake of programs."""
+    return ceil_power(max(tokens, FEWEST_TOKENS)) if tokens <= FEW_TOKENS else bucket(tokens)
 
 
 def choose_tokens(lengths: Int[np.ndarray, " B"], limits: Limits) -> int:

@@ -57,7 +57,8 @@ class PathEvaluator:
 
         def choose(prefix: int, memory: Memory) -> tuple[Layout, Sizes]:
             states = count_states(config, count, workload.wave, workload.evaluations)
-            return choose_path_sizes(config, drop_prefix(prompts, prefix), memory, states)
+            rest = drop_prefix(prompts, prefix)
+            return choose_path_sizes(config, rest, memory, states, by_row=prefix > 0)
 
         prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
         self.layout, self.sizes = chosen
@@ -166,13 +167,15 @@ class PathEvaluator:
 
 
 def choose_path_sizes(
-    config: ModelConfig, prompts: Prompts, memory: Memory, states: int = 0
+    config: ModelConfig, prompts: Prompts, memory: Memory, states: int = 0, *, by_row: bool = False
 ) -> tuple[Layout, Sizes]:
     """Choose the layout and the sizes of a batch that can use a number of states.
 
-    Raises InputError where the memory is too small for a path.
+    Recurrent layers take tokens `by_row`, and so do others after a prefix. Raises InputError where
+    the memory is too small for a path.
     """
-    layout = layout_of(prompts, memory.limits, distinct_reads(prompts))
+    by_row = by_row or any(kind.convolution for kind in config.kinds)
+    layout = layout_of(prompts, memory.limits, distinct_reads(prompts), by_row)
     held = held_bytes(config, prompts, layout.tokens, memory)
     sizes = choose_sizes(config, layout.tokens, layout.most_reads, memory, states, held)
     return layout, sizes

@@ -44,7 +44,7 @@ class TpuPromptAttention(PromptAttention):
     @property
     def least_block(self) -> int:
         """The fewest queries of a tile that it should take together, where there are as many."""
-        return BLOCK
+        return QUERY_BLOCK
 
     def on(self, mesh: Mesh) -> "TpuPromptAttention":
         """Return the kernel for several devices, which split the heads."""

@@ -14,9 +14,9 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
 from cola_jax.execute.forward import forward_tile, forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE, Kept, KVBlocks
+from cola_jax.execute.layout import TileShape
 from cola_jax.execute.memory import ACCELERATOR, WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, sharding_on, worker_mesh
-from cola_jax.execute.layout import TileShape
 from cola_jax.execute.plan import WIDTH
 from cola_jax.execute.reference import logits
 from cola_jax.execute.worker import CALL

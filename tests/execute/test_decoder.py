@@ -73,9 +73,9 @@ def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
 
 
 def test_decoder_needs_room_for_the_tokens_of_its_prompts(make, worker, monkeypatch):
-    """Those of its bucket: 12 for the longest of 12."""
+    """Few numbers of them are used: 16 for the longest of 12."""
     monkeypatch.setattr(worker, "memory", worker.memory._replace(budget=10))
-    with pytest.raises(InputError, match="decode 5 tokens after 12 on 8 layers"):
+    with pytest.raises(InputError, match="decode 5 tokens after 16 on 8 layers"):
         make()
 
 

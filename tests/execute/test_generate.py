@@ -398,7 +398,7 @@ def test_draws_depend_on_seed_row_path_and_place_alone(model, prompts, free):
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_new_tokens": 120}, "12 tokens and 120 new ones exceed the model's context of 128"),
         ({"stop": cola_jax.Stop(tokens=(97,))}, r"stop tokens are \[97\], but the model's vocab"),
-        ({"memory_budget": 10}, "a memory budget of 10B is too small to decode 9 tokens after 12"),
+        ({"memory_budget": 10}, "a memory budget of 10B is too small to decode 9 tokens after 16"),
     ],
 )
 def test_generate_refuses_bad_arguments(model, prompts, change, message):
