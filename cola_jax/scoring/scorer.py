@@ -293,8 +293,9 @@ def pack(
 ) -> tuple[Prompts, np.ndarray]:
     """Pack continuations after a prompt, and read at the token before each of their tokens.
 
-    The last token of a continuation is left out, since no token of it follows. Returns the row [T],
-    and the continuation [Q] of each read position.
+    The last token of a continuation is left out, since no token of it follows. Continuations that
+    begin alike are in the same state there, which is read once, at the tokens of the first of them.
+    Returns the row [T], and the continuation [Q] of each read position.
     """
     ids = list(prompt)
     positions = list(range(len(prompt)))
@@ -302,12 +303,13 @@ def pack(
     read = []
     targets = []
     option = []
+    place: dict[tuple[int, ...], int] = {(): len(prompt) - 1}  # read after these tokens
     for j, tokens in enumerate(continuations):
         first = len(ids)
         ids += tokens[:-1]
         positions += range(len(prompt), len(prompt) + len(tokens) - 1)
         branch += [j + 1] * (len(tokens) - 1)
-        read += [len(prompt) - 1, *range(first, len(ids))]
+        read += [place.setdefault(tuple(tokens[:n]), first + n - 1) for n in range(len(tokens))]
         targets += tokens
         option += [j] * len(tokens)
     fields = (ids, positions, branch, read, targets)

@@ -44,6 +44,14 @@ def prompt_of(made):
     return "".join(map(chr, made.prompts.ids[1 : made.prompts.read[0] + 1]))
 
 
+def test_pack_reads_continuations_that_begin_alike_once():
+    row, option = pack([1, 2], [[3, 4, 5], [3, 4, 6], [3, 7, 8], [4]])
+    assert row.ids.tolist() == [1, 2, 3, 4, 3, 4, 3, 7]
+    assert row.read.tolist() == [1, 2, 3, 1, 2, 3, 1, 2, 7, 1]
+    assert row.targets.tolist() == [3, 4, 5, 3, 4, 6, 3, 7, 8, 4]
+    assert option.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
 def test_options_ask_as_lm_evaluation_harness():
     shots = [Question("s", "What flows?", ("stone", "water"), 1)]
     shots.append(Question("t", "What falls?", ("rain",), 0, metadata=(("subject", "law"),)))

@@ -39,10 +39,12 @@ def continuations(encoded):
     row, out = encoded.prompts, []
     for j in range(len(encoded.question.options)):
         own = encoded.option == j
-        expected = np.where(row.read[own] < (row.branch == 0).sum(), 0, j + 1)
-        assert (row.branch[row.read[own]] == expected).all()
         body = row.targets[own & ~encoded.end].tolist()
         fed = row.ids[row.branch == j + 1].tolist()
+        for n, place in enumerate(row.read[own]):  # of it, or of one that begins with the same
+            until = row.branch[: place + 1]
+            before = row.ids[: place + 1][(until == until[-1]) & (until > 0)].tolist()
+            assert before == fed[: min(n, len(fed))]
         ended = bool((own & encoded.end).any())
         assert fed == (body if ended else body[:-1])
         assert len(set(row.read[own & encoded.end].tolist())) == ended
