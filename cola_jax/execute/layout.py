@@ -16,9 +16,9 @@ from cola_jax.execute.memory import MOST_ROWS, Limits, ceil_power, round_up, row
 from cola_jax.prompts import Prompts
 
 STRETCH = range(-2, 7)  # units by which the largest tiles may differ, so that whole rows fill them
-GAIN = 0.02  # of the tokens of tiles that another size has to save
-SAMPLE = 256  # rows that are packed to find it
-MOST_TRIED = 48  # rows that are tried to fill a tile
+GAIN = 0.03  # of the tokens of tiles that another size has to save
+SAMPLE = 64  # rows that are packed to find it
+MOST_TRIED = 64  # rows that are tried to fill a tile
 FULL = 0.96  # of a tile that is not kept open for better rows
 WIDTHS = (1, 2, 4)  # times the tokens of others that last tiles may have, to read more positions
 SPARE = 1.1  # of the positions read for a token on average: tiles of other rows read more
@@ -202,7 +202,9 @@ def choose_tokens(lengths: Int[np.ndarray, " B"], limits: Limits) -> int:
     rows = np.resize(lengths, SAMPLE).tolist() if len(lengths) else [1]
 
     def padded(tokens: int) -> float:
-        return len(fullest_tiles(rows, tokens, MOST_ROWS)) * tokens / sum(rows)
+        *full, _ = [[], *fullest_tiles(rows, tokens, MOST_ROWS)]
+        filled = sum(rows[i] for tile in full for i in tile)
+        return (len(full) - 1) * tokens / filled if filled else 1.0
 
     # few sizes of tiles that a single row fills
     least = longest if longest <= limits.tile_tokens else row_tokens(limits, longest)
