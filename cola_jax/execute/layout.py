@@ -23,6 +23,10 @@ FULL = 0.96  # of a tile that is not kept open for better rows
 WIDTHS = (1, 2, 4)  # times the tokens of others that last tiles may have, to read more positions
 SPARE = 1.1  # of the positions read for a token on average: tiles of other rows read more
 LEAST_READS = 8
+COMMON_TOKENS = (
+    48  # of the rows of last tiles, of which some may be so many times shorter than most
+)
+MOST_SHORT = 1.5  # times
 LEAST_TOKENS = 8  # of the rows that fill a tile
 FEWEST_TOKENS = 8
 FEW_TOKENS = 256
@@ -170,11 +174,11 @@ def layout_of(
     share = float(read.sum()) / max(int(taken.sum()), 1)  # positions read for a token
     full = choose_tokens(taken, limits)
 
-    def rows_of(tokens: int) -> int:
-        return min(ceil_power(math.ceil(tokens / mean)), MOST_ROWS)
+    def rows_of(tokens: int, each: float) -> int:
+        return min(ceil_power(math.ceil(tokens / each)), MOST_ROWS)
 
     def inner(tokens: int) -> TileShape:
-        rows = rows_of(tokens) if by_row else min(max(tokens // LEAST_TOKENS, 1), MOST_ROWS)
+        rows = rows_of(tokens, mean) if by_row else min(max(tokens // LEAST_TOKENS, 1), MOST_ROWS)
         return TileShape(tokens, rows, longest, page=page)
 
     def last(tokens: int) -> TileShape:
@@ -183,7 +187,9 @@ def layout_of(
         size = round_up(max(next(wide, WIDTHS[-1] * tokens), longest), limits.unit)
         few = ceil_power(math.ceil(size * share * SPARE))
         positions = max(min(positions, few), most_reads)
-        return TileShape(size, rows_of(size), longest, positions, most_reads, page)
+        # short prompts of several mean lengths share a program
+        rows = rows_of(size, max(mean / MOST_SHORT, COMMON_TOKENS))
+        return TileShape(size, rows, longest, positions, most_reads, page)
 
     heights = [round_up(int(part * limits.tile_tokens), limits.unit) for part in limits.heights]
     shapes = [inner(n) for n in sorted({full, *heights}, reverse=True) if n <= full]
