@@ -23,9 +23,8 @@ FULL = 0.96  # of a tile that is not kept open for better rows
 WIDTHS = (1, 2, 4)  # times the tokens of others that last tiles may have, to read more positions
 SPARE = 1.1  # of the positions read for a token on average: tiles of other rows read more
 LEAST_READS = 8
-COMMON_TOKENS = (
-    48  # of the rows of last tiles, of which some may be so many times shorter than most
-)
+# Tokens of the rows of last tiles, some of which may be shorter than most
+COMMON_TOKENS = 48.0
 MOST_SHORT = 1.5  # times
 LEAST_TOKENS = 8  # of the rows that fill a tile
 FEWEST_TOKENS = 8
