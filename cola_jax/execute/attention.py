@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from cola_jax.attention import KeysValues, Seen
 from cola_jax.config import LayerConfig, ModelConfig
-from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_block
+from cola_jax.execute.kv_cache import Kept, KVBlocks, kv_page
 from cola_jax.execute.layout import TileShape
 from cola_jax.execute.packed import (
     ByRow,
@@ -24,7 +24,8 @@ from cola_jax.execute.packed import (
     single_tokens,
 )
 from cola_jax.execute.plan import TileColumns
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
+from cola_jax.kernels.attention import PromptAttention, Rotated
+from cola_jax.kernels.decode import DecodeAttention, Rows
 from cola_jax.model import (
     View,
     keys_values,
@@ -63,6 +64,7 @@ class OverPrompts(struct.PyTreeNode):
 
     views: View  # [B, T]
     read: Int[Array, "B Q"] | None = None
+    pages: Int[Array, "N n"] | None = None  # of each block that is written; one page each if None
     kernel: PromptAttention = struct.field(pytree_node=False, default=PromptAttention())
 
     def tile(self, columns: TileColumns, shape: TileShape) -> Tile:
@@ -84,7 +86,7 @@ class OverPrompts(struct.PyTreeNode):
         tokens = Rotated(q, k, v, of_queries, of_keys, layer.sinks)
         seen = seen_in(config, tile.view, layer.window, tile.read, tile.row[None])
         mixed, kept = self.attend(tile, tokens, seen, isinstance(cache, KVBlocks))
-        return mixed, cache.write(kept, tile.columns.block)
+        return mixed, cache.write(kept, pages_of(self.pages, tile.columns.block))
 
     def attend(
         self, tile: Tile, tokens: Rotated, seen: Seen, keep: bool
@@ -120,6 +122,7 @@ class ToCache(struct.PyTreeNode):
     prompt: KVBlocks
     length: Int[Array, " W"]  # tokens of its prompt
     decoded: Int[Array, " W"]  # tokens decoded so far
+    pages: tuple[Int[Array, "N m"], Int[Array, "N n"]]  # of each block of prompts, and of texts
     reach: tuple[int, int] = struct.field(pytree_node=False)  # of prompts, and of decoded tokens
     kernel: DecodeAttention = struct.field(pytree_node=False, default=DecodeAttention())
 
@@ -134,34 +137,49 @@ class ToCache(struct.PyTreeNode):
     def __call__(
         self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 S"], tile: Tile, cache: Kept
     ) -> tuple[Heads, Kept]:
-        """Write the token's keys and values to the row's own block, and attend."""
+        """Write the token's keys and values to the row's own pages, and attend."""
         assert isinstance(cache, KVBlocks)
         columns = tile.columns
         nth = self.decoded[columns.question] - 1
         length = self.length[columns.question]
-        blocks = columns.prompt_block, columns.block
-        rows = Rows(*blocks, length, nth, layer.window[None], layer.sinks)
+        rows = Rows(
+            prompt_pages=pages_of(self.pages[0], columns.prompt_block),
+            pages=pages_of(self.pages[1], columns.block),
+            length=length,
+            nth=nth,
+            window=layer.window[None],
+            sinks=layer.sinks,
+        )
         q = queries(config, layer, h, tile.view)
         token = keys_values(config, layer, h, tile.view)
         mixed, own = self.kernel(rows, q, token, self.prompt, cache, self.reach)
         return mixed, KVBlocks(*own)
 
 
+def pages_of(table: Int[Array, "N n"] | None, block: Int[Array, " R"]) -> Int[Array, "R n"]:
+    """Return the pages of blocks, which are pages themselves where there is no table."""
+    return block[:, None] if table is None else table[block]
+
+
 def over_prompts(
-    views: View, prefix: KVBlocks | None, read: Array | None, kernel: PromptAttention
+    views: View,
+    prefix: KVBlocks | None,
+    read: Array | None,
+    pages: Array | None,
+    kernel: PromptAttention,
 ) -> OverPrompts:
     """Make the mode of prompts, or of prompts that continue a prefix."""
     if prefix is None:
-        return OverPrompts(views, read, kernel)
-    return AfterPrefix(views, read, kernel, prefix=prefix)
+        return OverPrompts(views, read, pages, kernel)
+    return AfterPrefix(views, read, pages, kernel, prefix=prefix)
 
 
 class Kind(NamedTuple):
-    """How layers of a kind run, and the block that they keep for some tokens."""
+    """How layers of a kind run, and the page in which they keep some tokens."""
 
     over_prompts: Callable[..., Mode]
     to_cache: Callable[..., Mode]
-    block: Callable[[LayerConfig, int, DTypeLike], Any]
+    page: Callable[[LayerConfig, int, DTypeLike], Any]
 
 
-ATTENTION = Kind(over_prompts, ToCache, kv_block)
+ATTENTION = Kind(over_prompts, ToCache, kv_page)

@@ -1,10 +1,19 @@
-"""A decoder: rows of a batch on one worker, decoded step by step until all have ended."""
+"""A decoder: a queue of rows on one worker, which are decoded step by step until all have ended.
 
+    waiting -> prompt run -> decoding, a token a step -> ended: its slot and pages are free
+       ^                          |
+       +--- no page is free ------+
+
+A row whose next page is not free is preempted if it has decoded fewest tokens: it waits again, and
+is decoded anew from its prompt.
+"""
+
+import contextlib
 import dataclasses
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,20 +25,21 @@ from cola_jax.errors import InputError, shown
 from cola_jax.execute.driver import Driver, open_prefix
 from cola_jax.execute.forward import embed_tokens
 from cola_jax.execute.inputs import bucket, cut, decode_tokens, token_counts
-from cola_jax.execute.kv_cache import Allocator, DecodeRow, decode_tiles
+from cola_jax.execute.kv_cache import Allocator, DecodeRow, cover_rows, decode_tiles
 from cola_jax.execute.layout import Layout, layout_of
 from cola_jax.execute.memory import (
     DecodeSizes,
     Memory,
     choose_decode_sizes,
+    growing_caches,
     held_bytes,
     layer_caches,
     round_questions,
-    round_up,
 )
 from cola_jax.execute.plan import (
     Workload,
     drop_prefix,
+    take,
 )
 from cola_jax.execute.readouts import Top, greedy_sample, random_sample
 from cola_jax.execute.worker import Launches, Worker
@@ -162,12 +172,12 @@ class Decoder:
         sampling: Sampling = GREEDY,
         names: Sequence[str] = (),
     ):
-        """Take plain prompts, padded to the bucket of the longest; `workload` bounds the paths.
+        """Take plain prompts of any lengths and number; `workload` bounds the paths.
 
         `names` identify the prompts where tokens are drawn.
         """
 
-        def choose(prefix: int, memory: Memory) -> tuple[Layout, int, DecodeSizes]:
+        def choose(prefix: int, memory: Memory) -> tuple[Layout, DecodeSizes]:
             rest = drop_prefix(prompts, prefix)
             layout = layout_of(rest, memory.limits, by_row=True)
             own = layout.tokens
@@ -175,39 +185,36 @@ class Decoder:
                 worker.config,
                 prefix + own,
                 memory,
+                lengths=token_counts(prompts),
                 positions=workload.positions,
                 max_new_tokens=max_new_tokens,
                 wanted=workload.wave * len(prompts.ids),
                 prefix=prefix,
                 held=held_bytes(worker.config, rest, own, memory),
             )
-            return layout, prefix + own, sizes
+            return layout, sizes
 
         self.worker = worker
         self.stop = stop
         self.limit = max_new_tokens
-        prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
-        self.layout, self.longest, sizes = chosen
-        self.sizes = sizes
+        self.prefix, size, chosen = open_prefix(worker, prompts, workload, choose)
+        self.layout, self.sizes = chosen
+        self.longest = size + self.layout.tokens
         self.lengths = token_counts(prompts).astype(np.int32)
-        cache = layer_caches(worker.config)
-        self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions, cache)
-        self.driver = Driver(
-            worker,
-            cut(drop_prefix(prompts, size), self.longest - size, 0),
-            (self.lengths - size - 1)[:, None],
-            sizes.slots,
-            self.layout,
-            round_questions(len(prompts.ids)),
-            prefix,
-        )
-        self.prompt, self.decoded = (
-            worker.take_blocks(sizes.blocks, length) for length in (self.longest, sizes.kept)
+        self.prefix_tokens = size
+        self.prompts = drop_prefix(prompts, size)
+        self.prefilled = round_questions(min(len(prompts.ids), self.sizes.prefilled))
+        sizes = self.sizes
+        config = worker.config
+        self.allocator = Allocator(sizes, layer_caches(config), growing_caches(config))
+        self.prompt_cache, self.text_cache = (
+            worker.take_pages(pages.pages, pages.tokens) for pages in (sizes.prompts, sizes.texts)
         )
         states = np.zeros((sizes.decode_slots + 1, 1, worker.config.state_width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
-        self.step_layout = Layout.of_rows(1, sizes.rows)
+        self.pages = worker.put((self.allocator.prompts.table, self.allocator.texts.table))
+        self.step_layout = Layout.of_single_tokens(sizes.heights)
         self.planned: tuple[bytes, Launches] | None = None  # the last step's
         self.sampling = sampling
         self.names = names
@@ -223,57 +230,122 @@ class Decoder:
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
         rows = decode_rows(steps_of(self.worker.config, paths))
-        self.decode(rows)
+        for _ in self.decode(rows):
+            pass
         return rows
 
-    def decode(self, rows: Sequence[DecodeRow]) -> None:
-        """Decode rows to their ends; the tokens are then in them."""
+    def decode(self, rows: Sequence[DecodeRow]) -> Iterator[list[DecodeRow]]:
+        """Decode rows to their ends, and yield those that have ended, a step after the other."""
         # sorted, so that those that share a prefix are admitted together
         waiting = deque(sorted(rows, key=lambda row: (row.question, row.path.tolist())))
         dispatched: deque[Dispatched] = deque()
         while True:
-            while len(dispatched) < AHEAD and (step := self.advance(waiting)) is not None:
+            while len(dispatched) < AHEAD:
+                step = self.advance(waiting, settled=not dispatched)
+                if step is None:
+                    break
                 dispatched.append(step)
             if not dispatched:
                 return
             stepped, pending = dispatched.popleft()
-            self.collect(stepped, self.worker.wait(pending))
+            if ended := self.collect(stepped, self.worker.wait(pending)):
+                yield ended
 
-    def advance(self, waiting: deque[DecodeRow]) -> Dispatched | None:
-        """Dispatch the prefill of new rows, or a step of admitted ones; return None without any."""
-        next_rows = list(itertools.islice(waiting, self.sizes.decode_slots))
-        room = self.allocator.count_fitting(next_rows)
-        if room and self.driver.prefix is not None:
-            room = self.driver.prefix.count_fitting([row.path for row in next_rows[:room]])
-        admitted = [row for row in self.allocator.row if row is not None]
+    def advance(self, waiting: deque[DecodeRow], settled: bool) -> Dispatched | None:
+        """Dispatch the prefill of new rows, or a step of admitted ones; return None without any.
+
+        Where pages for a step are not free, rows are preempted once all steps are collected, as
+        `settled` says: some may have ended.
+        """
+        room = self.count_fitting(waiting)
+        admitted = self.allocator.live
         # few new rows fill their tiles badly, so they wait for more slots to be free
-        enough = min(len(waiting), max(1, self.sizes.decode_slots // 4))
+        enough = min(len(waiting), max(1, self.sizes.decode_slots // 8))
         if room and (not admitted or room >= enough):
             return self.prefill([waiting.popleft() for _ in range(room)])
         active = [row for row in admitted if row.dispatched < self.limit]
+        while active and not self.allocator.grow(active):
+            if not settled:
+                return None
+            row = min(active, key=lambda row: row.dispatched)
+            active.remove(row)
+            self.preempt(row)
+            waiting.appendleft(row)
         return self.step(active) if active else None
+
+    def preempt(self, row: DecodeRow) -> None:
+        """Free what a row has, which is decoded anew."""
+        self.allocator.release(row)
+        self.worker.metrics.add(tokens=-len(row.tokens))
+        row.restart()
+
+    def count_fitting(self, waiting: Sequence[DecodeRow]) -> int:
+        """Count the waiting rows, from the first on, whose prompts can be run now."""
+        if not waiting or not len(self.allocator.slots.free):
+            return 0
+        rows = list(itertools.islice(waiting, self.sizes.prefilled))
+        lengths = self.lengths[[row.question for row in rows]].tolist()
+        room = self.allocator.count_fitting(rows, lengths)
+        if room and self.prefix is not None:
+            room = self.prefix.count_fitting([row.path for row in rows[:room]])
+        return room
 
     def prefill(self, rows: list[DecodeRow]) -> Dispatched:
         """Admit rows, run their prompts, and choose the first token of each."""
+        worker = self.worker
+        numbers, questions = np.unique([row.question for row in rows], return_inverse=True)
+        prompts = cut(take(self.prompts, numbers), self.layout.tokens, 0)
+        layout = self.layout._replace(
+            length=self.layout.length[numbers], reads=self.layout.reads[numbers]
+        )
+        lengths = self.lengths[numbers]
         paths = [pad_path(row.path.tolist(), self.sizes.positions) for row in rows]
-        with self.driver.on_paths(np.array(paths)) as blocks:
+        on_paths = contextlib.nullcontext()
+        if self.prefix is not None:
+            on_paths = self.prefix.on_paths(np.array(paths))
+        with on_paths as blocks:
             chunks, cost = self.allocator.admit(
-                rows, self.lengths, self.sizes.slots, self.layout, blocks
+                rows, questions, lengths, self.sizes.slots, layout, blocks
             )
             if self.sampling.temperature:
                 for row in rows:
                     name = self.names[row.question]
-                    path = layer_of(self.worker.config, row.path).tolist()
+                    path = layer_of(worker.config, row.path).tolist()
                     self.keys[row.slot] = self.sampling.key(name, path)
+            self.copy_pages()
+            driver = Driver(
+                worker,
+                prompts,
+                (lengths - self.prefix_tokens - 1)[:, None],
+                self.sizes.slots,
+                layout,
+                self.prefilled,
+                self.prefix,
+                self.pages[0],
+            )
             chosen = self.count_dispatched(rows)
-            self.worker.metrics.add(cost=cost)
+            worker.metrics.add(cost=cost)
 
             def program() -> list[Top]:
                 for chunk in chunks:
-                    self.states, self.prompt = self.driver.run(chunk, self.states, self.prompt)
+                    self.states, self.prompt_cache = driver.run(
+                        chunk, self.states, self.prompt_cache
+                    )
                 return self.sample(chosen)
 
-            return rows, self.worker.dispatch(program)
+            pending = worker.dispatch(program)
+        worker.give_back(driver.slots)
+        return rows, pending
+
+    def copy_pages(self) -> None:
+        """Copy the tables of pages that have changed to the devices."""
+        tables = self.allocator.prompts, self.allocator.texts
+        self.pages = tuple(
+            self.worker.put(table.table.copy()) if table.changed else pages
+            for table, pages in zip(tables, self.pages, strict=True)
+        )
+        for table in tables:
+            table.changed = False
 
     def step(self, rows: list[DecodeRow]) -> Dispatched:
         """Run every layer of each row's path for the token it decoded last, and choose the next."""
@@ -281,12 +353,9 @@ class Decoder:
         worker = self.worker
         active = np.array([row.slot for row in rows], np.int32)
         allocator.decoded[active] = [row.dispatched for row in rows]
-        # a short text does not pay for a long one
-        reach = (
-            min(bucket(int(allocator.length[active].max()), 32), self.longest),
-            min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept),
-        )
         lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
+        self.copy_pages()
+        reach = self.reach(active)
         launches = self.plan(active)
         chosen = self.count_dispatched(rows)
 
@@ -294,20 +363,39 @@ class Decoder:
             self.states, views = embed_tokens(
                 worker.model, self.states, self.tokens, *lengths, dtype=worker.dtype
             )
-            modes = worker.modes_to_cache(views, self.prompt, lengths, reach)
-            self.states, self.decoded = worker.run(launches, self.states, modes, self.decoded)
+            modes = worker.modes_to_cache(views, self.prompt_cache, lengths, self.pages, reach)
+            self.states, self.text_cache = worker.run(launches, self.states, modes, self.text_cache)
             return self.sample(chosen)
 
         return rows, worker.dispatch(program)
 
+    def reach(self, active: np.ndarray) -> tuple[int, int]:
+        """Return how many tokens of prompts and of texts these rows see: one of few numbers.
+
+        A short text does not pay for a long one. A CPU reads no more pages than there are, and
+        would compile each number.
+        """
+        texts = self.sizes.texts
+        most = self.longest, texts.most * texts.tokens
+        if self.worker.device.platform == "cpu":
+            return most
+        allocator = self.allocator
+        seen = allocator.length[active].max(), allocator.decoded[active].max()
+        return min(bucket(int(seen[0]), 32), most[0]), min(bucket(int(seen[1]), 32), most[1])
+
     def plan(self, active: np.ndarray) -> Launches:
         """Plan a step, or take the last plan where the same rows go on."""
         tables = self.allocator
-        every = tables.path, tables.own_block, tables.prompt_block
+        every = tables.path, tables.prompt_block
         key = b"".join([active.tobytes(), *(table[active].tobytes() for table in every)])
         if self.planned is None or self.planned[0] != key:
             tiles = decode_tiles(
-                tables.path, active, tables.own_block, tables.prompt_block, self.step_layout
+                tables.path,
+                active,
+                tables.text_block,
+                tables.prompt_block,
+                self.step_layout,
+                self.worker.memory.limits.decode_fixed,
             )
             self.planned = (key, self.worker.load(tiles, self.step_layout))
         return self.planned[1]
@@ -317,13 +405,15 @@ class Decoder:
 
         These are slots [U], and where tokens are drawn keys [U, 2] and the tokens' indices [U].
         """
-        size = self.sizes.unembedded
         slots = [row.slot for row in rows]
         for row in rows:
             row.dispatched += 1
-        table = np.full(round_up(len(slots), size), self.allocator.padding_slot, np.int32)
+        sizes = self.sizes
+        heights = tuple({min(height, sizes.unembedded) for height in sizes.heights})
+        cover = cover_rows(len(slots), heights, self.worker.memory.limits.decode_fixed)
+        table = np.full(sum(cover), self.allocator.padding_slot, np.int32)
         table[: len(slots)] = slots
-        parts = table.reshape(-1, size)
+        parts = np.split(table, np.cumsum(cover)[:-1])
         if not self.sampling.temperature:
             return [(part,) for part in parts]
         return [(part, self.keys[part], self.allocator.decoded[part]) for part in parts]
@@ -337,10 +427,11 @@ class Decoder:
             samples.append(sample)
         return samples
 
-    def collect(self, rows: Sequence[DecodeRow], samples: Sequence[Top]) -> None:
-        """Take the tokens that rows chose, and release rows that have ended."""
+    def collect(self, rows: Sequence[DecodeRow], samples: Sequence[Top]) -> list[DecodeRow]:
+        """Take the tokens that rows chose, and release rows that have ended; return those."""
         chosen: Any = Top(*(np.concatenate(c).tolist() for c in zip(*samples, strict=True)))
-        tokens = ended = 0
+        tokens = 0
+        ended = []
         for i, row in enumerate(rows):
             if row.finish:  # it ended while this step was being computed
                 continue
@@ -357,13 +448,15 @@ class Decoder:
                     row.finish = TRUNCATED
             if row.finish:
                 self.allocator.release(row)
-                ended += 1
-        self.worker.metrics.add(tokens=tokens, evaluations=ended)
+                ended.append(row)
+        self.worker.metrics.add(tokens=tokens, evaluations=len(ended))
+        return ended
 
     def close(self) -> None:
         """Give the buffers back to the worker."""
-        self.driver.close()
-        self.worker.give_back(*jax.tree.leaves((self.prompt, self.decoded)))
+        if self.prefix is not None:
+            self.prefix.close()
+        self.worker.give_back(*jax.tree.leaves((self.prompt_cache, self.text_cache)))
 
 
 def check_decode_memory(
@@ -375,6 +468,7 @@ def check_decode_memory(
         config,
         tokens,
         memory,
+        lengths=token_counts(prompts),
         positions=positions,
         max_new_tokens=max_new_tokens,
         held=held_bytes(config, prompts, tokens, memory),

@@ -43,17 +43,19 @@ class Driver:
         layout: Layout,
         questions: int = 1,
         prefix: "SharedPrefix | None" = None,
+        pages: jax.Array | None = None,
     ):
         """Take prompts [B, T], the positions read by the last layer [B, Q], and S.
 
         With arrays of at least as many `questions`, a smaller last batch compiles nothing.
-        `prefix` is what all prompts continue.
+        `prefix` is what all prompts continue, and `pages` those of the blocks that are written.
         """
         prompts, read = jax.tree.map(lambda x: repeat_first(x, questions), (prompts, read))
         self.worker = worker
         self.layout = layout
         self.padding_slot = slots
         self.prefix = prefix
+        self.pages = pages
         self.prompts, self.read = worker.put((prompts.replace(read=None, targets=None), read))
         self.views = view_prompts(worker.model, self.prompts, dtype=worker.dtype)
         # padding rows write to the slot after the last one
@@ -88,7 +90,7 @@ class Driver:
     def modes(self, read: jax.Array | None = None) -> list[Mode]:
         """Return the mode of tiles of each kind of layer."""
         prefix = None if self.prefix is None else self.prefix.caches
-        return self.worker.modes_over_prompts(self.views, prefix, read)
+        return self.worker.modes_over_prompts(self.views, prefix, read, self.pages)
 
     def close(self) -> None:
         """Give the slots back to the worker, and leave the prefix to its next batch."""
@@ -144,7 +146,7 @@ class SharedPrefix:
         self.blocks = blocks
         self.users = 0
         self.lock = threading.Lock()
-        self.caches = worker.take_blocks([blocks] * len({*worker.cache_of}), len(ids))
+        self.caches = worker.take_pages([blocks] * len({*worker.cache_of}), len(ids))
         limits = worker.memory.limits
         self.layout = Layout.of_rows(len(ids), tile_rows(limits, len(ids)), page=limits.page)
         self.trie = PrefixTrie(blocks, self.layout, blocks)

@@ -156,7 +156,8 @@ def generate(
             return collect(decoder(padded[questions]), padded[questions], max_new_tokens)
 
     workload = Workload(padded.shape[1], longest)
-    for questions, generated in map_questions(workers, run, prompts, padded, workload, progress):
+    batches = map_questions(workers, run, prompts, padded, workload, progress, whole=True)
+    for questions, generated in batches:
         for whole, part in zip(out, generated, strict=True):
             whole[questions] = part
     for b, c in np.argwhere(padded[:, :, 0] != STOP):

@@ -61,6 +61,12 @@ class Layout(NamedTuple):
         every = np.ones(questions, np.int32)
         return cls((inner, last), 1, tokens * every, every)
 
+    @classmethod
+    def of_single_tokens(cls, heights: Sequence[int]) -> "Layout":
+        """Return the layout of rows of one token each, in tiles of these numbers of rows."""
+        shapes = tuple(TileShape(height, height, 1) for height in heights)
+        return cls(shapes, len(shapes), np.ones(1, np.int32), np.ones(1, np.int32))
+
     @property
     def taken(self) -> Int[np.ndarray, " B"]:
         """The tokens that each question takes of a tile, in whole pages."""

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.errors import InputError, shown
-from cola_jax.kernels.tpu_decode import WRITTEN
+from cola_jax.kernels.tpu_decode import WRITTEN, page_tokens
 from cola_jax.model import recurrent_shapes
 from cola_jax.prompts import Prompts
 
@@ -47,9 +47,12 @@ class Limits(NamedTuple):
     positions: int  # unembedded at a time
     prefix_states: int  # of a common prefix, where paths differ
     decode_slots: int
-    decode_rows: int  # that run a layer together
+    decode_rows: tuple[int, ...]  # heights of tiles
+    decode_fixed: int  # rows that take as long as a tile takes beside its rows
     decode_positions: int  # rows whose logits are made at a time while decoding
-    decode_multiple: int  # of the tokens of a decoded block
+    decode_questions: int  # of a batch whose answers are decoded
+    decode_page: int  # tokens whose keys and values are kept together, at most
+    decode_multiple: int  # of the tokens of a page
 
 
 # A CPU packs a layer's weights for every product: tiles of 288 tokens take 7 to 10 % less a token
@@ -66,9 +69,12 @@ CPU = Limits(
     outputs=256,
     positions=128,
     prefix_states=1024,
-    decode_slots=64,
-    decode_rows=16,
-    decode_positions=16,
+    decode_slots=128,
+    decode_rows=(8, 16, 64),
+    decode_fixed=11,
+    decode_positions=64,
+    decode_questions=256,
+    decode_page=32,
     decode_multiple=1,
 )
 ACCELERATOR = Limits(
@@ -84,8 +90,11 @@ ACCELERATOR = Limits(
     positions=256,
     prefix_states=4096,
     decode_slots=256,
-    decode_rows=64,
+    decode_rows=(16, 64),
+    decode_fixed=256,
     decode_positions=64,
+    decode_questions=1024,
+    decode_page=128,
     decode_multiple=WRITTEN,
 )
 
@@ -161,16 +170,25 @@ def choose_sizes(
     return Sizes(min(slots, few_sizes(max(wanted, FEWEST_SLOTS))), outputs, unembedded)
 
 
+class PageSizes(NamedTuple):
+    """Pages of keys and values: those of prompts, or those of decoded texts."""
+
+    tokens: int  # X, of a page
+    most: int  # of the longest prompt or text at a layer
+    pages: tuple[int, ...]  # M of each cache
+
+
 class DecodeSizes(NamedTuple):
     """The shapes of decoding, beside the model's own and the tokens of prompts and texts."""
 
     decode_slots: int  # W, rows decoded at a time
     positions: int  # P, of the longest path
-    blocks: tuple[int, ...]  # M of each cache: for prompts, and as many for decoded tokens
-    slots: int  # S, hidden states while prompts run
-    rows: int  # R of a decode step
+    prompts: PageSizes
+    texts: PageSizes
+    prefilled: int  # rows whose prompts run at a time
+    slots: int  # S, hidden states while they run
+    heights: tuple[int, ...]  # R of the tiles of a step
     unembedded: int  # U, rows unembedded at a time
-    kept: int  # X, the most decoded tokens of a row, rounded up
 
 
 def choose_decode_sizes(
@@ -178,6 +196,7 @@ def choose_decode_sizes(
     tokens: int,
     memory: Memory,
     *,
+    lengths: Sequence[int] | np.ndarray,
     positions: int,
     max_new_tokens: int,
     wanted: int = 1,
@@ -186,43 +205,74 @@ def choose_decode_sizes(
 ) -> DecodeSizes:
     """Choose the sizes of a decoder of at most `wanted` rows at a time.
 
-    Prompts have T tokens, of which the first `prefix` are run elsewhere; `positions` are the layers
-    of the longest path, and `held` the bytes of `held_bytes`. Raises InputError where the budget is
-    too small for a row, naming one that is enough.
+    Prompts have these lengths, and up to T tokens with padding, of which the first `prefix` are run
+    elsewhere; `positions` are the layers of the longest path, and `held` the bytes of `held_bytes`.
+    Rows take pages as they decode: there are as many slots as have room for texts of half the
+    length, which rows of all ages have on average, and pages for whole texts where memory allows.
+    Raises InputError where the budget is too small for a row, naming one that is enough.
     """
     limits = memory.limits
     itemsize = memory.itemsize
     positions = round_up(positions, 8)  # few shapes for paths of many lengths
     prefill_rows = tile_rows(limits, limits.multiple)  # at most
     state = (tokens - prefix) * config.state_width * itemsize
-    kept = round_up(max_new_tokens, limits.decode_multiple)
-    block = np.array([block_bytes(config, n, itemsize) for n in (tokens, kept)]).sum(axis=0)
     logits = LOGITS * 4 * config.vocab_size
-    # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
-    spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * int(block.sum()) + logits
-    spare += held
-    layers = np.bincount(layer_caches(config), minlength=len(block))
+    grows = np.array(growing_caches(config))
+    layers = np.bincount(layer_caches(config), minlength=len(grows))
     shares = np.minimum(1, (1 + SPARED) * layers / config.num_layers)
 
-    def blocks(slots: int) -> np.ndarray:  # of each cache, and enough for a path of one kind
-        return np.maximum(positions, np.ceil(slots * positions * shares).astype(int))
+    token = max(kind.num_kv_heads * kind.head_dim for kind in config.kinds) * itemsize
 
-    def taken(slots: int) -> int:
-        return spare + slots * (state + logits) + int(blocks(slots) @ block)
+    def page_of(tokens: int, multiple: int) -> tuple[int, int, np.ndarray]:
+        """Return the tokens of a page, the pages of so many tokens, and the bytes of a page."""
+        size = min(limits.decode_page, page_tokens(token), round_up(tokens, multiple))
+        return size, -(-tokens // size), np.array(block_bytes(config, size, itemsize))
+
+    prompt_size, most_prompt, prompt_bytes = page_of(tokens, 1)
+    text_size, most_text, text_bytes = page_of(max_new_tokens, limits.decode_multiple)
+    mean_prompt = float(np.mean([-(-length // prompt_size) for length in lengths]))
+    half = (most_text + 1) / 2
+    # what a tile of a step reads: a CPU reads page by page, others gather all
+    read = prompt_bytes + text_bytes
+    if memory.backend != "cpu":
+        read = most_prompt * prompt_bytes + most_text * text_bytes
+
+    def pages_of(slots: int, most: int, mean: float) -> tuple[int, ...]:
+        """Return the pages of each cache, enough for the longest path of layers of one kind."""
+        rows = np.maximum(positions, np.ceil(slots * positions * shares))
+        least = positions * np.where(grows, most, 1)
+        pages = np.maximum(least, np.ceil(rows * np.where(grows, mean, 1)))
+        return tuple(pages.astype(int).tolist())
+
+    def sizes_of(slots: int, mean_text: float) -> DecodeSizes:
+        prefilled = min(slots, limits.questions)
+        return DecodeSizes(
+            decode_slots=slots,
+            positions=positions,
+            prompts=PageSizes(prompt_size, most_prompt, pages_of(slots, most_prompt, mean_prompt)),
+            texts=PageSizes(text_size, most_text, pages_of(slots, most_text, mean_text)),
+            prefilled=prefilled,
+            slots=prefilled + 2 * prefill_rows,
+            heights=tuple(n for n in limits.decode_rows if n < 2 * slots) or limits.decode_rows[:1],
+            unembedded=min(limits.decode_positions, floor_power(slots)),
+        )
+
+    def taken(sizes: DecodeSizes) -> int:
+        return (
+            held
+            + (sizes.slots + 1) * state
+            + (sizes.unembedded + 1) * logits
+            + int((np.array(sizes.prompts.pages) + 1) @ prompt_bytes)
+            + int((np.array(sizes.texts.pages) + 1) @ text_bytes)
+            + max(sizes.heights) * int(read.sum())
+        )
 
     task = f"decode {max_new_tokens} tokens after {tokens} on {positions} layers"
-    budget = memory.for_batch(taken(1), task)
+    budget = memory.for_batch(taken(sizes_of(1, half)), task)
     most = min(limits.decode_slots, ceil_power(wanted))
-    decode_slots = next(n for n in range(most, 0, -1) if n == 1 or taken(n) <= budget)
-    return DecodeSizes(
-        decode_slots=decode_slots,
-        positions=positions,
-        blocks=tuple(blocks(decode_slots).tolist()),
-        slots=decode_slots + 2 * prefill_rows,
-        rows=limits.decode_rows,
-        unembedded=min(limits.decode_positions, floor_power(decode_slots)),
-        kept=kept,
-    )
+    slots = next(n for n in range(most, 0, -1) if taken(sizes_of(n, half)) <= budget)
+    means = np.linspace(most_text, half, 9).tolist()
+    return next(sizes for mean in means if taken(sizes := sizes_of(slots, mean)) <= budget)
 
 
 def held_bytes(config: ModelConfig, prompts: Prompts, tokens: int, memory: Memory) -> int:
@@ -245,8 +295,19 @@ def kept_by(config: LayerConfig) -> tuple[Any, ...]:
 
 def caches_of(config: ModelConfig) -> list[int]:
     """Return the number of the cache of each kind of layer; those that keep the same share one."""
-    kept = [kept_by(each) for each in config.kinds]
-    return [list(dict.fromkeys(kept)).index(each) for each in kept]
+    distinct = distinct_caches(config)
+    return [distinct.index(kept_by(kind)) for kind in config.kinds]
+
+
+def growing_caches(config: ModelConfig) -> list[bool]:
+    """Return whether what each cache keeps grows with the tokens; a recurrence's does not."""
+    kinds = {kept_by(kind): kind for kind in config.kinds}
+    return [not kind.convolution for kind in kinds.values()]
+
+
+def distinct_caches(config: ModelConfig) -> list[tuple[Any, ...]]:
+    """Return what each cache keeps, as `kept_by`."""
+    return list(dict.fromkeys(kept_by(kind) for kind in config.kinds))
 
 
 def layer_caches(config: ModelConfig) -> list[int]:

@@ -60,11 +60,23 @@ class Batches(NamedTuple):
         whole = counts[before:].tolist()
         return cls([n - size for n, size in zip(whole, shared, strict=True)], shared, limits)
 
+    def by_prefix(self, left: Sequence[int]) -> list[np.ndarray]:
+        """Group the prompts `left` by their prefixes."""
+        sizes = sorted({self.prefixes[i] for i in left})
+        return [np.array([i for i in left if self.prefixes[i] == size]) for size in sizes]
+
+    def deal(self, left: Sequence[int], parts: int) -> list[np.ndarray]:
+        """Deal the prompts `left` to so many batches of each prefix, whose lengths are alike."""
+        batches = []
+        for indices in self.by_prefix(left):
+            longest_first = indices[np.argsort([-self.tokens[i] for i in indices], kind="stable")]
+            batches += [longest_first[part::parts] for part in range(min(parts, len(indices)))]
+        return batches
+
     def cut(self, left: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
         """Cut the prompts `left` into batches of one prefix each, as `cut_batches`."""
         batches = []
-        for size in sorted({self.prefixes[i] for i in left}):
-            indices = np.array([i for i in left if self.prefixes[i] == size])
+        for indices in self.by_prefix(left):
             tokens = [self.tokens[i] for i in indices]
             cut = cut_batches(tokens, parts, largest, self.limits.batch_tokens)
             batches += [indices[batch] for batch in cut]

@@ -25,8 +25,9 @@ from cola_jax.execute.memory import Memory, caches_of, default_budget
 from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Tiles, Workload, pad_rows
 from cola_jax.execute.recurrence import choose_kind
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention, stored_as
+from cola_jax.kernels.attention import PromptAttention, stored_as
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
+from cola_jax.kernels.decode import DecodeAttention
 from cola_jax.metrics import Clock, Metrics
 from cola_jax.model import View
 from cola_jax.params import Model
@@ -196,25 +197,35 @@ class Worker:
         return states, tuple(kept)
 
     def modes_over_prompts(
-        self, views: View, prefix: Sequence[Kept] | None, read: jax.Array | None
+        self,
+        views: View,
+        prefix: Sequence[Kept] | None,
+        read: jax.Array | None,
+        pages: jax.Array | None = None,
     ) -> list[Mode]:
-        """Return the mode of each kind of layer over prompts, or prompts that continue a prefix."""
+        """Return the mode of each kind of layer over prompts, or prompts that continue a prefix.
+
+        `pages` are those of the blocks to which keys and values are written.
+        """
         caches = [None if prefix is None else prefix[number] for number in self.cache_of]
         each = zip(self.kinds, caches, self.kernels, strict=True)
-        return [kind.over_prompts(views, cache, read, kernel) for kind, cache, kernel in each]
+        return [
+            kind.over_prompts(views, cache, read, pages, kernel) for kind, cache, kernel in each
+        ]
 
     def modes_to_cache(
         self,
         views: View,
         prompts: Sequence[Kept],
         lengths: tuple[jax.Array, jax.Array],
+        pages: tuple[jax.Array, jax.Array],
         reach: tuple[int, int],
     ) -> list[Mode]:
         """Return the mode of each kind of layer for tokens that continue prompts."""
         caches = [prompts[number] for number in self.cache_of]
         each = zip(self.kinds, caches, self.decode_kernels, strict=True)
         return [
-            kind.to_cache(views, cache, *lengths, reach=reach, kernel=kernel)
+            kind.to_cache(views, cache, *lengths, pages, reach=reach, kernel=kernel)
             for kind, cache, kernel in each
         ]
 
@@ -233,14 +244,14 @@ class Worker:
         placed = placement.sharding_on(self.devices, split) if even else self.sharding
         return jnp.zeros(shape, dtype, device=placed)
 
-    def take_blocks(self, counts: Sequence[int], tokens: int) -> Any:
-        """Take the buffers of each cache: its number of blocks, and one for padding."""
+    def take_pages(self, counts: Sequence[int], tokens: int) -> Any:
+        """Take the buffers of each cache: pages of so many tokens, and one for padding."""
 
         def take(number: int, count: int) -> Any:
             kind = self.cache_of.index(number)
-            block = self.kinds[kind].block(self.config.kinds[kind], tokens, self.dtype)
+            page = self.kinds[kind].page(self.config.kinds[kind], tokens, self.dtype)
             return jax.tree.map(
-                lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), block
+                lambda x: self.take_buffer((count + 1, *x.shape), x.dtype, split=1), page
             )
 
         return tuple(take(*each) for each in enumerate(counts))
@@ -347,12 +358,14 @@ def map_questions(
     paths: np.ndarray,
     workload: Workload,
     progress: bool | None = None,
+    *,
+    whole: bool = False,
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Map a function over batches of questions with paths [B, C, P], under a bar.
 
     It takes a worker, the indices of the questions, and their workload, whose prefix and `same` are
-    set here. Yields indices with results, as they end. InputError where a worker would have no
-    question.
+    set here. With `whole`, a batch has all questions of a worker that begin alike. Yields indices
+    with results, as they end. InputError where a worker would have no question.
     """
     if len(paths) < len(workers):
         raise InputError(
@@ -363,7 +376,11 @@ def map_questions(
     metrics = workers[0].metrics
     same = bool((paths == paths[:1]).all())
     shared = Batches.of(prompts, 1 / len(paths) if same else FRESH)
-    batches = shared.cut(range(len(paths)), len(workers), first.memory.limits.questions)
+    every = range(len(paths))
+    if whole:
+        batches = shared.deal(every, len(workers))
+    else:
+        batches = shared.cut(every, len(workers), first.memory.limits.questions)
 
     def run(worker: Worker, questions: np.ndarray) -> Result:
         prefix = shared.prefixes[questions[0]]

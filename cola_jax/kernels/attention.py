@@ -13,7 +13,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
-from cola_jax.attention import KeysValues, Seen, attend, attend_to_parts, attend_whole
+from cola_jax.attention import KeysValues, Seen, attend, attend_to_parts
 from cola_jax.model import rotate
 from cola_jax.params import Layer
 
@@ -33,17 +33,6 @@ class Rotated(NamedTuple):
     v: Float[Array, "R T K H"]
     of_queries: Rotation
     of_keys: Rotation
-    sinks: Float[Array, " N"] | None = None  # of the layer
-
-
-class Rows(NamedTuple):
-    """The scalars of each row that attends to a cache, and the layer's sinks."""
-
-    prompt_block: Int[Array, " R"]
-    block: Int[Array, " R"]
-    length: Int[Array, " R"]  # tokens of its prompt
-    nth: Int[Array, " R"]  # decoded tokens before this one
-    window: Int[Array, " 1"]  # of the layer
     sinks: Float[Array, " N"] | None = None  # of the layer
 
 
@@ -105,78 +94,6 @@ def followed_by(before: KeysValues, own: KeysValues) -> KeysValues:
         for first, x in zip(before, own, strict=True)
     )
     return k, v
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeAttention:
-    """Attention of a token of each row to its prompt and to the tokens decoded before it.
-
-    It gathers the blocks that a tile's rows read.
-    """
-
-    softcap: float | None = None
-
-    def on(self, mesh: Mesh) -> "DecodeAttention":
-        """Return the kernel for several devices, which split the heads."""
-        return self
-
-    def __call__(
-        self,
-        rows: Rows,
-        q: Float[Array, "R 1 N H"],
-        token: tuple[Float[Array, "R 1 K H"], Float[Array, "R 1 K H"]],
-        prompt: tuple[Shaped[Array, "M K T H"], Shaped[Array, "M K T H"]],
-        own: tuple[Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]],
-        reach: tuple[int, int],
-    ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
-        """Write the token's keys and values to the rows' own blocks, and attend; return the blocks.
-
-        `prompt` and `own` are all blocks of prompts and of decoded tokens; `reach` bounds the
-        tokens of either that are attended to.
-        """
-        k, v = (put_tokens(buffer, x, rows) for buffer, x in zip(own, token, strict=True))
-        tokens = min(reach[0], prompt[0].shape[2])
-        decoded = min(reach[1], k.shape[2])
-        in_prompt = jnp.arange(tokens)
-        in_own = jnp.arange(decoded)
-        length = rows.length[:, None]
-        nth = rows.nth[:, None]
-        masks = (
-            (in_prompt < length) & (length + nth - in_prompt < rows.window),
-            (in_own <= nth) & (nth - in_own < rows.window),
-        )
-        blocks = (prompt, rows.prompt_block, tokens), ((k, v), rows.block, decoded)
-        parts = []
-        for (buffers, block, count), mask in zip(blocks, masks, strict=True):
-            keys, values = (get(buffer, block, slice(None), slice(count)) for buffer in buffers)
-            # stale values that are not seen may hold NaN, and 0 * NaN is NaN
-            parts.append((keys, jnp.where(mask[:, None, :, None], values, 0)))
-        mask = jnp.concatenate(masks, axis=1)[:, None]
-        return attend_whole(q, parts, mask, self.softcap, rows.sinks), (k, v)
-
-
-def put_tokens(
-    buffer: Shaped[Array, "M K X H"], values: Float[Array, "R 1 K H"], rows: Rows
-) -> Shaped[Array, "M K X H"]:
-    """Write the token of each row to the next place of its block."""
-    values = as_stored(buffer, values)[:, 0]
-    at_once: Any = put_tokens_at_once
-    return jax.lax.platform_dependent(
-        buffer, values, rows.block, rows.nth, cuda=at_once, default=put_tokens_by_rows
-    )
-
-
-def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
-    """Write the token of each row [R, K, H] in one operation, as `put_at_once`."""
-    return buffer.at[block, :, nth].set(values, mode="promise_in_bounds")
-
-
-def put_tokens_by_rows(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
-    """Write them row by row, as `put_by_rows`."""
-    for row in range(len(values)):
-        start = (block[row], 0, nth[row], 0)
-        buffer = jax.lax.dynamic_update_slice(buffer, values[row][None, :, None], start)
-    return buffer
 
 
 def stored_as(dtype: Any, platform: str) -> jnp.dtype:

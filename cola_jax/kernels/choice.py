@@ -12,8 +12,9 @@ import numpy as np
 from cola_jax.attention import Labels, Seen
 from cola_jax.config import LayerConfig
 from cola_jax.errors import InputError, first_line
-from cola_jax.kernels.attention import LANES, DecodeAttention, PromptAttention, Rotated, Rows
-from cola_jax.kernels.tpu_decode import TpuDecodeAttention, span
+from cola_jax.kernels.attention import LANES, PromptAttention, Rotated
+from cola_jax.kernels.decode import DecodeAttention, Rows
+from cola_jax.kernels.tpu_decode import TpuDecodeAttention, page_tokens
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 
 Kernel = TypeVar("Kernel", bound=PromptAttention | DecodeAttention)
@@ -135,13 +136,15 @@ def run_decoding(
     """Attend with two rows to random tokens, with one device's part of the heads."""
     queries = config.num_heads // split
     groups = config.num_kv_heads // split
-    tokens = span(groups * config.head_dim * dtype.itemsize)  # the most that are on the chip
+    tokens = page_tokens(groups * config.head_dim * dtype.itemsize)  # the most on the chip
     normal = random_arrays(device, dtype)
-    row, ends = (jax.device_put(np.array(x, np.int32), device) for x in ([0, 1], [tokens, 9]))
-    rows = Rows(row, row, ends, ends - 1, jnp.full(1, tokens, jnp.int32))
+    pages, ends = (
+        jax.device_put(np.array(x, np.int32), device) for x in ([[0, 2], [1, 1]], [tokens + 8, 9])
+    )
+    rows = Rows(pages, pages, ends, ends - 1, jnp.full(1, tokens, jnp.int32))
     q, k, v = (normal(2, 1, heads, config.head_dim) for heads in (queries, groups, groups))
-    blocks = [normal(3, groups, 2 * tokens, config.head_dim) for _ in range(4)]
-    pairs = (blocks[0], blocks[1]), (blocks[2], blocks[3])
+    buffers = [normal(3, groups, tokens, config.head_dim) for _ in range(4)]
+    pairs = (buffers[0], buffers[1]), (buffers[2], buffers[3])
     reach = 2 * tokens, 2 * tokens
     run = jax.jit(lambda token: kernel(rows, q, token, *pairs, reach)[0].astype(jnp.float32))
     return jax.device_get(run((k, v)))

@@ -1,9 +1,9 @@
 """A TPU kernel for decode steps: attention that reads the KV cache where it lies.
 
-Without it, XLA gathers the blocks of a tile's rows before it multiplies, writes the token of each
-row by an operation of its own, and reads blocks to their ends. JAX's own paged kernels take one
+Without it, XLA gathers the pages of a tile's rows before it multiplies, writes the token of each
+row by an operation of its own, and reads pages to their ends. JAX's own paged kernels take one
 list of pages for each row, filled from the first token to the last; here a row reads a prompt's
-block that others share, filled in part, and then its own, within a window that varies by layer.
+pages that others share, filled in part, and then its own, within a window that varies by layer.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from cola_jax.attention import MASKED, KeysValues
-from cola_jax.kernels.attention import DecodeAttention, Rows
+from cola_jax.kernels.decode import DecodeAttention, Rows
 
 SCALARS = 5  # fields of Rows, without sinks
 WRITTEN = 16  # decoded tokens that are written together
-SPAN_BYTES = 2**19  # of keys that are on the chip at a time, and as many of values
+PAGE_BYTES = 2**19  # of keys that are on the chip at a time, and as many of values
 
 
 @dataclasses.dataclass(frozen=True)
 class TpuDecodeAttention(DecodeAttention):
     """The kernel, on the devices of a mesh, which split the heads.
 
-    XLA lays blocks of narrower heads out with another axis last, and would copy all of them.
+    XLA lays pages of narrower heads out with another axis last, and would copy all of them.
     """
 
     mesh: Mesh | None = None  # of several devices
@@ -49,7 +49,7 @@ class TpuDecodeAttention(DecodeAttention):
         own: KeysValues,
         reach: tuple[int, int],
     ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
-        """Attend to blocks where they lie, and write the token [R, 1, K, H] to them."""
+        """Attend to pages where they lie, and write the token [R, 1, K, H] to them."""
         run = functools.partial(decode_attention, reach=reach, interpret=self.interpret)
         if self.mesh is not None:
             heads = PartitionSpec(None, "tensor")
@@ -69,7 +69,7 @@ def decode_attention(
     rows: Rows,
     q: Float[Array, "R N H"],
     token: tuple[Float[Array, "R K H"], Float[Array, "R K H"]],
-    prompt: tuple[Float[Array, "M K T H"], Float[Array, "M K T H"]],
+    prompt: tuple[Float[Array, "_ K _ H"], Float[Array, "_ K _ H"]],
     own: tuple[Float[Array, "M K X H"], Float[Array, "M K X H"]],
     *,
     reach: tuple[int, int],
@@ -78,7 +78,7 @@ def decode_attention(
     """Attend with a token of each row to its prompt, to earlier decoded tokens, and to itself.
 
     `reach` bounds the tokens of prompts, and the decoded tokens, that one included. Return the own
-    blocks of the rows as well, updated in place with the keys and values of the token.
+    pages of the rows as well, updated in place with the keys and values of the token.
     """
     count, heads, width = q.shape
     groups = own[0].shape[1]
@@ -89,39 +89,42 @@ def decode_attention(
 
 
 def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret: bool) -> Any:
-    """Build the call of the kernel for these shapes: rows by steps, a span of each part a step."""
+    """Build the call of the kernel for these shapes: rows by steps, a page of each part a step."""
     count, groups, queries, width = q.shape
-    most = span(groups * width * own[0].dtype.itemsize)
-    tokens = min(reach[0], prompt[0].shape[2])
-    spans = min(most, tokens), min(most, reach[1])
-    steps = max(pl.cdiv(tokens, spans[0]), pl.cdiv(reach[1], spans[1]))
+    sizes = prompt[0].shape[2], own[0].shape[2]
+    steps = max(pl.cdiv(tokens, size) for tokens, size in zip(reach, sizes, strict=True))
 
     def spec(tokens: int, index: Callable[..., tuple[Any, Any]]) -> pl.BlockSpec:
-        """Return the part of an array that a step takes: a block, and tokens in it."""
+        """Return the part of an array that a step takes: a page, and tokens in it."""
 
         def of_step(r: Any, i: Any, *scalars: Any) -> tuple[Any, ...]:
-            block, place = index(Rows(*scalars), r, i)
-            return block, 0, place, 0
+            page, place = index(Rows(*scalars), r, i)
+            return page, 0, place, 0
 
         return pl.BlockSpec((1, groups, tokens, width), of_step)
 
     def nearest(i: Any, seen: tuple[Any, Any], size: int) -> Any:
-        """Return the span to read in a step; a span that stays the same is not read again."""
-        return 0 if steps == 1 else jnp.clip(i, *seen_spans(seen, size))
+        """Return the page to read in a step; a page that stays the same is not read again."""
+        return 0 if steps == 1 else jnp.clip(i, *seen_pages(seen, size))
 
     a_row, a_token = (spec(size, lambda rows, r, i: (r, 0)) for size in (queries, 1))
     of_prompt = spec(
-        spans[0],
-        lambda rows, r, i: (rows.prompt_block[r], nearest(i, seen_prompt(rows, r), spans[0])),
+        sizes[0],
+        lambda rows, r, i: (rows.prompt_pages[r, nearest(i, seen_prompt(rows, r), sizes[0])], 0),
     )
     of_own = spec(
-        spans[1], lambda rows, r, i: (rows.block[r], nearest(i, seen_own(rows, r), spans[1]))
+        sizes[1], lambda rows, r, i: (rows.pages[r, nearest(i, seen_own(rows, r), sizes[1])], 0)
     )
-    written = spec(WRITTEN, lambda rows, r, i: (rows.block[r], jax.lax.div(rows.nth[r], WRITTEN)))
+
+    def last_written(rows: Rows, r: Any, i: Any) -> tuple[Any, Any]:
+        page = jax.lax.div(rows.nth[r], sizes[1])
+        return rows.pages[r, page], jax.lax.div(rows.nth[r] - page * sizes[1], WRITTEN)
+
+    written = spec(WRITTEN, last_written)
     like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, *own)]
     state = (groups, queries, 1), (groups, queries, 1), (groups, queries, width)
     return pl.pallas_call(
-        functools.partial(tpu_kernel, spans=spans, scale=width**-0.5),
+        functools.partial(tpu_kernel, sizes=sizes, scale=width**-0.5),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=SCALARS,
             grid=(count, steps),
@@ -130,7 +133,7 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret:
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in state],
         ),
         out_shape=like,
-        input_output_aliases={10: 1, 11: 2},  # a row's own blocks
+        input_output_aliases={10: 1, 11: 2},  # a row's own pages
         interpret=interpret,
         # a chip of two cores gives each half of the rows
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
@@ -138,9 +141,9 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret:
     )
 
 
-def span(token: int) -> int:
-    """Choose how many tokens are read at a time, given the bytes of a token's keys."""
-    return max(WRITTEN, 1 << ((SPAN_BYTES // token).bit_length() - 1))
+def page_tokens(token: int) -> int:
+    """Return the most tokens of a page, given the bytes of a token's keys."""
+    return max(WRITTEN, 1 << ((PAGE_BYTES // token).bit_length() - 1))
 
 
 def seen_prompt(rows: Rows, r: Any) -> tuple[Any, Any]:
@@ -150,19 +153,19 @@ def seen_prompt(rows: Rows, r: Any) -> tuple[Any, Any]:
 
 
 def seen_own(rows: Rows, r: Any) -> tuple[Any, Any]:
-    """Return the same of its own block, the new token included."""
+    """Return the same of its own pages, the new token included."""
     return jnp.maximum(rows.nth[r] - rows.window[0] + 1, 0), rows.nth[r] + 1
 
 
-def seen_spans(seen: tuple[Any, Any], size: int) -> tuple[Any, Any]:
-    """Return the first and the last span with a token that is seen; the last alone for none."""
+def seen_pages(seen: tuple[Any, Any], size: int) -> tuple[Any, Any]:
+    """Return the first and the last page with a token that is seen; the last alone for none."""
     first, end = seen
     last = jax.lax.div(end - 1, size)
     return jnp.minimum(jax.lax.div(first, size), last), last
 
 
-def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
-    """Attend to one span of the prompt and one of the decoded tokens of a row."""
+def tpu_kernel(*refs: Any, sizes: tuple[int, int], scale: float) -> None:
+    """Attend to one page of the prompt and one of the decoded tokens of a row."""
     rows = Rows(*refs[:SCALARS])
     q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[SCALARS:]
     r = pl.program_id(0)
@@ -176,28 +179,28 @@ def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
         mixed[...] = jnp.zeros(mixed.shape, mixed.dtype)
 
     seen = seen_prompt(rows, r)
-    first, last = seen_spans(seen, spans[0])
+    first, last = seen_pages(seen, sizes[0])
 
     @pl.when((i >= first) & (i <= last) & (seen[0] < seen[1]))
     def _():
-        tpu_attend(state, q[0], prompt_k[0], prompt_v[0], seen, i * spans[0], scale)
+        tpu_attend(state, q[0], prompt_k[0], prompt_v[0], seen, i * sizes[0], scale)
 
     seen = seen_own(rows, r)
-    first, last = seen_spans(seen, spans[1])
+    first, last = seen_pages(seen, sizes[1])
 
     @pl.when((i >= first) & (i <= last))
     def _():
-        nth = rows.nth[r] - i * spans[1]
+        nth = rows.nth[r] - i * sizes[1]
         k = insert_token(own_k[0], k_new[0], nth)
         v = insert_token(own_v[0], v_new[0], nth)
-        tpu_attend(state, q[0], k, v, seen, i * spans[1], scale)
+        tpu_attend(state, q[0], k, v, seen, i * sizes[1], scale)
 
     @pl.when(i == last)
     def _():
-        nth = rows.nth[r] - i * spans[1]
+        nth = rows.nth[r] - i * sizes[1]
         start = pl.multiple_of(jax.lax.div(nth, WRITTEN) * WRITTEN, WRITTEN)
-        for put, blocks, token in ((put_k, own_k, k_new), (put_v, own_v, v_new)):
-            put[0] = insert_token(blocks[0, :, pl.ds(start, WRITTEN)], token[0], nth - start)
+        for put, page, token in ((put_k, own_k, k_new), (put_v, own_v, v_new)):
+            put[0] = insert_token(page[0, :, pl.ds(start, WRITTEN)], token[0], nth - start)
 
     @pl.when(i == pl.num_programs(1) - 1)
     def _():
@@ -213,7 +216,7 @@ def tpu_attend(
     start: Any,
     scale: float,
 ) -> None:
-    """Add a span of tokens to a softmax, in float32."""
+    """Add a page of tokens to a softmax, in float32."""
     top, total, mixed = state
     batch = ((0,), (0,))
     scores = jax.lax.dot_general(q, k, (((2,), (2,)), batch), preferred_element_type=jnp.float32)

@@ -20,7 +20,8 @@ from cola_jax.execute.placement import TPU_ORDER, sharding_on, worker_mesh
 from cola_jax.execute.plan import WIDTH
 from cola_jax.execute.reference import logits
 from cola_jax.execute.worker import CALL
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention
+from cola_jax.kernels.attention import PromptAttention
+from cola_jax.kernels.decode import DecodeAttention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.model import View
@@ -106,8 +107,15 @@ class Abstract:
         """Make a buffer, split over the devices along one axis as `Worker.buffer` does."""
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding_on(self.devices, split))
 
-    def blocks(self, tokens: int, count: int = DECODE_SLOTS * POSITIONS) -> KVBlocks:
-        """Make KV blocks, as many as a decoder has."""
+    def pages(self, tokens: int) -> tuple[KVBlocks, Any]:
+        """Make the pages of a decoder with so many tokens at each position, and their table."""
+        blocks = DECODE_SLOTS * POSITIONS
+        page = min(tokens, ACCELERATOR.decode_page)
+        most = -(-tokens // page)
+        return self.blocks(page, blocks * most), self.array(blocks + 1, most)
+
+    def blocks(self, tokens: int, count: int) -> KVBlocks:
+        """Make pages of keys and values, each of so many tokens."""
         kind = self.config.kinds[0]
         shape = (count + 1, kind.num_kv_heads, tokens, kind.head_dim)
         k, v = (self.buffer(*shape, split=1) for _ in range(2))
@@ -192,8 +200,11 @@ def lower_prefill(
     mode = OverPrompts(views, kernel=make.kernel)
     (kind,) = config.kinds
     kv = kind.num_kv_heads * kind.head_dim
+    blocks, table = make.pages(tokens) if cache else (NO_CACHE, None)
+    mode = mode.replace(pages=table)
     if prefix:
-        mode = AfterPrefix(views, kernel=make.kernel, prefix=make.blocks(prefix, STATES))
+        prefix_blocks = make.blocks(prefix, STATES)
+        mode = AfterPrefix(views, kernel=make.kernel, pages=table, prefix=prefix_blocks)
         flops += 4.0 * tokens * prefix * kind.num_heads * kind.head_dim
     if last:
         mode = mode.replace(read=make.array(QUESTIONS, most_reads))
@@ -202,7 +213,6 @@ def lower_prefill(
             states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
         flops = layer_flops(config, most_reads)
         flops += 4.0 * (tokens - most_reads) * config.width * kv
-    blocks = make.blocks(tokens) if cache else NO_CACHE
     lowered, layers = make.lower(shape, states, mode, blocks, slots if last else None)
     cached = 4 * rows * (tokens * cache + prefix) * kv
     return Program(lowered, layers, rows * flops, rows * tokens, cached)
@@ -212,10 +222,19 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
     """Lower a decode step."""
     config, tokens, rows = make.config, sizes.tokens, DECODE_ROWS
     views, counts = make.view(DECODE_SLOTS + 1, 1), make.array(DECODE_SLOTS + 1)
-    prompt, kernel = make.blocks(tokens), make.decode_kernel
-    mode = ToCache(views, prompt, counts, counts, reach=(prompt.k.shape[2], DECODED), kernel=kernel)
+    prompt, prompt_table = make.pages(tokens)
+    own, table = make.pages(DECODED)
+    mode = ToCache(
+        views,
+        prompt,
+        counts,
+        counts,
+        (prompt_table, table),
+        reach=(tokens, DECODED),
+        kernel=make.decode_kernel,
+    )
     states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
-    lowered, layers = make.lower(TileShape(rows, rows, 1), states, mode, make.blocks(DECODED))
+    lowered, layers = make.lower(TileShape(rows, rows, 1), states, mode, own)
     (kind,) = config.kinds
     kv = kind.num_kv_heads * kind.head_dim
     heads = kind.num_heads * kind.head_dim

@@ -7,6 +7,7 @@ import pytest
 
 import cola_jax
 from cola_jax.errors import InputError
+from cola_jax.execute import memory
 from cola_jax.execute.decoder import TRUNCATED, Decoder, decode_rows
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Stopped, make_workers
@@ -45,6 +46,20 @@ def rows(paths=PATHS, questions=3):
     return decode_rows(padded)
 
 
+def decode(decoder, decoding):
+    """Decodes rows to their ends; returns how many ended together, step by step."""
+    return [len(ended) for ended in decoder.decode(decoding)]
+
+
+def check_all_is_free(decoder):
+    sizes, allocator = decoder.sizes, decoder.allocator
+    assert sorted(allocator.slots.free) == list(range(sizes.decode_slots))
+    assert not allocator.live
+    for table, pages in ((allocator.prompts, sizes.prompts), (allocator.texts, sizes.texts)):
+        (pool,) = table.pools
+        assert sorted(pool.free) == list(range(1, 1 + pages.pages[0]))
+
+
 def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
     """A row may take over a slot and the path of one that ended, but not its KV blocks."""
     decoder = make()
@@ -53,7 +68,8 @@ def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
     def admit(question):
         (row,) = rows([PATHS[0]], 1)
         row.question = question
-        allocator.admit([row], decoder.lengths, decoder.sizes.slots, decoder.layout)
+        slots = decoder.sizes.slots
+        allocator.admit([row], np.array([question]), decoder.lengths, slots, decoder.layout)
         return row
 
     first = admit(0)
@@ -64,7 +80,7 @@ def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
     # the freed slot is the last to be given out again, but any slot may be the next one
     allocator.slots.free = np.roll(allocator.slots.free, 1)
     second = admit(1)
-    assert second.slot == first.slot
+    assert second.slot == active[0]
     assert (allocator.path[second.slot][:3] == PATHS[0]).all()
     new = decoder.plan(active)
     assert new is not plan
@@ -80,12 +96,14 @@ def test_decoder_needs_room_for_the_tokens_of_its_prompts(make, worker, monkeypa
 
 
 def test_decode_takes_rows_again_and_again(make):
-    """What a decoder did before changes rounding at most, and nothing compiles."""
+    """What a decoder did before changes rounding at most; tiles of one height compile once."""
     decoder, first, again = make(), rows(), rows()
-    decoder.decode(first)
+    other = [(5, 4, 3, 2, 1, 0)]
+    decode(decoder, first)
+    decode(decoder, rows(other, questions=2))
     before = compilations()
-    decoder.decode(rows([(5, 4, 3, 2, 1, 0)], questions=2))
-    decoder.decode(again[::-1])
+    decode(decoder, rows(other, questions=3))
+    decode(decoder, again[::-1])
     assert compilations() == before
     for row, other in zip(first, again, strict=True):
         assert row.tokens == other.tokens
@@ -98,7 +116,7 @@ def test_decode_takes_rows_again_and_again(make):
 def test_decode_counts_what_it_runs(make, worker, monkeypatch):
     metrics, decoding = cola_jax.Metrics(), rows()
     monkeypatch.setattr(worker, "metrics", metrics)
-    make().decode(decoding)
+    decode(make(), decoding)
     assert {row.finish for row in decoding} == {TRUNCATED}
     assert metrics.evaluations == metrics.cost.last == 3 * len(PATHS)
     assert metrics.tokens == 3 * len(PATHS) * NEW
@@ -109,17 +127,12 @@ def test_decode_counts_what_it_runs(make, worker, monkeypatch):
 def test_decode_frees_slots_of_rows_that_ended(make):
     """A row that ends early leaves its slot and blocks to others, those of the last as well."""
     free = rows()
-    make().decode(free)
+    decode(make(), free)
     ended = make(cola_jax.Stop(tokens=(free[0].tokens[0], free[4].tokens[2])))
     decoding = rows()
-    ended.decode(decoding)
+    decode(ended, decoding)
     assert {len(row.tokens) for row in decoding} > {1, NEW}
-    sizes, allocator = ended.sizes, ended.allocator
-    assert sorted(allocator.slots.free) == list(range(sizes.decode_slots))
-    for pools in (allocator.own_pools, allocator.prompt_pools):
-        (pool,) = pools.pools
-        assert sorted(pool.free) == list(range(1, 1 + sizes.blocks[0]))
-    assert all(row is None for row in allocator.row)
+    check_all_is_free(ended)
 
 
 def test_decode_ends_between_steps_when_stopped(make, worker, monkeypatch):
@@ -128,14 +141,55 @@ def test_decode_ends_between_steps_when_stopped(make, worker, monkeypatch):
     monkeypatch.setattr(worker, "stopped", threading.Event())
 
     def stop_after_two(*arguments):
-        collect(*arguments)
+        ended = collect(*arguments)
         if len(decoding[0].tokens) == 2:
             decoder.worker.stopped.set()
+        return ended
 
     decoder.collect = stop_after_two
     with pytest.raises(Stopped):
-        decoder.decode(decoding)
+        decode(decoder, decoding)
     assert all(len(row.tokens) < NEW for row in decoding)
+
+
+def test_rows_without_a_page_are_preempted_and_decoded_anew(worker, monkeypatch):
+    """With pages for a row and a half: what has decoded most goes on, the others wait."""
+    limits = memory.CPU._replace(decode_page=2)
+    monkeypatch.setattr(memory, "CPU", limits)
+    prompts, workload = batches.plain(12, 3, 7), Workload(len(PATHS), 8)
+
+    def make():
+        return Decoder(worker, prompts, workload, max_new_tokens=9, stop=cola_jax.Stop())
+
+    decoder = make()
+    free = rows()
+    decode(decoder, free)
+    decoder.close()
+    few = make()
+    (pool,) = few.allocator.texts.pools
+    pool.take(len(pool.free) - 8 * 5 - 12)
+    preempted = []
+    preempt = few.preempt
+    monkeypatch.setattr(few, "preempt", lambda row: preempted.append(row) or preempt(row))
+    metrics = cola_jax.Metrics()
+    monkeypatch.setattr(worker, "metrics", metrics)
+    decoding = rows()
+    assert sum(decode(few, decoding)) == len(decoding)
+    assert preempted
+    assert metrics.tokens == 9 * len(decoding)  # those of preempted rows count once
+    assert metrics.evaluations == len(decoding)
+    assert [row.tokens for row in decoding] == [row.tokens for row in free]
+    assert not few.allocator.live
+    few.close()
+
+
+def test_decode_yields_rows_as_they_end(make):
+    free = rows()
+    decode(make(), free)
+    stop = cola_jax.Stop(tokens=(free[0].tokens[0], free[4].tokens[2]))
+    ended = decode(make(stop), rows())
+    assert sum(ended) == 3 * len(PATHS)
+    assert len(ended) > 1
 
 
 def first_stop(stop, words, ids):

@@ -13,6 +13,7 @@ from cola_jax.execute.memory import (
     ACCELERATOR,
     CPU,
     Memory,
+    PageSizes,
     Sizes,
     choose_decode_sizes,
     choose_sizes,
@@ -37,6 +38,10 @@ def config(model):
 
 def memory(budget, **changes):
     return Memory(**{"budget": budget, "sharing": 1, "itemsize": 4, "backend": "cpu"} | changes)
+
+
+def choose(config, batch, **workload):
+    return choose_decode_sizes(config, 32, batch, **{"lengths": [32], "wanted": 64} | workload)
 
 
 @pytest.mark.parametrize(("backend", "budget"), [("cpu", 10**5), ("cpu", 10**8), ("tpu", 10**6)])
@@ -65,36 +70,69 @@ def test_choose_sizes_names_a_budget_that_is_enough(config, sharing):
 
     def decoding(memory_budget):
         batch = memory(memory_budget, sharing=sharing)
-        return choose_decode_sizes(config, 32, batch, wanted=9, positions=16, max_new_tokens=9)
+        return choose(config, batch, wanted=9, positions=16, max_new_tokens=9)
 
     least = Sizes(slots=2, outputs=1, unembedded=8)
     assert paths(batches.least_budget(paths)) == least
     assert decoding(batches.least_budget(decoding)).decode_slots == 1
 
 
-@pytest.mark.parametrize("budget", [2 * 10**6, 10**8])
+@pytest.mark.parametrize("budget", [3 * 10**6, 10**8])
 @pytest.mark.parametrize(("backend", "tile_tokens"), [("cpu", 2), ("tpu", None)])
 def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, tile_tokens):
-    tokens, new, batch = 32, 9, memory(budget, backend=backend, tile_tokens=tile_tokens)
-    fixed = {"positions": 12, "max_new_tokens": new}
-    sizes = choose_decode_sizes(config, tokens, batch, wanted=10**6, **fixed)
+    batch = memory(budget, backend=backend, tile_tokens=tile_tokens)
+    sizes = choose(config, batch, wanted=10**6, positions=12, max_new_tokens=200)
     assert sizes.positions == 16
-    assert sizes.blocks == (sizes.decode_slots * sizes.positions,)
     token = 2 * config.kinds[0].num_kv_heads * config.kinds[0].head_dim * 4
-    blocks = (sizes.blocks[0] + 1) * (tokens + new) * token
-    tile = sizes.rows * (tokens + new) * token  # a step reads the blocks of a whole tile
-    states = (sizes.slots + 1) * tokens * config.width * 4
-    assert blocks + tile + states + sizes.unembedded * config.vocab_size * 12 <= budget
+    taken = (sizes.slots + 1) * 32 * config.width * 4 + sizes.unembedded * config.vocab_size * 12
+    for pages, tokens in ((sizes.prompts, 32), (sizes.texts, 200)):
+        assert (pages.most - 1) * pages.tokens < tokens <= pages.most * pages.tokens
+        # at least a row of full length, and half of it for each of several
+        rows = max(1, sizes.decode_slots / 2)
+        assert pages.pages[0] >= rows * sizes.positions * pages.most
+        # a step gathers the pages of a whole tile, but on a CPU
+        read = 1 if backend == "cpu" else pages.most
+        pages_in_all = pages.pages[0] + 1 + max(sizes.heights) * read
+        taken += pages_in_all * pages.tokens * token
+    assert taken <= budget
+
+
+def test_choose_decode_sizes_has_whole_texts_where_memory_allows(config):
+    """Else half of them, which rows of all ages have on average, in as many slots."""
+    workload = {"positions": 8, "max_new_tokens": 320}
+    whole, half = (choose(config, memory(budget), **workload) for budget in (10**9, 16 * 10**6))
+    assert whole.decode_slots == half.decode_slots == 64
+    assert whole.texts == PageSizes(tokens=32, most=10, pages=(64 * 8 * 10,))
+    assert 64 * 8 * 5.5 <= half.texts.pages[0] < 64 * 8 * 10
+    short = choose(config, memory(10**9), lengths=[32, *[8] * 31], **workload)
+    assert short.prompts == whole.prompts  # a page each
+    long = choose_decode_sizes(
+        config, 320, memory(10**9), lengths=[320, *[8] * 31], wanted=64, **workload
+    )
+    assert long.prompts == PageSizes(tokens=32, most=10, pages=(math.ceil(64 * 8 * 41 / 32),))
+
+
+def test_pages_fit_on_a_chip(config):
+    """Of heads that are wide, or many, they have fewer tokens."""
+    (kind,) = config.kinds
+    heads = dataclasses.replace(kind, num_kv_heads=64, num_heads=64, head_dim=128)
+    wide = dataclasses.replace(config, kinds=(heads,))
+    batch = memory(10**9, backend="tpu", itemsize=2)
+    sizes = choose(wide, batch, positions=8, max_new_tokens=64)
+    assert sizes.texts.tokens * 64 * 128 * 2 <= 2**19
+    assert sizes.texts.tokens % 16 == 0
 
 
 def test_caches_have_blocks_for_the_layers_of_their_kinds(pair):
     """And a few more; a Qwen3.5 attends in a third of these layers."""
     config, fixed = pair("qwen3.5").ours.config, {"positions": 16, "max_new_tokens": 8}
-    sizes = choose_decode_sizes(config, 32, memory(10**9), wanted=64, **fixed)
-    assert sizes.blocks == (math.ceil(64 * 16 * 5 / 12), math.ceil(64 * 16 * 10 / 12))
-    assert choose_decode_sizes(config, 32, memory(10**9), wanted=1, **fixed).blocks == (16, 16)
-    kinds = dataclasses.replace(config, layer_kinds=(0,) * oracle.LAYERS)
-    assert choose_decode_sizes(kinds, 32, memory(10**9), wanted=2, **fixed).blocks == (32, 16)
+    fixed["max_new_tokens"] = 40  # two pages, but of a recurrence
+    attending, recurrent = math.ceil(64 * 16 * 5 / 12), math.ceil(64 * 16 * 10 / 12)
+    if config.kinds[0].convolution:
+        attending, recurrent = recurrent, attending
+    sizes = choose(config, memory(10**9), **fixed)
+    assert sizes.prompts.pages == (attending, recurrent)
+    assert sizes.texts.most == 2
 
 
 def test_prompts_of_a_whole_task_count_as_those_of_a_batch(pair):
@@ -108,13 +146,14 @@ def test_prompts_of_a_whole_task_count_as_those_of_a_batch(pair):
 
 
 def test_choose_decode_sizes_takes_no_more_slots_than_wanted(config):
-    def choose(wanted, **changes):
-        batch = memory(10**9, **changes)
-        return choose_decode_sizes(config, 32, batch, wanted=wanted, positions=8, max_new_tokens=4)
-
-    few, many, wide = choose(5), choose(999), choose(999, backend="tpu")
-    assert [sizes.decode_slots for sizes in (few, many, wide)] == [8, 64, 256]
-    assert (few.kept, wide.kept) == (4, 16)  # tokens that a TPU's kernel writes together
+    workload = {"positions": 8, "max_new_tokens": 4}
+    few, many, wide = (
+        choose(config, memory(10**9, backend=backend), wanted=wanted, **workload)
+        for wanted, backend in ((5, "cpu"), (999, "cpu"), (999, "tpu"))
+    )
+    assert [sizes.decode_slots for sizes in (few, many, wide)] == [8, 128, 256]
+    assert [sizes.heights for sizes in (few, many, wide)] == [(8,), (8, 16, 64), (16, 64)]
+    assert (few.texts.tokens, wide.texts.tokens) == (4, 16)  # those a TPU's kernel writes together
 
 
 @pytest.mark.parametrize("limits", [CPU, ACCELERATOR])

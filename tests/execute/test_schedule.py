@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cola_jax.execute.driver import PrefixTrie
-from cola_jax.execute.kv_cache import decode_tiles
+from cola_jax.execute.kv_cache import cover_rows, decode_tiles
 from cola_jax.execute.layout import Layout, TileShape
 from cola_jax.execute.plan import TileColumns
 from cola_jax.execute.schedule import Trie, count_token_rows
@@ -198,29 +198,31 @@ def test_schedule_fills_tiles_with_rows_of_several_lengths():
 
 
 def tables(paths, positions):
-    """Decode slots on these paths and one for padding, with a block for each position."""
+    """Decode slots on these paths and one for padding, with a block from 1 for each position."""
     slots = len(paths)
     path = np.full((slots + 1, positions), STOP, np.int32)
     for slot, layers in enumerate(paths):
         path[slot, : len(layers)] = layers
-    padding = slots * positions  # the block after the last, of both kinds
-    own = np.where(path == STOP, padding, np.arange(path.size).reshape(path.shape))
-    prompt = np.where(path == STOP, padding, padding - 1 - own)
+    number = 1 + np.arange(path.size).reshape(path.shape)
+    own = np.where(path == STOP, 0, number)
+    prompt = np.where(path == STOP, 0, path.size + 1 - number)
     return path, own.astype(np.int32), prompt.astype(np.int32)
 
 
-def check_step(paths, active, rows):
+def check_step(paths, active, *heights):
     """Runs the tiles of a decode step on lists of layers; returns the tiles."""
     path, own, prompt = tables(paths, 8)
-    tiles = decode_tiles(path, np.array(active, np.int32), own, prompt, one_shape(rows))
+    layout = Layout.of_single_tokens(heights)
+    tiles = decode_tiles(path, np.array(active, np.int32), own, prompt, layout, fixed=2)
     done = {slot: [] for slot in active}
-    for table in tiles.table:
+    for table, shape in zip(tiles.table, tiles.shape, strict=True):
         seen = set()
+        assert (table[1, layout.shapes[shape].rows :] == len(paths)).all()
         rows_of_tile = np.delete(table, [LENGTH, READS], axis=0).T.tolist()
         for layer, source, target, question, block, prompt_block in rows_of_tile:
             assert source == target == question  # a row's state, token and view
             if source == len(paths):
-                assert (block, prompt_block) == (own[-1, 0], prompt[-1, 0])
+                assert (block, prompt_block) == (0, 0)
                 continue
             assert source not in seen  # a row runs one layer at a time
             seen.add(source)
@@ -233,13 +235,32 @@ def check_step(paths, active, rows):
 
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=9),
-    st.integers(1, 5),
+    st.sets(st.integers(1, 5), min_size=1),
     st.randoms(use_true_random=False),
 )
-def test_decode_tiles_run_every_path_in_order(paths, rows, random):
+def test_decode_tiles_run_every_path_in_order(paths, heights, random):
     """Each active row runs its layers in order, on its own blocks; the others rest."""
     active = random.sample(range(len(paths)), random.randint(1, len(paths)))
-    check_step(paths, active, rows)
+    check_step(paths, active, *sorted(heights))
+
+
+@given(st.integers(0, 40), st.sets(st.integers(1, 9), min_size=1), st.integers(0, 20))
+def test_cover_rows_takes_the_least_time(rows, heights, fixed):
+    """And all tiles but the last are full, as rows are dealt to the tallest first."""
+    cover = cover_rows(rows, tuple(sorted(heights)), fixed)
+    assert list(cover) == sorted(cover, reverse=True)
+    assert sum(cover) >= rows > sum(cover[:-1]) or not rows
+    times = [0] + [10**6] * rows
+    for count in range(1, rows + 1):
+        times[count] = min(fixed + height + times[max(0, count - height)] for height in heights)
+    assert sum(cover) + fixed * len(cover) == times[rows]
+
+
+def test_tiles_are_as_tall_as_many_rows_wait():
+    """Eleven rows run layer 0; of those three run layer 1 as well."""
+    paths = [(0, 1)] * 3 + [(0,)] * 8
+    tiles = check_step(paths, list(range(11)), 3, 12)
+    assert tiles.shape.tolist() == [1, 0]
 
 
 def test_decode_tiles_visit_layers_seldom():

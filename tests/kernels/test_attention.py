@@ -16,19 +16,8 @@ from cola_jax.kernels.attention import (
     put,
     put_at_once,
     put_by_rows,
-    put_tokens_at_once,
-    put_tokens_by_rows,
     stored_as,
 )
-
-
-@pytest.mark.parametrize("write", [put_tokens_at_once, put_tokens_by_rows])
-def test_tokens_are_written_alike_on_every_device(write):
-    buffer, values = jnp.zeros((5, 2, 6, 4)), jnp.arange(1.0, 17.0).reshape(2, 2, 4)
-    expected = np.zeros(buffer.shape)
-    expected[3, :, 5], expected[1, :, 0] = values
-    written = write(buffer, values, jnp.array([3, 1]), jnp.array([5, 0]))
-    np.testing.assert_array_equal(written, expected)
 
 
 def test_attention_to_nothing_is_finite():

@@ -11,8 +11,9 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from cola_jax.kernels import choice
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention
+from cola_jax.kernels.attention import PromptAttention
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
+from cola_jax.kernels.decode import DecodeAttention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from experiments.shapes import SHAPES
