@@ -132,30 +132,40 @@ def fullest_tiles(lengths: Sequence[int], tokens: int, rows: int) -> list[list[i
     Returns the numbers of the rows of each tile; none is longer than a tile.
     """
     left = sorted(range(len(lengths)), key=lengths.__getitem__)
+    sizes = [lengths[i] for i in left]
     tiles = []
     while left:
-        places = fullest([lengths[i] for i in left[-MOST_TRIED:]], tokens, rows)
         first = max(len(left) - MOST_TRIED, 0)
-        tiles.append([left.pop(first + place) for place in places])
+        tile = []
+        for place in fullest(sizes[first:], tokens, rows):
+            del sizes[first + place]
+            tile.append(left.pop(first + place))
+        tiles.append(tile)
     return tiles
 
 
 def fullest(lengths: Sequence[int], tokens: int, rows: int) -> list[int]:
     """Return the places of rows that fill a tile best, among them the last and longest.
 
-    Places descend. A bit of a sum of rows says that so many tokens can be filled exactly.
+    Lengths ascend, and places descend. A bit of a sum of rows says that so many tokens can be
+    filled exactly.
     """
-    sums = [1 << lengths[-1]]
-    within = (1 << (tokens + 1)) - 1
-    for length in reversed(lengths[:-1]):
-        sums.append((sums[-1] | sums[-1] << length) & within)
-        if sums[-1] >> tokens:
+    if len(lengths) <= rows and sum(lengths) <= tokens:
+        return list(range(len(lengths)))[::-1]
+    last = len(lengths) - 1
+    bits = 1 << lengths[last]
+    within = (2 << tokens) - 1
+    sums = [bits]
+    for length in reversed(lengths[:last]):
+        bits |= bits << length & within
+        sums.append(bits)
+        if bits >> tokens:
             break
-    filled = sums[-1].bit_length() - 1
-    chosen = [len(lengths) - 1]
+    filled = bits.bit_length() - 1
+    chosen = [last]
     for number in range(len(sums) - 1, 0, -1):
         if not sums[number - 1] >> filled & 1:
-            place = len(lengths) - 1 - number
+            place = last - number
             chosen.append(place)
             filled -= lengths[place]
     return sorted(chosen, reverse=True)[:rows]

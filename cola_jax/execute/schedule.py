@@ -190,11 +190,11 @@ class Schedule:
             reads=np.zeros_like(taken) if reads is None else reads,
             **blocks,
         )
-        ends = np.cumsum([len(tile) for tile in tiles]).tolist()
+        ends = list(itertools.accumulate(map(len, tiles)))
+        tokens = taken.tolist()
+        read = columns.reads.tolist()
         shapes = [
-            self.layout.smallest(
-                int(taken[start:end].sum()), end - start, int(columns.reads[start:end].sum())
-            )
+            self.layout.smallest(sum(tokens[start:end]), end - start, sum(read[start:end]))
             for start, end in itertools.pairwise([0, *ends])
         ]
         return Step(columns, ends, shapes)
@@ -217,11 +217,16 @@ class Schedule:
             parts = self.waiting[layer]
             waiting = parts[0] if len(parts) == 1 else np.concatenate(parts)
             tiles = self.fill(waiting[: len(self.free) + self.num_idle])
-            chosen = np.concatenate(tiles)
+            chosen = list(itertools.chain(*tiles))
             states = waiting[chosen]
-            rest = np.delete(waiting, chosen)
-            self.waiting[layer] = [rest] if len(rest) else []
-            self.tiles[layer] = self.part[rest].sum()
+            self.waiting[layer] = []
+            self.tiles[layer] = 0
+            if len(chosen) < len(waiting):
+                left = np.ones(len(waiting), bool)
+                left[chosen] = False
+                rest = waiting[left]
+                self.waiting[layer] = [rest]
+                self.tiles[layer] = self.part[rest].sum()
             parents = nodes.parent[states]  # all different: a parent has one child of each layer
             slots = self.take_slots(len(states))
             nodes.slot[states] = slots
@@ -235,9 +240,9 @@ class Schedule:
 
         Where no tile is full, the fullest count. The other states wait for more of their layer.
         """
-        lengths = self.taken[states]
-        tiles = self.layout.fill(lengths.tolist())
-        filled = [int(lengths[tile].sum()) for tile in tiles]
+        lengths = self.taken[states].tolist()
+        tiles = self.layout.fill(lengths)
+        filled = [sum(lengths[i] for i in tile) for tile in tiles]
         least = min(FULL * self.layout.shapes[0].tokens, max(filled))
         return [tile for tile, tokens in zip(tiles, filled, strict=True) if tokens >= least]
 
