@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Int
 from cola_jax.config import LayerConfig
 from cola_jax.params import EXPERTS, Int8, Layer, int8_product
 
-MOST_ROWS = 128  # of a block: more would only add padding
+# of a block: more would only add padding, and fewer read weights more often, or are no full tiles
+MOST_ROWS = 256
+KERNEL_ROWS = 128  # of a kernel, which reads weights once
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -88,8 +90,9 @@ def mixture(
     tokens = x.reshape(-1, x.shape[-1])
     routed = tokens if router_input is None else router_input.reshape(tokens.shape)
     chosen, weights = route(layer, routed)
-    blocks = sort(chosen, layer.config.experts)
-    rows = run_experts(layer, tokens, blocks)
+    kernel = layer.experts_kernel
+    blocks = sort(chosen, layer.config.experts, MOST_ROWS if kernel is None else KERNEL_ROWS)
+    rows = run_experts(layer, tokens, blocks) if kernel is None else kernel(layer, tokens, blocks)
     mixed = jnp.einsum("tad,ta->td", rows[blocks.place], weights)
     return mixed.reshape(x.shape)
 
@@ -118,14 +121,14 @@ def route(layer: Layer, x: Float[Array, "T D"]) -> tuple[Int[Array, "T A"], Floa
     return chosen, (layer.config.routed_scale * weights).astype(x.dtype)
 
 
-def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:
+def sort(chosen: Int[Array, "T A"], experts: int, most_rows: int = MOST_ROWS) -> Blocks:
     """Lay pairs out by expert, each expert's rows padded to whole blocks.
 
     Shapes are bounds for any choice: every pair may need a block of its own, and no more than one
     block of each expert is partly filled.
     """
     pairs = chosen.size
-    rows = block_rows(pairs, experts)
+    rows = block_rows(pairs, experts, most_rows)
     most = min(pairs, pairs // rows + experts)
     flat = chosen.reshape(-1)
     counts = jnp.bincount(flat, length=experts)
@@ -144,13 +147,13 @@ def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:
     )
 
 
-def block_rows(pairs: int, experts: int) -> int:
+def block_rows(pairs: int, experts: int, most_rows: int = MOST_ROWS) -> int:
     """Return the rows of a block: about as many as an expert gets, a power of two."""
-    return min(MOST_ROWS, 1 << max(0, (pairs // experts) - 1).bit_length())
+    return min(most_rows, 1 << max(0, (pairs // experts) - 1).bit_length())
 
 
 def run_experts(layer: Layer, x: Float[Array, "T D"], blocks: Blocks) -> Float[Array, "MR D"]:
-    """Run each block's rows through its expert; blocks that are not used give zeros."""
+    """Run each block's rows through its expert; blocks that are not used have any values."""
     experts = tuple(getattr(layer, name) for name in EXPERTS)
     assert layer.first_expert is not None
     numbers = layer.first_expert + blocks.expert
@@ -168,12 +171,15 @@ def run_experts(layer: Layer, x: Float[Array, "T D"], blocks: Blocks) -> Float[A
         return project("rf,fd->rd", hidden, down, biases[2])
 
     def step(i, block):
-        out = jax.lax.cond(
-            i < blocks.used,
-            lambda: compute(x, experts, *block),
-            lambda: jnp.zeros((blocks.source.shape[1], x.shape[1]), x.dtype),
-        )
-        return i + 1, out
+        def run():
+            return compute(x, experts, *block)
+
+        def run_if_used():
+            rows = blocks.source.shape[1]
+            return jax.lax.cond(i < blocks.used, run, lambda: jnp.zeros((rows, x.shape[1]), x.dtype))
+
+        # the host of a GPU would wait for each block to learn whether it is used
+        return i + 1, jax.lax.platform_dependent(cuda=run, default=run_if_used)
 
     _, out = jax.lax.scan(step, 0, (blocks.source, numbers))
     return out.reshape(-1, x.shape[1])

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -119,6 +119,8 @@ class Layer(struct.PyTreeNode):
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
     lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
     config: LayerConfig = struct.field(pytree_node=False, default=None)  # of its kind
+    # a kernel that runs experts in place of `moe.run_experts`
+    experts_kernel: Callable[..., Any] | None = struct.field(pytree_node=False, default=None)
 
 
 # The axes of the weights of layers that attend, of Gated DeltaNets and of Mamba-2, and those that

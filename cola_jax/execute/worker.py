@@ -26,7 +26,11 @@ from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import FRESH, Batches, Tiles, Workload, pad_rows
 from cola_jax.execute.recurrence import choose_kind
 from cola_jax.kernels.attention import PromptAttention, stored_as
-from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
+from cola_jax.kernels.choice import (
+    choose_decode_attention,
+    choose_experts,
+    choose_prompt_attention,
+)
 from cola_jax.kernels.decode import DecodeAttention
 from cola_jax.metrics import Clock, Metrics
 from cola_jax.model import View
@@ -63,12 +67,13 @@ class Worker:
         dtype: Any,
         kernels: Sequence[PromptAttention],
         decode_kernels: Sequence[DecodeAttention],
+        expert_kernels: Sequence[Callable[..., jax.Array] | None],
         metrics: Metrics,
         stopped: threading.Event,
     ):
         """Take the part of a model that lies on the devices of a place of the `data` axis.
 
-        There are two kernels of attention for each kind of layer.
+        There are two kernels of attention for each kind of layer, and one of experts.
         """
         self.device = devices.flat[0]
         self.devices = devices
@@ -78,6 +83,9 @@ class Worker:
         split = devices.size
         if platform == "tpu":
             model = model.replace(layers=tuple(map(placement.in_tpu_order, model.layers)))
+        pairs = zip(model.layers, expert_kernels, strict=True)
+        stacks = tuple(stack.replace(experts_kernel=kernel) for stack, kernel in pairs)
+        model = model.replace(layers=stacks)
         self.model = model
         self.config = model.config
         self.kinds = [choose_kind(kind) for kind in model.config.kinds]
@@ -316,9 +324,11 @@ def make_workers(
     kinds = model.config.kinds
     attending = [kinds[0] if kind.convolution else kind for kind in kinds]
     each = [(devices.flat[0], config, dtype, devices.shape[1]) for config in attending]
+    with_experts = [(devices.flat[0], config, dtype, devices.shape[1]) for config in kinds]
     kernels = (
         [choose_prompt_attention(*facts) for facts in each],
         [choose_decode_attention(*facts) for facts in each],
+        [choose_experts(*facts[:2], model.config.width, *facts[2:]) for facts in with_experts],
     )
     shared = metrics or Metrics(), threading.Event()
     return [Worker(model, row, memory, dtype, *kernels, *shared) for row in devices]

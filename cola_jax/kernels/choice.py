@@ -15,7 +15,10 @@ from cola_jax.errors import InputError, first_line
 from cola_jax.kernels.attention import LANES, PromptAttention, Rotated
 from cola_jax.kernels.decode import DecodeAttention, Rows
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention, page_tokens
+from cola_jax.kernels.tpu_experts import run_experts_on_tpu
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
+from cola_jax.moe import KERNEL_ROWS, MOST_ROWS, Blocks, run_experts
+from cola_jax.params import Layer
 
 Kernel = TypeVar("Kernel", bound=PromptAttention | DecodeAttention)
 log = logging.getLogger(__name__)
@@ -51,6 +54,29 @@ def choose_prompt_attention(
             "tokens of a prompt, are written to memory and read.",
         )
     return plain
+
+
+@functools.cache
+def choose_experts(
+    device: Any, config: LayerConfig, width: int, dtype: jnp.dtype, split: int
+) -> Callable[..., jax.Array] | None:
+    """Choose the kernel of experts: ours on a TPU whose experts are whole, else None.
+
+    It is tried on the device before it is used, as `choose_prompt_attention` says. `width` is that
+    of the states.
+    """
+    if not config.experts or device.platform != "tpu" or dtype.name != "bfloat16" or split > 1:
+        return None
+    facts = device, config, width, dtype
+    try:
+        tried = run_expert(run_experts_on_tpu, *facts)
+        if not np.allclose(tried, run_expert(run_experts, *facts), atol=0.05):
+            raise InputError("its trial differs from plain products")
+    except Exception as error:  # of JAX, XLA or Mosaic, each with types of its own
+        message = "experts are not fused on %s (%s): weights are read once for %d rows."
+        log.warning(message, device.device_kind, first_line(error), MOST_ROWS)
+        return None
+    return run_experts_on_tpu
 
 
 @functools.cache
@@ -148,3 +174,24 @@ def run_decoding(
     reach = 2 * tokens, 2 * tokens
     run = jax.jit(lambda token: kernel(rows, q, token, *pairs, reach)[0].astype(jnp.float32))
     return jax.device_get(run((k, v)))
+
+
+def run_expert(
+    run: Callable[..., jax.Array], device: Any, config: LayerConfig, width: int, dtype: Any
+) -> np.ndarray:
+    """Send random rows through one expert of random weights."""
+    hidden = config.expert_width
+    normal = random_arrays(device, dtype)
+    layer = Layer(
+        *[None] * 4,
+        config=config,
+        first_expert=jax.device_put(np.int32(0), device),
+        expert_gate=normal(1, width, hidden) * width**-0.5,
+        expert_up=normal(1, width, hidden) * width**-0.5,
+        expert_down=normal(1, hidden, width) * hidden**-0.5,
+    )
+    rows = KERNEL_ROWS
+    source = np.arange(rows, dtype=np.int32)[None]
+    blocks = Blocks(source, source.T, np.zeros(1, np.int32), np.int32(1))
+    blocks = jax.tree.map(lambda x: jax.device_put(x, device), blocks)
+    return jax.device_get(jax.jit(run)(layer, normal(rows, width), blocks).astype(jnp.float32))
