@@ -176,7 +176,9 @@ def run_experts(layer: Layer, x: Float[Array, "T D"], blocks: Blocks) -> Float[A
 
         def run_if_used():
             rows = blocks.source.shape[1]
-            return jax.lax.cond(i < blocks.used, run, lambda: jnp.zeros((rows, x.shape[1]), x.dtype))
+            return jax.lax.cond(
+                i < blocks.used, run, lambda: jnp.zeros((rows, x.shape[1]), x.dtype)
+            )
 
         # the host of a GPU would wait for each block to learn whether it is used
         return i + 1, jax.lax.platform_dependent(cuda=run, default=run_if_used)

@@ -38,7 +38,9 @@ def run_experts_on_tpu(
     assert layer.first_expert is not None
     scalars = layer.first_expert + blocks.expert, blocks.used[None]
     taken = x[blocks.source.reshape(-1)]
-    return call_kernel(scalars, taken, *weights, rows=rows, config=layer.config, interpret=interpret)
+    return call_kernel(
+        scalars, taken, *weights, rows=rows, config=layer.config, interpret=interpret
+    )
 
 
 def call_kernel(
