@@ -108,6 +108,21 @@ class Seen(NamedTuple):
             pairs &= lowest.position - high.position < self.window
         return pairs
 
+    def any_of(self, flags: Bool[Array, "R T"]) -> Bool[Array, "R Q"]:
+        """Return whether each query sees a key with a flag."""
+        if self.pairs <= MOST_PAIRS:
+            return jnp.any(self.mask() & flags[:, None], axis=2)
+        seen = self.padded(QUERY_BLOCK, 1)
+
+        def of_block(i: Array) -> Array:
+            return jnp.any(
+                seen.part((i * QUERY_BLOCK, QUERY_BLOCK)).mask() & flags[:, None], axis=2
+            )
+
+        blocks = jax.lax.map(of_block, jnp.arange(seen.queries.order.shape[1] // QUERY_BLOCK))
+        reads = self.queries.order.shape[1]
+        return jnp.moveaxis(blocks, 0, 1).reshape(len(flags), -1)[:, :reads]
+
     def after(self, prefix: int) -> "Seen":
         """Put the tokens of a prefix, which all tokens of a row continue, in front of the keys.
 

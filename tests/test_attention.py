@@ -95,6 +95,16 @@ def test_seen_rules_out_no_block_with_a_pair(window):
     assert (~pairs).sum() > 2 * 15  # more than those after the diagonal
 
 
+def test_flags_are_seen_as_a_mask_shows_them(small_blocks, monkeypatch):
+    generator = np.random.default_rng(4)
+    seen = seen_of(generator, window=7)
+    flags = jnp.asarray(generator.random((2, TOKENS)) < 0.1)
+    expected = np.asarray(seen.any_of(flags))
+    assert 0 < expected.sum() < expected.size
+    monkeypatch.setattr(attention, "MOST_PAIRS", 1)
+    np.testing.assert_array_equal(seen.any_of(flags), expected)
+
+
 @pytest.mark.parametrize("gradient", [False, True])
 def test_memory_of_long_prompts_grows_with_their_tokens(gradient):
     def temporary(tokens):

@@ -205,14 +205,18 @@ def from_rows(tile: Tile, x: Shaped[Array, "R Q *X"]) -> Shaped[Array, "1 _ *X"]
 def attend_in_blocks(kernel: PromptAttention, tile: Tile, tokens: Rotated, seen: Seen) -> Heads:
     """Attend with blocks of queries to the tokens of the tile that rows of them may hold.
 
-    Since no row is longer than T, these are the T before a block, and its own. A token whose keys
-    or values are not finite is hidden from other rows, and what sees it is not finite either.
+    Since no row is longer than T, these are the T before a block, and its own. A kernel that leaves
+    out other rows by itself, or one for long rows, takes the tile as it is. A token whose keys or
+    values are not finite is hidden from other rows, and what sees it is not finite either.
     """
     count = len(tile.row)
-    size, before = blocks_of(count, tile.shape.longest, kernel.least_block)
     broken = ~jnp.all(jnp.isfinite(tokens.k) & jnp.isfinite(tokens.v), axis=(2, 3))
     hidden = broken[:, :, None, None]
     tokens = tokens._replace(k=jnp.where(hidden, 0, tokens.k), v=jnp.where(hidden, 0, tokens.v))
+    if kernel.skips_rows(count, tile.shape.longest):
+        mixed, _ = kernel.over(tokens, seen, keep=False)
+        return jnp.where(seen.any_of(broken)[:, :, None, None], jnp.nan, mixed)
+    size, before = blocks_of(count, tile.shape.longest, kernel.least_block)
 
     def queries(x: Shaped[Array, "1 N *X"]) -> Shaped[Array, "b q *X"]:
         return x.reshape(-1, size, *x.shape[2:])
@@ -226,7 +230,7 @@ def attend_in_blocks(kernel: PromptAttention, tile: Tile, tokens: Rotated, seen:
     of_keys = Labels(keys(seen.keys.row, NO_ROW), *map(keys, seen.keys[1:]))
     blocks = Seen(Labels(*map(queries, seen.queries)), of_keys, seen.window)
     mixed, _ = kernel.over(rearrange(tokens, queries, keys), blocks, keep=False)
-    sees_broken = jnp.any(blocks.mask() & keys(broken)[:, None], axis=2)
+    sees_broken = blocks.any_of(keys(broken))
     mixed = jnp.where(sees_broken[:, :, None, None], jnp.nan, mixed)
     return mixed.reshape(1, count, *mixed.shape[2:])
 

@@ -13,7 +13,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
-from cola_jax.attention import KeysValues, Seen, attend, attend_to_parts
+from cola_jax.attention import MOST_PAIRS, KeysValues, Seen, attend, attend_to_parts
 from cola_jax.model import rotate
 from cola_jax.params import Layer
 
@@ -47,6 +47,10 @@ class PromptAttention:
     def least_block(self) -> int:
         """The fewest queries of a tile that it should take together, where there are as many."""
         return 24 if self.implementation is None else 128
+
+    def skips_rows(self, tokens: int, longest: int) -> bool:
+        """Return whether it takes a tile of rows of at most so many tokens as it is."""
+        return tokens * longest > MOST_PAIRS
 
     def on(self, mesh: Mesh) -> "PromptAttention":
         """Return the kernel for several devices, which split the heads."""

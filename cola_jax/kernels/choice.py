@@ -182,8 +182,10 @@ def run_expert(
     """Send random rows through one expert of random weights."""
     hidden = config.expert_width
     normal = random_arrays(device, dtype)
+    unused: Any = None
     layer = Layer(
-        *[None] * 4,
+        q=unused,
+        o=unused,
         config=config,
         first_expert=jax.device_put(np.int32(0), device),
         expert_gate=normal(1, width, hidden) * width**-0.5,
@@ -191,7 +193,7 @@ def run_expert(
         expert_down=normal(1, hidden, width) * hidden**-0.5,
     )
     rows = KERNEL_ROWS
-    source = np.arange(rows, dtype=np.int32)[None]
-    blocks = Blocks(source, source.T, np.zeros(1, np.int32), np.int32(1))
-    blocks = jax.tree.map(lambda x: jax.device_put(x, device), blocks)
+    source = jax.device_put(np.arange(rows, dtype=np.int32), device)
+    zero = jax.device_put(np.zeros(1, np.int32), device)
+    blocks = Blocks(source[None], source[:, None], zero, zero[0] + 1)
     return jax.device_get(jax.jit(run)(layer, normal(rows, width), blocks).astype(jnp.float32))

@@ -27,7 +27,7 @@ def run_experts_on_tpu(
     layer: Layer, x: Float[Array, "T D"], blocks: Blocks, interpret: bool = False
 ) -> Float[Array, "MR D"]:
     """Run each block's rows through its expert, as `moe.run_experts`; others have any values."""
-    weights = layer.expert_gate, layer.expert_up, layer.expert_down
+    weights: Any = layer.expert_gate, layer.expert_up, layer.expert_down
     rows = blocks.source.shape[1]
     biased = any(getattr(layer, name) is not None for name in EXPERT_BIASES)
     hidden = weights[0].shape[2]
@@ -56,9 +56,9 @@ def call_kernel(
 ) -> Float[Array, "MR D"]:
     """Call the kernel for blocks of rows, and for parts of the experts' hidden units."""
     _, width, hidden = gate.shape
-    parts = [n for n in range(1, hidden + 1) if hidden % n == 0 and hidden // n % LANES == 0] or [1]
-    of_hidden = 6 * width * x.dtype.itemsize  # gate, up and down, twice
-    size = next((hidden // n for n in parts if hidden // n * of_hidden <= MOST_WEIGHTS), LANES)
+    sizes = [n for n in range(hidden, 0, -1) if hidden % n == 0 and n % LANES == 0] or [hidden]
+    bytes_of_unit = 6 * width * x.dtype.itemsize  # of gate, up and down, twice
+    size = next((n for n in sizes if n * bytes_of_unit <= MOST_WEIGHTS), sizes[-1])
     steps = hidden // size
 
     def of_rows(m: Any, j: Any, expert: Any, used: Any) -> Any:

@@ -41,10 +41,9 @@ class TpuPromptAttention(PromptAttention):
     mesh: Mesh | None = None  # of several devices
     interpret: bool = False  # without the device, for tests
 
-    @property
-    def least_block(self) -> int:
-        """The fewest queries of a tile that it should take together, where there are as many."""
-        return QUERY_BLOCK
+    def skips_rows(self, tokens: int, longest: int) -> bool:
+        """Return whether it takes a tile as it is: blocks of other rows are left out."""
+        return tokens % SUBLANES == 0 or self.interpret
 
     def on(self, mesh: Mesh) -> "TpuPromptAttention":
         """Return the kernel for several devices, which split the heads."""

@@ -1,6 +1,7 @@
 """Which kernel of attention is chosen, and what is said where it cannot be used."""
 
 import dataclasses
+import functools
 import logging
 from typing import NamedTuple
 
@@ -12,10 +13,16 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from cola_jax.kernels import choice
 from cola_jax.kernels.attention import PromptAttention
-from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
+from cola_jax.kernels.choice import (
+    choose_decode_attention,
+    choose_experts,
+    choose_prompt_attention,
+)
 from cola_jax.kernels.decode import DecodeAttention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
+from cola_jax.kernels.tpu_experts import run_experts_on_tpu
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
+from cola_jax.moe import run_experts
 from experiments.shapes import SHAPES
 
 CONFIG = SHAPES["llama-3.2-3b"].kinds[0]
@@ -40,7 +47,7 @@ KERNELS = [
 
 @pytest.fixture(autouse=True)
 def untried():
-    choosers = choose_decode_attention, choose_prompt_attention
+    choosers = choose_decode_attention, choose_experts, choose_prompt_attention
     for choose in choosers:
         choose.cache_clear()
     yield
@@ -135,3 +142,30 @@ def test_heads_that_rotate_in_part_are_rotated_by_xla(caplog):
     config = dataclasses.replace(CONFIG, rotary_dim=96)
     assert choose_prompt_attention(TPU, config, BFLOAT16, 1) == PromptAttention()
     assert "(it rotates whole heads)" in caplog.text
+
+
+EXPERTS = dataclasses.replace(CONFIG, experts=4, experts_per_token=2, expert_width=32)
+
+
+def test_experts_are_fused_on_a_tpu_where_the_trial_agrees(monkeypatch, caplog):
+    run = functools.partial(choose_experts, TPU, EXPERTS, 64)
+    monkeypatch.setattr(choice, "run_expert", lambda *_: np.zeros(3))
+    assert run(BFLOAT16, 1) is run_experts_on_tpu
+    assert run(BFLOAT16, 2) is None  # devices that split the experts
+    assert run(jnp.dtype("float32"), 1) is None
+    assert choose_experts(GPU, EXPERTS, 64, BFLOAT16, 1) is None
+    assert choose_experts(TPU, CONFIG, 64, BFLOAT16, 1) is None
+    assert not caplog.text
+    choose_experts.cache_clear()
+    different = lambda kernel, *_: np.full(3, float(kernel is run_experts_on_tpu))  # noqa: E731
+    monkeypatch.setattr(choice, "run_expert", different)
+    assert run(BFLOAT16, 1) is None
+    assert "(its trial differs from plain products)" in caplog.text
+
+
+def test_trial_of_experts_meets_plain_products():
+    on = jax.devices()[0], EXPERTS, 64, jnp.dtype("float32")
+    kernel = functools.partial(run_experts_on_tpu, interpret=True)
+    mixed, expected = (choice.run_expert(each, *on) for each in (kernel, run_experts))
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)
+    assert np.abs(expected).max() > 0.1
