@@ -1,5 +1,6 @@
 """The choice between kernels and plain operations, by device."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -182,16 +183,13 @@ def run_expert(
     """Send random rows through one expert of random weights."""
     hidden = config.expert_width
     normal = random_arrays(device, dtype)
-    unused: Any = None
-    layer = Layer(
-        q=unused,
-        o=unused,
-        config=config,
-        first_expert=jax.device_put(np.int32(0), device),
-        expert_gate=normal(1, width, hidden) * width**-0.5,
-        expert_up=normal(1, width, hidden) * width**-0.5,
-        expert_down=normal(1, hidden, width) * hidden**-0.5,
-    )
+    weights: dict[str, Any] = {field.name: None for field in dataclasses.fields(Layer)}
+    weights["expert_gate"] = normal(1, width, hidden) * width**-0.5
+    weights["expert_up"] = normal(1, width, hidden) * width**-0.5
+    weights["expert_down"] = normal(1, hidden, width) * hidden**-0.5
+    weights["first_expert"] = jax.device_put(np.int32(0), device)
+    make: Any = Layer
+    layer = make(**weights | {"config": config})
     rows = KERNEL_ROWS
     source = jax.device_put(np.arange(rows, dtype=np.int32), device)
     zero = jax.device_put(np.zeros(1, np.int32), device)
