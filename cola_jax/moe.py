@@ -6,7 +6,9 @@ multiplies every row by every expert: on a CPU, and as libtpu 0.0.52 compiles it
 """
 
 import functools
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,6 +22,8 @@ from cola_jax.params import EXPERTS, Int8, Layer, int8_product
 # of a block: more would only add padding, and fewer read weights more often, or are no full tiles
 MOST_ROWS = 256
 KERNEL_ROWS = 128  # of a kernel, which reads weights once
+WIDE_ROWS = 64  # from which a CPU without units for bfloat16 converts a weight to float32
+CPU_FACTS = Path("/proc/cpuinfo")
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -40,7 +44,9 @@ def product(axes: str, x: Array, weight: Array | Int8) -> Array:
     """Multiply by a weight in the activations' dtype; sums are rounded once, at the end.
 
     A CPU is asked for sums in float32: asked for bfloat16, XLA multiplies in float32, without the
-    matrix units. A GPU is not, since cuBLAS would then write them in float32.
+    matrix units. Without such units many rows are multiplied in float32 all the same: 1.4 times as
+    fast, converting the weight included. A GPU is not asked, since cuBLAS would then write sums in
+    float32.
     """
     if isinstance(weight, Int8):
         return int8_product(axes, x, weight)
@@ -48,8 +54,28 @@ def product(axes: str, x: Array, weight: Array | Int8) -> Array:
     def multiply(x: Array, weight: Array, dtype: DTypeLike | None = None) -> Array:
         return jnp.einsum(axes, x, weight, preferred_element_type=dtype).astype(x.dtype)
 
-    widely = functools.partial(multiply, dtype=jnp.float32)
+    def widely(x: Array, weight: Array) -> Array:
+        if multiplies_bfloat16() or count_rows(axes, x) < WIDE_ROWS:
+            return multiply(x, weight, jnp.float32)
+        return multiply(x.astype(jnp.float32), weight.astype(jnp.float32)).astype(x.dtype)
+
     return jax.lax.platform_dependent(x, weight.astype(x.dtype), cpu=widely, default=multiply)
+
+
+def count_rows(axes: str, x: Array) -> int:
+    """Return the rows of a product: the elements of x for each of those that are summed."""
+    operands, out = axes.split("->")
+    return math.prod(n for n, axis in zip(x.shape, operands, strict=False) if axis in out)
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Return whether this machine's CPU has instructions for products of bfloat16."""
+    try:
+        text = CPU_FACTS.read_text()
+    except OSError:  # not Linux
+        return False
+    return any(name in text for name in ("amx_bf16", "avx512_bf16"))
 
 
 def gated(config: LayerConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"]) -> Array:

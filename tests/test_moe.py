@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cola_jax
-from cola_jax.moe import MOST_ROWS, block_rows, mixture, product, sort
+from cola_jax.moe import (
+    MOST_ROWS,
+    WIDE_ROWS,
+    block_rows,
+    mixture,
+    multiplies_bfloat16,
+    product,
+    sort,
+)
 from cola_jax.params import layer_at
 from tests import oracle
 
@@ -64,13 +72,37 @@ def test_layer_at_leaves_experts_in_the_stack(pair):
 
 
 @pytest.mark.parametrize(("platform", "sums"), [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
-def test_product_asks_a_cpu_alone_for_float32(platform, sums):
+def test_product_asks_a_cpu_alone_for_float32(platform, sums, monkeypatch):
+    monkeypatch.setattr("cola_jax.moe.multiplies_bfloat16", lambda: True)
     x, weight = jnp.ones((4, 8), jnp.bfloat16), jnp.ones((8, 3), jnp.bfloat16)
     traced = jax.jit(product, static_argnums=0).trace("rd,df->rf", x, weight)
     assert traced.out_info.dtype == jnp.bfloat16
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     (line,) = [line for line in text.splitlines() if "dot_general" in line]
     assert line.endswith(f"(tensor<4x8xbf16>, tensor<8x3xbf16>) -> tensor<4x3x{sums}>")
+
+
+@pytest.mark.parametrize(("rows", "factors"), [(WIDE_ROWS, "f32"), (WIDE_ROWS - 1, "bf16")])
+def test_product_converts_for_many_rows_where_a_cpu_has_no_units(rows, factors, monkeypatch):
+    monkeypatch.setattr("cola_jax.moe.multiplies_bfloat16", lambda: False)
+    x, weight = jnp.ones((1, rows, 8), jnp.bfloat16), jnp.ones((8, 3), jnp.bfloat16)
+    traced = jax.jit(product, static_argnums=0).trace("btd,df->btf", x, weight)
+    assert traced.out_info.dtype == jnp.bfloat16
+    text = traced.lower(lowering_platforms=("cpu",)).as_text()
+    (line,) = [line for line in text.splitlines() if "dot_general" in line]
+    assert f"(tensor<1x{rows}x8x{factors}>, tensor<8x3x{factors}>)" in line
+    assert line.endswith(f"-> tensor<1x{rows}x3xf32>")
+
+
+@pytest.mark.parametrize(
+    ("facts", "has_units"), [("flags : avx2 amx_bf16 amx_tile", True), ("flags : avx2", False)]
+)
+def test_multiplies_bfloat16_reads_the_flags_of_linux(facts, has_units, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("cola_jax.moe.CPU_FACTS", file)
+    assert not multiplies_bfloat16.__wrapped__()  # no such file
+    file.write_text(facts)
+    assert multiplies_bfloat16.__wrapped__() == has_units
 
 
 def test_mixture_keeps_tokens_apart(pair):
