@@ -96,7 +96,7 @@ class Cost(NamedTuple):
     useful: int = 0  # of all paths, each run in full
     unique: int = 0  # run, without the last layers of the paths
     last: int = 0  # last layers, run at the read positions
-    tokens: int = 0  # of the states run
+    tokens: int = 0  # of the states run; of last layers, the positions read
     token_rows: int = 0  # of their tiles, padding included
     hits: int = 0  # saved by states held from earlier waves
     evicted: int = 0  # states that lost their slot
