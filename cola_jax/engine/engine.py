@@ -18,6 +18,7 @@ class Capacity(NamedTuple):
     memory: Memory  # of each worker
     parts: int  # batches that run at the same time
     questions: int  # of a batch, at most
+    decoded: int  # of a batch whose answers are decoded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,7 +82,8 @@ class LocalEngine:
             memory = self.memory(model.config, model.dtype)
             copies = 1 if mesh is None else mesh.shape["data"]
         parts = copies * limits.threads
-        return Capacity(memory, parts, self.batch_size or limits.questions)
+        size = self.batch_size
+        return Capacity(memory, parts, size or limits.questions, size or limits.decode_questions)
 
     def mesh_of(self, model: ModelHandle) -> Mesh | None:
         """Return the mesh of a model that is loaded here, None for a single device."""

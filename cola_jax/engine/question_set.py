@@ -99,10 +99,14 @@ class QuestionSet:
         for i in left:
             groups.setdefault(self.encoder.group(self.questions[i]), []).append(i)
         most_tokens = capacity.memory.limits.batch_tokens
+        most_questions = capacity.questions
+        if self.scorer.decodes:  # prompts of any lengths wait for a decoder
+            most_tokens = sum(tokens) + 1
+            most_questions = capacity.decoded
         for _, members in sorted(groups.items()):
             sizes = [tokens[i] for i in members]
             group = np.array(members)
-            for part in cut_batches(sizes, capacity.parts, capacity.questions, most_tokens):
+            for part in cut_batches(sizes, capacity.parts, most_questions, most_tokens):
                 indices = group[part]
                 questions = [self.questions[i] for i in indices]
                 rows = {each.id: known[each.id] for each in questions if each.id in known}

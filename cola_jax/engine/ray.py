@@ -142,7 +142,9 @@ class RayEngine:
         limits = limits_of(self.backend)
         copies = max(self.facts.devices // self.devices.tensor, 1)  # of the model, on each worker
         parts = max(places_for(self.resources), 1) * copies * limits.threads
-        return Capacity(self.memory(model), parts, self.batch_size or limits.questions)
+        size = self.batch_size
+        memory = self.memory(model)
+        return Capacity(memory, parts, size or limits.questions, size or limits.decode_questions)
 
     def memory(self, model: ModelHandle) -> Memory:
         """Return the memory of a model's workers, as the first one finds it."""

@@ -229,10 +229,14 @@ class Decoder:
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decode every path [B, C, P] that is not padding; return its rows in order."""
-        rows = decode_rows(steps_of(self.worker.config, paths))
+        rows = self.rows_of(paths)
         for _ in self.decode(rows):
             pass
         return rows
+
+    def rows_of(self, paths: np.ndarray) -> list[DecodeRow]:
+        """Make a row of every path [B, C, P] that is not padding, in order."""
+        return decode_rows(steps_of(self.worker.config, paths))
 
     def decode(self, rows: Sequence[DecodeRow]) -> Iterator[list[DecodeRow]]:
         """Decode rows to their ends, and yield those that have ended, a step after the other."""
@@ -478,6 +482,6 @@ def check_decode_memory(
 def decode_rows(paths: np.ndarray) -> list[DecodeRow]:
     """Make a row of every path [B, C, P] that is not padding, in order."""
     return [
-        DecodeRow(int(b), paths[b, c][paths[b, c] != STOP])
-        for b, c in np.argwhere(paths[:, :, 0] != STOP)
+        DecodeRow(b, paths[b, c][paths[b, c] != STOP], c)
+        for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist()
     ]

@@ -105,6 +105,7 @@ class DecodeRow:
 
     question: int
     path: np.ndarray
+    candidate: int = 0  # the number of its path among those of the question
     slot: int = NONE  # its decode slot
     dispatched: int = 0  # tokens chosen by programs that were dispatched
     tokens: list[int] = dataclasses.field(default_factory=list)

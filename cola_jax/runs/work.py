@@ -79,6 +79,7 @@ class RunWork(Work):
             resumed=earlier,
             write=None if self.mark is None else functools.partial(self.keep_wave, keep, encoded),
             call_size=call_size,
+            in_parts=scorer.decodes,
         )
 
     def keep_wave(
@@ -111,7 +112,7 @@ class PathRows(RunWork):
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> Part:
         encoded, scorer = self.encode(worker, batch.questions), self.encoder.scorer
-        size = scorer.call_size or WAVE * len(encoded)
+        size = None if scorer.decodes else WAVE * len(encoded)  # answers are kept one by one
         with self.bind(worker, encoded) as evaluate:
             evaluations = self.evaluations(
                 evaluate, encoded, batch, worker.metrics, keep, call_size=size
@@ -198,9 +199,7 @@ class SearchRows(RunWork):
         """Search the questions of a batch."""
         scorer = self.encoder.scorer
         with scorer.evaluator(worker, encoded, workload) as evaluate:
-            evaluations = self.evaluations(
-                evaluate, encoded, batch, worker.metrics, keep, call_size=scorer.call_size
-            )
+            evaluations = self.evaluations(evaluate, encoded, batch, worker.metrics, keep)
             layers = worker.config.num_layers
             return search_batch(evaluations, layers, self.settings, on_steps=count_on(worker))
 
@@ -217,9 +216,7 @@ class SearchRows(RunWork):
         encoded = worded.encoder(questions, worker.model.checkpoint)
         # that of the search, so that buffers have its sizes, and fewer programs are compiled
         with scorer.evaluator(worker, encoded, self.workload) as evaluate:
-            evaluations = self.evaluations(
-                evaluate, encoded, batch, worker.metrics, keep, call_size=scorer.call_size
-            )
+            evaluations = self.evaluations(evaluate, encoded, batch, worker.metrics, keep)
             verdicts = evaluations(paths)
         worker.metrics.add(steps=len(encoded))
         return verdicts

@@ -31,6 +31,7 @@ class Evaluations:
         resumed: Known | None = None,
         write: Write | None = None,
         call_size: int | None = None,
+        in_parts: bool = False,
     ):
         """Wrap a function that evaluates paths of B questions.
 
@@ -39,10 +40,12 @@ class Evaluations:
           resumed: those of an earlier start of the same work, which count as new.
           write: takes new evaluations, call by call.
           call_size: the most evaluations of a call; None for a whole wave.
+          in_parts: whether `evaluate` also takes a function that keeps verdicts before its end.
         """
         self.evaluate = evaluate
         self.write = write
         self.call_size = call_size
+        self.in_parts = in_parts
         self.questions = questions
         self.options = max(1, *(len(each.options) for each in questions))
         self.known = [dict(rows) for rows in known or [{}] * len(questions)]
@@ -93,11 +96,29 @@ class Evaluations:
             else:
                 new[b][path] = None
         for wave in cut_waves(new, self.call_size):
-            self.add(wave, self.evaluate(pad_lists(wave, positions)))
+            self.run(wave, pad_lists(wave, positions))
         out = Verdicts.empty(shape, self.options)
         for s, c, b, path in entries:
             out.put((s, slice(c, c + 1)), self.known[b][path])
         return out, reused
+
+    def run(self, lists: PathLists, paths: np.ndarray) -> None:
+        """Evaluate paths, given as lists and padded [B, C, P], and add their verdicts."""
+        if not self.in_parts:
+            self.add(lists, self.evaluate(paths))
+            return
+
+        def keep(entries: np.ndarray, verdicts: Verdicts) -> None:
+            part: list[list[LayerPath]] = [[] for _ in lists]
+            places = []
+            for b, c in entries.T.tolist():
+                places.append(len(part[b]))
+                part[b].append(lists[b][c])
+            out = Verdicts.empty((len(lists), max(map(len, part))), self.options)
+            out.put((entries[0], np.array(places, int)), verdicts)
+            self.add(part, out)
+
+        self.evaluate(paths, keep)
 
     def find(self, question: int, path: LayerPath) -> Verdicts | None:
         """Return the verdict [1] of a path of a question, None where it is not known."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,6 @@ from cola_jax.execute.kv_cache import DecodeRow
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
-from cola_jax.path import STOP
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import AnswerRule, GenerationSettings, check_rule, find_answer
@@ -45,8 +44,9 @@ from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 
 GOLD = 0  # the options of an open question
 DECOY = 1
-DECODED = 32  # answers decoded in one call, and then kept
+GRADED = 16  # answers that are graded, and then kept, together
 
+KeepVerdicts = Callable[[np.ndarray, Verdicts], None]  # entries [2, n] of paths, and theirs [n]
 DecodeRows = Sequence[DecodeRow]
 AskedQuestions = Sequence[Question]  # of rows or completions, one each
 
@@ -57,7 +57,6 @@ class DecodingScorer(Scorer):
     open = True
     decodes = True
     log_likelihoods = True
-    call_size = DECODED
     stop: Stop
 
     def __init__(
@@ -125,12 +124,15 @@ class DecodingScorer(Scorer):
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> Iterator[Evaluate]:
-        def evaluate(paths: np.ndarray) -> Verdicts:
-            rows = decoder(paths)
-            verdicts = self.row_verdicts(rows, [batch[row.question].question for row in rows])
+        def evaluate(paths: np.ndarray, keep: KeepVerdicts | None = None) -> Verdicts:
             out = Verdicts.empty(paths.shape[:2], most_options(batch))
-            out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
             out.log_likelihoods[:] = self.log_likelihoods
+            for rows in in_groups(decoder.decode(decoder.rows_of(paths)), GRADED):
+                verdicts = self.row_verdicts(rows, [batch[row.question].question for row in rows])
+                entries = np.array([[row.question, row.candidate] for row in rows]).T
+                out.put(tuple(entries), verdicts)
+                if keep is not None:
+                    keep(entries, out.take(tuple(entries)))
             return out
 
         decoder = Decoder(
@@ -175,6 +177,18 @@ class DecodingScorer(Scorer):
 
     def record(self) -> dict[str, Any]:
         return super().record() | {"max_new_tokens": self.max_new_tokens} | self.sampling.record()
+
+
+def in_groups(steps: Iterable[list[DecodeRow]], size: int) -> Iterator[list[DecodeRow]]:
+    """Join the rows that end in one step after the other to groups of at least `size`."""
+    group: list[DecodeRow] = []
+    for rows in steps:
+        group += rows
+        if len(group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class Completions(DecodingScorer):

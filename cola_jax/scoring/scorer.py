@@ -22,7 +22,9 @@ from cola_jax.question import Question, sha256
 from cola_jax.scoring.answer_key import AnswerKey, Mark
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
-Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
+# Takes paths [B, C, P], padded with STOP; returns verdicts [B, C]. That of a scorer that decodes
+# also takes a function, which is given verdicts [n] of entries [2, n] of paths as they are known.
+Evaluate = Callable[..., Verdicts]
 
 # Questions shown with their answers before each, or a function from a question to those before it
 ShotSource = Sequence[Question] | Callable[[Question], Sequence[Question]]
@@ -58,7 +60,6 @@ class Scorer(abc.ABC):
     decodes: ClassVar[bool] = False  # decodes completions instead of reading the model
     formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
     lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
-    call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
     # scores are natural log-likelihoods, or leads of one over another; others have no unit
     log_likelihoods: ClassVar[bool] = False
     answer_logprobs: ClassVar[bool] = False  # verdicts have those of whole answers
@@ -146,9 +147,26 @@ class Scorer(abc.ABC):
         if not present:
             return [None] * len(paths)
         # all questions, so that the shapes are those of the batch, unless the prompts are others
-        chosen = present if self.decodes else range(len(paths))
-        rows = [self.reread(batch[b], completions[b]) for b in chosen]
-        listed = [[path] if (path := paths[b]) is not None else [] for b in chosen]
+        groups: list[Sequence[int]] = [range(len(paths))]
+        if self.decodes:  # a batch has many questions
+            size = worker.memory.limits.questions
+            groups = [present[first : first + size] for first in range(0, len(present), size)]
+        held: dict[int, bool] = {}
+        for chosen in groups:
+            rows = [self.reread(batch[b], completions[b]) for b in chosen]
+            right = self.confirm_rows(worker, rows, workload, [paths[b] for b in chosen])
+            held |= dict(zip(chosen, right, strict=True))
+        return [None if path is None else held[b] for b, path in enumerate(paths)]
+
+    def confirm_rows(
+        self,
+        worker: Worker,
+        rows: Sequence[Encoded],
+        workload: Workload,
+        paths: Sequence[LayerPath | None],
+    ) -> list[bool]:
+        """Return whether a path of each question is right in float32; False without a path."""
+        listed = [[] if path is None else [path] for path in paths]
         padded = pad_paths(listed, len(rows), worker.config.num_layers)
         # a CPU multiplies in full precision; a setting would compile all programs again
         precision = None if worker.device.platform == "cpu" else "highest"
@@ -158,9 +176,7 @@ class Scorer(abc.ABC):
                 workload = workload._replace(wave=1, evaluations=0)  # and few states
             run = PathEvaluator(confirming, prompts_of(rows), workload)
             with contextlib.closing(run):
-                right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
-        held = dict(zip(chosen, right, strict=True))
-        return [None if path is None else held[b] for b, path in enumerate(paths)]
+                return score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
 
     def check_log_likelihoods(self, purpose: str) -> None:
         """Raise InputError where the scores are not the log-likelihoods of options."""

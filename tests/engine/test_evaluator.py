@@ -128,7 +128,7 @@ class FakeEngine:
         self.aside, self.ran = set(aside), []
 
     def capacity(self, model, questions):
-        return Capacity(Memory(1 << 30, sharing=1, itemsize=4, backend="cpu"), 2, 2)
+        return Capacity(Memory(1 << 30, sharing=1, itemsize=4, backend="cpu"), 2, 2, 2)
 
     def map(self, work, batches, metrics):
         for batch in batches:

@@ -17,7 +17,9 @@ from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.runs.conftest import encode
 
-CAPACITY = Capacity(Memory(1 << 30, sharing=1, itemsize=4, backend="cpu"), parts=1, questions=4)
+CAPACITY = Capacity(
+    Memory(1 << 30, sharing=1, itemsize=4, backend="cpu"), parts=1, questions=4, decoded=8
+)
 
 
 def test_tokens_outside_the_vocabulary_are_refused(tiny_checkpoint):
@@ -37,6 +39,9 @@ class Halves:
 
     scorers = (SimpleNamespace(), SimpleNamespace())
 
+    def __init__(self, decodes):
+        self.scorer = SimpleNamespace(decodes=decodes)
+
     def group(self, question):
         return int(question.id) % 2
 
@@ -44,15 +49,17 @@ class Halves:
         return [len(question.text) for question in questions]
 
 
-def test_batches_have_questions_of_one_prompt_and_what_is_known_of_them():
+@pytest.mark.parametrize("decodes", [False, True])
+def test_batches_have_questions_of_one_prompt_and_what_is_known_of_them(decodes):
+    """And more of them where prompts of any lengths wait for a decoder."""
     texts = {str(i): "?" * (1 + i % 3) for i in range(12)}
     questions = [Question(name, text, ("x", "y")) for name, text in texts.items()]
-    asked = QuestionSet(questions, Halves(), [encode(each) for each in questions])
+    asked = QuestionSet(questions, Halves(decodes), [encode(each) for each in questions])
     left = [i for i in range(12) if i != 5]
     batches = list(asked.batches(left, CAPACITY, {"3": "rows of 3", "5": "of one that is done"}))
     assert sorted(i for batch in batches for i in batch.indices) == left
     for batch in batches:
-        assert 1 <= len(batch.questions) <= 4
+        assert 1 <= len(batch.questions) <= (8 if decodes else 4)
         assert [questions[i] for i in batch.indices] == batch.questions
         assert len({i % 2 for i in batch.indices.tolist()}) == 1
     known = {name: rows for batch in batches for name, rows in batch.known.items()}
@@ -65,7 +72,7 @@ def test_batches_have_questions_of_one_prompt_and_what_is_known_of_them():
 def test_some_questions_keep_the_prompts_that_decide_common_prefixes():
     questions = tiny.questions(40)
     sample = [encode(each) for each in questions]
-    asked = QuestionSet(questions, Halves(), sample)
+    asked = QuestionSet(questions, Halves(False), sample)
     some = asked.take([7, 2])
     assert [each.id for each in some.questions] == ["q7", "q2"]
     assert some.prefixes == asked.prefixes == [each.prompts for each in sample[:32]]

@@ -136,3 +136,29 @@ def test_call_size_cuts_a_wave_and_what_ran_before_a_failure_is_written(counted)
     evaluations.evaluate = counted
     np.testing.assert_array_equal(evaluations(pad(rows)).scores[0], scores(pad(rows))[0])
     assert counted.written[2:] == [[[(2,)], []]]
+
+
+def test_parts_are_written_as_they_are_known(counted):
+    """Also where the others fail."""
+
+    def in_parts(paths, keep):
+        verdicts = judge(paths)
+        entries = np.argwhere(paths[:, :, 0] != STOP)[::-1]
+        for part in (entries[:2], entries[2:]):
+            if len(counted.written) == 1:
+                raise RuntimeError("no memory")
+            if len(part):
+                keep(part.T, verdicts.take(tuple(part.T)))
+        return verdicts
+
+    def write(paths, verdicts):
+        counted.written.append(paths)
+
+    evaluations = Evaluations(in_parts, TWO, write=write, in_parts=True)
+    rows = [[(0,), (1,), (2,)], [(0,)]]
+    with pytest.raises(RuntimeError, match="no memory"):
+        evaluations(pad(rows))
+    assert counted.written == [[[(2,)], [(0,)]]]
+    counted.written = [None, None]  # others are written
+    np.testing.assert_array_equal(evaluations(pad(rows)).scores[0], scores(pad(rows))[0])
+    assert counted.written[2:] == [[[(1,), (0,)], []]]

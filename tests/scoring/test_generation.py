@@ -96,6 +96,24 @@ def test_grader_lives_as_long_as_context(words):
     assert grader.count == 0  # its processes are ended
 
 
+class Kept:
+    """Remembers the verdicts that an evaluator keeps before all are known."""
+
+    def __init__(self):
+        self.parts = []
+
+    def __call__(self, entries, verdicts):
+        self.parts.append((entries, verdicts))
+
+    def check(self, paths, verdicts):
+        """Check that each path was kept once, in several parts, as in the whole."""
+        entries = np.concatenate([entries.T for entries, _ in self.parts]).tolist()
+        assert sorted(entries) == np.argwhere(paths[:, :, 0] != STOP).tolist()
+        assert len(self.parts) > 1
+        for entries, part in self.parts:
+            np.testing.assert_array_equal(part.margin, verdicts.margin[tuple(entries)])
+
+
 @pytest.fixture(scope="module")
 def evaluated(model, letters, decoded):
     """Of `exact` and `generation`, a function that confirms, and the verdicts of all paths."""
@@ -105,7 +123,11 @@ def evaluated(model, letters, decoded):
         batch = [scorer.encode(question) for question in decoded.questions]
         with scorer.evaluator(worker, batch, workload) as evaluate:
             confirm = functools.partial(scorer.confirm, worker, batch, workload)
-            made[scorer.name] = confirm, evaluate(decoded.paths)
+            kept = Kept()
+            verdicts = evaluate(decoded.paths, kept) if scorer.decodes else evaluate(decoded.paths)
+            made[scorer.name] = confirm, verdicts
+            if scorer.decodes:
+                kept.check(decoded.paths, verdicts)
         assert worker.metrics.evaluations == (decoded.paths[:, :, 0] != STOP).sum()
     return made
 
