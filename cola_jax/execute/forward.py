@@ -62,8 +62,31 @@ def run_tile(
 jit_tiles = functools.partial(
     jax.jit, static_argnames=("config", "kind", "shape"), donate_argnames=("states", "cache")
 )
-# Calls of one tile queue: a GPU's host would wait for each step of a loop on the device.
-forward_tile = jit_tiles(run_tile, compiler_options=OPTIONS)
+
+
+@functools.partial(jit_tiles, compiler_options=OPTIONS)
+def forward_few(
+    config: ModelConfig,
+    kind: int,
+    shape: TileShape,
+    layers: tuple[Layer, ...],
+    table: Int[Array, "N F R"],
+    first: Index,
+    states: States,
+    cache: Kept,
+    mode: Mode,
+    source: Sources | None = None,
+) -> tuple[States, Kept]:
+    """Run as many tiles as layers, each with a stack of its own layer, from the first on.
+
+    Calls queue, and their layers may be any: a GPU's host would wait for each step of a loop on the
+    device, and for each choice of a branch.
+    """
+    for i, layer in enumerate(layers):
+        states, cache = run_tile(
+            config, kind, shape, layer, table, first + i, states, cache, mode, source
+        )
+    return states, cache
 
 
 @jit_tiles

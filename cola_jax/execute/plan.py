@@ -207,13 +207,13 @@ class Tiles(NamedTuple):
         for start in range(0, len(self.table), size):
             yield Tiles(*(column[start : start + size] for column in self))
 
-    def runs(self, group: Int[np.ndarray, " N"]) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (layer, shape, first tile, end) of neighbours of one shape, and group of tiles."""
+    def runs(self, group: Int[np.ndarray, " N"]) -> Iterator[tuple[int, int, int]]:
+        """Yield (shape, first tile, end) of neighbours of one shape, and group of tiles."""
         changes = np.diff(self.shape, append=NONE) != 0
         changes |= np.diff(group, append=NONE) != 0
         ends = (np.flatnonzero(changes) + 1).tolist()
         for start, end in zip([0, *ends], ends, strict=False):
-            yield int(self.layer[start]), int(self.shape[start]), start, end
+            yield int(self.shape[start]), start, end
 
 
 def pad_rows(values: np.ndarray, rows: int) -> np.ndarray:

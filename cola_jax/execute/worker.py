@@ -17,7 +17,7 @@ from cola_jax.dtypes import FLOATS, dtype_name
 from cola_jax.errors import InputError, check_whole
 from cola_jax.execute import placement
 from cola_jax.execute.attention import Mode
-from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
+from cola_jax.execute.forward import Sources, States, forward_few, forward_tiles
 from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
 from cola_jax.execute.layout import Layout
@@ -42,10 +42,21 @@ from cola_jax.steps import layer_of
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 CALL = 128  # tiles that are copied to the devices together
+# Tiles of one call, elsewhere one: a call takes a GPU's host about as long as the device a small
+# tile. A CPU hardly notices, and would compile longer.
+TOGETHER = {"gpu": 4}
 
 
 class Stopped(Exception):
     """Ends a batch whose results are no longer needed."""
+
+
+class Call(NamedTuple):
+    """Tiles that one program runs, of layers of a kind."""
+
+    layers: list[int]  # of each tile
+    shape: int
+    first: int  # tile
 
 
 class Launches(NamedTuple):
@@ -53,7 +64,7 @@ class Launches(NamedTuple):
 
     layout: Layout
     tables: list[jax.Array]  # [CALL, F, R]
-    calls: list[list[tuple[int, int, int, int]]]  # of each table: layer, shape, first tile, end
+    calls: list[list[Call]]  # of each table
 
 
 class Worker:
@@ -94,9 +105,8 @@ class Worker:
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model))
-        # layers that one call may run: those of a kind, or a layer alone
-        ids = range(self.config.num_layers)
-        self.group = np.array([self.config.kind_of(i) if whole else i for i in ids])
+        self.together = TOGETHER.get(platform, 1)
+        self.kind_of = np.array([self.config.kind_of(i) for i in range(self.config.num_layers)])
         self.memory = memory
         self.metrics = metrics
         self.kernels = list(kernels)
@@ -151,8 +161,18 @@ class Worker:
         """Copy tiles to the devices."""
         parts = list(tiles.parts(CALL))
         tables = [self.put(pad_rows(part.table, CALL)) for part in parts]
-        calls = [list(part.runs(self.group[layer_of(self.config, part.layer)])) for part in parts]
-        return Launches(layout, tables, calls)
+        return Launches(layout, tables, [list(self.calls_of(part)) for part in parts])
+
+    def calls_of(self, tiles: Tiles) -> Iterator[Call]:
+        """Yield the calls that run tiles."""
+        layers = layer_of(self.config, tiles.layer).tolist()
+        for shape, first, end in tiles.runs(self.kind_of[layers]):
+            while first < end:
+                count = end - first
+                if self.layers is not None:  # few programs: of this number of tiles, or of one
+                    count = self.together if count >= self.together else 1
+                yield Call(layers[first : first + count], shape, first)
+                first += count
 
     def in_float32(self) -> "Worker":
         """Return a worker of the same weights, devices and spare buffers that runs in float32.
@@ -183,24 +203,21 @@ class Worker:
         """
         kept = list(caches or [NO_CACHE] * len(modes))
         for table, calls in zip(launches.tables, launches.calls, strict=True):
-            for layer, number, first, end in calls:
-                layer = layer_of(self.config, layer)
-                shape = launches.layout.shapes[number]
-                kind = self.config.kind_of(layer)
-                facts = (self.config, kind, shape)
-                mode = modes[kind]
+            for layers, shape, first in calls:
+                kind = int(self.kind_of[layers[0]])
+                facts = (self.config, kind, launches.layout.shapes[shape])
+                rest = (modes[kind], source)
                 number = self.cache_of[kind]
                 if self.layers is None:
                     stack = self.model.layers[kind]
-                    ends = (self.index[first], self.index[end])
+                    ends = (self.index[first], self.index[first + len(layers)])
                     states, kept[number] = forward_tiles(
-                        *facts, stack, table, *ends, states, kept[number], mode, source
+                        *facts, stack, table, *ends, states, kept[number], *rest
                     )
-                    continue
-                weights = self.layers[layer]
-                for i in range(first, end):
-                    states, kept[number] = forward_tile(
-                        *facts, weights, table, self.index[i], states, kept[number], mode, source
+                else:
+                    few = tuple(self.layers[layer] for layer in layers)
+                    states, kept[number] = forward_few(
+                        *facts, few, table, self.index[first], states, kept[number], *rest
                     )
         return states, tuple(kept)
 

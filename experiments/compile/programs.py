@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
-from cola_jax.execute.forward import forward_tile, forward_tiles
+from cola_jax.execute.forward import forward_few, forward_tiles
 from cola_jax.execute.kv_cache import NO_CACHE, Kept, KVBlocks
 from cola_jax.execute.layout import TileShape
 from cola_jax.execute.memory import ACCELERATOR, WRITTEN
@@ -86,6 +86,7 @@ class Abstract:
 
     def __init__(self, config: ModelConfig, devices: np.ndarray):
         self.config, self.devices, self.tensor = config, devices, devices.size
+        self.together = 1  # tiles of a call
         axes = ("data", "tensor")
         self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
         self.worker = worker_mesh(devices)
@@ -154,16 +155,15 @@ class Abstract:
         cache: Kept = NO_CACHE,
         source: Any = None,
     ) -> tuple[Any, Layer]:
-        """Lower the program that runs tiles, of which a GPU runs one a call."""
+        """Lower the program that runs tiles: on a GPU as many as layers are given, here one."""
         layers, index = self.layers(), self.array()
         table = self.array(CALL, WIDTH, shape.rows)
-        run, tiles = (forward_tile, (index,))
+        facts = (self.config, 0, shape)
+        buffers = (states, cache, mode, source)
         if self.platform == "tpu":
-            run, tiles = (forward_tiles, (index, index))
-        lowered = run.lower(
-            self.config, 0, shape, layers, table, *tiles, states, cache, mode, source
-        )
-        return lowered, layers
+            return forward_tiles.lower(*facts, layers, table, index, index, *buffers), layers
+        few = (layers,) * self.together
+        return forward_few.lower(*facts, few, table, index, *buffers), layers
 
 
 def one_layer(leaf: Any) -> Any:

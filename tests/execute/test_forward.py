@@ -61,7 +61,7 @@ def test_forward_tiles_match_block(pair, variant, read, tokens, page):
         if read is not None
         else TileShape(tokens, 3, T, page=page)
     )
-    mode = choose_kind(config.kinds[kind]).over_prompts(views, None, read, PromptAttention())
+    mode = choose_kind(config.kinds[kind]).over_prompts(views, None, read, None, PromptAttention())
     after, _ = forward_tiles(
         config,
         kind,

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax.execute import worker as workers_module
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import make_workers, map_questions, on_threads
 from cola_jax.kernels.attention import PromptAttention
+from tests import oracle
 from tests.execute import batches
 
 TIMEOUT = 2  # seconds until a test that hangs fails
@@ -195,3 +197,22 @@ def test_buffers_are_used_again_where_shapes_agree(model):
     assert not worker.spare  # freed before more was allocated
     worker.give_back(first, other)
     assert worker.take_buffer((3, 4), jnp.bfloat16, split=1) is other
+
+
+def test_calls_of_several_tiles_give_what_calls_of_one_do(model, monkeypatch):
+    """As on a GPU: tiles of any layers of a kind, in their order, in programs of few sizes."""
+    ids = oracle.random_ids(3, 9)
+    paths = [[(0, 1, 2, 3, 4, 5), (0, 2, 2, 5)]] * 3
+    plain = cola_jax.run_paths(model, ids, paths)
+    calls = []
+    run = workers_module.forward_few
+
+    def counted(*arguments):
+        calls.append(len(arguments[3]))
+        return run(*arguments)
+
+    monkeypatch.setattr(workers_module, "TOGETHER", {"cpu": 3})
+    monkeypatch.setattr(workers_module, "forward_few", counted)
+    together = cola_jax.run_paths(model, ids, paths)
+    assert set(calls) == {1, 3}
+    batches.assert_agree(together, plain, batches.ROUNDING)
