@@ -96,7 +96,12 @@ def generate(
     Keys and values are cached for each position of a path, so that a layer that runs twice attends
     to its own: the tokens are those of `run_path` on the whole text.
 
-    Compiles once for each bucket of T and of the tokens decoded so far.
+    Rows of all prompts wait in one queue, for each worker and each prefix that prompts share; a row
+    that ends leaves its place to the next. Keys and values take pages as texts grow: where memory
+    has none left, the row with the fewest tokens is decoded anew later.
+
+    Compiles once for each bucket of T, for tiles of few heights, and but on a CPU for each bucket
+    of the tokens decoded so far.
 
     Args:
       model: prompts are divided over the `data` axis of its mesh.
