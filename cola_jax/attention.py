@@ -109,19 +109,26 @@ class Seen(NamedTuple):
         return pairs
 
     def any_of(self, flags: Bool[Array, "R T"]) -> Bool[Array, "R Q"]:
-        """Return whether each query sees a key with a flag."""
-        if self.pairs <= MOST_PAIRS:
-            return jnp.any(self.mask() & flags[:, None], axis=2)
-        seen = self.padded(QUERY_BLOCK, 1)
+        """Return whether each query sees a key with a flag; there is seldom any."""
+        size = self.queries.order.shape[1] if self.pairs <= MOST_PAIRS else QUERY_BLOCK
+        seen = self.padded(size, 1)
 
         def of_block(i: Array) -> Array:
-            return jnp.any(
-                seen.part((i * QUERY_BLOCK, QUERY_BLOCK)).mask() & flags[:, None], axis=2
-            )
+            return jnp.any(seen.part((i * size, size)).mask() & flags[:, None], axis=2)
 
-        blocks = jax.lax.map(of_block, jnp.arange(seen.queries.order.shape[1] // QUERY_BLOCK))
-        reads = self.queries.order.shape[1]
-        return jnp.moveaxis(blocks, 0, 1).reshape(len(flags), -1)[:, :reads]
+        def compare() -> Array:
+            steps = seen.queries.order.shape[1] // size
+            blocks = jax.lax.map(of_block, jnp.arange(steps))
+            reads = self.queries.order.shape[1]
+            return jnp.moveaxis(blocks, 0, 1).reshape(len(flags), -1)[:, :reads]
+
+        def compare_if_any() -> Array:
+            nothing = jnp.zeros(self.queries.order.shape, bool)
+            return jax.lax.cond(jnp.any(flags), compare, lambda: nothing)
+
+        if self.pairs <= MOST_PAIRS:
+            return of_block(jnp.int32(0))
+        return jax.lax.platform_dependent(cuda=compare, default=compare_if_any)
 
     def after(self, prefix: int) -> "Seen":
         """Put the tokens of a prefix, which all tokens of a row continue, in front of the keys.

@@ -67,6 +67,11 @@ SHAPES = {
 }
 
 
+OLMOE = {"experts": 64, "experts_per_token": 8, "expert_width": 1024, "projection_norms": True}
+SHAPES["olmoe-1b-7b"] = llama(16, 2048, 16, 16, 0, 50304, tied=False, **OLMOE)
+SHAPES["hybrid-2b"] = hybrid(4, 24, 2048, 16, 2, 6144, 151936)
+
+
 def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> Model:
     """Make a model with small normal weights, each generated on the devices that hold it."""
     seed = jax.random.key(0, impl="rbg")  # the generator that compiles and runs fastest

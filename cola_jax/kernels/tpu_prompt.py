@@ -24,7 +24,8 @@ from cola_jax.params import Layer
 
 SUBLANES = 16  # of a TPU's tiles: tokens are a multiple of it
 QUERY_BLOCK = 128  # tokens that attend at a time
-KEY_BLOCK = 256  # of longer prompts; blocks that no query sees are left out
+KEY_BLOCK = 128  # of more keys; blocks that no query sees are left out
+LONG_KEY_BLOCK = 512  # of more keys than are on the chip at a time
 MOST_KEYS = 512  # that are a single block
 CHUNK = 2048  # keys that are on the chip at a time
 MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
@@ -148,7 +149,9 @@ def block_sizes(reads: int, tokens: int) -> Blocks:
     queries = min(QUERY_BLOCK, reads)
     if tokens <= MOST_KEYS:
         return Blocks(queries, tokens, tokens)
-    return Blocks(queries, KEY_BLOCK, min(CHUNK, -(-tokens // KEY_BLOCK) * KEY_BLOCK))
+    if tokens > CHUNK:
+        return Blocks(queries, LONG_KEY_BLOCK, CHUNK)
+    return Blocks(queries, KEY_BLOCK, -(-tokens // KEY_BLOCK) * KEY_BLOCK)
 
 
 def after_rotated(size: int, rotation: Rotation) -> Rotation:

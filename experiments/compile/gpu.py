@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from experiments.compile import hlo
-from experiments.compile.programs import PROGRAMS, Abstract, Program, Sizes
+from experiments.compile.programs import PROGRAMS, Abstract, Program, Sizes, serves
 from experiments.shapes import SHAPES
 
 TARGET = Path(__file__).with_name("h100.txtpb")  # of XLA, which describes the card so
@@ -38,7 +38,7 @@ FUSED = "fmha"  # in the names of calls of cuDNN's attention
 class GpuCompile:
     """Compile every program of some models."""
 
-    models: tuple[str, ...] = ("llama-3.2-3b", "llama-3-8b")
+    models: tuple[str, ...] = ("llama-3.2-3b", "llama-3-8b", "olmoe-1b-7b", "hybrid-2b")
     """Named shapes to compile."""
     programs: tuple[str, ...] = tuple(PROGRAMS)
     """Programs to compile."""
@@ -103,6 +103,8 @@ def main(settings: GpuCompile) -> None:
     for model in settings.models:
         make = Abstract(SHAPES[model], card)
         for name in settings.programs:
+            if not serves(name, model):
+                continue
             with use_abstract_mesh(CARD):
                 sizes = Sizes(settings.tokens, settings.rows, settings.slots)
                 program = PROGRAMS[name](make, sizes)

@@ -18,18 +18,22 @@ from cola_jax.execute.layout import TileShape
 from cola_jax.execute.memory import ACCELERATOR, WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, sharding_on, worker_mesh
 from cola_jax.execute.plan import WIDTH
+from cola_jax.execute.recurrence import RecurrentOverPrompts
 from cola_jax.execute.reference import logits
 from cola_jax.execute.worker import CALL
 from cola_jax.kernels.attention import PromptAttention
 from cola_jax.kernels.decode import DecodeAttention
 from cola_jax.kernels.tpu_decode import TpuDecodeAttention
+from cola_jax.kernels.tpu_experts import run_experts_on_tpu
 from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.model import View
+from cola_jax.moe import KERNEL_ROWS, block_rows
 from cola_jax.params import Layer, Model, assemble, field_of, shapes, sharding
 from cola_jax.prompts import Prompts, Readings, readings
 
 QUESTIONS, READS, OUTPUTS = 64, 16, 1024
 DECODE_ROWS, DECODE_SLOTS, POSITIONS, DECODED = 64, 128, 32, 64
+RECURRENT = "forward, recurrent layer"
 PREFIX, STATES = 512, 1024  # tokens that prompts have in common, and their states
 
 
@@ -57,6 +61,7 @@ class Program(NamedTuple):
     tokens: int  # whose states are read and written
     cached: int = 0  # bytes of the KV cache that are read or written
     unseen: Unseen = Unseen()
+    row: int = 1  # tokens of a row
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a layer's matrices, of one device's part."""
@@ -65,7 +70,7 @@ class Program(NamedTuple):
         return {
             name: shard_shape(leaf)[1:]
             for name, leaf in leaves.items()
-            if leaf is not None and leaf.ndim > 2
+            if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.ndim > 2
         }
 
     def least_bytes(self, make: "Abstract") -> float:
@@ -136,9 +141,11 @@ class Abstract:
         weights = {name: self.weight(name, shape, ordered) for name, shape in every}
         return assemble(self.config, weights)
 
-    def layers(self) -> Layer:
+    def layers(self, number: int) -> Layer:
         """Make the weights of a call, as a worker gives them: on a GPU, of one layer."""
-        (layers,) = self.model().layers
+        layers = self.model().layers[number]
+        if self.platform == "tpu" and self.tensor == 1 and layers.router is not None:
+            layers = layers.replace(experts_kernel=run_experts_on_tpu)
         return layers if self.platform == "tpu" else jax.tree.map(one_layer, layers)
 
     def view(self, rows: int, tokens: int) -> View:
@@ -154,11 +161,15 @@ class Abstract:
         mode: Mode,
         cache: Kept = NO_CACHE,
         source: Any = None,
+        number: int = 0,
     ) -> tuple[Any, Layer]:
-        """Lower the program that runs tiles: on a GPU as many as layers are given, here one."""
-        layers, index = self.layers(), self.array()
+        """Lower the program that runs tiles: on a GPU as many as layers are given, here one.
+
+        `number` is that of the kind of layer.
+        """
+        layers, index = self.layers(number), self.array()
         table = self.array(CALL, WIDTH, shape.rows)
-        facts = (self.config, 0, shape)
+        facts = (self.config, number, shape)
         buffers = (states, cache, mode, source)
         if self.platform == "tpu":
             return forward_tiles.lower(*facts, layers, table, index, index, *buffers), layers
@@ -171,13 +182,22 @@ def one_layer(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
 
 
-def layer_flops(config: ModelConfig, tokens: int) -> float:
-    """Count the floating-point operations of a layer on a state: matmuls and attention."""
-    (kind,) = config.kinds
+def layer_flops(config: ModelConfig, tokens: int, number: int = 0) -> float:
+    """Count the floating-point operations of a layer on a state: matmuls and attention.
+
+    A token attends to those before it.
+    """
+    kind = config.kinds[number]
     heads = kind.num_heads * kind.head_dim
     kv = kind.num_kv_heads * kind.head_dim
-    weights = config.width * (2 * heads + 2 * kv + 3 * kind.mlp_width)
-    return 2.0 * tokens * weights + 4.0 * tokens * tokens * heads
+    experts = 3 * kind.expert_width * kind.experts_per_token + kind.experts
+    if kind.convolution:
+        values = kind.num_heads * kind.value_dim
+        weights = config.width * (2 * kv + 3 * values + 2 * kind.num_heads + 3 * kind.mlp_width)
+        # a state is read and written by each token
+        return 2.0 * tokens * weights + 6.0 * tokens * values * kind.head_dim
+    weights = config.width * (2 * heads + 2 * kv + 3 * kind.mlp_width + experts)
+    return 2.0 * tokens * weights + 2.0 * tokens * (tokens + 1) * heads
 
 
 def lower_prefill(
@@ -198,7 +218,7 @@ def lower_prefill(
     slots = states = make.buffer(count + 1, tokens, config.width, split=2)
     views, flops = make.view(QUESTIONS, tokens), layer_flops(config, tokens)
     mode = OverPrompts(views, kernel=make.kernel)
-    (kind,) = config.kinds
+    kind = config.kinds[0]
     kv = kind.num_kv_heads * kind.head_dim
     blocks, table = make.pages(tokens) if cache else (NO_CACHE, None)
     mode = mode.replace(pages=table)
@@ -215,7 +235,52 @@ def lower_prefill(
         flops += 4.0 * (tokens - most_reads) * config.width * kv
     lowered, layers = make.lower(shape, states, mode, blocks, slots if last else None)
     cached = 4 * rows * (tokens * cache + prefix) * kv
-    return Program(lowered, layers, rows * flops, rows * tokens, cached)
+    unseen = experts_unseen(make, rows * tokens)
+    return Program(lowered, layers, rows * flops, rows * tokens, cached, unseen, tokens)
+
+
+def experts_unseen(make: "Abstract", tokens: int) -> Unseen:
+    """Count what the kernel of experts does, its padding included, and the gathers of rows.
+
+    Experts are taken to get as many rows as they do by chance.
+    """
+    kind = make.config.kinds[0]
+    if not kind.experts or make.platform != "tpu":
+        return Unseen()
+    pairs = tokens * kind.experts_per_token
+    rows = block_rows(pairs, kind.experts, KERNEL_ROWS)
+    counts = np.random.default_rng(0).multinomial(pairs, np.full(kind.experts, 1 / kind.experts))
+    blocks = int(np.sum(-(-counts // rows)))
+    units = make.config.width * kind.expert_width
+    weights = 3 * 2 * kind.experts * units
+    # into blocks, through the kernel, and out of it for each token
+    moved = 2 * make.config.width * (4 * (pairs // rows + kind.experts) * rows + pairs)
+    return Unseen(6.0 * blocks * rows * units, weights + moved)
+
+
+def lower_long(make: Abstract, sizes: Sizes, tokens: int) -> Program:
+    """Lower a tile of one long prompt."""
+    return lower_prefill(make, sizes._replace(tokens=tokens, rows=1, slots=64))
+
+
+def lower_recurrent(make: Abstract, sizes: Sizes) -> Program:
+    """Lower tiles of prompts in a recurrent layer."""
+    config, (tokens, rows, slots) = make.config, sizes
+    shape = TileShape(rows * tokens, rows, tokens, page=ACCELERATOR.page)
+    states = make.buffer(slots + 1, tokens, config.width, split=2)
+    mode = RecurrentOverPrompts(make.view(QUESTIONS, tokens))
+    lowered, layers = make.lower(shape, states, mode, number=1)
+    flops = layer_flops(config, tokens, 1)
+    return Program(lowered, layers, rows * flops, rows * tokens)
+
+
+def serves(program: str, model: str) -> bool:
+    """Return whether a program is compiled for a model: recurrent layers and experts alone."""
+    if model == "hybrid-2b":
+        return program == RECURRENT
+    if model == "olmoe-1b-7b":
+        return program == "forward"
+    return program != RECURRENT
 
 
 def lower_decode(make: Abstract, sizes: Sizes) -> Program:
@@ -271,4 +336,7 @@ PROGRAMS = {
     "prefill": lambda make, sizes: lower_prefill(make, sizes, cache=True),
     "prefill, last layer": lambda make, sizes: lower_prefill(make, sizes, cache=True, last=True),
     "decode step": lower_decode,
+    "forward, 4k tokens": lambda make, sizes: lower_long(make, sizes, 4096),
+    "forward, 8k tokens": lambda make, sizes: lower_long(make, sizes, 8192),
+    RECURRENT: lower_recurrent,
 }

@@ -7,6 +7,7 @@ a program of ours copies a weight, or a whole slot buffer or cache.
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -21,11 +22,14 @@ import numpy as np
 import tyro
 
 from experiments.compile import hlo
-from experiments.compile.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
+from experiments.compile.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap, serves
 from experiments.shapes import SHAPES
 
-TENSOR = {"llama-3.2-3b": 1, "llama-3-8b": 4}
+TENSOR = {"llama-3.2-3b": 1, "llama-3-8b": 4, "olmoe-1b-7b": 1, "hybrid-2b": 1}
+# of a chip with neighbours in two directions, bytes a second that it sends in one of them
+LINK = {"v5e": 45e9, "v5p": 90e9, "v6e": 90e9}
 VMAP = "vmap"
+SIZES = {"bf16": 2, "f32": 4}  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +69,12 @@ def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
 
     roofline = roofline_of(chip.flops)
     kernel = kernel_seconds(parsed[body], program, make, name)
+    together = collective_seconds(parsed[body], make, name)
     # a loop's body counts once; negative where the compiler has no estimate
     known = cost["optimal_seconds"] > 0
     seconds = cost["optimal_seconds"] + kernel
     cycles = sum(one.cycles for one in parsed[body]) / chip.hertz + kernel
+    overlapped = any(one.op.endswith("-start") for one in parsed[body] if "all-" in one.op)
     return {
         "argument_gb": memory.argument_size_in_bytes / 1e9,
         "alias_gb": memory.alias_size_in_bytes / 1e9,
@@ -76,6 +82,9 @@ def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
         "gflop": flops / 1e9,
         "mb": moved / 1e6,
         "roofline_ms": 1e3 * roofline,
+        "collectives_ms": 1e3 * together,
+        "overlapped": overlapped,
+        "cycles_and_collectives_over_roofline": (cycles + together) / roofline,
         "kernel_ms": 1e3 * kernel,  # in the next four too
         "compiler_ms": 1e3 * seconds if known else None,
         "compiler_over_roofline": seconds / roofline if known else None,
@@ -98,10 +107,21 @@ def kernel_seconds(
     """
     chip, unseen = CHIPS[name], program.unseen
     seconds = max(unseen.flops / chip.flops, unseen.moved / chip.bandwidth) / make.tensor
-    call = call_in(body, make.config.kinds[0].head_dim)
+    call = call_in(body, make.config.kinds[0].head_dim, program.row)
     if call is not None:
         seconds += max(cycles_of(name, call) / chip.hertz, call.bytes() / chip.bandwidth)
     return seconds
+
+
+def collective_seconds(body: list[hlo.Instruction], make: Abstract, name: str) -> float:
+    """Return what sums over devices take by arithmetic: a ring that sends in both directions."""
+    moved = sum(
+        math.prod(dims) * SIZES.get(kind, 4)
+        for one in body
+        if one.op in ("all-reduce", "all-reduce-start")
+        for kind, dims, _ in one.arrays()
+    )
+    return moved * (make.tensor - 1) / make.tensor / LINK[name]
 
 
 def results_of(settings: TpuCompile, name: str, chip: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -110,6 +130,8 @@ def results_of(settings: TpuCompile, name: str, chip: str) -> Iterator[tuple[str
     make = Abstract(SHAPES[name], np.array(topology.devices[: TENSOR[name]]))
     sizes = Sizes(settings.tokens, settings.rows, settings.slots)
     for program in settings.programs:
+        if not serves(program, name):
+            continue
         if program == VMAP:
             results = read(lower_vmap(make, sizes, settings.paths), make, chip)
             # its copies are gathers, which the compiler's times do not cover

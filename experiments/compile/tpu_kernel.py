@@ -1,10 +1,11 @@
 """Cycles of the kernel of attention over prompts, from the schedule that a TPU's compiler makes.
 
 The compiler estimates the time of no kernel of ours, but writes down its instructions: bundles that
-take a cycle each, in a loop over blocks.
-`python -m experiments.compile.tpu_kernel v6e 16 128 128 3072 1024 128 0` prints the cycles for 16
-prompts, of which 128 tokens attend to 128 with queries of 3,072 and keys of 1,024 elements, in
-heads of 128, and keys and values are not kept.
+take a cycle each. Those of one block of queries and one of keys are counted, times the pairs of
+blocks that are not left out.
+`python -m experiments.compile.tpu_kernel v6e 1 2048 2048 3072 1024 128 0 128` prints the cycles for
+a tile of 2,048 tokens, in rows of 128, with queries of 3,072 and keys of 1,024 elements, in heads
+of 128, and keys and values are not kept.
 
 Import this module before JAX: it sets the environment for a machine without a TPU.
 """
@@ -30,13 +31,16 @@ os.environ.update(
 # isort: split
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from tyro.conf import Positional
 
+from cola_jax.attention import Labels, Seen
 from cola_jax.errors import first_line
-from cola_jax.kernels.tpu_prompt import call_kernel
+from cola_jax.kernels.attention import Rotated
+from cola_jax.kernels.tpu_prompt import TpuPromptAttention, block_sizes
 from experiments.compile.hlo import Instruction
 
 NAME = "prompt_attention"
@@ -80,10 +84,20 @@ class Call(NamedTuple):
     keys: int
     width: int  # of a head
     kept: int  # whether keys and values are returned
+    row: int  # tokens of a row, of which one after the other sees those before it
+
+    def pairs(self) -> int:
+        """Count the blocks of queries and of keys that are not left out."""
+        blocks = block_sizes(self.reads, self.tokens)
+        keys = labels(np.arange(self.tokens), self.row)
+        queries = labels(np.arange(self.tokens - self.reads, self.tokens), self.row)
+        seen = Seen(queries, keys).padded(blocks.queries, blocks.chunk)
+        return self.rows * int(seen.blocks(blocks.queries, blocks.keys).sum())
 
     def flops(self) -> float:
         """Count the operations of its two products."""
-        return 4.0 * self.rows * self.reads * self.tokens * self.queries
+        blocks = block_sizes(self.reads, self.tokens)
+        return 4.0 * self.pairs() * blocks.queries * blocks.keys * self.queries
 
     def bytes(self) -> float:
         """Count what it reads and writes of queries, keys, values and what they become."""
@@ -91,19 +105,31 @@ class Call(NamedTuple):
         return 2.0 * self.rows * (2 * self.reads * self.queries + seen)
 
 
-def call_in(body: list[Instruction], width: int) -> Call | None:
+def labels(order: np.ndarray, row: int) -> Labels:
+    """Label tokens of rows that lie end to end."""
+    numbers = jnp.asarray(order // row)[None]
+    zeros = jnp.zeros_like(numbers)
+    return Labels(numbers, jnp.asarray(order)[None], zeros, zeros)
+
+
+def call_in(body: list[Instruction], width: int, row: int) -> Call | None:
     """Return the call of the kernel in a compiled loop, if there is one."""
     arrays = {one.name: one.arrays() for one in body}
     for one in body:
         if one.target == "tpu_custom_call" and one.name.startswith(NAME):
-            (_, q, _), (_, k, _) = (arrays[name][0] for name in one.operands[:2])
-            return Call(q[0], q[1], k[1], q[2], k[2], width, int(len(one.arrays()) > 1))
+            (_, q, _), (_, k, _) = (arrays[name][0] for name in one.operands[2:4])
+            row = row if q[0] == 1 else k[1]
+            return Call(q[0], q[1], k[1], q[2], k[2], width, int(len(one.arrays()) > 1), row)
     return None
 
 
 @functools.cache
 def cycles_of(chip: str, call: Call) -> int:
     """Compile the kernel in a process of its own, and count the cycles that a core takes."""
+    blocks = block_sizes(call.reads, call.tokens)
+    unit = call._replace(rows=1, reads=blocks.queries, tokens=blocks.keys, row=blocks.keys)
+    if unit != call:
+        return call.pairs() * cycles_of(chip, unit)
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text --xla_mosaic_dump_to={folder}"
         command = [sys.executable, "-m", "experiments.compile.tpu_kernel", chip, *map(str, call)]
@@ -126,28 +152,30 @@ def compile_kernel(chip: str, call: Call) -> None:
     def array(*shape: int, dtype: str = "bfloat16") -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
 
-    q = array(call.rows, call.reads, call.queries)
-    k = array(call.rows, call.tokens, call.keys)
-    mask = array(call.rows, call.reads, call.tokens, dtype="int8")
-    rotations = tuple(
-        (array(call.rows, tokens, call.width // 2, dtype="float32"),) * 2
-        for tokens in (call.reads, call.tokens)
-    )
-    static = {"width": call.width, "keep": bool(call.kept), "interpret": False}
-    jax.jit(functools.partial(call_kernel, **static)).lower(q, k, k, mask, rotations).compile()
+    def of(tokens: int) -> Labels:
+        return Labels(*[array(call.rows, tokens, dtype="int32")] * 4)
+
+    def angles(tokens: int) -> Any:
+        return (array(call.rows, tokens, call.width // 2, dtype="float32"),) * 2
+
+    q = array(call.rows, call.reads, call.queries // call.width, call.width)
+    k = array(call.rows, call.tokens, call.keys // call.width, call.width)
+    tokens = Rotated(q, k, k, angles(call.reads), angles(call.tokens))
+    run = functools.partial(TpuPromptAttention().over, keep=bool(call.kept))
+    jax.jit(run).lower(tokens, Seen(of(call.reads), of(call.tokens))).compile()
 
 
 def main(
     chip: Positional[str],
-    sizes: Positional[tuple[int, int, int, int, int, int, int]],
+    sizes: Positional[tuple[int, int, int, int, int, int, int, int]],
     compile_only: bool = False,
 ) -> None:
     """Print the cycles of a call of the kernel.
 
     Args:
       chip: v5e, v5p or v6e.
-      sizes: rows, reads, tokens, elements of queries and of keys, width of a head, and 1 to keep
-        keys and values.
+      sizes: rows, reads, tokens, elements of queries and of keys, width of a head, 1 to keep
+        keys and values, and the tokens of a row.
       compile_only: compile the kernel in this process, for the compiler's files.
     """
     call = Call(*sizes)

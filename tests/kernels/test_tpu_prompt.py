@@ -85,6 +85,7 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
 def test_kernel_attends_by_blocks(monkeypatch, chunk, reads, keep, prefix):
     """Several prompts in a row, with a window, a softcap and sinks."""
     sizes = {"QUERY_BLOCK": 16, "MOST_KEYS": 32, "KEY_BLOCK": 32, "CHUNK": chunk}
+    sizes["LONG_KEY_BLOCK"] = 32
     for name, size in sizes.items():
         monkeypatch.setattr(tpu_prompt, name, size)
     generator = np.random.default_rng(3)
