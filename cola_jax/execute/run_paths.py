@@ -65,6 +65,8 @@ class PathEvaluator:
         prompts = drop_prefix(prompts, size)
         tokens = self.layout.tokens
         width = self.layout.most_reads
+        slots = (self.sizes.slots + 1, tokens, config.state_width)
+        self.sizes = self.sizes._replace(slots=worker.rows_of_spare(slots, worker.dtype) - 1)
         self.read_positions = ReadPositions(prompts, width)
         self.trie = Trie(self.sizes.slots, self.layout, self.sizes.outputs)
         self.driver = Driver(

@@ -17,6 +17,7 @@ from cola_jax.dtypes import FLOATS, dtype_name
 from cola_jax.errors import InputError, check_whole
 from cola_jax.execute import placement
 from cola_jax.execute.attention import Mode
+from cola_jax.execute.buffers import Buffers
 from cola_jax.execute.forward import Sources, States, forward_few, forward_tiles
 from cola_jax.execute.inputs import count_paths
 from cola_jax.execute.kv_cache import NO_CACHE, Kept
@@ -120,7 +121,7 @@ class Worker:
         self.stopped = stopped
         self.clock = Clock(on_cpu=platform == "cpu")
         metrics.clocks.append(self.clock)
-        self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
+        self.buffers = Buffers(memory.budget)
         self.sharing = threading.Lock()
         self.prefixes: list[Any] = []  # `SharedPrefix` of batches that run, or may follow
         self.opened: Any = None  # what stays open between two calls of a work
@@ -261,13 +262,19 @@ class Worker:
         read and written by `get` and `put`.
         """
         dtype = stored_as(dtype, self.device.platform)
-        with self.lock:
-            if same := self.spare.get((shape, str(dtype))):
-                return same.pop()
-            self.spare.clear()  # frees other shapes before more is allocated
         even = shape[split] % self.devices.size == 0
         placed = placement.sharding_on(self.devices, split) if even else self.sharding
-        return jnp.zeros(shape, dtype, device=placed)
+
+        def make() -> jax.Array:
+            return jnp.zeros(shape, dtype, device=placed)
+
+        with self.lock:
+            return self.buffers.take(shape, dtype, make)
+
+    def rows_of_spare(self, shape: tuple[int, ...], dtype: Any) -> int:
+        """Return the rows of a spare buffer with at least those of a shape, or these."""
+        with self.lock:
+            return self.buffers.rows_of_spare(shape, stored_as(dtype, self.device.platform))
 
     def take_pages(self, counts: Sequence[int], tokens: int) -> Any:
         """Take the buffers of each cache: pages of so many tokens, and one for padding."""
@@ -284,8 +291,7 @@ class Worker:
     def give_back(self, *buffers: jax.Array) -> None:
         """Keep buffers for the next batch of the same shapes."""
         with self.lock:
-            for buffer in buffers:
-                self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
+            self.buffers.give_back(buffers)
 
     def drop_buffers(self) -> None:
         """Free spare buffers and prefixes: a program that failed leaves those that it had unusable.
@@ -293,7 +299,7 @@ class Worker:
         Batches that run keep theirs.
         """
         with self.lock:
-            self.spare.clear()
+            self.buffers.spare.clear()
         with self.sharing:
             self.prefixes = []
 

@@ -214,8 +214,9 @@ class SearchRows(RunWork):
         """Evaluate paths [B, C, P] of the questions of a batch in another wording."""
         scorer, questions = worded.scorer, list(map(worded.ask, batch.questions))
         encoded = worded.encoder(questions, worker.model.checkpoint)
-        # that of the search, so that buffers have its sizes, and fewer programs are compiled
-        with scorer.evaluator(worker, encoded, self.workload) as evaluate:
+        # few states, in the buffer of the search where prompts are as long
+        workload = self.workload._replace(evaluations=0)
+        with scorer.evaluator(worker, encoded, workload) as evaluate:
             evaluations = self.evaluations(evaluate, encoded, batch, worker.metrics, keep)
             verdicts = evaluations(paths)
         worker.metrics.add(steps=len(encoded))

@@ -171,10 +171,8 @@ class Scorer(abc.ABC):
         # a CPU multiplies in full precision; a setting would compile all programs again
         precision = None if worker.device.platform == "cpu" else "highest"
         with jax.default_matmul_precision(precision):
-            confirming = worker.in_float32()
-            if self.decodes or confirming.dtype != worker.dtype:  # other programs than before
-                workload = workload._replace(wave=1, evaluations=0)  # and few states
-            run = PathEvaluator(confirming, prompts_of(rows), workload)
+            workload = workload._replace(wave=1, evaluations=0)
+            run = PathEvaluator(worker.in_float32(), prompts_of(rows), workload)
             with contextlib.closing(run):
                 return score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
 

@@ -187,14 +187,15 @@ def test_clock_counts_waiting_without_compilation(model):
 
 
 def test_buffers_are_used_again_where_shapes_agree(model):
-    (worker,) = make_workers(model)
+    (worker,) = make_workers(model, memory_budget=80)
     first = worker.take_buffer((3, 4), jnp.float32, split=1)
     worker.give_back(first)
     assert worker.take_buffer((3, 4), jnp.float32, split=1) is first
     worker.give_back(first)
     other = worker.take_buffer((3, 4), jnp.bfloat16, split=1)
     assert other.dtype == jnp.uint16  # as a CPU stores it
-    assert not worker.spare  # freed before more was allocated
+    assert worker.rows_of_spare((3, 4), jnp.float32) == 3
+    assert not any(worker.buffers.spare.values())  # freed before more was allocated
     worker.give_back(first, other)
     assert worker.take_buffer((3, 4), jnp.bfloat16, split=1) is other
 

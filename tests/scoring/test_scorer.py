@@ -182,8 +182,7 @@ def test_confirm_multiplies_in_full_precision(monkeypatch, words, platform, prec
     worker: Any = SimpleNamespace(
         device=SimpleNamespace(platform=platform),
         config=SimpleNamespace(num_layers=5),
-        dtype=np.dtype(np.float32),
-        in_float32=lambda: SimpleNamespace(dtype=np.dtype(np.float32)),
+        in_float32=lambda: None,
     )
     with jax.default_matmul_precision(None):
         Options(words).confirm(worker, [encoded], Workload(1, 5), [(0,)], [None])
