@@ -115,12 +115,15 @@ def kernel_seconds(
 
 def collective_seconds(body: list[hlo.Instruction], make: Abstract, name: str) -> float:
     """Return what sums over devices take by arithmetic: a ring that sends in both directions."""
-    moved = sum(
-        math.prod(dims) * SIZES.get(kind, 4)
-        for one in body
-        if one.op in ("all-reduce", "all-reduce-start")
-        for kind, dims, _ in one.arrays()
-    )
+    moved = 0.0
+    for one in body:
+        size = sum(math.prod(dims) * SIZES.get(kind, 4) for kind, dims, _ in one.arrays())
+        if one.op == "all-reduce":
+            moved += size
+        elif one.op == "all-gather":
+            moved += size / 2
+        elif (one.calls or "").startswith("all-reduce-scatter"):
+            moved += size * make.tensor / 2
     return moved * (make.tensor - 1) / make.tensor / LINK[name]
 
 
