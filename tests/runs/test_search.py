@@ -119,7 +119,12 @@ def test_search_into_a_run_is_that_without_one(model, scorer, searched, tmp_path
     """Confirmed, and searched again from the run's evaluations where it is resumed."""
     output = tmp_path / "run"
     first = cola_jax.search(model, tiny.questions(4), scorer=scorer, output=output, **MODEL)
-    assert all(map(same, first, searched[0]))
+    assert len(first) == 4
+    for outcome, expected in zip(first, searched[0], strict=False):
+        assert (outcome.paths, outcome.confirmed) == (expected.paths, expected.confirmed)
+        # fewer questions fill other tiles, whose products may round differently
+        scores = (each.verdicts.scores for each in (outcome, expected))
+        np.testing.assert_allclose(*scores, rtol=1e-5)
     metrics = cola_jax.Metrics()
     both = cola_jax.search(
         model, tiny.questions(7), scorer=scorer, output=output, metrics=metrics, **MODEL
