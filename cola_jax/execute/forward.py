@@ -19,7 +19,7 @@ from cola_jax.execute.plan import TileColumns
 from cola_jax.kernels.attention import put
 from cola_jax.model import View, embed, finish_layer, take_positions, view_at_positions, view_of
 from cola_jax.params import Layer, Model, layer_at
-from cola_jax.prompts import PADDING, PROMPT, Prompts
+from cola_jax.prompts import PROMPT, Prompts
 
 Index = Int[Array, ""]
 States = Shaped[Array, "S T _"]
@@ -45,14 +45,12 @@ def run_tile(
 
     `layers` is the whole stack, or a stack of the layer of this tile. States are read from
     `source`, or from the buffer that is written where it is None. Slots are as long as the longest
-    prompt, and the last one is for padding.
+    prompt, and the last one is for padding. What is stale in them may be NaN: attention hides it.
     """
     columns = TileColumns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
     layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0])
     h = tile.take(states if source is None else source)
-    # stale states after the end of a prompt may hold NaN, and 0 * NaN is NaN
-    h = jnp.where(tile.view.branch[:, :, None] == PADDING, 0, h)
     attended, cache = mode(config, layer, h, tile, cache)
     here = view_at_positions(tile.view, tile.read)
     h = finish_layer(config, layer, take_positions(h, tile.read), attended, here)

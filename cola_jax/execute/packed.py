@@ -75,8 +75,9 @@ class Tile(NamedTuple):
         return put(flat, values, pages).reshape(states.shape)
 
     def rows(self) -> "Rectangle":
-        """Arrange the tokens by row."""
-        return Rectangle.of(self.columns.length, self.shape.longest)
+        """Arrange the tokens by row; those after the end of a prompt, in its page, are padding."""
+        rows = Rectangle.of(self.columns.length, self.shape.longest)
+        return rows._replace(inside=rows.inside & (rows.take(self.view.branch) != PADDING))
 
 
 def end_to_end(sizes: Int[Array, " R"], count: int) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
