@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -97,14 +98,16 @@ def pack_rows(
 ) -> Tile:
     """Lay rows end to end, given the views of the prompts [B, T] and where these are read."""
     row, place = end_to_end(columns.length, shape.tokens)
-    question = jnp.append(columns.question, 0)[row]
-    view = view_of_tokens(views, columns, question[None], place[None])
+    question = jnp.append(columns.question, 0)
+    page = shape.page
+    view = view_of_pages(views, columns, question[row[::page]], place[::page], page)
+    view = in_shape(view, (1, shape.tokens))
     view = view.replace(branch=jnp.where(row < shape.rows, view.branch, PADDING))
     reads = None
     if read is not None:
         of, nth = end_to_end(columns.reads, shape.reads)
         begin = jnp.append(jnp.cumsum(columns.length) - columns.length, 0)[of]
-        token = begin + read[jnp.append(columns.question, 0)[of], nth]
+        token = begin + read[question[of], nth]
         reads = Reads(jnp.where(of < shape.rows, token, 0), of, nth)
     return Tile(columns, shape, view, row, place, reads)
 
@@ -113,23 +116,49 @@ def single_tokens(views: View, columns: TileColumns, shape: TileShape) -> Tile:
     """Take the tokens of rows of one token each, from views [B, 1]."""
     row = jnp.arange(shape.rows, dtype=jnp.int32)
     place = jnp.zeros_like(row)
-    view = view_of_tokens(views, columns, columns.question[:, None], place[:, None])
-    return Tile(columns, shape, view, row, place)
+    view = view_of_pages(views, columns, columns.question, place, 1)
+    return Tile(columns, shape, in_shape(view, (shape.rows, 1)), row, place)
 
 
-def view_of_tokens(
-    views: View, columns: TileColumns, question: Int[Array, "A N"], place: Int[Array, "A N"]
+def view_of_pages(
+    views: View,
+    columns: TileColumns,
+    question: Int[Array, " n"],
+    place: Int[Array, " n"],
+    page: int,
 ) -> View:
-    """Take the view [A, N] of tokens, and the inputs of the layer of the tile."""
-    inputs = views.inputs
-    # columns have steps, as `steps_of` numbers them
-    layer = None if inputs is None else columns.layer[0] % len(inputs)
+    """Take the view of pages of tokens, and the inputs of the layer of the tile, [n, page].
+
+    By pages, since a gather takes as long as it has indices.
+    """
+    tokens = views.branch.shape[1]
+    pages = question * (tokens // page) + place // page
+
+    def take(x: Shaped[Array, "B T *X"]) -> Shaped[Array, "n page *X"]:
+        return x.reshape(-1, page, *x.shape[2:])[pages]
+
+    inputs = None
+    if views.inputs is not None:
+        # columns have steps, as `steps_of` numbers them
+        inputs = take(views.inputs[columns.layer[0] % len(views.inputs)])
     return View(
-        positions=views.positions[question, place],
-        branch=views.branch[question, place],
-        cos=views.cos[:, question, place],
-        sin=views.sin[:, question, place],
-        inputs=None if inputs is None else inputs[layer, question, place],
+        positions=take(views.positions),
+        branch=take(views.branch),
+        cos=jax.vmap(take)(views.cos),
+        sin=jax.vmap(take)(views.sin),
+        inputs=inputs,
+    )
+
+
+def in_shape(view: View, shape: tuple[int, int]) -> View:
+    """Reshape the tokens of a view."""
+    inputs = view.inputs
+    return View(
+        positions=view.positions.reshape(shape),
+        branch=view.branch.reshape(shape),
+        cos=view.cos.reshape(len(view.cos), *shape, -1),
+        sin=view.sin.reshape(len(view.sin), *shape, -1),
+        inputs=None if inputs is None else inputs.reshape(*shape, -1),
     )
 
 
