@@ -149,7 +149,7 @@ def compile_kernel(chip: str, call: Call) -> None:
     topology = topology_of(chip)
     place = SingleDeviceSharding(topology.devices[0])
 
-    def array(*shape: int, dtype: str = "bfloat16") -> jax.ShapeDtypeStruct:
+    def array(*shape: int, dtype: str = "bfloat16") -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
 
     def of(tokens: int) -> Labels:
