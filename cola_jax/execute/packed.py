@@ -100,8 +100,8 @@ def pack_rows(
     row, place = end_to_end(columns.length, shape.tokens)
     question = jnp.append(columns.question, 0)
     page = shape.page
-    view = view_of_pages(views, columns, question[row[::page]], place[::page], page)
-    view = in_shape(view, (1, shape.tokens))
+    first = question[row[::page]], place[::page]
+    view = view_of_pages(views, columns, *first, page, (1, shape.tokens))
     view = view.replace(branch=jnp.where(row < shape.rows, view.branch, PADDING))
     reads = None
     if read is not None:
@@ -116,8 +116,8 @@ def single_tokens(views: View, columns: TileColumns, shape: TileShape) -> Tile:
     """Take the tokens of rows of one token each, from views [B, 1]."""
     row = jnp.arange(shape.rows, dtype=jnp.int32)
     place = jnp.zeros_like(row)
-    view = view_of_pages(views, columns, columns.question, place, 1)
-    return Tile(columns, shape, in_shape(view, (shape.rows, 1)), row, place)
+    view = view_of_pages(views, columns, columns.question, place, 1, (shape.rows, 1))
+    return Tile(columns, shape, view, row, place)
 
 
 def view_of_pages(
@@ -126,16 +126,17 @@ def view_of_pages(
     question: Int[Array, " n"],
     place: Int[Array, " n"],
     page: int,
+    shape: tuple[int, int],
 ) -> View:
-    """Take the view of pages of tokens, and the inputs of the layer of the tile, [n, page].
+    """Take the view of pages of tokens, and the inputs of the layer of the tile, in a shape.
 
     By pages, since a gather takes as long as it has indices.
     """
     tokens = views.branch.shape[1]
     pages = question * (tokens // page) + place // page
 
-    def take(x: Shaped[Array, "B T *X"]) -> Shaped[Array, "n page *X"]:
-        return x.reshape(-1, page, *x.shape[2:])[pages]
+    def take(x: Shaped[Array, "B T *X"]) -> Shaped[Array, "_ _ *X"]:
+        return x.reshape(-1, page, *x.shape[2:])[pages].reshape(*shape, *x.shape[2:])
 
     inputs = None
     if views.inputs is not None:
@@ -147,18 +148,6 @@ def view_of_pages(
         cos=jax.vmap(take)(views.cos),
         sin=jax.vmap(take)(views.sin),
         inputs=inputs,
-    )
-
-
-def in_shape(view: View, shape: tuple[int, int]) -> View:
-    """Reshape the tokens of a view."""
-    inputs = view.inputs
-    return View(
-        positions=view.positions.reshape(shape),
-        branch=view.branch.reshape(shape),
-        cos=view.cos.reshape(len(view.cos), *shape, -1),
-        sin=view.sin.reshape(len(view.sin), *shape, -1),
-        inputs=None if inputs is None else inputs.reshape(*shape, -1),
     )
 
 
