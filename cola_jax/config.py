@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from cola_jax.errors import InputError, reading, shown
+from cola_jax.steps import MLP, MOST_LAYERS, layer_of, part_of, with_runs
 
-MOST_LAYERS = 10_000
 LIMIT = 2**31  # of any other size, as indices have 32 bits
 SMALLEST, LARGEST = 1e-30, 1e30  # of numbers that float32 has to hold
 STRICT = ConfigDict(strict=True, extra="forbid")
@@ -296,6 +296,13 @@ class ModelConfig:
         """Raise InputError for a path with `missing_keys`."""
         check_keys(self.keys_of, path)
 
+    def with_runs(self, paths: Any) -> Any:
+        """Return padded paths [..., P] as executors take them.
+
+        Where layers scale by roots, ids say how often the path runs the layer; see `steps`.
+        """
+        return with_runs(paths) if self.rooted_scales else paths
+
     def kind_of(self, layer: int) -> int:
         """Return the kind of a layer, an index into `kinds`."""
         return self.layer_kinds[layer] if self.layer_kinds else 0
@@ -353,10 +360,12 @@ def missing_keys(keys_of: Sequence[int | None], path: Sequence[int]) -> tuple[in
     """Return the first layer of a path that precedes the one whose keys it shares, and that.
 
     `keys_of` are, per layer, the one whose keys it shares, None for its own; none: all their own.
+    An MLP alone neither makes keys nor needs them.
     """
-    for place, layer in enumerate(path if keys_of else ()):
+    attending = [layer_of(step) for step in path if part_of(step) != MLP] if keys_of else []
+    for place, layer in enumerate(attending):
         source = keys_of[layer]
-        if source is not None and source not in path[:place]:
+        if source is not None and source not in attending[:place]:
             return layer, source
     return None
 

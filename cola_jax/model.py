@@ -110,7 +110,7 @@ def run_layer(
 ) -> Float[Array, "B T S"]:
     """Apply the layer of a step, of whatever kind, inside a compiled loop."""
     config = model.config
-    place = layer_of(config, step)
+    place = layer_of(step)
     if view.inputs is not None:
         view = view.replace(inputs=view.inputs[place])
 

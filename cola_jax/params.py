@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.steps import layer_of, scale_of
+from cola_jax.steps import layer_of, part_of, run_of, share_of
 
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
@@ -118,6 +118,8 @@ class Layer(struct.PyTreeNode):
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
     lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
+    part: Int[Array, ""] = struct.field(default=None)  # that runs; None: what the caller chooses
+    share: Float[Array, ""] = struct.field(default=None)  # of its update that is added
     config: LayerConfig = struct.field(pytree_node=False, default=None)  # of its kind
     # a kernel that runs experts in place of `moe.run_experts`
     experts_kernel: Callable[..., Any] | None = struct.field(pytree_node=False, default=None)
@@ -348,7 +350,7 @@ def layer_at(config: ModelConfig, kind: int, layers: Layer, step: Int[ArrayLike,
     would be copied.
     """
     step = jnp.asarray(step)
-    i = layer_of(config, step)
+    i = layer_of(step)
     windows = [FULL if width is None else width for width in config.windows]
     still = len(config.ropes)  # the last table of `model.view`
     ropes = [still if index is None else index for index in config.layer_ropes]
@@ -356,6 +358,8 @@ def layer_at(config: ModelConfig, kind: int, layers: Layer, step: Int[ArrayLike,
         "config": config.kinds[kind],
         "rope": jnp.asarray(ropes, jnp.int32)[i],
         "window": jnp.asarray(windows, jnp.int32)[i],
+        "part": part_of(step),
+        "share": share_of(step),
     }
     if config.keys_of:
         lenders = {*config.keys_of}
@@ -373,8 +377,15 @@ def layer_at(config: ModelConfig, kind: int, layers: Layer, step: Int[ArrayLike,
             stacks = {name: getattr(layers, name) for name in EXPERTS}
             layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))
     if layer.output_scale is not None:
-        layer = layer.replace(output_scale=scale_of(config, step, layer.output_scale))
+        layer = layer.replace(output_scale=scale_of(step, layer.output_scale))
     return layer.replace(**attributes, first_expert=first if has_experts else None)
+
+
+def scale_of(steps: Any, scale: Any) -> Any:
+    """Return the scale [..., 1] of a layer's output at steps [...], in float32: a root."""
+    runs = run_of(steps)[..., None]
+    wide = jnp.asarray(scale, jnp.float32)
+    return jnp.where(runs == 1, wide, wide ** (1 / runs))
 
 
 # The placement of every weight by field name, over mesh axes `data` and `tensor`.

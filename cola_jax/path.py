@@ -10,13 +10,16 @@ from jaxtyping import Array, Int
 
 from cola_jax.errors import InputError, check_whole, reading, shown
 from cola_jax.question import random_of
+from cola_jax.steps import LARGEST_SHARE, LETTERS, Step, is_step, is_whole, layer_of
 
 Ids = Sequence[int] | np.ndarray | Array
-LayerPath = tuple[int, ...]  # a path without padding
+LayerPath = tuple[int, ...]  # a path without padding: the ids of its steps (`cola_jax.steps`)
 STOP = -1  # marks the positions of a padded path after its last layer
 
-ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
-GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9][0-9]{0,29})")
+MARK = r"(?P<part>[am])?(?:\*(?P<share>[0-9]{0,9}\.?[0-9]{0,9}))?"
+ITEM = re.compile(rf"(?P<first>[0-9]{{1,30}})(?:-(?P<last>[0-9]{{1,30}})|{MARK})")
+GROUP = re.compile(rf"\((?P<body>[^()]*)\){MARK}(?:x(?P<times>[1-9][0-9]{{0,29}}))?")
+TIMES = re.compile(r"(?P<body>[0-9][^()]*)x(?P<times>[0-9]+)")
 EDIT = re.compile(
     r"(?P<kind>skip|repeat|move) (?P<k>[0-9]{1,9}) at (?P<start>[0-9]{1,9})"
     r"(?: x(?P<times>[0-9]{1,9})| by (?P<by>[+-][0-9]{1,9}))?"
@@ -33,26 +36,32 @@ MOST_KNOWN = 1000  # random paths in a row
 def parse_path(text: str, num_layers: int, max_length: int | None = None) -> LayerPath:
     """Read `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
 
-    Spaces do not matter. ValueError for other text, ids outside 0..num_layers-1, and paths of more
-    than `max_length` layers, by default 2 * num_layers.
+    After an id or a group, `a` is the attention of the layer alone and `m` its MLP, and `*0.5` the
+    share of the update that is added: `0-5,7,7*0.5,8a,9m,(10-11)*0.5x2`. Spaces do not matter.
+    Returns the ids of steps: a whole layer is its own id (see `cola_jax.steps`). ValueError for
+    other text, ids outside 0..num_layers-1, shares out of range, and paths of more than
+    `max_length` steps, by default 2 * num_layers.
     """
     check_whole("num_layers", num_layers)
     if not isinstance(text, str):
         raise InputError(f"a path is read from a text such as 0-5,7,7,8-29, not {shown(text)}.")
-    layers: list[int] = []
+    steps: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
-    for part in PARTS.findall("".join(text.split())):
-        group = GROUP.fullmatch(part)
-        body = group["body"] if group else part
-        times = int(group["times"]) if group else 1
-        block = [layer for item in body.split(",") for layer in parse_item(item, text, num_layers)]
-        if len(layers) + len(block) * times > limit:
+    for item in PARTS.findall("".join(text.split())):
+        group = GROUP.fullmatch(item)
+        if group and not any(group[name] for name in ("part", "share", "times")):
+            group = None  # parentheses of no use
+        times = int(group["times"] or 1) if group else 1
+        block = (
+            parse_group(group, text, num_layers) if group else parse_item(item, text, num_layers)
+        )
+        if len(steps) + len(block) * times > limit:
             raise InputError(
                 f"path {shown(text)} runs more than {limit} layers: shorten it, or allow more "
                 "with a larger maximum length."
             )
-        layers += block * times
-    return validate(layers, num_layers, max_length=limit)
+        steps += block * times
+    return validate(steps, num_layers, max_length=limit)
 
 
 def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> LayerPath:
@@ -61,14 +70,26 @@ def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> L
         return parse_path(text, num_layers)
 
 
-def parse_item(item: str, text: str, num_layers: int) -> range:
-    """Read one id or one ascending range of the path `text`."""
+def parse_group(group: re.Match[str], text: str, num_layers: int) -> list[int]:
+    """Read the steps of a group of the path `text`, once."""
+    items = group["body"].split(",")
+    block = [step for item in items for step in parse_item(item, text, num_layers)]
+    mark = parse_mark(group, text)
+    if not mark:
+        return block
+    if not all(map(is_whole, block)):
+        raise InputError(
+            f"path {shown(text)} has parts or shares in a group and after it: give them to the "
+            "layers in it, or to the group."
+        )
+    return [step + mark for step in block]
+
+
+def parse_item(item: str, text: str, num_layers: int) -> list[int]:
+    """Read one id, with its part and share, or one ascending range of the path `text`."""
     match = ITEM.fullmatch(item)
     if not match:
-        raise InputError(
-            f"path {shown(text)} has {shown(item)} where a layer id, a range like 0-5 or a "
-            "group like (6-7)x2 belongs."
-        )
+        raise InputError(f"path {shown(text)} has {shown(item)} where {expected(item)}.")
     first = int(match["first"])
     last = first if match["last"] is None else int(match["last"])
     if last < first:
@@ -79,28 +100,66 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
         raise InputError(
             f"path {shown(text)} names layer {last}, but the model has layers 0..{num_layers - 1}."
         )
-    return range(first, last + 1)
+    mark = parse_mark(match, text)
+    return [layer + mark for layer in range(first, last + 1)]
+
+
+def expected(item: str) -> str:
+    """Say what belongs in the place of an item that is none, whatever was meant by it."""
+    if match := TIMES.fullmatch(item):
+        body, times = match["body"], match["times"]
+        text = f"a step belongs: ({body})x{times} runs it {times} times"
+        return f"{text}, and {body}*{times} would add {times} times its update"
+    if match := re.fullmatch(r"(?P<range>[0-9]+-[0-9]+)(?P<mark>[am*].*)", item):
+        return f"a range has a part or a share: write ({match['range']}){match['mark']}"
+    return (
+        "a layer id, a range like 0-5 or a group like (6-7)x2 belongs, of layers or of steps like "
+        "8a (its attention), 8m (its MLP) and 7*0.5 (half of its update)"
+    )
+
+
+def parse_mark(match: re.Match[str], text: str) -> int:
+    """Read the part and the share of a match of the path `text`; 0 for all of whole layers."""
+    part = LETTERS.index(match["part"] or "")
+    if match["share"] is None:
+        return Step(0, part).mark
+    with reading(f"path {shown(text)}"):
+        try:
+            share = float(match["share"])
+        except ValueError:
+            raise InputError("it has a * without a share such as 0.5 after it.") from None
+        try:
+            return Step(0, part, share).mark
+        except InputError as error:
+            is_count = share > LARGEST_SHARE and share.is_integer()
+            hint = f" A layer N runs {share:g} times by (N)x{share:g}." if is_count else ""
+            raise InputError(f"{error}{hint}") from None
 
 
 def format_path(path: Ids) -> str:
     """Write a path, whose padding is ignored, in the shortest form that `parse_path` reads."""
     if isinstance(path, str):
         raise InputError(f"a path is written from its layer ids, and {shown(path)} is a text.")
-    layers = [int(layer) for layer in path if layer != STOP]
+    steps = [int(step) for step in path if step != STOP]
     parts: list[str] = []
     plain: list[int] = []
     start = 0
-    while start < len(layers):
-        size, times = repeated_block(layers, start)
+    while start < len(steps):
+        size, times = repeated_block(steps, start)
         if times == 1:
-            plain.append(layers[start])
+            plain.append(steps[start])
             start += 1
             continue
         parts += runs(plain)
         plain = []
-        block = ",".join(runs(layers[start : start + size]))
+        block = runs(steps[start : start + size])
         # a single layer run two or three times reads better written out
-        parts += [block] * times if size == 1 and times < 4 else [f"({block})x{times}"]
+        if size == 1 and times < 4:
+            parts += block * times
+        elif len(block) == 1 and block[0].startswith("("):  # (6-7)*0.5
+            parts.append(f"{block[0]}x{times}")
+        else:
+            parts.append(f"({','.join(block)})x{times}")
         start += size * times
     return ",".join(parts + runs(plain))
 
@@ -117,14 +176,28 @@ def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
     return 1, 1
 
 
-def runs(layers: Sequence[int]) -> list[str]:
-    """Write layers as ids and ascending ranges."""
-    ranges = ascending_ranges(layers)
-    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ranges]
+def runs(steps: Sequence[int]) -> list[str]:
+    """Write steps as ids and ascending ranges, with their parts and shares."""
+    texts = []
+    for run in ascending_ranges(steps):
+        first, last = layer_of(run[0]), layer_of(run[-1])
+        mark = format_mark(run[0])
+        if len(run) == 1:
+            texts.append(f"{first}{mark}")
+        else:
+            texts.append(f"({first}-{last}){mark}" if mark else f"{first}-{last}")
+    return texts
+
+
+def format_mark(step: int) -> str:
+    """Write the part and the share of a step: `a`, `*0.5`; nothing for all of a whole layer."""
+    of_step = Step.of(step)
+    share = "" if of_step.share == 1 else f"*{of_step.share:g}"
+    return LETTERS[of_step.part] + share
 
 
 def ascending_ranges(layers: Sequence[int]) -> list[range]:
-    """Split layers into the fewest ranges of ascending ids, in order."""
+    """Split layers into the fewest ranges of ascending ids, in order; likewise steps."""
     out: list[range] = []
     for layer in layers:
         if out and layer == out[-1].stop:
@@ -141,12 +214,12 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> Lay
     0..num_layers-1, which inside jit would wrap or clamp silently. A list has no padding: where a
     user writes -1 in one, the last layer may be meant.
     """
-    path = [int(layer) for layer in layers]
+    path = [int(step) for step in layers]
     while not isinstance(layers, Sequence) and path and path[-1] == STOP:
         path.pop()
     if not path:
         raise InputError("a path needs at least one layer, this one has none.")
-    bad = sorted({layer for layer in path if not 0 <= layer < num_layers})
+    bad = sorted({step for step in path if not is_step(step, num_layers)})
     if bad:
         hint = " (-1 pads arrays alone)" if bad == [STOP] else ""
         raise InputError(
@@ -157,6 +230,11 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> Lay
             f"path has {len(path)} layers, but at most {max_length} are allowed: {path}"
         )
     return tuple(path)
+
+
+def is_whole_path(path: Ids) -> bool:
+    """Tell whether a path, whose padding is ignored, has whole layers with all of their updates."""
+    return all(is_whole(int(step)) for step in path)
 
 
 def pad_path(path: Ids, positions: int) -> np.ndarray:

@@ -1,45 +1,138 @@
-"""The steps of a path: at each position one integer, the layer and how often the path runs it.
+"""Steps: what a path runs at each position, written in one integer.
 
-Below the number of layers L, a step is a layer. In a model whose layers scale by roots, a layer
-that its path runs N times is `layer + (N - 1) * L`: of three layers, the path 0,1,1,2 has the steps
-0,4,4,2. Executors share what equal steps computed, and take layer and scale from the step.
+A step is a layer, whole or its attention or MLP alone, and the share of its update that is added.
+The id of a whole layer is the layer. Above it, an id has bits for the share, in thousandths, and
+for the part, so that any id tells its step without a table, on the host and in compiled programs:
+
+    bits   0-9    10-20    21-22   23-30
+           layer  share    part    run
+
+The run is for executors alone: in a model whose layers scale by roots, how often the path runs the
+layer decides the scale, so `with_runs` adds it to the ids of a path.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError
-from cola_jax.path import STOP
+from cola_jax.errors import InputError, shown
 
-MOST_STEPS = np.iinfo(np.uint16).max
+LAYER_BITS = 10
+SHARE_BITS = 11
+PART_BITS = 2
+RUN_BITS = 8
+MOST_LAYERS = 1_000  # of a model; the id of padding, -1, has a higher one
+WHOLE = 0
+ATTENTION = 1  # or the mixer of a recurrent layer
+MLP = 2  # or experts
+LETTERS = ("", "a", "m")  # of the parts, in the text of paths
+THOUSANDTHS = 1000
+LARGEST_SHARE = 2
 
 
-def steps_of(config: ModelConfig, paths: Any) -> Any:
-    """Return the steps of padded paths [..., P], in arrays of NumPy or JAX.
+class Step(NamedTuple):
+    """What a path runs at a position: out = h + share * (f(h) - h).
 
-    InputError where NumPy paths run a layer too often.
+    f is the whole layer, its norms and scales included; or of a part, the layer with what the other
+    part adds left out.
     """
-    if not config.rooted_scales:
-        return paths
-    runs = (paths[..., None] == paths[..., None, :]).sum(-1)
-    steps = paths + (paths != STOP) * (runs - 1) * config.num_layers
-    if isinstance(steps, np.ndarray) and steps.max(initial=0) >= MOST_STEPS:
+
+    layer: int
+    part: int = WHOLE
+    share: float = 1.0
+
+    @classmethod
+    def of(cls, id: int) -> "Step":
+        """Return the step of an id."""
+        return cls(layer_of(int(id)), part_of(int(id)), share_of(int(id)))
+
+    @property
+    def id(self) -> int:
+        """The id of the step; InputError for a share out of range or of more than 3 decimals."""
+        return self.layer + self.mark
+
+    @property
+    def mark(self) -> int:
+        """The id without the layer: 0 for a whole layer with all of its update."""
+        thousandths = check_share(self.share)
+        share = 0 if thousandths == THOUSANDTHS else thousandths
+        return (share << LAYER_BITS) + (self.part << LAYER_BITS + SHARE_BITS)
+
+
+def check_share(share: float) -> int:
+    """Return a share in thousandths; InputError where it is out of range or finer."""
+    if not 0 < share <= LARGEST_SHARE:  # nor NaN
         raise InputError(
-            f"a path runs a layer {runs.max()} times, too often for roots of scales: shorten it."
+            f"{shown(share)} is not a share of an update: give more than 0 and at most "
+            f"{LARGEST_SHARE}, such as 0.5; leave the layer out for 0."
         )
-    return steps
+    thousandths = round(share * THOUSANDTHS)
+    if not thousandths or abs(share * THOUSANDTHS - thousandths) > 1e-6:
+        raise InputError(
+            f"the share {shown(share)} has more than three decimals: round it, to "
+            f"{max(thousandths, 1) / THOUSANDTHS:g} for example."
+        )
+    return thousandths
 
 
-def layer_of(config: ModelConfig, steps: Any) -> Any:
-    """Return the layers of steps."""
-    return steps % config.num_layers
+def layer_of(ids: Any) -> Any:
+    """Return the layers of ids: a number, or an array of NumPy or JAX, as `ids` is."""
+    return ids & (1 << LAYER_BITS) - 1
 
 
-def scale_of(config: ModelConfig, steps: Any, scale: Any) -> Any:
-    """Return the scale [..., 1] of a layer's output at steps [...]: its N-th root, in float32."""
-    runs = 1 + steps[..., None] // config.num_layers
-    wide = jnp.asarray(scale, jnp.float32)
-    return jnp.where(runs == 1, wide, wide ** (1 / runs))
+def part_of(ids: Any) -> Any:
+    """Return the parts of ids: `WHOLE`, `ATTENTION` or `MLP`."""
+    return ids >> LAYER_BITS + SHARE_BITS & (1 << PART_BITS) - 1
+
+
+def share_of(ids: Any) -> Any:
+    """Return the shares of ids, as floats."""
+    thousandths = ids >> LAYER_BITS & (1 << SHARE_BITS) - 1
+    return (thousandths + (thousandths == 0) * THOUSANDTHS) / THOUSANDTHS
+
+
+def mark_of(ids: Any) -> Any:
+    """Return what ids say beside the layer and the run; 0 for whole layers."""
+    return ids & (1 << LAYER_BITS + SHARE_BITS + PART_BITS) - (1 << LAYER_BITS)
+
+
+def run_of(ids: Any) -> Any:
+    """Return how often the path runs the layer, of ids that `with_runs` made."""
+    return 1 + (ids >> LAYER_BITS + SHARE_BITS + PART_BITS)
+
+
+def without_runs(ids: Any) -> Any:
+    """Return ids that `with_runs` made as they were; not of padding."""
+    return ids & (1 << LAYER_BITS + SHARE_BITS + PART_BITS) - 1
+
+
+def is_step(ids: Any, num_layers: int) -> Any:
+    """Tell which ids are steps of a model of so many layers, without runs."""
+    share = ids >> LAYER_BITS & (1 << SHARE_BITS) - 1
+    in_range = (ids >= 0) & (run_of(ids) == 1) & (layer_of(ids) < num_layers)
+    # a share of 1 has no bits, so that a step has one id
+    known = (share != THOUSANDTHS) & (share <= LARGEST_SHARE * THOUSANDTHS) & (part_of(ids) <= MLP)
+    return in_range & known
+
+
+def is_whole(ids: Any) -> Any:
+    """Tell which ids are whole layers with all of their update; so is padding."""
+    return mark_of(ids) * (ids >= 0) == 0
+
+
+def with_runs(paths: Any) -> Any:
+    """Add to padded paths [..., P] of ids how often each runs the layer, in any part.
+
+    In arrays of NumPy or JAX; InputError where NumPy paths run a layer too often.
+    """
+    layers = layer_of(paths)
+    # padding has a layer that no model has
+    runs = (layers[..., None] == layers[..., None, :]).sum(-1)
+    if isinstance(paths, np.ndarray):
+        most = (runs * (paths >= 0)).max(initial=0)
+        if most > 1 << RUN_BITS:
+            raise InputError(
+                f"a path runs a layer {most} times, too often for roots of scales: shorten it."
+            )
+        runs = runs.astype(paths.dtype)
+    return paths + (paths >= 0) * ((runs - 1) << LAYER_BITS + SHARE_BITS + PART_BITS)

@@ -25,10 +25,10 @@ from cola_jax.formats.families import read_config
 from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
-from cola_jax.params import cast, field_of, kind_of_weight, shapes
+from cola_jax.params import cast, field_of, kind_of_weight, scale_of, shapes
 from cola_jax.path import LayerPath, format_path, validate
 from cola_jax.progress import OnProgress, ignore_progress
-from cola_jax.steps import scale_of, steps_of
+from cola_jax.steps import layer_of
 from cola_jax.storage import AnyPath
 
 SHARD_BYTES = 2**30
@@ -152,7 +152,8 @@ def scaled(config: ModelConfig, path: Sequence[int], name: str, weight: Any) -> 
     if field_of(name) != "output_scale":
         return weight
     steps = np.arange(config.num_layers)
-    steps[list(path)] = steps_of(config, np.array(path))
+    ids = np.array(path)
+    steps[layer_of(ids)] = config.with_runs(ids)
     of_kind = list(config.layers_of(kind_of_weight(name)))
     return scale_of(config, steps[of_kind], weight)
 

@@ -46,7 +46,7 @@ from cola_jax.execute.worker import Launches, Worker
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import digest
-from cola_jax.steps import layer_of, steps_of
+from cola_jax.steps import without_runs
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
 STOPPED = "stop"  # why a row ended
@@ -236,7 +236,7 @@ class Decoder:
 
     def rows_of(self, paths: np.ndarray) -> list[DecodeRow]:
         """Make a row of every path [B, C, P] that is not padding, in order."""
-        return decode_rows(steps_of(self.worker.config, paths))
+        return decode_rows(self.worker.config.with_runs(paths))
 
     def decode(self, rows: Sequence[DecodeRow]) -> Iterator[list[DecodeRow]]:
         """Decode rows to their ends, and yield those that have ended, a step after the other."""
@@ -314,7 +314,7 @@ class Decoder:
             if self.sampling.temperature:
                 for row in rows:
                     name = self.names[row.question]
-                    path = layer_of(worker.config, row.path).tolist()
+                    path = without_runs(row.path).tolist()
                     self.keys[row.slot] = self.sampling.key(name, path)
             self.copy_pages()
             driver = Driver(

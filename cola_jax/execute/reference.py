@@ -22,7 +22,6 @@ from cola_jax.model import embed, residual, run_layer, unembed, view_of
 from cola_jax.params import Model
 from cola_jax.path import STOP, unpad_path
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike
-from cola_jax.steps import steps_of
 
 
 def run_path(
@@ -87,7 +86,7 @@ def logits(
     """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
     embedded = embed(model, prompts, dtype)
     tokens = view_of(model, prompts, dtype)
-    steps = steps_of(model.config, path)
+    steps = model.config.with_runs(path)
 
     def step(h, i) -> Any:
         def run(h):

@@ -31,7 +31,6 @@ from cola_jax.execute.worker import Worker, WorkerOptions, make_workers, map_que
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, PromptsLike, Readings
-from cola_jax.steps import steps_of
 
 Result = TypeVar("Result")
 
@@ -92,7 +91,7 @@ class PathEvaluator:
         """Run a wave [B, C, P]; return Readings [B, C, Q] as numpy."""
         out = no_readings(paths, self.reads, self.identity is not None)
         question, candidate = np.nonzero(paths[:, :, 0] != STOP)
-        steps = steps_of(self.worker.config, paths[question, candidate])
+        steps = self.worker.config.with_runs(paths[question, candidate])
         rows = np.concatenate([question[:, None], steps], axis=1)
         if not len(rows):
             return out

@@ -36,7 +36,7 @@ from cola_jax.model import View, embed, run_layer, unembed, view_of
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
-from cola_jax.steps import layer_of, steps_of
+from cola_jax.steps import layer_of
 
 ALIVE = 4  # arrays as large as the states of a tile that a layer has at a time, about
 
@@ -144,7 +144,7 @@ def run_turns(
     """
     config = model.config
     count, positions = paths.shape
-    steps = steps_of(config, paths)
+    steps = config.with_runs(paths)
     # a column of STOP after the longest path
     steps = jnp.pad(steps, ((0, 1), (0, 1)), constant_values=STOP)
     padded = jnp.append(question, 0)
@@ -175,7 +175,7 @@ def run_turns(
 
 def next_step(config: ModelConfig, needed: Int[Array, " n"]) -> Int[Array, ""]:
     """Return a step of the layer that most rows need next, given the step of each or STOP."""
-    layers = jnp.where(needed == STOP, STOP, layer_of(config, needed))
+    layers = jnp.where(needed == STOP, STOP, layer_of(needed))
     waiting = jnp.sum(layers[:, None] == jnp.arange(config.num_layers), axis=0)
     return needed[jnp.argmax(layers == jnp.argmax(waiting))]
 

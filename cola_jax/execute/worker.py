@@ -166,7 +166,7 @@ class Worker:
 
     def calls_of(self, tiles: Tiles) -> Iterator[Call]:
         """Yield the calls that run tiles."""
-        layers = layer_of(self.config, tiles.layer).tolist()
+        layers = layer_of(tiles.layer).tolist()
         for shape, first, end in tiles.runs(self.kind_of[layers]):
             while first < end:
                 count = end - first
