@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.attention import KeysValues, Labels, Seen, attend, bend
@@ -25,7 +25,7 @@ from cola_jax.delta import (
 from cola_jax.moe import activate, gated, mixture, project
 from cola_jax.params import Int8, Layer, Model, layer_at
 from cola_jax.prompts import NO_READ, Prompts
-from cola_jax.steps import layer_of
+from cola_jax.steps import ATTENTION, MLP, layer_of
 
 
 class View(struct.PyTreeNode):
@@ -106,16 +106,29 @@ def embed(model: Model, prompts: Prompts, dtype: DTypeLike | None = None) -> Flo
 
 
 def run_layer(
-    model: Model, step: Int[Array, ""], h: Float[Array, "B T S"], view: View
+    model: Model,
+    step: Int[Array, ""],
+    h: Float[Array, "B T S"],
+    view: View,
+    share: Float[Array, ""] | None = None,
 ) -> Float[Array, "B T S"]:
-    """Apply the layer of a step, of whatever kind, inside a compiled loop."""
+    """Apply a step, of a layer of whatever kind, inside a compiled loop.
+
+    `share` takes the place of the step's.
+    """
     config = model.config
     place = layer_of(step)
     if view.inputs is not None:
         view = view.replace(inputs=view.inputs[place])
 
     def of_kind(kind: int) -> Any:
-        return lambda h: block(config, layer_at(config, kind, model.layers[kind], step), h, view)
+        def run(h: Float[Array, "B T S"]) -> Float[Array, "B T S"]:
+            layer = layer_at(config, kind, model.layers[kind], step)
+            if share is not None:
+                layer = layer.replace(share=share)
+            return block(config, layer, h, view)
+
+        return run
 
     kinds = [config.kind_of(layer) for layer in range(config.num_layers)]
     used = sorted({*kinds})  # the stack of another kind is empty
@@ -267,47 +280,77 @@ def finish_layer(
     config: ModelConfig,
     layer: Layer,
     states: Float[Array, "B T S"],
-    attended: Float[Array, "B T N H"],
+    attended: Float[Array, "B T N H"] | None,
     view: View,
+    *,
+    with_mlp: bool = True,
 ) -> Float[Array, "B T S"]:
     """Add the attended values to states, then the MLP, and leave keys and values that are shared.
 
-    `view` is that of the tokens of the states, whose inputs are the layer's.
+    A program of one part has no attended values, or goes without the MLP. `view` is that of the
+    tokens of the states, whose inputs are the layer's.
     """
-    h = add_attended(config, layer, residual(config, states), attended, view.inputs)
+    before = residual(config, states)
+    h = add_attended(config, layer, before, attended, view.inputs, with_mlp)
+    h = add_share(layer, before, h)
     if states.shape[-1] == config.width:
         return h
     shared = states[..., config.width :]
-    if layer.config.own_keys and layer.config.shared_at is not None:
+    lends = attended is not None and layer.config.own_keys
+    if lends and layer.config.shared_at is not None:
         k, v = own_keys_values(config, layer, states)  # computed for attention as well, and once
         both = jnp.stack([k, v], axis=2).reshape(*h.shape[:2], -1)
         first = layer.config.shared_at - config.width
         lent = shared.at[..., first : first + both.shape[-1]].set(both.astype(shared.dtype))
-        shared = jnp.where(layer.lends, lent, shared)
+        shared = left_out(layer, MLP, jnp.where(layer.lends, lent, shared), shared)
     return jnp.concatenate([h, shared], axis=-1)
+
+
+def add_share(
+    layer: Layer, before: Float[Array, "B T D"], after: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+    """Add the share of the layer's update to the states before it.
+
+    Written from the state after the layer, so that a share of 1 leaves this as it is, to the bit.
+    """
+    if layer.share is None:
+        return after
+    update = after.astype(jnp.float32) - before.astype(jnp.float32)
+    return (after.astype(jnp.float32) + (layer.share - 1) * update).astype(after.dtype)
+
+
+def left_out(layer: Layer, part: int, x: Array, otherwise: ArrayLike = 0) -> Array:
+    """Return what a part of the layer has no use for, or something else in its place."""
+    return x if layer.part is None else jnp.where(layer.part == part, otherwise, x)
 
 
 def add_attended(
     config: ModelConfig,
     layer: Layer,
     h: Float[Array, "B T D"],
-    attended: Float[Array, "B T N H"],
+    attended: Float[Array, "B T N H"] | None,
     inputs: Float[Array, "B T P"] | None,
+    with_mlp: bool = True,
 ) -> Float[Array, "B T D"]:
     """Add the attended values to states, then the MLP, then what the layer has for the tokens.
 
+    What a step of a part leaves out is not added, nor is what is not there.
+
     Inputs and outputs of attention and MLP are normalised where the family has the norm. An output
     scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
-    times is scaled by s^N, or by s where steps have roots (`cola_jax.steps`).
+    times is scaled by s^N, or by s where scales are roots (`cola_jax.params.scale_of`).
     """
-    mixed = mix_attended(config, layer, h, attended)
-    h = h + layer.config.residual_scale * norm(config, mixed, layer.attention_post_norm)
-    x = norm(config, h, layer.mlp_norm, layer.mlp_norm_bias)
-    if layer.config.parallel_experts:
-        mixed = mlp_and_experts(config, layer, x, h)
-    else:
-        mixed = feed_forward(layer, x)
-    h = h + layer.config.residual_scale * norm(config, mixed, layer.mlp_post_norm)
+    if attended is not None:
+        mixed = norm(config, mix_attended(config, layer, h, attended), layer.attention_post_norm)
+        h = h + layer.config.residual_scale * left_out(layer, MLP, mixed)
+    if with_mlp:
+        x = norm(config, h, layer.mlp_norm, layer.mlp_norm_bias)
+        if layer.config.parallel_experts:
+            mixed = mlp_and_experts(config, layer, x, h)
+        else:
+            mixed = feed_forward(layer, x)
+        mixed = norm(config, mixed, layer.mlp_post_norm)
+        h = h + layer.config.residual_scale * left_out(layer, ATTENTION, mixed)
     if inputs is not None:
         gate = project("btd,dp->btp", h, layer.input_gate, None)
         mixed = project("btp,pd->btd", gated(layer.config, gate, inputs), layer.input_up, None)

@@ -118,8 +118,9 @@ class Layer(struct.PyTreeNode):
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
     first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
     lends: Bool[Array, ""] = struct.field(default=None)  # whether others share its keys
-    part: Int[Array, ""] = struct.field(default=None)  # that runs; None: what the caller chooses
-    share: Float[Array, ""] = struct.field(default=None)  # of its update that is added
+    # the part that runs; None where a program is of one part
+    part: Int[Array, ""] | None = struct.field(default=None)
+    share: Float[Array, ""] | None = struct.field(default=None)  # of its update that is added
     config: LayerConfig = struct.field(pytree_node=False, default=None)  # of its kind
     # a kernel that runs experts in place of `moe.run_experts`
     experts_kernel: Callable[..., Any] | None = struct.field(pytree_node=False, default=None)
@@ -342,7 +343,7 @@ def weights_of(model: Model) -> Iterator[tuple[str, Any]]:
 
 
 def layer_at(config: ModelConfig, kind: int, layers: Layer, step: Int[ArrayLike, ""]) -> Layer:
-    """Take the layer of a step from the stack of its kind, with its attributes.
+    """Take the layer of a step from the stack of its kind, with its attributes and the step's.
 
     For compiled loops. A stack of one layer is that layer itself, taken without a slice, which a
     CPU would copy. Experts stay in a stack of several, one after the other, and `first_expert` says

@@ -20,6 +20,7 @@ from cola_jax.kernels.attention import put
 from cola_jax.model import View, embed, finish_layer, take_positions, view_at_positions, view_of
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PROMPT, Prompts
+from cola_jax.steps import ATTENTION, MLP
 
 Index = Int[Array, ""]
 States = Shaped[Array, "S T _"]
@@ -32,6 +33,7 @@ OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
 def run_tile(
     config: ModelConfig,
     kind: int,
+    part: int,
     shape: TileShape,
     layers: Layer,
     table: Int[Array, "N F R"],
@@ -41,24 +43,30 @@ def run_tile(
     mode: Mode,
     source: Sources | None = None,
 ) -> tuple[States, Kept]:
-    """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
+    """Run tile i: read its slots, run its step, and write its slots and KV blocks.
 
-    `layers` is the whole stack, or a stack of the layer of this tile. States are read from
+    `layers` is the whole stack, or a stack of the layer of this tile. Of a part, the other part is
+    not run: a tile of MLPs reads no keys and values, and writes none. States are read from
     `source`, or from the buffer that is written where it is None. Slots are as long as the longest
     prompt, and the last one is for padding. What is stale in them may be NaN: attention hides it.
     """
     columns = TileColumns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
-    layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0])
+    layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0]).replace(part=None)
     h = tile.take(states if source is None else source)
-    attended, cache = mode(config, layer, h, tile, cache)
+    attended = None
+    if part != MLP:
+        attended, cache = mode(config, layer, h, tile, cache)
     here = view_at_positions(tile.view, tile.read)
-    h = finish_layer(config, layer, take_positions(h, tile.read), attended, here)
+    h = take_positions(h, tile.read)
+    h = finish_layer(config, layer, h, attended, here, with_mlp=part != ATTENTION)
     return tile.put(states, h), cache
 
 
 jit_tiles = functools.partial(
-    jax.jit, static_argnames=("config", "kind", "shape"), donate_argnames=("states", "cache")
+    jax.jit,
+    static_argnames=("config", "kind", "part", "shape"),
+    donate_argnames=("states", "cache"),
 )
 
 
@@ -66,6 +74,7 @@ jit_tiles = functools.partial(
 def forward_few(
     config: ModelConfig,
     kind: int,
+    part: int,
     shape: TileShape,
     layers: tuple[Layer, ...],
     table: Int[Array, "N F R"],
@@ -82,7 +91,7 @@ def forward_few(
     """
     for i, layer in enumerate(layers):
         states, cache = run_tile(
-            config, kind, shape, layer, table, first + i, states, cache, mode, source
+            config, kind, part, shape, layer, table, first + i, states, cache, mode, source
         )
     return states, cache
 
@@ -91,6 +100,7 @@ def forward_few(
 def forward_tiles(
     config: ModelConfig,
     kind: int,
+    part: int,
     shape: TileShape,
     layers: Layer,
     table: Int[Array, "N F R"],
@@ -104,7 +114,7 @@ def forward_tiles(
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
 
     def step(i: Index, carry: tuple[States, Kept]) -> Any:
-        return run_tile(config, kind, shape, layers, table, i, *carry, mode, source)
+        return run_tile(config, kind, part, shape, layers, table, i, *carry, mode, source)
 
     return jax.lax.fori_loop(first, end, step, (states, cache))
 

@@ -25,6 +25,7 @@ from cola_jax.prompts import (
     check_unpadded,
     is_split,
 )
+from cola_jax.steps import is_step
 
 NO_TOKENIZER = (
     "this model was not loaded from a checkpoint with a tokenizer: give ids, and no stop strings."
@@ -224,8 +225,9 @@ def check_padded(paths: np.ndarray, num_layers: int) -> np.ndarray:
         raise InputError(
             f"paths are {paths.dtype} of shape {paths.shape}, but must be ids [B, C, P]."
         )
+    paths = paths.astype(np.int64)
     padding = paths == STOP
-    valid = padding | ((paths >= 0) & (paths < num_layers))
+    valid = padding | is_step(paths, num_layers)
     valid[..., 1:] &= padding[..., 1:] | ~padding[..., :-1]  # no layer after padding
     for path in paths[~valid.all(axis=-1)]:
         validate(path, num_layers)  # raises

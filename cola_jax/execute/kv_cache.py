@@ -31,11 +31,12 @@ from cola_jax.attention import KeysValues
 from cola_jax.config import LayerConfig
 from cola_jax.execute.layout import Layout
 from cola_jax.execute.memory import DecodeSizes, PageSizes
-from cola_jax.execute.plan import NONE, Chunk, Step, TileColumns, Tiles, pack_tiles
+from cola_jax.execute.plan import NONE, Chunk, StepRows, TileColumns, Tiles, pack_tiles
 from cola_jax.execute.schedule import Nodes, PrefixBlocks, most_paths, plan_chunks
 from cola_jax.kernels.attention import get, put
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP
+from cola_jax.steps import MLP, layer_of, part_of
 
 IN_ORDER = ArrayLayout((0, 1, 2, 3))  # in memory as in the shape
 
@@ -154,14 +155,16 @@ class PageTable:
         self.changed = True  # since it was last copied to the devices
 
     def needed(self, cache: Int[np.ndarray, " n"], tokens: Any) -> Int[np.ndarray, " n"]:
-        """Count the pages of a block of each of these caches after so many tokens."""
-        return np.where(self.grows[cache], -(-np.asarray(tokens) // self.page), 1)
+        """Count the pages of a block of each of these caches after so many tokens; 0 of NONE."""
+        pages = np.where(self.grows[cache], -(-np.asarray(tokens) // self.page), 1)
+        return np.where(cache == NONE, 0, pages)
 
     def count_by_cache(
         self, cache: Int[np.ndarray, " n"], pages: Int[np.ndarray, " n"]
     ) -> Int[np.ndarray, " c"]:
         """Add up pages by their caches."""
-        return np.bincount(cache, weights=pages, minlength=len(self.pools)).astype(int)
+        own = cache != NONE
+        return np.bincount(cache[own], weights=pages[own], minlength=len(self.pools)).astype(int)
 
     def count_free(self) -> Int[np.ndarray, " c"]:
         """Count the free pages of each cache."""
@@ -234,9 +237,9 @@ class Allocator:
         """The rows that have a slot."""
         return [row for row in self.row if row is not None]
 
-    def caches_of(self, layers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Return the cache of each layer, as `steps_of` numbers them."""
-        return self.cache[layers % len(self.cache)]
+    def caches_of(self, steps: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Return the cache of each step; NONE of an MLP alone, which keeps no keys and values."""
+        return np.where(part_of(steps) == MLP, NONE, self.cache[layer_of(steps)])
 
     def count_pages(self, path: np.ndarray, table: PageTable, tokens: int) -> np.ndarray:
         """Count the pages of each cache that a row on a path has after so many tokens."""
@@ -281,7 +284,7 @@ class Allocator:
           states: S.
           prefix: the blocks of the prefix that the prompts continue.
         """
-        table = np.zeros((len(rows), 1 + max(len(row.path) for row in rows)), np.uint16)
+        table = np.zeros((len(rows), 1 + max(len(row.path) for row in rows)), np.uint32)
         table[:, 0] = questions
         for i, row in enumerate(rows):
             table[i, 1 : 1 + len(row.path)] = row.path + 1
@@ -289,7 +292,7 @@ class Allocator:
         block = np.zeros(len(nodes.slot) + 1, np.int32)
         inner = np.flatnonzero(nodes.depth > 0)
         block[inner] = self.prompt_blocks.take(len(inner))
-        cache = self.caches_of(nodes.layer[inner])
+        cache = self.caches_of(nodes.step[inner])
         pages = self.prompts.needed(cache, lengths[nodes.question[inner]])
         self.prompts.extend(block[inner], cache, pages)
         for i, number in enumerate(nodes.order):
@@ -375,7 +378,7 @@ def decode_tiles(
     layout: Layout,
     fixed: int,
 ) -> Tiles:
-    """Order one decode step of rows on their own paths, in tiles that run the same layer.
+    """Order one decode step of rows on their own paths, in tiles that run the same step of a path.
 
     Args:
       paths: [W, P] of all decode slots, padded with STOP; the last slot is for padding.
@@ -392,18 +395,20 @@ def decode_tiles(
     """
     padded = np.concatenate([paths[slots], np.full((len(slots), 1), STOP)], axis=1)
     left = (padded != STOP).sum(axis=1)
+    distinct, padded = np.unique(padded, return_inverse=True)  # numbers of few steps
+    padded = padded.reshape(len(slots), -1)
     heights = tuple(shape.rows for shape in layout.shapes)
     position = np.zeros(len(slots), np.int32)  # that each row runs next
     steps = []
     while left.any():
         wanted = padded[np.arange(len(slots)), position]
         waiting = left > 0
-        layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
-        rows = np.flatnonzero(wanted == layer)
+        number = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
+        rows = np.flatnonzero(wanted == number)
         slot = slots[rows]
         place = position[rows]
         columns = TileColumns(
-            layer,
+            int(distinct[number]),
             slot,
             slot,
             slot,
@@ -413,7 +418,7 @@ def decode_tiles(
         )
         tiles = cover_rows(len(rows), heights, fixed)
         ends = np.minimum(np.cumsum(tiles), len(rows)).tolist()
-        steps.append(Step(columns, ends, [heights.index(height) for height in tiles]))
+        steps.append(StepRows(columns, ends, [heights.index(height) for height in tiles]))
         position[rows] += 1
         left[rows] -= 1
     slot = len(paths) - 1

@@ -67,7 +67,7 @@ def time_batch(evaluator: PathEvaluator, paths: np.ndarray, rounds: int) -> np.n
             for row in times:
                 embed_chunk(evaluator, chunk)
                 for part, launches in zip(parts, alone, strict=True):
-                    row[part.layer[0]] += time_tiles(evaluator, launches)
+                    row[part.step[0]] += time_tiles(evaluator, launches)
                 embed_chunk(evaluator, chunk)
                 row[-1] += time_tiles(evaluator, whole)
     return times[1:]
@@ -75,7 +75,7 @@ def time_batch(evaluator: PathEvaluator, paths: np.ndarray, rounds: int) -> np.n
 
 def by_layer(tiles: Tiles) -> list[Tiles]:
     """Cut tiles where the layer changes."""
-    starts = [0, *(np.flatnonzero(np.diff(tiles.layer)) + 1).tolist()]
+    starts = [0, *(np.flatnonzero(np.diff(tiles.step)) + 1).tolist()]
     ends = [*starts[1:], len(tiles.table)]
     return [Tiles(*(x[start:end] for x in tiles)) for start, end in zip(starts, ends, strict=True)]
 

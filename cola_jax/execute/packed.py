@@ -18,6 +18,7 @@ from cola_jax.execute.plan import TileColumns
 from cola_jax.kernels.attention import PromptAttention, Rotated, get, put
 from cola_jax.model import View
 from cola_jax.prompts import PADDING
+from cola_jax.steps import layer_of
 
 NO_ROW = -2  # of tokens that none sees
 
@@ -140,8 +141,7 @@ def view_of_pages(
 
     inputs = None
     if views.inputs is not None:
-        # columns have steps, as `steps_of` numbers them
-        inputs = take(views.inputs[columns.layer[0] % len(views.inputs)])
+        inputs = take(views.inputs[layer_of(columns.step[0])])
     return View(
         positions=take(views.positions),
         branch=take(views.branch),

@@ -23,7 +23,7 @@ LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 # The states of a prefix that are run, over those of the questions' own tokens, where each question
 # has paths of its own: 0.74 in searches of 8 questions (SmolLM2, ARC-Easy), 0.70 in `cola demo`.
 FRESH = 0.75
-LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
+LARGEST_BATCH = 4096  # questions
 LEAST_BATCH = 8  # questions of long prompts, where there are as many
 MOST_SHARE = 8  # times that the longest prompt of a batch may be longer than its shortest
 
@@ -32,7 +32,7 @@ class Workload(NamedTuple):
     """The paths of a batch, for sizing its buffers."""
 
     wave: int  # paths of a question at a time
-    positions: int  # layers of the longest path
+    positions: int  # steps of the longest path
     same: bool = False  # whether all questions run the same paths
     prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
     evaluations: int = 0  # of a question in all waves, where there are several
@@ -170,7 +170,7 @@ def take(prompts: Prompts, questions: np.ndarray) -> Prompts:
 class TileColumns(NamedTuple):
     """What the device needs to know about the rows of a tile: integers, or arrays [n] of them."""
 
-    layer: Any
+    step: Any  # an id of `cola_jax.steps`, with runs
     source: Any  # slots read
     target: Any  # slots written; by padding rows the padding slot
     question: Any
@@ -183,8 +183,8 @@ class TileColumns(NamedTuple):
 WIDTH = len(TileColumns._fields)
 
 
-class Step(NamedTuple):
-    """Rows that run the same layer next, and the ends and shapes of their tiles."""
+class StepRows(NamedTuple):
+    """Rows that run the same step next, and the ends and shapes of their tiles."""
 
     columns: TileColumns
     ends: Sequence[int]
@@ -198,8 +198,8 @@ class Tiles(NamedTuple):
     shape: Int[np.ndarray, " N"]  # indices into the shapes of a layout
 
     @property
-    def layer(self) -> Int[np.ndarray, " N"]:
-        """The layer that each tile runs."""
+    def step(self) -> Int[np.ndarray, " N"]:
+        """The step that each tile runs."""
         return self.table[:, 0, 0]
 
     def parts(self, size: int) -> Iterator["Tiles"]:
@@ -223,7 +223,7 @@ def pad_rows(values: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def pack_tiles(steps: Sequence[Step], layout: Layout, padding: TileColumns) -> Tiles:
+def pack_tiles(steps: Sequence[StepRows], layout: Layout, padding: TileColumns) -> Tiles:
     """Pack the rows of steps into tiles, which are filled up with `padding` rows."""
     bounds = [[0, *step.ends] for step in steps]
     sizes = np.array([e - s for each in bounds for s, e in itertools.pairwise(each)], np.int64)

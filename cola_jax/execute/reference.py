@@ -8,10 +8,11 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.dtypes import FLOATS, dtype_name
+from cola_jax.errors import InputError
 from cola_jax.execute.inputs import (
     PathInput,
     check_prompts,
@@ -31,16 +32,23 @@ def run_path(
     *,
     dtype: DTypeLike | None = None,
     return_states: bool = False,
+    shares: Float[ArrayLike, " P"] | None = None,
 ) -> Any:
     """Run every prompt along a path; this is the meaning of a path.
+
+    A step computes h + share * (f(h) - h), where f is its layer with all norms and scales, or of a
+    part, the layer with what the other part adds left out.
 
     Args:
       prompts: a batch of Prompts, a Hugging Face tokenizer's output for a list of texts, ids
         [B, T] without padding, or texts. Rows may be padded on either side.
-      path: text such as 0-5,7,7,8-29, or layer ids in order; an array, but no list, may be padded
-        with STOP (-1) after its end. Paths of the same padded length share one compilation.
+      path: text such as 0-5,7,7*0.5,8a,9m, or ids of its steps in order, a layer's own for the
+        whole layer; an array, but no list, may be padded with STOP (-1) after its end. Paths of the
+        same padded length share one compilation.
       dtype: of the activations: float32, bfloat16 or float16; the weights' own when None.
       return_states: return the hidden states as well.
+      shares: of the updates of the steps, in place of the path's own; any numbers. The result is
+        differentiable in them.
 
     Returns:
       float32 logits [B, T, V] in the columns of the prompts, 0 at padding, or [B, Q, V] at the
@@ -60,9 +68,16 @@ def run_path(
         model.config.check_keys(unpad_path(path))
     check_prompts(model, prompts, either_side=True)
     ids = jnp.asarray(path, jnp.int32)
+    if shares is not None:
+        shares = jnp.asarray(shares, jnp.float32)
+        if shares.shape != ids.shape:
+            raise InputError(
+                f"there are shares {list(shares.shape)} for a path {list(ids.shape)}: give one for "
+                "each step, padding included."
+            )
     if not return_states or isinstance(path, jax.core.Tracer):
-        return logits(model, prompts, ids, dtype, return_states=return_states)
-    out, states = logits(model, prompts, ids, dtype, return_states=True)
+        return logits(model, prompts, ids, dtype, shares, return_states=return_states)
+    out, states = logits(model, prompts, ids, dtype, shares, return_states=True)
     return out, states[: 1 + int((np.asarray(path) != STOP).sum())]
 
 
@@ -80,6 +95,7 @@ def logits(
     prompts: Prompts,
     path: Int[Array, " P"],
     dtype: DTypeLike | None = None,
+    shares: Float[Array, " P"] | None = None,
     *,
     return_states: bool = False,
 ) -> Any:
@@ -88,16 +104,18 @@ def logits(
     tokens = view_of(model, prompts, dtype)
     steps = model.config.with_runs(path)
 
-    def step(h, i) -> Any:
+    def step(h, position) -> Any:
+        i, share = position
+
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
-            return run_layer(model, jnp.maximum(i, 0), h, tokens)
+            return run_layer(model, jnp.maximum(i, 0), h, tokens, share)
 
         # a branch skips the work of padding; under vmap it becomes a select
         h = jax.lax.cond(i == STOP, lambda h: h, run, h)
         return h, (h if return_states else None)
 
-    h, states = jax.lax.scan(step, embedded, steps)
+    h, states = jax.lax.scan(step, embedded, (steps, shares))
     out = read_out(model, prompts, h)
     if not return_states:
         return out

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cola_jax.execute.layout import FULL, Layout
-from cola_jax.execute.plan import NONE, Chunk, Step, TileColumns, Tiles, pack_tiles
+from cola_jax.execute.plan import NONE, Chunk, StepRows, TileColumns, Tiles, pack_tiles
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP
+from cola_jax.steps import MOST_LAYERS, layer_of
 
 HASH = np.uint64(0x9E3779B97F4A7C15)  # an odd number without a pattern, the golden ratio's bits
 
@@ -39,7 +40,8 @@ class Nodes:
         self.grid = np.where(self.inside, numbers[first, depths], 0)  # the node of each prefix
 
         path, self.depth = np.nonzero(fresh)
-        self.layer = rows[path, self.depth].astype(np.int32) - 1  # meaningless at a root
+        self.step = rows[path, self.depth].astype(np.int32) - 1  # meaningless at a root
+        self.number = number_steps(self.step)
         self.parent = np.where(self.depth > 0, self.grid[path, self.depth - 1], NONE)
         self.question = rows[path, 0].astype(np.int32)
         through = np.bincount(self.grid[self.inside], minlength=len(path))
@@ -56,18 +58,28 @@ class Nodes:
         self.blocks: dict[str, np.ndarray] = {}
 
 
+def number_steps(steps: np.ndarray) -> np.ndarray:
+    """Number the steps of nodes [n] in the order of layers; whole layers alone by their ids."""
+    if steps.max(initial=0) < MOST_LAYERS:
+        return steps
+    distinct, number = np.unique(steps, return_inverse=True)
+    rank = np.empty_like(distinct)
+    rank[np.lexsort((distinct, layer_of(distinct)))] = np.arange(len(distinct))
+    return rank[number]
+
+
 def lexicographic(rows: np.ndarray) -> np.ndarray:
-    """Sort rows of uint16; return their order [n]."""
+    """Sort rows of uint32; return their order [n]."""
     # big-endian bytes compare as the numbers do, in one pass for all columns
-    text = np.ascontiguousarray(rows.astype(">u2")).view(f"S{2 * rows.shape[1]}")
+    text = np.ascontiguousarray(rows.astype(">u4")).view(f"S{4 * rows.shape[1]}")
     return np.argsort(text[:, 0], kind="stable")
 
 
 class Schedule:
     """Orders the states that some paths need into tiles, and finds their slots.
 
-    The layer for which most tokens wait goes first, in whole tiles while there are any, and then
-    the lowest layer. The loop is over groups of tiles, never over paths.
+    The step for which most tokens wait goes first, in whole tiles while there are any, and then
+    that of the lowest layer. The loop is over groups of tiles, never over paths.
     """
 
     def __init__(
@@ -112,8 +124,8 @@ class Schedule:
         self.start = np.cumsum(self.fanout) - self.fanout
         # reads still to come: by children, and by the last layers of paths
         self.readers = self.fanout + np.bincount(nodes.parent[self.ends], minlength=len(missing))
-        self.waiting: list[list[np.ndarray]] = [[] for _ in range(int(nodes.layer.max()) + 1)]
-        self.tiles = np.zeros(len(self.waiting))  # that wait for each layer
+        self.waiting: list[list[np.ndarray]] = [[] for _ in range(int(nodes.number.max()) + 1)]
+        self.tiles = np.zeros(len(self.waiting))  # that wait for each step
 
         held = np.flatnonzero(nodes.slot != NONE)
         free = np.ones(slots, bool)
@@ -151,14 +163,14 @@ class Schedule:
         return Chunk(embedded, tiles, last, self.wave[order]), cost
 
     def last_tiles(self) -> tuple[Tiles, np.ndarray]:
-        """Pack the last layers of the paths by layer; return their order [n] as well."""
-        layer = self.nodes.layer[self.ends]
-        by_layer = np.argsort(layer, kind="stable")
+        """Pack the last steps of the paths by step; return their order [n] as well."""
+        number = self.nodes.number[self.ends]
+        by_step = np.argsort(number, kind="stable")
         reads = self.layout.reads[self.nodes.question[self.ends]]
-        padding = len(layer) if self.outputs is None else int(self.outputs[-1])
+        padding = len(number) if self.outputs is None else int(self.outputs[-1])
         order: list[int] = []
         steps = []
-        for group in np.split(by_layer, np.flatnonzero(np.diff(layer[by_layer])) + 1):
+        for group in np.split(by_step, np.flatnonzero(np.diff(number[by_step])) + 1):
             states = self.ends[group]
             tiles = self.layout.fill_last(self.taken[states].tolist(), reads[group].tolist())
             paths = group[np.concatenate(tiles)]
@@ -176,13 +188,13 @@ class Schedule:
         target: np.ndarray,
         tiles: Sequence[Sequence[int]],
         reads: np.ndarray | None = None,
-    ) -> Step:
-        """Make the step of states of one layer, in the order of their tiles; reads of last ones."""
+    ) -> StepRows:
+        """Make the rows of states of one step, in the order of their tiles; reads of last ones."""
         nodes = self.nodes
         blocks = {name: block[states] for name, block in nodes.blocks.items()}
         taken = self.taken[states]
         columns = TileColumns(
-            int(nodes.layer[states[0]]),
+            int(nodes.step[states[0]]),
             source=nodes.slot[nodes.parent[states]],
             target=target,
             question=nodes.question[states],
@@ -197,37 +209,37 @@ class Schedule:
             self.layout.smallest(sum(tokens[start:end]), end - start, sum(read[start:end]))
             for start, end in itertools.pairwise([0, *ends])
         ]
-        return Step(columns, ends, shapes)
+        return StepRows(columns, ends, shapes)
 
-    def pack(self, steps: list[Step], target: int) -> Tiles:
+    def pack(self, steps: list[StepRows], target: int) -> Tiles:
         """Pack steps into tiles, whose padding rows write to the target."""
         blocks = {name: block[-1] for name, block in self.nodes.blocks.items()}
         return pack_tiles(steps, self.layout, TileColumns(0, 0, target, 0, **blocks))
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[StepRows]:
         """Yield the states that run together."""
         nodes = self.nodes
         while True:
-            layer = int(self.tiles.argmax())
-            if self.tiles[layer] < 1:
+            number = int(self.tiles.argmax())
+            if self.tiles[number] < 1:
                 # no tile is full: a low layer's states soon wait at the layers above it
-                layer = int((self.tiles > 0).argmax())
-            if not self.waiting[layer]:
+                number = int((self.tiles > 0).argmax())
+            if not self.waiting[number]:
                 return
-            parts = self.waiting[layer]
+            parts = self.waiting[number]
             waiting = parts[0] if len(parts) == 1 else np.concatenate(parts)
             tiles = self.fill(waiting[: len(self.free) + self.num_idle])
             chosen = list(itertools.chain(*tiles))
             states = waiting[chosen]
-            self.waiting[layer] = []
-            self.tiles[layer] = 0
+            self.waiting[number] = []
+            self.tiles[number] = 0
             if len(chosen) < len(waiting):
                 left = np.ones(len(waiting), bool)
                 left[chosen] = False
                 rest = waiting[left]
-                self.waiting[layer] = [rest]
-                self.tiles[layer] = self.part[rest].sum()
-            parents = nodes.parent[states]  # all different: a parent has one child of each layer
+                self.waiting[number] = [rest]
+                self.tiles[number] = self.part[rest].sum()
+            parents = nodes.parent[states]  # all different: a parent has one child of each step
             slots = self.take_slots(len(states))
             nodes.slot[states] = slots
             yield self.step(states, slots, tiles)
@@ -236,9 +248,9 @@ class Schedule:
             self.enqueue(self.children_of(states))
 
     def fill(self, states: np.ndarray) -> list[list[int]]:
-        """Divide states of one layer among tiles, and return the numbers of those of full tiles.
+        """Divide states of one step among tiles, and return the numbers of those of full tiles.
 
-        Where no tile is full, the fullest count. The other states wait for more of their layer.
+        Where no tile is full, the fullest count. The other states wait for more of their step.
         """
         lengths = self.taken[states].tolist()
         tiles = self.layout.fill(lengths)
@@ -256,21 +268,21 @@ class Schedule:
         return self.children[offset + np.arange(total)]
 
     def enqueue(self, nodes: np.ndarray) -> None:
-        """Queue nodes whose parents are computed by the layer that they need."""
+        """Queue nodes whose parents are computed by the step that they need."""
         if not len(nodes):
             return
-        layers = self.nodes.layer[nodes]
-        if (layers == layers[0]).all():
+        numbers = self.nodes.number[nodes]
+        if (numbers == numbers[0]).all():
             parts = [nodes]
         else:
-            order = np.argsort(layers, kind="stable")
+            order = np.argsort(numbers, kind="stable")
             nodes = nodes[order]
-            layers = layers[order]
-            parts = np.split(nodes, np.flatnonzero(np.diff(layers)) + 1)
+            numbers = numbers[order]
+            parts = np.split(nodes, np.flatnonzero(np.diff(numbers)) + 1)
         for part in parts:
-            layer = self.nodes.layer[part[0]]
-            self.waiting[layer].append(part)
-            self.tiles[layer] += self.part[part].sum()
+            number = self.nodes.number[part[0]]
+            self.waiting[number].append(part)
+            self.tiles[number] += self.part[part].sum()
 
     def release(self, nodes: np.ndarray) -> None:
         """Mark states as no longer needed; they are kept until their slots are needed."""
@@ -344,7 +356,7 @@ class Trie:
         self.slots = slots
         self.layout = layout
         self.chunk_size = min(outputs, most_paths(slots, layout.rows))
-        self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P], as `as_rows` writes them
+        self.paths = np.zeros((0, 0), np.uint32)  # [n, 1 + P], as `as_rows` writes them
         self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
         self.ran: set[int] = set()  # keys of the states that have been run, held or not
 
@@ -413,13 +425,13 @@ class PrefixBlocks:
 
 
 def key_of(row: np.ndarray) -> bytes:
-    """Return the layers of a row of uint16 as bytes, without the zeros after them."""
+    """Return the layers of a row of uint32 as bytes, without the zeros after them."""
     return row[: np.count_nonzero(row)].tobytes()
 
 
 def as_rows(paths: np.ndarray) -> np.ndarray:
-    """Write paths [n, 1 + P], each a question and layers, as uint16: layers from 1, STOP as 0."""
-    return (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint16)
+    """Write paths [n, 1 + P], each a question and steps, as uint32: steps from 1, STOP as 0."""
+    return (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint32)
 
 
 def prefix_keys(rows: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ from cola_jax.model import View
 from cola_jax.params import Model
 from cola_jax.progress import metrics_bar
 from cola_jax.prompts import Prompts
-from cola_jax.steps import layer_of
+from cola_jax.steps import LETTERS, layer_of, part_of
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -53,9 +53,10 @@ class Stopped(Exception):
 
 
 class Call(NamedTuple):
-    """Tiles that one program runs, of layers of a kind."""
+    """Tiles that one program runs, of a part of layers of a kind."""
 
     layers: list[int]  # of each tile
+    part: int
     shape: int
     first: int  # tile
 
@@ -166,13 +167,14 @@ class Worker:
 
     def calls_of(self, tiles: Tiles) -> Iterator[Call]:
         """Yield the calls that run tiles."""
-        layers = layer_of(tiles.layer).tolist()
-        for shape, first, end in tiles.runs(self.kind_of[layers]):
+        layers = layer_of(tiles.step).tolist()
+        parts = part_of(tiles.step)
+        for shape, first, end in tiles.runs(self.kind_of[layers] * len(LETTERS) + parts):
             while first < end:
                 count = end - first
                 if self.layers is not None:  # few programs: of this number of tiles, or of one
                     count = self.together if count >= self.together else 1
-                yield Call(layers[first : first + count], shape, first)
+                yield Call(layers[first : first + count], int(parts[first]), shape, first)
                 first += count
 
     def in_float32(self) -> "Worker":
@@ -204,9 +206,9 @@ class Worker:
         """
         kept = list(caches or [NO_CACHE] * len(modes))
         for table, calls in zip(launches.tables, launches.calls, strict=True):
-            for layers, shape, first in calls:
+            for layers, part, shape, first in calls:
                 kind = int(self.kind_of[layers[0]])
-                facts = (self.config, kind, launches.layout.shapes[shape])
+                facts = (self.config, kind, part, launches.layout.shapes[shape])
                 rest = (modes[kind], source)
                 number = self.cache_of[kind]
                 if self.layers is None:

@@ -154,8 +154,8 @@ def work_of_trie(config: ModelConfig, waves: Any, memory: Memory, searches: int)
         planned += time.process_time() - began
         paths += len(rows)
         layers += cost.useful
-        tiles += sum(len(chunk.tiles.layer) for chunk in chunks)
-        last += sum(len(chunk.last.layer) for chunk in chunks)
+        tiles += sum(len(chunk.tiles.step) for chunk in chunks)
+        last += sum(len(chunk.last.step) for chunk in chunks)
     return Work(paths, layers, tiles, layout.rows, last, planned)
 
 

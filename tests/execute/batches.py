@@ -15,6 +15,7 @@ from cola_jax.execute.memory import parse_size
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_lists, pad_path, random_paths, unpad_path
 from cola_jax.prompts import Prompts, Readings
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
 from tests import oracle
 
 TOLERANCE = 1e-5  # relative to the largest log-probability
@@ -110,6 +111,18 @@ def paths_of(questions: int, each: int, seed: int) -> list[list[tuple[int, ...]]
     """Draws paths for each question."""
     drawn = random_paths(oracle.LAYERS, questions * each, seed)
     return [drawn[b * each : (b + 1) * each] for b in range(questions)]
+
+
+def of_steps(paths: np.ndarray, seed: int) -> np.ndarray:
+    """Draws a part, a share or both for about half of the steps of paths of whole layers."""
+    generator = np.random.default_rng(seed)
+    shares = generator.choice([1.0, 0.5, 0.125, 1.75], paths.shape)
+    parts = generator.choice([WHOLE, ATTENTION, MLP], paths.shape)
+    drawn = (generator.random(paths.shape) < 0.5) & (paths != STOP)
+    steps = paths.astype(np.int32)
+    for place in zip(*np.nonzero(drawn), strict=True):
+        steps[place] = Step(int(paths[place]), int(parts[place]), float(shares[place])).id
+    return steps
 
 
 def assert_agree(ours: Readings, theirs: Readings, tolerance: float = TOLERANCE) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cola_jax.execute.layout import Layout, TileShape
 from cola_jax.execute.plan import (
-    Step,
+    StepRows,
     TileColumns,
     common_with_first,
     cut_batches,
@@ -28,7 +28,7 @@ def step(layer, sizes, shapes, first=1):
     """A step of tiles of so many rows, which can be told apart in every column."""
     numbers = np.arange(first, first + sum(sizes), dtype=np.int32)
     columns = TileColumns(layer, numbers, numbers + 10, numbers + 20, block=numbers + 30)
-    return Step(columns, np.cumsum(sizes).tolist(), shapes)
+    return StepRows(columns, np.cumsum(sizes).tolist(), shapes)
 
 
 TILE = st.tuples(st.integers(1, 4), st.integers(0, 1))
@@ -51,13 +51,13 @@ def test_every_row_is_in_its_tile(steps):
     for number, (table, inside) in enumerate(zip(tiles.table, real, strict=True)):
         columns = TileColumns(*table)
         assert (columns.block[~inside] == PADDING.block).all()
-        assert (columns.layer == columns.layer[0]).all()  # padding runs the layer of its tile
+        assert (columns.step == columns.step[0]).all()  # padding runs the layer of its tile
         for layer, row, target, question, block in zip(
             *(x[inside].tolist() for x in (*columns[:4], columns.block)), strict=True
         ):
             assert rows[row] == (layer, number)
             assert (target, question, block) == (row + 10, row + 20, row + 30)
-    runs = [tile for *_, start, end in tiles.runs(tiles.layer) for tile in range(start, end)]
+    runs = [tile for *_, start, end in tiles.runs(tiles.step) for tile in range(start, end)]
     assert runs == list(range(len(tiles.table)))
 
 
@@ -71,8 +71,8 @@ def test_runs_group_neighbours_of_one_shape_and_layer():
     tiles = pack_tiles(steps, LAYOUT, PADDING)
     assert tiles.shape.tolist() == [1, 1, 0, 0, 0, 0, 1]
     by_layer = [(1, 0, 2), (0, 2, 4), (0, 4, 6), (1, 6, 7)]
-    assert list(tiles.runs(tiles.layer)) == by_layer
-    together = tiles.runs(np.zeros_like(tiles.layer))
+    assert list(tiles.runs(tiles.step)) == by_layer
+    together = tiles.runs(np.zeros_like(tiles.step))
     assert list(together) == [(1, 0, 2), (0, 2, 6), (1, 6, 7)]
 
 

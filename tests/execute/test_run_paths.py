@@ -28,25 +28,25 @@ TOKENS = 96  # of a tile, likewise
 # On one device a call has a stack of its layer; with weights split over several, it takes the layer
 # out of the whole stack. "least" is room for two states and one output, so that a wave is cut into
 # chunks, and states are evicted and computed again; 40kB is room for some, and None for all.
-CASES = [  # variant, tokens of a tile, budget, and the `data` and `tensor` axes
+CASES = [  # variant, tokens of a tile, budget, the `data` and `tensor` axes, and whether of steps
     # biases split over heads, key/value heads replicated
-    pytest.param("llama-biases", 150, "40kB", 1, 4, marks=pytest.mark.slow),
-    pytest.param("qwen2-window", TOKENS, None, 1, 1, marks=pytest.mark.slow),  # windows
-    ("qwen2-window", 1, "40kB", 4, 1),  # tiles of one row, two questions a worker
-    ("gemma3", 48, "least", 1, 1),  # two rope tables
-    ("gemma3", 72, "40kB", 2, 2),
+    pytest.param("llama-biases", 150, "40kB", 1, 4, True, marks=pytest.mark.slow),
+    pytest.param("qwen2-window", TOKENS, None, 1, 1, False, marks=pytest.mark.slow),  # windows
+    ("qwen2-window", 1, "40kB", 4, 1, False),  # tiles of one row, two questions a worker
+    ("gemma3", 48, "least", 1, 1, True),  # two rope tables
+    ("gemma3", 72, "40kB", 2, 2, False),
     # experts, in tiles wider than what waits
-    pytest.param("olmoe", 400, None, 1, 1, marks=pytest.mark.slow),
+    pytest.param("olmoe", 400, None, 1, 1, True, marks=pytest.mark.slow),
     # sinks and biases of experts, split
-    pytest.param("gpt-oss", 72, "40kB", 1, 2, marks=pytest.mark.slow),
-    ("qwen2-moe-window", 48, None, 2, 4),  # beside a shared one, on all devices
-    ("qwen3.5", 72, "40kB", 1, 1),  # two kinds of layers
-    pytest.param("qwen3.5", 48, None, 4, 2, marks=pytest.mark.slow),  # all devices
-    ("gemma4-e", 72, "300kB", 1, 1),  # keys that are shared, embeddings of each layer
-    pytest.param("gemma4-e", 48, None, 4, 2, marks=pytest.mark.slow),
-    pytest.param("granite4-mamba-dense", 72, "40kB", 1, 2, marks=pytest.mark.slow),
+    pytest.param("gpt-oss", 72, "40kB", 1, 2, True, marks=pytest.mark.slow),
+    ("qwen2-moe-window", 48, None, 2, 4, False),  # beside a shared one, on all devices
+    ("qwen3.5", 72, "40kB", 1, 1, True),  # two kinds of layers
+    pytest.param("qwen3.5", 48, None, 4, 2, True, marks=pytest.mark.slow),  # all devices
+    ("gemma4-e", 72, "300kB", 1, 1, True),  # keys that are shared, embeddings of each layer
+    pytest.param("gemma4-e", 48, None, 4, 2, True, marks=pytest.mark.slow),
+    pytest.param("granite4-mamba-dense", 72, "40kB", 1, 2, True, marks=pytest.mark.slow),
     # heads of two widths, split and replicated
-    pytest.param("gemma4-moe", 72, "40kB", 1, 2, marks=pytest.mark.slow),
+    pytest.param("gemma4-moe", 72, "40kB", 1, 2, True, marks=pytest.mark.slow),
 ]
 
 
@@ -78,10 +78,16 @@ def run_in(budget, *arguments, **settings):
     return cola_jax.run_paths(*arguments, memory_budget=budget, **settings)
 
 
-@pytest.mark.parametrize(("variant", "tokens", "budget", "data", "tensor"), CASES)
-def test_run_paths_matches_reference(pair, prompts, variant, tokens, budget, data, tensor):
+@pytest.mark.parametrize(("variant", "tokens", "budget", "data", "tensor", "of_steps"), CASES)
+def test_run_paths_matches_reference(
+    pair, prompts, variant, tokens, budget, data, tensor, of_steps
+):
+    """Of steps, half of the questions run parts and shares beside the whole layers of others."""
     found, metrics = pair(variant), cola_jax.Metrics()
-    model, paths = found.ours, batches.runnable(found.ours.config, draw(seed=len(variant)))
+    model, paths = found.ours, draw(seed=len(variant))
+    if of_steps:
+        paths[::2] = batches.of_steps(paths[::2], seed=len(variant))
+    paths = batches.runnable(model.config, paths)
     if data * tensor > 1:
         model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     got = run_in(budget, model, prompts, paths, tile_tokens=tokens, metrics=metrics)

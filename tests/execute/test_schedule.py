@@ -171,7 +171,7 @@ def test_schedule_fills_tiles_of_a_layer_first():
     trie = Trie(100, one_shape(4), 100)
     paths = wave(*((q, (*[q] * q, 5, 4)) for q in range(4)))
     (chunk,), cost = trie.plan(paths)
-    (layer_5,) = np.flatnonzero(chunk.tiles.layer == 5)
+    (layer_5,) = np.flatnonzero(chunk.tiles.step == 5)
     assert (chunk.tiles.table[layer_5, 2] != trie.slots).all()
     assert cost.unique == 3 * 4 // 2 + 4
 
@@ -181,7 +181,7 @@ def test_schedule_packs_last_layers_by_layer():
     trie = Trie(100, one_shape(4), 100)
     paths = wave(*((q, (0, q % 2)) for q in range(8)))
     (chunk,), _ = trie.plan(paths)
-    assert chunk.last.layer.tolist() == [0, 1]
+    assert chunk.last.step.tolist() == [0, 1]
     assert chunk.paths.tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
@@ -267,8 +267,8 @@ def test_decode_tiles_visit_layers_seldom():
     """Rows wait for those with a repeat, so that they run what follows together."""
     plain, repeat = (0, 1, 2, 3, 4), (0, 1, 1, 2, 3, 4)
     tiles = check_step([plain, repeat, plain, repeat], [0, 1, 2, 3], 4)
-    assert tiles.layer.tolist() == [0, 1, 1, 2, 3, 4]
+    assert tiles.step.tolist() == [0, 1, 1, 2, 3, 4]
     paths = random_paths(6, 32, seed=0)
     paths = [path for path in paths if len(path) <= 8]
     merged = check_step(paths, list(range(len(paths))), 64)
-    assert len(merged.layer) < sum(map(len, paths)) / 3
+    assert len(merged.step) < sum(map(len, paths)) / 3

@@ -209,7 +209,7 @@ def test_calls_of_several_tiles_give_what_calls_of_one_do(model, monkeypatch):
     run = workers_module.forward_few
 
     def counted(*arguments):
-        calls.append(len(arguments[3]))
+        calls.append(len(arguments[4]))
         return run(*arguments)
 
     monkeypatch.setattr(workers_module, "TOGETHER", {"cpu": 3})
