@@ -18,6 +18,8 @@ from torch import nn
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.table import stack
 from cola_jax.params import Model, assemble
+from cola_jax.path import is_whole_path
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, is_whole, layer_of
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -297,6 +299,8 @@ PATHS = {
     "block repeat": (0, 1, 2, 3, 2, 3, 2, 3, 4, 5),
     "reordered": (3, 0, 5, 1, 4, 2),
 }
+MIXERS = "self_attn", "linear_attn", "mamba"
+MLPS = "mlp", "block_sparse_moe", "shared_mlp", "experts"  # what of them a family has
 
 
 def make(variant: str, folder: Path) -> Any:
@@ -384,7 +388,7 @@ class Pair:
 
 
 def logits(model: Any, ids: np.ndarray, path: Sequence[int]) -> np.ndarray:
-    """Return the float32 logits [B, T, V] of a model whose layers are those of the path."""
+    """Return the float32 logits [B, T, V] of a model whose layers are the steps of the path."""
     with torch.no_grad(), rebuilt(model, path):
         out = model(input_ids=torch.from_numpy(np.asarray(ids, np.int64)), use_cache=False)
     return out.logits.float().numpy()
@@ -392,7 +396,7 @@ def logits(model: Any, ids: np.ndarray, path: Sequence[int]) -> np.ndarray:
 
 @contextlib.contextmanager
 def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
-    """Put the path's layers in place of the model's own, and put those back afterwards.
+    """Put the path's steps in place of the model's layers, and put those back afterwards.
 
     The window of a Qwen layer is looked up by its place in `config.layer_types` while the model
     runs, so the list follows the path as well. No layer of a Gemma 4 begins to share keys.
@@ -401,11 +405,11 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
     layers, types = decoder.layers, getattr(config, "layer_types", None)
     try:
         if getattr(config, "hidden_size_per_layer_input", 0):
-            follow_with_inputs(decoder, path)
-        decoder.layers = nn.ModuleList(layers[i] for i in path)
+            follow_with_inputs(decoder, [layer_of(id) for id in path])
+        decoder.layers = nn.ModuleList(step_of(layers, id) for id in path)
         config.num_hidden_layers = decoder.first_kv_shared_layer_idx = len(path)
         if types is not None:
-            config.layer_types = [types[i] for i in path]
+            config.layer_types = [types[layer_of(id)] for id in path]
         yield
     finally:
         vars(decoder).pop("get_per_layer_inputs", None)
@@ -416,13 +420,69 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
             config.layer_types = types
 
 
+class OneStep(nn.Module):
+    """A step of a layer: h + share * (f(h) - h), where f may lack a part of the layer."""
+
+    def __init__(self, layer: nn.Module, step: Step):
+        super().__init__()
+        self.layer = layer if step.part == WHOLE else part_of_layer(layer, step.part)
+        self.share = step.share
+
+    def forward(self, h: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return h + self.share * (self.layer(h, *args, **kwargs) - h)
+
+
+class NoMixer(nn.Module):
+    """In place of an attention, which would return weights as well, or of a recurrent mixer."""
+
+    def __init__(self, is_attention: bool):
+        super().__init__()
+        self.is_attention = is_attention
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+        zeros = torch.zeros_like(hidden_states)
+        return (zeros, None) if self.is_attention else zeros
+
+
+def step_of(layers: nn.ModuleList, id: int) -> nn.Module:
+    """Return the module of a step; a whole layer is its own."""
+    layer = layers[layer_of(id)]
+    return layer if is_whole(id) else OneStep(layer, Step.of(id))
+
+
+def part_of_layer(layer: nn.Module, part: int) -> nn.Module:
+    """Copy a layer, sharing its weights, to run one of its parts: the other one adds nothing."""
+    layer = copy.copy(layer)
+    layer._modules = dict(layer._modules)
+    for name in MLPS if part == ATTENTION else MIXERS:
+        module = getattr(layer, name, None)
+        if module is None:
+            continue
+        if part == MLP:
+            setattr(layer, name, NoMixer(name == "self_attn"))
+            continue
+        module = copy.copy(module)
+        module._forward_hooks = type(module._forward_hooks)()
+        module.register_forward_hook(zeros_of)
+        setattr(layer, name, module)
+    return layer
+
+
+def zeros_of(module: nn.Module, inputs: Any, out: Any) -> Any:
+    """Replace the values that an MLP or a mixture returns; a mixture may also return scores."""
+    if isinstance(out, tuple):
+        return torch.zeros_like(out[0]), *out[1:]
+    return torch.zeros_like(out)
+
+
 @contextlib.contextmanager
 def scaled_by_roots(model: Any, path: Sequence[int]) -> Iterator[None]:
     """Give each layer of a Gemma 4 the root of its scale for the times that a path runs it."""
     layers = model.model.layers
     before = [layer.layer_scalar.clone() for layer in layers]
+    runs = [layer_of(id) for id in path]
     for i, layer in enumerate(layers):
-        layer.layer_scalar.copy_(before[i] ** (1 / max(1, path.count(i))))
+        layer.layer_scalar.copy_(before[i] ** (1 / max(1, runs.count(i))))
     yield
     for layer, scale in zip(layers, before, strict=True):
         layer.layer_scalar.copy_(scale)
@@ -446,10 +506,16 @@ def follow_with_inputs(decoder: Any, path: Sequence[int]) -> None:
 def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.ndarray:
     """Decode greedily along a path, each position with a cache of its own; return tokens [B, n].
 
-    Nothing but the limit ends a row.
+    Nothing but the limit ends a row. Without a cache where the path has parts or shares: a first
+    position without an attention would leave it without a length.
     """
+    batch = torch.from_numpy(np.asarray(ids, np.int64))
+    if not is_whole_path(path):
+        with torch.no_grad(), rebuilt(model, path):
+            out = generate_exactly(model, batch, tokens, use_cache=False)
+        return out[:, ids.shape[1] :].numpy()
     with torch.no_grad(), permuted(model, path):
-        out = generate_exactly(model, torch.from_numpy(np.asarray(ids, np.int64)), tokens)
+        out = generate_exactly(model, batch, tokens)
     return out[:, ids.shape[1] :].numpy()
 
 
@@ -480,8 +546,7 @@ def with_cache(block: nn.Module, position: int) -> nn.Module:
     """Copy a block of transformers, sharing its weights, to use the KV cache of a position."""
     block = copy.copy(block)
     block._modules = dict(block._modules)
-    names = "self_attn", "linear_attn", "mamba"
-    name = next(name for name in names if getattr(block, name, None) is not None)
+    name = next(name for name in MIXERS if getattr(block, name, None) is not None)
     mixer = copy.copy(getattr(block, name))
     mixer.layer_idx = position
     setattr(block, name, mixer)
