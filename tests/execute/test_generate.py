@@ -109,7 +109,9 @@ def test_generate_matches_uncached(pair, prompts, variant, data, tensor):
     model = (
         found.ours if alone else cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     )
-    paths = batches.runnable(found.ours.config, pad([PATHS] * 3) if alone else draw(4))
+    paths = pad([PATHS] * 3) if alone else draw(4)
+    paths[1] = batches.of_steps(paths[1], seed=len(variant))
+    paths = batches.runnable(found.ours.config, paths)
     out = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW)
     ran = paths[:, :, 0] != STOP
     assert (out.length == np.where(ran, NEW, 0)).all()
@@ -166,6 +168,7 @@ def test_prompts_that_begin_alike_share_what_they_have_in_common(
     if devices != (1, 1):
         model = cola_jax.load(found.checkpoint, mesh=batches.mesh(*devices))
     paths = pad([random_paths(oracle.LAYERS, 3, seed) for seed in range(4)])
+    paths[2:] = batches.of_steps(paths[2:], seed=0)
     for every in (paths, np.tile(paths[:1], (4, 1, 1))):  # its own for each, and the same
         shared, whole = cola_jax.Metrics(), cola_jax.Metrics()
         out = cola_jax.generate(model, prompts, every, max_new_tokens=NEW, metrics=shared)
@@ -230,6 +233,7 @@ def test_rooted_scales_are_those_of_copies(pair, prompts):
     found, paths = pair("gemma4-e"), [*oracle.PATHS.values(), (0, 1, 2, 3), (0, 1, 1), (0, 1, 3, 3)]
     model = with_config(found.ours, rooted_scales=True)
     paths = pad([paths] * 3)
+    paths[2] = batches.runnable(model.config, batches.of_steps(paths, seed=0))[2]
     for path in paths[0, :3]:
         layers, ids = path[path != STOP].tolist(), oracle.random_ids(2)
         with oracle.scaled_by_roots(found.theirs, layers):

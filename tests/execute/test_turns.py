@@ -24,7 +24,9 @@ def prompts():
 def paths_of(config):
     """Draw paths [B, C, P], of which one is not there."""
     drawn = batches.paths_of(QUESTIONS, EACH, 0)
-    paths = batches.runnable(config, batches.pad(drawn, POSITIONS))
+    paths = batches.pad(drawn, POSITIONS)
+    paths[2] = batches.of_steps(paths[2], seed=0)
+    paths = batches.runnable(config, paths)
     paths[1, 2] = STOP
     return paths
 
