@@ -299,6 +299,8 @@ PATHS = {
     "block repeat": (0, 1, 2, 3, 2, 3, 2, 3, 4, 5),
     "reordered": (3, 0, 5, 1, 4, 2),
 }
+# of parts and shares, which fit in ten positions as well; the first one runs in every family
+STEPS = ("0-2,3a,4m,5", "0,1*0.5,2,2*0.25,3m,3a,4,5*1.5", "0m,1a,(2-3)*0.5x2,4a*0.125,5m,5a*2,4")
 MIXERS = "self_attn", "linear_attn", "mamba"
 MLPS = "mlp", "block_sparse_moe", "shared_mlp", "experts"  # what of them a family has
 

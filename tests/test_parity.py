@@ -34,11 +34,12 @@ from cola_jax.model import (
 )
 from cola_jax.moe import mixture
 from cola_jax.params import Layer, Model, field_of, kind_of_weight, layer_at
-from cola_jax.path import pad_path
+from cola_jax.path import LayerPath, pad_path, parse_path
 from cola_jax.prompts import Prompts
 from tests import oracle
 
 LENGTHS = 12, 7, 1  # tokens of the rows of a batch, of which the first is the longest
+DECODED = 3  # tokens after prompts
 POSITIONS = 10  # of all paths: one padded length and one batch compile a model once
 RECURRENT = {"linear_attention", "mamba"}
 INSIDE = {"value_norm", "router_norm"}  # norms that transformers has inside of another part
@@ -61,7 +62,7 @@ def parts_of(fields: dict[str, Any]) -> Iterator[str]:
         yield "mixture"
     if not experts or any("shared" in name or "dense" in name for name in given):
         yield "mlp"
-    yield from ("layer", "model", "batched")
+    yield from ("layer", "model", "steps", "tiles", "batched")
 
 
 def cases() -> Iterator[Any]:
@@ -70,7 +71,9 @@ def cases() -> Iterator[Any]:
         slow = () if isinstance(case, str) else case.marks
         variant = case if isinstance(case, str) else case.values[0]
         for part in parts_of(oracle.VARIANTS[variant][1]):
-            yield pytest.param(variant, part, marks=slow, id=f"{variant}-{part}")
+            # tiles of steps compile several programs
+            marks = pytest.mark.slow if part == "tiles" else slow
+            yield pytest.param(variant, part, marks=marks, id=f"{variant}-{part}")
 
 
 class Call(NamedTuple):
@@ -223,6 +226,33 @@ class Recorded:
             theirs = oracle.logits(self.theirs, self.ids, path)
             yield cola_jax.run_path(self.model, self.ids, pad_path(path, POSITIONS)), theirs
 
+    def paths_of_steps(self) -> list[LayerPath]:
+        """Return those whose layers find the keys that they share."""
+        paths = [parse_path(text, oracle.LAYERS) for text in oracle.STEPS]
+        first, *others = paths
+        config = self.model.config
+        return [first, *(path for path in others if not config.missing_keys(path))]
+
+    def steps(self) -> Pairs:
+        for path in self.paths_of_steps():
+            theirs = oracle.logits(self.theirs, self.ids, path)
+            yield cola_jax.run_path(self.model, self.ids, pad_path(path, POSITIONS)), theirs
+
+    def tiles(self) -> Pairs:
+        """Run them beside paths of whole layers in `run_paths`, and decode them."""
+        plain = [oracle.PATHS["identity"], oracle.PATHS["repeat"]]
+        paths = [*self.paths_of_steps(), *plain]
+        # read at each token but the last, and asked about the next one
+        readings = cola_jax.run_paths(self.model, self.ids, paths)
+        decoded = cola_jax.generate(self.model, self.ids, paths, max_new_tokens=DECODED)
+        for c, path in enumerate(paths):
+            logits = torch.from_numpy(oracle.logits(self.theirs, self.ids, path))[:, :-1]
+            logprobs = logits.log_softmax(-1).numpy()
+            next_tokens = self.ids[:, 1:, None]
+            yield readings.logprob[:, c], np.take_along_axis(logprobs, next_tokens, 2)[:, :, 0]
+            yield readings.token[:, c], logprobs.argmax(-1)
+            yield decoded.tokens[:, c], oracle.decode(self.theirs, self.ids, path, DECODED)
+
     def batched(self) -> Pairs:
         """Run rows of several lengths, whose logits are the first ones of the whole rows."""
         rows = [row[:length] for row, length in zip(self.ids, LENGTHS, strict=True)]
@@ -246,6 +276,8 @@ PARTS = {
     "mlp": Recorded.mlps,
     "layer": Recorded.blocks,
     "model": Recorded.whole,
+    "steps": Recorded.steps,
+    "tiles": Recorded.tiles,
     "batched": Recorded.batched,
 }
 
