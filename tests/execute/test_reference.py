@@ -16,6 +16,7 @@ from cola_jax.execute import reference
 from cola_jax.execute.reference import block_influence
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import Prompts, readings
+from cola_jax.steps import Step, share_of
 from tests import oracle
 from tests.execute import batches
 from tests.execute.one_by_one import run_reference
@@ -54,6 +55,63 @@ def test_run_path_vmapped_over_paths_equals_a_loop(model):
     batched = jax.vmap(lambda path: cola_jax.run_path(model, ids, path))(paths)
     for out, path in zip(np.asarray(batched), paths, strict=True):
         assert oracle.relative_error(out, cola_jax.run_path(model, ids, path)) < oracle.TOLERANCE
+
+
+STEPS = "0,2*0.5,3a,3m,1*1.5,5"
+
+
+@pytest.mark.parametrize("variant", ["gemma3", "qwen2-moe", "qwen3.5"])
+def test_run_path_differentiates_over_shares(pair, variant):
+    """The gradient agrees with finite differences, at shares of 1 too."""
+    model, ids = pair(variant).ours, oracle.random_ids(2)
+    path = np.array(cola_jax.parse_path(STEPS, oracle.LAYERS))
+
+    @jax.jit
+    def loss(shares):
+        logprobs = jax.nn.log_softmax(cola_jax.run_path(model, ids, path, shares=shares)[:, :-1])
+        return -jnp.mean(jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1))
+
+    shares = jnp.asarray(share_of(path), jnp.float32)
+    check_grads(loss, (shares,), order=1, modes=["rev"], eps=1e-3, rtol=1e-2, atol=2e-3)
+    assert (np.abs(jax.grad(loss)(shares)) > 0).all()
+
+
+def test_shares_take_the_place_of_those_of_the_path(model):
+    ids = oracle.random_ids(2)
+    path = cola_jax.parse_path(STEPS, oracle.LAYERS)
+    whole = [Step.of(step)._replace(share=1.0).id for step in path]
+    ours = cola_jax.run_path(model, ids, whole, shares=share_of(np.array(path)))
+    expected = cola_jax.run_path(model, ids, path)
+    assert oracle.relative_error(ours, expected) < oracle.TOLERANCE
+    ones = cola_jax.run_path(model, ids, whole, shares=np.ones(len(path)))
+    expected = cola_jax.run_path(model, ids, whole)
+    assert oracle.relative_error(ones, expected) < oracle.TOLERANCE
+    none = cola_jax.run_path(model, ids, [0, 3, 3], shares=[1, 0, 0])  # as if it did not run
+    # to rounding: the state is the one after the layer, less its whole update
+    expected = cola_jax.run_path(model, ids, [0])
+    assert oracle.relative_error(none, expected) < oracle.TOLERANCE
+    with pytest.raises(ValueError, match=r"shares \[2\] for a path \[3\]: give one for each"):
+        cola_jax.run_path(model, ids, [0, 1, 2], shares=[1, 0.5])
+
+
+def test_run_path_refuses_ids_without_a_step(model):
+    ids = oracle.random_ids(1)
+    for id in (oracle.LAYERS, 1000, 3 << 21, 1 << 23, (1000 << 10) + 1):
+        with pytest.raises(ValueError, match="layer ids"):
+            cola_jax.run_path(model, ids, [0, id])
+        with pytest.raises(ValueError, match="layer ids"):
+            cola_jax.run_paths(model, ids, np.array([[[0, id]]]))
+
+
+def test_an_attention_of_a_lender_makes_keys_and_an_mlp_does_not(pair):
+    model, ids = pair("gemma4-e").ours, oracle.random_ids(1)
+    lender = model.config.keys_of[-1]
+    last = oracle.LAYERS - 1
+    cola_jax.run_path(model, ids, f"{lender}a,{last}a")
+    cola_jax.run_path(model, ids, f"{lender}m,{last}m")  # needs none
+    for path in (f"{lender}m,{last}", f"{lender}m,{last}a", f"{last}*0.5,{lender}"):
+        with pytest.raises(ValueError, match=f"without layer {lender} before it"):
+            cola_jax.run_path(model, ids, path)
 
 
 LENGTHS = (12, 7, 1)
