@@ -7,6 +7,13 @@ which caches keep keys, values and recurrent states, and shares everything else 
                    layer_idx 0       layer_idx 1       layer_idx 2
                        |                  \\               /
     pretrained     weights of layer 0      weights of layer 1
+
+A missing part of a layer is a module that returns zeros; an MLP alone has no index. A share of an
+update is a hook on the module of the position. transformers reads the length of what it has seen
+from the first index of a cache, so attentions take the first ones:
+
+    path 0m,0a,1   layers[0]         layers[1]         layers[2]
+                   no index          layer_idx 0       layer_idx 1
 """
 
 import copy
@@ -17,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, nearest, shown
+from cola_jax.steps import MLP, WHOLE, Step, layer_of, part_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,12 +80,14 @@ class ChooseInputs:
     num_layers: int
 
     def __call__(self, module: "Module", arguments: Any, inputs: "Tensor") -> "Tensor":
-        return inputs.unflatten(-1, (self.num_layers, -1))[..., list(self.path), :].flatten(-2)
+        layers = [layer_of(step) for step in self.path]
+        return inputs.unflatten(-1, (self.num_layers, -1))[..., layers, :].flatten(-2)
 
 
 def apply_path(hf_model: "PreTrainedModel", path: "str | Ids") -> None:
     """Run a model of transformers along a path of its layers from now on, in place.
 
+    A path may have steps that are an attention or an MLP alone, or a share of a layer's update.
     No weight is copied: a layer that runs several times is the same parameters several times, and
     their gradients add up. Each position of the path keeps keys, values and recurrent states of its
     own, so `generate` is right with any cache that is made from the model's config. What a config
@@ -85,14 +95,15 @@ def apply_path(hf_model: "PreTrainedModel", path: "str | Ids") -> None:
     text decoder; the parts of a multimodal model for pictures stay as they are.
 
     Ids are those of the pretrained layers, also where another path is applied, which the new one
-    replaces. Hooks on the modules of a layer are copied to its positions. Layers that the path
-    skips are no part of the model until `remove_path`: `to` and `half` do not reach them, and
+    replaces. Hooks on the modules of a layer are copied to its positions. Layers and parts that the
+    path skips are no part of the model until `remove_path`: `to` and `half` do not reach them, and
     `save_pretrained`, which refuses parameters that have two names, would not write them: remove
     the path first. `cola export` writes a path as a checkpoint.
 
     Args:
       hf_model: of one of the families that `cola convert` reads, also multimodal or without a head.
-      path: a text such as `0-5,7,7,8-29`, what else names a path on the command line, or layer ids.
+      path: a text such as `0-5,7,7*0.5,8a,9-29`, what else names a path on the command line, or ids
+        of steps.
 
     Raises InputError, before anything is changed, for another model, a path that does not fit, and
     layers that something has wrapped or compiled.
@@ -221,24 +232,78 @@ def change(hf_model: "PreTrainedModel", decoder: Any, path: "LayerPath") -> None
     applied = AppliedPath(decoder.layers, decoder.training)
     setattr(decoder, APPLIED, applied)
     try:
-        sharing = put_layers(decoder, path, applied)
+        described = described_layers(path)
+        indices = cache_indices(path, described, kinds_of(decoder))
+        sharing = put_layers(decoder, path, indices, applied)
         for config in configs_of(hf_model, decoder):
-            follow(config, path, sharing, applied)
+            follow(config, described, sharing, applied)
     except BaseException:
         applied.undo(decoder)
         raise
 
 
-def put_layers(decoder: Any, path: "LayerPath", applied: AppliedPath) -> int:
+def described_layers(path: "LayerPath") -> list[int]:
+    """Return the layer that configs describe at each position.
+
+    Caches have an entry for each, also where an MLP alone needs none: it is described as the first
+    attention of the path, so that no cache is of a kind that nothing fills.
+    """
+    attending = [layer_of(step) for step in path if part_of(step) != MLP]
+    layers = [layer_of(step) for step in path]
+    first = attending[0] if attending else layers[0]
+    return [first if part_of(step) == MLP else layer_of(step) for step in path]
+
+
+def kinds_of(decoder: Any) -> list[tuple[bool, str]]:
+    """Return for each layer whether it is recurrent, and which kind of cache it has."""
+    config = decoder.config
+    types = getattr(config, "layer_types", None) or [""] * len(decoder.layers)
+    overrides = config.to_dict().get("per_layer_config") or {}
+    return [
+        (getattr(layer, "self_attn", None) is None, f"{types[i]} {overrides.get(str(i))}")
+        for i, layer in enumerate(decoder.layers)
+    ]
+
+
+def cache_indices(
+    path: "LayerPath", described: "Sequence[int]", kinds: "Sequence[tuple[bool, str]]"
+) -> list[int]:
+    """Return the index in caches of each position; that of an MLP alone has no meaning.
+
+    The indices of a kind of cache are those of the positions that configs describe as this kind.
+    transformers takes lengths from the first index of a kind of attention, and from the last one
+    of recurrent layers whether there is a state, so these may not be ones that nothing fills.
+    """
+    indices = list(range(len(path)))
+    for kind in {kinds[layer] for layer in described}:
+        places = [p for p, layer in enumerate(described) if kinds[layer] == kind]
+        users = [p for p in places if part_of(path[p]) != MLP]
+        is_recurrent, _ = kind
+        taken = places[len(places) - len(users) :] if is_recurrent else places[: len(users)]
+        for user, place in zip(users, taken, strict=True):
+            indices[user] = place
+    return indices
+
+
+def put_layers(
+    decoder: Any, path: "LayerPath", indices: "Sequence[int]", applied: AppliedPath
+) -> int:
     """Put the layers of a path into a decoder; return how many at its end share keys."""
     layers = applied.layers
     positions = copy.copy(layers)
-    modules = {str(i): at_position(layers[layer], i) for i, layer in enumerate(path)}
+    modules = {
+        str(i): step_module(layers[layer_of(step)], Step.of(step), index)
+        for i, (step, index) in enumerate(zip(path, indices, strict=True))
+    }
     vars(positions)["_modules"] = modules
     applied.set(decoder, "layers", positions)
     sharing = 0
-    while shares_keys(layers[path[-1 - sharing]]):  # the first layers have keys of their own
-        sharing += 1
+    for position, step in enumerate(reversed(path), 1):
+        if part_of(step) == MLP:  # needs no keys
+            continue
+        if not shares_keys(layers[layer_of(step)]):
+            break
+        sharing = position
     if hasattr(decoder, "first_kv_shared_layer_idx"):  # after it, tokens that are not read end
         applied.set(decoder, "first_kv_shared_layer_idx", len(path) - sharing)
     if getattr(decoder, "hidden_size_per_layer_input", None):
@@ -262,7 +327,7 @@ def configs_of(hf_model: "PreTrainedModel", decoder: Any) -> "Iterator[PreTraine
     yield from found.values()
 
 
-def follow(config: Any, path: "LayerPath", sharing: int, applied: AppliedPath) -> None:
+def follow(config: Any, path: "Sequence[int]", sharing: int, applied: AppliedPath) -> None:
     """Give a config the layers of a path, of which the last ones share keys."""
     overrides = config.to_dict().get("per_layer_config")  # by layer, in text
     applied.set(config, "num_hidden_layers", len(path))
@@ -278,6 +343,19 @@ def follow(config: Any, path: "LayerPath", sharing: int, applied: AppliedPath) -
         }
     if hasattr(config, "num_kv_shared_layers"):
         applied.set(config, "num_kv_shared_layers", sharing)
+
+
+def step_module(layer: "Module", step: Step, index: int) -> "Module":
+    """Make the module that runs a step of a layer, with an index in caches."""
+    from cola_jax.deploy.transformers_steps import AddShare, without_other_part
+
+    module = at_position(layer, index)
+    if step.part != WHOLE:
+        vars(module)["_modules"] = without_other_part(module, step.part)
+    if step.share != 1:
+        # before other hooks, which see the state after the step
+        module.register_forward_hook(AddShare(step.share), prepend=True)
+    return module
 
 
 def at_position(layer: "Module", position: int) -> "Module":

@@ -14,18 +14,21 @@ from peft import LoraConfig, get_peft_model
 
 import cola_jax
 from cola_jax import apply_path, remove_path
-from cola_jax.path import pad_path
+from cola_jax.path import pad_path, parse_path
 from tests import oracle
 
 NEW = 6  # tokens decoded; with the prompt, more than every window
 POSITIONS = 13  # of all paths: one compilation for each model
 PATHS = {kind: path for kind, path in oracle.PATHS.items() if kind != "identity"}
+PARTS = parse_path("0m,0-1,2a,3m,3*0.5,(4-5)*0.25,5a*1.5", 6)
+PATHS |= {"parts": PARTS, "parts in pairs": parse_path("0a,1m,1a,2,3,4*0.5,5m", 6)}
 REPEAT = PATHS["repeat"]
 SHARING = {  # layer 4 attends to the keys of layer 3, and layer 5 to those of 0
     "repeat": (0, 1, 0, 2, 2, 1, 3, 4, 5, 4, 5),
     "skip": (0, 2, 3, 5),
     "reordered": (0, 3, 5, 4, 2, 4, 1, 0),
     "without": (0, 1, 3, 3, 0),
+    "parts": parse_path("0m,0-2,3m,3,4a*0.5,3m,4m,5,5m*1.5", 6),
 }
 # a plain family; windows and ropes by layer; recurrent layers; layers that share keys
 FAST = "llama-gqa", "gemma3", "qwen3.5", "gemma4-e"
@@ -136,6 +139,19 @@ def test_apply_path_shares_parameters(model):
     assert {id(parameter) for parameter in model.parameters()} < own.keys()
 
 
+def test_apply_path_keeps_no_weights_and_no_cache_of_missing_parts(model, batch):
+    apply_path(model, "0m,0,1a,1m,2*0.5")
+    layers = model.model.layers
+    names = [{name.partition(".")[0] for name, _ in layer.named_parameters()} for layer in layers]
+    assert ["mlp" in of_layer for of_layer in names] == [True, True, False, True, True]
+    assert ["self_attn" in of_layer for of_layer in names] == [False, True, True, False, True]
+    with torch.no_grad():
+        cache = model(input_ids=batch).past_key_values
+    kept = [layer for layer in cache.layers if layer.keys is not None]
+    assert [layer.keys.shape[-2] for layer in kept] == [batch.shape[1]] * 3
+    assert layers[1].mlp.up_proj.weight is layers[0].mlp.up_proj.weight
+
+
 def test_apply_path_adds_up_the_gradients_of_a_repeated_layer(batch):
     """Against explicit copies of the layers, in double precision."""
     shared = made("qwen3.5").double()
@@ -220,10 +236,11 @@ def test_apply_path_changes_every_config_of_the_text_part(batch):
     np.testing.assert_array_equal(decoded(model, ids), decoded(model, ids, use_cache=False))
 
 
+@pytest.mark.parametrize("path", [REPEAT, PARTS], ids=["repeat", "parts"])
 @pytest.mark.parametrize("variant", ["gemma3", "qwen3.5"])
-def test_apply_path_with_a_static_cache(variant, batch):
+def test_apply_path_with_a_static_cache(variant, path, batch):
     model = made(variant)
-    apply_path(model, REPEAT)
+    apply_path(model, path)
     tokens = decoded(model, batch, cache_implementation="static")
     np.testing.assert_array_equal(tokens, decoded(model, batch))
 
@@ -255,6 +272,16 @@ def test_hooks_of_a_layer_run_at_each_of_its_positions(model, batch):
     runs.clear()
     logits(model, batch)
     assert runs == ["layer"]
+
+
+def test_hooks_of_a_layer_see_the_state_after_a_share_of_its_update(model, batch):
+    seen = []
+    model.model.layers[2].register_forward_hook(lambda *called: seen.append(called[2]))
+    apply_path(model, "0-1,2*0.5")
+    with torch.no_grad():
+        states = model(input_ids=batch, output_hidden_states=True, use_cache=False).hidden_states
+    assert torch.equal(model.model.norm(seen[0]), states[-1])
+    assert not torch.equal(seen[0], states[-2])
 
 
 def test_remove_path_keeps_the_mode_of_the_model(model):
@@ -335,6 +362,7 @@ def refusals():
 
     yield "0,6", None, r"names layer 6, but the model has layers 0\.\.5"
     yield [0, 6], None, r"layer ids \[6\], but the model has layers 0\.\.5"
+    yield "0,2b", None, "has '2b' where a layer id"
     yield [], None, "a path needs at least one layer"
     yield "0-", None, "where a layer id"
     yield np.array([0.0, 1.5]), None, "path holds float64, but layer ids are whole numbers"
@@ -360,6 +388,8 @@ def test_apply_path_refuses_layers_before_those_whose_keys_they_share():
     model = made("gemma4-e")
     with pytest.raises(ValueError, match="runs layer 4, which attends to the keys and values of"):
         apply_path(model, (0, 4, 1, 2, 3, 5))
+    with pytest.raises(ValueError, match="runs layer 4, which attends to the keys and values of"):
+        apply_path(model, "0-2,3m,4")  # the MLP of layer 3 makes none
     apply_path(model, SHARING["repeat"])
     with pytest.raises(ValueError, match="runs layer 5, which attends to the keys and values of"):
         apply_path(model, (1, 2, 3, 5, 0))
