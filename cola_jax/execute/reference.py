@@ -1,6 +1,7 @@
 """`run_path`, the definition of running a path, and the influence of layers."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def run_path(
     *,
     dtype: DTypeLike | None = None,
     return_states: bool = False,
-    shares: Float[ArrayLike, " P"] | None = None,
+    shares: ArrayLike | Sequence[float] | None = None,
 ) -> Any:
     """Run every prompt along a path; this is the meaning of a path.
 
@@ -47,8 +48,8 @@ def run_path(
         same padded length share one compilation.
       dtype: of the activations: float32, bfloat16 or float16; the weights' own when None.
       return_states: return the hidden states as well.
-      shares: of the updates of the steps, in place of the path's own; any numbers. The result is
-        differentiable in them.
+      shares: [P] of the updates of the steps, in place of the path's own; any numbers. The result
+        is differentiable in them.
 
     Returns:
       float32 logits [B, T, V] in the columns of the prompts, 0 at padding, or [B, Q, V] at the
