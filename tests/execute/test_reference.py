@@ -86,12 +86,12 @@ def test_shares_take_the_place_of_those_of_the_path(model):
     ones = cola_jax.run_path(model, ids, whole, shares=np.ones(len(path)))
     expected = cola_jax.run_path(model, ids, whole)
     assert oracle.relative_error(ones, expected) < oracle.TOLERANCE
-    none = cola_jax.run_path(model, ids, [0, 3, 3], shares=[1, 0, 0])  # as if it did not run
+    none = cola_jax.run_path(model, ids, [0, 3, 3], shares=[1.0, 0.0, 0.0])  # as if it did not run
     # to rounding: the state is the one after the layer, less its whole update
     expected = cola_jax.run_path(model, ids, [0])
     assert oracle.relative_error(none, expected) < oracle.TOLERANCE
     with pytest.raises(ValueError, match=r"shares \[2\] for a path \[3\]: give one for each"):
-        cola_jax.run_path(model, ids, [0, 1, 2], shares=[1, 0.5])
+        cola_jax.run_path(model, ids, [0, 1, 2], shares=[1.0, 0.5])
 
 
 def test_run_path_refuses_ids_without_a_step(model):
