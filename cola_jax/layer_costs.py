@@ -88,6 +88,14 @@ class LayerCosts:
         """The cost of the identity path."""
         return math.fsum(self.of_layer)
 
+    def with_shares(self, shares: PartCosts) -> "LayerCosts":
+        """Return costs whose parts cost these shares [L][2] of their layer, as `part_costs`."""
+        parts = (
+            tuple(cost * share for share in of_layer)
+            for cost, of_layer in zip(self.of_layer, shares, strict=True)
+        )
+        return dataclasses.replace(self, parts=tuple(parts))
+
     def of(self, path: Iterable[int]) -> float:
         """Return the cost of a path; those of the same steps in another order are equal.
 
@@ -122,7 +130,7 @@ class LayerCosts:
 
 def check_cost(cost: Any, name: str) -> None:
     """Raise InputError for a cost that is no number of milliseconds."""
-    if isinstance(cost, bool) or not isinstance(cost, Real) or not 0 < cost <= MOST:
+    if isinstance(cost, bool) or not isinstance(cost, Real) or not 0 < float(cost) <= MOST:
         raise InputError(
             f"the cost of {name} is {shown(cost)}: give milliseconds above 0 and up to {MOST:g}."
         )
@@ -169,7 +177,8 @@ def read_layer_costs(
     a file with other content, and for one of another model than that of this digest.
     """
     if file is None:
-        return LayerCosts(num_layers, parts=None if shares is None else tuple(map(tuple, shares)))
+        costs = LayerCosts(num_layers)
+        return costs if shares is None else costs.with_shares(shares)
     with reading(file):
         content = from_json(read_text(file))
         measured = content if isinstance(content, Mapping) else {"milliseconds": content}
@@ -184,12 +193,7 @@ def read_layer_costs(
         if parts is not None:
             pairs = list_of(parts, "pairs of milliseconds")
             return dataclasses.replace(costs, parts=tuple(map(to_tuple, pairs)))
-        if shares is not None:
-            parts = tuple(
-                tuple(cost * share for share in of_layer)
-                for cost, of_layer in zip(table, shares, strict=True)
-            )
-        return dataclasses.replace(costs, parts=parts)
+        return costs if shares is None else costs.with_shares(shares)
 
 
 def list_of(table: Any, name: str) -> tuple[Any, ...]:

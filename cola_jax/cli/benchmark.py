@@ -23,7 +23,7 @@ from cola_jax.cli.results import print_results
 from cola_jax.engine.devices import Devices, choose_dtype
 from cola_jax.errors import InputError
 from cola_jax.files import check_file
-from cola_jax.layer_costs import LAYER
+from cola_jax.layer_costs import LAYER, PARTS
 from cola_jax.progress import log
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
@@ -49,7 +49,8 @@ class Benchmark(TaskCommand):
     out: Annotated[Path | None, arg(name="output", aliases=["-o"])] = None
     """JSON file for all measurements; layer_costs.json by default with --layers."""
     layers: bool = False
-    """Time each layer on the task's prompts instead, for --layer-costs of other commands."""
+    """Time each layer on the task's prompts instead, and its attention and its MLP alone, for
+    --layer-costs of other commands."""
     rounds: int = 5
     """Number of searches, or runs of each layer, that are timed, after one that compiles."""
     simulations: int = 32
@@ -86,7 +87,7 @@ class Benchmark(TaskCommand):
         return open_session(self.model, self.task.prepare, run, {"task": self.task.task})
 
     def time_layers(self) -> "Results":
-        """Time the layers on the first questions, in milliseconds a question."""
+        """Time layers and their parts on the first questions, in milliseconds a question."""
         import numpy as np
 
         from cola_jax.execute.layer_times import time_layers
@@ -108,7 +109,11 @@ class Benchmark(TaskCommand):
         )
         unit = 1000 / len(encoded)
         of_layers = unit * np.median(times.layers, axis=0)
-        rows = {LAYER.format(i): time for i, time in enumerate(of_layers)}
+        of_parts = unit * np.median(times.parts, axis=0)
+        rows = {}
+        for i, time in enumerate(of_layers):
+            rows[LAYER.format(i)] = time
+            rows |= {name.format(i): of_parts[i, part] for part, name in enumerate(PARTS)}
         rows |= {"sum of layers": of_layers.sum(), "whole path": unit * np.median(times.path)}
         estimates = [
             Estimate("time of a question", group, float(time), "ms", n=len(encoded))

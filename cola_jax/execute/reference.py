@@ -24,6 +24,7 @@ from cola_jax.model import embed, residual, run_layer, unembed, view_of
 from cola_jax.params import Model
 from cola_jax.path import STOP, unpad_path
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike
+from cola_jax.steps import ATTENTION, MLP, Step
 
 
 def run_path(
@@ -133,39 +134,49 @@ def read_out(model: Model, prompts: Prompts, h: Float[Array, "B T D"]) -> Float[
     return unembed(model, jnp.take_along_axis(h, jnp.maximum(read, 0)[:, :, None], axis=1))
 
 
-def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
+def block_influence(model: Model, prompts: Prompts, parts: bool = False) -> np.ndarray:
     """Return 1 - cos(state before, state after) of every layer [L], mean over prompt tokens.
 
-    As ShortGPT (arXiv 2403.03853, section 3.2) ranks layers for removal; float32.
+    As ShortGPT (arXiv 2403.03853, section 3.2) ranks layers for removal; float32. With `parts`,
+    that of the attention and of the MLP of every layer [L, 2]: the MLP runs on the state that the
+    attention leaves.
     """
     sharding = replicated(model)
-    total = np.zeros(model.config.num_layers)
+    total = np.zeros((model.config.num_layers, 2) if parts else model.config.num_layers)
     count = 0
     for b in range(len(np.asarray(prompts.ids))):
         row = jax.tree.map(
             lambda x, b=b: jax.device_put(np.asarray(x)[b : b + 1], sharding), prompts
         )
-        influence, tokens = sum_influence(model, row)
+        influence, tokens = sum_influence(model, row, parts=parts)
         total = total + np.asarray(influence)
         count = count + int(tokens)
     return total / count
 
 
-@jax.jit
-def sum_influence(model: Model, prompts: Prompts) -> tuple[Float[Array, " L"], Array]:
-    """Sum the influence of every layer over the tokens of prompts, and count these."""
+@functools.partial(jax.jit, static_argnames="parts")
+def sum_influence(
+    model: Model, prompts: Prompts, *, parts: bool
+) -> tuple[Float[Array, "*L"], Array]:
+    """Sum the influence of every layer, or part, over the tokens of prompts, and count these."""
     h = embed(model, prompts)
     tokens = view_of(model, prompts)
     of_prompt = tokens.branch == PROMPT
 
+    def influence(before, after):
+        states = (residual(model.config, x) for x in (before, after))
+        return jnp.sum(1 - cosine(*states), where=of_prompt)
+
     def step(h, i):
         after = run_layer(model, i, h, tokens)
-        return after, jnp.sum(
-            1 - cosine(*(residual(model.config, x) for x in (h, after))), where=of_prompt
-        )
+        if not parts:
+            return after, influence(h, after)
+        attended = run_layer(model, i + Step(0, ATTENTION).mark, h, tokens)
+        mixed = run_layer(model, i + Step(0, MLP).mark, attended, tokens)
+        return after, jnp.stack([influence(h, attended), influence(attended, mixed)])
 
-    _, influence = jax.lax.scan(step, h, jnp.arange(model.config.num_layers))
-    return influence, of_prompt.sum()
+    _, influences = jax.lax.scan(step, h, jnp.arange(model.config.num_layers))
+    return influences, of_prompt.sum()
 
 
 def cosine(x: Float[Array, "*B D"], y: Float[Array, "*B D"]) -> Float[Array, "*B"]:

@@ -30,7 +30,7 @@ def test_benchmark_writes_what_its_table_shows(
     main([*command, "--layers", "--rounds", "1", "--output", str(file)])
     results = read_results(file)
     times = {each.group: each for each in results if each.group}
-    assert len(times) == tiny.LAYERS + 2
+    assert len(times) == 3 * tiny.LAYERS + 2
     assert min(each.value for each in times.values()) > 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"layer 4 {times['layer 4'].text}" in shown
@@ -39,6 +39,7 @@ def test_benchmark_writes_what_its_table_shows(
     read = read_layer_costs(file, tiny.LAYERS, digest)
     assert read.total == pytest.approx(times["sum of layers"].value)
     assert read.of_layer[4] == times["layer 4"].value
+    assert read.of_parts[4] == (times["attention 4"].value, times["mlp 4"].value)
     with pytest.raises(InputError, match="its model is"):
         read_layer_costs(file, tiny.LAYERS, "another")
     assert "rounds must be at least 1" in refused(*command, "--rounds", "0")

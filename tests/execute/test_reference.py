@@ -259,6 +259,17 @@ def test_influence_is_one_minus_the_cosine_of_states(model):
     np.testing.assert_allclose(block_influence(model, prompts), expected, atol=1e-5)
 
 
+def test_influence_of_parts_is_that_of_their_steps(model):
+    """The steps of a path that runs attention and MLP of each layer one after the other."""
+    prompts = Prompts.stack([Prompts.plain(oracle.random_ids(1, 9)[0])])
+    path = [step for i in range(oracle.LAYERS) for step in (f"{i}a", f"{i}m")]
+    _, states = cola_jax.run_path(model, prompts, ",".join(path), return_states=True)
+    unit = states[:, 0] / np.linalg.norm(states[:, 0], axis=-1, keepdims=True)
+    expected = 1 - (unit[:-1] * unit[1:]).sum(axis=-1).mean(axis=-1)
+    found = block_influence(model, prompts, parts=True)
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("first", [2, 52])
 def test_embeddings_replace_those_of_tokens(model, first):
     """The same with ids and with their embeddings, within a shared prefix and after one."""
