@@ -85,6 +85,11 @@ def part_of(ids: Any) -> Any:
     return ids >> LAYER_BITS + SHARE_BITS & (1 << PART_BITS) - 1
 
 
+def missing_part(id: int) -> int | None:
+    """Return the part of a layer that a step leaves out; None for a whole layer."""
+    return {ATTENTION: MLP, MLP: ATTENTION}.get(part_of(id))
+
+
 def share_of(ids: Any) -> Any:
     """Return the shares of ids, as floats."""
     thousandths = ids >> LAYER_BITS & (1 << SHARE_BITS) - 1
@@ -113,6 +118,11 @@ def is_step(ids: Any, num_layers: int) -> Any:
     # a share of 1 has no bits, so that a step has one id
     known = (share != THOUSANDTHS) & (share <= LARGEST_SHARE * THOUSANDTHS) & (part_of(ids) <= MLP)
     return in_range & known
+
+
+def has_share(ids: Any) -> Any:
+    """Tell which ids add another share of an update than all of it."""
+    return (ids >> LAYER_BITS & (1 << SHARE_BITS) - 1) * (ids >= 0) != 0
 
 
 def is_whole(ids: Any) -> Any:

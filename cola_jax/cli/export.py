@@ -72,9 +72,11 @@ class Export(Command):
 
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
+        from cola_jax.deploy.model_card import ZEROS_NOTE
         from cola_jax.deploy.path_file import read_path
         from cola_jax.formats.identity import Identity
-        from cola_jax.path import format_path
+        from cola_jax.path import format_path, is_whole_path
+        from cola_jax.steps import part_of
 
         if exists(self.model):
             check_apart(self.out, self.model)
@@ -103,11 +105,14 @@ class Export(Command):
         }
         command = write[self.format](directory, metadata, path)
         size = written_bytes(self.out) / 1e6
+        runs = "layers" if is_whole_path(path) else "steps in layers"
         console.print(
-            f"{self.out}: path {format_path(path)}, {len(path)} layers of {num_layers}, "
+            f"{self.out}: path {format_path(path)}, {len(path)} {runs} of {num_layers}, "
             f"{size:,.1f} MB",
             soft_wrap=True,
         )
+        if any(map(part_of, path)) and self.format not in ENGINES:
+            console.print(ZEROS_NOTE, soft_wrap=True)
         if command is not None:
             console.print(command, soft_wrap=True)
         self.repository.push(self.out, "model")

@@ -12,6 +12,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.deploy.export import (
     Selected,
+    check_no_shares,
     choose_layers,
     exporting,
     save_tensors,
@@ -23,9 +24,9 @@ from cola_jax.errors import InputError
 from cola_jax.formats.config_json import model_type_of, select_layers
 from cola_jax.formats.families import FAMILIES, has_attribute
 from cola_jax.formats.table import expected
-from cola_jax.path import LayerPath, ascending_ranges, format_path, validate
+from cola_jax.path import LayerPath, ascending_ranges, format_path, is_whole_path, validate
 from cola_jax.progress import OnProgress, ignore_progress
-from cola_jax.steps import run_of
+from cola_jax.steps import Step, run_of
 from cola_jax.storage import AnyPath
 
 FOLDER = "base"  # of a base that is written, in that of the adapter
@@ -52,7 +53,9 @@ def export_adapter(
     """Write a path as a PEFT adapter, which repeats layers of a base model without their weights.
 
     The base is the original on the Hub where the checkpoint came from there, else the layers that
-    the path runs, each once, in the folder `base` of the adapter. Arguments are those of `export`.
+    the path runs, each once, in the folder `base` of the adapter: so is that of a path with parts
+    of layers, and a layer that runs whole and in part is there twice. Arguments are those of
+    `export`.
 
     Raises InputError, before any work, as `export`, and for a path that PEFT cannot run or that
     shares nothing.
@@ -94,20 +97,21 @@ def choose_base(config: ModelConfig, path: LayerPath, metadata: dict[str, Any]) 
             "or scales by how often they run. Export with --format hf."
         )
     origin = metadata["origin"]
-    if origin["kind"] == "hub" and "multimodal" not in origin:
+    check_no_shares(path)
+    if origin["kind"] == "hub" and "multimodal" not in origin and is_whole_path(path):
         original = choose_layers(config, tuple(range(config.num_layers)), metadata["dtype"])
         differ = types_differ(original, path)
         if len(path) > config.num_layers or not differ:
             check_slices(original, path, cannot)
             return Base(origin["name"], origin["revision"], original, path, differ)
-    layers = tuple(sorted(set(path)))
-    if len(layers) == len(path):
+    steps = tuple(sorted(set(path), key=Step.of))  # by layer
+    if len(steps) == len(path):
         raise InputError(
             f"path {format_path(path)} runs no layer twice, so an adapter would share nothing: "
             "export with --format hf."
         )
-    selected = choose_layers(config, layers, metadata["dtype"])
-    within = tuple(layers.index(layer) for layer in path)
+    selected = choose_layers(config, steps, metadata["dtype"])
+    within = tuple(steps.index(step) for step in path)
     check_slices(selected, within, cannot)
     return Base(None, None, selected, within, types_differ(selected, within))
 

@@ -16,7 +16,7 @@ from cola_jax.formats.config_json import model_type_of
 from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.huggingface import CONFIG, read_config_file
 from cola_jax.formats.identity import HUB_ID, Identity
-from cola_jax.path import LayerPath, ascending_ranges, format_path, validate
+from cola_jax.path import LayerPath, ascending_ranges, format_path, is_whole_path, validate
 
 # model types whose classes exllamav3 1.4.1 has; layer maps came with 0.0.31
 EXLLAMAV3 = {
@@ -128,7 +128,15 @@ def vllm_command(base: str, revision: str | None, overrides: Mapping[str, Any]) 
 
 
 def layer_map(path: LayerPath) -> str:
-    """Return a path as exllamav3's `-layer_map` takes it: ids, and ranges with both ends."""
+    """Return a path as exllamav3's `-layer_map` takes it: ids, and ranges with both ends.
+
+    InputError for a path with parts or shares of layers.
+    """
+    if not is_whole_path(path):
+        raise InputError(
+            f"path {format_path(path)} has parts or shares of layers, and exllamav3 runs whole "
+            "ones: export parts with --format hf, and shares with --format vllm."
+        )
     return ",".join(
         str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in ascending_ranges(path)
     )

@@ -20,15 +20,15 @@ from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.deploy.model_card import model_card, write_eval_results
 from cola_jax.errors import InputError
 from cola_jax.files import check_apart, check_writable, exists
-from cola_jax.formats.config_json import select_layers, write_config
-from cola_jax.formats.families import read_config
+from cola_jax.formats.config_json import model_type_of, select_layers, write_config
+from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.peers import mergekit_config
-from cola_jax.formats.table import Row, expected, unstack
+from cola_jax.formats.table import OUTPUTS, Row, expected, output_names, unstack
 from cola_jax.params import cast, field_of, kind_of_weight, scale_of, shapes
 from cola_jax.path import LayerPath, format_path, validate
 from cola_jax.progress import OnProgress, ignore_progress
-from cola_jax.steps import layer_of
+from cola_jax.steps import has_share, layer_of
 from cola_jax.storage import AnyPath
 
 SHARD_BYTES = 2**30
@@ -37,7 +37,7 @@ SHARD_BYTES = 2**30
 class Selected(NamedTuple):
     """The layers of a checkpoint that are written, in order, and the model that they make."""
 
-    layers: tuple[int, ...]
+    path: LayerPath  # layers, of which some may lack a part
     places: tuple[int, ...]  # of these in the stacks of their kinds
     config: ModelConfig  # of the model that is written
     values: dict[str, Any]  # of its config.json
@@ -54,6 +54,7 @@ def export(
 ) -> None:
     """Write the model that a path makes of a checkpoint, in Hugging Face layout.
 
+    Where a step lacks its attention or MLP, the weights of the output of this part are zeros.
     Holds one stacked weight and copies of one file of weights at a time; the destination appears
     only when complete.
 
@@ -79,6 +80,7 @@ def write_recipe(
 ) -> None:
     """Write a path as a passthrough merge of layer ranges, for `mergekit-yaml`.
 
+    The output of a part that a step lacks is scaled to zeros.
     `model` is the name of the original for mergekit: a Hub id, also with `@revision`, or a
     directory. Raises InputError if the destination exists, or if the layers of the model differ in
     their kind of attention: mergekit sets `num_hidden_layers` and copies the rest of config.json,
@@ -91,7 +93,10 @@ def write_recipe(
                 "this model differ in kind, window or rotary embedding, which mergekit does not "
                 "move with them. Export with --format hf."
             )
-        file.write_text(mergekit_config(path, model), encoding="utf-8")
+        check_no_shares(validate(path, config.num_layers))
+        table = FAMILIES[model_type_of(config)].weights
+        outputs = {part: output_names(table, part) for part in OUTPUTS}
+        file.write_text(mergekit_config(path, model, outputs), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -114,13 +119,25 @@ def exporting(destination: AnyPath, *sources: Path, folder: bool = True) -> Iter
         yield partial
 
 
-def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
-    """Choose the layers to write; InputError where config.json cannot describe them."""
-    config.check_keys(layers)
-    values = write_config(select_layers(config, layers), dtype)
+def choose_layers(config: ModelConfig, path: LayerPath, dtype: str) -> Selected:
+    """Choose the layers to write; InputError where weights or config.json cannot hold them."""
+    check_no_shares(path)
+    config.check_keys(path)
+    values = write_config(select_layers(config, path), dtype)
     written, rows = read_config(values)
-    places = tuple(config.stack_index[layer] for layer in layers)
-    return Selected(layers, places, written, values, rows)
+    places = tuple(config.stack_index[layer_of(step)] for step in path)
+    return Selected(path, places, written, values, rows)
+
+
+def check_no_shares(path: LayerPath) -> None:
+    """Raise InputError for a path with a share of an update, which no weights can express."""
+    if damped := [step for step in path if has_share(step)]:
+        raise InputError(
+            f"path {format_path(path)} adds a share of the update of a layer "
+            f"({format_path(damped[:1])}), and weights cannot: its MLP reads all of what its "
+            "attention adds. Export with --format vllm, or run it in transformers with "
+            "cola_jax.apply_path."
+        )
 
 
 def write_checkpoint(
@@ -141,7 +158,7 @@ def write_checkpoint(
     stored = checkpoint.restore_weights(directory, metadata)
     dtype = metadata["dtype"]
     weights = (
-        (name, cast(name, scaled(config, selected.layers, name, weight), dtype))
+        (name, cast(name, scaled(config, selected.path, name, weight), dtype))
         for name, weight in stored
     )
     write_model(folder, selected, weights, tokens, on_progress)
@@ -155,7 +172,7 @@ def scaled(config: ModelConfig, path: Sequence[int], name: str, weight: Any) -> 
     ids = np.array(path)
     steps[layer_of(ids)] = config.with_runs(ids)
     of_kind = list(config.layers_of(kind_of_weight(name)))
-    return scale_of(config, steps[of_kind], weight)
+    return scale_of(steps[of_kind], weight)
 
 
 def write_model(
@@ -177,7 +194,7 @@ def write_model(
     done = 0
     shards: dict[str, dict[str, np.ndarray]] = {name: {} for name in plan.filename_to_tensors}
     arrays = ((name, np.asarray(weight)) for name, weight in weights)
-    of_original = selected.layers, selected.places
+    of_original = selected.path, selected.places
     for name, array in unstack(arrays, selected.rows, selected.config, *of_original):
         file = plan.tensor_to_filename[name]
         shards[file][name] = array

@@ -38,7 +38,7 @@ from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.storage import EXTRAS, AnyPath, is_url, path_of
 
 PATH_FILE = "path.json"
-PATH_TEXT = re.compile(r"\s*(?:[0-9(][0-9\s,()x-]*)?")  # never read as a name
+PATH_TEXT = re.compile(r"\s*(?:[0-9(][0-9\s,()xam*.-]*)?")  # never read as a name
 FORMS = (
     "a path is a text such as 0-5,7,7,8-29, a JSON file with the field path, a folder with a "
     f"{PATH_FILE}, or the repository OWNER/NAME of the Hub that has one"
@@ -124,7 +124,7 @@ class PathFile(BaseModel):
         """Return the layers of the path, or of the one that was found, through a model.
 
         Raises InputError for a file of another model, layers that this one lacks, and a path of
-        more than `max_length` layers, by default 2 * num_layers.
+        more than `max_length` steps, by default 2 * num_layers.
         """
         if model is not None:
             model.check(name, self.model, self.model_name, self.model_dtype)
@@ -167,9 +167,9 @@ class PathFile(BaseModel):
 def find_path_file(text: str) -> epath.Path | None:
     """Find the file that a text names, downloading the `path.json` of a repository of the Hub.
 
-    A text of digits and punctuation is always a path. A local file or folder comes before a
-    repository OWNER/NAME, also with @REVISION. Returns None where there is no such file. Raises
-    InputError where the Hub cannot be asked, or has no such repository.
+    A text of digits, punctuation and the letters of steps is always a path. A local file or folder
+    comes before a repository OWNER/NAME, also with @REVISION. Returns None where there is no such
+    file. Raises InputError where the Hub cannot be asked, or has no such repository.
     """
     is_elsewhere = is_url(text) and text.partition(":")[0] not in EXTRAS  # such as dropped:/x
     if PATH_TEXT.fullmatch(text) or is_elsewhere:

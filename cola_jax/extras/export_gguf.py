@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
@@ -16,12 +16,13 @@ from cola_jax.checkpoint import (
     stored_dtype,
 )
 from cola_jax.config import ModelConfig
-from cola_jax.deploy import exporting
+from cola_jax.deploy import check_no_shares, exporting
 from cola_jax.errors import InputError, check_belongs, shown
-from cola_jax.formats import LARGEST, Row, open_gguf, read_file, stack
+from cola_jax.formats import LARGEST, Row, is_left_out, open_gguf, read_file, stack
 from cola_jax.params import INT8, Int8, kind_of_weight
-from cola_jax.path import format_path, validate
+from cola_jax.path import format_path, is_whole_path, validate
 from cola_jax.progress import log
+from cola_jax.steps import layer_of
 from cola_jax.storage import AnyPath
 
 # llama.cpp treats the layers of these alike, whatever their place
@@ -37,6 +38,14 @@ FREE = ("context", "model_type", "rooted_scales")  # fields of a config that are
 ORIGINAL = "give the .gguf file that the model was converted from, or search this one"
 
 
+class Placed(NamedTuple):
+    """A tensor to write: its new name, that of the source, and whether zeros take its place."""
+
+    name: str
+    tensor: ReaderTensor
+    is_zeros: bool = False
+
+
 def export_gguf(
     source: Path,
     path: Sequence[int],
@@ -45,6 +54,7 @@ def export_gguf(
 ) -> None:
     """Write a GGUF file whose layers are those of a path, without requantising anything.
 
+    Where a step lacks a part, the tensors of the output of this part are zeros.
     All keys are copied, the license among them, and the source is recorded as the base model.
     Layers that predict further tokens are left out. The path is one of `checkpoint`, which must be
     converted from the source; without it, of the source alone.
@@ -59,13 +69,15 @@ def export_gguf(
         layers = size_of(source, reader, f"{architecture}.block_count")
         layers -= size_of(source, reader, f"{architecture}.{FURTHER}", 0)
         path = validate(path, layers)
+        check_no_shares(path)
         interval = f"{architecture}.full_attention_interval"
         period = PERIODS.get(architecture, 1)
         period = max(1, size_of(source, reader, interval, period))
         check_places(path, architecture, layers, period)
         if checkpoint is not None:
             check_original(source, checkpoint)
-        placed = list(place_tensors(source, reader, path))
+        rows = () if is_whole_path(path) else open_gguf(source).rows
+        placed = list(place_tensors(source, reader, path, rows))
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
         writer.data_alignment = reader.alignment
@@ -145,7 +157,7 @@ def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> N
 def check_places(path: Sequence[int], architecture: str, layers: int, period: int) -> None:
     """Raise InputError where llama.cpp would run a layer of the path differently at its place."""
     start = f"path {format_path(path)} cannot be written as GGUF"
-    for place, layer in enumerate(path):
+    for place, layer in enumerate(map(layer_of, path)):
         if (layer % period == period - 1) != (place % period == period - 1):
             raise InputError(
                 f"{start}: in {architecture} files one layer in {period} has full attention, by "
@@ -177,7 +189,7 @@ def copy_metadata(
         elif kind == GGUFValueType.ARRAY:
             items = field.types[-1]
             if field.name.startswith(f"{architecture}.") and len(contents) == layers:
-                contents = [contents[layer] for layer in path]
+                contents = [contents[layer_of(step)] for step in path]
         writer.add_key_value(field.name, contents, kind, items)
     writer.add_string(PATH_KEY, format_path(path))
     if name := field_value(reader, "general.name"):
@@ -185,26 +197,27 @@ def copy_metadata(
         writer.add_base_model_name(0, name)
 
 
-def copy_tensors(
-    placed: list[tuple[str, ReaderTensor]], writer: GGUFWriter, endianess: GGUFEndian
-) -> None:
+def copy_tensors(placed: list[Placed], writer: GGUFWriter, endianess: GGUFEndian) -> None:
     """Copy tensors from file to file one by one; nothing is held in memory."""
-    for name, tensor in placed:
+    for name, tensor, _ in placed:
         data = tensor.data
         writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, tensor in placed:
-        writer.write_tensor_data(tensor.data, tensor_endianess=endianess)
+    for _, tensor, is_zeros in placed:
+        # of every type: values are a multiple of a scale, which then is zero, or are bits
+        data = np.zeros_like(tensor.data) if is_zeros else tensor.data
+        writer.write_tensor_data(data, tensor_endianess=endianess)
 
 
 def place_tensors(
-    source: Path, reader: GGUFReader, path: Sequence[int]
-) -> Iterator[tuple[str, ReaderTensor]]:
+    source: Path, reader: GGUFReader, path: Sequence[int], rows: Sequence[Row]
+) -> Iterator[Placed]:
     """Yield the tensors to write under their new names: those of no layer, then by place.
 
-    Raises InputError if the file lacks a layer of the path.
+    `rows` are those of the file, where a step of the path lacks a part. Raises InputError if the
+    file lacks a layer of the path.
     """
     layers: dict[int, list[tuple[str, ReaderTensor]]] = {}
     for tensor in reader.tensors:
@@ -212,9 +225,11 @@ def place_tensors(
         if match:
             layers.setdefault(int(match[1]), []).append((match[2], tensor))
         else:
-            yield tensor.name, tensor
-    for place, layer in enumerate(path):
+            yield Placed(tensor.name, tensor)
+    for place, step in enumerate(path):
+        layer = layer_of(step)
+        left_out = {row.theirs.partition("{i}.")[2] for row in rows if is_left_out(row, step)}
         if layer not in layers:
             raise InputError(f"{source} has no tensors of layer {layer}: it is not a whole model.")
         for name, tensor in layers[layer]:
-            yield f"blk.{place}.{name}", tensor
+            yield Placed(f"blk.{place}.{name}", tensor, name in left_out)

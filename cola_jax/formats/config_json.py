@@ -8,6 +8,7 @@ from cola_jax.errors import InputError, reading
 from cola_jax.formats.attributes import write_attributes
 from cola_jax.formats.families import FAMILIES, has_attribute, read_config
 from cola_jax.formats.ropes import with_llama3
+from cola_jax.steps import MLP, layer_of, part_of
 
 
 def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
@@ -60,13 +61,20 @@ def model_type_of(config: ModelConfig) -> str:
 def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
     """Return the config of the model whose layers are those of a path, with their attributes.
 
-    Kinds of layers that share keys are left out where the path has none of them.
+    Kinds of layers that share keys are left out where the path has none of them. A step that lacks
+    a part is a layer as others, but one without attention lends no keys.
     """
     fields = config.fields()
+    layers = [layer_of(step) for step in path]
     keys_of: list[int | None] = []
-    for place, layer in enumerate(path if config.keys_of else ()):
+    for place, layer in enumerate(layers if config.keys_of else ()):
         source = config.keys_of[layer]
-        before = [i for i in range(place) if path[i] == source]
+        attends = part_of(path[place]) != MLP
+        before = [
+            i
+            for i in range(place)
+            if layers[i] == source and not (attends and part_of(path[i]) == MLP)
+        ]
         keys_of.append(before[-1] if before else None)
     if config.keys_of and not any(source is not None for source in keys_of):
         own = [kind for kind in fields["kinds"] if "own_keys" not in kind]  # the first ones
@@ -74,7 +82,7 @@ def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
         fields["shared_at"] = None
         keys_of = []
     for name in ("windows", "layer_ropes", "layer_kinds"):
-        fields[name] = tuple(fields[name][layer] for layer in path if fields[name])
+        fields[name] = tuple(fields[name][layer] for layer in layers if fields[name])
     return ModelConfig.from_fields(
         fields
         | {

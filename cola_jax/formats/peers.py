@@ -5,10 +5,12 @@ The layouts are those of tianyi-lab/PoLar 30d0efd (`polar/data.py`), parameterla
 arcee-ai/mergekit a6e4028 (`mergekit/config.py`); peers.md lists the differences from ours.
 """
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,6 +20,7 @@ from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.formats.identity import Identity, named_model
 from cola_jax.path import STOP, Ids, LayerPath, ascending_ranges, format_path, parse_path, validate
+from cola_jax.steps import ATTENTION, MLP, Step, layer_of, missing_part
 
 LayerId = Annotated[int, Field(strict=True, ge=0)]
 PathIds = Annotated[tuple[LayerId, ...], Field(min_length=1)]
@@ -29,6 +32,11 @@ BLOCK = rf"(?:\({PAIR}\)|{PAIR})"
 BLOCKS = re.compile(rf"(?:blocks:)?{BLOCK}(?:;+{BLOCK})*;*")
 RYS_LINE = re.compile(rf"blocks:.*|\({PAIR}\)|.*;.*")
 MERGE_RULE = "A path is a passthrough merge that stacks layers of one model."
+# the last names of the modules that end each part, of all families
+PROJECTIONS = {
+    ATTENTION: ("o_proj", "out_proj"),
+    MLP: ("down_proj", "c_proj", "w2", "output_linear"),
+}
 VALID = "final_valid_transitions"
 INVALID = "final_invalid_transitions"
 COLUMNS = ("best_path", "good_paths", "mcts_correct")  # of Dr.LLM, a list each
@@ -219,11 +227,58 @@ def with_blocks(blocks: Sequence[Sequence[int]], num_layers: int, limit: int) ->
     return tuple(path)
 
 
+class Scale(BaseModel, extra="forbid"):
+    """What tensors are multiplied by, all or those with a text in their names."""
+
+    value: float
+    filter: str | None = None
+
+    @property
+    def part(self) -> int | None:
+        """The part whose output the tensors are; None for all."""
+        return None if self.filter in (None, "*") else part_of_output(self.filter)
+
+
+class Parameters(BaseModel, extra="forbid"):
+    """The parameters of a source; of several scales the first that fits a tensor counts."""
+
+    scale: list[Scale] = []
+
+    def step(self, layer: int) -> int | None:
+        """Return the step that a layer becomes; None where it adds nothing."""
+        scales = [scale for scale in self.scale if scale.part is None]
+        of_part = {}
+        for part in (ATTENTION, MLP):
+            fitting = [scale.value for scale in self.scale if scale.part in (None, part)]
+            of_part[part] = fitting[0] if fitting else 1.0
+        if (scales and scales[0].value != 1) or not {0.0, 1.0}.issuperset(of_part.values()):
+            raise InputError(
+                f"scale multiplies weights of layer {layer} by other than 0 or 1, for which no "
+                "share of its update stands, as the MLP reads the scaled attention. Where no norm "
+                f"follows the projections, a path such as {layer}a*0.5,{layer}m*0.5 does the same"
+            )
+        kept = [part for part, value in of_part.items() if value]
+        if not kept:
+            return None
+        return layer if len(kept) == 2 else Step(layer, kept[0]).id
+
+
+def part_of_output(name: str) -> int:
+    """Return the part that a projection ends; InputError for other names."""
+    end = name.rpartition(".")[2]
+    for part, names in PROJECTIONS.items():
+        if end in names:
+            return part
+    known = ", ".join(itertools.chain(*PROJECTIONS.values()))
+    raise InputError(f"a filter {shown(name)} scales more than the outputs of parts, {known}")
+
+
 class MergeSource(BaseModel, extra="forbid"):
     """Layers [start, end) of a model."""
 
     model: Any
     layer_range: tuple[LayerId, LayerId]
+    parameters: Parameters = Parameters()
 
 
 class Slice(BaseModel, extra="forbid"):
@@ -258,13 +313,15 @@ def merge_path(content: Any, num_layers: int) -> LayerPath:
     """Return the path of a passthrough merge of one model; InputError for other merges."""
     with reading("the merge", MERGE_RULE):
         path: list[int] = []
-        for start, end in (source.layer_range for source in merge_sources(content)):
+        for source in merge_sources(content):
+            start, end = source.layer_range
             if not start < end <= num_layers:
                 raise InputError(
                     f"layer_range [{start}, {end}] must have start < end <= {num_layers}, the "
                     "number of layers"
                 )
-            path += range(start, end)
+            steps = map(source.parameters.step, range(start, end))
+            path += [step for step in steps if step is not None]
         return tuple(path)
 
 
@@ -293,22 +350,30 @@ def merge_model(content: Any) -> str:
     return str(model)
 
 
-def mergekit_config(path: Ids, model_name: str) -> str:
+def mergekit_config(
+    path: Ids, model_name: str, outputs: Mapping[int, Sequence[str]] = MappingProxyType({})
+) -> str:
     """Write a path of a model as the YAML of a passthrough merge, for `mergekit-yaml`.
 
-    The model is a Hub id, with @revision if one is meant, or a local directory. Raises InputError
-    for a path without layers, and names that mergekit would misread.
+    The model is a Hub id, with @revision if one is meant, or a local directory. `outputs` are the
+    names of the projections that end each part of a layer, for paths with parts: those of a missing
+    one are scaled to zeros. Raises InputError for a path without layers, and names that mergekit
+    would misread.
     """
     if not model_name.strip() or "+" in model_name or model_name.count("@") > 1:
         raise InputError(
             f"mergekit cannot use the model name {model_name!r}: give one that is not empty, "
             "without + (a LoRA) and with at most one @revision."
         )
-    layers = [int(layer) for layer in path if layer != STOP]
-    slices = [
-        {"sources": [{"model": model_name, "layer_range": [run.start, run.stop]}]}
-        for run in ascending_ranges(validate(layers, max([0, *layers]) + 1))
-    ]
+    steps = [int(step) for step in path if step != STOP]
+    slices = []
+    for run in ascending_ranges(validate(steps, max([0, *map(layer_of, steps)]) + 1)):
+        source: dict[str, Any] = {"model": model_name}
+        source["layer_range"] = [layer_of(run[0]), layer_of(run[-1]) + 1]
+        if (missing := missing_part(run[0])) is not None:
+            zeros = [{"filter": name, "value": 0.0} for name in outputs[missing]]
+            source["parameters"] = {"scale": [*zeros, {"value": 1.0}]}
+        slices.append({"sources": [source]})
     config = {"merge_method": "passthrough", "slices": slices}
     text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, allow_unicode=True)
     return f"# the path {format_path(path)}\n{text}"

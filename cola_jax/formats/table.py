@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +28,15 @@ from cola_jax.params import (
     weight_bytes,
 )
 from cola_jax.progress import OnProgress, ignore_progress
+from cola_jax.steps import ATTENTION, MLP, layer_of, missing_part
 
 Q8_BLOCK = 32  # values of GGUF's Q8_0 and Q4_0 with a scale, along the last axis
 COUNTERS = ("i", "e")  # placeholders in names, of the layer and the expert
+# our fields of the weights without which a part adds nothing
+OUTPUTS = {
+    ATTENTION: ("o", "o_bias"),
+    MLP: ("down", "down_bias", "expert_down", "expert_down_bias"),
+}
 
 
 class Part(NamedTuple):
@@ -288,15 +295,16 @@ def unstack(
     weights: Iterable[tuple[str, np.ndarray]],
     rows: tuple[Row, ...],
     config: ModelConfig,
-    layers: Sequence[int],
+    path: Sequence[int],
     places: Sequence[int],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the tensors of a checkpoint by their names there, one by one.
 
     `weights` are ours, by field name, stacked over the layers of the original; `rows` and `config`
-    are those of the model to write, whose layer i is `layers[i]`, at `places[i]` of its stack. The
-    inverse of `stack`, in the dtype of `weights`. Tensors that join several weights are held until
-    all of these have come.
+    are those of the model to write, whose layer i is that of the step `path[i]`, at `places[i]` of
+    its stack. Where a step lacks a part, the weights of its output are zeros. The inverse of
+    `stack`, in the dtype of `weights`. Tensors that join several weights are held until all of
+    these have come.
     """
     table, joined = {row.ours: row for row in rows}, Joined(config)
     for field, array in weights:
@@ -306,15 +314,34 @@ def unstack(
         theirs, ours = row.pattern.split(" -> ")
         of_layers, of_kind = "{i}" in row.theirs, config.layers_of(kind_of_weight(field))
         if "L" in ours.split():  # of all layers in one tensor
+            layers = [layer_of(step) for step in path]
             array = array.take(layers, axis=ours.split().index("L"))
         for index, name, shape in expected(row, config):
-            values = array[(places[of_kind[index[0]]], *index[1:])] if of_layers else array
+            values = array
+            if of_layers:
+                place = of_kind[index[0]]
+                values = array[(places[place], *index[1:])]
+                if is_left_out(row, path[place]):
+                    values = np.zeros_like(values)
             values = rearrange(values, f"{ours} -> {theirs}", **row_sizes(row, config))
             values = np.ascontiguousarray(values - row.offset if row.offset else values)
             if row.part is not None:
                 values = joined.add(row, name, shape, values)
             if values is not None:
                 yield name, values
+
+
+def is_left_out(row: Row, step: int) -> bool:
+    """Return whether a row is of the output of the part that a step lacks."""
+    missing = missing_part(step)
+    return missing is not None and field_of(row.ours) in OUTPUTS[missing]
+
+
+def output_names(table: Table, part: int) -> list[str]:
+    """Return the last names of the modules whose weights end a part, such as `o_proj`."""
+    names = [row.theirs for row in table.values() if field_of(row.ours) in OUTPUTS[part]]
+    ends = (re.sub(r"[._](?:weight|bias)$", "", name).rpartition(".")[2] for name in names)
+    return list(dict.fromkeys(ends))
 
 
 class Joined:

@@ -136,6 +136,25 @@ def test_export_writes_the_file_of_a_path_and_prints_a_command(
         shutil.rmtree(tmp_path / "again")
 
 
+def test_export_says_that_missing_parts_are_zeros(tiny_checkpoint, tmp_path, capsys, refused):
+    export(tiny_checkpoint, "0-1,2a,3m", tmp_path / "hf")
+    said = capsys.readouterr().out
+    assert "path 0-1,2a,3m, 4 steps in layers of 5, " in said
+    assert "are zeros here, which is exact and saves neither time nor memory" in said
+    export(tiny_checkpoint, "0-1", tmp_path / "whole")
+    assert "zeros" not in capsys.readouterr().out
+    command = [
+        "export",
+        "--model",
+        tiny_checkpoint,
+        "--path",
+        "0,1*0.5",
+        "--output",
+        tmp_path / "x",
+    ]
+    assert "weights cannot: its MLP reads all" in refused(*command)
+
+
 def test_export_of_a_path_names_the_folder_of_its_model(tiny_checkpoint, tmp_path, capsys, refused):
     command = ["--format", "vllm", "--chosen-on", "unknown"]
     export(tiny_checkpoint, "0-1,3-4", tmp_path / "out", *command)

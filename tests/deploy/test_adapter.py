@@ -16,6 +16,7 @@ from cola_jax.deploy.adapter import Base, choose_base, export_adapter, write_ada
 from cola_jax.deploy.export import export
 from cola_jax.files import written_bytes
 from cola_jax.formats.conversion import convert
+from cola_jax.path import parse_path
 from tests import oracle
 
 REPEATS = (0, 2, 3, 2, 3, 3, 1)  # of 0 to 4: ranges that go back, a layer three times, one skipped
@@ -130,7 +131,7 @@ def test_choose_base_writes_one_where_types_would_be_wrong_unnoticed(pair, tmp_p
     models, ids = pair("gemma3"), oracle.random_ids(2)
     base = adapter_of(models, OUT_OF_PLACE, tmp_path)
     assert base.hub is None
-    assert base.layers.layers == (0, 1, 2)
+    assert base.layers.path == (0, 1, 2)
     assert base.path == OUT_OF_PLACE
     with pytest.raises(IndexError):  # the types of the base's own config are too few
         their_logits(read_by_peft(exported(models, base, tmp_path / "base"), tmp_path), ids)
@@ -145,8 +146,21 @@ def test_choose_base_writes_one_where_types_would_be_wrong_unnoticed(pair, tmp_p
         adapter_of(models, (0, 2), tmp_path)
 
 
+def test_export_adapter_writes_a_layer_that_runs_whole_and_in_part_twice(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    from_hub(monkeypatch, tiny_checkpoint)  # whose layers are all whole
+    path = parse_path("0,1,1a,1,1a,3m", 5)
+    export_adapter(tiny_checkpoint, path, tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "base"
+    assert settings["layer_replication"] == [[0, 3], [1, 4]]
+    model = read_by_peft(tmp_path / "out" / "base", tmp_path / "out")
+    assert_runs_as_run_path(model, tiny_checkpoint, path)
+
+
 def exported(models, base, folder: Path) -> Path:
-    export(models.checkpoint, base.layers.layers, folder)
+    export(models.checkpoint, base.layers.path, folder)
     return folder
 
 

@@ -19,6 +19,7 @@ from cola_jax.deploy.engine_commands import (
 )
 from cola_jax.errors import InputError
 from cola_jax.formats.families import FAMILIES
+from cola_jax.path import parse_path
 
 COMMIT = "c" * 40
 ON_HUB = BaseWeights("someone/tiny", COMMIT, on_hub=True)
@@ -46,6 +47,11 @@ def parse_layer_map(text):
 def test_layer_map_has_both_ends_of_ranges(path, text):
     assert layer_map(path) == text
     assert parse_layer_map(text) == path
+
+
+def test_layer_map_refuses_parts_and_shares():
+    with pytest.raises(InputError, match=r"path 0,1a has parts or shares .* --format hf, and sh"):
+        layer_map(parse_path("0,1a", 2))
 
 
 def config_of(pair, variant):

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 import cola_jax
 from cola_jax import checkpoint
+from cola_jax.deploy.adapter import export_adapter
 from cola_jax.deploy.export import (
     choose_layers,
     export,
@@ -19,13 +20,16 @@ from cola_jax.formats.config_json import select_layers
 from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.params import field_of, kind_of_weight, shapes
-from cola_jax.path import pad_path
+from cola_jax.path import pad_path, parse_path
 from cola_jax.progress import ignore_progress
 from tests import oracle
 
 MIXED = (0, 2, 2, 5, 4, 1, 4, 1)  # skips 3, repeats 2, runs a block twice, and moves layers
 # where layers share keys, the last ones have to, with those of the last before them
 SHARING = {"gemma4-e": (0, 1, 0, 2, 2, 1, 3, 4, 5, 4, 5)}
+# biases; norms after; parts of other names; experts, of which some are beside an MLP
+FAST = "llama-biases", "gemma3", "gpt-oss", "granite4-mamba", "gemma4-e", "gemma4-moe", "qwen3.5"
+PARTS = dict.fromkeys(SHARING, "0m,1,0,2a,2m,2,3,4a,5,4m,5")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,6 +83,37 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
         names, layers = ("layer_embedding", "layer_projection"), np.array(path)
         along = along.replace(**{name: getattr(ours, name)[:, layers] for name in names})
     jax.tree.map(np.testing.assert_array_equal, again, along)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [v if v in FAST else pytest.param(v, marks=pytest.mark.slow) for v in oracle.VARIANTS],
+)
+def test_write_model_leaves_out_parts_by_zeros(pair, variant, tmp_path):
+    """Exactly, whatever biases, experts and norms follow."""
+    models, ids = pair(variant), oracle.random_ids(2)
+    path = parse_path(PARTS.get(variant, "0m,2,2a,5m,4,1a,4a,1"), 6)
+    theirs = read_by_transformers(write(models.ours, path, tmp_path / "out"))
+    expected = oracle.logits(models.theirs, ids, path)
+    assert oracle.relative_error(their_logits(theirs, ids), expected) < oracle.TOLERANCE
+
+
+def test_choose_layers_refuses_parts_whose_keys_others_would_take(pair):
+    """A layer without attention is written with keys, which those after it that share some read."""
+    config = pair("gemma4-e").ours.config
+    with pytest.raises(ValueError, match=r"cannot hold \{'keys_of'"):
+        choose_layers(config, parse_path("0-3,3m,4-5", 6), "float32")
+
+
+def test_exports_refuse_shares(pair, tiny_checkpoint, tmp_path):
+    message = r"path 0,1\*0.5 adds a share .* \(1\*0.5\), and weights cannot: .* --format vllm"
+    path = parse_path("0,1*0.5", 6)
+    for write_path in (export, export_adapter):
+        with pytest.raises(ValueError, match=message):
+            write_path(tiny_checkpoint, path, tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        write_recipe(path, pair("llama-gqa").ours.config, "m", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_write_model_without_layers_that_share_keys(pair, tmp_path):

@@ -17,8 +17,10 @@ from cola_jax.deploy.model_card import (
     read_effects,
     write_eval_results,
 )
+from cola_jax.deploy.path_file import PathFile
 from cola_jax.deploy.provenance import Provenance
 from cola_jax.errors import InputError, escaped
+from cola_jax.path import parse_path
 from cola_jax.report.tables import markdown_table
 from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import (
@@ -98,6 +100,19 @@ def test_card_states_path_effect_and_origin(write, tmp_path):
         in card.text
     )
     assert "[0, 1, 1, 2, 4, 3]" in card.text
+
+
+def test_card_says_what_steps_are_and_that_zeros_save_nothing():
+    path = parse_path("0-1,2a,2,4m", 6)
+    card = model_card(METADATA, path).text
+    assert "`9m` the MLP of layer 9 without its attention" in card
+    assert "are zeros here, which is exact and saves neither time nor memory" in card
+    for row in ("steps run | 5", "skipped | 3,5", "2 (2 times)", "earlier layer | 0"):
+        assert f"{row} |" in card
+    assert 'The path as JSON: `"0-1,2a,2,4m"`' in card
+    served = model_card(METADATA, path, file=PathFile(path="0-1,2a,2,4m")).text
+    assert "`9m` the MLP" in served
+    assert "zeros" not in served
 
 
 def test_card_omits_local_places_and_unknown_facts():

@@ -93,7 +93,17 @@ def test_find_path_file_prefers_local_places_and_never_asks_the_hub_about_a_path
     with pytest.raises(InputError, match=r"path\.json is a link to /etc/hostname"):
         find_path_file("me/tiny")
     hub.shutdown()
-    for text in ("0-5,7", "0-5, 7", "7", "0-5,(6-7)x2,8", "", " ", "dropped:/tmp/x", "0-5/../../a"):
+    for text in (
+        "0-5,7a,(8-9)*0.5x2",
+        "0-5,7",
+        "0-5, 7",
+        "7",
+        "0-5,(6-7)x2,8",
+        "",
+        " ",
+        "dropped:/tmp/x",
+        "0-5/../../a",
+    ):
         assert find_path_file(text) is None
 
 

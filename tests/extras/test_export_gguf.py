@@ -14,6 +14,7 @@ import cola_jax
 from cola_jax.errors import InputError
 from cola_jax.extras.export_gguf import check_places, export_gguf, field_value
 from cola_jax.formats.conversion import convert
+from cola_jax.path import parse_path
 from tests import oracle
 from tests.formats.gguf_writer import (
     FAMILIES,
@@ -66,6 +67,29 @@ def test_export_gguf_copies_bytes_and_reads_back_as_run_path(llama, tmp_path):
             assert after.fields[name].contents() == field.contents()
     assert field_value(after, "llama.block_count") == 5
     assert field_value(after, "cola.path") == "0,1,1,2,0"
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_export_gguf_leaves_out_parts_by_zeros(tmp_path, kind):
+    write_gguf(tmp_path / "in.gguf", tiny_llama(vocab_size=300), kind, metadata=[add_byte_level])
+    path = parse_path("0m,1,1a,2m,0", 3)
+    export_gguf(tmp_path / "in.gguf", path, tmp_path / "out.gguf")
+    original, exported = map(
+        oracle.convert_in_memory, (tmp_path / "in.gguf", tmp_path / "out.gguf")
+    )
+    ids = np.arange(24).reshape(2, 12)
+    logits = cola_jax.run_path(exported, ids, range(5))
+    expected = cola_jax.run_path(original, ids, path)
+    assert oracle.relative_error(logits, expected) < oracle.TOLERANCE
+    names = {
+        tensor.name for tensor in GGUFReader(tmp_path / "out.gguf").tensors if not tensor.data.any()
+    }
+    assert names == {
+        f"blk.{i}.{name}.weight"
+        for i, name in ((0, "attn_output"), (2, "ffn_down"), (3, "attn_output"))
+    }
+    with pytest.raises(InputError, match="adds a share of the update of a layer"):
+        export_gguf(tmp_path / "in.gguf", parse_path("0,1*0.5", 3), tmp_path / "damped.gguf")
 
 
 def test_export_gguf_moves_lists_of_layers(tmp_path):

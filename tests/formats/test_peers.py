@@ -8,7 +8,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.formats.peers import merge_path, mergekit_config, read_paths, with_blocks
+from cola_jax.formats.families import FAMILIES
+from cola_jax.formats.peers import (
+    PROJECTIONS,
+    merge_path,
+    mergekit_config,
+    read_paths,
+    with_blocks,
+)
+from cola_jax.formats.table import output_names
+from cola_jax.path import parse_path
+from cola_jax.steps import ATTENTION, MLP
 
 
 def cases(name):
@@ -69,6 +79,45 @@ def test_mergekit_config_stacks_ascending_ranges():
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30))
 def test_a_merge_is_read_back(path):
     assert merge_path(yaml.safe_load(mergekit_config(path, "model")), 41) == tuple(path)
+
+
+def test_a_merge_leaves_out_parts_by_zeros():
+    path = parse_path("0-1,(2-3)a,2m,4", 5)
+    outputs = {ATTENTION: ["o_proj"], MLP: ["down_proj"]}
+    config = yaml.safe_load(mergekit_config(path, "m", outputs))
+    assert config["slices"][1]["sources"][0] == {
+        "model": "m",
+        "layer_range": [2, 4],
+        "parameters": {"scale": [{"filter": "down_proj", "value": 0.0}, {"value": 1.0}]},
+    }
+    assert merge_path(config, 5) == path
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (
+            [{"filter": "o_proj", "value": 0.5}, {"filter": "down_proj", "value": 0.5}],
+            "0a\\*0.5,0m",
+        ),
+        ([{"value": 0.5}], "by other than 0 or 1"),
+        ([{"filter": "proj", "value": 0}], "'proj' scales more than the outputs"),
+        ([{"filter": "o_proj", "value": [0, 1]}], "valid number"),
+        (0.5, "valid list"),
+    ],
+)
+def test_merge_path_refuses_other_scales(scale, message):
+    """Of a layer of weights, its MLP reads the scaled attention."""
+    source = {"model": "m", "layer_range": [0, 2], "parameters": {"scale": scale}}
+    content = {"merge_method": "passthrough", "slices": [{"sources": [source]}]}
+    with pytest.raises(ValueError, match=message):
+        merge_path(content, 3)
+
+
+def test_projections_are_those_of_families():
+    for family in FAMILIES.values():
+        for part, names in PROJECTIONS.items():
+            assert {*output_names(family.weights, part)} <= {*names}
 
 
 @pytest.mark.parametrize("name", ["1e5", "a: b", "# a", "~/my models/ä"])
