@@ -59,6 +59,18 @@ class Step(NamedTuple):
         return (share << LAYER_BITS) + (self.part << LAYER_BITS + SHARE_BITS)
 
 
+class StepForm(NamedTuple):
+    """What decides the program of a step: a share of 1 costs nothing, and changes no rounding."""
+
+    part: int = WHOLE
+    damped: bool = False
+
+    @classmethod
+    def of(cls, id: int) -> "StepForm":
+        """Return the form of an id."""
+        return cls(part_of(id), share_of(id) != 1)
+
+
 def check_share(share: float) -> int:
     """Return a share in thousandths; InputError where it is out of range or finer."""
     if not 0 < share <= LARGEST_SHARE:  # nor NaN

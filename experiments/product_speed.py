@@ -8,10 +8,15 @@ from XLA_FLAGS, and named in the CSV.
 question's own random paths, and divides the time of the products that these need, at the fastest
 rate that the machine showed between the calls, by the CPU seconds taken. Attention, norms, padding
 and the host's work are what is lost.
+
+`python -m experiments.product_speed parts --model CHECKPOINT` runs paths without half of their
+attentions, or of their MLPs, in one batch with others of whole layers, and compares the CPU seconds
+that they add with those of as many paths of whole layers, and with the ratio of operations.
 """
 
 import csv
 import dataclasses
+import functools
 import itertools
 import os
 import time
@@ -26,10 +31,12 @@ import tyro
 
 import cola_jax
 from cola_jax.config import ModelConfig
+from cola_jax.metrics import compilations
 from cola_jax.path import LayerPath, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, part_of
 from cola_jax.tasks.task import TaskConfig
 
 Form = Literal["stored", "turned", "swapped", "rounded", "wide"]
@@ -112,6 +119,85 @@ class Floor:
                 flush=True,
             )
         print(f"best of the later calls: {max(shares[1:]):.2f}")
+
+
+@dataclasses.dataclass
+class Parts:
+    """Compare the CPU seconds of paths of parts with those of whole layers, and the operations."""
+
+    model: str
+    """Checkpoint directory, or a name; of layers of one kind, without windows."""
+    tokens: int = 512
+    """Tokens of a prompt, drawn at random."""
+    questions: int = 4
+    """Prompts, which all run the same paths."""
+    paths: int = 6
+    """Paths of each kind."""
+    rounds: int = 3
+    """Rounds after the first, which compiles."""
+
+    def run(self) -> None:
+        """Print the medians of the rounds."""
+        model = cola_jax.load(self.model)
+        config = model.config
+        generator = np.random.default_rng(0)
+        ids = generator.integers(0, config.vocab_size, (self.questions, self.tokens), np.int32)
+        last = np.full((self.questions, 1), self.tokens - 1)
+        prompts = Prompts.plain(ids).replace(read=last, targets=last)
+        drawn = random_paths(config.num_layers, 2 * self.paths, seed=0)
+        beside, whole = drawn[: self.paths], drawn[self.paths :]
+        without: dict[str, list[LayerPath]] = {"whole layers": whole}
+        for name, part in (("half of the attentions", MLP), ("half of the MLPs", ATTENTION)):
+            without[name] = [halved(path, part, generator) for path in whole]
+        seconds: dict[str, list[float]] = {name: [] for name in ("beside", *without)}
+        programs: dict[str, int] = {}
+        for number in range(1 + self.rounds):
+            for name in seconds:
+                every = beside + without.get(name, [])
+                before = compilations()
+                taken = cpu_seconds(
+                    functools.partial(cola_jax.run_paths, model, prompts, every, progress=False)
+                )
+                if number:
+                    seconds[name].append(taken)
+                else:
+                    programs[name] = compilations() - before
+        of_round = {name: np.array(each) for name, each in seconds.items()}
+        flop = {
+            name: path_flop(config, self.tokens, beside + paths) for name, paths in without.items()
+        }
+        least = path_flop(config, self.tokens, beside)
+        full = of_round["whole layers"] - of_round["beside"]
+        for name in without:
+            ratio = float(np.median((of_round[name] - of_round["beside"]) / full))
+            operations = (flop[name] - least) / (flop["whole layers"] - least)
+            print(
+                f"{name}: {np.median(of_round[name]):.1f} CPU s, {ratio:.3f} of those added by "
+                f"whole layers; {operations:.3f} of the operations; {programs[name]} programs "
+                "compiled by the first call"
+            )
+
+
+def halved(path: LayerPath, part: int, generator: np.random.Generator) -> LayerPath:
+    """Leave this part alone of half of the steps of a path of whole layers."""
+    steps = list(path)
+    for place in generator.permutation(len(path))[: len(path) // 2]:
+        steps[place] = Step(path[place], part).id
+    return tuple(steps)
+
+
+def path_flop(config: ModelConfig, tokens: int, paths: Sequence[LayerPath]) -> float:
+    """Count the operations of a prompt on paths, whose common beginnings run once.
+
+    Those of attention to earlier tokens too; the last step of a path counts as others do.
+    """
+    sizes = product_sizes(config)
+    attention = sum(a * b for a, b in sizes[:4]) * tokens
+    attention += 2 * sizes[0][1] * tokens * (tokens + 1) // 2
+    mlp = sum(a * b for a, b in sizes[4:]) * tokens
+    of_part = {WHOLE: attention + mlp, ATTENTION: attention, MLP: mlp}
+    states = {path[:n] for path in paths for n in range(1, len(path) + 1)}
+    return 2.0 * sum(of_part[part_of(state[-1])] for state in states)
 
 
 def product_rate(config: ModelConfig, dtype: str, rows: int, form: Form) -> float:
@@ -207,6 +293,7 @@ def prefixes(paths: Sequence[LayerPath]) -> Iterator[LayerPath]:
 Measured = (
     Annotated[Forms, tyro.conf.subcommand("forms")]
     | Annotated[Floor, tyro.conf.subcommand("floor")]
+    | Annotated[Parts, tyro.conf.subcommand("parts")]
 )
 
 if __name__ == "__main__":

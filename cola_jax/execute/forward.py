@@ -20,7 +20,7 @@ from cola_jax.kernels.attention import put
 from cola_jax.model import View, embed, finish_layer, take_positions, view_at_positions, view_of
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PROMPT, Prompts
-from cola_jax.steps import ATTENTION, MLP
+from cola_jax.steps import ATTENTION, MLP, StepForm
 
 Index = Int[Array, ""]
 States = Shaped[Array, "S T _"]
@@ -33,7 +33,7 @@ OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
 def run_tile(
     config: ModelConfig,
     kind: int,
-    part: int,
+    form: StepForm,
     shape: TileShape,
     layers: Layer,
     table: Int[Array, "N F R"],
@@ -52,20 +52,21 @@ def run_tile(
     """
     columns = TileColumns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
-    layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0]).replace(part=None)
+    layer = layer_at(config, kind, mode.view_layers(layers), table[i, 0, 0])
+    layer = layer.replace(part=None, share=layer.share if form.damped else None)
     h = tile.take(states if source is None else source)
     attended = None
-    if part != MLP:
+    if form.part != MLP:
         attended, cache = mode(config, layer, h, tile, cache)
     here = view_at_positions(tile.view, tile.read)
     h = take_positions(h, tile.read)
-    h = finish_layer(config, layer, h, attended, here, with_mlp=part != ATTENTION)
+    h = finish_layer(config, layer, h, attended, here, with_mlp=form.part != ATTENTION)
     return tile.put(states, h), cache
 
 
 jit_tiles = functools.partial(
     jax.jit,
-    static_argnames=("config", "kind", "part", "shape"),
+    static_argnames=("config", "kind", "form", "shape"),
     donate_argnames=("states", "cache"),
 )
 
@@ -74,7 +75,7 @@ jit_tiles = functools.partial(
 def forward_few(
     config: ModelConfig,
     kind: int,
-    part: int,
+    form: StepForm,
     shape: TileShape,
     layers: tuple[Layer, ...],
     table: Int[Array, "N F R"],
@@ -91,7 +92,7 @@ def forward_few(
     """
     for i, layer in enumerate(layers):
         states, cache = run_tile(
-            config, kind, part, shape, layer, table, first + i, states, cache, mode, source
+            config, kind, form, shape, layer, table, first + i, states, cache, mode, source
         )
     return states, cache
 
@@ -100,7 +101,7 @@ def forward_few(
 def forward_tiles(
     config: ModelConfig,
     kind: int,
-    part: int,
+    form: StepForm,
     shape: TileShape,
     layers: Layer,
     table: Int[Array, "N F R"],
@@ -114,7 +115,7 @@ def forward_tiles(
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
 
     def step(i: Index, carry: tuple[States, Kept]) -> Any:
-        return run_tile(config, kind, part, shape, layers, table, i, *carry, mode, source)
+        return run_tile(config, kind, form, shape, layers, table, i, *carry, mode, source)
 
     return jax.lax.fori_loop(first, end, step, (states, cache))
 

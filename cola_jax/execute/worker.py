@@ -38,7 +38,7 @@ from cola_jax.model import View
 from cola_jax.params import Model
 from cola_jax.progress import metrics_bar
 from cola_jax.prompts import Prompts
-from cola_jax.steps import LETTERS, layer_of, part_of
+from cola_jax.steps import StepForm, layer_of
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -53,10 +53,10 @@ class Stopped(Exception):
 
 
 class Call(NamedTuple):
-    """Tiles that one program runs, of a part of layers of a kind."""
+    """Tiles that one program runs, of layers of a kind and steps of a form."""
 
     layers: list[int]  # of each tile
-    part: int
+    form: StepForm
     shape: int
     first: int  # tile
 
@@ -168,13 +168,15 @@ class Worker:
     def calls_of(self, tiles: Tiles) -> Iterator[Call]:
         """Yield the calls that run tiles."""
         layers = layer_of(tiles.step).tolist()
-        parts = part_of(tiles.step)
-        for shape, first, end in tiles.runs(self.kind_of[layers] * len(LETTERS) + parts):
+        forms = [StepForm.of(step) for step in tiles.step.tolist()]
+        distinct = list(dict.fromkeys(forms))
+        numbers = np.array([distinct.index(form) for form in forms], int)
+        for shape, first, end in tiles.runs(self.kind_of[layers] * len(distinct) + numbers):
             while first < end:
                 count = end - first
                 if self.layers is not None:  # few programs: of this number of tiles, or of one
                     count = self.together if count >= self.together else 1
-                yield Call(layers[first : first + count], int(parts[first]), shape, first)
+                yield Call(layers[first : first + count], forms[first], shape, first)
                 first += count
 
     def in_float32(self) -> "Worker":
@@ -206,9 +208,9 @@ class Worker:
         """
         kept = list(caches or [NO_CACHE] * len(modes))
         for table, calls in zip(launches.tables, launches.calls, strict=True):
-            for layers, part, shape, first in calls:
+            for layers, form, shape, first in calls:
                 kind = int(self.kind_of[layers[0]])
-                facts = (self.config, kind, part, launches.layout.shapes[shape])
+                facts = (self.config, kind, form, launches.layout.shapes[shape])
                 rest = (modes[kind], source)
                 number = self.cache_of[kind]
                 if self.layers is None:

@@ -30,7 +30,7 @@ from cola_jax.model import View
 from cola_jax.moe import KERNEL_ROWS, block_rows
 from cola_jax.params import Layer, Model, assemble, field_of, shapes, sharding
 from cola_jax.prompts import Prompts, Readings, readings
-from cola_jax.steps import WHOLE
+from cola_jax.steps import StepForm
 
 QUESTIONS, READS, OUTPUTS = 64, 16, 1024
 DECODE_ROWS, DECODE_SLOTS, POSITIONS, DECODED = 64, 128, 32, 64
@@ -170,7 +170,7 @@ class Abstract:
         """
         layers, index = self.layers(number), self.array()
         table = self.array(CALL, WIDTH, shape.rows)
-        facts = (self.config, number, WHOLE, shape)
+        facts = (self.config, number, StepForm(), shape)
         buffers = (states, cache, mode, source)
         if self.platform == "tpu":
             return forward_tiles.lower(*facts, layers, table, index, index, *buffers), layers

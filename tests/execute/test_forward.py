@@ -13,7 +13,7 @@ from cola_jax.execute.recurrence import choose_kind
 from cola_jax.kernels.attention import PromptAttention
 from cola_jax.model import block, take_positions, view
 from cola_jax.params import layer_at
-from cola_jax.steps import WHOLE
+from cola_jax.steps import StepForm
 from tests import oracle
 from tests.execute import batches
 
@@ -66,7 +66,7 @@ def test_forward_tiles_match_block(pair, variant, read, tokens, page):
     after, _ = forward_tiles(
         config,
         kind,
-        WHOLE,
+        StepForm(),
         shape,
         model.layers[kind],
         jnp.asarray(np.swapaxes(tables, 1, 2).astype(np.int32)),
