@@ -111,10 +111,13 @@ def run_layer(
     h: Float[Array, "B T S"],
     view: View,
     share: Float[Array, ""] | None = None,
+    *,
+    whole: bool = False,
 ) -> Float[Array, "B T S"]:
     """Apply a step, of a layer of whatever kind, inside a compiled loop.
 
-    `share` takes the place of the step's.
+    `share` takes the place of the step's. A program of `whole` layers alone looks at neither parts
+    nor shares: its rounding is that of the layers.
     """
     config = model.config
     place = layer_of(step)
@@ -124,7 +127,9 @@ def run_layer(
     def of_kind(kind: int) -> Any:
         def run(h: Float[Array, "B T S"]) -> Float[Array, "B T S"]:
             layer = layer_at(config, kind, model.layers[kind], step)
-            if share is not None:
+            if whole:
+                layer = layer.replace(part=None, share=None)
+            elif share is not None:
                 layer = layer.replace(share=share)
             return block(config, layer, h, view)
 

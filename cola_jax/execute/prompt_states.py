@@ -79,7 +79,7 @@ def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B
     mask_view = view_of(model, prompts)
 
     def step(h, i):
-        return run_layer(model, i, h, mask_view), None
+        return run_layer(model, i, h, mask_view, whole=True), None
 
     h, _ = jax.lax.scan(step, embed(model, prompts), jnp.arange(layers))
     h = residual(model.config, h).astype(jnp.float32)

@@ -22,7 +22,7 @@ from cola_jax.execute.inputs import (
 )
 from cola_jax.model import embed, residual, run_layer, unembed, view_of
 from cola_jax.params import Model
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import STOP, is_whole_path, unpad_path
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, PromptsLike
 from cola_jax.steps import ATTENTION, MLP, Step
 
@@ -77,9 +77,12 @@ def run_path(
                 f"there are shares {list(shares.shape)} for a path {list(ids.shape)}: give one for "
                 "each step, padding included."
             )
-    if not return_states or isinstance(path, jax.core.Tracer):
-        return logits(model, prompts, ids, dtype, shares, return_states=return_states)
-    out, states = logits(model, prompts, ids, dtype, shares, return_states=True)
+    is_traced = isinstance(path, jax.core.Tracer)
+    whole = shares is None and not is_traced and is_whole_path(path)
+    run = functools.partial(logits, model, prompts, ids, dtype, shares, whole=whole)
+    if not return_states or is_traced:
+        return run(return_states=return_states)
+    out, states = run(return_states=True)
     return out, states[: 1 + int((np.asarray(path) != STOP).sum())]
 
 
@@ -91,7 +94,7 @@ def replicated(model: Model) -> jax.sharding.Sharding:
     return sharding
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "return_states"))
+@functools.partial(jax.jit, static_argnames=("dtype", "return_states", "whole"))
 def logits(
     model: Model,
     prompts: Prompts,
@@ -100,8 +103,12 @@ def logits(
     shares: Float[Array, " P"] | None = None,
     *,
     return_states: bool = False,
+    whole: bool = False,
 ) -> Any:
-    """The compiled part of `run_path`: a scan over a path, a slice of the stack a step."""
+    """The compiled part of `run_path`: a scan over a path, a slice of the stack a step.
+
+    `whole` says that the path has whole layers alone.
+    """
     embedded = embed(model, prompts, dtype)
     tokens = view_of(model, prompts, dtype)
     steps = model.config.with_runs(path)
@@ -111,7 +118,7 @@ def logits(
 
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
-            return run_layer(model, jnp.maximum(i, 0), h, tokens, share)
+            return run_layer(model, jnp.maximum(i, 0), h, tokens, share, whole=whole)
 
         # a branch skips the work of padding; under vmap it becomes a select
         h = jax.lax.cond(i == STOP, lambda h: h, run, h)
@@ -168,7 +175,7 @@ def sum_influence(
         return jnp.sum(1 - cosine(*states), where=of_prompt)
 
     def step(h, i):
-        after = run_layer(model, i, h, tokens)
+        after = run_layer(model, i, h, tokens, whole=True)
         if not parts:
             return after, influence(h, after)
         attended = run_layer(model, i + Step(0, ATTENTION).mark, h, tokens)

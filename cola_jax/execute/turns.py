@@ -36,7 +36,7 @@ from cola_jax.model import View, embed, run_layer, unembed, view_of
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
-from cola_jax.steps import layer_of
+from cola_jax.steps import is_whole, layer_of
 
 ALIVE = 4  # arrays as large as the states of a tile that a layer has at a time, about
 
@@ -47,6 +47,7 @@ class TurnSizes(NamedTuple):
     rows: int  # N, paths whose states are held at a time
     tile: int  # R, rows of a turn
     unembedded: int  # U, positions unembedded at a time
+    whole: bool = False  # whether the paths have whole layers alone
 
 
 class TurnBatch(struct.PyTreeNode):
@@ -134,7 +135,7 @@ def run_turns(
     batch: TurnBatch,
     question: Int[Array, " N"],
     paths: Int[Array, "N P"],
-    tile: int,
+    sizes: TurnSizes,
     platform: str,
 ) -> tuple[Shaped[Array, "n T S"], Int[Array, ""]]:
     """Run the paths of N rows to their ends; those of STOP alone are none.
@@ -162,8 +163,9 @@ def run_turns(
     def turn(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         states, place, turns = carry
         step = next_step(config, needed(place))
-        rows = jnp.flatnonzero(needed(place) == step, size=tile, fill_value=count)
-        h = run_layer(model, step, get(states, rows), view_of_questions(batch.view, padded[rows]))
+        rows = jnp.flatnonzero(needed(place) == step, size=sizes.tile, fill_value=count)
+        here = view_of_questions(batch.view, padded[rows])
+        h = run_layer(model, step, get(states, rows), here, whole=sizes.whole)
         # of padding the last row alone advances, which has no step
         place = place.at[rows].add(1).at[count].set(positions)
         return put(states, h, rows), place, turns + 1
@@ -259,7 +261,7 @@ def readings_in_turns(
 
     Returns Readings [N, Q] and the number of turns; a function for programs.
     """
-    states, turns = run_turns(model, batch, question, paths, sizes.tile, platform)
+    states, turns = run_turns(model, batch, question, paths, sizes, platform)
     used = jnp.sum(paths[:, 0] != STOP)
     return read_turns(model, batch, question, states, sizes.unembedded, used), turns
 
@@ -305,7 +307,7 @@ class TurnEvaluator:
                 self.worker.model,
                 self.batch,
                 *self.worker.put((rows, padded)),
-                sizes=self.sizes,
+                sizes=self.sizes._replace(whole=bool(is_whole(paths).all())),
                 platform=self.platform,
             )
             read, turns = self.worker.wait(self.worker.dispatch(run))
