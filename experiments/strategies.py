@@ -2,13 +2,16 @@
 
 `python -m experiments.strategies --model CHECKPOINT --out FOLDER --task.task arithmetic` searches
 the questions of a task with every strategy, asks the best paths again in other wordings, and prints
-effects beyond control searches after 25, 50, 100, ... evaluations. Run it again to resume.
+effects beyond control searches after 25, 50, 100, ... evaluations, or with `--same-layers` after as
+many layers run as the first strategy runs for these. Run it again to resume.
 """
 
+import bisect
 import dataclasses
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,14 +95,28 @@ class Strategies(Searches):
     """Random seeds, a run for each."""
     reuse: tuple[str, ...] = ()
     """Run directories whose evaluations are not run again, and so not counted as run."""
+    same_layers: bool = False
+    """Compare after as many layers run as those of the first strategy, not evaluations: the
+    attention and the MLP of a layer cost their shares of its weights."""
 
 
 class Hits(NamedTuple):
     """The search of a question for one target, with one seed."""
 
-    paths: list[tuple[int, ...]]
-    hits: dict[int, tuple[int, float]]  # layers and -margin of paths that give the target, by node
+    layers: list[float]  # run by its first evaluations 1, 2, ...; each prefix runs once
+    hits: dict[int, tuple[float, float]]  # layers and -margin of paths that give the target by node
     holds: dict[int, bool]  # whether each that was asked again gives it in all wordings
+
+
+class Budget(NamedTuple):
+    """What a search may cost, the baseline included."""
+
+    evaluations: int
+    layers: float = float("inf")
+
+    def of(self, search: Hits) -> int:
+        """Return the evaluations of a search that are within the budget."""
+        return min(self.evaluations, bisect.bisect_right(search.layers, self.layers))
 
 
 def rules_of(text: str) -> Rules:
@@ -113,12 +130,19 @@ def rules_of(text: str) -> Rules:
 def searches(run: Run) -> dict[tuple[str, int], Hits]:
     """Read the searches of every question, by its id and their target."""
     searches_by: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
+    prefixes: dict[tuple[str, int], set[tuple[int, ...]]] = defaultdict(set)
+    costs = run.facts().costs
     rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])
     for row in sorted(rows.to_pylist(), key=lambda row: row["node"]):
-        search = searches_by[row["question"], row["target"]]
-        search.paths.append(tuple(row["path"]))
+        key = row["question"], row["target"]
+        path = tuple(row["path"])
+        search = searches_by[key]
+        new = {path[:n] for n in range(1, len(path) + 1)} - prefixes[key]
+        prefixes[key] |= new
+        before = search.layers[-1] if search.layers else 0.0
+        search.layers.append(before + costs.layers([prefix[-1] for prefix in new]))
         if row["verdict"]:
-            search.hits[row["node"]] = len(row["path"]), -row["margin"]
+            search.hits[row["node"]] = costs.layers(path), -row["margin"]
     for row in run.questions(["question", "gold", "again", "controls"]).to_pylist():
         for each in (row, *(row["controls"] or ())):
             holds = searches_by[row["question"], each.get("target", row["gold"])].holds
@@ -132,10 +156,11 @@ class Seed(NamedTuple):
     ways: Ways
     hits: dict[tuple[str, int], Hits]
 
-    def within(self, size: int) -> Ways:
-        """Count the first evaluations of each search, the baseline included."""
+    def within(self, budget: Budget) -> Ways:
+        """Count the first evaluations of each search, within a budget."""
 
         def cut(search: Hits) -> Reached:
+            size = budget.of(search)
             hits = {node: hit for node, hit in search.hits.items() if node < size}
             best = min(hits, key=lambda node: hits[node], default=None)
             held = None if best is None else search.holds.get(best)
@@ -146,7 +171,7 @@ class Seed(NamedTuple):
             for case in self.ways.cases
         ]
         # of fewer evaluations, the best paths were not asked again
-        is_whole = all(len(search.paths) <= size for search in self.hits.values())
+        is_whole = all(len(search.layers) <= budget.of(search) for search in self.hits.values())
         return self.ways._replace(cases=cases, names=self.ways.names if is_whole else (ONCE,))
 
 
@@ -157,9 +182,9 @@ class Measured(NamedTuple):
     kept: SavedLayers
 
 
-def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
+def measure(seeds: Sequence[Seed], budget: Budget, num_layers: int) -> Measured:
     """Measure a strategy; hits of seeds are averaged, layers kept are those of the first."""
-    every = [seed.within(size) for seed in seeds]
+    every = [seed.within(budget) for seed in seeds]
     targets = {}
     for name in every[0].names:
         each = [ways.targets(name) for ways in every]
@@ -168,29 +193,37 @@ def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
     return Measured(targets, every[0].kept(ONCE, num_layers))
 
 
-def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
-    """Return evaluations to the first hit of gold and of controls of wrong questions, else `size`.
+class FirstHits(NamedTuple):
+    """The searches of wrong questions for gold, or for controls."""
 
-    Of each kind, [n].
-    """
-    gold, controls = [], []
+    evaluations: list[int]  # to the first hit, or all within the budget
+    found: list[bool]
+
+    def add(self, search: Hits, budget: Budget) -> None:
+        """Add a search."""
+        size = budget.of(search)
+        first = min(search.hits, default=size)
+        self.evaluations.append(min(first, size))
+        self.found.append(first < size)
+
+
+def first_hits(seeds: Sequence[Seed], budget: Budget) -> tuple[FirstHits, FirstHits]:
+    """Return the searches of wrong questions for gold, and for controls."""
+    gold, controls = FirstHits([], []), FirstHits([], [])
     for seed in seeds:
         for case in (each.first() for each in seed.ways.cases):
             if case.before == "wrong":
                 for target in case.searches:
-                    first = min(seed.hits[case.id, target].hits, default=size)
                     if target not in case.answers:
-                        (gold if target == case.gold else controls).append(min(first, size))
-    return [np.array(gold), np.array(controls)]
+                        kind = gold if target == case.gold else controls
+                        kind.add(seed.hits[case.id, target], budget)
+    return gold, controls
 
 
-def layers_run(searches: Iterable[Hits], size: int) -> float:
-    """Return the mean layers run by the first evaluations for gold; each prefix runs once."""
-    prefixes = [
-        {path[:n] for path in search.paths[:size] for n in range(1, len(path) + 1)}
-        for search in searches
-    ]
-    return mean(np.array([len(every) for every in prefixes]))
+def layers_run(seeds: Sequence[Seed], budget: Budget) -> float:
+    """Return the mean layers run by the searches for gold within a budget."""
+    own = [seed.hits[case.id, case.gold] for seed in seeds for case in seed.ways.cases]
+    return mean(np.array([search.layers[budget.of(search) - 1] for search in own]))
 
 
 class Row(NamedTuple):
@@ -204,16 +237,17 @@ class Row(NamedTuple):
 
     @classmethod
     def of(
-        cls, name: str, size: int, seeds: Sequence[Seed], num_layers: int, cost: Sequence[str]
+        cls, name: str, budget: Budget, seeds: Sequence[Seed], num_layers: int, cost: Sequence[str]
     ) -> "Row":
-        """Measure a strategy at a number of evaluations."""
-        measured = measure(seeds, size, num_layers)
+        """Measure a strategy within a budget."""
+        size = budget.evaluations
+        measured = measure(seeds, budget, num_layers)
         nets = {way: Net.of(targets) for way, (_, targets) in measured.targets.items()}
-        gold, controls = first_hits(seeds, size)
-        own = [seed.hits[case.id, case.gold] for seed in seeds for case in seed.ways.cases]
-        first = f"{mean(gold):.1f}, {mean(controls):.1f}"
-        run = f"{layers_run(own, size):,.0f}"
-        corrected = number_text(mean(gold < size), "share")
+        gold, controls = first_hits(seeds, budget)
+        each = (mean(np.array(kind.evaluations)) for kind in (gold, controls))
+        first = ", ".join(f"{evaluations:.1f}" for evaluations in each)
+        run = f"{layers_run(seeds, budget):,.0f}"
+        corrected = number_text(mean(np.array(gold.found)), "share")
         asked = (case.first() for case in seeds[0].ways.cases)
         samples = [case.sampled(size) for case in asked if case.before == "wrong"]
         sampled = number_text(mean(np.array(samples)), "share")
@@ -231,8 +265,20 @@ class Row(NamedTuple):
         return [f"`{self.strategy}`", str(self.evaluations), corrected, sampled, *nets, kept, *cost]
 
 
-def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
-    """Search with a strategy, and measure it at each number of evaluations."""
+class Compared(NamedTuple):
+    """A strategy, and the layers run by its first evaluations, by their number."""
+
+    rows: list[Row]
+    layers: dict[int, float]
+
+
+def compare(
+    settings: Strategies, session: Session, name: str, layers: Mapping[int, float]
+) -> Compared:
+    """Search with a strategy, and measure it at each number of evaluations.
+
+    Or after the `layers` that belong to each number, where these are given.
+    """
     seeds, metrics = [], []
     for seed in settings.seeds:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
@@ -242,6 +288,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         every = [start.get("metrics") for start in run.read_starts()[1]]
         metrics += [each for each in every if each and each["evaluations"]]
     rows = []
+    run_by = {}
     for size in budgets(settings.evaluations + 1):
         cost = [""] * 3
         if size - 1 == settings.evaluations:  # of the whole search, control searches included
@@ -250,8 +297,10 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
                 f"{sum(start['layer_evaluations'] for start in metrics):,}",
                 f"{mean(np.array([start['prefix_sharing'] for start in metrics])):.2f}x",
             ]
-        rows.append(Row.of(name, size, seeds, session.model.config.num_layers, cost))
-    return rows
+        run_by[size] = layers_run(seeds, Budget(size))
+        budget = Budget(size, layers.get(size, math.inf))
+        rows.append(Row.of(name, budget, seeds, session.model.config.num_layers, cost))
+    return Compared(rows, run_by)
 
 
 def budgets(evaluations: int) -> list[int]:
@@ -287,7 +336,13 @@ def corrected(
 
 def main(settings: Strategies) -> None:
     session = settings.prepare()
-    rows = [row for name in settings.strategies for row in compare(settings, session, name)]
+    rows: list[Row] = []
+    layers: dict[int, float] = {}
+    for name in settings.strategies:
+        compared = compare(settings, session, name, layers)
+        rows += compared.rows
+        if settings.same_layers and not layers:
+            layers = compared.layers
     p = corrected(
         {
             (row.strategy, row.evaluations, way): figure

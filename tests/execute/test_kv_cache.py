@@ -10,6 +10,7 @@ from cola_jax.execute.layout import Layout
 from cola_jax.execute.memory import DecodeSizes, PageSizes
 from cola_jax.execute.plan import TileColumns
 from cola_jax.path import STOP
+from cola_jax.steps import ATTENTION, MLP, Step, layer_of, part_of
 
 POSITIONS = 6
 CACHE = np.array([0, 1, 0])  # of each layer; what the second one keeps does not grow
@@ -51,22 +52,26 @@ def check_pages(table, tokens_of):
 
 def check(allocator, live):
     """Check that every slot, block and page is either free or assigned to a live row."""
-    texts, prompts = {}, {}
+    texts, prompts, taken = {}, {}, set()
     readers = np.zeros_like(allocator.readers)
     for row in live:
         assert allocator.row[row.slot] is row
         blocks = allocator.prompt_block[row.slot, : len(row.path)]
         np.add.at(readers, blocks, 1)
         assert (allocator.prompt_block[row.slot, len(row.path) :] == 0).all()
-        for position, layer in enumerate(row.path):
-            texts[allocator.text_block[row.slot, position]] = CACHE[layer], max(1, row.dispatched)
-            prompts[blocks[position]] = CACHE[layer], LENGTHS[row.question]
+        taken |= set(blocks.tolist())
+        for position, step in enumerate(row.path):
+            if part_of(step) == MLP:  # keeps no keys and values
+                continue
+            cache = CACHE[layer_of(step)]
+            texts[allocator.text_block[row.slot, position]] = cache, max(1, row.dispatched)
+            prompts[blocks[position]] = cache, LENGTHS[row.question]
     np.testing.assert_array_equal(readers, allocator.readers)
     check_pages(allocator.prompts, prompts)
     check_pages(allocator.texts, texts)
     slots = [*allocator.slots.free.tolist(), *(row.slot for row in live)]
     assert sorted(slots) == list(range(allocator.padding_slot))
-    blocks = [*allocator.prompt_blocks.free.tolist(), *prompts]
+    blocks = [*allocator.prompt_blocks.free.tolist(), *taken]
     assert sorted(blocks) == list(range(1, len(readers)))
 
 
@@ -91,7 +96,9 @@ def prefill(allocator, chunks, slots, content, states):
                     target_of[target] = content[block] = end
 
 
-ROW = st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), min_size=1, max_size=POSITIONS))
+STEPS = [0, 1, 2, Step(0, MLP).id, Step(1, MLP, 0.5).id, Step(2, ATTENTION).id, Step(2, share=2).id]
+PATH = st.lists(st.sampled_from(STEPS), min_size=1, max_size=POSITIONS)
+ROW = st.tuples(st.integers(0, 2), PATH)
 WAVE = st.tuples(st.lists(ROW, min_size=1, max_size=6), st.randoms(use_true_random=False))
 
 
@@ -157,6 +164,12 @@ def test_count_fitting_counts_rows_without_sharing(slots, prompts, texts, room):
     rows = [DecodeRow(0, np.zeros(size, int)) for size in (3, 2, 1, 4)]
     allocator = make(slots, [prompts], [texts], cache=[0], grows=[True])
     assert allocator.count_fitting(rows, [4] * 4) == room
+
+
+def test_an_mlp_alone_takes_no_pages():
+    rows = [DecodeRow(0, np.array([0, Step(0, MLP).id, Step(0, MLP, 0.5).id])) for _ in range(3)]
+    allocator = make(3, [2], [99], cache=[0], grows=[True])
+    assert allocator.count_fitting(rows, [4] * 3) == 2
 
 
 def test_long_prompts_take_more_pages_than_short_ones():

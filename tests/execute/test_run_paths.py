@@ -168,6 +168,21 @@ def test_path_evaluator_compiles_once(model, prompts):
     assert compilations() == before
 
 
+def test_path_evaluator_compiles_a_form_of_steps_once(model, prompts):
+    """A layer by half of its update, and then others by other shares; the MLPs of two layers."""
+
+    def run(*texts):
+        paths = [cola_jax.parse_path(text, oracle.LAYERS) for text in texts]
+        evaluate(model, prompts, [batches.pad([paths] * QUESTIONS, WIDTH, EACH)])
+
+    run("0,1,2*0.5,3", "0,1m,2")
+    before = compilations()
+    run("0,1*0.25,2*1.5,3", "0,3m,4")
+    assert compilations() == before
+    run("0,1,2*0.5", "0,1m")  # as last steps, which are read
+    assert compilations() > before
+
+
 def test_run_paths_cuts_large_batches_and_long_plans(model, prompts, monkeypatch):
     paths = draw(0)
     together = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)

@@ -8,9 +8,10 @@ from cola_jax.execute.driver import PrefixTrie
 from cola_jax.execute.kv_cache import cover_rows, decode_tiles
 from cola_jax.execute.layout import Layout, TileShape
 from cola_jax.execute.plan import TileColumns
-from cola_jax.execute.schedule import Trie, count_token_rows
+from cola_jax.execute.schedule import Trie, count_token_rows, number_steps
 from cola_jax.metrics import Cost
 from cola_jax.path import STOP, pad_path, random_paths
+from cola_jax.steps import ATTENTION, MLP, Step
 
 SHAPES = (
     TileShape(48, 5, 32),
@@ -74,8 +75,9 @@ def carry_out(trie, chunks, paths, slots):
     return ran
 
 
+STEPS = [*range(5), Step(1, MLP).id, Step(1, ATTENTION).id, Step(3, share=0.5).id]
 PATHS = st.lists(
-    st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), min_size=1, max_size=7)),
+    st.tuples(st.integers(0, 3), st.lists(st.sampled_from(STEPS), min_size=1, max_size=7)),
     min_size=1,
     max_size=16,
 )
@@ -90,7 +92,7 @@ PATHS = st.lists(
     st.integers(1, 20),
 )
 def test_plan_computes_any_paths_in_any_sizes(waves, slots, prompts, page, outputs):
-    """Equal paths, prefixes of others, one layer again and again, and prompts of any lengths.
+    """Equal paths, prefixes of others, one step again and again, and prompts of any lengths.
 
     Over waves of several widths, with states of earlier ones, and evictions where slots are few.
     """
@@ -136,7 +138,9 @@ def test_plan_evicts_states_on_few_paths():
 
 
 @given(
-    st.lists(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=3)),
+    st.lists(
+        st.lists(st.lists(st.sampled_from(STEPS), min_size=1, max_size=6), min_size=1, max_size=3)
+    ),
     st.sampled_from([20, 60]),
 )
 def test_blocks_of_a_prefix_are_those_of_the_same_layers(waves, blocks):
@@ -174,6 +178,13 @@ def test_schedule_fills_tiles_of_a_layer_first():
     (layer_5,) = np.flatnonzero(chunk.tiles.step == 5)
     assert (chunk.tiles.table[layer_5, 2] != trie.slots).all()
     assert cost.unique == 3 * 4 // 2 + 4
+
+
+def test_parts_of_a_layer_run_before_higher_layers():
+    """Steps are numbered by layer, so that states soon wait together at the layers above."""
+    numbers = number_steps(np.array(STEPS))
+    assert numbers.tolist() == [0, 1, 4, 5, 7, 3, 2, 6]
+    assert number_steps(np.array([5, 2])).tolist() == [5, 2]
 
 
 def test_schedule_packs_last_layers_by_layer():
@@ -234,12 +245,12 @@ def check_step(paths, active, *heights):
 
 
 @given(
-    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=9),
+    st.lists(st.lists(st.sampled_from(STEPS), min_size=1, max_size=8), min_size=1, max_size=9),
     st.sets(st.integers(1, 5), min_size=1),
     st.randoms(use_true_random=False),
 )
 def test_decode_tiles_run_every_path_in_order(paths, heights, random):
-    """Each active row runs its layers in order, on its own blocks; the others rest."""
+    """Each active row runs its steps in order, on its own blocks; the others rest."""
     active = random.sample(range(len(paths)), random.randint(1, len(paths)))
     check_step(paths, active, *sorted(heights))
 
