@@ -30,11 +30,18 @@ from cola_jax.model import View
 from cola_jax.moe import KERNEL_ROWS, block_rows
 from cola_jax.params import Layer, Model, assemble, field_of, shapes, sharding
 from cola_jax.prompts import Prompts, Readings, readings
-from cola_jax.steps import StepForm
+from cola_jax.steps import ATTENTION, MLP, WHOLE, StepForm
 
 QUESTIONS, READS, OUTPUTS = 64, 16, 1024
 DECODE_ROWS, DECODE_SLOTS, POSITIONS, DECODED = 64, 128, 32, 64
 RECURRENT = "forward, recurrent layer"
+PLAIN = StepForm()
+FORMS = {
+    "forward, attention alone": StepForm(ATTENTION),
+    "forward, MLP alone": StepForm(MLP),
+    "forward, half of the update": StepForm(damped=True),
+}
+OF_ATTENTION = ("q", "k", "v", "o", "output_gate")
 PREFIX, STATES = 512, 1024  # tokens that prompts have in common, and their states
 
 
@@ -63,10 +70,15 @@ class Program(NamedTuple):
     cached: int = 0  # bytes of the KV cache that are read or written
     unseen: Unseen = Unseen()
     row: int = 1  # tokens of a row
+    part: int = WHOLE  # of the layer
 
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of a layer's matrices, of one device's part."""
-        names = [field.name for field in dataclasses.fields(Layer)]
+        """Return the shapes of the matrices of the layer's part, those of one device."""
+        names = [
+            field.name
+            for field in dataclasses.fields(Layer)
+            if self.part in (WHOLE, ATTENTION if field.name in OF_ATTENTION else MLP)
+        ]
         leaves = {name: getattr(self.layers, name) for name in names}
         return {
             name: shard_shape(leaf)[1:]
@@ -163,6 +175,7 @@ class Abstract:
         cache: Kept = NO_CACHE,
         source: Any = None,
         number: int = 0,
+        form: StepForm = PLAIN,
     ) -> tuple[Any, Layer]:
         """Lower the program that runs tiles: on a GPU as many as layers are given, here one.
 
@@ -170,7 +183,7 @@ class Abstract:
         """
         layers, index = self.layers(number), self.array()
         table = self.array(CALL, WIDTH, shape.rows)
-        facts = (self.config, number, StepForm(), shape)
+        facts = (self.config, number, form, shape)
         buffers = (states, cache, mode, source)
         if self.platform == "tpu":
             return forward_tiles.lower(*facts, layers, table, index, index, *buffers), layers
@@ -183,7 +196,7 @@ def one_layer(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
 
 
-def layer_flops(config: ModelConfig, tokens: int, number: int = 0) -> float:
+def layer_flops(config: ModelConfig, tokens: int, number: int = 0, part: int = WHOLE) -> float:
     """Count the floating-point operations of a layer on a state: matmuls and attention.
 
     A token attends to those before it.
@@ -197,14 +210,22 @@ def layer_flops(config: ModelConfig, tokens: int, number: int = 0) -> float:
         weights = config.width * (2 * kv + 3 * values + 2 * kind.num_heads + 3 * kind.mlp_width)
         # a state is read and written by each token
         return 2.0 * tokens * weights + 6.0 * tokens * values * kind.head_dim
-    weights = config.width * (2 * heads + 2 * kv + 3 * kind.mlp_width + experts)
-    return 2.0 * tokens * weights + 2.0 * tokens * (tokens + 1) * heads
+    mlp = 2.0 * tokens * config.width * (3 * kind.mlp_width + experts)
+    attention = 2.0 * tokens * config.width * (2 * heads + 2 * kv)
+    attention += 2.0 * tokens * (tokens + 1) * heads
+    return {WHOLE: attention + mlp, ATTENTION: attention, MLP: mlp}[part]
 
 
 def lower_prefill(
-    make: Abstract, sizes: Sizes, *, cache: bool = False, last: bool = False, prefix: int = 0
+    make: Abstract,
+    sizes: Sizes,
+    *,
+    cache: bool = False,
+    last: bool = False,
+    prefix: int = 0,
+    form: StepForm = PLAIN,
 ) -> Program:
-    """Lower tiles of prompts, with or without a KV cache.
+    """Lower tiles of prompts, with or without a KV cache, of steps of a form.
 
     Without a cache these are the tiles of `run_paths`, with one those of `generate`. The last layer
     of a path is run at the positions read, which in `generate` is the end of the prompt. With
@@ -217,7 +238,8 @@ def lower_prefill(
         shape = shape._replace(reads=rows * most_reads, most_reads=most_reads)
     count = DECODE_SLOTS + 2 * rows if cache else slots
     slots = states = make.buffer(count + 1, tokens, config.width, split=2)
-    views, flops = make.view(QUESTIONS, tokens), layer_flops(config, tokens)
+    views = make.view(QUESTIONS, tokens)
+    flops = layer_flops(config, tokens, part=form.part)
     mode = OverPrompts(views, kernel=make.kernel)
     kind = config.kinds[0]
     kv = kind.num_kv_heads * kind.head_dim
@@ -234,10 +256,11 @@ def lower_prefill(
             states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
         flops = layer_flops(config, most_reads)
         flops += 4.0 * (tokens - most_reads) * config.width * kv
-    lowered, layers = make.lower(shape, states, mode, blocks, slots if last else None)
+    source = slots if last else None
+    lowered, layers = make.lower(shape, states, mode, blocks, source, form=form)
     cached = 4 * rows * (tokens * cache + prefix) * kv
     unseen = experts_unseen(make, rows * tokens)
-    return Program(lowered, layers, rows * flops, rows * tokens, cached, unseen, tokens)
+    return Program(lowered, layers, rows * flops, rows * tokens, cached, unseen, tokens, form.part)
 
 
 def experts_unseen(make: "Abstract", tokens: int) -> Unseen:
@@ -340,4 +363,8 @@ PROGRAMS = {
     "forward, 4k tokens": lambda make, sizes: lower_long(make, sizes, 4096),
     "forward, 8k tokens": lambda make, sizes: lower_long(make, sizes, 8192),
     RECURRENT: lower_recurrent,
+    **{
+        name: lambda make, sizes, form=form: lower_prefill(make, sizes, form=form)
+        for name, form in FORMS.items()
+    },
 }
