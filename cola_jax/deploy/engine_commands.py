@@ -17,6 +17,7 @@ from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.huggingface import CONFIG, read_config_file
 from cola_jax.formats.identity import HUB_ID, Identity
 from cola_jax.path import LayerPath, ascending_ranges, format_path, is_whole_path, validate
+from cola_jax.steps import is_whole
 
 # model types whose classes exllamav3 1.4.1 has; layer maps came with 0.0.31
 EXLLAMAV3 = {
@@ -115,7 +116,7 @@ def vllm_overrides(config: ModelConfig, path: LayerPath) -> dict[str, Any]:
         )
     return {
         "architectures": [name_of(architecture)],
-        PATH_FIELD: list(path),
+        PATH_FIELD: [step if is_whole(step) else format_path([step]) for step in path],
         LAYERS_FIELD: config.num_layers,
     }
 

@@ -79,6 +79,16 @@ def test_commands_name_the_model_its_revision_and_the_path(pair):
     assert "/home" not in str(commands_of(local.public, config, path))
 
 
+def test_commands_name_steps(pair):
+    """exllamav3 has none, so its command is missing."""
+    commands = commands_of(ON_HUB, config_of(pair, "llama-gqa"), parse_path("0,1a,(2-3)*0.5", 6))
+    assert [*commands] == ["cola", "transformers", "vllm"]
+    overrides = json.loads(shlex.split(commands["vllm"])[-1])
+    assert overrides["cola_path"] == [0, "1a", "2*0.5", "3*0.5"]
+    assert "--path '0,1a,(2-3)*0.5' " in commands["cola"]
+    assert 'cola_jax.apply_path(model, "0,1a,(2-3)*0.5")' in commands["transformers"]
+
+
 def test_code_for_transformers_applies_the_path(pair):
     made = pair("llama-gqa")
     base = BaseWeights(str(made.folder), None, on_hub=False)

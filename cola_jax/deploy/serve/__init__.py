@@ -1,1 +1,1 @@
-"""The plugin of vLLM, which serves paths; it imports neither JAX nor the rest of the package."""
+"""The plugin of vLLM, which serves paths; it imports no JAX, and of the package steps alone."""

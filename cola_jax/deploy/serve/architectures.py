@@ -1,7 +1,7 @@
 """The architectures of vLLM whose layers can run along a path, and how far each was tested."""
 
 PREFIX = "Cola"
-PATH_FIELD = "cola_path"  # fields of a config: the layers in order,
+PATH_FIELD = "cola_path"  # fields of a config: the layers, or other steps, in order,
 LAYERS_FIELD = "cola_layers"  # and how many the base model has
 
 # on a CPU, by tests/deploy/serve; in float32 if nothing else is said

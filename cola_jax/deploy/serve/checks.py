@@ -2,16 +2,19 @@
 
 # pyright: reportMissingImports=false
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
 from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS_FIELD, PATH_FIELD, name_of
+from cola_jax.steps import LETTERS, THOUSANDTHS, Step, check_share
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
 
+STEP = re.compile(r"(?P<layer>[0-9]{1,9})(?P<part>[am]?)(?:\*(?P<share>[0-9]*\.?[0-9]+))?")
 # ways to load that give each tensor to the model under its name in the checkpoint
 LOAD_FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "pt", "npcache", "dummy"}
 OWN_LOADERS = {"gguf", "bitsandbytes"}  # quantization that names tensors by the layers of the base
@@ -21,8 +24,11 @@ class PathError(ValueError):
     """What is asked of vLLM cannot be run along a path."""
 
 
-def path_in(model_config: "ModelConfig") -> tuple[int, ...]:
-    """Return the layers of the path that a config carries; PathError where they do not fit it."""
+def path_in(model_config: "ModelConfig") -> tuple[Step, ...]:
+    """Return the steps of the path that a config carries; PathError where they do not fit it.
+
+    A whole layer is its id; another step is a text such as `8a` or `7*0.5`.
+    """
     given = getattr(model_config.hf_config, PATH_FIELD, None)
     if given is None:
         raise PathError(
@@ -39,13 +45,31 @@ def path_in(model_config: "ModelConfig") -> tuple[int, ...]:
         )
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise PathError(f"{PATH_FIELD} must be a list of layer ids, not {given!r}.")
-    for layer in given:
-        if type(layer) is not int or not 0 <= layer < num_layers:
+    steps = tuple(map(read_step, given))
+    for step in steps:
+        if not 0 <= step.layer < num_layers:
             raise PathError(
-                f"{PATH_FIELD} has the layer {layer!r}, but {model_config.model} has the layers 0 "
-                f"to {num_layers - 1}."
+                f"{PATH_FIELD} has the layer {step.layer}, but {model_config.model} has the layers "
+                f"0 to {num_layers - 1}."
             )
-    return tuple(given)
+    return steps
+
+
+def read_step(given: object) -> Step:
+    """Read a step; PathError for other than an id, or a text of a layer with a part or a share."""
+    if type(given) is int:
+        return Step(given)
+    match = STEP.fullmatch(given) if isinstance(given, str) else None
+    if match is None or not (match["part"] or match["share"]):
+        raise PathError(
+            f"{PATH_FIELD} has the step {given!r}, but steps are ids of layers, or texts such as "
+            "'8a', '9m' and '7*0.5'."
+        )
+    try:
+        share = check_share(float(match["share"] or 1)) / THOUSANDTHS
+    except ValueError as error:
+        raise PathError(f"{PATH_FIELD} has the step {given!r}: {error}") from None
+    return Step(int(match["layer"]), LETTERS.index(match["part"]), share)
 
 
 def check(vllm_config: "VllmConfig") -> None:

@@ -4,9 +4,8 @@
 
 import contextlib
 import re
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +13,9 @@ from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.models.utils import PPMissingLayer
 
 from cola_jax.deploy.serve.checks import PathError
+from cola_jax.deploy.serve.copies import copy_module, is_method_of, shallow_copy
+from cola_jax.deploy.serve.steps import part_of_name, run_step, without_parts
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -21,53 +23,85 @@ if TYPE_CHECKING:
 
 LAYER = re.compile(r"^((?:.*?\.)?layers\.)(\d+)(\..*)$")
 OTHER_TOWERS = re.compile(r"vision|visual|audio|image")  # their layers have numbers as well
-Held = TypeVar("Held")
+
+
+class BaseLayers(NamedTuple):
+    """The layers of a base model, without what no position of a path runs, and their place."""
+
+    owner: str  # name of the module that has their list
+    name: str  # of the list there
+    layers: list[nn.Module]
 
 
 def put_in_order(
-    model: nn.Module, num_layers: int, path: Sequence[int], compilation: "CompilationConfig"
-) -> None:
+    model: nn.Module,
+    num_layers: int,
+    path: Sequence[Step],
+    compilation: "CompilationConfig",
+    *,
+    is_transformers: bool = False,
+) -> BaseLayers:
     """Replace the layers of a model by those of a path, and register their attention by position.
 
-    The first run of a layer is the layer itself. Every further run is a copy of the modules that
-    hold an attention (or a recurrent mixer), which has keys and values of its own; all other
-    modules and all parameters are the same objects, so nothing is allocated. Layers that no
-    position runs are dropped, before weights load.
+    The first run of a layer's attention is the layer's own. Every further one is a copy of the
+    modules that hold an attention (or a recurrent mixer), which has keys and values of its own; all
+    other modules and all parameters are the same objects, so nothing is allocated. An MLP alone has
+    no keys and values. Layers and parts that no position runs are dropped, before weights load.
+
+    `is_transformers` says whether the layers are those of transformers. Returns what to load.
     """
     owner, name = find_layers(model, num_layers)
     layers = list(owner.get_submodule(name).children())
-    runs = [run_of(layers, path, position) for position in range(len(path))]
+    wholes = [run_of(layers, path, position) for position in range(len(path))]
     before = dict(compilation.static_forward_context)
     of_layers = {each for layer in layers for each in layer.modules()}
     after = {key: each for key, each in before.items() if each not in of_layers}
     names = {each: key for key, each in before.items() if each in of_layers}
     experts: list[str] = []  # in the order of their calls
-    for position, run in enumerate(runs):
-        for source, module in zip(layers[path[position]].modules(), run.modules(), strict=True):
+    for position, (step, run) in enumerate(zip(path, wholes, strict=True)):
+        for source, module in zip(layers[step.layer].modules(), run.modules(), strict=True):
             old = names.get(source)
             if old is None:
                 continue
             if isinstance(module, AttentionLayerBase):
+                if step.part == MLP:
+                    continue
                 new = LAYER.sub(rf"\g<1>{position}\g<3>", old)
                 after[new] = module
                 replace_values(module, {old: new})
-            else:  # experts, which all runs share
+            elif step.part != ATTENTION:  # experts, which all runs share
                 after[old] = module
                 experts.append(old)
+    steps = zip(wholes, path, strict=True)
+    runs = [run_step(run, step, is_transformers=is_transformers) for run, step in steps]
     setattr(owner, name, nn.ModuleList(runs))
     if "end_layer" in vars(owner):
         vars(owner)["end_layer"] = len(path)
     compilation.static_forward_context.clear()
     compilation.static_forward_context.update(after)
     compilation.static_all_moe_layers[:] = experts
+    owners = (key for key, module in model.named_modules() if module is owner)
+    return BaseLayers(
+        next(owners), name, [loaded(layer, path, i) for i, layer in enumerate(layers)]
+    )
 
 
-def put_kinds_in_order(config: "PreTrainedConfig", path: Sequence[int]) -> None:
+def loaded(layer: nn.Module, path: Sequence[Step], number: int) -> nn.Module:
+    """Return a layer of the base model without the parts that no position runs."""
+    parts = {step.part for step in path if step.layer == number}
+    if not parts:
+        return PPMissingLayer()
+    if len(parts) > 1 or WHOLE in parts:
+        return layer
+    return without_parts(layer, {ATTENTION, MLP} - parts, is_transformers=False)
+
+
+def put_kinds_in_order(config: "PreTrainedConfig", path: Sequence[Step]) -> None:
     """Change the config that a model of transformers reads by position while it runs."""
     config.num_hidden_layers = len(path)
     types = vars(config).get("layer_types")
     if types is not None:
-        config.layer_types = [types[layer] for layer in path]
+        config.layer_types = [types[step.layer] for step in path]
 
 
 def find_layers(model: nn.Module, num_layers: int) -> tuple[nn.Module, str]:
@@ -104,11 +138,12 @@ def holds_attention(module: nn.Module) -> bool:
     return any(isinstance(each, AttentionLayerBase) for each in module.modules())
 
 
-def run_of(layers: Sequence[nn.Module], path: Sequence[int], position: int) -> nn.Module:
-    """Return the module that runs at a position of a path."""
-    layer = layers[path[position]]
-    is_first = path[position] not in path[:position]
-    return layer if is_first else copy_attention(layer)
+def run_of(layers: Sequence[nn.Module], path: Sequence[Step], position: int) -> nn.Module:
+    """Return the module that runs the whole layer of a position of a path."""
+    step = path[position]
+    earlier = {step.layer for step in path[:position] if step.part != MLP}
+    layer = layers[step.layer]
+    return copy_attention(layer) if step.part != MLP and step.layer in earlier else layer
 
 
 def copy_attention(module: nn.Module) -> nn.Module:
@@ -124,30 +159,13 @@ def copy_attention(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} has a forward of its own, as offloaded layers have, and "
             "cannot run twice: serve without offloading (--cpu-offload-gb)."
         )
-    copied = shallow_copy(module)
-    for table in ("_parameters", "_buffers", "_modules"):
-        vars(copied)[table] = dict(vars(module)[table])
+    copied = copy_module(module)
     children = {child: copy_attention(child) for child in module.children()}
     if isinstance(module, AttentionLayerBase) and "impl" in vars(module):
         copied.impl = shallow_copy(module.impl)
     copied._modules = {name: child and children[child] for name, child in module._modules.items()}
     replace_values(copied, children)
     return copied
-
-
-def shallow_copy(original: Held) -> Held:
-    """Copy an object with the same values; methods that it keeps are those of the copy."""
-    copied = object.__new__(type(original))
-    vars(copied).update(vars(original))
-    for name, value in vars(original).items():
-        if is_method_of(value, original):
-            vars(copied)[name] = types.MethodType(value.__func__, copied)
-    return copied
-
-
-def is_method_of(value: object, owner: object) -> TypeGuard[types.MethodType]:
-    """Whether a value is a method that is bound to an object."""
-    return isinstance(value, types.MethodType) and value.__self__ is owner
 
 
 def replace_values(module: nn.Module, values: Mapping[Any, Any]) -> None:
@@ -158,34 +176,47 @@ def replace_values(module: nn.Module, values: Mapping[Any, Any]) -> None:
 
 
 @contextlib.contextmanager
-def named_by_layer(model: nn.Module, num_layers: int, path: Sequence[int]) -> Iterator[None]:
+def named_by_layer(model: nn.Module, base: BaseLayers) -> Iterator[None]:
     """Name the layers that run as the base model does, so that its own loader finds them."""
-    owner, name = find_layers(model, len(path))
-    runs = owner.get_submodule(name)
-    each = list(runs.children())
-    named = [each[path.index(i)] if i in path else PPMissingLayer() for i in range(num_layers)]
-    setattr(owner, name, nn.ModuleList(named))
+    owner = model.get_submodule(base.owner)
+    runs = owner.get_submodule(base.name)
+    setattr(owner, base.name, nn.ModuleList(base.layers))
     try:
         yield
     finally:
-        setattr(owner, name, runs)
+        setattr(owner, base.name, runs)
 
 
 def of_path(
-    weights: Iterable[tuple[str, torch.Tensor]], num_layers: int, path: Sequence[int]
+    weights: Iterable[tuple[str, torch.Tensor]], num_layers: int, path: Sequence[Step]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a checkpoint without those of layers that no position runs."""
-    skipped = set(range(num_layers)).difference(path)
+    """Yield the tensors of a checkpoint without those of layers and parts that no position runs.
+
+    Those of layers after the last, which predict further tokens, stay.
+    """
     for name, weight in weights:
         match = match_layer(name)
-        if match is None or int(match[2]) not in skipped:
+        is_other = match is None or int(match[2]) >= num_layers
+        if is_other or first_position(name, path) is not None:
             yield name, weight
 
 
-def named_by_position(name: str, path: Sequence[int]) -> str:
-    """Return the name of a parameter at the first position that runs its layer."""
+def first_position(name: str, path: Sequence[Step]) -> int | None:
+    """Return the first position that has a tensor of a layer; None where none has it."""
     match = match_layer(name)
-    return name if match is None else f"{match[1]}{path.index(int(match[2]))}{match[3]}"
+    assert match is not None
+    part = part_of_name(match[3].split(".")[1])
+    for position, step in enumerate(path):
+        if step.layer == int(match[2]) and (part is None or step.part in (WHOLE, part)):
+            return position
+    return None
+
+
+def named_by_position(name: str, path: Sequence[Step]) -> str:
+    """Return the name of a parameter at the first position that has it."""
+    match = match_layer(name)
+    position = None if match is None else first_position(name, path)
+    return name if match is None or position is None else f"{match[1]}{position}{match[3]}"
 
 
 def match_layer(name: str) -> re.Match[str] | None:

@@ -38,8 +38,15 @@ class PathModel(nn.Module):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.cola_path = path_in(vllm_config.model_config)
         self.cola_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
-        layers.put_in_order(self, self.cola_layers, self.cola_path, vllm_config.compilation_config)
-        if isinstance(self, TransformersModel):
+        is_transformers = isinstance(self, TransformersModel)
+        self.cola_base = layers.put_in_order(
+            self,
+            self.cola_layers,
+            self.cola_path,
+            vllm_config.compilation_config,
+            is_transformers=is_transformers,
+        )
+        if is_transformers:
             config = vllm_config.model_config.hf_text_config
             layers.put_kinds_in_order(config, self.cola_path)
         logger.info(
@@ -50,7 +57,7 @@ class PathModel(nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the tensors of the layers that run, by their names in the base model, each once."""
-        with layers.named_by_layer(self, self.cola_layers, self.cola_path):
+        with layers.named_by_layer(self, self.cola_base):
             loaded = super().load_weights(  # pyright: ignore[reportAttributeAccessIssue]
                 layers.of_path(weights, self.cola_layers, self.cola_path)
             )

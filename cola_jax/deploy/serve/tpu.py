@@ -22,6 +22,7 @@ from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdate
 from cola_jax.deploy.serve import checks
 from cola_jax.deploy.serve.architectures import PATH_FIELD
 from cola_jax.deploy.serve.layers import match_layer, named_by_position
+from cola_jax.steps import Step
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -36,6 +37,12 @@ class PathConfig(VerifyAndUpdateConfig):
     def verify_and_update_config(cls, vllm_config: "VllmConfig") -> None:
         """Raise PathError where the path cannot run; else set the number of layers."""
         checks.check(vllm_config)
+        for step in checks.path_in(vllm_config.model_config):
+            if step != Step(step.layer):
+                raise checks.PathError(
+                    "models of tpu-inference run whole layers alone: serve a path with parts or "
+                    "shares of layers on a GPU."
+                )
         model_config = vllm_config.model_config
         model_config.hf_text_config.num_hidden_layers = len(checked_path(vllm_config))
         model_config.model_arch_config = model_config.get_model_arch_config()
@@ -58,10 +65,11 @@ def renamed(weights: Weights, path: Sequence[int]) -> Iterator[tuple[str, torch.
 
     Those of other layers are left out, also of layers after the last, which predict further tokens.
     """
+    steps = [Step(layer) for layer in path]
     for name, weight in weights:
         match = match_layer(name)
         if match is None or int(match[2]) in path:
-            yield named_by_position(name, path), weight
+            yield named_by_position(name, steps), weight
 
 
 class PathWeightLoader(StandardWeightLoader):

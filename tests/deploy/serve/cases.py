@@ -20,6 +20,7 @@ from cola_jax import run_path
 from cola_jax.deploy.engine_commands import vllm_overrides
 from cola_jax.deploy.export import export
 from cola_jax.formats.conversion import convert
+from cola_jax.path import parse_path
 from tests import oracle
 
 TOKENS = 24
@@ -29,6 +30,9 @@ PATHS = (
     (0, 1, 1, 2, 3, 2, 3, 2, 3, 4),
     (3, 0, 5, 1, 4, 2),
 )
+# parts before and after their layers, of layers that run in no other part, and in two
+PARTS = parse_path("0m,0,1a,2,1,2m,4a,4m,5m", 6)
+SHARES = parse_path("0m,0*0.5,1a,(1-2)*1.5,2m*0.25,4a*0.5,4m,5a", 6)
 WIDE = {
     "hidden_size": 128,
     "num_attention_heads": 2,
@@ -44,7 +48,7 @@ COPIED = {
     # its first layer has no experts, and can be written at the first place alone
     "ernie4-5-moe": ("float32", ((0, 2, 5), (0, 1, 1, 2, 3, 2, 3, 4), (0, 3, 5, 1, 4, 2))),
     "gpt-oss": ("float32", ((0, 3, 4, 5), (0, 1, 2, 1, 2, 3, 4, 5), (2, 1, 4, 5, 0, 3))),
-    **dict.fromkeys(("qwen3-next", "qwen3.5", "qwen3.5-moe"), ("bfloat16", PATHS)),
+    **dict.fromkeys(("qwen3-next", "qwen3.5", "qwen3.5-moe"), ("bfloat16", (*PATHS, PARTS))),
 }
 # one for each way in which vLLM's classes differ
 FAMILIES = (
@@ -77,7 +81,7 @@ def write_case(variant: str, folder: Path) -> None:
     oracle.random_model(family, **config).save_pretrained(folder)
     model = oracle.convert_in_memory(folder)
     ids = np.random.default_rng(0).integers(0, WIDE["vocab_size"], TOKENS).tolist()
-    dtype, paths = COPIED.get(variant, ("float32", PATHS))
+    dtype, paths = COPIED.get(variant, ("float32", (*PATHS, PARTS, SHARES)))
     if variant in COPIED:
         right: list[dict[str, Any]] = [{"copy": name} for name in write_copies(folder, paths)]
     else:

@@ -24,10 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 from vllm import LLM, SamplingParams, TokensPrompt
-from vllm.config import KVTransferConfig
+from vllm.config import CompilationConfig, KVTransferConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 
 from cola_jax.deploy.serve import layers
+from cola_jax.deploy.serve.steps import part_of_name
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
 from tests.deploy.serve.quantized import write_quantized
 
 BOUND = 1e-4
@@ -41,17 +44,44 @@ def bytes_of(module: nn.Module) -> int:
     return sum(tensors.values())
 
 
+def bytes_that_run(layer: nn.Module, parts: set[int]) -> int:
+    """Count the bytes of a layer of which a path runs some parts, or the whole."""
+    if not parts:
+        return 0
+    kept = {WHOLE, ATTENTION, MLP} if WHOLE in parts else parts
+    return bytes_of(layer) - sum(
+        bytes_of(module)
+        for name, module in layer.named_children()
+        if part_of_name(name) not in {None, *kept}
+    )
+
+
 def counted(counts: Counts) -> Any:
-    """Return `put_in_order` that records the bytes of the base, of skipped layers and of a path."""
+    """Return `put_in_order` that records bytes of the base, of what is skipped and of a path.
+
+    And how many caches of keys and values the path has.
+    """
     put_in_order = layers.put_in_order
 
-    def put_and_count(model: nn.Module, num_layers: int, path: Sequence[int], *rest: Any) -> None:
+    def put_and_count(
+        model: nn.Module,
+        num_layers: int,
+        path: Sequence[Step],
+        compilation: CompilationConfig,
+        **options: Any,
+    ) -> layers.BaseLayers:
         owner, name = layers.find_layers(model, num_layers)
-        each = [bytes_of(layer) for layer in owner.get_submodule(name).children()]
         counts["base"] = bytes_of(model)
-        counts["skipped"] = sum(each[layer] for layer in {*range(num_layers)}.difference(path))
-        put_in_order(model, num_layers, path, *rest)
+        counts["skipped"] = sum(
+            bytes_of(layer) - bytes_that_run(layer, {x.part for x in path if x.layer == i})
+            for i, layer in enumerate(owner.get_submodule(name).children())
+        )
+        base = put_in_order(model, num_layers, path, compilation, **options)
         counts["path"] = bytes_of(model)
+        registered = compilation.static_forward_context.values()
+        counts["caches"] = sum(isinstance(module, AttentionLayerBase) for module in registered)
+        counts["attentions"] = sum(step.part != MLP for step in path)
+        return base
 
     return mock.patch.object(layers, "put_in_order", put_and_count)
 
@@ -91,6 +121,7 @@ def run_case(folder: Path, ids: list[int], case: dict[str, Any], **options: Any)
     with counted(counts):
         answer = ask(folder, ids, hf_overrides=case["overrides"], **options)
     assert counts["path"] == counts["base"] - counts["skipped"], counts
+    assert counts["caches"] == counts["attentions"], counts
     return answer
 
 
@@ -147,7 +178,10 @@ def refused(folder: Path) -> bool:
         ),
         ("with load format sharded_state cannot serve", {}, {"load_format": "sharded_state"}),
         ("has the layer 6, but", {"cola_path": [0, 6]}, {}),
-        ("has the layer '0', but", {"cola_path": ["0"]}, {}),
+        ("has the step '0', but", {"cola_path": ["0"]}, {}),
+        ("has the step True, but", {"cola_path": [True]}, {}),
+        ("has the layer 6, but", {"cola_path": [0, "6m*0.5"]}, {}),
+        ("not a share of an update", {"cola_path": [0, "5*3"]}, {}),
         ("must be a list of layer ids", {"cola_path": "0-5"}, {}),
         ("must be a list of layer ids", {"cola_path": []}, {}),
         ("has no cola_path", {"cola_path": None}, {}),
