@@ -1,14 +1,16 @@
-"""Read paths of PoLar, Dr.LLM, RYS and mergekit, and write those of mergekit.
+"""Read paths of PoLar, Dr.LLM, RYS, EvoPress, SWIFT and mergekit, and write those of mergekit.
 
 The layouts are those of tianyi-lab/PoLar 30d0efd (`polar/data.py`), parameterlab/dr-llm 14e8837
-(`data_generation.py`, `train.py`), dnhkng/RYS 3e75aca (`src/core/layer_config.py`) and
-arcee-ai/mergekit a6e4028 (`mergekit/config.py`); peers.md lists the differences from ours.
+(`data_generation.py`, `train.py`), dnhkng/RYS 3e75aca (`src/core/layer_config.py`),
+IST-DASLab/EvoPress 50888a0 (`evo_drop_search.py`), dilab-zju/self-speculative-decoding 688db8b and
+hemingkx/SWIFT 88caed7 (`skip_layers.json`) and arcee-ai/mergekit a6e4028 (`mergekit/config.py`);
+peers.md lists the differences from ours.
 """
 
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -20,7 +22,7 @@ from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.formats.identity import Identity, named_model
 from cola_jax.path import STOP, Ids, LayerPath, ascending_ranges, format_path, parse_path, validate
-from cola_jax.steps import ATTENTION, MLP, Step, layer_of, missing_part
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, layer_of, missing_part
 
 LayerId = Annotated[int, Field(strict=True, ge=0)]
 PathIds = Annotated[tuple[LayerId, ...], Field(min_length=1)]
@@ -31,6 +33,12 @@ PAIR = r"[0-9]+,[0-9]+"
 BLOCK = rf"(?:\({PAIR}\)|{PAIR})"
 BLOCKS = re.compile(rf"(?:blocks:)?{BLOCK}(?:;+{BLOCK})*;*")
 RYS_LINE = re.compile(rf"blocks:.*|\({PAIR}\)|.*;.*")
+EVOPRESS = {"none", "attn", "mlp", "attn+mlp"}  # lost parts of a layer, one a line
+LOOP_RULE = (
+    "A loop runs each layer of a window count times, and adds a share of its update each time: "
+    "frozen routing, gates of tokens, interpolated states or norms and shared caches are no steps "
+    "of a path."
+)
 MERGE_RULE = "A path is a passthrough merge that stacks layers of one model."
 # the last names of the modules that end each part, of all families
 PROJECTIONS = {
@@ -110,16 +118,108 @@ def json_paths(content: Any, num_layers: int, limit: int) -> list[LayerPath]:
         return right + [path for sample in samples for path in sample.invalid]
     if isinstance(content, dict) and isinstance(content.get("path"), str):  # path.json
         return [parse_path(content["path"], num_layers, limit)]
+    if isinstance(content, dict) and "window" in content:
+        return [loop_path(content, num_layers)]
+    if isinstance(content, dict) and (sets := skip_sets(content)):
+        return [
+            path_without(each.attention, each.mlp, num_layers)
+            for each in TypeAdapter(list[SkipSets]).validate_python(sets)
+        ]
     if isinstance(content, dict):
         raise InputError(
-            "its format is unknown. Known are lines of paths such as 0-5,7,7,8-29 or of blocks "
-            "such as (30,34) of RYS, a JSON list of both, a mergekit configuration, PoLar's "
-            "samples and Dr.LLM's results."
+            "its format is unknown. Known are lines of paths such as 0-5,7,7,8-29, of blocks such "
+            "as (30,34) of RYS or of EvoPress, a JSON list of paths and blocks, a mergekit "
+            "configuration, PoLar's samples, Dr.LLM's results, skipped layers of SWIFT, and a loop "
+            'such as {"window": [8, 11], "mode": "layer", "count": 2, "share": 0.5}.'
         )
     return [
         with_blocks([path], num_layers, limit) if len(path) == 2 else path
         for path in PATHS.validate_python(content)
     ]
+
+
+class SkipSets(BaseModel, extra="forbid"):
+    """The layers of a draft whose attention or MLP is skipped, of SWIFT or Draft & Verify."""
+
+    attention: list[LayerId]
+    mlp: list[LayerId]
+
+
+def skip_sets(content: Mapping[str, Any]) -> list[Any]:
+    """Return the sets of skipped layers in JSON, one or several by name; none in other JSON."""
+    sets = [content] if "attention" in content else list(content.values())
+    is_known = all(isinstance(each, dict) and {"attention", "mlp"} <= each.keys() for each in sets)
+    return sets if is_known else []
+
+
+def path_without(attention: Collection[int], mlp: Collection[int], num_layers: int) -> LayerPath:
+    """Return the path that leaves out the attention of some layers and the MLP of some."""
+    for name, layers in (("attention", attention), ("mlp", mlp)):
+        if outside := sorted(layer for layer in layers if layer >= num_layers):
+            raise InputError(
+                f"it skips the {name} of layers {outside}, but the model has layers 0.."
+                f"{num_layers - 1}."
+            )
+    path = []
+    for layer in range(num_layers):
+        if layer not in attention:
+            part = ATTENTION if layer in mlp else WHOLE
+            path.append(Step(layer, part).id)
+        elif layer not in mlp:
+            path.append(Step(layer, MLP).id)
+    return validate(path, num_layers)
+
+
+def evopress_path(words: Sequence[str], num_layers: int) -> LayerPath:
+    """Return the path of a configuration of EvoPress: what each layer loses, in order."""
+    if len(words) != num_layers:
+        raise InputError(
+            f"its {len(words)} lines are of a model of as many layers, but the model has "
+            f"{num_layers}."
+        )
+    attention = {layer for layer, word in enumerate(words) if "attn" in word}
+    mlp = {layer for layer, word in enumerate(words) if "mlp" in word}
+    return path_without(attention, mlp, num_layers)
+
+
+class Loop(BaseModel, extra="forbid"):
+    """A window of layers that run several times, with a share of each update."""
+
+    window: tuple[LayerId, LayerId]  # the first and the last layer
+    count: Annotated[int, Field(strict=True, ge=1)]
+    share: float | None = None  # None: 1 / count, so that the loop adds as much as the window
+    mode: Literal["layer", "block"] | None = None  # what is repeated: each layer, or the window
+
+
+def loop_path(content: Any, num_layers: int) -> LayerPath:
+    """Return the path of a loop; InputError where it means something else than steps of a path."""
+    with reading("the loop", LOOP_RULE):
+        loop = Loop.model_validate(content)
+        first, last = loop.window
+        if not first <= last < num_layers:
+            raise InputError(
+                f"its window [{first}, {last}] must have first <= last < {num_layers}, the number "
+                "of layers"
+            )
+        share = round(1 / loop.count, 3) if loop.share is None else loop.share
+        window = range(first, last + 1)
+        if len(window) > 1 and loop.mode is None:
+            raise InputError(
+                "its window has several layers: give the mode layer, in which each runs count "
+                "times in turn, or block, in which all of them do"
+            )
+        if len(window) > 1 and loop.mode == "block" and share != 1:
+            raise InputError(
+                f"its share {share:g} is of what a block of {len(window)} layers adds together, "
+                "h + s (block(h) - h), and a step adds a share of one layer: give the mode layer, "
+                "a window of one layer, or the share 1"
+            )
+        body = [Step(layer, WHOLE, share).id for layer in window]
+        if loop.mode == "block":
+            looped = body * loop.count
+        else:
+            looped = [step for step in body for _ in range(loop.count)]
+        return (*range(first), *looped, *range(last + 1, num_layers))
 
 
 def read_samples(content: Any, num_layers: int) -> list[Sample] | None:
@@ -167,10 +267,14 @@ def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def line_paths(file: Path, lines: Sequence[str], num_layers: int, limit: int) -> list[LayerPath]:
     """Read paths, or blocks of RYS, one on each line; # starts a comment.
 
+    Lines of what a layer loses, as EvoPress writes, are one path.
     A range is written 0-5, or 0..5 as `layer_path.py` of alainnothere/llm-circuit-finder does.
     """
     bodies = ["".join(line.partition("#")[0].lower().split()) for line in lines]
-    read = reader_of([body for body in bodies if body])
+    words = [body for body in bodies if body]
+    if words and EVOPRESS.issuperset(words):
+        return [evopress_path(words, num_layers)]
+    read = reader_of(words)
     paths = []
     for number, body in enumerate(bodies, start=1):
         if body:

@@ -13,17 +13,20 @@ from cola_jax.checkpoint import read_metadata
 from cola_jax.deploy.path_file import PathFile, find_path_file
 from cola_jax.deploy.provenance import UNKNOWN_PROVENANCE, Provenance
 from cola_jax.deploy.verify.edited_model import path_of_model
-from cola_jax.errors import InputError, printed, reading, shorten, shown
+from cola_jax.errors import InputError, printed, reading, shown
 from cola_jax.files import is_file, parse_yaml, read_bytes, read_text
 from cola_jax.formats.conversion import similar_name
 from cola_jax.formats.huggingface import CONFIG
 from cola_jax.formats.identity import HUB_ID, Identity, named_model
 from cola_jax.formats.peers import (
+    EVOPRESS,
     MERGE,
     Sample,
+    evopress_path,
     is_drllm,
     merge_model,
     parse_without_nulls,
+    path_without,
     read_paths,
     read_samples,
     reader_of,
@@ -31,17 +34,18 @@ from cola_jax.formats.peers import (
 )
 from cola_jax.path import LayerPath, format_path, identity, parse_path, validate
 from cola_jax.question import digest
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, has_share, layer_of, missing_part, part_of
 
 DROPPED, LAYERS = "dropped:", "layers:"  # prefixes of lists of layers
-PATH_TEXT = re.compile(r"[0-9(][0-9\s,;.()x-]*|blocks:.*", re.IGNORECASE)
-EVOPRESS = {"none", "attn", "mlp", "attn+mlp"}  # lost parts of a layer, one a line
+PATH_TEXT = re.compile(r"[0-9(][0-9\s,;.()xam*-]*|blocks:.*", re.IGNORECASE)
 SEARCHES = {"polar": "PoLar", "drllm": "Dr.LLM"}
 FORMS = (
     "A claim is a path such as 0-5,7,7,8-29, a block of RYS such as (30,34) or "
     "blocks:31,34;43,45, a path of llm-circuit-finder such as 0..14,12..39, dropped layers such as "
-    "dropped:21-28, a file of one of these or of mergekit, PoLar, Dr.LLM or EvoPress, a directory "
-    "of results of PoLar or Dr.LLM, a directory or a Hub id such as owner/name with a path.json, "
-    "or a model with layers of the base model: a Hub id, or a directory in Hugging Face layout."
+    "dropped:21-28 or dropped:21-25,26a, a file of one of these or of mergekit, PoLar, Dr.LLM, "
+    "EvoPress, SWIFT or a loop, a directory of results of PoLar or Dr.LLM, a directory or a Hub id "
+    "such as owner/name with a path.json, or a model with layers of the base model: a Hub id, or a "
+    "directory in Hugging Face layout."
 )
 
 
@@ -51,7 +55,7 @@ class Claim:
 
     name: str  # short, for tables
     text: str  # as the user gave it
-    kind: str  # path, rys, circuit-finder, mergekit, dropped layers, polar, drllm or model
+    kind: str  # path, rys, circuit-finder, mergekit, dropped layers, loop, polar, drllm or model
     path: LayerPath
     digest: str | None = None  # SHA-256 of the file, or of the weights of the model
     note: str = ""  # a sentence on how the path was derived
@@ -63,8 +67,9 @@ def read_claim(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
 
     The form is recognised in this order:
 
-    1. `dropped:` with layers to skip, such as 21-28 or the list of ShortGPT [27, 26, 25], or with a
-       file that has them; `layers:` likewise with the layers to run, as RYS writes a path.
+    1. `dropped:` with layers to skip, such as 21-28, 26a (its attention) or the list of ShortGPT
+       [27, 26, 25], or with a file that has them; `layers:` likewise with the layers to run, as RYS
+       writes a path.
     2. Digits and punctuation: a path, pairs of RYS, or a path of llm-circuit-finder.
     3. A directory with a path.json, or a Hub id with its owner, also as ID@REVISION, of a
        repository with one: its path.
@@ -155,7 +160,7 @@ def from_list(text: str, num_layers: int) -> Claim:
     drops, rest = text.lower().startswith(DROPPED), text.partition(":")[2]
     file = place_of(rest)
     in_file = os.path.isfile(file)
-    if not in_file and not re.fullmatch(r"[0-9,\s()x[\]-]+", rest):
+    if not in_file and not re.fullmatch(r"[0-9,\s()xam*.[\]-]+", rest):
         raise InputError(
             f"the claim {printed(text)} has neither layers such as 21-28 nor a file after its "
             f"prefix{similar_name(file)}."
@@ -164,33 +169,41 @@ def from_list(text: str, num_layers: int) -> Claim:
     file_digest = digest_of_file(file) if in_file else None
     with reading(file if in_file else f"the claim {printed(text)}"):
         words = content.replace(",", " ").strip("[] \n").split()
-        if drops and words and set(words) <= EVOPRESS:
-            layers = whole_layers(words, num_layers)
-        else:
-            layers = parse_path(",".join(words), num_layers)
-        ids = format_path(sorted(set(layers)))
+        if drops and words and EVOPRESS.issuperset(words):
+            path = evopress_path(words, num_layers)
+            return dropped_claim(text, path, num_layers, file_digest)
+        steps = parse_path(",".join(words), num_layers)
         if drops:
-            path = validate([i for i in range(num_layers) if i not in layers], num_layers)
-            name, note = f"dropped {ids}", f"Layers {ids} are dropped."
-            return Claim(name, text, "dropped layers", path, file_digest, note)
-    return Claim(format_path(layers), text, "path", layers, file_digest)
+            if damped := [step for step in steps if has_share(step)]:
+                raise InputError(
+                    f"it drops a share, {format_path(damped[:1])}: give a path that runs the rest."
+                )
+            attention = {layer_of(step) for step in steps if part_of(step) != MLP}
+            mlp = {layer_of(step) for step in steps if part_of(step) != ATTENTION}
+            path = path_without(attention, mlp, num_layers)
+            return dropped_claim(text, path, num_layers, file_digest)
+    return Claim(format_path(steps), text, "path", steps, file_digest)
 
 
-def whole_layers(words: Sequence[str], num_layers: int) -> LayerPath:
-    """Return the layers that EvoPress drops; InputError for halves of a layer."""
-    if len(words) != num_layers:
-        raise InputError(
-            f"its {len(words)} lines are of a model of as many layers, but the model has "
-            f"{num_layers}."
-        )
-    halves = [f"{word} of layer {i}" for i, word in enumerate(words) if word in ("attn", "mlp")]
-    if halves:
-        raise InputError(
-            f"it drops halves of layers ({shorten(halves)}), and a path runs or skips whole "
-            "layers: give a configuration that drops attn+mlp alone, as EvoPress writes with "
-            "--drop_entire_block."
-        )
-    return tuple(i for i, word in enumerate(words) if word == "attn+mlp")
+def dropped_claim(text: str, path: LayerPath, num_layers: int, file_digest: str | None) -> Claim:
+    """Make the claim of a path without layers or parts of layers, named by what it leaves out."""
+    run = {layer_of(step): step for step in path}
+    left_out = {None: [], ATTENTION: [], MLP: []}
+    for layer in range(num_layers):
+        if layer not in run:
+            left_out[None].append(layer)
+        elif (part := missing_part(run[layer])) is not None:
+            left_out[part].append(layer)
+    names = {None: "layers", ATTENTION: "the attention of layers", MLP: "the MLP of layers"}
+    said = [f"{names[part]} {format_path(layers)}" for part, layers in left_out.items() if layers]
+    if not said:
+        raise InputError("it drops nothing, so there is nothing to try.")
+    note = " and ".join(said)
+    steps = [Step(layer, part or WHOLE).id for part, layers in left_out.items() for layer in layers]
+    name = f"dropped {format_path(sorted(steps, key=Step.of))}"
+    return Claim(
+        name, text, "dropped layers", path, file_digest, f"{note[0].upper()}{note[1:]} are dropped."
+    )
 
 
 def check_model(
@@ -213,7 +226,7 @@ def from_file(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
         if content.lstrip()[:1] in ("[", "{"):
             claim = from_json(text, content, num_layers)
             check_model(file, checkpoint, *named_model(parse_without_nulls(content)))
-        elif lines and set(lines) <= EVOPRESS:
+        elif lines and EVOPRESS.issuperset(lines):
             claim = from_list(f"{DROPPED}{text}", num_layers)
         elif len(lines) == 1:
             claim = from_text(lines[0], num_layers)
@@ -228,7 +241,7 @@ def from_file(text: str, checkpoint: str | Path, num_layers: int) -> Claim:
 
 
 def from_json(text: str, content: str, num_layers: int) -> Claim:
-    """Read JSON of PoLar or Dr.LLM, of `cola static`, or with one path in a list.
+    """Read JSON of PoLar, Dr.LLM, SWIFT, a loop, `cola static`, or with one path in a list.
 
     Raises InputError for a list of layers, which may be those to run or to drop.
     """
@@ -244,7 +257,13 @@ def from_json(text: str, content: str, num_layers: int) -> Claim:
         # of `cola static`, the path that was found, whether or not it is recommended
         path = PathFile.of(value, text).layers_of(text, num_layers, found=True)
         return Claim(file.name, text, "path", path)
-    return Claim(file.name, text, "path", only_path(file, num_layers))
+    path = only_path(file, num_layers)
+    if isinstance(value, dict) and "window" in value:
+        note = f"A loop, read as the path {format_path(path)}; each run has a cache of its own."
+        return Claim(file.name, text, "loop", path, note=note)
+    if isinstance(value, dict):
+        return dropped_claim(text, path, num_layers, None)
+    return Claim(file.name, text, "path", path)
 
 
 def only_path(file: Path, num_layers: int) -> LayerPath:
