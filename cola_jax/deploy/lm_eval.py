@@ -43,6 +43,7 @@ from cola_jax.prompts import Prompts, Readings
 from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.scorer import pack
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import is_whole
 
 TokenIds = Sequence[int]
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
@@ -54,8 +55,8 @@ RECORD = "cola_jax"  # key of the harness's cache
 FEW_TOKENS = 256
 MOST_CONTINUATIONS = 64  # the reads of one position are padded to a power of two
 # the harness cuts its arguments at commas, which a path has as well
-PATH = re.compile(r"""(?<![^,])path=["']?[-\d,()x ]+?["']?(?=,\s*[A-Za-z_]+=|,?$)""")
-JOINED = re.compile(r"""[-+\d,()x "'\[\]]*""")  # a path, not the name of a file
+PATH = re.compile(r"""(?<![^,])path=["']? *[\d(][-\d,()xam*. ]*?["']?(?=,\s*[A-Za-z_]+=|,?$)""")
+JOINED = re.compile(r"""(?:[\["' ]*[\d(][-+\d,()xam*. "'\[\]]*)?""")  # a path, no file's name
 
 
 def join_path(argument: str) -> str:
@@ -64,13 +65,19 @@ def join_path(argument: str) -> str:
 
 
 def path_text(path: Any) -> str:
-    """Return a path as text, of one with + for commas, a list of layers, or a single layer.
+    """Return a path as text, of one with + for commas, a list of steps, or a single layer.
 
     Other texts, such as names of files, stay as they are.
     """
-    layers = path if isinstance(path, list | tuple) else [path]
-    text = ",".join(map(str, layers))
+    steps = path if isinstance(path, list | tuple) else [path]
+    text = ",".join(map(step_text, steps))
     return text.replace("+", ",").strip("[]") if JOINED.fullmatch(text) else text
+
+
+def step_text(step: Any) -> str:
+    """Return a step as text, of its id or any other value."""
+    is_marked = isinstance(step, int) and not is_whole(step)
+    return format_path([step]) if is_marked else str(step)
 
 
 def chosen_size(value: Any) -> Any:

@@ -36,6 +36,7 @@ from cola_jax.deploy.rules import MenuFile
 from cola_jax.errors import InputError
 from cola_jax.execute.generate import Generated, empty
 from cola_jax.extras.routed_lm import RoutedLM
+from cola_jax.path import parse_path
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
@@ -385,6 +386,8 @@ def test_arguments_takes_values_and_text():
     wanted = ModelArguments(checkpoint="m", path="7", max_length=64, add_bos_token=True, tensor=2)
     assert ModelArguments.read(values) == ModelArguments.read(text) == wanted
     assert ModelArguments.read({"checkpoint": "m", "path": [0, 1]}).path == "0,1"
+    path = parse_path("0,1*0.5,2m", 3)
+    assert ModelArguments.read({"checkpoint": "m", "path": path}).path == "0,1*0.5,2m"
     for size, read in ((1, None), ("auto", None), ("auto:4", None), (3, 3)):  # 1 is its default
         assert ModelArguments.read({"checkpoint": "m", "batch_size": size}).batch_size == read
     for changed, message in (
@@ -398,7 +401,12 @@ def test_arguments_takes_values_and_text():
 
 
 def test_names_of_files_of_a_path_keep_their_characters():
-    for given, path in (("0-5+7", "0-5,7"), ([0, 7], "0,7"), ("runs/a+b[1]", "runs/a+b[1]")):
+    for given, path in (
+        ("0-5+7", "0-5,7"),
+        ("0+7*0.5+8a", "0,7*0.5,8a"),
+        ([0, 7], "0,7"),
+        ("runs/a+b[1]", "runs/a+b[1]"),
+    ):
         assert ModelArguments.read({"checkpoint": "m", "path": given}).path == path
 
 
@@ -406,6 +414,8 @@ def test_join_path():
     for argument, joined in (
         ("checkpoint=m,path=0-5,7,7,8-29", "checkpoint=m,path=0-5+7+7+8-29"),
         ("path=0-5,(6-7)x2,dtype=float32,data=1", "path=0-5+(6-7)x2,dtype=float32,data=1"),
+        ("path=0-5,7*0.5,8a,max_length=9", "path=0-5+7*0.5+8a,max_length=9"),
+        ("path=max,9m,data=1", "path=max,9m,data=1"),
         ("path='0-5,7',data=1", "path='0-5+7',data=1"),
         ('{"path": "0-5,7"}', '{"path": "0-5,7"}'),
         ("--include_path=0-5,7", "--include_path=0-5,7"),

@@ -68,7 +68,7 @@ def run_step(run: nn.Module, step: Step, *, is_transformers: bool) -> nn.Module:
     if step.share != 1:
         run = copy_module(run)
         run.__class__ = damped(type(run))
-        run.cola_share = step.share
+        vars(run)["cola_share"] = step.share
     return run
 
 
