@@ -26,7 +26,7 @@ from cola_jax.errors import InputError, check_belongs, printed, reading
 from cola_jax.execute import replicated, state_batches
 from cola_jax.files import exists, inside, read_bytes, read_json, write_whole
 from cola_jax.params import Model
-from cola_jax.path import LayerPath
+from cola_jax.path import LayerPath, is_whole_path
 from cola_jax.prompts import PromptsLike
 from cola_jax.runs import CHOSEN_ON, MODEL, check_same
 
@@ -61,8 +61,10 @@ def target_of_path(path: LayerPath, num_layers: int) -> np.ndarray | None:
     """Return the operation at each layer where a segment starts [L], NO_SEGMENT elsewhere.
 
     The segments are as few as possible, and the larger first. None for a path that segments cannot
-    express.
+    express, as one with parts or shares of layers.
     """
+    if not is_whole_path(path):
+        return None
     target = np.full(num_layers, NO_SEGMENT)
     first = 0
     position = 0

@@ -49,7 +49,15 @@ def test_target_of_path_has_the_fewest_segments_that_say_the_path():
         target = target_of_path(path, 6)
         assert target is not None
         assert target.tolist() == expected.tolist()
-    for text in ("0,2,1,3-8", "0,1,1,1,2-8", "(0-4)x2,5-8", "1,0,1-8", "8,0-7"):  # not expressible
+    steps = "0-7,8a", "0-1,2m,3-8", "0-7,8*0.5"
+    for text in (
+        *steps,
+        "0,2,1,3-8",
+        "0,1,1,1,2-8",
+        "(0-4)x2,5-8",
+        "1,0,1-8",
+        "8,0-7",
+    ):  # not expressible
         assert target_of_path(parse_path(text, 9), 9) is None
 
 

@@ -1,9 +1,11 @@
 """Find the path that a layer-edited model is of its base model, by the digests of its layers."""
 
 import hashlib
+import itertools
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,12 @@ from cola_jax.checkpoint import read_metadata, restore_weights
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, check_belongs, count, shorten
 from cola_jax.formats.conversion import locate
-from cola_jax.formats.table import Row, Source, expected, read_floats
-from cola_jax.params import kind_of_weight
+from cola_jax.formats.table import OUTPUTS, Row, Source, expected, read_floats
+from cola_jax.params import field_of, kind_of_weight, shapes
 from cola_jax.path import LayerPath
 from cola_jax.progress import log
 from cola_jax.question import digest
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, layer_of
 
 # fields of a config that a path changes, or that change no result
 FREE = (
@@ -32,8 +35,9 @@ def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[LayerP
     `model` is a Hub id, a directory in Hugging Face layout or a .gguf file, `directory` the
     checkpoint of its base. Reads one tensor of the model at a time, and compares in the dtype of
     the checkpoint. Of equal layers of the base, the path takes the one after its previous layer
-    where there is one. Raises InputError for a model that is not made of layers of the base, with
-    the layers and tensors that differ.
+    where there is one. A layer in which zeros are the output of the attention or of the MLP, as
+    `cola export` writes, runs the other part alone. Raises InputError for a model that is not made
+    of layers of the base, with the layers and tensors that differ.
     """
     metadata = read_metadata(directory)
     if metadata.get("scales"):
@@ -62,7 +66,11 @@ def path_of_model(model: str, directory: str | os.PathLike[str]) -> tuple[LayerP
     names = {row.ours: tensor_name(row) for row in source.rows if of_layers(row)}
     names |= {name: name for name in layer_attributes(base)}
     edited = digests_by_layer(source.config, names, theirs)
-    path, foreign = match_layers(names, edited, digests_by_layer(base, names, ours))
+    outputs = {
+        part: {name: zeros_digest(base, name, dtype) for name in names if field_of(name) in fields}
+        for part, fields in OUTPUTS.items()
+    }
+    path, foreign = match_layers(names, edited, digests_by_layer(base, names, ours), outputs)
     if foreign:
         raise InputError(
             f"{model} has {count(len(foreign), 'layer')} that {directory} lacks: "
@@ -100,7 +108,8 @@ def source_digests(model: str, source: Source, dtype: np.dtype) -> Digests:
         hashes = defaultdict(hashlib.sha256)
         for index, name, _ in expected(row, source.config):  # the experts of a layer in order
             values = exact(model, name, read_floats(source, row, name), dtype)
-            hashes[index[0] if of_layers(row) else 0].update(values.tobytes())
+            content = values.tobytes() if values.any() else bytes(values.nbytes)  # not of -0
+            hashes[index[0] if of_layers(row) else 0].update(content)
         digests[row.ours] = [done.hexdigest() for done in hashes.values()]
     return digests
 
@@ -148,22 +157,57 @@ def digests_by_layer(
     return [tuple(of_layer(i, n) for n in names) for i in range(config.num_layers)]
 
 
+def zeros_digest(config: ModelConfig, name: str, dtype: np.dtype) -> str:
+    """Return the digest of a weight of one layer that is zeros."""
+    size = math.prod(shapes(config)[name][1:]) * dtype.itemsize
+    return hashlib.sha256(bytes(size)).hexdigest()
+
+
 def match_layers(
-    names: dict[str, str], edited: list[tuple[str, ...]], base: list[tuple[str, ...]]
-) -> tuple[tuple[int, ...], list[str]]:
-    """Return the base's layer of each layer of a model, and descriptions of those without one."""
-    ids = defaultdict(list)
-    for i, layer in enumerate(base):
-        ids[layer].append(i)
-    path = []
+    names: dict[str, str],
+    edited: list[tuple[str, ...]],
+    base: list[tuple[str, ...]],
+    outputs: Mapping[int, Mapping[str, str]],
+) -> tuple[LayerPath, list[str]]:
+    """Return the base's step of each layer of a model, and descriptions of those without one.
+
+    `outputs` are for each part the digests of zeros in the place of the weights of its output.
+    """
+    ids = ids_of(base)
+    without = {part: ids_of(left_out(base, names, outputs[part])) for part in outputs}
+    path: list[int] = []
     foreign = []
     for place, layer in enumerate(edited):
-        following = path[-1] + 1 if path else 0
-        if layer not in ids:
+        found = {WHOLE: ids.get(layer, [])}
+        for missing, kept in ((ATTENTION, MLP), (MLP, ATTENTION)):
+            zeros = outputs[missing]
+            own = {name: x for name, x in zip(names, layer, strict=True) if name in zeros and x}
+            (rest,) = left_out([layer], names, zeros)
+            if own and all(x == zeros[name] for name, x in own.items()):
+                found[kept] = without[missing].get(rest, [])
+        part = next((part for part, layers in found.items() if layers), None)
+        if part is None:
             foreign.append(f"layer {place} differs from {nearest_layer(place, layer, base, names)}")
-        else:
-            path.append(following if following in ids[layer] else ids[layer][0])
+            continue
+        following = layer_of(path[-1]) + 1 if path else 0
+        path.append(Step(following if following in found[part] else found[part][0], part).id)
     return tuple(path), foreign
+
+
+def ids_of(layers: list[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
+    """Return the ids of layers by their digests."""
+    ids = defaultdict(list)
+    for i, layer in enumerate(layers):
+        ids[layer].append(i)
+    return dict(ids)
+
+
+def left_out(
+    layers: list[tuple[str, ...]], names: Iterable[str], outputs: Collection[str]
+) -> list[tuple[str, ...]]:
+    """Return the digests of layers without those of the outputs of a part."""
+    kept = [name not in outputs for name in names]
+    return [tuple(itertools.compress(layer, kept)) for layer in layers]
 
 
 def nearest_layer(

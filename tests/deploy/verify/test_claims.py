@@ -132,9 +132,9 @@ def test_read_claim_counts_questions_over_a_directory(tmp_path):
 def edited(pair, tmp_path):
     """Return a function that exports PATH, with tensors changed, and returns it and its base."""
 
-    def export_path(variant="llama-gqa", change=lambda tensors: None):
+    def export_path(variant="llama-gqa", change=lambda tensors: None, path=PATH):
         folder, base = tmp_path / "edited", pair(variant).checkpoint
-        export(base, PATH, folder)
+        export(base, path, folder)
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
         save_file(tensors, folder / "model.safetensors")
@@ -168,6 +168,13 @@ def test_read_claim_finds_the_path_of_an_edited_model(edited, variant):
     claim = read_claim(folder, base, 6)
     assert (claim.kind, claim.path, claim.name) == ("model", PATH, "edited")
     assert len(claim.digest) == 64
+
+
+@pytest.mark.parametrize("variant", ["llama-biases", "qwen3-moe", "qwen3.5"])
+def test_read_claim_finds_parts_that_zeros_leave_out(edited, variant):
+    path = parse_path("0m,0,2a,2,5m,5a,3", 6)
+    folder, base = edited(variant, path=path)
+    assert read_claim(folder, base, 6).path == path
 
 
 def test_read_claim_refuses_layers_with_another_window(edited):
