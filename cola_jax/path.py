@@ -10,7 +10,19 @@ from jaxtyping import Array, Int
 
 from cola_jax.errors import InputError, check_whole, reading, shown
 from cola_jax.question import random_of
-from cola_jax.steps import LARGEST_SHARE, LETTERS, Step, is_step, is_whole, layer_of
+from cola_jax.steps import (
+    ATTENTION,
+    LARGEST_SHARE,
+    LETTERS,
+    MLP,
+    WHOLE,
+    Step,
+    is_step,
+    is_whole,
+    layer_of,
+    marked,
+    part_of,
+)
 
 Ids = Sequence[int] | np.ndarray | Array
 LayerPath = tuple[int, ...]  # a path without padding: the ids of its steps (`cola_jax.steps`)
@@ -21,8 +33,9 @@ ITEM = re.compile(rf"(?P<first>[0-9]{{1,30}})(?:-(?P<last>[0-9]{{1,30}})|{MARK})
 GROUP = re.compile(rf"\((?P<body>[^()]*)\){MARK}(?:x(?P<times>[1-9][0-9]{{0,29}}))?")
 TIMES = re.compile(r"(?P<body>[0-9][^()]*)x(?P<times>[0-9]+)")
 EDIT = re.compile(
-    r"(?P<kind>skip|repeat|move) (?P<k>[0-9]{1,9}) at (?P<start>[0-9]{1,9})"
-    r"(?: x(?P<times>[0-9]{1,9})| by (?P<by>[+-][0-9]{1,9}))?"
+    r"(?P<kind>skip|repeat|move)(?: (?P<part>attention|mlp))? (?P<k>[0-9]{1,9})"
+    r" at (?P<start>[0-9]{1,9})(?: x(?P<times>[0-9]{1,9})| by (?P<by>[+-][0-9]{1,9}))?"
+    r"(?: \*(?P<share>[0-9]\.?[0-9]{0,3}))?"
 )
 PARTS = re.compile(r"(?:^|,)(\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # between commas outside of groups
 
@@ -30,6 +43,7 @@ SKIP = 0
 REPEAT = 1
 MOVE = 2
 KINDS = ("skip", "repeat", "move")
+SKIPPED = {"attention": MLP, "mlp": ATTENTION}  # the part that is left, by the one that is skipped
 MOST_KNOWN = 1000  # random paths in a row
 
 
@@ -267,15 +281,18 @@ def identity(num_layers: int) -> LayerPath:
 
 
 class Edit(NamedTuple):
-    """One edit, or arrays of them: the kind, the first position, the layers, and the amount.
+    """One edit, or arrays of them: the kind, the first position, the steps, and the amount.
 
-    `amount` is r for a repeat, s for a move and 0 for a skip.
+    `amount` is r for a repeat, s for a move and 0 for a skip. A skip with a mark (`Step.mark`)
+    keeps of each step that part, or that share of the update; the extra runs of a repeat with a
+    mark have that share.
     """
 
     kind: Int[np.ndarray, "*A"]
     start: Int[np.ndarray, "*A"]
     k: Int[np.ndarray, "*A"]
     amount: Int[np.ndarray, "*A"]
+    mark: Int[np.ndarray, "*A"] = 0  # type: ignore[assignment] # of edits of whole layers
 
 
 def edit_table(
@@ -285,66 +302,112 @@ def edit_table(
     times: int = 4,
     move: int = 0,
     move_block: int = 1,
+    *,
+    parts: bool = False,
+    shares: Sequence[float] = (),
 ) -> Edit:
     """List every edit of a path padded to `positions`, as numpy arrays [A].
 
     Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
     runs, blocks moved of 1..move_block layers by 1..move places either way; 0 leaves a kind out.
+    With `parts`, the attention or the MLP of blocks is skipped as well; with `shares`, extra runs
+    may have one of them, and skips may keep one.
     """
     sizes = (skip, repeat, times, move, move_block)
     # larger ones fit in no path
     skip, repeat, times, move, move_block = (min(size, positions) for size in sizes)
-    shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
-    shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
+    of_share = [Step(0, share=share).mark for share in shares]
+    of_skip = [0, *(Step(0, part).mark for part in SKIPPED.values() if parts), *of_share]
+    shapes = [(SKIP, k, 0, mark) for mark in of_skip for k in range(1, skip + 1)]
+    shapes += [
+        (REPEAT, k, r, mark)
+        for mark in (0, *of_share)
+        for k in range(1, repeat + 1)
+        for r in range(1, times + 1)
+    ]
     shifts = [s for s in range(-move, move + 1) if s]
-    shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in shifts]
+    shapes += [(MOVE, k, s, 0) for k in range(1, move_block + 1) for s in shifts]
     if not shapes:
         raise InputError("no edit is allowed: give skip, repeat (with times) or move above 0.")
-    rows = [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)]
+    rows = [
+        (kind, start, k, amount, mark)
+        for kind, k, amount, mark in shapes
+        for start in range(positions)
+    ]
     return Edit(*np.array(rows, np.int32).T)
 
 
 def edited(path: LayerPath, edit: Ids) -> LayerPath:
-    """Apply one edit to one path without padding."""
-    kind, start, k, amount = map(int, edit)
+    """Apply one edit, with its mark or without, to one path without padding."""
+    kind, start, k, amount, mark = map(int, Edit(*edit))
     before = path[:start]
     block = path[start : start + k]
     after = path[start + k :]
+    changed = tuple(marked(step, mark) for step in block)
     if kind == SKIP:
-        return before + after
+        return before + (changed if mark else ()) + after
     if kind == REPEAT:
-        return before + block * (amount + 1) + after
+        return before + block + changed * amount + after
     rest = before + after
     return rest[: start + amount] + block + rest[start + amount :]
 
 
-def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
+def edits_fit(path: LayerPath, edits: Edit, shortest: Any, longest: Any) -> Any:
     """Tell which edits [A] fit a path: their block lies in it, and the result has a legal length.
 
-    A path that is longer than allowed, such as the identity, may be made shorter.
+    A path that is longer than allowed, such as the identity, may be made shorter. A part is skipped
+    where every step of the block has both.
     """
-    kind, start, k, amount = edits
-    after = length - k * (kind == SKIP) + k * amount * (kind == REPEAT)
+    return lengths_fit(len(path), edits, shortest, longest) & parts_fit(path, edits)
+
+
+def lengths_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
+    """Tell which edits [A] fit a path of a length, whatever its steps."""
+    kind, start, k, amount, mark = edits
+    after = length - k * ((kind == SKIP) & (mark == 0)) + k * amount * (kind == REPEAT)
     target = start + amount * (kind == MOVE)
     inside = (start + k <= length) & (target >= 0) & (target + k <= length)
     return inside & (after >= shortest) & ((after <= longest) | (after < length))
 
 
+def parts_fit(path: LayerPath, edits: Edit) -> Any:
+    """Tell which edits [A] skip no part of a step that has lost one."""
+    lost = np.cumsum([0, *(part_of(step) != WHOLE for step in path)])
+    first = np.minimum(edits.start, len(path))
+    last = np.minimum(edits.start + edits.k, len(path))
+    return (part_of(edits.mark) == WHOLE) | (lost[first] == lost[last])
+
+
 def format_edit(edit: Ids) -> str:
-    """Write an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
-    kind, start, k, amount = (int(x) for x in edit)
+    """Write an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`.
+
+    With a part or a share, `skip attention 2 at 5`, `skip 2 at 5 *0.5` (which keeps half of the
+    update) or `repeat 1 at 7 x2 *0.5` (whose extra runs have that share).
+    """
+    kind, start, k, amount, mark = map(int, Edit(*edit))
+    step = Step.of(mark)
+    skipped = {left: f" {part}" for part, left in SKIPPED.items()}.get(step.part, "")
     suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
-    return f"{KINDS[kind]} {k} at {start}{suffix}"
+    share = "" if step.share == 1 else f" *{step.share:g}"
+    return f"{KINDS[kind]}{skipped} {k} at {start}{suffix}{share}"
 
 
-def parse_edit(text: str) -> tuple[int, int, int, int]:
+def parse_edit(text: str) -> Edit:
     """Read what `format_edit` writes; InputError for other text."""
     match = EDIT.fullmatch(text)
     kind = KINDS.index(match["kind"]) if match else SKIP
-    if not match or (kind == REPEAT) != bool(match["times"]) or (kind == MOVE) != bool(match["by"]):
+    if (
+        not match
+        or (kind == REPEAT) != bool(match["times"])
+        or (kind == MOVE) != bool(match["by"])
+        or (match["part"] and kind != SKIP)
+        or (match["share"] and (kind == MOVE or float(match["share"]) == 1))
+    ):
         raise InputError(f"{shown(text)} is no edit such as skip 2 at 5 or repeat 1 at 7 x2.")
+    part = SKIPPED.get(match["part"], WHOLE)
+    mark = Step(0, part, float(match["share"] or 1)).mark
     amount = match["times"] or match["by"] or 0
-    return kind, int(match["start"]), int(match["k"]), int(amount)
+    return Edit(*map(int, (kind, match["start"], match["k"], amount, mark)))  # type: ignore[arg-type]
 
 
 def random_paths(
@@ -354,10 +417,14 @@ def random_paths(
     edits: int = 3,
     max_length: int | None = None,
     refused: Callable[[LayerPath], Any] = lambda path: False,
+    *,
+    parts: bool = False,
+    shares: Sequence[float] = (),
 ) -> list[LayerPath]:
     """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
 
-    Nor one that is refused, such as by `ModelConfig.missing_keys`.
+    Nor one that is refused, such as by `ModelConfig.missing_keys`. The edits are those of
+    `edit_table`, with `parts` and `shares` as there.
     The number of edits, the kind (skip or repeat) and one fitting edit of that kind are drawn
     evenly. InputError where fewer than `count` paths exist: after a thousand known ones in a row.
     """
@@ -368,13 +435,13 @@ def random_paths(
             f"that, and the seed 0 or more: they are {limit} and {seed}."
         )
     generator = random_of(seed)
-    fitting = FittingEdits(edit_table(limit), 1, limit)
+    fitting = FittingEdits(edit_table(limit, parts=parts, shares=shares), 1, limit)
     paths: dict[LayerPath, None] = {}
     known = 0  # since the last new one
     while len(paths) < count and known < MOST_KNOWN:
         path = identity(num_layers)
         for _ in range(generator.integers(1, edits + 1)):
-            edit = fitting.draw(len(path), generator)
+            edit = fitting.draw(path, generator)
             path = path if edit is None else edited(path, edit)
         known += 1
         if path != identity(num_layers) and path not in paths and not refused(path):
@@ -388,26 +455,33 @@ def random_paths(
     return list(paths)
 
 
-class FittingEdits(dict[int, dict[int, np.ndarray]]):
-    """The indices of the edits that fit a path, by its length and by kind, computed when needed."""
+class FittingEdits:
+    """The edits of a table that fit paths."""
 
     def __init__(self, table: Edit, shortest: int, longest: int):
         """Take all edits [A], and the shortest and the longest path allowed."""
-        super().__init__()
         self.table = table
         self.shortest = shortest
         self.longest = longest
+        self.of_length: dict[int, dict[int, np.ndarray]] = {}  # computed when needed
 
-    def __missing__(self, length: int) -> dict[int, np.ndarray]:
-        fits = edits_fit(length, self.table, self.shortest, self.longest)
-        of_kind = {kind: np.flatnonzero(fits & (self.table.kind == kind)) for kind in range(3)}
-        self[length] = {kind: edits for kind, edits in of_kind.items() if len(edits)}
-        return self[length]
+    def of(self, path: LayerPath) -> dict[int, np.ndarray]:
+        """Return the indices of the edits that fit a path, by kind; of kinds that have some."""
+        fits = self.of_length.get(len(path))
+        if fits is None:
+            allowed = lengths_fit(len(path), self.table, self.shortest, self.longest)
+            fits = {kind: np.flatnonzero(allowed & (self.table.kind == kind)) for kind in range(3)}
+            self.of_length[len(path)] = fits
+        if any(map(part_of, path)):
+            whole = parts_fit(path, self.table)
+            fits = {kind: edits[whole[edits]] for kind, edits in fits.items()}
+        return {kind: edits for kind, edits in fits.items() if len(edits)}
 
-    def draw(self, length: int, generator: np.random.Generator) -> np.ndarray | None:
-        """Draw one edit [4] that fits a path of a length, the kind first; None where none does."""
-        if not self[length]:
+    def draw(self, path: LayerPath, generator: np.random.Generator) -> np.ndarray | None:
+        """Draw one edit [5] that fits a path, the kind first; None where none does."""
+        fits = self.of(path)
+        if not fits:
             return None
-        kind = generator.choice(list(self[length]))
-        chosen = generator.choice(self[length][kind])
+        kind = generator.choice(list(fits))
+        chosen = generator.choice(fits[kind])
         return np.array([column[chosen] for column in self.table])

@@ -113,6 +113,17 @@ def mark_of(ids: Any) -> Any:
     return ids & (1 << LAYER_BITS + SHARE_BITS + PART_BITS) - (1 << LAYER_BITS)
 
 
+def marked(ids: Any, mark: Any) -> Any:
+    """Return ids with the part and the share of a mark, where it has them, in place of theirs.
+
+    A part is for steps that have both: what has lost one cannot get it back.
+    """
+    share = mark & (1 << LAYER_BITS + SHARE_BITS) - 1
+    # without their own share where the mark has one, which is above 0
+    kept = ids - (share > 0) * (ids & (1 << LAYER_BITS + SHARE_BITS) - (1 << LAYER_BITS))
+    return kept | mark
+
+
 def run_of(ids: Any) -> Any:
     """Return how often the path runs the layer, of ids that `with_runs` made."""
     return 1 + (ids >> LAYER_BITS + SHARE_BITS + PART_BITS)

@@ -360,7 +360,7 @@ def mutate(
     path = parent
 
     def edit(path: LayerPath) -> LayerPath:
-        drawn = fitting.draw(len(path), random)
+        drawn = fitting.draw(path, random)
         return path if drawn is None else edited(path, drawn)
 
     for restores in random.random(min(int(random.geometric(0.5)), MOST_EDITS)) < 1 / 3:

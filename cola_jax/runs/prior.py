@@ -10,7 +10,7 @@ from typing import Any
 
 from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import InputError, check_belongs, count, shorten
-from cola_jax.path import edits_fit, parse_edit
+from cola_jax.path import edits_fit, identity, parse_edit
 from cola_jax.question import digest
 from cola_jax.runs.chosen_on import PRIOR_CHOSEN_ON, PRIOR_DIGEST, ChosenOn, question_key
 from cola_jax.runs.run import Run
@@ -20,7 +20,7 @@ from cola_jax.strategies.outcome import ROOT
 from cola_jax.strategies.rules import Rules, Settings
 from cola_jax.strategies.tree import edits_of
 
-EditTuple = tuple[int, int, int, int]  # kind, first layer, k and amount
+EditTuple = tuple[int, ...]  # kind, first layer, k and amount, and the mark where it has one
 MOST = 16  # edits of a prior
 QUESTIONS = ["question", "gold", "baseline", "baseline_answer", "controls"]  # columns that it reads
 EVALUATIONS = ["question", "parent", "edit", "verdict", "answer"]
@@ -159,12 +159,17 @@ def tried_edits(run: Run) -> Iterator[tuple[str, EditTuple, int]]:
     for table in run.tables("evaluations", EVALUATIONS):
         for row in table.to_pylist():
             if row["parent"] == ROOT and row["edit"] and row["verdict"] is not None:
-                yield row["question"], parse_edit(row["edit"]), row["answer"]
+                yield row["question"], without_zero_mark(parse_edit(row["edit"])), row["answer"]
 
 
 def allowed_edits(rules: Rules, num_layers: int) -> list[EditTuple]:
     """List the edits of the identity path that rules allow."""
     table = edits_of(rules, num_layers)
-    fits = edits_fit(num_layers, table, *rules.lengths(num_layers))
+    fits = edits_fit(identity(num_layers), table, *rules.lengths(num_layers))
     columns = (column[fits].tolist() for column in table)
-    return list(zip(*columns, strict=True))
+    return list(map(without_zero_mark, zip(*columns, strict=True)))
+
+
+def without_zero_mark(edit: Sequence[int]) -> EditTuple:
+    """Return an edit as runs record it: of whole layers without a mark."""
+    return tuple(edit if edit[-1] else edit[:-1])

@@ -51,7 +51,7 @@ class WalkStart(NamedTuple):
 
     def child(self, path: LayerPath) -> Leaf:
         """Apply a random edit; returns the same path where none fits."""
-        edit = self.fitting.draw(len(path), self.random)
+        edit = self.fitting.draw(path, self.random)
         return Leaf(path) if edit is None else Leaf(edited(path, edit), path, edit.tolist())
 
 
@@ -65,8 +65,8 @@ def single_edits(start: WalkStart, rules: EnumerateRules) -> Walk:
     """Try every single edit of the identity path, in random order."""
     path = start.identity.path
     fitting = start.fitting
-    fits = np.sort(np.concatenate([[], *fitting[len(path)].values()]).astype(int))
-    edits = start.random.permutation(np.stack(fitting.table, axis=1)[fits])  # [A, 4]
+    fits = np.sort(np.concatenate([[], *fitting.of(path).values()]).astype(int))
+    edits = start.random.permutation(np.stack(fitting.table, axis=1)[fits])  # [A, 5]
     yield [Leaf(edited(path, edit), path, edit) for edit in edits.tolist()]
 
 

@@ -138,7 +138,7 @@ class PlainTree:
         while node == 0 and self.tried < len(self.prior):
             self.tried += 1
             edit = self.prior[self.tried - 1]
-            if edits_fit(len(self.paths[0]), Edit(*edit), *self.lengths) and self.is_new(0, edit):
+            if edits_fit(self.paths[0], Edit(*edit), *self.lengths) and self.is_new(0, edit):
                 return edit
         edits = [edit for edit in self.table if self.fits(node, edit)]
         kinds = [[edit for edit in edits if edit[0] == kind] for kind in range(len(KINDS))]
@@ -159,7 +159,7 @@ class PlainTree:
             return False
         if node and self.rules.deep_block and k > self.rules.deep_block:
             return False
-        return bool(edits_fit(len(self.paths[node]), Edit(*edit), *self.lengths))
+        return bool(edits_fit(self.paths[node], Edit(*edit), *self.lengths))
 
     def is_new(self, node: int, edit: EditRow) -> bool:
         path = edited(self.paths[node], edit)

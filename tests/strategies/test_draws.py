@@ -55,7 +55,7 @@ def test_hashes_and_edits_on_the_device_are_those_of_paths():
         (int(kind), int(k), int(amount)): f
         for f, (kind, k, amount) in enumerate(zip(*tables.shapes[:3], strict=True))
     }
-    fits = edits[edits_fit(len(path), Edit(*edits.T), 1, 2 * LAYERS)]
+    fits = edits[edits_fit(path, Edit(*edits.T), 1, 2 * LAYERS)]
     place = jnp.array([shapes[kind, k, amount] for kind, _, k, amount in fits.tolist()])
     starts = jnp.array(fits[:, 1])
     prefixes = draws.prefix_hashes(padded(path, tables), jnp.int32(len(path)), tables)
@@ -74,7 +74,7 @@ def chances(rules: TreeRules, node: int, known: set[LayerPath]) -> dict[tuple[in
     """The chance of each edit of a node's path, by looking at all of them."""
     path = PATHS[node]
     edits = edits_of(rules, 2 * LAYERS)
-    fits = edits_fit(len(path), edits, *rules.lengths(LAYERS))
+    fits = edits_fit(path, edits, *rules.lengths(LAYERS))
     weights: dict[int, dict[tuple[int, ...], float]] = {kind: {} for kind in range(len(KINDS))}
     for edit in np.stack(edits, axis=1)[fits].tolist():
         kind, start, k, _ = edit
