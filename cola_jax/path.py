@@ -352,7 +352,7 @@ def edited(path: LayerPath, edit: Ids) -> LayerPath:
     return rest[: start + amount] + block + rest[start + amount :]
 
 
-def edits_fit(path: LayerPath, edits: Edit, shortest: Any, longest: Any) -> Any:
+def edits_fit(path: Ids, edits: Edit, shortest: Any, longest: Any) -> Any:
     """Tell which edits [A] fit a path: their block lies in it, and the result has a legal length.
 
     A path that is longer than allowed, such as the identity, may be made shorter. A part is skipped
@@ -370,7 +370,7 @@ def lengths_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
     return inside & (after >= shortest) & ((after <= longest) | (after < length))
 
 
-def parts_fit(path: LayerPath, edits: Edit) -> Any:
+def parts_fit(path: Ids, edits: Edit) -> Any:
     """Tell which edits [A] skip no part of a step that has lost one."""
     lost = np.cumsum([0, *(part_of(step) != WHOLE for step in path)])
     first = np.minimum(edits.start, len(path))

@@ -13,8 +13,6 @@ layer decides the scale, so `with_runs` adds it to the ids of a path.
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cola_jax.errors import InputError, shown
 
 LAYER_BITS = 10
@@ -158,6 +156,8 @@ def with_runs(paths: Any) -> Any:
 
     In arrays of NumPy or JAX; InputError where NumPy paths run a layer too often.
     """
+    import numpy as np  # which the flags of commands do without
+
     layers = layer_of(paths)
     # padding has a layer that no model has
     runs = (layers[..., None] == layers[..., None, :]).sum(-1)

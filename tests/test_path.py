@@ -1,5 +1,7 @@
 """Paths: their text form, validation and padding; edits against plain lists, and random paths."""
 
+import operator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ from cola_jax.path import (
     random_paths,
     validate,
 )
+from cola_jax.steps import ATTENTION, MLP, Step
 
 LAYERS = 9
 POSITIONS = 14
@@ -92,21 +95,31 @@ def test_pad_path_pads_or_refuses():
         pad_path((1, 2, 3), 2)
 
 
-TABLE = edit_table(POSITIONS, skip=4, repeat=3, times=3, move=3)
+TABLE = edit_table(POSITIONS, skip=4, repeat=3, times=3, move=3, parts=True, shares=(0.5, 1.5))
 # blocks longer than one layer may be moved as well, though the table has none
-MOVES = [(MOVE, start, k, s) for k in (2, 3) for s in (-4, -1, 2, 5) for start in range(POSITIONS)]
+MOVES = [
+    (MOVE, start, k, s, 0) for k in (2, 3) for s in (-4, -1, 2, 5) for start in range(POSITIONS)
+]
 EDITS = Edit(*np.concatenate([np.stack(TABLE), np.array(MOVES).T], axis=1).astype(np.int32))
 
 
-def edited_list(path, kind, start, k, amount):
+def edited_list(path, kind, start, k, amount, mark=0):
     """Edit a list; None where the block, or the place it moves to, is outside."""
     block, rest = path[start : start + k], path[:start] + path[start + k :]
     if len(block) < k:
         return None
+    part, share = Step.of(mark)[1:]
+    if part and any(Step.of(step).part for step in block):
+        return None
+    steps = [Step.of(step) for step in block]
+    changed = [
+        Step(step.layer, part or step.part, step.share if share == 1 else share).id
+        for step in steps
+    ]
     if kind == SKIP:
-        return rest
+        return path[:start] + changed + path[start + k :] if mark else rest
     if kind == REPEAT:
-        return path[:start] + block * (amount + 1) + path[start + k :]
+        return path[:start] + block + changed * amount + path[start + k :]
     target = start + amount
     return rest[:target] + block + rest[target:] if 0 <= target <= len(rest) else None
 
@@ -115,10 +128,14 @@ def rows(edits):
     return [tuple(int(x) for x in row) for row in zip(*edits, strict=True)]
 
 
-@given(paths, st.integers(0, 4), st.integers(0, POSITIONS + 2))
+steps = st.builds(Step, layers, st.sampled_from([0, 0, 1, 2]), st.sampled_from([1.0, 0.5, 0.25]))
+paths_of_steps = st.lists(steps.map(operator.attrgetter("id")), min_size=1, max_size=POSITIONS)
+
+
+@given(st.one_of(paths, paths_of_steps), st.integers(0, 4), st.integers(0, POSITIONS + 2))
 def test_edited_and_edits_fit_match_lists(path, shortest, longest):
     """Every edit of the table whose block fits."""
-    fits = edits_fit(len(path), EDITS, shortest, longest)
+    fits = edits_fit(path, EDITS, shortest, longest)
     for fit, edit in zip(fits, rows(EDITS), strict=True):
         expected = edited_list(path, *edit)
         # what is longer than allowed may be made shorter
@@ -132,28 +149,50 @@ def test_edited_and_edits_fit_match_lists(path, shortest, longest):
 def test_edit_table_lists_requested_edits():
     table = rows(edit_table(5, skip=2, repeat=1, times=2, move=1))
     assert len(set(table)) == len(table) == 5 * (2 + 2 + 2)
-    assert {(kind, k, amount) for kind, _, k, amount in table} == {
-        *((SKIP, 1, 0), (SKIP, 2, 0)),
-        *((REPEAT, 1, 1), (REPEAT, 1, 2)),
-        *((MOVE, 1, -1), (MOVE, 1, 1)),
+    assert {(kind, k, amount, mark) for kind, _, k, amount, mark in table} == {
+        *((SKIP, 1, 0, 0), (SKIP, 2, 0, 0)),
+        *((REPEAT, 1, 1, 0), (REPEAT, 1, 2, 0)),
+        *((MOVE, 1, -1, 0), (MOVE, 1, 1, 0)),
     }
-    assert {start for _, start, _, _ in table} == set(range(5))
+    assert {start for _, start, *_ in table} == set(range(5))
+    parts = rows(edit_table(5, skip=1, repeat=0, parts=True))
+    assert {edit[-1] for edit in parts} == {0, *(Step(0, part).mark for part in (ATTENTION, MLP))}
+    half = Step(0, share=0.5).mark
+    shares = rows(edit_table(5, skip=1, repeat=1, times=1, shares=(0.5,)))
+    assert {(edit[0], edit[-1]) for edit in shares} == {
+        (kind, mark) for kind in (SKIP, REPEAT) for mark in (0, half)
+    }
     with pytest.raises(ValueError, match="no edit is allowed"):
         edit_table(5, skip=0, repeat=0)
 
 
+TEXTS = {
+    "skip 2 at 5": (SKIP, 5, 2, 0, 0),
+    "repeat 1 at 7 x2": (REPEAT, 7, 1, 2, 0),
+    "move 1 at 3 by -1": (MOVE, 3, 1, -1, 0),
+    "move 4 at 13 by +2": (MOVE, 13, 4, 2, 0),
+    "skip attention 2 at 5": (SKIP, 5, 2, 0, Step(0, MLP).mark),  # the MLP is left
+    "skip mlp 2 at 5": (SKIP, 5, 2, 0, Step(0, ATTENTION).mark),
+    "skip 2 at 5 *0.5": (SKIP, 5, 2, 0, Step(0, share=0.5).mark),
+    "repeat 2 at 5 x1 *0.125": (REPEAT, 5, 2, 1, Step(0, share=0.125).mark),
+    "repeat 2 at 5 x3 *1.5": (REPEAT, 5, 2, 3, Step(0, share=1.5).mark),
+}
+OTHER_TEXTS = (
+    *("", "skip 2", "skip 2 at 5 x2", "repeat 1 at 7", "move 1 at 3 x1", "loop 1 at 2"),
+    *("skip 2 at 5 *1", "move 1 at 3 by +1 *0.5", "repeat mlp 1 at 7 x1", "skip mlp 2"),
+)
+
+
 def test_parse_edit_reads_what_format_edit_writes():
-    for edit in ((SKIP, 5, 2, 0), (REPEAT, 7, 1, 2), (MOVE, 3, 1, -1), (MOVE, 13, 4, 2)):
-        assert parse_edit(format_edit(edit)) == edit
-    for text in ("", "skip 2", "skip 2 at 5 x2", "repeat 1 at 7", "move 1 at 3 x1", "loop 1 at 2"):
+    for text, edit in TEXTS.items():
+        assert format_edit(edit) == format_edit(np.array(edit)) == text
+        assert parse_edit(text) == edit
+    assert format_edit((SKIP, 5, 2, 0)) == "skip 2 at 5"  # as priors of whole layers have it
+    for text in OTHER_TEXTS:
         with pytest.raises(ValueError, match="is no edit such as skip 2 at 5"):
             parse_edit(text)
-
-
-def test_format_edit_reads_well():
-    assert format_edit((SKIP, 5, 2, 0)) == "skip 2 at 5"
-    assert format_edit((REPEAT, 7, 1, 2)) == "repeat 1 at 7 x2"
-    assert format_edit(np.array([MOVE, 3, 1, -1])) == "move 1 at 3 by -1"
+    with pytest.raises(ValueError, match=r"2\.5 is not a share of an update"):
+        parse_edit("skip 2 at 5 *2.5")
 
 
 def test_random_paths_are_distinct_valid_and_reproducible():
@@ -176,3 +215,12 @@ def test_random_paths_are_edits_of_the_identity():
     with pytest.raises(ValueError, match=r"only \d+ of 100000 distinct random paths"):
         random_paths(2, 100_000, seed=0, edits=1)
     assert max(map(len, random_paths(LAYERS, 30, seed=0, max_length=LAYERS))) <= LAYERS
+
+
+def test_random_paths_may_have_parts_and_shares():
+    drawn = random_paths(LAYERS, 60, seed=0, edits=2, parts=True, shares=(0.5,))
+    found = {Step.of(step)[1:] for path in drawn for step in path}
+    assert found >= {(0, 1.0), (ATTENTION, 1.0), (MLP, 1.0), (0, 0.5)}
+    assert {share for _, share in found} == {1.0, 0.5}
+    for path in drawn:
+        assert validate(path, LAYERS, max_length=2 * LAYERS) == path

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int, UInt
 
-from cola_jax.path import MOVE, REPEAT, SKIP
+from cola_jax.path import MOVE, REPEAT, SKIP, STOP
+from cola_jax.steps import WHOLE, layer_of, mark_of, marked, part_of
 from cola_jax.strategies.outcome import ROOT
-from cola_jax.strategies.tree import NONE, STOP, Tables, Tree
+from cola_jax.strategies.tree import BASES, NONE, Shapes, Tables, Tree
 
 KINDS = 3
 DRAWS = 16  # edits that are drawn before all are looked at
@@ -39,7 +40,8 @@ class Parent(NamedTuple):
 
     path: Int[Array, " P"]
     length: Int[Array, ""]
-    prefixes: UInt[Array, "P+1 2"]  # hashes of its first 0, 1, ..., P layers
+    prefixes: UInt[Array, "P+1 2"]  # hashes of its first 0, 1, ..., P steps
+    marked: UInt[Array, "G P+1 2"]  # likewise, of the path all of whose steps have a mark
     first: Int[Array, " F"]  # the first start of each shape
     starts: Int[Array, " F"]  # their number
 
@@ -112,12 +114,12 @@ def draw(tree: Tree, tables: Tables, node: Array, words: Array) -> tuple[DrawnEd
 def parent_of(tree: Tree, tables: Tables, node: Array) -> Parent:
     """Find which starts of every shape fit the path of a node."""
     shapes = tables.shapes
-    path = tree.paths[node].astype(jnp.int32)
+    path = tree.paths[node]
     length = tree.length[node]
     moves = jnp.where(shapes.kind == MOVE, shapes.amount, 0)
     after = (
         length
-        - jnp.where(shapes.kind == SKIP, shapes.k, 0)
+        - jnp.where((shapes.kind == SKIP) & (shapes.mark == 0), shapes.k, 0)
         + jnp.where(shapes.kind == REPEAT, shapes.k * shapes.amount, 0)
     )
     allowed = (after >= tables.shortest) & ((after <= tables.longest) | (after < length))
@@ -126,7 +128,8 @@ def parent_of(tree: Tree, tables: Tables, node: Array) -> Parent:
     first = jnp.maximum(-moves, jnp.where(tables.ordered, tree.edit[node, 1], 0))
     last = length - shapes.k - jnp.maximum(moves, 0)
     starts = jnp.where(allowed, jnp.maximum(last - first + 1, 0), 0)
-    return Parent(path, length, prefix_hashes(path, length, tables), first, starts)
+    prefixes = prefix_hashes(path, length, tables)
+    return Parent(path, length, prefixes, marked_hashes(path, length, tables), first, starts)
 
 
 def draw_of_kind(
@@ -211,14 +214,16 @@ def are_new(
     first = hashes[:, :1] == tree.hashes[:, 0]
     second = hashes[:, 1:] == tree.hashes[:, 1]
     known = (first & second & present).any(axis=1)
-    return ~known & runs_fit(tables, parent, shapes, starts)
+    fits = runs_fit(tables, parent, shapes, starts) & parts_fit(tables, parent, shapes, starts)
+    return ~known & fits
 
 
 def child_hashes(
     tables: Tables, parent: Parent, shapes: Int[Array, " K"], starts: Int[Array, " K"]
 ) -> UInt[Array, "K 2"]:
     """Return the hashes of edited paths, from those of the parent's prefixes."""
-    kind, k, amount, _, block, after, later, earlier = (column[shapes] for column in tables.shapes)
+    shape = Shapes(*(column[shapes] for column in tables.shapes))
+    kind, k, amount = shape.kind, shape.k, shape.amount
     moved = jnp.where(kind == MOVE, amount, 0)
 
     def prefix(end: Array) -> Array:
@@ -228,32 +233,73 @@ def child_hashes(
     last = prefix(starts + k + jnp.maximum(moved, 0))
     passed_later = prefix(starts) - first
     passed_earlier = last - prefix(starts + k)
-    return (
+    hashes = (
         first
-        + passed_later * later
-        + (prefix(starts + k) - prefix(starts)) * block
-        + passed_earlier * earlier
-        + (parent.prefixes[-1] - last) * after
+        + passed_later * shape.later
+        + (prefix(starts + k) - prefix(starts)) * shape.block
+        + passed_earlier * shape.earlier
+        + (parent.prefixes[-1] - last) * shape.after
     )
+    if not len(tables.marks):
+        return hashes
+    first, last = (
+        parent.marked[shape.marks, jnp.minimum(end, len(parent.path))]
+        for end in (starts, starts + k)
+    )
+    return hashes + (last - first) * shape.marked
 
 
 def prefix_hashes(path: Array, length: Array, tables: Tables) -> UInt[Array, "P+1 2"]:
-    """Return the hashes of the first 0, 1, ..., P layers of a path."""
-    layers = tables.layers[jnp.minimum(path, len(path) - 1)]
+    """Return the hashes of the first 0, 1, ..., P steps of a path."""
+    layers = tables.layers[jnp.minimum(layer_of(path), len(path) - 1)]
+    steps = layers + hash_of_mark(mark_of(path))
     inside = jnp.arange(len(path))[:, None] < length
-    sums = jnp.cumsum(jnp.where(inside, layers * tables.powers, 0), axis=0, dtype=jnp.uint32)
+    sums = jnp.cumsum(jnp.where(inside, steps * tables.powers, 0), axis=0, dtype=jnp.uint32)
     return jnp.concatenate([jnp.zeros((1, 2), jnp.uint32), sums])
+
+
+def marked_hashes(path: Array, length: Array, tables: Tables) -> UInt[Array, "G P+1 2"]:
+    """Return `prefix_hashes` of a path all of whose steps have a mark, for each of G marks."""
+    if not len(tables.marks):
+        return jnp.zeros((0, len(path) + 1, 2), jnp.uint32)
+    return jax.vmap(lambda mark: prefix_hashes(marked(path, mark), length, tables))(tables.marks)
+
+
+def hash_of_mark(mark: Int[Array, " P"]) -> UInt[Array, "P 2"]:
+    """Return the hashes of marks, by the finalizer of MurmurHash3; 0 for 0, of whole layers."""
+    x = mark.astype(jnp.uint32)[:, None] * BASES
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ x >> jnp.uint32(shift)) * jnp.uint32(factor)
+    return x ^ x >> jnp.uint32(16)
+
+
+def parts_fit(
+    tables: Tables, parent: Parent, shapes: Int[Array, " K"], starts: Int[Array, " K"]
+) -> Bool[Array, " K"]:
+    """Tell which edits skip no part of a step that has lost one."""
+    if not len(tables.marks):
+        return jnp.ones(len(starts), bool)
+    inside = jnp.arange(len(parent.path)) < parent.length
+    lost = jnp.cumsum((part_of(parent.path) != WHOLE) & inside)
+    before = jnp.concatenate([jnp.zeros(1, lost.dtype), lost])
+    ends = jnp.minimum(starts + tables.shapes.k[shapes], len(parent.path))
+    is_part = part_of(tables.shapes.mark[shapes]) != WHOLE
+    return ~is_part | (before[ends] == before[jnp.minimum(starts, len(parent.path))])
 
 
 def runs_fit(
     tables: Tables, parent: Parent, shapes: Int[Array, " K"], starts: Int[Array, " K"]
 ) -> Bool[Array, " K"]:
-    """Tell after which edits no layer runs more than `max_runs` times; repeats alone add runs."""
+    """Tell after which edits no layer runs more than `max_runs` times, whole or in parts.
+
+    Repeats alone add runs.
+    """
 
     def count() -> Array:
         place = jnp.arange(len(parent.path))
         inside = place < parent.length
-        same = (parent.path == parent.path[:, None]) & inside & inside[:, None]
+        layers = layer_of(parent.path)
+        same = (layers == layers[:, None]) & inside & inside[:, None]
         sums = jnp.pad(jnp.cumsum(same, axis=1), ((0, 0), (1, 0)))  # [P, P + 1]
         ends = jnp.minimum(starts + tables.shapes.k[shapes], len(place))
         is_repeat = tables.shapes.kind[shapes] == REPEAT
@@ -271,9 +317,11 @@ def edited_row(path: Array, length: Array, tables: Tables, drawn: DrawnEdit) -> 
     kind = shapes.kind[drawn.shape]
     k = shapes.k[drawn.shape]
     amount = shapes.amount[drawn.shape]
+    mark = shapes.mark[drawn.shape]
     start = drawn.start
     place = jnp.arange(len(path))
-    skipped = jnp.where(place < start, place, place + k)
+    gone = jnp.where(mark == 0, k, 0)  # of a skip; with a mark, the block stays
+    skipped = jnp.where(place < start, place, place + gone)
     end = start + k * (amount + 1)
     within = start + (place - start) % jnp.maximum(k, 1)
     repeated = jnp.where(place < start, place, jnp.where(place < end, within, place - k * amount))
@@ -283,6 +331,9 @@ def edited_row(path: Array, length: Array, tables: Tables, drawn: DrawnEdit) -> 
     others = place + jnp.where(passed_up, k, 0) - jnp.where(passed_down, k, 0)
     moved = jnp.where(is_block, place - amount, others)
     source = jnp.where(kind == SKIP, skipped, jnp.where(kind == REPEAT, repeated, moved))
-    after = length + jnp.where(kind == SKIP, -k, jnp.where(kind == REPEAT, k * amount, 0))
-    layers = path[jnp.clip(source, 0, len(path) - 1)].astype(jnp.int32)
-    return jnp.where(place < after, layers, STOP), after
+    after = length + jnp.where(kind == SKIP, -gone, jnp.where(kind == REPEAT, k * amount, 0))
+    steps = path[jnp.clip(source, 0, len(path) - 1)]
+    # all of a block that is skipped, or the extra runs of one that is repeated
+    changed = (place >= start + jnp.where(kind == REPEAT, k, 0)) & (place < end)
+    steps = jnp.where(changed, marked(steps, mark), steps)
+    return jnp.where(place < after, steps, STOP), after

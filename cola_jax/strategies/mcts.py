@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt, UInt16
+from jaxtyping import Array, Bool, Float, Int, UInt
 
+from cola_jax.path import STOP
+from cola_jax.steps import layer_of, part_of
 from cola_jax.strategies.draws import (
     DEPTHS,
     DrawnEdit,
@@ -27,7 +29,7 @@ from cola_jax.strategies.draws import (
     random_words,
 )
 from cola_jax.strategies.outcome import NO_PARENT, ROOT
-from cola_jax.strategies.tree import STOP, Tables, Tree
+from cola_jax.strategies.tree import Tables, Tree
 
 GRAIN = 2**12
 OF_SEARCH = ("size", "unit", "key", "tried")  # fields of a tree without a slot for each node
@@ -38,8 +40,8 @@ class Wave(NamedTuple):
 
     size: Int[Array, ""]  # of the wave
     parent: Int[Array, " C"]
-    edit: Int[Array, "C 4"]
-    paths: UInt16[Array, "C P"]
+    edit: Int[Array, "C 5"]
+    paths: Int[Array, "C P"]
     length: Int[Array, " C"]
 
 
@@ -86,8 +88,8 @@ def plant(
         grown=column(0, jnp.int32),
         live=column(0, jnp.int32),
         closed=column(False, bool),
-        edit=column(0, jnp.int32, 4),
-        paths=column(STOP, jnp.uint16, positions).at[ROOT].set(path.astype(jnp.uint16)),
+        edit=column(0, jnp.int32, 5),
+        paths=column(STOP, jnp.int32, positions).at[ROOT].set(path),
         length=column(0, jnp.int32).at[ROOT].set(num_layers),
         cost=column(0, jnp.float32).at[ROOT].set(cost),
         penalty=column(0, jnp.float32).at[ROOT].set(penalty),
@@ -185,7 +187,15 @@ def add(tree: Tree, tables: Tables, parent: Array, drawn: DrawnEdit) -> Tree:
     cost, penalty = shares_of_cost(path, length, tables)
     shapes = tables.shapes
     shape = drawn.shape
-    edit = jnp.stack([shapes.kind[shape], drawn.start, shapes.k[shape], shapes.amount[shape]])
+    edit = jnp.stack(
+        [
+            shapes.kind[shape],
+            drawn.start,
+            shapes.k[shape],
+            shapes.amount[shape],
+            shapes.mark[shape],
+        ]
+    )
     node = jnp.where(drawn.found, tree.size, len(tree.parent))  # beyond the slots nothing is set
     one = drawn.found.astype(jnp.int32)
 
@@ -261,10 +271,18 @@ def close(tree: Tree, node: Array) -> tuple[Array, Array]:
 
 def shares_of_cost(path: Array, length: Array, tables: Tables) -> tuple[Array, Array]:
     """Return what a path's cost takes from its UCB and from its reward."""
-    layers = jnp.minimum(path, len(tables.costs) - 1)
-    costs = jnp.where(jnp.arange(len(path)) < length, tables.costs[layers], 0)
-    share = costs.sum().astype(jnp.float32) / tables.total_cost.astype(jnp.float32)
+    cost = sum_over_steps(tables.costs, path, length)
+    share = cost.astype(jnp.float32) / tables.total_cost.astype(jnp.float32)
     return share * tables.length_weight, share * tables.length_penalty
+
+
+def sum_over_steps(
+    table: Int[Array, "3 P"], path: Int[Array, " P"], length: Int[Array, ""]
+) -> Int[Array, ""]:
+    """Sum the entries of a path's steps, of whole layers, of attentions and of MLPs."""
+    inside = jnp.arange(len(path)) < length
+    step = jnp.where(inside, path, 0)
+    return jnp.where(inside, table[part_of(step), layer_of(step)], 0).sum()
 
 
 @functools.partial(jax.jit, static_argnames="most", donate_argnames="trees")

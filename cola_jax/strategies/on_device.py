@@ -19,9 +19,8 @@ from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.scoring.answer_key import AnswerKey, Mark
 from cola_jax.scoring.verdicts import judge
-from cola_jax.strategies.mcts import select, update
-from cola_jax.strategies.tree import STOP as NO_LAYER
-from cola_jax.strategies.tree import Tables, Tree, Values
+from cola_jax.strategies.mcts import select, sum_over_steps, update
+from cola_jax.strategies.tree import UNIT, Tables, Tree, Values
 
 
 class Searches(NamedTuple):
@@ -163,8 +162,7 @@ def evaluated(
         there = flat < count * most
         s = jnp.minimum(flat // most, count - 1)
         n = pending.nodes[s, flat % most]
-        paths = trees.paths[s, n].astype(jnp.int32)
-        paths = jnp.where(there[:, None] & (paths != NO_LAYER), paths, STOP)
+        paths = jnp.where(there[:, None], trees.paths[s, n], STOP)
         question = searches.question[s]
         readings, more = readings_in_turns(
             model, batch, question, paths, sizes=sizes, platform=platform
@@ -246,7 +244,10 @@ def grown(
     trees = jax.vmap(update, in_axes=(0, None, 0, 0, 0))(
         trees, tables, verdict, margin, jnp.asarray(state.pending)
     )
-    shorter = trees.length[search, pending.nodes] < limits.layers
+    of_path = functools.partial(sum_over_steps, tables.lengths)
+    paths = trees.paths[search, pending.nodes]
+    lengths = jax.vmap(jax.vmap(of_path))(paths, trees.length[search, pending.nodes])
+    shorter = lengths < UNIT * limits.layers
     better = pending.valid & verdict & (shorter | ~searches.plain[:, None])
     improved = state.improved | jnp.any(better, axis=1)
     goes_on = (state.pending > 0) & ~(limits.early_stop & improved)

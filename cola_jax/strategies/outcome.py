@@ -14,7 +14,7 @@ from cola_jax.scoring.verdicts import Verdicts
 
 ROOT = 0  # the evaluation of the identity path
 NO_PARENT = -1
-NO_EDIT = (0, 0, 0, 0)
+NO_EDIT = (0, 0, 0, 0, 0)
 
 
 class Leaf(NamedTuple):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from cola_jax.errors import InputError, did_you_mean, shown
 from cola_jax.layer_costs import LayerCosts
+from cola_jax.steps import WHOLE, check_share, is_step, part_of
 
 if TYPE_CHECKING:
     from cola_jax.execute.plan import Workload
@@ -19,6 +20,7 @@ LONGEST = 100  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
 FARTHEST = 10_000  # layer, block or amount of an edit of a prior
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
+MOST_SHARES = 16  # of updates, in the rules of a search
 RANGES = {  # the least and the largest value of each field of rules and settings
     "block_multiple": (0, ANY),
     **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "seed"), (0, ANY)),
@@ -52,6 +54,22 @@ def check_ranges(settings: Any) -> None:
             raise InputError(f"{name} must be {allowed}, it is {value}.")
 
 
+def check_shares(shares: Any) -> None:
+    """Raise InputError for what are no shares of updates, each once, other than all of it."""
+    if not isinstance(shares, tuple | list) or len(shares) > MOST_SHARES:
+        raise InputError(
+            f"shares must be a tuple of up to {MOST_SHARES} numbers, it is {shown(shares)}."
+        )
+    for share in shares:
+        if isinstance(share, bool) or not isinstance(share, Real):
+            raise InputError(f"{shown(share)} is not a share of an update: give a number.")
+        check_share(float(share))
+    if 1 in shares or len(set(shares)) < len(shares):
+        raise InputError(
+            f"shares are {shown(shares)}: give each once, and none of 1, which plain repeats have."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """Fields of all strategies; recorded whole with every run."""
@@ -67,11 +85,18 @@ class Rules:
     # of the layers of edited blocks and the places of moves; 0: the period of the model's kinds of
     # layers, so that each place of a path keeps its kind
     block_multiple: int = 1
-    min_length: float = 0.25  # layers of the shortest path, in multiples of L, the model's
-    max_length: float = 2.0  # layers of the longest path, in multiples of L
+    min_length: float = 0.25  # steps of the shortest path, in multiples of L, the model's layers
+    max_length: float = 2.0  # steps of the longest path, in multiples of L
+    parts: bool = False  # skip the attention or the MLP of blocks as well, of up to max_skip layers
+    # of their update that the extra runs of a repeated block may add, and that a block which is
+    # skipped may keep
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self):
         check_ranges(self)
+        if not isinstance(self.parts, bool):
+            raise InputError(f"parts must be True or False, it is {shown(self.parts)}.")
+        check_shares(self.shares)
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
         repeated = self.max_repeat if self.max_times else 0
@@ -86,6 +111,21 @@ class Rules:
                 "max_length must be above 0 and at least min_length (both in "
                 f"multiples of L), they are {self.min_length} and {self.max_length}."
             )
+        if self.parts and not self.max_skip:
+            raise InputError(
+                "parts skips the attention or the MLP of blocks of up to max_skip layers: give "
+                "max_skip above 0, or leave out parts."
+            )
+        if self.shares and not self.max_skip and not repeated:
+            raise InputError(
+                "shares are of blocks that are repeated or skipped: give max_skip or max_repeat "
+                "above 0, or leave out shares."
+            )
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether paths have steps that are not whole layers, with all of their update."""
+        return self.parts or bool(self.shares)
 
     def lengths(self, num_layers: int) -> tuple[int, int]:
         """Return the shortest and the longest path allowed, in layers."""
@@ -179,14 +219,35 @@ class ExitRules(Rules):
 
     name = "early-exit"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.has_steps:
+            raise InputError(
+                "early exit tries prefixes of whole layers: leave out parts and shares, or choose "
+                "another strategy."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class InfluenceRules(Rules):
-    """Remove the layers of least block influence, one more in each path (ShortGPT)."""
+    """Remove the layers of least block influence, one more in each path (ShortGPT).
+
+    With parts, the attention or the MLP of a layer each.
+    """
 
     name = "influence"
 
-    order: tuple[int, ...] = ()  # layers, that of least influence first; a run measures them
+    # layers, that of least influence first, or with parts the ids of attentions and MLPs; a run
+    # measures them
+    order: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.shares:
+            raise InputError(
+                "by influence, layers or their parts are removed: leave out shares, or choose "
+                "another strategy."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,8 +265,12 @@ class Settings:
     control: Control = "all"
     layer_costs: tuple[float, ...] | None = None  # milliseconds, [L]; 1 each where None
     # edits of the identity path that a tree tries at its root before all others, in this order:
-    # kind, first layer, k and amount of each. One that does not fit is left out.
-    prior: tuple[tuple[int, int, int, int], ...] = ()
+    # kind, first layer, k and amount of each, and the mark where it has one (`path.Edit`). One that
+    # does not fit is left out.
+    prior: tuple[tuple[int, ...], ...] = ()
+    # of the attention and of the MLP of each layer, [L][2], in the unit of the layers; half of the
+    # layer each where None. A run of a model whose rules have parts sets them.
+    part_costs: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self):
         check_ranges(self)
@@ -217,6 +282,11 @@ class Settings:
             )
         for edit in self.prior:
             check_edit(edit)
+        if any(len(edit) > 4 for edit in self.prior) and not self.preset.has_steps:
+            raise InputError(
+                "the prior has edits of parts or shares, and the rules have none: give parts or "
+                "shares as well, or leave out the prior."
+            )
         if self.control not in get_args(Control):
             names = get_args(Control)
             near = did_you_mean(str(self.control), get_args(Control))
@@ -228,7 +298,7 @@ class Settings:
 
     def costs(self, num_layers: int) -> LayerCosts:
         """Return the costs of layers, by which trees weigh paths."""
-        return LayerCosts(num_layers, self.layer_costs)
+        return LayerCosts(num_layers, self.layer_costs, self.part_costs)
 
     @property
     def steps(self) -> int:
@@ -255,11 +325,27 @@ class Settings:
 # of PoLar, with lengths from a table for each model there. `drllm`: the search that Dr.LLM
 # describes, with the chain that its code makes of it. `best`, ours: a margin tells before the first
 # hit, edits from left to right share most of a parent's states, and more than one extra run or a
-# large block mostly breaks the model.
+# large block mostly breaks the model. `parts` and `damped`, ours, are `best` with other edits.
 DEFAULT = "best"
 PRESETS: dict[str, Rules] = {
     "best": TreeRules(
         exploration=0.5, max_times=1, reward="margin", ordered=True, block_power=-1.0
+    ),
+    "parts": TreeRules(
+        exploration=0.5,
+        max_repeat=0,
+        reward="margin",
+        ordered=True,
+        block_power=-1.0,
+        parts=True,
+    ),
+    "damped": TreeRules(
+        exploration=0.5,
+        max_times=1,
+        reward="margin",
+        ordered=True,
+        block_power=-1.0,
+        shares=(0.5, 0.25),
     ),
     "cola": TreeRules(),
     "cola-appendix": TreeRules(length_weight=5.0, epsilon=0.1),
@@ -315,16 +401,19 @@ def simulations_of(preset: str | Rules) -> int:
 
 
 def check_edit(edit: Any) -> None:
-    """Raise InputError for what is no edit: kind, first layer, k and amount, whole numbers."""
-    parts = list(edit) if isinstance(edit, list | tuple) else []
-    whole = all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts)
+    """Raise InputError for what is no edit: kind, first layer, k, amount, and perhaps a mark."""
+    values = list(edit) if isinstance(edit, list | tuple) else []
+    whole = all(isinstance(value, Integral) and not isinstance(value, bool) for value in values)
     from cola_jax.path import MOVE, REPEAT, SKIP  # with NumPy, which flags do without
 
-    is_edit = len(parts) == 4 and whole and parts[0] in (SKIP, REPEAT, MOVE)
+    is_edit = len(values) in (4, 5) and whole and values[0] in (SKIP, REPEAT, MOVE)
     if is_edit:
-        kind, start, k, amount = parts
+        kind, start, k, amount, *marks = values
         has_amount = {SKIP: amount == 0, REPEAT: amount >= 1, MOVE: amount != 0}[kind]
         is_edit = start >= 0 and k >= 1 and has_amount and max(start, k, abs(amount)) <= FARTHEST
+        for mark in marks:
+            is_edit &= mark > 0 and bool(is_step(mark, num_layers=1)) and kind != MOVE
+            is_edit &= kind == SKIP or part_of(mark) == WHOLE
     if not is_edit:
         raise InputError(
             f"the prior has {shown(edit)} where an edit belongs: give kind (0 skip, 1 repeat, 2 "

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt, UInt16
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import MOVE, REPEAT, SKIP, Edit, edit_table
+from cola_jax.steps import WHOLE
 from cola_jax.strategies.rules import Rules, TreeRules
 
 Values = np.ndarray | Array
@@ -15,26 +16,31 @@ Values = np.ndarray | Array
 BASES = np.array([0x9E3779B5, 0x85EBCA7B], np.uint32)  # of the hashes of paths; odd
 MOST_WEIGHT = 2**31 - 1  # of all edits of a path
 FINEST = 2**12  # weight of an edit
-STOP = 2**16 - 1  # pads paths, whose ids are of 16 bits
 NONE = 2**30  # in the place of a limit that a search does not have
 LEAST_NODES = 64
-MULTIPLES = {"positions": 16, "shapes": 32, "prior": 16, "leaves": 16}  # that sizes are rounded to
+# that sizes are rounded to
+MULTIPLES = {"positions": 16, "shapes": 32, "marks": 4, "prior": 16, "leaves": 16}
+UNIT = 2**12  # of the length of a layer
 
 
 class Shapes(NamedTuple):
     """The edits of a search without their starts [F], in the order of `edit_table`.
 
-    The hash of a path is the sum of a layer's hash * base ** position, so that of an edited path is
-    made of prefixes: its block and the layers after it are multiplied.
+    The hash of a path is the sum of a step's hash * base ** position, so that of an edited path is
+    made of prefixes: its block and the steps after it are multiplied. So is the block with a mark,
+    of the prefixes of a path all of whose steps have the mark.
     """
 
     kind: Int[Values, " F"]
     k: Int[Values, " F"]
     amount: Int[Values, " F"]
+    mark: Int[Values, " F"]
     weight: UInt[Values, " F"]  # of each start; 0 of those that are not drawn
+    marks: Int[Values, " F"]  # place of the mark in `Tables.marks`
     block: UInt[Values, "F 2"]
+    marked: UInt[Values, "F 2"]
     after: UInt[Values, "F 2"]
-    later: UInt[Values, "F 2"]  # layers that the block has passed, which run k positions later
+    later: UInt[Values, "F 2"]  # steps that the block has passed, which run k positions later
     earlier: UInt[Values, "F 2"]
 
 
@@ -44,10 +50,12 @@ class Tables(NamedTuple):
     shapes: Shapes
     powers: UInt[Values, "P 2"]  # of the bases
     layers: UInt[Values, "P 2"]  # hashes of layers
+    marks: Int[Values, " G"]  # of edits, each once, but for 0; none where all are of whole layers
     children: Int[Values, " M+1"]  # the most children of a node, by its visits
     exploration: Float[Values, " M+1"]  # c * sqrt(ln V), by V
     rates: Float[Values, " M+1"]  # 1 / sqrt(v), by v
-    costs: Int[Values, " P"]  # of the layers
+    costs: Int[Values, "3 P"]  # of the layers, whole, of their attention, and of their MLP
+    lengths: Int[Values, "3 P"]  # likewise, in units of 1 / UNIT of a layer
     total_cost: Int[Values, ""]
     length_weight: Float[Values, ""]
     length_penalty: Float[Values, ""]
@@ -64,7 +72,7 @@ class Tables(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """The tree of one search, with M slots for nodes and paths of up to P layers."""
+    """The tree of one search, with M slots for nodes and paths of up to P steps."""
 
     size: Int[Array, ""]  # nodes so far
     visits: Int[Array, " M"]  # evaluations at and below the node, pending ones included
@@ -73,9 +81,9 @@ class Tree(NamedTuple):
     grown: Int[Array, " M"]  # the number of its children
     live: Int[Array, " M"]  # those that may still lead to new paths
     closed: Bool[Array, " M"]  # no edit makes a new path
-    edit: Int[Array, "M 4"]  # from the parent: kind, start, k and amount
-    paths: UInt16[Array, "M P"]
-    length: Int[Array, " M"]
+    edit: Int[Array, "M 5"]  # from the parent: kind, start, k, amount and mark
+    paths: Int[Array, "M P"]  # ids of steps, padded with -1
+    length: Int[Array, " M"]  # steps
     cost: Float[Array, " M"]  # lambda |P| / L
     penalty: Float[Array, " M"]  # subtracted from the reward
     hashes: UInt[Array, "M 2"]
@@ -96,7 +104,7 @@ def tables_of(
     Args:
       costs: of the layers.
       nodes: of a tree at most; M is the next power of two.
-      prior: edits [R, 4] that are tried first at the root, whether or not the rules have them.
+      prior: edits [R] that are tried first at the root, whether or not the rules have them.
     """
     shortest, longest = rules.lengths(num_layers)
     positions = rounded_up(max(num_layers, longest), MULTIPLES["positions"])
@@ -104,19 +112,19 @@ def tables_of(
     shapes = edit_shapes(rules, max(num_layers, longest), positions, prior)
     visits = np.arange(1, slots + 1, dtype=float)
     children = np.ceil(rules.widening * visits**rules.widening_power)
-    # integers, whose sums have no order; milliseconds to some 2**-20 of the largest
-    unit = 1.0 if costs.milliseconds is None else max(costs.of_layer) / (NONE // positions)
-    layer_costs = np.maximum(np.rint(np.array(costs.of_layer) / unit), 1).astype(np.int32)
+    step_costs = zero_padded(costs_of(costs, positions), positions).T
     tried = prior_of(prior, shapes)
     return Tables(
         shapes=shapes,
         powers=powers_of(positions),
         layers=np.random.SeedSequence(0).generate_state(2 * positions).reshape(-1, 2),
+        marks=marks_of(shapes),
         children=np.append(NONE, np.minimum(children, NONE)).astype(np.int32),
         exploration=np.append(0, rules.exploration * np.sqrt(np.log(visits))).astype(np.float32),
         rates=np.append(0, 1 / np.sqrt(visits)).astype(np.float32),
-        costs=zero_padded(layer_costs, positions),
-        total_cost=np.array(layer_costs.sum(), np.int32),
+        costs=step_costs,
+        lengths=zero_padded(lengths_of(costs), positions).T,
+        total_cost=np.array(step_costs[WHOLE].sum(), np.int32),
         length_weight=np.array(rules.length_weight, np.float32),
         length_penalty=np.array(rules.length_penalty, np.float32),
         epsilon=np.array(round(rules.epsilon * 2**31), np.uint32),
@@ -141,29 +149,60 @@ def edit_shapes(
     """
     edits = edits_of(rules, longest)
     first = edits.start == 0
-    drawn = np.stack([edits.kind, edits.k, edits.amount], axis=1)[first].tolist()
-    others = [[kind, k, amount] for kind, _, k, amount in prior]
+    columns = (edits.kind, edits.k, edits.amount, edits.mark)
+    drawn = np.stack(columns, axis=1)[first].tolist()
+    others = [[e.kind, e.k, e.amount, e.mark] for e in (Edit(*edit) for edit in prior)]
     others = [shape for shape in others if shape not in drawn]
-    kind, k, amount = np.array(drawn + others, np.int32).reshape(-1, 3).T
+    kind, k, amount, mark = np.array(drawn + others, np.int32).reshape(-1, 4).T
     weight = np.zeros(len(k), np.uint32)
     weight[: len(drawn)] = edit_weights(k[: len(drawn)], rules.block_power, positions)
     up = np.stack([power_of(BASES, int(size)) for size in k])
     down = np.stack([power_of(inverse_of(BASES), int(size)) for size in k])
     block = np.zeros_like(up)
+    marked = np.zeros_like(up)
     after = np.ones_like(up)
     for f, (each, size, extra) in enumerate(zip(kind, k, amount, strict=True)):
-        if each == SKIP:
+        if each == SKIP and mark[f]:
+            marked[f] = 1
+        elif each == SKIP:
             after[f] = down[f]
         elif each == REPEAT:
             runs = [power_of(BASES, int(size) * run) for run in range(extra + 1)]
-            block[f] = np.sum(runs, axis=0, dtype=np.uint32)
+            plain = runs[:1] if mark[f] else runs
+            block[f] = np.sum(plain, axis=0, dtype=np.uint32)
+            marked[f] = np.sum(runs[len(plain) :], axis=0, dtype=np.uint32)
             after[f] = runs[-1]
         else:
             bases = BASES if extra > 0 else inverse_of(BASES)
             block[f] = power_of(bases, abs(int(extra)))
-    columns = (kind, k, amount, weight, block, after, up, down)
+    marks = np.searchsorted(np.unique(mark[mark > 0]), mark).astype(np.int32)
+    columns = (kind, k, amount, mark, weight, marks, block, marked, after, up, down)
     size = rounded_up(len(k), MULTIPLES["shapes"])
     return Shapes(*(zero_padded(column, size) for column in columns))
+
+
+def marks_of(shapes: Shapes) -> np.ndarray:
+    """List the marks of shapes, each once; none where all are of whole layers."""
+    marks = np.unique(shapes.mark[shapes.mark > 0])
+    return zero_padded(marks, rounded_up(len(marks), MULTIPLES["marks"])) if len(marks) else marks
+
+
+def costs_of(costs: LayerCosts, positions: int) -> np.ndarray:
+    """Return the costs of each layer, whole, of its attention and of its MLP, [L, 3].
+
+    As integers, whose sums have no order: in units of 1 / UNIT where each layer costs 1, and of
+    milliseconds to some 2**-20 of the largest.
+    """
+    table = np.column_stack([costs.of_layer, costs.of_parts])
+    unit = 1 / UNIT if costs.milliseconds is None else table.max() / (NONE // positions)
+    return np.maximum(np.rint(table / unit), 1).astype(np.int32)
+
+
+def lengths_of(costs: LayerCosts) -> np.ndarray:
+    """Return the length of each layer, whole, of its attention and of its MLP, [L, 3]."""
+    parts = np.array(costs.of_parts) / np.array(costs.of_layer)[:, None]
+    whole = np.ones((costs.num_layers, 1))
+    return np.rint(np.column_stack([whole, parts]) * UNIT).astype(np.int32)
 
 
 def edit_weights(k: np.ndarray, power: float, positions: int) -> np.ndarray:
@@ -179,7 +218,7 @@ def edit_weights(k: np.ndarray, power: float, positions: int) -> np.ndarray:
 def edits_of(rules: Rules, positions: int) -> Edit:
     """List the edits of a search, as `edit_table`."""
     sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
-    table = edit_table(positions, *sizes)
+    table = edit_table(positions, *sizes, parts=rules.parts, shares=rules.shares)
     whole = (table.k % rules.block_multiple == 0) & (
         (table.kind != MOVE) | (table.amount % rules.block_multiple == 0)
     )
@@ -188,11 +227,14 @@ def edits_of(rules: Rules, positions: int) -> Edit:
 
 def prior_of(edits: Sequence[Sequence[int]], shapes: Shapes) -> np.ndarray:
     """Return the shapes and the starts [R, 2] of edits."""
-    columns = zip(shapes.kind.tolist(), shapes.k.tolist(), shapes.amount.tolist(), strict=True)
+    columns = (shapes.kind, shapes.k, shapes.amount, shapes.mark)
     numbers: dict[tuple[int, ...], int] = {}
-    for f, shape in enumerate(columns):
+    for f, shape in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         numbers.setdefault(shape, f)
-    rows = [(numbers[kind, k, amount], start) for kind, start, k, amount in edits]
+    rows = [
+        (numbers[edit.kind, edit.k, edit.amount, edit.mark], edit.start)
+        for edit in (Edit(*edit) for edit in edits)
+    ]
     return np.array(rows, np.int32).reshape(-1, 2)
 
 

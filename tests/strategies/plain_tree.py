@@ -11,6 +11,8 @@ from scipy.special import expit
 
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import KINDS, Edit, LayerPath, edited, edits_fit, identity
+from cola_jax.steps import layer_of
+from cola_jax.strategies.outcome import NO_EDIT
 from cola_jax.strategies.rules import TreeRules
 from cola_jax.strategies.tree import edits_of
 
@@ -51,7 +53,7 @@ class PlainTree:
         self.prior = prior
         self.words = random_words(key, nodes)
         self.paths = [identity(num_layers)]
-        self.edits: list[EditRow] = [(0, 0, 0, 0)]
+        self.edits: list[EditRow] = [NO_EDIT]
         self.parents = [-1]
         self.visits = [1]
         self.value = [f32(0)]
@@ -139,7 +141,7 @@ class PlainTree:
             self.tried += 1
             edit = self.prior[self.tried - 1]
             if edits_fit(self.paths[0], Edit(*edit), *self.lengths) and self.is_new(0, edit):
-                return edit
+                return (*edit, 0)[: len(NO_EDIT)]
         edits = [edit for edit in self.table if self.fits(node, edit)]
         kinds = [[edit for edit in edits if edit[0] == kind] for kind in range(len(KINDS))]
         kinds = [of_kind for of_kind in kinds if of_kind]
@@ -154,7 +156,7 @@ class PlainTree:
         return None
 
     def fits(self, node: int, edit: EditRow) -> bool:
-        _, start, k, _ = edit
+        _, start, k, *_ = edit
         if self.rules.ordered and start < self.edits[node][1]:
             return False
         if node and self.rules.deep_block and k > self.rules.deep_block:
@@ -163,12 +165,13 @@ class PlainTree:
 
     def is_new(self, node: int, edit: EditRow) -> bool:
         path = edited(self.paths[node], edit)
+        layers = list(map(layer_of, path))
         most = self.rules.max_runs or len(path)
-        return path not in self.paths and max(map(path.count, path)) <= most
+        return path not in self.paths and max(map(layers.count, layers)) <= most
 
     def weighted(self, edits: list[EditRow], word: int) -> EditRow:
         """Draw an edit in proportion to whole weights; the starts of a shape come one by one."""
-        weights = [self.weight(k) for _, _, k, _ in edits]
+        weights = [self.weight(k) for _, _, k, *_ in edits]
         number = choose(word, sum(weights))
         for edit, weight in zip(edits, weights, strict=True):
             number -= weight
@@ -180,7 +183,7 @@ class PlainTree:
         power = self.rules.block_power
         if power == 0:
             return 1
-        return max(1, round(k**power * FINEST / max(k**power for _, _, k, _ in self.table)))
+        return max(1, round(k**power * FINEST / max(k**power for _, _, k, *_ in self.table)))
 
 
 def random_words(key: np.ndarray, nodes: int) -> list[list[int]]:

@@ -13,12 +13,13 @@ import pytest
 from scipy.special import expit
 
 from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import STOP
 from cola_jax.question import key_of
 from cola_jax.strategies import mcts
 from cola_jax.strategies.draws import WORDS
 from cola_jax.strategies.outcome import NO_PARENT, ROOT
 from cola_jax.strategies.rules import PRESETS, TreeRules
-from cola_jax.strategies.tree import STOP, Tables, Tree, tables_of
+from cola_jax.strategies.tree import Tables, Tree, tables_of
 
 PARENTS = [NO_PARENT, 0, 0, 0, 3, 3, 2]
 PATHS = ["01", "0", "1", "011", "001", "0101", "11"]
@@ -208,5 +209,5 @@ def test_growing_copies_no_paths():
     counts = jnp.full(8, 16, jnp.int32)
     program = mcts.grow.lower(trees, tables, counts, most=16).compile().as_text()
     shape = ",".join(map(str, trees.paths.shape))
-    assert f"u16[{shape}]" in program
+    assert f"s32[{shape}]" in program
     assert not re.search(rf"u16\[{shape}\]\S* copy\(", program)

@@ -21,6 +21,7 @@ SEARCHES = 4
 LEAVES = 16
 NODES = 64
 COSTS = (1.0, 2.0, 0.5, 4.0, 1.5, 3.0, 0.25, 2.5)  # milliseconds, which integers represent
+PARTS = tuple((cost / 4, cost * 5 / 8) for cost in COSTS)  # of parts, likewise
 FIFTY = -50.0
 ROOTS = [(True, -3.0), (False, -np.inf), (False, FIFTY)]  # margins, and whether in nats
 FIELDS = {
@@ -44,6 +45,8 @@ FIELDS = {
     "max_runs": (None, None, 1, 2, 3),
     "ordered": (False, True),
     "block_power": (0.0, -1.0, 0.5, 2.0),
+    "parts": (False, True),
+    "shares": ((), (), (0.5,), (0.125, 1.5, 0.25)),
 }
 
 
@@ -62,7 +65,7 @@ def judge(path: LayerPath, seed: int, root: float) -> Judged:
 
     Not a large one: near 0 and 1, rewards of two programs are rounded to different neighbours.
     """
-    random = np.random.default_rng(zlib.crc32(bytes(path), seed))
+    random = np.random.default_rng(zlib.crc32(np.array(path).tobytes(), seed))
     verdict = bool(random.random() < 0.4)
     if path == identity(len(path)):
         return Judged(verdict, root)
@@ -98,10 +101,13 @@ def test_edits_of_a_prior_leave_the_chances_of_others():
 
 def check(rules: TreeRules, num_layers: int, random: np.random.Generator) -> None:
     """Grow some trees in waves of random sizes, and compare all that they record."""
-    every = np.stack(edit_table(num_layers, 3, 2, 2, 2, 2), axis=1)  # the rules have some of them
+    every = np.stack(  # the rules have some of them
+        edit_table(num_layers, 3, 2, 2, 2, 2, parts=rules.parts, shares=rules.shares), axis=1
+    )
     prior = [tuple(edit) for edit in random.permutation(every)[: random.integers(0, 5)].tolist()]
     table = COSTS[:num_layers] if random.random() < 0.5 else None
-    costs = LayerCosts(num_layers, table)
+    parts = None if table is None or random.random() < 0.5 else PARTS[:num_layers]
+    costs = LayerCosts(num_layers, table, parts)
     in_nats, root = ROOTS[random.integers(len(ROOTS))]
     judges = [
         functools.partial(judge, seed=int(random.integers(2**31)), root=root)

@@ -1,6 +1,7 @@
 """Rules and settings of a search, and those that make none."""
 
 import dataclasses
+import math
 import typing
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.execute.plan import Workload
 from cola_jax.path import KINDS, edited, identity
+from cola_jax.steps import MLP, Step
 from cola_jax.strategies.rules import (
     ALIASES,
     PRESETS,
     RANGES,
+    ExitRules,
+    InfluenceRules,
     Rules,
     Settings,
     Space,
@@ -21,6 +25,9 @@ from cola_jax.strategies.rules import (
 )
 from cola_jax.strategies.tree import edits_of
 
+HALF = Step(0, share=0.5).mark
+ALONE = Step(0, MLP).mark
+
 
 def test_rules_and_settings_that_make_no_search_are_refused():
     for rules, message in (
@@ -28,9 +35,25 @@ def test_rules_and_settings_that_make_no_search_are_refused():
         ({"max_skip": 0, "max_repeat": 0}, "needs edits"),
         ({"min_length": 2.5}, "max_length must be above 0 and at least min_length"),
         ({"max_length": 1e5}, "max_length must be 0 to 100, it is 100000.0"),
+        ({"parts": 1}, "parts must be True or False, it is 1"),
+        ({"parts": True, "max_skip": 0}, "give max_skip above 0, or leave out parts"),
+        ({"shares": 0.5}, "shares must be a tuple of up to 16 numbers, it is 0.5"),
+        ({"shares": (0.0,)}, "0.0 is not a share of an update"),
+        ({"shares": (0.5, 2.5)}, "2.5 is not a share of an update"),
+        ({"shares": (math.inf,)}, "inf is not a share of an update"),
+        ({"shares": ("half",)}, "'half' is not a share of an update"),
+        ({"shares": (0.12345,)}, "more than three decimals"),
+        ({"shares": (0.5, 1)}, "give each once, and none of 1"),
+        ({"shares": (0.5, 0.5)}, "give each once, and none of 1"),
+        ({"shares": (0.5,), "max_skip": 0, "max_repeat": 0, "max_move": 1}, "leave out shares"),
     ):
         with pytest.raises(ValueError, match=message):
             TreeRules(**rules)
+    for rules, given in ((ExitRules, "parts"), (ExitRules, "shares"), (InfluenceRules, "shares")):
+        with pytest.raises(InputError, match="choose another strategy"):
+            rules(**{given: True if given == "parts" else (0.5,)})
+    with pytest.raises(InputError, match="the prior has edits of parts or shares, and the rules"):
+        Settings(TreeRules(), 8, 4, 0, prior=((0, 2, 1, 0, HALF),))
     with pytest.raises(ValueError, match="leaves must be 1 to 10000, it is 10001"):
         Settings(TreeRules(), simulations=4, leaves=10_001, seed=0)
 
@@ -40,6 +63,7 @@ def test_rules_and_settings_that_make_no_search_are_refused():
     [
         *((3, 0, 1, 0), (0, -1, 1, 0), (0, 2, 0, 0), (0, 1, 1), "skip", (0, 1, 1.0, 0)),
         *((0, 0, 1, 2), (1, 0, 1, 0), (1, 0, 1, 10**8), (2, 0, 1, 0)),
+        *((0, 0, 1, 0, 1), (0, 0, 1, 0, 0), (2, 0, 1, 1, HALF), (1, 0, 1, 1, ALONE)),
     ],
 )
 def test_a_prior_of_other_than_edits_is_refused(edit):
@@ -53,7 +77,7 @@ def test_a_prior_is_for_trees(name):
     if isinstance(PRESETS[name], TreeRules):
         assert Settings(PRESETS[name], **given).prior
         return
-    with pytest.raises(InputError, match=r"root of a tree.* choose one of best, cola, "):
+    with pytest.raises(InputError, match=r"root of a tree.* choose one of best, parts, damped, "):
         Settings(PRESETS[name], **given)
 
 

@@ -16,7 +16,13 @@ from cola_jax.strategies.trees import Trees
 
 MOVES = dataclasses.replace(PRESETS["best"], max_move=2, max_move_block=3, length_penalty=0.5)
 # of trees that were grown before paths could have parts and shares
-DIGESTS = {}
+DIGESTS = {
+    "best": "c24e54e590c84b34",
+    "cola-appendix": "c699ae1b85ec5ea2",
+    "polar": "6e67a809e3914224",
+    "drllm": "95ce670223fa7fa6",
+    "moves": "988ef07ac189e7c2",
+}
 
 
 @pytest.mark.parametrize("name", DIGESTS)
