@@ -120,6 +120,8 @@ class LayerCosts:
         from cola_jax.steps import WHOLE, layer_of, part_of
 
         steps = list(path)
+        if max(steps, default=0) < self.num_layers:  # at once, as most paths are
+            return len(steps)
         whole = sum(part_of(step) == WHOLE for step in steps)
         if whole == len(steps):
             return whole

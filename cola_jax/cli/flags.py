@@ -52,6 +52,18 @@ DtypeChoice = Annotated[
         choices=("auto", *DTYPES, *SHORT),
     ),
 ]
+Shares = Annotated[
+    tuple[float, ...],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="SHARE,...",
+        instance_from_str=lambda texts: tuple(
+            float(share) for text in texts for share in text.split(",")
+        ),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [f"{share:g}" for share in value],
+    ),
+]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
 Model = Annotated[
     str,

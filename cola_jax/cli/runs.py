@@ -18,6 +18,7 @@ from cola_jax.cli.flags import (
     Printing,
     RunChoice,
     RunFlags,
+    Shares,
     console,
     keeping,
     open_session,
@@ -29,7 +30,7 @@ from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.files import check_writable
-from cola_jax.layer_costs import read_layer_costs
+from cola_jax.layer_costs import part_costs, read_layer_costs
 from cola_jax.progress import log
 from cola_jax.question import Question
 from cola_jax.strategies.rules import (
@@ -65,6 +66,11 @@ class Search(TaskCommand):
     rules: Rules = PRESETS[DEFAULT]
     space: Space | None = None
     """Kinds of edits to try; all that the rules allow by default."""
+    parts: bool = False
+    """Also skip the attention or the MLP of blocks alone."""
+    shares: Shares = ()
+    """Shares of their update, such as 0.5,0.25, above 0 and up to 2: repeated blocks may run again
+    with one, and skipped ones keep one."""
     simulations: int | None = None
     """Evaluations per question, beyond the baseline; the budget of the preset by default: 200 of
     cola-appendix, 50 of drllm, 100 of all others."""
@@ -123,10 +129,22 @@ class Search(TaskCommand):
         from cola_jax.runs.prior import with_prior
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
+        if self.parts or self.shares:
+            rules = dataclasses.replace(
+                rules, parts=self.parts or rules.parts, shares=self.shares or rules.shares
+            )
         model = session.model
-        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
+        layers = model.config.num_layers
+        shares = part_costs(model.config) if rules.parts else None
+        costs = read_layer_costs(self.layer_costs, layers, model.digest, shares)
         budget = self.budget, self.leaves, self.seed
-        settings = Settings(rules, *budget, control=self.control, layer_costs=costs.milliseconds)
+        settings = Settings(
+            rules,
+            *budget,
+            control=self.control,
+            layer_costs=costs.milliseconds,
+            part_costs=costs.parts if rules.parts else None,
+        )
         return with_prior(session, settings, self.prior)
 
     def search(self, directory: str, session: "Session", settings: Settings) -> None:

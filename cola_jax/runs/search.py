@@ -32,6 +32,7 @@ from cola_jax.runs.session import (
     parts_of,
     prompts_of_run,
     recorded_search,
+    with_part_costs,
 )
 from cola_jax.runs.settings import PRIOR
 from cola_jax.runs.stored import stored_outcomes
@@ -161,6 +162,7 @@ def search_in_memory(
 ) -> list[Outcome]:
     """Search the questions of a session without a run; the outcomes are not confirmed."""
     asked = session.asked
+    settings = with_part_costs(settings, session.model.config)
     work = search_work(asked, settings, on_device)(
         **parts_of(session, asked),
         workload=settings.workload(session.model.config.num_layers),

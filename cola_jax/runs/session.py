@@ -23,6 +23,7 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
+from cola_jax.layer_costs import part_costs
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath
 from cola_jax.question import Question
@@ -55,6 +56,7 @@ from cola_jax.runs.work import (
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations, PathLists
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import ATTENTION, MLP, Step
 from cola_jax.strategies.rules import InfluenceRules, Rules, Settings
 from cola_jax.tasks.prepared import Prepared, digest_of_questions
 from cola_jax.tasks.task import TaskConfig
@@ -483,11 +485,27 @@ def prompt_folders(directory: str, prompts: int) -> list[str]:
     return [str(inside(directory, f"prompt-{number}")) for number in range(1, prompts + 1)]
 
 
-def influence_of(session: Session, metrics: Metrics | None = None) -> np.ndarray:
-    """Return the influence [L] of each layer on the first questions' prompts."""
+def order_of(influence: np.ndarray) -> list[int]:
+    """Return the ids of layers by their influence [L], or of their parts by theirs [L, 2]."""
+    order = np.argsort(influence, axis=None, kind="stable")
+    if influence.ndim == 1:
+        return order.tolist()
+    return [
+        Step(layer, (ATTENTION, MLP)[part]).id
+        for layer, part in (divmod(i, 2) for i in order.tolist())
+    ]
+
+
+def influence_of(
+    session: Session, metrics: Metrics | None = None, *, parts: bool = False
+) -> np.ndarray:
+    """Return the influence [L] of each layer on the first questions' prompts.
+
+    Or with `parts` that of their attention and MLP, [L, 2].
+    """
     asked = session.asked
     questions = [encoded.question for encoded in asked.first]
-    work = Influence(model=session.model, encoder=asked.encoder)
+    work = Influence(model=session.model, encoder=asked.encoder, parts=parts)
     # a mean over all of them, which no cut in parts gives
     one = Batch(np.arange(len(questions)), questions)
     ((batch, result, _),) = session.engine.map(work, [one], metrics)
@@ -498,7 +516,13 @@ def recorded_search(settings: Settings) -> dict[str, Any]:
     """Return the settings of a search as a run records them."""
     rules = settings.preset
     name = {"command": "search", "strategy": rules.name, "stream": rules.stream}
-    return name | dataclasses.asdict(settings)
+    recorded = name | dataclasses.asdict(settings)
+    # as in runs of earlier versions, where paths have whole layers alone
+    for fields, names in ((recorded["preset"], ("parts", "shares")), (recorded, ("part_costs",))):
+        for field in names:
+            if not fields[field]:
+                del fields[field]
+    return recorded
 
 
 def with_period(rules: Rules, config: ModelConfig) -> Rules:
@@ -508,15 +532,26 @@ def with_period(rules: Rules, config: ModelConfig) -> Rules:
     return dataclasses.replace(rules, block_multiple=config.period)
 
 
+def with_part_costs(settings: Settings, config: ModelConfig) -> Settings:
+    """Return settings with the costs of the parts of layers, where rules have parts.
+
+    Where they are not given, by the weights of the model.
+    """
+    if not settings.preset.parts or settings.part_costs is not None:
+        return settings
+    costs = settings.costs(config.num_layers).with_shares(part_costs(config))
+    return dataclasses.replace(settings, part_costs=costs.parts)
+
+
 def fitted(
     session: Session, directory: str, settings: Settings, metrics: Metrics | None
 ) -> Settings:
     """Fit rules to the model: the period of its kinds of layers, and their order by influence.
 
-    Influence is that on the first questions.
+    Influence is that on the first questions. With parts, also the costs of parts.
     """
     rules = with_period(settings.preset, session.model.config)
-    settings = dataclasses.replace(settings, preset=rules)
+    settings = with_part_costs(dataclasses.replace(settings, preset=rules), session.model.config)
     if not isinstance(rules, InfluenceRules) or rules.order:
         return settings
     run = Run(directory)
@@ -525,5 +560,5 @@ def fitted(
         # the run keeps its order; one of another strategy is refused later
         order = (before.get("preset") or {}).get("order", ())
     else:
-        order = np.argsort(influence_of(session, metrics), kind="stable").tolist()
+        order = order_of(influence_of(session, metrics, parts=rules.parts))
     return dataclasses.replace(settings, preset=dataclasses.replace(rules, order=tuple(order)))

@@ -20,6 +20,8 @@ FLAGS = {
     "prompt": "--format",
     "prompt_set": "--shots-seed",
     "grader": "the grader",
+    "rules.parts": "--parts",
+    "rules.shares": "--shares",
 }
 FIRST_STREAM = 1
 # digests of questions and prompts, which other settings decide; runs of earlier versions have other

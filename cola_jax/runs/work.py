@@ -125,12 +125,17 @@ class PathRows(RunWork):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Influence(Work):
-    """A function from a batch to the influence [L] of each layer on its prompts."""
+    """A function from a batch to the influence [L] of each layer on its prompts.
+
+    Or with `parts` that of their attention and MLP, [L, 2].
+    """
 
     divisible = False  # it is a mean
+    parts: bool = False
 
     def __call__(self, worker: Worker, batch: Batch, keep: Keep) -> np.ndarray:
-        return block_influence(worker.model, prompts_of(self.encode(worker, batch.questions)))
+        prompts = prompts_of(self.encode(worker, batch.questions))
+        return block_influence(worker.model, prompts, parts=self.parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -180,7 +180,8 @@ class DeviceSearches:
         verdicts = self.verdicts_of(
             self.seen.take((s, slice(size - len(leaves), size))), history.target
         )
-        shorter = np.array([len(leaf.path) < self.num_layers for leaf in leaves])
+        costs = self.settings.costs(self.num_layers)
+        shorter = np.array([costs.layers(leaf.path) < self.num_layers for leaf in leaves])
         plain = history.verdicts[0].verdict[ROOT]
         self.improved[s] |= bool((verdicts.verdict & (shorter | ~plain)).any())
         return verdicts

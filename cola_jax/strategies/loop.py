@@ -66,14 +66,15 @@ def search_batch(
     questions = evaluations.questions
     positions = settings.positions(num_layers)
     root = [Leaf(identity(num_layers))]
-    of_gold = [History(question, question.answer, b) for b, question in enumerate(questions)]
+    costs = settings.costs(num_layers)
+    of_gold = [History(question, question.answer, b, costs) for b, question in enumerate(questions)]
     record_wave(evaluations, 0, [(history, root) for history in of_gold], positions)
     on_steps(len(of_gold))
     controls = []
     for b, history in enumerate(of_gold):
         answer = int(history.verdicts[0].answer[ROOT])
         for target in control_targets(history.question, answer, settings.control):
-            controls.append(History(history.question, target, b))
+            controls.append(History(history.question, target, b, costs))
     record_wave(evaluations, 0, [(history, root) for history in controls], positions)
     for history in controls:
         plain = history.verdicts[0].take(ROOT)

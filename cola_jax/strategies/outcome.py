@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.errors import count, shown
-from cola_jax.path import LayerPath, format_edit, format_path
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import Edit, LayerPath, format_edit, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -20,7 +21,8 @@ NO_EDIT = (0, 0, 0, 0, 0)
 class Leaf(NamedTuple):
     """A path to evaluate, and the path and the edit that it was made from.
 
-    An edit is kind, start, k and amount; zeros for none, or for several at once.
+    An edit is kind, start, k, amount and mark (`path.Edit`), without the mark where it is 0; zeros
+    for none, or for several at once.
     """
 
     path: LayerPath
@@ -51,11 +53,12 @@ class Outcome:
     verdicts: Verdicts  # fields [E], of the target
     wave: np.ndarray  # [E], the wave in which it was evaluated, 0 for the baseline
     parent: np.ndarray  # [E], the evaluation whose path was edited, -1 for the baseline
-    edits: np.ndarray  # [E, 4], kind, start, k, amount; zeros for the baseline
+    edits: np.ndarray  # [E, 5], kind, start, k, amount, mark; zeros for the baseline
     reused: np.ndarray  # [E], whether another search of the question had evaluated the path
     confirmed: bool | None = None  # the shortest correct path is right in float32; None without one
     controls: tuple["Outcome", ...] = ()  # of the same question for wrong options
     again: Again | None = None  # None where no other wording was asked
+    costs: LayerCosts | None = None  # by which parts of layers count; half a layer each where None
 
     def __repr__(self) -> str:
         before = {True: "right", False: "wrong", None: "ungraded"}[self.baseline]
@@ -75,8 +78,9 @@ class Outcome:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """The layers of every path, [E]."""
-        return np.array([len(path) for path in self.paths])
+        """The length of every path in layers, [E]; whole numbers where all are of whole layers."""
+        costs = self.costs or LayerCosts(len(self.paths[ROOT]))
+        return np.array([costs.layers(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
         """Find the shortest path that is right, or wrong; of equals that of the largest margin.
@@ -124,9 +128,15 @@ class Outcome:
 class History:
     """The evaluations of one search so far, wave by wave."""
 
-    def __init__(self, question: Question, target: int, index: int):
-        """Take the question, the option to reach, and the question's place in its batch."""
+    def __init__(
+        self, question: Question, target: int, index: int, costs: LayerCosts | None = None
+    ):
+        """Take the question, the option to reach, and the question's place in its batch.
+
+        Costs tell the length of paths of parts, as of an `Outcome`.
+        """
         self.question = question
+        self.costs = costs
         self.target = target
         self.index = index
         self.leaves: list[Leaf] = []
@@ -151,8 +161,9 @@ class History:
         # the target where the model does not give it, or on fewer layers; unless the grader failed
         # on the model's own answer, which may be either
         plain = self.verdicts[0]
-        (root, *_) = self.leaves
-        shorter = np.array([len(leaf.path) < len(root.path) for leaf in leaves], bool)
+        layers = len(self.leaves[ROOT].path)
+        costs = self.costs or LayerCosts(layers)
+        shorter = np.array([costs.layers(leaf.path) < layers for leaf in leaves], bool)
         better = verdicts.verdict & (shorter | ~plain.verdict[ROOT])
         self.improved |= bool(plain.graded[ROOT] and better.any())
 
@@ -165,6 +176,7 @@ class History:
             verdicts=Verdicts(*map(np.concatenate, zip(*self.verdicts, strict=True))),
             wave=np.array(self.waves, np.int32),
             parent=np.array(self.parents, np.int32),
-            edits=np.array([leaf.edit for leaf in self.leaves], np.int32),
+            edits=np.array([Edit(*leaf.edit) for leaf in self.leaves], np.int32),
             reused=np.concatenate(self.reused),
+            costs=self.costs,
         )

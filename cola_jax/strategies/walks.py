@@ -10,6 +10,7 @@ from cola_jax.errors import InputError
 from cola_jax.path import FittingEdits, LayerPath, edited, identity
 from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import ATTENTION, MLP, Step, layer_of, part_of
 from cola_jax.strategies.outcome import Leaf
 from cola_jax.strategies.rules import (
     BeamRules,
@@ -96,17 +97,27 @@ def prefixes(start: WalkStart, rules: ExitRules) -> Walk:
 
 
 def without_least(start: WalkStart, rules: InfluenceRules) -> Walk:
-    """Drop the first layer of `order`, then the first two, and so on."""
+    """Drop the first layer of `order`, then the first two, and so on; with parts, parts of them."""
     if not rules.order:
         raise InputError(
             "the order of the layers is not known: give `order`, the layers by their "
             "cola_jax.execute.reference.block_influence."
         )
     path = start.identity.path
-    yield [
-        Leaf(tuple(layer for layer in path if layer not in rules.order[:n]), path)
-        for n in range(1, len(path) - start.fitting.shortest + 1)
-    ]
+    leaves = [Leaf(without(path, rules.order[:n]), path) for n in range(1, len(rules.order) + 1)]
+    yield [leaf for leaf in leaves if len(leaf.path) >= start.fitting.shortest]
+
+
+def without(path: LayerPath, removed: Sequence[int]) -> LayerPath:
+    """Remove steps from the identity path: whole layers, attentions and MLPs."""
+    steps = []
+    for layer in path:
+        gone = {part_of(step) for step in removed if layer_of(step) == layer}
+        if not gone:
+            steps.append(layer)
+        elif gone in ({ATTENTION}, {MLP}):
+            steps.append(Step(layer, MLP if gone == {ATTENTION} else ATTENTION).id)
+    return tuple(steps)
 
 
 def mutated(start: WalkStart, path: LayerPath, most: int, *, exactly: bool = False) -> Leaf:

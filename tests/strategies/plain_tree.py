@@ -10,7 +10,16 @@ import numpy as np
 from scipy.special import expit
 
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import KINDS, Edit, LayerPath, edited, edits_fit, identity
+from cola_jax.path import (
+    KINDS,
+    Edit,
+    LayerPath,
+    edited,
+    edits_fit,
+    identity,
+    lengths_fit,
+    parts_fit,
+)
 from cola_jax.steps import layer_of
 from cola_jax.strategies.outcome import NO_EDIT
 from cola_jax.strategies.rules import TreeRules
@@ -161,9 +170,11 @@ class PlainTree:
             return False
         if node and self.rules.deep_block and k > self.rules.deep_block:
             return False
-        return bool(edits_fit(self.paths[node], Edit(*edit), *self.lengths))
+        return bool(lengths_fit(len(self.paths[node]), Edit(*edit), *self.lengths))
 
     def is_new(self, node: int, edit: EditRow) -> bool:
+        if not parts_fit(self.paths[node], Edit(*edit)):
+            return False
         path = edited(self.paths[node], edit)
         layers = list(map(layer_of, path))
         most = self.rules.max_runs or len(path)
