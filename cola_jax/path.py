@@ -15,6 +15,7 @@ from cola_jax.steps import (
     LARGEST_SHARE,
     LETTERS,
     MLP,
+    MOST_LAYERS,
     WHOLE,
     Step,
     is_step,
@@ -82,6 +83,11 @@ def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> L
     """Read a path of a file; InputError as `parse_path`, with the file's name."""
     with reading(file):
         return parse_path(text, num_layers)
+
+
+def parse_stored(text: str) -> LayerPath:
+    """Read the text of a path that was checked when it was written."""
+    return parse_path(text, MOST_LAYERS, 100 * MOST_LAYERS)
 
 
 def parse_group(group: re.Match[str], text: str, num_layers: int) -> list[int]:

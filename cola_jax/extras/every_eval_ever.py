@@ -176,7 +176,11 @@ def model_info(facts: Facts, path: Sequence[int]) -> dict[str, Any]:
     revision = origin.get("revision")
     on_hub = origin.get("kind") == "hub"
     id = name if on_hub else f"local/{UNSAFE.sub('_', PurePath(name).name)}"
-    details = {"path": format_path(path), "layers_run": len(path), "layers": start["num_layers"]}
+    details = {
+        "path": format_path(path),
+        "layers_run": facts.costs.layers(path),
+        "layers": start["num_layers"],
+    }
     details |= {"revision": revision, "digest": facts.settings.get("model")}
     details |= {"deployment_type": "self_deployed"}
     details |= {"model_availability": "open_weights" if on_hub else "unknown"}

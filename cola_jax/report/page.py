@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -16,12 +16,14 @@ from etils import epath
 from markupsafe import Markup
 
 from cola_jax.files import inside, matching, read_bytes, remove_empty, remove_files, write_whole
+from cola_jax.path import runs as step_runs
 from cola_jax.report.document import Document, compared, cut_middle
 from cola_jax.report.figures import search_figures
 from cola_jax.runs.layer_use import list_lengths
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import PICTURES, by_question, thumbnail_name
+from cola_jax.steps import is_whole, layer_of
 from cola_jax.storage import path_of
 
 SCRIPTS = ("dom.js", "figures.js", "questions.js")
@@ -60,6 +62,7 @@ def write_search_page(
     data: dict[str, Any] = {
         "runs": [*every],
         "layers": facts.num_layers,
+        "parts": part_lengths(runs),
         "open": facts.is_open,
         "decodes": facts.decodes,
         "float32": facts.settings.get("dtype") == "float32",
@@ -78,6 +81,20 @@ def write_search_page(
     beside = chunks if sum(map(len, itertools.chain(*chunks))) > INLINE else []
     data["files"] = write_chunks(folder, data["token"], beside)
     write_page(report, file, data, [] if beside else chunks)
+
+
+def part_lengths(runs: Sequence[Run]) -> list[list[float]] | None:
+    """Return the lengths of the attention and of the MLP of each layer, in layers.
+
+    None where the paths of all runs are of whole layers.
+    """
+    for run in runs:
+        facts = run.facts()
+        if facts.settings.get("steps"):
+            costs = facts.costs
+            both = zip(costs.of_parts, costs.of_layer, strict=True)
+            return [[round(part / layer, 4) for part in parts] for parts, layer in both]
+    return None
 
 
 class Picture(NamedTuple):
@@ -219,13 +236,14 @@ def gather_questions(
 def question_entries(run: Run) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield for each question its entry in the list and its details, one part at a time."""
     parts = run.parts()
+    layers = run.facts().costs.layers
     both = run.tables("evaluations", EVALUATION, parts), run.tables("questions", QUESTION, parts)
     for evaluations, questions in zip(*both, strict=True):
         tables = by_question(evaluations)
         for question in questions.to_pylist():
             table = tables.get(question["question"])
             rows = [] if table is None else readable_rows(table)
-            yield list_entry(question, rows), detail_entry(question, rows)
+            yield list_entry(question, rows, layers), detail_entry(question, rows)
 
 
 def readable_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -239,7 +257,7 @@ def readable_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def path_texts(paths: pa.ChunkedArray) -> list[str]:
-    """Write a column of paths as ids and ascending ranges.
+    """Write a column of paths as ids and ascending ranges, with parts and shares.
 
     Repeated blocks are written out, as finding them takes most of the time for millions of paths.
     """
@@ -254,13 +272,26 @@ def path_texts(paths: pa.ChunkedArray) -> list[str]:
         parts: list[list[str]] = [[] for _ in lengths]
         ranges = row[first].tolist(), layers[first].tolist(), layers[last].tolist()
         for i, a, b in zip(*ranges, strict=True):
-            parts[i].append(str(a) if a == b else f"{a}-{b}")
+            parts[i].append(range_text(a, b))
         texts += [",".join(part) for part in parts]
     return texts
 
 
-def list_entry(question: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Make the entry that the list of questions shows, sorts and filters."""
+def range_text(first: int, last: int) -> str:
+    """Write the range of ascending ids: `7`, `0-5`, `8m`, `(7-8)*0.5`."""
+    if is_whole(first):
+        return str(first) if first == last else f"{first}-{last}"
+    (text,) = step_runs(range(first, last + 1))
+    return text
+
+
+def list_entry(
+    question: dict[str, Any], rows: list[dict[str, Any]], layers: Callable[[list[int]], float]
+) -> dict[str, Any]:
+    """Make the entry that the list of questions shows, sorts and filters.
+
+    `layers` tells the length of a path.
+    """
     best, text = question["best"], question["text"] or ""
     hits = [row["node"] for row in rows if row["verdict"] and not row["control"]]
     before = {True: "C", False: "W", None: "?"}[question["baseline"]]
@@ -268,15 +299,20 @@ def list_entry(question: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str
         "id": question["question"],
         "text": text if len(text) <= MAX_LISTED else text[: MAX_LISTED - 1] + "…",
         "kind": f"{before}→{'W' if best is None else 'C'}",
-        "best": None if best is None else len(best),
+        "best": None if best is None else rounded_length(layers(best)),
         "first": min(hits, default=None),
         "moved": int(best is not None and is_moved(best)),
     }
 
 
+def rounded_length(length: float) -> float:
+    """Round a length in layers; that of whole layers is a whole number."""
+    return length if isinstance(length, int) else round(length, 2)
+
+
 def is_moved(path: list[int]) -> bool:
-    """Whether a path first runs some layer after a later one."""
-    first = list(dict.fromkeys(path))
+    """Whether a path first runs some layer after a later one, whole or in part."""
+    first = list(dict.fromkeys(map(layer_of, path)))
     return any(a > b for a, b in itertools.pairwise(first))
 
 

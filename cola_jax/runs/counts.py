@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from cola_jax.layer_costs import LayerCosts
+
 COUNTED = ["evaluations", "controls", "again", "again_answers"]  # columns of questions
 
 
@@ -16,7 +18,8 @@ class Counts:
 
     evaluations: int = 0
     # questions with a correct path, by the pretrained model's verdict and the layers of the best
-    found: Counter[tuple[bool | None, int]] = dataclasses.field(default_factory=Counter)
+    found: Counter[tuple[bool | None, float]] = dataclasses.field(default_factory=Counter)
+    costs: LayerCosts | None = None  # by which the length of paths of parts is counted
 
     def add(self, questions: pa.Table, *, robust: bool) -> None:
         """Count questions; those of searches have the columns `COUNTED`, `baseline` and `best`."""
@@ -25,8 +28,15 @@ class Counts:
             return
         rows = questions.to_pylist()
         self.evaluations += count_evaluations(rows, robust=robust)
-        found = [row for row in rows if row["best"] is not None]
-        self.found.update((row["baseline"], len(row["best"])) for row in found)
+        self.count_best(rows)
+
+    def count_best(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Count the best paths of rows of questions."""
+        for row in rows:
+            path = row.get("best")
+            if path is not None:
+                layers = len(path) if self.costs is None else self.costs.layers(path)
+                self.found[row["baseline"], layers] += 1
 
     def improvements(self, num_layers: int) -> dict[str, int]:
         """Count the questions that a search corrected, and those right on fewer layers."""
@@ -62,9 +72,10 @@ def count_again(question: Mapping[str, Any]) -> int:
     return len(paths) * len(question["again_answers"] or ())
 
 
-def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:
+def improvements(
+    questions: Iterable[Mapping[str, Any]], num_layers: int, costs: LayerCosts | None = None
+) -> dict[str, int]:
     """Count the questions of rows that a search corrected, and those right on fewer layers."""
-    counts = Counts()
-    found = [row for row in questions if row.get("best") is not None]
-    counts.found.update((row["baseline"], len(row["best"])) for row in found)
+    counts = Counts(costs=costs)
+    counts.count_best(questions)
     return counts.improvements(num_layers)

@@ -31,7 +31,7 @@ NEVER = np.iinfo(np.int32).max  # the cost of a search that does not reach its t
 MOST_STEPS = 40  # of a curve whose every step is a test
 HITS = ["question", "verdict", "node", "target"]  # columns of evaluations
 Curve = list[list[Any]]
-Costs = Mapping[tuple[str, int], int]  # of searches that reached their target
+Costs = Mapping[tuple[str, int], float]  # of searches that reached their target
 
 
 def corrected_curves(run: Run, results: Results) -> dict[str, tuple[Curve, Curve]]:
@@ -50,7 +50,7 @@ def corrected_curves(run: Run, results: Results) -> dict[str, tuple[Curve, Curve
         if search.best is not None
     }
     longest = max([run.facts().num_layers, *lengths.values()])
-    shortest = min(lengths.values(), default=1) - 1
+    shortest = max(0, min(lengths.values(), default=1) - 1)
     return {
         "evaluations": compared_curves(compared, first, preference, 0, last),
         "layers": compared_curves(compared, lengths, preference, shortest, longest),
@@ -58,7 +58,7 @@ def corrected_curves(run: Run, results: Results) -> dict[str, tuple[Curve, Curve
 
 
 def compared_curves(
-    compared: Compared, costs: Costs, preference: Preference | None, start: int, end: int
+    compared: Compared, costs: Costs, preference: Preference | None, start: float, end: float
 ) -> tuple[Curve, Curve]:
     """Return the share of questions whose search reached gold at cost x, and the expected one."""
     every = (costs.get((case.id, j), NEVER) for case in compared.cases for j in case.searches)
@@ -97,7 +97,8 @@ def first_hits(run: Run) -> tuple[Costs, int]:
 def kept_curves(run: Run) -> dict[str, Curve]:
     """Return the share of searches of each group that reach their target, by layers allowed."""
     searches = group_searches(run.questions(COLUMNS))
-    every = reaches(searches, run.facts().num_layers)
+    facts = run.facts()
+    every = reaches(searches, facts.num_layers, facts.costs)
     return {name: reach_curve(reach) for name, reach in every.items()}
 
 

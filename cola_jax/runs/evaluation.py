@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cola_jax.errors import count
+from cola_jax.layer_costs import LayerCosts, PartCosts
 from cola_jax.path import STOP, LayerPath, format_path, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.path_results import path_estimates
@@ -21,6 +22,15 @@ class Evaluation:
     paths: np.ndarray  # [B, C, P], STOP-padded
     verdicts: Verdicts  # fields [B, C]
     num_layers: int  # of the model
+    # [L][2], of the attention and the MLP of each layer in layers, by which the length of paths of
+    # parts is counted; half of a layer each where None
+    part_costs: PartCosts | None = None
+
+    @property
+    def costs(self) -> LayerCosts:
+        """The costs by which the lengths of paths are counted."""
+        costs = LayerCosts(self.num_layers)
+        return costs if self.part_costs is None else costs.with_shares(self.part_costs)
 
     @property
     def present(self) -> tuple[np.ndarray, ...]:
@@ -36,11 +46,12 @@ class Evaluation:
         import pandas
 
         paths, verdicts = self.paths[self.present], self.verdicts.take(self.present)
+        layers = self.costs.layers
         return pandas.DataFrame(
             {
                 "question": [self.questions[b].id for b in self.present[0]],
                 "path": [format_path(path) for path in paths],
-                "length": (paths != STOP).sum(axis=1),
+                "length": [layers(unpad_path(path)) for path in paths],
                 "correct": verdicts.verdict,
                 "margin": verdicts.margin.astype(float),
                 "answer": verdicts.answer,
@@ -55,7 +66,7 @@ class Evaluation:
             of_path = right.setdefault(unpad_path(self.paths[b, c]), {})
             if graded[b, c]:
                 of_path[int(b)] = bool(verdicts[b, c])
-        return Results(path_estimates(right, self.num_layers))
+        return Results(path_estimates(right, self.costs))
 
     @property
     def title(self) -> str:

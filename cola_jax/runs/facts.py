@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import parse_stored
+
 
 class Facts(NamedTuple):
     """The settings of a run and the record of a start, as `run.json` and `starts` have them."""
@@ -22,8 +25,15 @@ class Facts(NamedTuple):
 
     @property
     def paths(self) -> list[tuple[int, ...]]:
-        """The given paths of a run that evaluates such."""
-        return [tuple(path) for path in self.settings["paths"]]
+        """The given paths of a run that evaluates such, as ids of steps."""
+        paths = self.settings["paths"]
+        return [parse_stored(path) if isinstance(path, str) else tuple(path) for path in paths]
+
+    @property
+    def costs(self) -> LayerCosts:
+        """The costs of layers and of their parts, by which the lengths of paths are counted."""
+        settings = self.settings
+        return LayerCosts(self.num_layers, settings.get("layer_costs"), settings.get("part_costs"))
 
     @property
     def is_open(self) -> bool:

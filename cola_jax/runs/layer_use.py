@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.scoring.statistics import mean
+from cola_jax.steps import layer_of
 
 RETAINED = "C→C"  # groups of paths
 CORRECTED = "W→C"
@@ -32,19 +34,19 @@ class Depth(NamedTuple):
     """The depth of a set of paths; means of nothing are NaN."""
 
     paths: int
-    layers: float  # positions, mean
+    layers: float  # mean length in layers
     distinct: float  # different layers, mean
 
 
 class Reach(NamedTuple):
-    """The searches that reached their target on at most d positions, index d."""
+    """The searches that reached their target on at most d layers, index d."""
 
     searches: int  # in all
     hits: np.ndarray
 
 
 def layer_use(paths: pa.ChunkedArray, num_layers: int) -> LayerUse:
-    """Count how often a column of paths (lists) runs each layer."""
+    """Count how often a column of paths (lists) runs each layer, whole or in part."""
     totals = np.zeros((2, num_layers))
     for counts in layer_counts(paths, num_layers):
         totals += [counts.sum(axis=0), (counts**2).sum(axis=0)]
@@ -52,11 +54,11 @@ def layer_use(paths: pa.ChunkedArray, num_layers: int) -> LayerUse:
     return LayerUse(len(paths), runs, np.maximum(squares - runs**2, 0))
 
 
-def depth_of(paths: pa.ChunkedArray, num_layers: int) -> Depth:
-    """Measure the depth of a column of paths."""
+def depth_of(paths: pa.ChunkedArray, num_layers: int, costs: LayerCosts | None = None) -> Depth:
+    """Measure the depth of a column of paths; costs tell the length of paths of parts."""
     distinct = sum(int((counts > 0).sum()) for counts in layer_counts(paths, num_layers))
     average = distinct / len(paths) if len(paths) else math.nan
-    return Depth(len(paths), mean(list_lengths(paths)), average)
+    return Depth(len(paths), mean(path_lengths(paths, costs)), average)
 
 
 def layer_counts(paths: pa.ChunkedArray, num_layers: int) -> Iterator[np.ndarray]:
@@ -66,7 +68,7 @@ def layer_counts(paths: pa.ChunkedArray, num_layers: int) -> Iterator[np.ndarray
         for start in range(0, len(chunk), rows):
             batch = chunk.slice(start, rows)
             row = np.repeat(np.arange(len(batch)), batch.value_lengths().to_numpy())
-            cell = row * num_layers + batch.flatten().to_numpy()
+            cell = row * num_layers + layer_of(batch.flatten().to_numpy())
             counts = np.bincount(cell, minlength=len(batch) * num_layers)
             yield counts.reshape(len(batch), num_layers)
 
@@ -100,9 +102,17 @@ def control_searches(questions: pa.Table) -> tuple[np.ndarray, pa.Table]:
     return question, pa.Table.from_struct_array(searches.flatten())
 
 
-def reaches(searches: Mapping[str, pa.ChunkedArray], num_layers: int) -> dict[str, Reach]:
-    """Count the searches of each group that reach their target, by depth."""
-    lengths = {name: list_lengths(paths.drop_null()) for name, paths in searches.items()}
+def reaches(
+    searches: Mapping[str, pa.ChunkedArray], num_layers: int, costs: LayerCosts | None = None
+) -> dict[str, Reach]:
+    """Count the searches of each group that reach their target, by depth.
+
+    Costs tell the length of paths of parts, which is rounded up.
+    """
+    lengths = {
+        name: np.ceil(path_lengths(paths.drop_null(), costs)).astype(int)
+        for name, paths in searches.items()
+    }
     top = max(num_layers, *(int(each.max(initial=0)) for each in lengths.values()))
     return {
         name: Reach(len(paths), np.cumsum(np.bincount(lengths[name], minlength=top + 1)))
@@ -123,6 +133,13 @@ def is_false(column: pa.ChunkedArray) -> np.ndarray:
 def is_null(column: pa.ChunkedArray) -> np.ndarray:
     """Return where a column is null."""
     return column.is_null().to_numpy()
+
+
+def path_lengths(column: pa.ChunkedArray, costs: LayerCosts | None) -> np.ndarray:
+    """Return the length of every path in layers, 0 for null."""
+    if costs is None or costs.parts is None:
+        return list_lengths(column)
+    return np.array([costs.layers(path or ()) for path in column.to_pylist()], float)
 
 
 def list_lengths(column: pa.ChunkedArray) -> np.ndarray:

@@ -79,21 +79,24 @@ class Outcomes(list[Outcome]):
         for outcome in self:
             wrong = case_of(outcome).wrong_targets
             controls = [each for each in outcome.controls if each.target in wrong]
-            reached = [control.best for control in controls if control.best is not None]
+            reached = [control for control in controls if control.best is not None]
+            shortest = min(reached, key=shortest_length, default=None)
             rows.append(
                 {
                     "question": outcome.question.id,
                     "baseline": outcome.baseline,
                     "best": format_optional(outcome.best),
-                    "length": None if outcome.best is None else len(outcome.best),
+                    "length": shortest_length(outcome),
                     "confirmed": outcome.confirmed,
                     "controls": len(controls),
                     "controls_reached": len(reached),
-                    "control_best": format_optional(min(reached, key=len, default=None)),
+                    "control_best": format_optional(shortest and shortest.best),
                     "evaluations": count_evaluations(outcome),
                 }
             )
-        return pandas.DataFrame(rows).astype({"length": "Int64"} if rows else {})
+        whole = all(isinstance(row["length"], int | None) for row in rows)
+        kind = "Int64" if whole else "Float64"  # of paths of parts
+        return pandas.DataFrame(rows).astype({"length": kind} if rows else {})
 
     def __repr__(self) -> str:
         size = f"{count(len(self), 'question')}, {count(self.evaluations, 'evaluation')}"
@@ -147,8 +150,13 @@ def case_of(outcome: Outcome) -> Case:
 
 def reached_by(outcome: Outcome) -> Reached:
     """Return the result of one search."""
+    return Reached(shortest_length(outcome), outcome.held)
+
+
+def shortest_length(outcome: Outcome) -> Any:
+    """Return the length of the shortest correct path in layers, None where no path is right."""
     best = outcome.shortest_correct
-    return Reached(None if best is None else int(outcome.lengths[best]), outcome.held)
+    return None if best is None else outcome.lengths[best].item()
 
 
 def format_optional(path: LayerPath | None) -> str | None:

@@ -26,9 +26,10 @@ def group_of(path: Sequence[int], num_layers: int) -> str:
 
 
 def path_estimates(
-    right: Mapping[LayerPath, Mapping[Any, bool]], num_layers: int
+    right: Mapping[LayerPath, Mapping[Any, bool]], costs: LayerCosts
 ) -> list[Estimate]:
     """Compare paths by whether each is right, by question, on those that it was graded on."""
+    num_layers = costs.num_layers
     plain = right.get(identity(num_layers))
     differences = {}
     for path, verdicts in right.items():
@@ -39,11 +40,17 @@ def path_estimates(
     for path, verdicts in right.items():
         group = group_of(path, num_layers)
         share = Share.of(np.array(list(verdicts.values()), bool))
-        estimates.append(Estimate(LAYERS, group, len(path), unit="count"))
+        estimates.append(layers_estimate(group, path, costs))
         estimates.append(Estimate.of(CORRECT, share, group=group))
         if group in changes:
             estimates.append(changes[group])
     return estimates
+
+
+def layers_estimate(group: str, path: Sequence[int], costs: LayerCosts) -> Estimate:
+    """Return the length of a path in layers, which parts make a fraction."""
+    layers = costs.layers(path)
+    return Estimate(LAYERS, group, layers, unit="count" if isinstance(layers, int) else "layers")
 
 
 def time_estimates(group: str, path: Sequence[int], costs: LayerCosts) -> list[Estimate]:
@@ -92,8 +99,9 @@ def run_estimates(rows: pa.Table, facts: Facts) -> list[Estimate]:
         if verdict is not None:  # ungraded
             right[paths[node]][question] = verdict
     nodes = {path: node for node, path in enumerate(paths)}
-    best = sorted(right, key=lambda path: (-share_right(right[path]), len(path)))
-    compared = path_estimates({path: right[path] for path in best}, num_layers)
+    layers = facts.costs.layers
+    best = sorted(right, key=lambda path: (-share_right(right[path]), layers(path)))
+    compared = path_estimates({path: right[path] for path in best}, facts.costs)
     estimates = []
     for path in best:
         group = group_of(path, num_layers)

@@ -68,16 +68,16 @@ from cola_jax.runs.results import Results
 from cola_jax.runs.schema import (
     EVALUATIONS,
     QUESTIONS,
+    Layout,
     Part,
     by_question,
-    encode_part,
     host_name,
     join,
+    layout_of,
     part_name,
     part_stem,
     questions_of,
     read_part,
-    run_mark,
     start_of,
 )
 from cola_jax.runs.settings import (
@@ -181,7 +181,7 @@ class Run:
             counts = pc.call_function("list_value_length", [part["tokens"]])
             return part.drop_columns("tokens").append_column("num_tokens", counts)
 
-        empty = EVALUATIONS.empty_table().select(columns)
+        empty = self.empty("evaluations").select(columns)
         return join([counted(empty)], map(counted, self.tables("evaluations", columns)))
 
     def chosen_on(self) -> ChosenOn:
@@ -387,7 +387,7 @@ class Run:
         self, folder: str, stem: str, rows: Iterable[dict[str, Any]] | bytes
     ) -> epath.Path:
         """Write rows, or their encoded content, to a whole file of the run."""
-        content = rows if isinstance(rows, bytes) else encode_part(SCHEMAS[folder], rows, self.mark)
+        content = rows if isinstance(rows, bytes) else self.layout.encode(SCHEMAS[folder], rows)
         file = self.place(folder) / part_name(stem, content)
         write_whole(file, content)
         return file
@@ -457,6 +457,7 @@ class Run:
         comparison: Comparison | None,
     ) -> None:
         """Read the finished questions with their costs and outcomes, and compare them."""
+        self.earlier_results.costs = self.layout.costs
         columns = ["question", "evaluations"]
         if settings.get("command") == "search":
             columns = ["question", *COUNTED, "baseline", "best"]
@@ -473,9 +474,9 @@ class Run:
 
         def read(file: epath.Path) -> pa.Table:
             try:
-                return read_part(file, EVALUATIONS, self.mark)
+                return read_part(file, EVALUATIONS, self.layout)
             except FileNotFoundError:  # another process has finished its questions
-                return EVALUATIONS.empty_table()
+                return self.empty("evaluations")
 
         for table in for_each(read, [*files, *self.wave_files()]):
             for name, rows in by_question(table).items():
@@ -536,7 +537,16 @@ class Run:
     @functools.cached_property
     def mark(self) -> str:
         """The metadata of every part: the digest of the first settings, and the model."""
-        return run_mark(self.first_settings)
+        return self.layout.mark
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How the rows are written."""
+        return layout_of(self.first_settings)
+
+    def empty(self, kind: str) -> pa.Table:
+        """Return one of the tables without rows."""
+        return self.layout.loaded(SCHEMAS[kind]).empty_table()
 
     def starts(self) -> list[Start]:
         """Read the starts in order; InputError for one of another model than the run."""
@@ -584,7 +594,7 @@ class Run:
     def read(self, kind: str, columns: Sequence[str] | None) -> pa.Table:
         """Read columns of one of the two tables, by default all."""
         names = list(columns or SCHEMAS[kind].names)
-        empty = SCHEMAS[kind].empty_table().select(names)
+        empty = self.empty(kind).select(names)
         seen = set()
         newest_first = []
         for parts in reversed(by_start(self.parts())):
@@ -614,7 +624,7 @@ class Run:
         schema = SCHEMAS[kind]
         wanted = [*dict.fromkeys(["question", *names])]
         files = [part[kind] for part in parts]
-        for table in for_each(lambda file: read_part(file, schema, self.mark, wanted), files):
+        for table in for_each(lambda file: read_part(file, schema, self.layout, wanted), files):
             own = table["question"].unique().to_pylist()
             if twice := seen.intersection(own):
                 table = table.filter(~pc.field("question").isin(sorted(twice)))

@@ -18,7 +18,8 @@ from etils import epath
 
 from cola_jax.errors import InputError, brief, reading
 from cola_jax.files import read_bytes
-from cola_jax.path import LayerPath
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import LayerPath, format_path, is_whole_path, parse_stored
 from cola_jax.question import Question, digest, question_digest
 from cola_jax.runs.chosen_on import question_key
 from cola_jax.scoring.grader import Grade
@@ -34,6 +35,8 @@ PART = re.compile(
     r"(?:-(?P<questions>[0-9]+)-(?P<machine>[A-Za-z0-9_]+))?-[0-9a-f]{8}"
 )
 PATH = pa.list_(pa.int16())
+STEPS = pa.list_(pa.int32())  # a path in memory whose steps may be parts or have shares
+PATHS = ("path", "best", "front")  # fields with a path, or a list of paths
 METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
 AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
 CONTROL = pa.struct(
@@ -114,6 +117,37 @@ def thumbnail_name(question: str) -> str:
     return f"{digest('thumbnail', question)[:16]}.jpg"
 
 
+class Layout(NamedTuple):
+    """How a run writes its rows.
+
+    Where paths may have parts or shares (`has_steps`), a column `steps` stands after `path`, and
+    likewise `best_steps` after `best` and so on: the texts of all paths. The column before it has
+    the paths of whole layers, and is null for others; a length is then a float.
+    """
+
+    mark: str  # of the run, in the metadata of each file
+    has_steps: bool = False
+    costs: LayerCosts | None = None  # by which parts count in lengths; None for whole layers alone
+
+    def length_of(self, path: LayerPath) -> float:
+        """Return the length of a path in layers."""
+        return len(path) if self.costs is None else self.costs.layers(path)
+
+    def encode(self, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> bytes:
+        """Return the content of a file of rows."""
+        if self.has_steps:
+            rows = (with_texts(row, schema) for row in rows)
+        return encode_part(self.stored(schema), rows, self.mark)
+
+    def stored(self, schema: pa.Schema) -> pa.Schema:
+        """Return the columns of a file."""
+        return STORED_STEPS[schema] if self.has_steps else schema
+
+    def loaded(self, schema: pa.Schema) -> pa.Schema:
+        """Return the columns of a table in memory, whose paths are ids of steps."""
+        return LOADED_STEPS[schema] if self.has_steps else schema
+
+
 class Part(NamedTuple):
     """The rows of one batch; without those of questions, evaluations of unfinished questions.
 
@@ -133,12 +167,12 @@ class Part(NamedTuple):
         assert not isinstance(self.evaluations, bytes)
         return self.evaluations
 
-    def encode(self, mark: str) -> "Part":
-        """Return the part as it is written to the run of a mark."""
+    def encode(self, layout: Layout) -> "Part":
+        """Return the part as it is written to the run of a layout."""
         return self._replace(
-            evaluations=encode_part(EVALUATIONS, self.rows, mark),
+            evaluations=layout.encode(EVALUATIONS, self.rows),
             questions=[{name: row.get(name) for name in KEPT} for row in self.questions],
-            content=encode_part(QUESTIONS, self.questions, mark) if self.questions else None,
+            content=layout.encode(QUESTIONS, self.questions) if self.questions else None,
         )
 
 
@@ -148,9 +182,16 @@ def asked_digest(encoded: Encoded) -> str:
 
 
 def evaluation_rows(
-    encoded: Encoded, paths: Sequence[LayerPath], verdicts: Verdicts
+    encoded: Encoded,
+    paths: Sequence[LayerPath],
+    verdicts: Verdicts,
+    lengths: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Make the rows of one question's evaluations, in order."""
+    """Make the rows of one question's evaluations, in order.
+
+    `lengths` are those of the paths in layers; their steps where all are whole layers.
+    """
+    lengths = list(map(len, paths)) if lengths is None else lengths
     graded, asked = verdicts.graded, asked_digest(encoded)
     options = len(encoded.question.options)
     return [
@@ -158,7 +199,7 @@ def evaluation_rows(
             "question": encoded.question.id,
             "asked": asked,
             "path": path,
-            "length": len(path),
+            "length": lengths[i],
             "verdict": bool(verdicts.verdict[i]) if graded[i] else None,
             "margin": float(verdicts.margin[i]),
             "answer": int(verdicts.answer[i]),
@@ -226,7 +267,7 @@ def known_verdicts(
 
 def is_identity(row: Mapping[str, Any]) -> bool:
     """Return whether a row is of the identity path, or of the first layers of it."""
-    return row["path"] == list(range(row["length"]))
+    return row["path"] == list(range(len(row["path"])))
 
 
 def completion_columns(completion: Completion | None) -> dict[str, Any]:
@@ -264,7 +305,7 @@ def search_part(batch: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
 
 def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str, Any]]:
     """Make the rows of the searches of one question, the search for gold first."""
-    rows = evaluation_rows(encoded, outcome.paths, outcome.verdicts)
+    rows = evaluation_rows(encoded, outcome.paths, outcome.verdicts, outcome.lengths.tolist())
     control = outcome.target != outcome.question.answer
     for node, row in enumerate(rows):
         row |= {"target": outcome.target, "control": control}
@@ -329,13 +370,100 @@ def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
     return rows
 
 
+def fields_of(kind: pa.DataType) -> list[pa.Field]:
+    """Return the fields of the structs in a list; none of other types."""
+    is_nested = pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    return list(kind.value_type) if is_nested else []
+
+
+def text_name(name: str) -> str:
+    """Return the name of the texts of the paths of a column or field."""
+    return "steps" if name == "path" else f"{name}_steps"
+
+
+def stored_fields(fields: Iterable[pa.Field]) -> list[pa.Field]:
+    """Return fields with those of the texts of paths, as files of paths of steps have them."""
+    stored = []
+    for field in fields:
+        if nested := fields_of(field.type):
+            field = field.with_type(pa.list_(pa.struct(stored_fields(nested))))
+        stored.append(with_float_length(field))
+        if field.name in PATHS:
+            text = pa.string() if field.type == PATH else pa.list_(pa.string())
+            stored.append(pa.field(text_name(field.name), text))
+    return stored
+
+
+def loaded_fields(fields: Iterable[pa.Field]) -> list[pa.Field]:
+    """Return fields whose paths have ids of 32 bits, as tables of paths of steps have them."""
+    loaded = []
+    for field in fields:
+        if nested := fields_of(field.type):
+            field = field.with_type(pa.list_(pa.struct(loaded_fields(nested))))
+        elif field.name in PATHS:
+            field = field.with_type(STEPS if field.type == PATH else pa.list_(STEPS))
+        loaded.append(with_float_length(field))
+    return loaded
+
+
+def with_float_length(field: pa.Field) -> pa.Field:
+    """Return the field of lengths as one that may have fractions; others as they are."""
+    return field.with_type(pa.float32()) if field.name == "length" else field
+
+
+STORED_STEPS = {each: pa.schema(stored_fields(each)) for each in (EVALUATIONS, QUESTIONS)}
+LOADED_STEPS = {each: pa.schema(loaded_fields(each)) for each in (EVALUATIONS, QUESTIONS)}
+
+
+def with_texts(row: Mapping[str, Any], fields: Iterable[pa.Field]) -> dict[str, Any]:
+    """Return a row, or a struct in it, with the texts of its paths; null for those of steps."""
+    out = dict(row)
+    for field in fields:
+        name = field.name
+        value = row.get(name)
+        if value is None:
+            continue
+        if nested := fields_of(field.type):
+            out[name] = [with_texts(each, nested) for each in value]
+        elif name in PATHS and field.type == PATH:
+            out[name] = whole_or_none(value)
+            out[text_name(name)] = format_path(value)
+        elif name in PATHS:
+            out[name] = list(map(whole_or_none, value))
+            out[text_name(name)] = list(map(format_path, value))
+    return out
+
+
+def from_texts(row: Mapping[str, Any], fields: Iterable[pa.Field]) -> dict[str, Any]:
+    """Return fields of a row with their paths as ids of steps, whose texts are beside them."""
+    out = {}
+    for field in fields:
+        name = field.name
+        out[name] = row[name]
+        nested = fields_of(field.type)
+        if nested and row[name] is not None:
+            out[name] = [from_texts(each, nested) for each in row[name]]
+        elif name in PATHS:
+            texts = row[text_name(name)]
+            if isinstance(texts, list):
+                out[name] = [parse_stored(text) for text in texts]
+            elif texts is not None:
+                out[name] = parse_stored(texts)
+    return out
+
+
+def whole_or_none(path: LayerPath) -> LayerPath | None:
+    """Return a path of whole layers, None for another."""
+    return path if is_whole_path(path) else None
+
+
 def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) -> bytes:
-    """Return the content of a file of rows, with the mark of its run."""
+    """Return the content of a file of rows with these columns, and the mark of its run."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({MARK: mark.encode()}))
     # a driver writes a hundred tables of questions a second: only their long texts are compressed
     texts: Any = dict.fromkeys(["text", "prompt"], "zstd")
-    compression = texts if schema is QUESTIONS else "zstd"
+    compression = texts if "prompt" in schema.names else "zstd"
     # of prompts, which are long and alike, statistics would take more bytes than the texts
     pq.write_table(table, sink, compression=compression, write_statistics=False)
     return sink.getvalue().to_pybytes()
@@ -368,12 +496,13 @@ def part_name(stem: str, content: bytes) -> str:
 
 
 def read_part(
-    file: epath.Path, schema: pa.Schema, mark: str, columns: Sequence[str] | None = None
+    file: epath.Path, schema: pa.Schema, layout: Layout, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Read columns of one file of rows, by default those of its schema.
 
-    Columns of later versions are null, and fields of earlier ones are left out. Raises
-    InputError for a file that was changed after it was written, or of another run.
+    Columns of later versions are null, and fields of earlier ones are left out; paths are ids of
+    steps (`Layout.loaded`). Raises InputError for a file that was changed after it was written, or
+    of another run.
     """
     with reading(file, "Remove it, and its questions are evaluated again."):
         content = read_bytes(file)
@@ -381,11 +510,26 @@ def read_part(
             raise InputError("it is damaged, or was changed or renamed after it was written")
         # a third of the time that `read_table` takes
         opened = pq.ParquetFile(pa.BufferReader(content))
-        check_mark((opened.schema_arrow.metadata or {}).get(MARK, b"").decode(), mark)
+        theirs = (opened.schema_arrow.metadata or {}).get(MARK, b"").decode()
+        check_mark(theirs, layout.mark)
+        loaded = layout.loaded(schema)
         names = schema.names if columns is None else list(columns)
+        if layout.has_steps:
+            return read_steps(opened, schema, loaded, names)
         table = opened.read([*names, *EARLIER.values()], use_threads=False)
-        arrays = [stored_column(table, schema.field(name)) for name in names]
-        return pa.table(arrays, schema=pa.schema([schema.field(name) for name in names]))
+        arrays = [stored_column(table, loaded.field(name)) for name in names]
+        return pa.table(arrays, schema=pa.schema([loaded.field(name) for name in names]))
+
+
+def read_steps(
+    opened: pq.ParquetFile, schema: pa.Schema, loaded: pa.Schema, names: Sequence[str]
+) -> pa.Table:
+    """Read columns of a file whose paths may have parts and shares, the paths from their texts."""
+    texts = [text_name(name) for name in names if name in PATHS]
+    table = opened.read([*names, *texts], use_threads=False)
+    fields = [schema.field(name) for name in names]
+    rows = [from_texts(row, fields) for row in table.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=pa.schema([loaded.field(name) for name in names]))
 
 
 def stored_column(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
@@ -397,6 +541,13 @@ def stored_column(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArra
     if column.type == field.type:
         return column
     return pa.array(column.to_pylist(), field.type)
+
+
+def layout_of(settings: Mapping[str, Any]) -> Layout:
+    """Return how a run of these first settings writes its rows."""
+    parts = settings.get("part_costs")
+    costs = LayerCosts(len(parts), settings.get("layer_costs"), parts) if parts else None
+    return Layout(run_mark(settings), bool(settings.get("steps")), costs)
 
 
 def run_mark(settings: Mapping[str, Any]) -> str:

@@ -166,7 +166,7 @@ def search_in_memory(
     work = search_work(asked, settings, on_device)(
         **parts_of(session, asked),
         workload=settings.workload(session.model.config.num_layers),
-        mark=None,
+        layout=None,
         settings=settings,
         again=tuple(session.again),
     )

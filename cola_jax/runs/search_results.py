@@ -35,8 +35,7 @@ from cola_jax.runs.layer_use import (
     is_false,
     is_null,
     is_true,
-    list_lengths,
-    reaches,
+    path_lengths,
 )
 from cola_jax.scoring.net import Net
 from cola_jax.scoring.preference import Preference
@@ -61,8 +60,10 @@ def ways_of(questions: pa.Table, facts: Facts) -> Ways:
     """Tell what the searches of a run reached, from its questions with `COLUMNS`."""
     graded = questions.filter(pc.field("baseline").is_valid())
     rows = (row for batch in graded.to_batches() for row in batch.to_pylist())
-    flags = {"open": facts.is_open, "log_likelihoods": facts.log_likelihoods}
-    cases = [Case.of(row, **flags) for row in rows]
+    cases = [
+        Case.of(row, open=facts.is_open, log_likelihoods=facts.log_likelihoods, costs=facts.costs)
+        for row in rows
+    ]
     combined = bool(facts.settings.get("robust"))  # of an earlier version
     return Ways.of(cases, open=facts.is_open, combined=combined)
 
@@ -227,7 +228,7 @@ def run_estimates(
       preference: of another run of the model.
     """
     num_layers = facts.num_layers
-    costs = LayerCosts(num_layers, facts.settings.get("layer_costs"))
+    costs = facts.costs
     gold = rows.filter(pa.array(~is_true(rows["control"])))
     estimates = search_estimates(ways, num_layers, preference)
     estimates += question_estimates(questions, num_layers, costs)
@@ -235,7 +236,7 @@ def run_estimates(
     if facts.settings.get("dtype") != "float32":  # nothing else was computed
         action = "decodes the same" if facts.decodes else "is right"
         estimates.append(Estimate.of(f"best path {action} in float32", confirmed))
-    estimates += depth_estimates(questions, num_layers)
+    estimates += depth_estimates(questions, costs)
     estimates += cost_estimates(questions, robust=bool(facts.settings.get("robust")))
     estimates += evaluation_estimates(questions, gold, decodes=facts.decodes)
     return estimates
@@ -256,11 +257,12 @@ def question_estimates(
     correct = is_true(questions["baseline"])
     graded = correct | is_false(questions["baseline"])
     solved = ~is_null(questions["best"])
-    lengths = np.where(solved, list_lengths(questions["best"]), num_layers)
+    lengths = np.where(solved, path_lengths(questions["best"], costs), num_layers)
     yield Estimate.of(SHORTENED, Share.of(lengths[correct] < num_layers))
-    own = reaches(group_searches(questions), num_layers)[CONTROLS[RETAINED]]
-    if own.searches:
-        kept = Share(int(own.hits[num_layers - 1]), own.searches)
+    own = group_searches(questions)[CONTROLS[RETAINED]]
+    if len(own):
+        shorter = path_lengths(own.drop_null(), costs) < num_layers
+        kept = Share(int(shorter.sum()), len(own))
         yield Estimate.of("own wrong answers, also on fewer layers", kept, control=True)
     yield Estimate(
         "mean layers of the best paths",
@@ -282,12 +284,12 @@ def question_estimates(
         yield Estimate.count("questions excluded, ungraded before", excluded)
 
 
-def depth_estimates(questions: pa.Table, num_layers: int) -> Iterator[Estimate]:
+def depth_estimates(questions: pa.Table, costs: LayerCosts) -> Iterator[Estimate]:
     """Yield the layers of the best paths by group, each with that of its control searches."""
     groups = group_searches(questions)
     for name, group in GROUPS.items():
         for key, label in ((name, "best paths"), (CONTROLS[name], "control")):
-            depth = depth_of(groups[key].drop_null(), num_layers)
+            depth = depth_of(groups[key].drop_null(), costs.num_layers, costs)
             for measure, value in (
                 ("layers run", depth.layers),
                 ("distinct layers", depth.distinct),

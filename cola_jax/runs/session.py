@@ -23,9 +23,9 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
-from cola_jax.layer_costs import part_costs
+from cola_jax.layer_costs import LayerCosts, part_costs
 from cola_jax.metrics import Metrics
-from cola_jax.path import LayerPath
+from cola_jax.path import LayerPath, format_path, is_whole_path
 from cola_jax.question import Question
 from cola_jax.runs.chosen_on import ChosenOn, question_key
 from cola_jax.runs.compare import ANY_SCORER, asked_here, check_comparable
@@ -36,6 +36,7 @@ from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import (
     PICTURES,
+    Layout,
     Part,
     evaluation_rows,
     host_name,
@@ -134,7 +135,7 @@ class Session:
             work = kind(
                 **parts_of(self, asked),
                 workload=settings.workload(layers),
-                mark=run.mark,
+                layout=run.layout,
                 settings=settings,
                 again=tuple(self.again),
             )
@@ -157,14 +158,14 @@ class Session:
         """
         asked = held_out_of(self) if held_out else self.asked
         padded = pad_paths([list(paths)], 1, self.model.config.num_layers)[0]
-        recorded |= {"command": command, "paths": [list(p) for p in paths]}
+        recorded |= {"command": command, "paths": recorded_paths(paths)}
         workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True)
         check_memory(self, workload.positions)
         with open_run(self, directory, recorded, metrics, held_out=held_out) as run:
             work = PathRows(
                 **parts_of(self, asked),
                 workload=workload,
-                mark=run.mark,
+                layout=run.layout,
                 paths=paths,
                 padded=padded,
             )
@@ -218,7 +219,7 @@ def recording(
 
         def write(paths: PathLists, verdicts: Verdicts) -> None:
             nonlocal written
-            run.write(wave_part(encoded, paths, verdicts, run.mark))
+            run.write(wave_part(encoded, paths, verdicts, run.layout))
             written += 1
 
         evaluations = Evaluations(
@@ -229,7 +230,7 @@ def recording(
         )
         yield evaluations
         if written or run.missing(session.asked.questions):  # else it is left as it is
-            run.replace(finished(encoded, evaluations))
+            run.replace(finished(encoded, evaluations, run.layout))
 
 
 def check_whole_share(session: Session) -> None:
@@ -241,12 +242,13 @@ def check_whole_share(session: Session) -> None:
         )
 
 
-def finished(encoded: Sequence[Encoded], evaluations: Evaluations) -> Part:
+def finished(encoded: Sequence[Encoded], evaluations: Evaluations, layout: Layout) -> Part:
     """Make the part of all questions that have evaluations."""
     rows, done = list[dict[str, Any]](), list[dict[str, Any]]()
     for b, each in enumerate(encoded):
         if paths := list(evaluations.known[b]):
-            rows += evaluation_rows(each, paths, evaluations.of_question(b, paths))
+            lengths = list(map(layout.length_of, paths))
+            rows += evaluation_rows(each, paths, evaluations.of_question(b, paths), lengths)
             done.append(question_row(each, len(paths)))
     return Part(rows, done)
 
@@ -382,7 +384,7 @@ def open_run(
 ) -> Iterator[Run]:
     """Open a run of the questions; `recorded` are the settings of a command."""
     asked = held_out_of(session) if held_out else session.asked
-    settings = settings_of(session) | dict(recorded)
+    settings = settings_of(session) | with_steps(recorded, session.model.config)
     if held_out:
         digest = digest_of_questions(asked.questions, asked.scorer)
         settings |= {"questions_digest": digest, "questions": len(asked)}
@@ -437,7 +439,7 @@ def fill(
                 log.warning("question %s is set aside: %s", shorten(names), part.reason)
                 continue
             run.write(part, machine_name)
-            metrics.add(**improvements(part.questions, num_layers))
+            metrics.add(**improvements(part.questions, num_layers, run.layout.costs))
     if failed:
         raise Unfinished(
             f"{run.directory} lacks {count(len(failed), 'question')} that failed again and again "
@@ -510,6 +512,29 @@ def influence_of(
     one = Batch(np.arange(len(questions)), questions)
     ((batch, result, _),) = session.engine.map(work, [one], metrics)
     return succeeded(batch, result)
+
+
+def recorded_paths(paths: Sequence[LayerPath]) -> list[Any]:
+    """Return paths as a run records them: as layers, or as texts where some have other steps."""
+    if all(map(is_whole_path, paths)):
+        return [list(path) for path in paths]
+    return [format_path(path) for path in paths]
+
+
+def with_steps(recorded: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Add to the settings of a command whether its paths may have parts or shares.
+
+    And the costs of parts, which lengths need; a search has them in its settings.
+    """
+    rules = recorded.get("preset") or recorded
+    paths = recorded.get("paths") or ()
+    if not (rules.get("parts") or rules.get("shares") or any(isinstance(p, str) for p in paths)):
+        return dict(recorded)
+    if "preset" in recorded:
+        return {"steps": True, **recorded}
+    costs = LayerCosts(config.num_layers, recorded.get("layer_costs"))
+    parts = costs.with_shares(part_costs(config)).parts
+    return {"steps": True, "part_costs": parts, **recorded}
 
 
 def recorded_search(settings: Settings) -> dict[str, Any]:

@@ -65,9 +65,23 @@ def continues(
             f"report` reads it, but no command resumes it; choose another directory, with --reuse "
             f"{directory} for its evaluations."
         )
+    check_steps(directory, old, new)
     if differences := named_differences(old, new, models):
         raise other_settings(directory, differences)
     return asks_more(old, new)
+
+
+def check_steps(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise InputError where a run of whole layers is resumed with other steps, or the reverse."""
+    if bool(old.get("steps")) == bool(new.get("steps")):
+        return
+    kinds = ("paths with parts or shares of layers", "paths of whole layers alone")
+    there, here = kinds if old.get("steps") else reversed(kinds)
+    reuse = f", with --reuse {directory} for its evaluations" * (new.get("command") == "search")
+    raise InputError(
+        f"{directory} has {there}, and this command has {here} (--parts, --shares or --paths): "
+        f"choose another directory{reuse}."
+    )
 
 
 def stream_of(settings: Mapping[str, Any]) -> int:
@@ -178,7 +192,7 @@ def grows(name: str, was: Any, now: Any) -> bool:
     if name == "stream":  # for the questions that are not done; see `Run.check_streams`
         return was < now
     if name == "paths":
-        return set(map(tuple, was or ())) < set(map(tuple, now or ()))
+        return set(map(tuple, was or ())) < set(map(tuple, now or ()))  # texts by their characters
     return name in ("questions", "simulations") and (was or 0) < (now or 0)
 
 
@@ -211,7 +225,7 @@ def setting_text(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "not given", True: "on", False: "off"}[value]
     if name == "paths":
-        return shorten([format_path(path) for path in value])
+        return shorten([p if isinstance(p, str) else format_path(p) for p in value])
     return brief(value) if isinstance(value, str) else shown(value)
 
 

@@ -118,7 +118,7 @@ def read_counts(
 
     def read(file: epath.Path) -> list[dict[str, Any]] | None:
         try:
-            return read_part(file, QUESTIONS, run.mark, ["question", *COUNTED]).to_pylist()
+            return read_part(file, QUESTIONS, run.layout, ["question", *COUNTED]).to_pylist()
         except FileNotFoundError:  # another command extends the run
             return None
 

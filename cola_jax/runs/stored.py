@@ -14,6 +14,7 @@ import numpy as np
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, identity, parse_edit
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
 from cola_jax.runs.blinding import check_verdict
@@ -147,7 +148,8 @@ def stored_outcomes(run: Run, questions: Sequence[Question], scorer: Scorer) -> 
         rows = tables[question.id].to_pylist()
         searches = itertools.groupby(rows, lambda each: (each["control"], each["target"]))
         of_gold, *controls = (
-            stored_search(list(group), question, scorer, options) for _, group in searches
+            stored_search(list(group), question, scorer, options, run.layout.costs)
+            for _, group in searches
         )
         outcome = dataclasses.replace(of_gold, confirmed=row["confirmed"], controls=tuple(controls))
         outcomes.append(with_stored_again(outcome, row))
@@ -155,7 +157,11 @@ def stored_outcomes(run: Run, questions: Sequence[Question], scorer: Scorer) -> 
 
 
 def stored_search(
-    rows: Sequence[Mapping[str, Any]], question: Question, scorer: Scorer, options: int
+    rows: Sequence[Mapping[str, Any]],
+    question: Question,
+    scorer: Scorer,
+    options: int,
+    costs: LayerCosts | None,
 ) -> Outcome:
     """Return the outcome of the rows of one search, without what its question's row has."""
     target = rows[ROOT]["target"]
@@ -173,6 +179,7 @@ def stored_search(
         parent=np.array([NO_PARENT if i is None else i for i in parents], np.int32),
         edits=np.array(edits, np.int32),
         reused=np.array([row["reused"] for row in rows], bool),
+        costs=costs,
     )
 
 

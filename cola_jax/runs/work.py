@@ -21,6 +21,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath
 from cola_jax.runs.schema import (
+    Layout,
     Part,
     evaluation_rows,
     known_verdicts,
@@ -52,7 +53,7 @@ class KnownRows(NamedTuple):
 class RunWork(Work):
     """Work whose results are parts of a run."""
 
-    mark: str | None  # of the run, in each of its files; without one, no rows are made
+    layout: Layout | None  # of the run; without one, no rows are made
 
     def evaluations(
         self,
@@ -77,7 +78,7 @@ class RunWork(Work):
             [each.question for each in encoded],
             known=[{p: v for p, v in each.items() if len(p) <= most} for each in reused],
             resumed=earlier,
-            write=None if self.mark is None else functools.partial(self.keep_wave, keep, encoded),
+            write=None if self.layout is None else functools.partial(self.keep_wave, keep, encoded),
             call_size=call_size,
             in_parts=scorer.decodes,
         )
@@ -86,21 +87,25 @@ class RunWork(Work):
         self, keep: Keep, encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts
     ) -> None:
         """Keep the evaluations of paths of unfinished questions."""
-        keep(wave_part(encoded, paths, verdicts, self.mark or ""))
+        assert self.layout is not None
+        keep(wave_part(encoded, paths, verdicts, self.layout))
 
     def part(self, part: Part) -> Part:
         """Return a part as it is written."""
-        if self.mark is None:
+        if self.layout is None:
             return part
-        return part.encode(self.mark)
+        return part.encode(self.layout)
 
 
-def wave_part(encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts, mark: str) -> Part:
+def wave_part(
+    encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts, layout: Layout
+) -> Part:
     """Make the part of evaluations of paths of questions that are not finished."""
     rows: list[dict[str, Any]] = []
     for b, each in enumerate(encoded):
-        rows += evaluation_rows(each, paths[b], verdicts.take((b, slice(len(paths[b])))))
-    return Part(rows, []).encode(mark)
+        own = verdicts.take((b, slice(len(paths[b]))))
+        rows += evaluation_rows(each, paths[b], own, list(map(layout.length_of, paths[b])))
+    return Part(rows, []).encode(layout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,12 @@ class PathRows(RunWork):
                 evaluate, encoded, batch, worker.metrics, keep, call_size=size
             )
             verdicts = evaluations(np.tile(self.padded, (len(encoded), 1, 1)))
-        rows = (evaluation_rows(q, self.paths, verdicts.take(b)) for b, q in enumerate(encoded))
+        if self.layout is None:
+            raise TypeError("the rows of given paths are those of a run")
+        lengths = list(map(self.layout.length_of, self.paths))
+        rows = (
+            evaluation_rows(q, self.paths, verdicts.take(b), lengths) for b, q in enumerate(encoded)
+        )
         questions = [question_row(each, len(self.paths)) for each in encoded]
         return self.part(Part(list(itertools.chain(*rows)), questions))
 
@@ -181,7 +191,7 @@ class SearchRows(RunWork):
         scorer, layers = self.encoder.scorer, worker.config.num_layers
         workload = self.workload_of(worker, encoded)
         outcomes = self.search(worker, encoded, workload, batch, keep)
-        if self.mark is not None:
+        if self.layout is not None:
             held = scorer.confirm(worker, encoded, workload, *paths_to_confirm(outcomes))
             outcomes = with_confirmed(outcomes, held)
         if self.again:
@@ -189,7 +199,7 @@ class SearchRows(RunWork):
             verdicts = [self.ask_again(worker, batch, keep, worded, paths) for worded in self.again]
             orders = [[w.order(each) for each in batch.questions] for w in self.again]
             outcomes = with_again(outcomes, verdicts, orders)
-        if self.mark is None:
+        if self.layout is None:
             return Part([], [], list(outcomes))
         return self.part(search_part(encoded, outcomes))
 

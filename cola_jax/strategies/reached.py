@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.scoring.preference import Targets
 from cola_jax.scoring.saved_layers import SavedLayers
 from cola_jax.scoring.statistics import ALPHA, Share
@@ -18,14 +19,19 @@ AGAIN = "asked again"
 class Reached(NamedTuple):
     """The result of one search."""
 
-    best: int | None  # positions of the shortest path to its target, None where it found none
+    # the length in layers of the shortest path to its target, None where it found none
+    best: float | None
     held: bool | None  # whether that path gives it in all wordings, None if not asked again
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Reached":
-        """Read the search for gold from a question's row, or a control search."""
+    def of(cls, row: Mapping[str, Any], costs: LayerCosts | None = None) -> "Reached":
+        """Read the search for gold from a question's row, or a control search.
+
+        Costs tell the length of paths of parts.
+        """
         held = [all(path["holds"]) for path in row["again"] or () if path["path"] == row["best"]]
-        best = None if row["best"] is None else len(row["best"])
+        path = row["best"]
+        best = None if path is None else len(path) if costs is None else costs.layers(path)
         return cls(best, held[0] if held else None)
 
 
@@ -52,10 +58,15 @@ class Case(NamedTuple):
 
     @classmethod
     def of(
-        cls, row: Mapping[str, Any], *, open: bool = False, log_likelihoods: bool = True
+        cls,
+        row: Mapping[str, Any],
+        *,
+        open: bool = False,
+        log_likelihoods: bool = True,
+        costs: LayerCosts | None = None,
     ) -> "Case":
-        """Read a question's row, of an open question or not, and with which scores."""
-        searches = {search["target"]: Reached.of(search) for search in row["controls"] or ()}
+        """Read a question's row, of an open question or not, and with which scores and costs."""
+        searches = {each["target"]: Reached.of(each, costs) for each in row["controls"] or ()}
         answers = [row["baseline_answer"], *(row["again_answers"] or ())]
         lengths = list(map(len, row["options"] or ()))
         options = len(lengths)
@@ -64,7 +75,7 @@ class Case(NamedTuple):
         if [len(each) for each in stored] == [options] * len(answers):
             scores = np.array(stored, float)
         gold = 0 if row["gold"] is None else row["gold"]
-        searches = {gold: Reached.of(row)} | searches
+        searches = {gold: Reached.of(row, costs)} | searches
         baseline = bool(row["baseline"])
         chance = chance_of(scores[0], gold, open=open) if log_likelihoods else math.nan
         return cls(

@@ -113,4 +113,4 @@ def evaluated(run: Run) -> int:
 def written(run: Run) -> int:
     """Count the evaluations of unfinished questions that a run has kept."""
     files = matching(run.directory / UNFINISHED, "*.parquet")
-    return sum(read_part(file, EVALUATIONS, run.mark).num_rows for file in files)
+    return sum(read_part(file, EVALUATIONS, run.layout).num_rows for file in files)

@@ -354,8 +354,8 @@ def known_of(run, encoded):
 def test_known_are_the_evaluations_that_earlier_starts_wrote(run):
     variant = [asking("a", "In short: ?"), asking("b", "In short: ?")]
     with reopened(run) as first:
-        first.write(wave_part(BATCH, *wave(0.25, -0.5), run.mark))
-        first.write(wave_part(variant, *wave(2.0, 3.0), run.mark))
+        first.write(wave_part(BATCH, *wave(0.25, -0.5), run.layout))
+        first.write(wave_part(variant, *wave(2.0, 3.0), run.layout))
         assert known_of(first, BATCH[0]) == {}  # what this start wrote is in memory already
     with reopened(run) as again:
         for encoded, margin in zip([*BATCH, *variant], (0.25, -0.5, 2.0, 3.0), strict=True):

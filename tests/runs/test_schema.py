@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from etils import epath
 
 from cola_jax.errors import InputError
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import format_path, parse_path
 from cola_jax.question import Question
 from cola_jax.runs import schema
 from cola_jax.scoring import Completion, Grade, Options, Verdicts
-from cola_jax.strategies.outcome import Outcome
+from cola_jax.strategies.outcome import Again, Outcome
 from tests.runs.conftest import encode
 
 QUESTION = Question("q", "which?", ("a", "b", "c", "d"), 1, metadata=(("math_level", "3"),))
@@ -159,7 +162,54 @@ def test_page_lists_every_column():
     ):
         cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
-        assert sorted(named) == sorted(table.names)
+        assert sorted(named) == sorted(OF_STEPS.stored(table).names)
+
+
+PLAIN = schema.Layout("mark")
+OF_STEPS = schema.Layout("mark", has_steps=True, costs=LayerCosts(3, None, ((0.25, 0.75),) * 3))
+STEPS = [(0, 1, 2), parse_path("0,1a,2", 3), parse_path("0,2*0.5,2", 3), parse_path("1m", 3)]
+
+
+def test_runs_of_steps_hold_texts_beside_paths(tmp_path):
+    """Read as ids of steps; the paths of whole layers are lists too, and lengths have fractions."""
+    verdicts = Verdicts.of_scores(SCORES, 1)
+    outcome = dataclasses.replace(
+        outcome_of(verdicts, confirmed=True), paths=STEPS, costs=OF_STEPS.costs
+    )
+    again = Again([0, 1], np.ones((2, 1), bool), [1], SCORES[:2], SCORES[:2])
+    outcome = dataclasses.replace(outcome, again=again, controls=(outcome,))
+    made = schema.search_part([encode(QUESTION)], [outcome])
+    encoded = made.encode(OF_STEPS)
+    tables = {}
+    for kind, content, columns in (
+        ("evaluations", encoded.evaluations, schema.EVALUATIONS),
+        ("questions", encoded.content, schema.QUESTIONS),
+    ):
+        file = epath.Path(tmp_path / schema.part_name("part-00000", content))
+        file.write_bytes(content)
+        table = schema.read_part(file, columns, OF_STEPS)
+        assert table.schema == OF_STEPS.loaded(columns)
+        expected = pa.Table.from_pylist(getattr(made, kind), schema=table.schema)
+        assert table.to_pylist() == expected.to_pylist()
+        assert schema.read_part(file, columns, OF_STEPS, ["question"]).num_columns == 1
+        tables[kind] = pq.read_table(file).to_pylist()
+    rows = tables["evaluations"][:4]
+    assert [row["path"] for row in rows] == [[0, 1, 2], None, None, None]
+    assert [row["steps"] for row in rows] == ["0-2", "0,1a,2", "0,2*0.5,2", "1m"]
+    assert [row["length"] for row in rows] == [3, 2.25, 3, 0.75]
+    (row,) = tables["questions"]
+    best, length = outcome.best, outcome.lengths[outcome.shortest_correct]
+    assert (row["best"], row["best_steps"]) == (None, format_path(best))
+    assert length == outcome.lengths[outcome.verdicts.verdict].min()
+    assert row["front_steps"] == [format_path(outcome.paths[i]) for i in outcome.front]
+    assert [each["steps"] for each in row["again"]] == ["0-2", "0,1a,2"]
+    assert [each["path"] for each in row["again"]] == [[0, 1, 2], None]
+    assert row["controls"][0]["best_steps"] == format_path(best)
+
+
+def test_a_run_of_whole_layers_holds_no_steps():
+    with pytest.raises(pa.ArrowInvalid):
+        PLAIN.encode(schema.EVALUATIONS, [{"question": "q", "path": STEPS[1]}])
 
 
 def part(**changes):
@@ -171,17 +221,17 @@ def test_read_part_refuses_changed_files(tmp_path):
     whole = part()
     file = epath.Path(tmp_path / schema.part_name("part-00000", whole))
     file.write_bytes(whole)
-    table = schema.read_part(file, schema.EVALUATIONS, "mark")
+    table = schema.read_part(file, schema.EVALUATIONS, PLAIN)
     assert table.schema == schema.EVALUATIONS
     assert table["path"].to_pylist() == [[0, 1, 2]] * 2
-    assert schema.read_part(file, schema.EVALUATIONS, "mark", ["margin", "path"]).num_columns == 2
+    assert schema.read_part(file, schema.EVALUATIONS, PLAIN, ["margin", "path"]).num_columns == 2
     flipped = bytearray(whole)
     flipped[len(flipped) // 2] ^= 1
     for content in (part(margin=2.0), bytes(flipped), whole[:-1], b""):
         file.write_bytes(content)
         message = rf"{re.escape(str(file))}: it is damaged, .* Remove it, and its questions"
         with pytest.raises(InputError, match=message):
-            schema.read_part(file, schema.EVALUATIONS, "mark")
+            schema.read_part(file, schema.EVALUATIONS, PLAIN)
 
 
 def test_read_part_of_an_earlier_version_has_no_prompts(tmp_path, monkeypatch):
@@ -189,17 +239,17 @@ def test_read_part_of_an_earlier_version_has_no_prompts(tmp_path, monkeypatch):
     content = schema.encode_part(earlier, [schema.question_row(encode(QUESTION), 9)], "mark")
     file = epath.Path(tmp_path / schema.part_name("part-00000", content))
     file.write_bytes(content)
-    table = schema.read_part(file, schema.QUESTIONS, "mark")
+    table = schema.read_part(file, schema.QUESTIONS, PLAIN)
     assert table.schema == schema.QUESTIONS
     assert table["prompt"].to_pylist() == [None]
     assert table["prompt_hash"].to_pylist() == ["abc"]
-    assert schema.read_part(file, schema.QUESTIONS, "mark", ["question"]).num_columns == 1
+    assert schema.read_part(file, schema.QUESTIONS, PLAIN, ["question"]).num_columns == 1
 
 
 def test_an_encoded_part_keeps_what_the_driver_reads(tmp_path):
     verdicts = Verdicts.of_scores(SCORES, 1)
     made = schema.search_part([encode(QUESTION)], [outcome_of(verdicts, confirmed=True)])
-    encoded = made.encode("mark")
+    encoded = made.encode(PLAIN)
     assert encoded.questions == [{"question": "q", "baseline": False, "best": (1, 2)}]
     contents = {"evaluations": encoded.evaluations, "questions": encoded.content}
     for (kind, content), columns in zip(
@@ -207,9 +257,9 @@ def test_an_encoded_part_keeps_what_the_driver_reads(tmp_path):
     ):
         file = epath.Path(tmp_path / schema.part_name("part-00000", content))
         file.write_bytes(content)
-        table = schema.read_part(file, columns, "mark")
+        table = schema.read_part(file, columns, PLAIN)
         assert table.to_pylist() == stored(getattr(made, kind), columns)
-    waves = made._replace(questions=[]).encode("mark")
+    waves = made._replace(questions=[]).encode(PLAIN)
     assert (waves.content, schema.questions_of(waves.evaluations)) == (None, {"q"})
 
 

@@ -214,7 +214,7 @@ def test_a_prior_is_tried_at_the_root_first_where_it_fits():
     settings = Settings(rules, 20, 7, 0, prior=prior)
     (outcome,) = search_batch(Evaluations(formula(), questions(1)), 6, settings)
     for search in (outcome, *outcome.controls):
-        assert search.edits[1:4].tolist() == [list(prior[i]) for i in (0, 2, 4)]
+        assert search.edits[1:4].tolist() == [[*prior[i], 0] for i in (0, 2, 4)]
         assert search.paths[1:4] == [(0, 3, 4, 5), (0, 1, 2, 3, 3, 4, 5), (0, 1, 2, 3, 4)]
         assert not search.parent[1:4].any()
         assert len(set(search.paths)) == search.evaluations == 21

@@ -14,14 +14,29 @@ function leftOut(found, listed) {
 }
 
 const span = (css, ...children) => element("span", { class: css }, ...children);
-const fewest = (a, b) => a.layers.length - b.layers.length || b.margin - a.margin;
+const fewest = (a, b) => a.length - b.length || b.margin - a.margin;
+const attention = 1;
+const mlp = 2;
 
-// Parse the text form of a path, such as 0-5,7,7,8-29.
-function parsePath(text) {
-  return text.split(",").flatMap((part) => {
-    const [first, last = first] = part.split("-").map(Number);
-    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+// Parse the text form of a path, such as 0-5,7,7*0.5,8a,(9-10)m: a layer, part and share a step.
+function parseSteps(text) {
+  return text.split(",").flatMap((item) => {
+    const [, first, last = first, letter, share = 1] = item.match(/^\(?(\d+)(?:-(\d+))?\)?([am]?)(?:\*([\d.]+))?$/);
+    const part = { "": 0, a: attention, m: mlp }[letter];
+    return Array.from({ length: last - first + 1 }, (_, i) => ({ layer: Number(first) + i, part, share: Number(share) }));
   });
+}
+const parsePath = (text) => parseSteps(text).map(({ layer }) => layer);
+
+// Return the length of steps in layers, of which a part is a fraction.
+function lengthOf(steps) {
+  const sum = steps.reduce((total, { layer, part }) => total + (part ? (data.parts?.[layer][part - 1] ?? 0.5) : 1), 0);
+  return Math.round(sum * 100) / 100;
+}
+
+// Say what a step runs of its layer.
+function partOf({ part, share }) {
+  return `${["whole", "attention", "MLP"][part]}${share === 1 ? "" : ` *${share}`}`;
 }
 
 // Count the runs of each layer, and list layers that first run after a later one, and jumps back.
@@ -37,16 +52,28 @@ function usesOf(path) {
 }
 
 // Draw a cell for each layer: empty if skipped, darker with a count if repeated, framed if moved; an
-// arc is a jump back.
-function pathDiagram(path, correct, size, columns = data.layers) {
-  const { counts, moved, jumps } = usesOf(path);
+// arc is a jump back. The upper half of a cell is the attention and the lower half the MLP, where
+// they run apart; a cell is pale where a run adds a share of its update.
+function pathDiagram(steps, correct, size, columns = data.layers) {
+  const { counts, moved, jumps } = usesOf(steps.map(({ layer }) => layer));
   const css = { null: "ungraded", 1: "correct", 0: "wrong" }[correct];
   const svg = shape("svg", { class: `path ${css}`, width: columns * size, height: 24, role: "img" });
   counts.slice(0, columns).forEach((count, layer) => {
     const css = `c${Math.min(count, 3)}${moved.has(layer) ? " moved" : ""}`;
     const cell = { class: css, x: layer * size + 0.75, y: 9.5, width: size - 1.5, height: 13 };
-    const runs = `layer ${layer}: ${count ? `run ${count}×` : "skipped"}${moved.has(layer) ? ", moved" : ""}`;
-    svg.append(shape("rect", cell, shape("title", {}, runs)));
+    const own = steps.filter((step) => step.layer === layer);
+    const shares = own.map(({ share }) => share);
+    const divided = own.some(({ part, share }) => part || share !== 1);
+    const kinds = divided ? ` (${own.map(partOf).join(", ")})` : "";
+    const runs = `layer ${layer}: ${count ? `run ${count}×` : "skipped"}${kinds}${moved.has(layer) ? ", moved" : ""}`;
+    if (shares.some((share) => share !== 1)) cell["fill-opacity"] = Math.max(0.3, Math.min(1, ...shares) * 0.7);
+    if (own.some(({ part }) => part)) {
+      for (const [half, y] of [[attention, 9.5], [mlp, 16.5]]) {
+        const times = own.filter(({ part }) => !part || part === half).length;
+        const css = `c${Math.min(times, 3)}${moved.has(layer) ? " moved" : ""}`;
+        svg.append(shape("rect", { ...cell, class: css, y, height: 6 }, shape("title", {}, runs)));
+      }
+    } else svg.append(shape("rect", cell, shape("title", {}, runs)));
     const text = { class: count > 9 || size < 11 ? "count small" : "count", x: (layer + 0.5) * size, y: 19.5 };
     if (count > 1) svg.append(shape("text", text, count));
   });
@@ -57,7 +84,9 @@ function pathDiagram(path, correct, size, columns = data.layers) {
   }
   const layersWith = (belongs) => counts.flatMap((count, layer) => (belongs(count) ? [layer] : []));
   const [skipped, repeated] = [layersWith((count) => !count), layersWith((count) => count > 1)];
-  svg.setAttribute("aria-label", `skips ${skipped.join(", ") || "none"}; repeats ${repeated.join(", ") || "none"}`);
+  const divided = steps.filter(({ part, share }) => part || share !== 1).map((step) => `${step.layer} ${partOf(step)}`);
+  const rest = divided.length ? `; of layers ${divided.join(", ")}` : "";
+  svg.setAttribute("aria-label", `skips ${skipped.join(", ") || "none"}; repeats ${repeated.join(", ") || "none"}${rest}`);
   return svg;
 }
 
@@ -78,8 +107,8 @@ function answerOf(question, { answer, margin }, decoded) {
   return question.controls.some(([target]) => target === answer) ? "control" : "other";
 }
 
-function factsOf({ layers, margin, correct, target, node, mark }, decoded) {
-  const facts = [`${layers.length} layers run`];
+function factsOf({ length, margin, correct, target, node, mark }, decoded) {
+  const facts = [`${length} layers run`];
   if (margin === null) facts.push("margin not finite");
   else if (correct !== null) facts.push(`margin ${signed(margin)}`);
   if (decoded) facts.push(`${decoded[4]} tokens`);
@@ -106,7 +135,7 @@ function pathItem(question, path, size) {
     const parts = [element("summary", {}, "decoded text"), element("pre", {}, decoded[1])];
     outcome.append(element("details", { class: "completion" }, ...parts));
   }
-  return element("li", {}, element("div", { class: "wide" }, pathDiagram(path.layers, correct, size)), outcome);
+  return element("li", {}, element("div", { class: "wide" }, pathDiagram(path.steps, correct, size)), outcome);
 }
 
 function optionItem({ gold, baseline, controls }, option, j) {
@@ -125,9 +154,11 @@ const pathKinds = {
   right: ({ correct }) => correct === 1,
   wrong: ({ correct }) => correct === 0,
   ungraded: ({ correct }) => correct === null,
-  shorter: ({ layers }) => layers.length < data.layers,
+  shorter: ({ length }) => length < data.layers,
   repeating: ({ counts }) => counts.some((count) => count > 1),
   moving: ({ moved }) => moved.size > 0,
+  "with parts": ({ steps }) => steps.some(({ part }) => part),
+  "with shares": ({ steps }) => steps.some(({ share }) => share !== 1),
 };
 const pathOrders = {
   "order of the search": () => 0,
@@ -153,8 +184,8 @@ function fillQuestion(body, entry, question) {
   const fields = ["text", "correct", "margin", "answer", "node", "parent", "edit", "target", "completion"];
   const paths = question.paths.map((row) => {
     const path = Object.fromEntries(fields.map((name, i) => [name, row[i]]));
-    const layers = parsePath(path.text);
-    return { ...path, layers, ...usesOf(layers) };
+    const steps = parseSteps(path.text);
+    return { ...path, steps, length: lengthOf(steps), ...usesOf(steps.map(({ layer }) => layer)) };
   });
   const shortest = paths.filter(({ target }) => target === null).sort(fewest);
   for (const mark of ["right", "wrong"]) Object.assign(shortest.find(pathKinds[mark]) ?? {}, { mark });
@@ -335,13 +366,15 @@ function browse(browser) {
   search.addEventListener("input", update);
   more.addEventListener("click", showMore);
   const samples = [
-    [[0], 1, "layer run once, path right"], [[0], 0, "the same, path wrong"],
-    [[0, 0], 1, "run twice; the arc is the jump back"], [[], 1, "skipped"],
-    [[1, 0], 1, "framed: moved, first run after a later layer"],
-    ...(data.decodes ? [[[0], null, "pale: path ungraded"]] : []),
+    ["0", 1, "layer run once, path right"], ["0", 0, "the same, path wrong"],
+    ["0,0", 1, "run twice; the arc is the jump back"], ["", 1, "skipped"],
+    ["1,0", 1, "framed: moved, first run after a later layer"],
+    ...(data.parts ? [["0a", 1, "upper half: attention alone"], ["0m", 1, "lower half: MLP alone"]] : []),
+    ...(data.parts ? [["0*0.5", 1, "paler: a share of the layer's update"]] : []),
+    ...(data.decodes ? [["0", null, "pale: path ungraded"]] : []),
   ];
   for (const [path, correct, text] of samples) {
-    const diagram = pathDiagram(path, correct, 16, path.includes(1) ? 2 : 1);
+    const diagram = pathDiagram(path ? parseSteps(path) : [], correct, 16, path === "1,0" ? 2 : 1);
     find("#path-legend").append(element("li", {}, diagram, text));
   }
   browser.hidden = false;
