@@ -40,14 +40,14 @@ def path_estimates(
     for path, verdicts in right.items():
         group = group_of(path, num_layers)
         share = Share.of(np.array(list(verdicts.values()), bool))
-        estimates.append(layers_estimate(group, path, costs))
+        estimates.append(length_estimate(group, path, costs))
         estimates.append(Estimate.of(CORRECT, share, group=group))
         if group in changes:
             estimates.append(changes[group])
     return estimates
 
 
-def layers_estimate(group: str, path: Sequence[int], costs: LayerCosts) -> Estimate:
+def length_estimate(group: str, path: Sequence[int], costs: LayerCosts) -> Estimate:
     """Return the length of a path in layers, which parts make a fraction."""
     layers = costs.layers(path)
     return Estimate(LAYERS, group, layers, unit="count" if isinstance(layers, int) else "layers")

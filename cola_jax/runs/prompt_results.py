@@ -10,7 +10,7 @@ import pyarrow as pa
 from cola_jax.errors import InputError
 from cola_jax.runs.blinding import check_verdict
 from cola_jax.runs.estimates import APART, CORRECT, MODEL, PROMPT_SD, Estimate
-from cola_jax.runs.path_results import change_estimates, group_of, layers_estimate
+from cola_jax.runs.path_results import change_estimates, group_of, length_estimate
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Crossed, Difference, Share, mean
@@ -32,7 +32,7 @@ def prompt_results(runs: Sequence[Run]) -> Results:
     measured = measured_estimates(by_group, by_group[MODEL])
     estimates = [Estimate.count("evaluations", right.size)]
     for group, path in zip(groups, facts.paths, strict=True):
-        estimates.append(layers_estimate(group, path, facts.costs))
+        estimates.append(length_estimate(group, path, facts.costs))
         estimates += measured[group]
     recorded = facts.to_json() | {"done": len(right), "prompts": len(runs)}
     if len(groups) > 1:  # a single path is not chosen

@@ -239,7 +239,8 @@ class DeviceSearches:
             self.state,
             device.worker.put(limits),
             mark=mark,
-            sizes=device.run.sizes,
+            # programs of whole layers are simpler
+            sizes=device.run.sizes._replace(whole=not settings.preset.has_steps),
             platform=device.run.platform,
             most=self.trees.most,
         )

@@ -69,6 +69,8 @@ def count_equal(ours, theirs):
         ("cola-appendix", {}),  # draws of epsilon
         ("best", {"early_stop": True}),
         ("drllm", {"control": "none", "layer_costs": [1.0, 2.0, 1.0, 3.0, 1.0]}),
+        ("parts", {"early_stop": True}),
+        ("damped", {"layer_costs": [1.0, 2.0, 1.0, 3.0, 1.0]}),
     ],
 )
 def test_trees_are_those_of_the_host_loop(model, words, asked, preset, options):
