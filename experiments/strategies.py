@@ -19,6 +19,8 @@ import tyro
 from etils import epath
 
 from cola_jax.cli.flags import DtypeChoice, RunFlags, TaskFlags
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import LayerPath
 from cola_jax.runs.comparison import net_change
 from cola_jax.runs.estimates import number_text
 from cola_jax.runs.run import MANIFEST, Run
@@ -129,25 +131,37 @@ def rules_of(text: str) -> Rules:
 
 def searches(run: Run) -> dict[tuple[str, int], Hits]:
     """Read the searches of every question, by its id and their target."""
-    searches_by: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
-    prefixes: dict[tuple[str, int], set[tuple[int, ...]]] = defaultdict(set)
+    paths: dict[tuple[str, int], list[LayerPath]] = defaultdict(list)
+    hits: dict[tuple[str, int], dict[int, tuple[float, float]]] = defaultdict(dict)
+    holds: dict[tuple[str, int], dict[int, bool]] = defaultdict(dict)
     costs = run.facts().costs
     rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])
     for row in sorted(rows.to_pylist(), key=lambda row: row["node"]):
         key = row["question"], row["target"]
         path = tuple(row["path"])
-        search = searches_by[key]
-        new = {path[:n] for n in range(1, len(path) + 1)} - prefixes[key]
-        prefixes[key] |= new
-        before = search.layers[-1] if search.layers else 0.0
-        search.layers.append(before + costs.layers([prefix[-1] for prefix in new]))
+        paths[key].append(path)
         if row["verdict"]:
-            search.hits[row["node"]] = costs.layers(path), -row["margin"]
+            hits[key][row["node"]] = costs.layers(path), -row["margin"]
     for row in run.questions(["question", "gold", "again", "controls"]).to_pylist():
         for each in (row, *(row["controls"] or ())):
-            holds = searches_by[row["question"], each.get("target", row["gold"])].holds
-            holds |= {path["node"]: all(path["holds"]) for path in each["again"] or ()}
-    return dict(searches_by)
+            key = row["question"], each.get("target", row["gold"])
+            holds[key] |= {path["node"]: all(path["holds"]) for path in each["again"] or ()}
+    return {
+        key: Hits(layers_after(each, costs), hits[key], holds[key]) for key, each in paths.items()
+    }
+
+
+def layers_after(paths: Sequence[LayerPath], costs: LayerCosts) -> list[float]:
+    """Return the layers run by the first 1, 2, ... of paths, of which each prefix runs once."""
+    known: set[LayerPath] = set()
+    totals = []
+    total = 0.0
+    for path in paths:
+        prefixes = {path[:n] for n in range(1, len(path) + 1)}
+        total += costs.layers([prefix[-1] for prefix in prefixes - known])
+        known |= prefixes
+        totals.append(total)
+    return totals
 
 
 class Seed(NamedTuple):

@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.scoring.net import Net
+from cola_jax.steps import MLP, Step
 from cola_jax.strategies.reached import AGAIN, ONCE, Case, Reached, Ways
-from experiments.strategies import Hits, Seed, first_hits, layers_run, measure
+from experiments.strategies import (
+    Budget,
+    Hits,
+    Seed,
+    first_hits,
+    layers_after,
+    layers_run,
+    measure,
+)
 
-BASE = (0, 1, 2, 3)
 GOLD, OWN, OTHER = 0, 1, 2
 NONE = Reached(None, None)
 
@@ -15,7 +24,7 @@ NONE = Reached(None, None)
 def searched(hits=(), holds=()):
     """A search of four evaluations; a later hit runs fewer layers."""
     every = {node: (4 - node, -1.0) for node in hits}
-    return Hits([BASE] * 4, every, {n: n in holds for n in every})
+    return Hits([4.0, 5.0, 6.0, 7.0], every, {n: n in holds for n in every})
 
 
 def seed(*questions):
@@ -30,7 +39,7 @@ def seed(*questions):
 
 
 def net(way, size, searches):
-    return Net.of(measure([searches], size, 4).targets[way][1]).value
+    return Net.of(measure([searches], Budget(size), 4).targets[way][1]).value
 
 
 def test_effects_count_hits_within_the_evaluations():
@@ -38,7 +47,9 @@ def test_effects_count_hits_within_the_evaluations():
     effects = [net(ONCE, size, searches) for size in (2, 3, 4)]
     assert effects == pytest.approx([0.5, 1.0, 0.5])
     assert net(AGAIN, 4, searches) == 0
-    assert measure([searches], 3, 4).targets.keys() == {ONCE}  # the best were not asked again
+    assert measure([searches], Budget(3), 4).targets.keys() == {
+        ONCE
+    }  # the best were not asked again
     assert net(AGAIN, 4, seed([searched([1, 3], holds=[3]), searched()])) == 1
 
 
@@ -46,11 +57,16 @@ def test_first_hits_of_gold_and_of_controls():
     searches = seed(
         [searched([1, 2]), searched([3]), searched([0])], [searched(), searched(), searched([0])]
     )
-    gold, controls = first_hits([searches], 4)
-    assert (gold.tolist(), controls.tolist()) == ([1, 4], [3, 4])
-    assert first_hits([searches], 2)[1].tolist() == [2, 2]
+    gold, controls = first_hits([searches], Budget(4))
+    assert (gold.evaluations, controls.evaluations) == ([1, 4], [3, 4])
+    assert (gold.found, controls.found) == ([True, False], [True, False])
+    assert first_hits([searches], Budget(2))[1] == ([2, 2], [False, False])
+    # after five layers, a search has made two evaluations
+    assert first_hits([searches], Budget(4, layers=5.5)) == first_hits([searches], Budget(2))
 
 
 def test_layers_are_run_once_for_each_prefix():
-    hits = Hits([BASE, (0, 1, 3), (0, 1, 3, 3)], {}, {})
-    assert [layers_run([hits], size) for size in (1, 2, 3)] == [4, 5, 6]
+    paths = [(0, 1, 2, 3), (0, 1, 3), (0, 1, 3, 3), (0, 1, Step(3, MLP).id)]
+    costs = LayerCosts(4, parts=((0.25, 0.75),) * 4)
+    assert layers_after(paths, costs) == [4, 5, 6, 6.75]
+    assert layers_run([seed([searched()])], Budget(3)) == 6
