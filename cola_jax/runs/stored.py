@@ -15,7 +15,7 @@ from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, exists, write_whole
 from cola_jax.formats.peers import INVALID, VALID
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import LayerPath, identity, parse_edit
+from cola_jax.path import LayerPath, format_path, identity, is_whole_path, parse_edit
 from cola_jax.question import INTEGER, LETTERS, Question, decoy_of
 from cola_jax.runs.blinding import check_verdict
 from cola_jax.runs.run import Run
@@ -85,7 +85,8 @@ def polar_samples(run: Run) -> dict[str, Any]:
 
     Options are part of a question's text, and the answer is a letter, but for scorers of open
     questions. Control searches are left out; ungraded paths are wrong. A baseline that
-    is not known is left out, which their loader takes for wrong.
+    is not known is left out, which their loader takes for wrong. InputError for paths with parts
+    or shares of layers, which lists of layers cannot hold.
     """
     facts = run.facts()
     samples = []
@@ -95,6 +96,12 @@ def polar_samples(run: Run) -> dict[str, Any]:
                 f"{run.directory}: question {shown(labels.question)} has no correct answer, as "
                 "those of `cola generate`: give a run of `cola search` or `cola evaluate`."
             )
+        for path in labels.verdicts:
+            if not is_whole_path(path):
+                raise InputError(
+                    f"{run.directory} has paths with parts or shares of layers, such as "
+                    f"{format_path(path)}, and PoLar's files list whole layers: give a run of them."
+                )
         text = labels.text
         gold = labels.options[labels.gold]
         if not facts.is_open:

@@ -8,6 +8,7 @@ import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.formats.peers import read_paths
+from cola_jax.path import parse_path
 from cola_jax.question import open_question
 from cola_jax.runs import stored
 from cola_jax.runs.run import Run
@@ -20,11 +21,11 @@ QUESTION = {"text": "1 + 1?", "options": ["2", "3"], "gold": 0, "prompt_hash": "
 DONE = {"num_layers": 3, "model": "someone/model", "task": "sums"}
 
 
-def write_run(folder, labelled=LABELLED, start=DONE, **changes) -> Run:
+def write_run(folder, labelled=LABELLED, start=DONE, settings=None, **changes) -> Run:
     """Write a run of a question `a`, with a control search of one path."""
     rows = [{"path": path, "verdict": right, "control": False} for path, right in labelled.items()]
     rows.append({"path": (2,), "verdict": True, "control": True})
-    with Run(folder).open({"simulations": 4}, start) as run:
+    with Run(folder).open({"simulations": 4} | (settings or {}), start) as run:
         questions = [{"question": "a"} | QUESTION | changes]
         run.write(Part([{"question": "a"} | row for row in rows], questions))
     return run
@@ -61,6 +62,12 @@ def test_write_polar_shows_options_but_for_open_questions(tmp_path):
     assert "initial_score" not in sample  # not known
     with pytest.raises(ValueError, match="question 'a' has no correct answer"):
         stored.polar_samples(write_run(tmp_path / "completed", gold=None, options=[]))
+
+
+def test_polar_samples_refuses_steps(tmp_path):
+    run = write_run(tmp_path, {parse_path("0,1a", 3): True}, settings={"steps": True})
+    with pytest.raises(InputError, match="parts or shares of layers, such as 0,1a, and PoLar's"):
+        stored.polar_samples(run)
 
 
 SETTINGS = {"model": "abc", "dtype": "float32", "scorer": "options", "questions": 2}
