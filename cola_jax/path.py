@@ -172,14 +172,12 @@ def format_path(path: Ids) -> str:
             continue
         parts += runs(plain)
         plain = []
-        block = runs(steps[start : start + size])
+        block = steps[start : start + size]
         # a single layer run two or three times reads better written out
         if size == 1 and times < 4:
-            parts += block * times
-        elif len(block) == 1 and block[0].startswith("("):  # (6-7)*0.5
-            parts.append(f"{block[0]}x{times}")
+            parts += runs(block) * times
         else:
-            parts.append(f"({','.join(block)})x{times}")
+            parts.append(f"{format_group(block)}x{times}")
         start += size * times
     return ",".join(parts + runs(plain))
 
@@ -194,6 +192,18 @@ def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
         if times > 1:
             return size, times
     return 1, 1
+
+
+def format_group(block: Sequence[int]) -> str:
+    """Write a block as a group, in which there can be no other: `(6-7)*0.5`, `(6*0.5,7*0.5,8)`."""
+    ranges = ascending_ranges(block)
+    if len(ranges) == 1 and len(block) > 1 and not is_whole(block[0]):
+        return runs(block)[0]
+    items: list[str] = []
+    for run in ranges:
+        # one by one where a range would be a group
+        items += runs(run) if is_whole(run[0]) else [runs([step])[0] for step in run]
+    return f"({','.join(items)})"
 
 
 def runs(steps: Sequence[int]) -> list[str]:

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cola_jax.path import (
@@ -37,7 +37,34 @@ looped_paths = st.lists(
 ).map(lambda blocks: [layer for block, times in blocks for layer in block * times])
 
 
-@given(st.one_of(paths, looped_paths))
+steps = st.builds(
+    lambda layer, part, share: Step(layer, part, share / 1000).id,
+    *(layers, st.integers(0, 2), st.sampled_from([1000, 500, 125, 1, 2000])),
+)
+paths_of_steps = st.lists(
+    st.tuples(st.lists(steps | layers, min_size=1, max_size=4), st.integers(1, 5)),
+    min_size=1,
+    max_size=4,
+).map(lambda blocks: [step for block, times in blocks for step in block * times])
+# of neighbours with the same part and share, which a range writes
+ranges_of_steps = st.lists(
+    st.tuples(layers, st.integers(1, 3), st.integers(0, 2), st.integers(1, 3)),
+    min_size=1,
+    max_size=5,
+).map(
+    lambda blocks: (
+        [
+            Step(layer, part, 0.5 if part == 0 else 1).id
+            for first, size, part, times in blocks
+            for layer in [*range(first, min(first + size, LAYERS))] * times
+        ]
+        * 2
+    )
+)
+
+
+@given(st.one_of(paths, looped_paths, paths_of_steps, ranges_of_steps))
+@example([Step(layer, share=0.25).id for layer in (2, 3)] + [4, Step(2, share=0.25).id] * 2)
 def test_format_path_round_trips(path):
     text = format_path(path)
     assert parse_path(text, LAYERS, max_length=len(path)) == tuple(path)
