@@ -134,6 +134,11 @@ def distill(
     num_layers = session.model.config.num_layers
     early_layers = settings.depth(num_layers)
     source = Run(run)
+    if source.layout.has_steps:
+        raise InputError(
+            f"{run} has paths with parts or shares of layers, and a router names paths of whole "
+            "layers: give a run without --parts and --shares."
+        )
     asked = session.asked
     all_settings = settings_of(session)
     ours = asked_here(all_settings, asked.questions, asked.sample)

@@ -39,12 +39,14 @@ class Labels:
     options: tuple[str, ...]
     gold: int | None  # the correct option; None where no options were offered
     verdicts: dict[LayerPath, bool]  # ungraded is wrong
+    costs: LayerCosts | None = None  # by which the length of paths of parts is counted
 
     @property
     def correct(self) -> list[LayerPath]:
         """The correct paths, shortest first."""
+        layers = len if self.costs is None else self.costs.layers
         correct = (path for path, right in self.verdicts.items() if right)
-        return sorted(correct, key=lambda path: (len(path), path))
+        return sorted(correct, key=lambda path: (layers(path), path))
 
 
 def read_labels(run: Run) -> list[Labels]:
@@ -64,7 +66,7 @@ def read_labels(run: Run) -> list[Labels]:
     labels = []
     for row in questions:
         row |= {"options": tuple(row["options"]), "verdicts": verdicts[row["question"]]}
-        labels.append(Labels(**row))
+        labels.append(Labels(**row, costs=run.layout.costs))
     return labels
 
 
@@ -89,6 +91,11 @@ def polar_samples(run: Run) -> dict[str, Any]:
     or shares of layers, which lists of layers cannot hold.
     """
     facts = run.facts()
+    if run.layout.has_steps:
+        raise InputError(
+            f"{run.directory} has paths with parts or shares of layers, and PoLar's file has lists "
+            "of whole layers: give a run without --parts and --shares."
+        )
     samples = []
     for labels in read_labels(run):
         if labels.gold is None or not labels.options:
