@@ -88,6 +88,12 @@ class LayerCosts:
         """The cost of the identity path."""
         return math.fsum(self.of_layer)
 
+    @property
+    def shares(self) -> PartCosts:
+        """The costs of parts as shares of those of their layers, [L][2]."""
+        pairs = zip(self.of_layer, self.of_parts, strict=True)
+        return tuple(tuple(part / cost for part in parts) for cost, parts in pairs)
+
     def with_shares(self, shares: PartCosts) -> "LayerCosts":
         """Return costs whose parts cost these shares [L][2] of their layer, as `part_costs`."""
         parts = (
@@ -150,6 +156,13 @@ def part_costs(config: "ModelConfig") -> tuple[tuple[float, float], ...]:
 
 def shares_of_parts(config: "ModelConfig", kind: int) -> tuple[float, float]:
     """Return the share of the weights of a layer of a kind that each part uses for a token."""
+    attention, mlp, both = used_weights(config, kind)
+    total = attention + mlp + both
+    return (attention + both) / total, (mlp + both) / total
+
+
+def used_weights(config: "ModelConfig", kind: int) -> tuple[float, float, float]:
+    """Count the weights that a token uses of a layer of a kind: attention's, MLP's, with both."""
     from cola_jax.params import LAYER_INPUT_AXES, axis_sizes, layer_axes, sized
 
     layer = config.kinds[kind]
@@ -165,8 +178,7 @@ def shares_of_parts(config: "ModelConfig", kind: int) -> tuple[float, float]:
             mlp += weights
         else:
             attention += weights
-    total = attention + mlp + both
-    return (attention + both) / total, (mlp + both) / total
+    return attention, mlp, both
 
 
 def read_layer_costs(

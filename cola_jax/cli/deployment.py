@@ -19,6 +19,7 @@ from cola_jax.cli.flags import (
     Model,
     Output,
     RunFlags,
+    Shares,
     TaskChoice,
     group,
     keeping,
@@ -39,7 +40,7 @@ from cola_jax.files import (
     readable_json,
     write_whole,
 )
-from cola_jax.layer_costs import read_layer_costs
+from cola_jax.layer_costs import part_costs, read_layer_costs
 from cola_jax.progress import log
 from cola_jax.question import digest, question_digest
 from cola_jax.storage import path_of
@@ -55,12 +56,20 @@ UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on wit
 
 
 @dataclasses.dataclass(frozen=True)
+class StaticFlags(StaticSettings):
+    """Rules of the search for one path."""
+
+    shares: Shares = ()
+    """Shares of a layer's update, such as 0.5,0.25, that a path may add in place of all of it."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Static(TaskCommand):
     """Search one path for all questions of a task, and measure it on held-out ones."""
 
     flags: Flags
-    settings: Annotated[OmitArgPrefixes[StaticSettings], group("Search")] = dataclasses.field(
-        default_factory=StaticSettings
+    settings: Annotated[OmitArgPrefixes[StaticFlags], group("Search")] = dataclasses.field(
+        default_factory=StaticFlags
     )
     layer_costs: Path | None = None
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer: the cost of a
@@ -78,19 +87,22 @@ class Static(TaskCommand):
         flags = self.flags.over_prompts()
         session, out = flags.prepare(command=self), flags.out
         model = session.model
-        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
+        shares = part_costs(model.config) if self.settings.edits_steps else None
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, shares)
         prompts = flags.measuring(session, self)
         best = run_with_progress(
             lambda metrics: find_path(session, out, self.settings, metrics, prompts, costs)
         )
-        facts = facts_of(session, command="static", **dataclasses.asdict(self.settings))
+        facts = facts_of(session, command="static", **self.settings.record())
         chosen_on = session.chosen_on().field()
         recorded = facts.to_json() | size_of(prompts) | chosen_on
+        if self.settings.edits_steps:  # by which the paths of other costs are weighed
+            recorded["settings"] |= {"layer_costs": costs.milliseconds, "part_costs": costs.parts}
         results = Results(static_estimates(best, self.settings.fitness), recorded)
         write_report(results, path_of(out))
         chosen = {
             "path": format_path(best.recommended),  # to use
-            "layers": len(best.recommended),
+            "layers": best.costs.layers(best.recommended),
             "found": format_path(best.chosen.path),  # to try
         }
         origin = origin_of(session) | {"task": flags.task.task}
@@ -100,7 +112,8 @@ class Static(TaskCommand):
 
     def budget(self, tried: int) -> dict[str, Any]:
         """Return within what a path was searched, and how many were tried on all questions."""
-        names = ("generations", "offspring", "max_layers", "max_cost")
+        names = ["generations", "offspring", "max_layers", "max_cost"]
+        names += ["parts", "shares"] * self.settings.edits_steps
         limits = {name: getattr(self.settings, name) for name in names}
         return {name: x for name, x in limits.items() if x is not None} | {"paths_tried": tried}
 

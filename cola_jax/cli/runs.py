@@ -213,6 +213,8 @@ class Scan(TaskCommand):
     """Most layers of a block; all by default, about the square of the model's layers in paths."""
     edits: tuple[Literal["skip", "repeat"], ...] = ("skip", "repeat")
     """Edits of blocks: skip, repeat or both."""
+    parts: bool = False
+    """Skip the attention of each layer as well, and the MLP of each."""
 
     def asked(self) -> tuple[str, list[TaskConfig]]:
         return self.flags.model, [self.flags.over_prompts().task]
@@ -229,7 +231,8 @@ class Scan(TaskCommand):
         session = flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
-        paths = scan_paths(session.model.config.num_layers, self.longest_block, self.edits)
+        num_layers = session.model.config.num_layers
+        paths = scan_paths(num_layers, self.longest_block, self.edits, self.parts)
         finishing = Finishing()
         with finishing.others():
             run_evaluation(session, flags.out, paths, "scan")

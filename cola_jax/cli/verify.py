@@ -23,7 +23,7 @@ from cola_jax.cli.results import print_results, write_report
 from cola_jax.deploy.settings import Outcome, TrialSettings
 from cola_jax.errors import InputError, UsageError, shown
 from cola_jax.errors import count as count_of
-from cola_jax.layer_costs import read_layer_costs
+from cola_jax.layer_costs import LayerCosts, part_costs, read_layer_costs
 from cola_jax.progress import log
 from cola_jax.storage import path_of
 
@@ -73,7 +73,7 @@ class Verify(TaskCommand):
     """Verdicts of any claim with which the command exits with status 1, such as worse."""
     layer_costs: Path | None = None
     """File of `cola benchmark --layers`, or a JSON list of milliseconds by layer, to show the cost
-    of paths."""
+    of paths, which --measure agreement compares with; the number of layers by default."""
 
     def asked(self) -> "tuple[str, list[TaskConfig]]":
         return self.flags.model, [flags.task for flags in self.each().values()]
@@ -109,13 +109,14 @@ class Verify(TaskCommand):
             for claim in self.read(first)
         ]
         model = first.model
-        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest)
+        shares = part_costs(model.config)
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, shares)
         samplers = self.samplers(sessions, claims, left_out)
         out, settings = self.flags.out, self.settings
         components = self.components()
         trial = run_with_progress(
             lambda metrics: run_trial(
-                sessions, claims, out, settings, metrics, samplers, components
+                sessions, claims, out, settings, metrics, samplers, components, costs
             )
         )
         seconds = earlier_seconds(out, trial) or time_paths(sessions, trial)
@@ -206,10 +207,14 @@ class Verify(TaskCommand):
         from cola_jax.deploy.verify.comparators import TEMPERATURE, affordable_samples
 
         samplers: dict[str, list[list[Session]]] = {}
+        if self.settings.measure == "agreement":  # no answer is graded
+            return samplers
         for name, flags in self.each().items():
             first = sessions[name][0]
+            config = first.model.config
+            costs = LayerCosts(config.num_layers).with_shares(part_costs(config))
             count = max(
-                affordable_samples(claim.path, first.model.config.num_layers) for claim in claims
+                affordable_samples(costs.layers(claim.path), config.num_layers) for claim in claims
             )
             if count > 1 and first.asked.scorer.decodes:
                 tasks = [

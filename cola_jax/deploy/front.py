@@ -12,7 +12,7 @@ from cola_jax.files import exists
 from cola_jax.layer_costs import LayerCosts, read_layer_costs
 from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.runs.estimates import CHANGE, CORRECT, MODEL, Estimate, number_text
-from cola_jax.runs.path_results import TIME, group_of
+from cola_jax.runs.path_results import LAYERS, TIME, group_of
 from cola_jax.runs.results import RESULTS, Results, read_results
 from cola_jax.storage import AnyPath, path_of
 
@@ -79,9 +79,11 @@ class Front:
         with reading(file):
             num_layers = results.run["start"]["num_layers"]
             model = settings["model"]
+            timed = settings.get("layer_costs")
+            searched = LayerCosts(num_layers, timed, settings.get("part_costs"))
         costs = None  # not in the block above, whose errors name the results
         if layer_costs is not None:
-            costs = read_layer_costs(layer_costs, num_layers, model)
+            costs = read_layer_costs(layer_costs, num_layers, model, searched.shares)
         with reading(file):
             paths = [path_of_group(group, num_layers) for group in results.groups]
             each = [candidate_of(results, path, num_layers, costs) for path in paths]
@@ -187,7 +189,7 @@ def candidate_of(
     """Read a path of results, whose cost is by `costs`, by recorded times, or by layers."""
     group = group_of(path, num_layers)
     time = results.find(TIME, group)
-    cost = float(len(path)) if time is None else time.value
+    cost = results.value(LAYERS, group) if time is None else time.value
     if costs is not None:
         cost = costs.of(path)
     return Candidate(path, cost, results.value(CORRECT, group), results.find(CHANGE, group))

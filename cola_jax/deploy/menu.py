@@ -29,6 +29,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
+from cola_jax.layer_costs import LayerCosts, part_costs
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, unpad_path
 from cola_jax.question import Question, content, distinct, split
@@ -164,7 +165,8 @@ def find_menu(
     Raises InputError for a session without held-out questions, runs of another checkpoint, and a
     scorer that does not tell which answer a path gave.
     """
-    settings.check(session.model.config.num_layers)
+    config = session.model.config
+    settings.check(config.num_layers)
     check_whole_share(session)
     scorer = session.asked.scorer
     if scorer.open and not scorer.decodes:
@@ -203,7 +205,7 @@ def find_menu(
         part(session, str(inside(out, "training"))),
         [part(each, folder, held_out=True) for each, folder in folders],
         labels,
-        session.model.config.num_layers,
+        LayerCosts(config.num_layers).with_shares(part_costs(config)),
         settings,
     )
     menu = dataclasses.replace(menu, earlier=tuple(measurement.earlier()))
@@ -239,7 +241,7 @@ def choose_menu(
     training: Questions,
     held_out: Sequence[Questions],
     labels: Sequence[Labels],
-    num_layers: int,
+    costs: LayerCosts,
     settings: MenuSettings,
 ) -> TaskMenu:
     """Choose a menu on training questions, fit its rules there, and measure them on held-out ones.
@@ -251,6 +253,7 @@ def choose_menu(
       screen: evaluates all candidates on the training questions, `training` those of menus.
       held_out: the same questions in each prompt.
       labels: the paths that are known to be right for some training questions.
+      costs: of layers and of their parts, by which paths with parts are measured in layers.
 
     Raises InputError for one training question, and where no path but the identity is right.
     """
@@ -262,19 +265,20 @@ def choose_menu(
     fold_of = dict(zip(ids, folds.tolist(), strict=True))
     lists = [
         candidates(
-            [label for label in labels if fold_of.get(label.question) != fold], num_layers, settings
+            [label for label in labels if fold_of.get(label.question) != fold], costs, settings
         )
         for fold in LEFT_OUT
     ]
     if len(lists[0]) == 1:
+        longest = settings.longest(costs.num_layers)
         raise InputError(
-            f"the runs have no correct path of at most {settings.longest(num_layers)} layers for "
-            "the training questions but the identity: search more questions, or allow more layers."
+            f"the runs have no correct path of at most {longest} layers for the training questions "
+            "but the identity: search more questions, or allow more layers."
         )
     paths = list(dict.fromkeys(itertools.chain(*lists)))
     right = evaluate_on(screen, paths).verdict
     menu, *menus = (
-        cover(right[folds != fold], paths, chosen, settings.size)
+        cover(right[folds != fold], paths, chosen, settings.size, costs)
         for fold, chosen in zip(LEFT_OUT, lists, strict=True)
     )
     used = list(dict.fromkeys(itertools.chain(menu, *menus)))
@@ -283,7 +287,7 @@ def choose_menu(
     rules = fit_rules(known.take(folds != NO_FOLD, range(len(menu))))
     once = np.array(distinct(held_out[0].evaluations.questions))
     measured = [results_of(part, menu).take(once, range(len(menu))) for part in held_out]
-    return measure(menu, rules, trained, measured, known.right[:, 0], num_layers, settings)
+    return measure(menu, rules, trained, measured, known.right[:, 0], costs, settings)
 
 
 def measure(
@@ -292,7 +296,7 @@ def measure(
     trained: Mapping[str, np.ndarray],
     held_out: Sequence[MenuResults],
     plain: np.ndarray,
-    num_layers: int,
+    costs: LayerCosts,
     settings: MenuSettings,
 ) -> TaskMenu:
     """Measure the rules of a menu on held-out questions in each prompt.
@@ -300,11 +304,12 @@ def measure(
     `trained` has the results of cross-fitting, and `plain` [m] those of the pretrained model on the
     training questions.
     """
-    depth, every = settings.depth(num_layers), prefix_layers(menu)
+    depth = settings.depth(costs.num_layers)
+    every = prefix_layers(menu, costs)
     state = tuple(range(depth))  # run by the selector before it chooses
-    after = np.array([prefix_layers([state, path]) for path in menu])
+    after = np.array([prefix_layers([state, path], costs) for path in menu])
     selected = [after[rules.choose(part)["selector"]] for part in held_out]
-    layers = {"single": len(menu[rules.single]), "selector": np.mean(selected)}
+    layers = {"single": costs.layers(menu[rules.single]), "selector": np.mean(selected)}
     every_prompt = [right_by_rule(rules, part) for part in held_out]
     right = {rule: np.stack([part[rule] for part in every_prompt], 1) for rule in every_prompt[0]}
     before = np.stack([part.right[:, 0] for part in held_out], axis=1)
@@ -321,7 +326,7 @@ def measure(
     oracle = choices.pop(ORACLE)
     return TaskMenu(
         paths=tuple(menu),
-        plain=MenuChoice("", None, plain, before, float(num_layers)),
+        plain=MenuChoice("", None, plain, before, float(costs.num_layers)),
         choices=tuple(choices.values()),
         oracle=oracle,
         single=rules.single,
@@ -372,22 +377,27 @@ def folds_of(questions: Sequence[Question]) -> np.ndarray:
 
 
 def candidates(
-    labels: Sequence[Labels], num_layers: int, settings: MenuSettings
+    labels: Sequence[Labels], costs: LayerCosts, settings: MenuSettings
 ) -> list[LayerPath]:
     """Return the identity path, and the paths that were right on most questions of the runs.
 
     Of equals the shorter is first.
     """
-    longest = settings.longest(num_layers)
-    counts = Counter(path for label in labels for path in label.correct if len(path) <= longest)
-    plain = identity(num_layers)
+    longest = settings.longest(costs.num_layers)
+    correct = (path for label in labels for path in label.correct)
+    counts = Counter(path for path in correct if costs.layers(path) <= longest)
+    plain = identity(costs.num_layers)
     counts.pop(plain, None)
-    best = sorted(counts, key=lambda path: (-counts[path], len(path), path))
+    best = sorted(counts, key=lambda path: (-counts[path], costs.layers(path), path))
     return [plain, *best[: settings.candidates]]
 
 
 def cover(
-    right: np.ndarray, paths: Sequence[LayerPath], candidates: Sequence[LayerPath], size: int
+    right: np.ndarray,
+    paths: Sequence[LayerPath],
+    candidates: Sequence[LayerPath],
+    size: int,
+    costs: LayerCosts,
 ) -> list[LayerPath]:
     """Choose a menu that answers as many questions as possible between its paths.
 
@@ -402,7 +412,7 @@ def cover(
         gain = (right & ~covered[:, None]).sum(axis=0)
         best = max(
             (i for i in range(len(candidates)) if i not in chosen),
-            key=lambda i: (gain[i], right[:, i].sum(), -len(candidates[i])),
+            key=lambda i: (gain[i], right[:, i].sum(), -costs.layers(candidates[i])),
             default=None,
         )
         if best is None or not gain[best]:
@@ -412,6 +422,7 @@ def cover(
     return [candidates[i] for i in chosen]
 
 
-def prefix_layers(paths: Sequence[LayerPath]) -> int:
+def prefix_layers(paths: Sequence[LayerPath], costs: LayerCosts) -> float:
     """Return the layers that run when paths share the states of their common prefixes."""
-    return len({path[: n + 1] for path in paths for n in range(len(path))})
+    prefixes = {path[: n + 1] for path in paths for n in range(len(path))}
+    return costs.layers(prefix[-1] for prefix in prefixes)

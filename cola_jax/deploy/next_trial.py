@@ -7,6 +7,7 @@ from typing import Any
 
 from cola_jax.deploy.verify.power import plan
 from cola_jax.deploy.verify.verdict import number_of_tests
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path
 from cola_jax.runs.run import Run
 from cola_jax.tasks.registry import ARITHMETIC
@@ -66,7 +67,8 @@ def other_questions(
         return ["--part", "held-out", *([] if limit is None else ["--limit", str(limit)])]
     if limit is None and task["task"] != ARITHMETIC:
         return []
-    tests = number_of_tests(PROMPTS, shorter=len(path) < num_layers)
+    shorter = LayerCosts(num_layers).layers(path) < num_layers
+    tests = number_of_tests(PROMPTS, shorter=shorter)
     needed = plan(MARGIN / 100, PROMPTS, tests=tests).questions
     more = asked if needed is None else needed
     return ["--limit", str(asked + more), "--other-questions"]

@@ -14,7 +14,8 @@ import numpy as np
 
 from cola_jax.deploy.next_trial import next_trial
 from cola_jax.errors import InputError, count, shown
-from cola_jax.path import LayerPath, edited, format_path, identity
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import SKIP, LayerPath, edited, format_path, identity
 from cola_jax.question import split
 from cola_jax.runs.estimates import (
     CHANGE,
@@ -25,17 +26,21 @@ from cola_jax.runs.estimates import (
     THESE_ALONE,
     Estimate,
 )
-from cola_jax.runs.path_results import LAYERS, MARGIN
+from cola_jax.runs.path_results import LAYERS, MARGIN, length_estimate
 from cola_jax.runs.prompt_results import VERDICTS, read_map
 from cola_jax.runs.results import Results
 from cola_jax.runs.run import Run
 from cola_jax.scoring.encoder import place_of
 from cola_jax.scoring.statistics import ALPHA, Crossed, Mean, Share
+from cola_jax.steps import ATTENTION, MLP, Step, is_whole, part_of
 
-Kind = Literal["skip", "repeat"]
-KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
+Edited = Literal["skip", "repeat"]  # of whole layers
+Kind = Literal["skip", "repeat", "skip attention", "skip mlp"]
+EDITS: tuple[Edited, ...] = ("skip", "repeat")  # numbered as the edits of paths are
+KEPT: dict[Kind, int] = {"skip attention": MLP, "skip mlp": ATTENTION}  # parts left
+KINDS: tuple[Kind, ...] = (*EDITS, *KEPT)
 ELSEWHERE_MARGIN = "the same, by margin"
-HIGHEST_HERE = {"skip": "highest skip here", "repeat": "highest repeat here"}  # notes of changes
+HIGHEST_HERE = {kind: f"highest {kind} here" for kind in KINDS}  # notes of changes
 LONGEST_KEPT = "longest skip kept"  # that loses no right answers
 LARGEST_MARGIN = "largest"
 FLIPS = 10_000  # draws of the signs
@@ -47,7 +52,7 @@ DRAWN = 16
 
 
 class Block(NamedTuple):
-    """Layers start..stop-1, skipped or run a second time after the first."""
+    """Layers start..stop-1, whose attention, MLP or both are skipped, or that run twice."""
 
     kind: Kind
     start: int
@@ -56,6 +61,11 @@ class Block(NamedTuple):
     @classmethod
     def of(cls, path: LayerPath, num_layers: int) -> "Block":
         """Find the block of a path that `scan_paths` made, other than the identity path."""
+        parts = [place for place, step in enumerate(path) if not is_whole(step)]
+        if parts:
+            kept = part_of(path[parts[0]])
+            (kind,) = (kind for kind, part in KEPT.items() if part == kept)
+            return cls(kind, parts[0], parts[-1] + 1)
         size = abs(len(path) - num_layers)
         same = next((i for i, layer in enumerate(path) if layer != i), len(path))
         if len(path) < num_layers:
@@ -64,9 +74,10 @@ class Block(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "Block":
-        """Read a name such as `skip 3-4`."""
-        kind = KINDS[name.startswith("repeat")]
-        first, _, last = name.removeprefix(f"{kind} ").partition("-")
+        """Read a name such as `skip 3-4` or `skip attention 3`."""
+        edit, _, layers = name.rpartition(" ")
+        (kind,) = (kind for kind in KINDS if kind == edit)
+        first, _, last = layers.partition("-")
         return cls(kind, int(first), int(last or first) + 1)
 
     @property
@@ -76,16 +87,24 @@ class Block(NamedTuple):
 
     def path(self, num_layers: int) -> LayerPath:
         """Return the path of a model with only that change."""
-        edit = KINDS.index(self.kind), self.start, self.stop - self.start, 1
+        size = self.stop - self.start
+        if self.kind in KEPT:
+            mark = Step(0, KEPT[self.kind]).mark
+            return edited(identity(num_layers), (SKIP, self.start, size, 0, mark))
+        edit = EDITS.index(self.kind), self.start, size, 1
         return edited(identity(num_layers), edit)
 
 
 def scan_paths(
-    num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
+    num_layers: int,
+    longest: int | None = None,
+    kinds: Sequence[Edited] = EDITS,
+    parts: bool = False,
 ) -> list[LayerPath]:
     """Return the identity path, and the path of every block of up to `longest` layers.
 
-    Skips are first; the whole model is not skipped. Raises InputError for a longest block outside
+    Skips are first; the whole model is not skipped. With `parts`, the attention of each layer is
+    skipped as well, and then the MLP of each. Raises InputError for a longest block outside
     1..num_layers.
     """
     longest = num_layers if longest is None else longest
@@ -96,12 +115,14 @@ def scan_paths(
         )
     blocks = [
         Block(kind, start, start + size)
-        for kind in KINDS
+        for kind in EDITS
         if kind in kinds
         for size in range(1, longest + 1)
         for start in range(num_layers - size + 1)
         if kind == "repeat" or size < num_layers
     ]
+    if parts:
+        blocks += [Block(kind, layer, layer + 1) for kind in KEPT for layer in range(num_layers)]
     return [identity(num_layers), *(block.path(num_layers) for block in blocks)]
 
 
@@ -130,7 +151,7 @@ def scan_results(run: Run) -> Results:
         np.array([place_of(question, prompts) for question in asked]),
         verdict[once],
         margin[once],
-        facts.num_layers,
+        facts.costs,
         f"{facts.unit_of_margins} more",
     )
     paths = {
@@ -150,18 +171,19 @@ def scan_estimates(
     prompts: np.ndarray,
     verdict: np.ndarray,
     margin: np.ndarray,
-    num_layers: int,
+    costs: LayerCosts,
     unit: str = "nats more",
 ) -> list[Estimate]:
     """Compare blocks with the model by the verdicts [n, C] and margins [n, C] of their paths.
 
-    `prompts` [n] are those in which the questions were asked, and `unit` is that of differences of
-    margins.
+    `prompts` [n] are those in which the questions were asked, `costs` are those of layers and their
+    parts, and `unit` is that of differences of margins.
 
     The model is first, then the blocks that a reader looks for, which have notes, and then the
     others, the most accurate first and of equals that of the larger margin. Intervals of blocks
     are simultaneous.
     """
+    num_layers = costs.num_layers
     plain = list(paths).index(identity(num_layers))
     # a path that is not finite is as bad as the worst that is
     margin = np.where(np.isfinite(margin), margin, margin[np.isfinite(margin)].min(initial=0))
@@ -188,7 +210,7 @@ def scan_estimates(
         group = blocks[c].name
         change, more = of_right.mean(c, len(ids), limit=1.0), of_gain.mean(c, len(ids))
         estimates += [
-            Estimate.count(LAYERS, len(paths[others[c]]), group=group),
+            length_estimate(group, paths[others[c]], costs),
             Estimate.of(CORRECT, Share.of(verdict[:, others[c]]), group=group),
             Estimate.of(
                 CHANGE,

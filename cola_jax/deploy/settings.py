@@ -1,6 +1,7 @@
 """Settings of `cola static`, `menu` and `verify`; it imports no NumPy or JAX."""
 
 import dataclasses
+import itertools
 import math
 import re
 from typing import Any, Literal
@@ -8,8 +9,9 @@ from typing import Any, Literal
 from cola_jax.errors import InputError, count, shown
 from cola_jax.layer_costs import LayerCosts
 
-Fitness = Literal["accuracy", "margin", "likelihood", "kl"]
-Measure = Literal["accuracy", "likelihood"]
+Fitness = Literal["accuracy", "margin", "likelihood", "kl", "agreement"]
+LABEL_FREE = ("kl", "agreement")  # of which the model's own path is best
+Measure = Literal["accuracy", "likelihood", "agreement"]
 Outcome = Literal[
     "better", "worse", "as good on fewer layers", "depends on the prompt", "nothing shown", "pilot"
 ]
@@ -31,11 +33,18 @@ class StaticSettings:
     fitness: Fitness = "accuracy"
     """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
     the logistic function of the correct answer's score minus its best rival's; likelihood, the
-    mean log-likelihood of the correct answer, of scorers that give it; or kl, which reads no
-    answers: closeness to the model's own next-token distributions on the prompts. It needs
-    --max-layers or --max-cost below the model's, whose own path is closest."""
+    mean log-likelihood of the correct answer, of scorers that give it; kl, which reads no answers:
+    closeness to the model's own next-token distributions on the prompts; or agreement, which reads
+    none either: the share of tokens of the model's own greedy text that a path says, which is the
+    acceptance rate of drafts in self-speculative decoding. kl and agreement need --max-layers or
+    --max-cost below the model's, whose own path is best."""
+    parts: bool = False
+    """Skip attention and MLP of layers separately, as EvoPress does, beside whole layers."""
+    shares: tuple[float, ...] = ()
+    """Shares of a layer's update, such as 0.5,0.25, that a path may add in place of all of it."""
     max_layers: int | None = None
-    """Most layers that a path runs; those of the model by default."""
+    """Most layers that a path runs; those of the model by default. With --parts, an attention or
+    an MLP counts as much as it costs of its layer."""
     max_cost: str | None = None
     """Highest cost of a path: a share of the model's, such as 80%, or a time such as 12.5ms, by
     --layer-costs."""
@@ -47,6 +56,21 @@ class StaticSettings:
     """Paths that are compared there: the best of each length first."""
     seed: int = 0
     """Random seed."""
+
+    @property
+    def edits_steps(self) -> bool:
+        """Whether paths may have parts or shares."""
+        return self.parts or bool(self.shares)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as a run records them, without parts and shares where there are none.
+
+        So runs of whole layers that an earlier version began are resumed.
+        """
+        fields = dataclasses.asdict(self)
+        if not self.edits_steps:
+            del fields["parts"], fields["shares"]
+        return fields
 
     def highest_cost(self, costs: LayerCosts) -> float:
         """Return the highest cost allowed, infinity by default; InputError for invalid text."""
@@ -76,17 +100,19 @@ class StaticSettings:
                 f"paths of {shortest} to {longest} layers cannot be searched: give a minimum of 1 "
                 f"to {num_layers} (the model's) and no maximum below it or above {2 * num_layers}."
             )
-        cheapest = shortest * min(costs.of_layer)
+        steps = itertools.chain(costs.of_layer, *(costs.of_parts if self.parts else ()))
+        cheapest = shortest * min(steps)
         if highest < cheapest:
             share = 100 * cheapest / costs.total
             raise InputError(
                 f"--max-cost {self.max_cost} is below the cheapest path of "
                 f"{count(shortest, 'layer')}, {share:.3g}% of the model: raise it."
             )
-        if self.fitness == "kl" and longest >= num_layers and highest >= costs.total:
+        if self.fitness in LABEL_FREE and longest >= num_layers and highest >= costs.total:
             raise InputError(
-                f"the fitness kl of the model's own {num_layers} layers is the best there is: give "
-                f"--max-layers of at most {num_layers - 1}, or --max-cost below 100%."
+                f"the fitness {self.fitness} of the model's own {num_layers} layers is the best "
+                f"there is: give --max-layers of at most {num_layers - 1}, or --max-cost below "
+                "100%."
             )
         return range(shortest, longest + 1)
 
@@ -133,8 +159,10 @@ class TrialSettings:
     """Rules of a trial, fixed before its first outcome."""
 
     measure: Measure = "accuracy"
-    """Primary measure: accuracy, or likelihood, the mean log-probability of the correct answer
-    among the options in nats, for tasks on which the model answers at chance."""
+    """Primary measure: accuracy; likelihood, the mean log-probability of the correct answer among
+    the options in nats, for tasks on which the model answers at chance; or agreement, the share of
+    tokens of the model's own greedy text that a path says, minus its share of the cost: above 0, it
+    pays as a draft in self-speculative decoding."""
     margin: float = 3.0
     """Largest loss that counts as none, of a path with fewer layers: in points of accuracy, or in
     hundredths of a nat. A trial must be large enough to show a difference of as much."""

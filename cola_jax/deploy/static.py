@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit
 
-from cola_jax.deploy.settings import Fitness, StaticSettings
+from cola_jax.deploy.agreement import (
+    acceptance_estimate,
+    agreement_session,
+    agreements,
+    break_even_estimate,
+)
+from cola_jax.deploy.settings import LABEL_FREE, Fitness, StaticSettings
 from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import InputError
 from cola_jax.files import inside
-from cola_jax.layer_costs import LayerCosts
+from cola_jax.layer_costs import LayerCosts, part_costs
 from cola_jax.metrics import Metrics
 from cola_jax.path import (
     STOP,
@@ -31,7 +37,7 @@ from cola_jax.path import (
 )
 from cola_jax.question import Question, distinct, split
 from cola_jax.runs.estimates import Estimate
-from cola_jax.runs.path_results import LAYERS, group_of, time_estimates
+from cola_jax.runs.path_results import group_of, length_estimate, time_estimates
 from cola_jax.runs.recommendation import Measurement, Recommendation
 from cola_jax.runs.session import evaluate_prompts, held_out_of, recording
 from cola_jax.runs.tries import Try
@@ -39,6 +45,7 @@ from cola_jax.scoring.divergence import divergences, label_free_encoder
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.statistics import Share
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, layer_of, part_of, share_of
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -47,6 +54,7 @@ Score = tuple[float, ...]  # a fitness, the greater the better
 HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
 MOST_EDITS = 3  # of a mutation
+BOTH = (ATTENTION, MLP)
 # layers of the largest block of an edit: skips of one layer make those of blocks, repeats do not
 SKIP_BLOCK, REPEAT_BLOCK = 1, 4
 
@@ -55,7 +63,8 @@ SKIP_BLOCK, REPEAT_BLOCK = 1, 4
 class Measured:
     """A path, and whether it answered the questions of each part; held-out ones in K prompts.
 
-    With the fitness kl, training and validation have divergences in nats instead.
+    With the fitness kl, training and validation have divergences in nats instead, and with
+    agreement the share of tokens that agree.
     """
 
     path: LayerPath
@@ -138,15 +147,24 @@ def find_path(
     prompts, metrics = prompts or [session], Metrics() if metrics is None else metrics
     training, validation = training_and_validation(session.asked.questions, settings.validation)
     costs = costs or LayerCosts(session.model.config.num_layers)
+    if settings.parts and costs.parts is None:
+        config = session.model.config
+        costs = costs.with_shares(part_costs(config))
     settings.lengths(costs)  # raises before anything runs
     if settings.fitness == "likelihood":
         session.asked.scorer.check_log_likelihoods("the fitness likelihood")
     metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
         len(validation) + len(prompts) * len(held_out_of(prompts[0]))
     )
-    recorded = {"command": "static", **dataclasses.asdict(settings)}
+    recorded = {"command": "static", **settings.record()}
     recorded["layer_costs"] = costs.milliseconds
-    searched = label_free(session) if settings.fitness == "kl" else session
+    if settings.edits_steps:
+        recorded["part_costs"] = costs.parts
+    searched = session
+    if settings.fitness == "kl":
+        searched = label_free(session)
+    elif settings.fitness == "agreement":
+        searched = agreement_session(session)
     with recording(searched, out, recorded, metrics) as evaluations:
         best = search_path(evaluations, costs, settings)
     questions = held_out_of(prompts[0]).questions
@@ -174,15 +192,19 @@ def static_estimates(found: TaskPath, fitness: Fitness) -> list[Estimate]:
     costs = found.costs
     estimates = []
     for group, each in found.shown.items():
-        estimates.append(Estimate.count(LAYERS, len(each.path), group=group))
+        estimates.append(length_estimate(group, each.path, costs))
         estimates += time_estimates(group, each.path, costs)
         for name, part in (("training", each.training), ("validation", each.validation)):
             if fitness == "kl":
                 divergence = float(part.mean())
                 n = len(part)
                 estimates.append(Estimate(name, group, divergence, "nats of divergence", n=n))
+            elif fitness == "agreement":
+                estimates.append(acceptance_estimate(name, part[:, None], group))
             else:
                 estimates.append(Estimate.of(name, Share.of(part), group=group))
+        if fitness == "agreement":
+            estimates.append(break_even_estimate(each.path, costs, group))
         estimates += found.recommendation.of_group(group)
     estimates += found.recommendation.estimates()
     estimates.append(Estimate.count("paths tried on all training questions", found.evaluated))
@@ -211,13 +233,16 @@ def search_path(evaluations: Evaluations, costs: LayerCosts, settings: StaticSet
     best = finalists(list(candidates), costs, settings.finalists)
     paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(costs)[-1]
     highest, cost = settings.highest_cost(costs), [costs.of(path) for path in paths]
+    layers = [costs.layers(path) for path in paths]
     verdicts = evaluate_on(evaluations, paths, positions=max(longest, len(plain)))
     unseen = [questions[i] for i in validation]
     fitness = score(verdicts.take(validation), unseen, settings.fitness)
-    allowed = [i for i, p in enumerate(paths) if len(p) <= longest and cost[i] <= highest]
+    allowed = [i for i in range(len(paths)) if layers[i] <= longest and cost[i] <= highest]
     front = pareto_front([cost[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}
-    values = divergences(verdicts) if settings.fitness == "kl" else verdicts.verdict
+    values = verdicts.verdict
+    if settings.fitness in LABEL_FREE:
+        values = label_free_values(verdicts, settings.fitness)
     measured = tuple(
         Measured(path, column[training], column[validation], i in on_front)
         for i, (path, column) in enumerate(zip(paths, values.T, strict=True))
@@ -262,8 +287,9 @@ def evaluate_on(
 
 def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -> list[Score]:
     """Return the fitness of each of C paths from verdicts [n, C] of these questions."""
-    if fitness == "kl":
-        return [(x,) for x in (-divergences(verdicts)).mean(axis=0).tolist()]
+    if fitness in LABEL_FREE:
+        sign = -1 if fitness == "kl" else 1
+        return [(x,) for x in (sign * label_free_values(verdicts, fitness)).mean(axis=0).tolist()]
     margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0).tolist()
     if fitness == "margin":
         return [(m,) for m in margin]
@@ -274,23 +300,30 @@ def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -
     return [(x,) for x in np.where(np.isfinite(logprob), logprob, -1e4).mean(axis=0).tolist()]
 
 
+def label_free_values(verdicts: Verdicts, fitness: Fitness) -> np.ndarray:
+    """Return divergences in nats, or shares of tokens that agree, of verdicts of those scorers."""
+    return divergences(verdicts) if fitness == "kl" else agreements(verdicts)
+
+
 def evolve(
-    evaluations: Evaluations, indices: np.ndarray, costs: LayerCosts, settings: StaticSettings
+    evaluations: Evaluations,
+    indices: np.ndarray,
+    costs: LayerCosts,
+    settings: StaticSettings,
+    start: Sequence[LayerPath] = (),
 ) -> dict[LayerPath, Score]:
     """Search one path for the questions of these indices [n].
 
-    The identity path is the first parent, and a candidate where it is allowed. Ends early where a
-    generation finds no new path. Returns the fitness of each path that was evaluated on all of the
-    questions, best first.
+    The identity path is the first parent, and a candidate where it is allowed, as are those of
+    `start`, of which the best is the parent. Ends early where a generation finds no new path.
+    Returns the fitness of each path that was evaluated on all of the questions, best first.
     """
-    lengths, highest = settings.lengths(costs), settings.highest_cost(costs)
+    mutations = Mutations.of(settings, costs)
     questions, parent = evaluations.questions, identity(costs.num_layers)
-    positions = max(lengths[-1], len(parent))
-    table = edit_table(positions, SKIP_BLOCK, REPEAT_BLOCK, times=1)
-    fitting = FittingEdits(table, lengths[0], lengths[-1])
+    positions = mutations.positions
     random = np.random.default_rng(settings.seed)
     fitness: dict[LayerPath, Score] = {}
-    known = {parent}
+    known = {parent, *start}
 
     def measure(paths: Sequence[LayerPath], part: np.ndarray) -> list[Score]:
         verdicts = evaluate_on(evaluations, paths, part, positions)
@@ -299,11 +332,12 @@ def evolve(
     def rank(path: LayerPath) -> tuple[Score, float]:
         return fitness[path], -costs.of(path)  # of equally fit paths the cheaper is better
 
-    if len(parent) in lengths and costs.total <= highest:
-        fitness[parent] = measure([parent], indices)[0]
+    first = [path for path in (parent, *start) if not mutations.is_too_large(path)]
+    if first:
+        fitness.update(zip(first, measure(first, indices), strict=True))
     for _ in range(settings.generations):
         parent = max(fitness, key=rank, default=parent)
-        mutants = (mutate(parent, costs, highest, fitting, random) for _ in itertools.count())
+        mutants = (mutations.mutate(parent, random) for _ in itertools.count())
         paths = offspring(mutants, settings.offspring, known)
         if not paths:
             break  # nor would another generation find a new one
@@ -345,42 +379,133 @@ def offspring(mutants: Iterator[LayerPath], count: int, known: set[LayerPath]) -
     return list(new)
 
 
-def mutate(
-    parent: LayerPath,
-    costs: LayerCosts,
-    highest: float,
-    fitting: FittingEdits,
-    random: np.random.Generator,
-) -> LayerPath:
-    """Apply one to three random edits, few likelier than many; a third of them restore a layer.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mutations:
+    """Random edits of whole layers, of paths within lengths and a cost."""
 
-    A path that is then too long or costs too much skips layers; the parent is returned where the
-    shortest allowed still costs too much.
-    """
-    path = parent
+    costs: LayerCosts
+    lengths: range  # in layers
+    highest: float  # cost
+    fitting: FittingEdits
+    parts: tuple[int, ...] = (WHOLE,)  # of layers, that are skipped and restored
 
-    def edit(path: LayerPath) -> LayerPath:
-        drawn = fitting.draw(path, random)
+    @classmethod
+    def of(cls, settings: StaticSettings, costs: LayerCosts) -> "Mutations":
+        """Make the mutations that settings allow; InputError where they allow no path."""
+        lengths = settings.lengths(costs)
+        positions = max(lengths[-1], costs.num_layers)
+        table = edit_table(
+            positions,
+            SKIP_BLOCK,
+            REPEAT_BLOCK,
+            times=1,
+            parts=settings.parts,
+            shares=settings.shares,
+        )
+        highest = settings.highest_cost(costs)
+        if settings.edits_steps:
+            fitting = FittingEdits(table, lengths[0], positions)
+            parts = BOTH if settings.parts else (WHOLE,)
+            return StepMutations(costs, lengths, highest, fitting, parts)
+        return cls(costs, lengths, highest, FittingEdits(table, lengths[0], lengths[-1]))
+
+    @property
+    def positions(self) -> int:
+        """P, the most steps of a path or of the model."""
+        return max(self.lengths[-1], self.costs.num_layers)
+
+    def mutate(self, parent: LayerPath, random: np.random.Generator) -> LayerPath:
+        """Apply one to three random edits, few likelier than many; a third of them restore a layer.
+
+        A path that is then too long or costs too much skips steps; the parent is returned where the
+        shortest allowed still costs too much.
+        """
+        path = parent
+        for restores in random.random(min(int(random.geometric(0.5)), MOST_EDITS)) < 1 / 3:
+            path = self.restore(path, random) if restores else self.edit(path, random)
+        while self.is_too_large(path):
+            if self.costs.layers(path) <= self.lengths[0]:
+                return parent
+            path = self.skip(path, random)
+        return path if self.costs.layers(path) >= self.lengths[0] else parent
+
+    def is_too_large(self, path: LayerPath) -> bool:
+        """Whether a path is too long or costs too much."""
+        return self.costs.layers(path) > self.lengths[-1] or self.costs.of(path) > self.highest
+
+    def edit(self, path: LayerPath, random: np.random.Generator) -> LayerPath:
+        """Skip a layer, or repeat a block of layers."""
+        drawn = self.fitting.draw(path, random)
         return path if drawn is None else edited(path, drawn)
 
-    for restores in random.random(min(int(random.geometric(0.5)), MOST_EDITS)) < 1 / 3:
-        path = restore(path, costs.num_layers, random) if restores else edit(path)
-    while len(path) > fitting.longest or costs.of(path) > highest:
-        if len(path) <= fitting.shortest:
-            return parent
+    def skip(self, path: LayerPath, random: np.random.Generator) -> LayerPath:
+        """Skip a layer."""
         skipped = int(random.integers(len(path)))
-        path = (*path[:skipped], *path[skipped + 1 :])
-    return path
+        return (*path[:skipped], *path[skipped + 1 :])
+
+    def restore(self, path: LayerPath, random: np.random.Generator) -> LayerPath:
+        """Bring back a layer that a path skips, in front of the first later one."""
+        missing = sorted(set(range(self.costs.num_layers)) - set(path))
+        return insert(path, int(random.choice(missing))) if missing else path
 
 
-def restore(path: LayerPath, num_layers: int, random: np.random.Generator) -> LayerPath:
-    """Bring back a layer that a path skips, in front of the first later one."""
-    missing = sorted(set(range(num_layers)) - set(path))
-    if not missing:
-        return path
-    layer = int(random.choice(missing))
-    start = next((i for i, other in enumerate(path) if other > layer), len(path))
-    return (*path[:start], layer, *path[start:])
+class StepMutations(Mutations):
+    """Random edits of attention and MLP, and of shares, beside those of whole layers.
+
+    Lengths count a part by its share of the cost of its layer; a path has at most as many steps as
+    one of whole layers.
+    """
+
+    def is_too_large(self, path: LayerPath) -> bool:
+        """Whether a path has too many steps, is too long or costs too much."""
+        return len(path) > self.positions or super().is_too_large(path)
+
+    def parts_of(self, step: int) -> tuple[int, ...]:
+        """Return the parts that a step runs, attention first."""
+        part = part_of(step)
+        return self.parts if part == WHOLE else (part,)
+
+    def skip(self, path: LayerPath, random: np.random.Generator) -> LayerPath:
+        """Skip an attention or an MLP, each as likely as any other, or a layer."""
+        runs = [(place, part) for place, step in enumerate(path) for part in self.parts_of(step)]
+        place, skipped = runs[int(random.integers(len(runs)))]
+        step = Step.of(path[place])
+        left = [part for part in self.parts_of(path[place]) if part != skipped]
+        kept = [step._replace(part=part).id for part in left]
+        return (*path[:place], *kept, *path[place + 1 :])
+
+    def restore(self, path: LayerPath, random: np.random.Generator) -> LayerPath:
+        """Bring back a part or a layer that a path skips, or all of the update of a step.
+
+        Where the path runs the other part of the layer, the first such step becomes the whole
+        layer; else the part is put in front of the first later layer.
+        """
+        present = {(layer_of(step), part) for step in path for part in self.parts_of(step)}
+        every = itertools.product(range(self.costs.num_layers), self.parts)
+        missing = [Step(layer, part) for layer, part in every if (layer, part) not in present]
+        damped = [place for place, step in enumerate(path) if share_of(step) != 1]
+        if not missing and not damped:
+            return path
+        drawn = int(random.integers(len(missing) + len(damped)))
+        if drawn >= len(missing):
+            place = damped[drawn - len(missing)]
+            return replaced(path, place, Step.of(path[place])._replace(share=1))
+        for place, step in enumerate(path):
+            if layer_of(step) == missing[drawn].layer:
+                return replaced(path, place, Step.of(step)._replace(part=WHOLE))
+        return insert(path, missing[drawn].id)
+
+
+def replaced(path: LayerPath, place: int, step: Step) -> LayerPath:
+    """Put a step in place of another."""
+    return (*path[:place], step.id, *path[place + 1 :])
+
+
+def insert(path: LayerPath, step: int) -> LayerPath:
+    """Insert a step in front of the first one of a later layer."""
+    layer = layer_of(step)
+    start = next((i for i, other in enumerate(path) if layer_of(other) > layer), len(path))
+    return (*path[:start], step, *path[start:])
 
 
 def finalists(paths: Sequence[LayerPath], costs: LayerCosts, most: int) -> list[LayerPath]:

@@ -7,7 +7,7 @@ layer of a block, a value, its interval and p.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cola_jax.deploy.scan import KINDS, Block
+from cola_jax.deploy.scan import EDITS, KEPT, Block, Kind
 from cola_jax.runs.curves import Curve, corrected_curves, kept_curves, layer_curves, rounded
 from cola_jax.runs.estimates import (
     BEYOND,
@@ -177,46 +177,68 @@ def layer_panels(runs: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
 
 
 def scan_figures(results: Results) -> list[dict[str, Any]]:
-    """Make the figure of a scan: bars for single layers, else maps of blocks."""
-    changes = [each for each in results if each.name == CHANGE]
-    margins = [each for each in results if each.name == MARGIN]
-    blocks = [Block.parse(each.group) for each in changes]
-    single = all(block.stop - block.start == 1 for block in blocks)
-    caption = (
-        "Each layer skipped and repeated: the change against the pretrained model on the same "
-        "questions, with 95 % intervals that hold for all at once."
-        if single
-        else "Each block of layers, repeated above the diagonal and skipped below it: the change "
-        "against the pretrained model on the same questions. The circle marks the highest."
-    )
-    panels = []
-    for title, estimates in (
-        ("Change in points of accuracy", changes),
-        ("Change of the margin", margins),
-    ):
-        best = Block.parse(max(estimates, key=lambda each: each.value).group)
-        panels.append(
-            {
-                "kind": "bars" if single else "map",
-                "title": title,
-                "x": "layer",
-                "percent": False,
-                "columns": ROW if single else BLOCK,
-                "layers": results.run["start"]["num_layers"],
-                "best": [best.kind, best.start, best.stop - 1],
-                "series": [
-                    {"name": kind, "css": kind, "rows": block_rows(results, estimates, kind)}
-                    for kind in KINDS
-                ],
-            }
+    """Make the figure of a scan: bars for single layers, else maps of blocks; bars for parts."""
+    measured = {
+        "points of accuracy": [each for each in results if each.name == CHANGE],
+        "the margin": [each for each in results if each.name == MARGIN],
+    }
+    changes = measured["points of accuracy"]
+    kinds = {Block.parse(each.group).kind for each in changes}
+    captions, panels = [], []
+    if kinds & {*EDITS}:
+        blocks = [Block.parse(each.group) for each in changes]
+        single = all(block.stop - block.start == 1 for block in blocks)
+        captions.append(
+            "Each layer skipped and repeated: the change against the pretrained model on the same "
+            "questions, with 95 % intervals that hold for all at once."
+            if single
+            else "Each block of layers, repeated above the diagonal and skipped below it: the "
+            "change against the pretrained model on the same questions. The circle marks the "
+            "highest."
         )
-    return [figure("scan", "The change that each block makes", caption, panels)]
+        panels += scan_panels(results, measured, EDITS, "bars" if single else "map")
+    if kinds & {*KEPT}:
+        captions.append("The attention and the MLP of each layer skipped, with such intervals.")
+        panels += scan_panels(results, measured, tuple(KEPT), "bars")
+    title = "The change that each block makes"
+    return [figure("scan", title, " ".join(captions), panels)]
 
 
-def block_rows(results: Results, estimates: Sequence[Estimate], kind: str) -> Curve:
+def scan_panels(
+    results: Results,
+    measured: Mapping[str, Sequence[Estimate]],
+    kinds: Sequence[Kind],
+    panel: str,
+) -> Iterator[dict[str, Any]]:
+    """Yield a panel of the blocks of these kinds for each measure: a map, or bars of layers."""
+    for name, estimates in measured.items():
+        shown = [each for each in estimates if Block.parse(each.group).kind in kinds]
+        best = Block.parse(max(shown, key=lambda each: each.value).group)
+        title = f"Change in {name}" if name == "points of accuracy" else f"Change of {name}"
+        yield {
+            "kind": panel,
+            "title": title if kinds == EDITS else f"{title}, parts skipped",
+            "x": "layer",
+            "percent": False,
+            "columns": ROW if panel == "bars" else BLOCK,
+            "layers": results.run["start"]["num_layers"],
+            "best": [best.kind, best.start, best.stop - 1],
+            "series": [
+                {
+                    "name": kind,
+                    "css": EDITS[place],
+                    "rows": block_rows(results, estimates, kind, single=panel == "bars"),
+                }
+                for place, kind in enumerate(kinds)
+            ],
+        }
+
+
+def block_rows(
+    results: Results, estimates: Sequence[Estimate], kind: Kind, *, single: bool
+) -> Curve:
     """List the changes that the blocks of one kind make: of bars with n, of a map with p."""
     blocks = [(Block.parse(each.group), each) for each in estimates]
-    single = all(block.stop - block.start == 1 for block, _ in blocks)
     rows = []
     for block, each in sorted(blocks, key=lambda pair: (pair[0].stop - pair[0].start, pair[0])):
         if block.kind == kind:

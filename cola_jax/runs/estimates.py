@@ -39,6 +39,7 @@ PROMPTS = "prompts"  # in which a scan asked
 THESE_ALONE = "these alone"  # note: no draws, as they are too few
 # of claims
 LIKELIHOOD = "nats/100 more"  # the log-probability of correct answers minus that of the model
+ABOVE_BREAK_EVEN = "points above break-even"  # acceptance of a draft minus its share of the cost
 LOSS = "loss excluded"  # the margin, and the test of a loss of as much
 DETECTABLE = "shown four times in five"  # the least true difference that would be
 ABOVE_CHANCE = "above a guess"  # what the model has to lose
@@ -67,6 +68,11 @@ STATED = {
     DEPENDS: "The effect of {claim} depends on the prompt",
     NOT_SHOWN: "Nothing shown for {claim}",
     PILOT: "Pilot of {claim}, no verdict",
+}
+STATED_OF_DRAFTS = STATED | {
+    BETTER: "{claim} pays as a draft",
+    WORSE: "{claim} does not pay as a draft",
+    NOT_SHOWN: "Nothing shown for {claim} as a draft",
 }
 # of searches
 BEFORE = "right before (pretrained model)"
@@ -354,7 +360,8 @@ def sentence_of_claim(claim: Estimate, beside: Mapping[str, Estimate]) -> str:
     """State the outcome of a claim, and what limits it; `beside` are its estimates by name."""
     outcome = claim.note
     each = [other.value for name, other in beside.items() if is_prompt(name)]
-    stated = STATED[outcome].format(claim=claim.group) + in_few_prompts(len(each))
+    stated = STATED_OF_DRAFTS if claim.name == ABOVE_BREAK_EVEN else STATED
+    stated = stated[outcome].format(claim=claim.group) + in_few_prompts(len(each))
     text = f"{stated}: {claim.size_text} ({simultaneous_interval(claim)})"
     limits = [
         *limits_of_loss(claim, beside.get(LOSS)),

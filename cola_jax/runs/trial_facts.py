@@ -19,7 +19,12 @@ from cola_jax.scoring.statistics import ALPHA
 
 NOT_RECORDED = "not recorded"  # by an earlier version
 DIGITS = 16  # hexadecimal, shown of a digest
-MARGINS = {"accuracy": SIZES["points"], "likelihood": SIZES["nats/100 more"]}  # by the measure
+# by the measure
+MARGINS = {
+    "accuracy": SIZES["points"],
+    "likelihood": SIZES["nats/100 more"],
+    "agreement": SIZES["points"],
+}
 
 
 def trial_facts(results: Results, groups: Sequence[str] | None = None) -> dict[str, str]:
@@ -46,7 +51,13 @@ def trial_facts(results: Results, groups: Sequence[str] | None = None) -> dict[s
         "error budget": NOT_RECORDED if tests is None else budget_text(results.run, tests),
         "margin": margin_text(settings),
         "questions and prompts": size_text(results.run),
-        "above a guess": by_claim(results, models_of(results), ABOVE_CHANCE, with_interval),
+        "above a guess": by_claim(
+            results,
+            models_of(results),
+            ABOVE_CHANCE,
+            with_interval,
+            "not tested" if settings.get("measure") == "agreement" else NOT_RECORDED,
+        ),
         "could show": by_claim(results, groups, DETECTABLE, with_interval),
         "could show a loss": by_claim(results, groups, LOSS, loss_text, "not tested"),
         "rows, results": f"{short(results.run.get('rows'))}, {short(results_digest(results))}",

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import cola_jax
 from cola_jax.cli.main import main
 from cola_jax.execute.run_paths import PathEvaluator
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.runs.estimates import CHANGE, CHOSEN, MODEL
 from cola_jax.runs.results import read_results
+from cola_jax.runs.run import Run
+from cola_jax.steps import is_whole
 from tests import tiny
 
 
@@ -89,6 +93,39 @@ def test_static_bounds_and_shows_the_cost_of_paths(common, tmp_path, capsys, ref
     changed = refused(*command, "--out", out)
     assert "(--layer-costs: [2, 1, 5, 1, 1] there, [2, 1, 5, 1, 2] here)" in changed
     assert "--max-cost 0.5ms is below" in refused(*command, "--max-cost", "0.5ms", "--out", out)
+
+
+def test_static_over_parts_is_recorded_resumed_and_chosen_from(
+    common, tmp_path, capsys, monkeypatch, refused
+):
+    """The shares of the weights are the costs of parts, unless a file has their times."""
+    out, costs = tmp_path / "out", tmp_path / "costs.json"
+    command = ["static", *common, "--parts", "--shares", "0.5,0.25", "--max-cost", "85%"]
+    command += ["--generations", "2", "--offspring", "6", "--first", "3", "--finalists", "3"]
+    main([*command, "--out", str(out)])
+    used = json.loads((out / "static.json").read_text())
+    assert used["budget"]["parts"] is True
+    assert used["budget"]["shares"] == [0.5, 0.25]
+    assert used["layers"] <= 0.85 * tiny.LAYERS
+    found = cola_jax.parse_path(used["found"], tiny.LAYERS)
+    assert not all(map(is_whole, found))
+    results = read_results(out / "results.json")
+    recorded = Run(out).settings()
+    assert (recorded["parts"], recorded["shares"]) == (True, [0.5, 0.25])
+    assert results.run["settings"]["part_costs"] == recorded["part_costs"]
+    assert results.value("layers", used["found"]) == pytest.approx(
+        LayerCosts(tiny.LAYERS, parts=recorded["part_costs"]).layers(found)
+    )
+    capsys.readouterr()
+    monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
+    main(["static", "--config", str(out / "config.yaml"), "--json"])
+    again = json.loads(capsys.readouterr().out)
+    assert again["estimates"] == results.to_json()["estimates"]
+    costs.write_text(json.dumps({"milliseconds": [1] * 5, "parts": [[0.5, 0.5]] * 5}))
+    chosen = cola_jax.choose(out, 5 * 0.99, layer_costs=costs)
+    assert LayerCosts(tiny.LAYERS).of(chosen) <= 5 * 0.99
+    whole = [flag for flag in command if flag not in ("--parts", "--shares", "0.5,0.25")]
+    assert "parts" in refused(*whole, "--out", out)
 
 
 @pytest.mark.slow  # searches twice

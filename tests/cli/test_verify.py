@@ -11,11 +11,21 @@ from cola_jax.deploy.verify import trial
 from cola_jax.deploy.verify.results import earlier_components
 from cola_jax.errors import InputError
 from cola_jax.execute.run_paths import PathEvaluator
+from cola_jax.path import parse_path
 from cola_jax.runs.chosen_on import question_key
-from cola_jax.runs.estimates import CHANGE, MODEL, PLACE, SHORTGPT, VOTE
+from cola_jax.runs.estimates import (
+    ABOVE_BREAK_EVEN,
+    CHANGE,
+    CORRECT,
+    MODEL,
+    PLACE,
+    SHORTGPT,
+    VOTE,
+)
 from cola_jax.runs.path_results import LAYERS
 from cola_jax.runs.results import read_results
 from cola_jax.runs.tries import read_tries
+from cola_jax.steps import ATTENTION, WHOLE, part_of
 from cola_jax.tasks.registry import load_questions
 
 
@@ -240,3 +250,59 @@ def test_a_protocol_without_outcome_is_kept_and_a_verdict_given_once(
     main([*grown, "--allow-overlap"])
     (change,) = json.loads(capsys.readouterr().out)["sentences"]
     assert_match(r"1 earlier try: .* on arithmetic, \d+ questions in common", change)
+
+
+def test_verify_of_parts_counts_layers_and_compares_with_as_many_parts(common, tmp_path, capsys):
+    """Shorter by the weights of a part; ShortGPT keeps as many attentions and MLPs."""
+    flags = [*common, "--limit", "4", "--prompts", "1", "--pilot"]
+    main(["verify", "0,1a,2-4", "0-4,(3-4)*0.5", *flags, "--json"])
+    capsys.readouterr()
+    results = read_results(tmp_path / "trial" / "results.json")
+    protocol = json.loads((tmp_path / "trial" / "protocol.json").read_text())
+    part, damped = "0,1a,2-4", "0-4,(3-4)*0.5"
+    attention, mlp = protocol["part_costs"][1]
+    assert results.value(LAYERS, part) == pytest.approx(5 - mlp)
+    assert results.value(LAYERS, damped) == 7
+    assert results.value("time", part) == pytest.approx(15.5 - 2 * mlp)
+    assert attention + mlp == pytest.approx(1)
+    (size,) = protocol["comparators"]["shortgpt"]
+    assert size == "5a 4m"
+    shortgpt = parse_path(protocol["comparators"]["shortgpt"][size], 5)
+    assert sorted(map(part_of, shortgpt)) == [WHOLE] * 4 + [ATTENTION]
+    random = [parse_path(each, 5) for each in protocol["comparators"]["random"][part]]
+    assert len(random) == 4  # the other layers
+    assert all(sorted(map(part_of, each)) == [WHOLE] * 4 + [ATTENTION] for each in random)
+    assert results.find(SHORTGPT, part) is not None
+    assert protocol["num_tests"] == 3  # a loss of the shorter path as well
+
+
+def test_verify_of_drafts_compares_acceptance_with_the_cost(
+    common, tmp_path, capsys, monkeypatch, refused
+):
+    flags = [*common, "--limit", "4", "--prompts", "1", "--pilot", "--measure", "agreement"]
+    main(["verify", "0-3", "0,1a,2-4", *flags])
+    text = " ".join(capsys.readouterr().out.split())
+    out = tmp_path / "trial"
+    results = read_results(out / "results.json")
+    assert results.value("acceptance", MODEL) == results.value("break-even", MODEL) == 1
+    for path, cost in (("0-3", 10 / 15.5), ("0,1a,2-4", None)):
+        break_even = results.value("break-even", path)
+        if cost is not None:
+            assert break_even == pytest.approx(cost)
+        above = results.find(ABOVE_BREAK_EVEN, path)
+        assert above is not None
+        assert above.value == pytest.approx(results.value("acceptance", path) - break_even)
+        assert results.value("its speed", path) >= 1
+        assert results.find(CORRECT, path) is None
+    assert "points above break-even" in text
+    protocol = json.loads((out / "protocol.json").read_text())
+    assert protocol["layer_costs"] == [1, 2, 3, 4, 5.5]
+    assert protocol["tasks"]["arithmetic"]["prompts"][0]["scorer"] == "agreement"
+    assert protocol["num_tests"] == 2  # effects alone
+    monkeypatch.setattr(PathEvaluator, "__call__", None)  # everything has been evaluated before
+    main(["verify", "0-3", "0,1a,2-4", *flags])
+    assert (
+        read_results(out / "results.json").to_json()["estimates"] == results.to_json()["estimates"]
+    )
+    line = refused("export", *common[:2], "--path", "0-3", "--effect", out / "results.json")
+    assert "measures agreement, but a model card states accuracy" in line

@@ -9,7 +9,7 @@ from cola_jax.deploy.front import Front
 from cola_jax.errors import InputError
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.runs.estimates import CHANGE, CHOSEN, CORRECT, MODEL, Estimate
-from cola_jax.runs.path_results import LAYERS, time_estimates
+from cola_jax.runs.path_results import length_estimate, time_estimates
 from cola_jax.runs.results import Results, write_results
 
 COSTS = LayerCosts(6, (1.0, 1.0, 2.0, 2.0, 3.0, 1.0))  # 10 ms in all
@@ -27,11 +27,11 @@ PATHS = {
 def write(tmp_path):
     """Write the results of `cola static`, with times or without, and return its directory."""
 
-    def write_static(paths=PATHS, timed=True, command="static"):
+    def write_static(paths=PATHS, timed=True, command="static", **settings):
         estimates = []
         for path, (correct, interval) in paths.items():
             group = MODEL if interval is None else cola_jax.format_path(path)
-            estimates.append(Estimate.count(LAYERS, len(path), group=group))
+            estimates.append(length_estimate(group, path, COSTS))
             estimates += time_estimates(group, path, COSTS) if timed else []
             note = CHOSEN if interval is None else ""
             estimates.append(Estimate(CORRECT, group, correct, n=100, note=note))
@@ -40,7 +40,8 @@ def write(tmp_path):
                 change = correct - 0.5
                 bounds = (*interval, p, p, 100)
                 estimates.append(Estimate(CHANGE, group, change, "points", *bounds))
-        run = {"settings": {"command": command, "model": "m"}, "start": {"num_layers": 6}}
+        settings |= {"command": command, "model": "m"}
+        run = {"settings": settings, "start": {"num_layers": 6}}
         write_results(Results(estimates, run), tmp_path / "results.json")
         (tmp_path / "static.json").write_text("{}")
         return tmp_path
@@ -82,6 +83,19 @@ def test_times_of_another_machine_are_taken_in_place_of_those_of_the_search(writ
     (tmp_path / "costs.json").write_text("[1, 1, 9]")
     with pytest.raises(InputError, match="there are 3 layer costs, but the model has 6"):
         cola_jax.choose(write(), 4, layer_costs=tmp_path / "costs.json")
+
+
+def test_parts_cost_what_the_search_knows_of_them_at_other_times(write, tmp_path):
+    """Half of their layers, or the shares by which they were searched."""
+    file = tmp_path / "costs.json"
+    file.write_text("[1, 1, 1, 1, 1, 4]")
+    path = cola_jax.parse_path("0-4,5a", 6)
+    paths = {(0, 1, 2, 3, 4, 5): (0.50, None), path: (0.46, (-0.2, 0.1))}
+    assert cola_jax.choose(write(paths), 7, layer_costs=file) == path
+    found = Front.read(write(paths, part_costs=[[0.5, 0.5]] * 5 + [[0.75, 0.25]]), file)
+    assert found.best_within(8).cost == 8
+    by_layers = Front.read(write(paths, timed=False))
+    assert [each.cost for each in by_layers.candidates] == [5.5, 6]
 
 
 def test_a_path_without_accuracy_is_no_candidate(write):

@@ -21,7 +21,8 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.local import LocalEngine
 from cola_jax.execute.prompt_states import prompt_states
-from cola_jax.path import format_path, identity, unpad_path
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import format_path, identity, parse_path, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.estimates import CHANGE, CHOSEN
 from cola_jax.runs.path_results import LAYERS
@@ -36,6 +37,7 @@ from tests import tiny
 
 Path = tuple[int, ...]
 DEPTH, WIDTH = 4, 6
+COSTS = LayerCosts(DEPTH)
 PLAIN, OTHER, NOISE = identity(DEPTH), (0, 2, 3), (0, 1, 3)
 SETTINGS = MenuSettings(size=3)
 
@@ -74,7 +76,7 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
     training, held_out = make_evaluations(0, 200), make_evaluations(200, 100)
     labels = make_labels(training.questions, [PLAIN, OTHER, NOISE, (0,) * 9])
     parts = [as_questions(training), [as_questions(held_out)]]
-    menu = choose_menu(training, *parts, labels, DEPTH, SETTINGS)
+    menu = choose_menu(training, *parts, labels, COSTS, SETTINGS)
     assert menu.paths == (PLAIN, OTHER)
     assert menu.chosen.rule == "selector"
     assert menu.chosen.right.mean() > 0.85
@@ -88,13 +90,13 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
         few = make_evaluations(0, count)
         labels = make_labels(few.questions, [PLAIN])
         with pytest.raises(ValueError, match=message):
-            choose_menu(few, as_questions(few), [as_questions(few)], labels, DEPTH, SETTINGS)
+            choose_menu(few, as_questions(few), [as_questions(few)], labels, COSTS, SETTINGS)
 
 
 def test_choose_menu_measures_each_held_out_question_in_every_prompt() -> None:
     training, held_out = make_evaluations(0, 200), make_evaluations(200, 30)
     parts = [as_questions(training), [as_questions(held_out)] * 3]
-    menu = choose_menu(training, *parts, make_labels(training.questions, [OTHER]), DEPTH, SETTINGS)
+    menu = choose_menu(training, *parts, make_labels(training.questions, [OTHER]), COSTS, SETTINGS)
     assert menu.plain.right.shape == menu.chosen.right.shape == (30, 3)
     results = Results(menu_estimates(menu))
     single, rule, oracle = results.groups[1], menu.chosen.rule, results.groups[-1]
@@ -142,15 +144,18 @@ def test_states_of_prompts_are_read_in_batches_on_the_engine(tiny_checkpoint: Fi
 def test_cover_begins_with_the_identity_and_leaves_out_useless_paths() -> None:
     right = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1]], bool)
     paths = [(0,), (1,), (2,), (3,)]
-    assert cover(right, paths, paths, 2) == [(0,), (2,)]
-    assert cover(right, paths, paths, 9) == [(0,), (2,), (1,)]
-    assert cover(right, paths, [(0,), (3,), (1,)], 9) == [(0,), (3,), (1,)]
+    assert cover(right, paths, paths, 2, COSTS) == [(0,), (2,)]
+    assert cover(right, paths, paths, 9, COSTS) == [(0,), (2,), (1,)]
+    assert cover(right, paths, [(0,), (3,), (1,)], 9, COSTS) == [(0,), (3,), (1,)]
     equal, paths = np.array([[0, 1, 1], [0, 1, 1]], bool), [(0, 1), (0, 0, 1), (1,)]
-    assert cover(equal, paths, paths, 2) == [(0, 1), (1,)]  # the shorter of equals
+    assert cover(equal, paths, paths, 2, COSTS) == [(0, 1), (1,)]  # the shorter of equals
 
 
 def test_prefix_layers_counts_shared_layers_once() -> None:
-    assert prefix_layers([(0, 1, 2), (0, 1, 1, 2), (0, 2)]) == 3 + 2 + 1
+    assert prefix_layers([(0, 1, 2), (0, 1, 1, 2), (0, 2)], COSTS) == 3 + 2 + 1
+    parts = LayerCosts(4, None, ((0.25, 0.75),) * 4)
+    paths = [parse_path(text, 4) for text in ("0a,1", "0a,2m", "0*0.5,1")]
+    assert prefix_layers(paths, parts) == 0.25 + 1 + 0.75 + 1 + 1
 
 
 def test_folds_are_of_equal_size_in_any_order() -> None:

@@ -8,6 +8,8 @@ import pytest
 from scipy.stats import binom
 
 from cola_jax.deploy import scan
+from cola_jax.layer_costs import LayerCosts
+from cola_jax.path import parse_path
 from cola_jax.runs.estimates import CHANGE, CORRECT, ELSEWHERE, PROMPTS
 from cola_jax.runs.path_results import LAYERS, MARGIN
 from cola_jax.runs.prompt_results import VERDICTS, read_map
@@ -15,6 +17,7 @@ from cola_jax.runs.results import Results
 from tests.small_runs import letters, make_run
 
 DEPTH = 4
+COSTS = LayerCosts(DEPTH, None, ((0.25, 0.75),) * DEPTH)
 PATHS = scan.scan_paths(DEPTH)
 IDS = [f"q{i}" for i in range(60)]
 ONE = np.zeros(60, int)  # the prompt of all questions
@@ -28,7 +31,7 @@ def scanned(
     prompts: np.ndarray = ONE,
 ) -> Results:
     run = {"settings": {"command": "scan", "questions": 60}, "start": {"num_layers": DEPTH}}
-    estimates = scan.scan_estimates(paths, IDS, prompts, verdict, margin, DEPTH)
+    estimates = scan.scan_estimates(paths, IDS, prompts, verdict, margin, COSTS)
     return Results(estimates, run | {"done": 60})
 
 
@@ -60,6 +63,32 @@ def test_scan_paths_have_every_block_once() -> None:
     for longest in (0, 31):
         with pytest.raises(ValueError, match=f"up to {longest} layers cannot be scanned"):
             scan.scan_paths(30, longest)
+
+
+def test_scan_paths_of_parts_skip_each_attention_and_each_mlp() -> None:
+    paths = scan.scan_paths(3, longest=1, parts=True)
+    assert paths[: len(scan.scan_paths(3, 1))] == scan.scan_paths(3, 1)
+    parts = ("0m,1-2", "0,1m,2", "0-1,2m", "0a,1-2", "0,1a,2", "0-1,2a")
+    assert paths[-6:] == [parse_path(text, 3) for text in parts]
+    names = [scan.Block.of(path, 3).name for path in paths[-6:]]
+    assert names == [f"skip {part} {layer}" for part in ("attention", "mlp") for layer in range(3)]
+    for name, path in zip(names, paths[-6:], strict=True):
+        assert scan.Block.parse(name).path(3) == path
+
+
+def test_estimates_of_parts_have_their_layers_and_notes() -> None:
+    paths = scan.scan_paths(DEPTH, longest=1, kinds=("skip",), parts=True)
+    verdict = np.zeros((60, len(paths)), bool)
+    verdict[:30, paths.index(parse_path("0-1,2m,3", DEPTH))] = True
+    results = scanned(paths, verdict, verdict * 1.0)
+    assert results.value(LAYERS, "skip attention 2") == 3.75
+    assert results.value(LAYERS, "skip mlp 2") == 3.25
+    assert results.value(LAYERS, "skip 2") == 3
+    assert "skip attention 2 makes the model more accurate" in results.sentences[0]
+    notes = {each.group: each.note for each in results if each.name == CHANGE and each.note}
+    assert notes["skip attention 2"] == "highest skip attention here"
+    assert "highest skip mlp here" in notes["skip mlp 0"]
+    assert "longest skip kept" in notes["skip 0"]
 
 
 def test_best_block_stands_out_where_it_has_an_effect() -> None:
@@ -94,7 +123,7 @@ def test_few_prompts_are_named_and_many_are_drawn() -> None:
     ids = [f"q{i}" for i in range(240)]
     p = {}
     for number in (4, 20):
-        each = scan.scan_estimates(PATHS, ids, prompts % number, verdict, verdict * 1.0, DEPTH)
+        each = scan.scan_estimates(PATHS, ids, prompts % number, verdict, verdict * 1.0, COSTS)
         results = Results(each, {"settings": {"command": "scan"}})
         changes = {each.group: each for each in results if each.name == CHANGE}
         p[number] = [changes[name].corrected for name in ("repeat 1", "repeat 2")]
@@ -156,7 +185,7 @@ def test_estimates_do_not_depend_on_the_order_of_rows() -> None:
     shuffled = rows.take(random.permutation(nodes.size))
     maps = [read_map(each, len(PATHS)) for each in (rows, shuffled)]
     one, other = (
-        scan.scan_estimates(PATHS, ids, ONE, verdict, margin, DEPTH)
+        scan.scan_estimates(PATHS, ids, ONE, verdict, margin, COSTS)
         for ids, verdict, margin in maps
     )
     assert repr(one) == repr(other)

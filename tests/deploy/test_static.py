@@ -1,7 +1,6 @@
 """The search for one path on made-up questions whose best path is known."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import get_args
 
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 
 from cola_jax.deploy import static
-from cola_jax.deploy.settings import Fitness, StaticSettings
+from cola_jax.deploy.settings import LABEL_FREE, Fitness, StaticSettings
 from cola_jax.layer_costs import LayerCosts
-from cola_jax.path import STOP, FittingEdits, edit_table
+from cola_jax.path import STOP, format_path, parse_path
 from cola_jax.question import Question
 from cola_jax.runs.estimates import CHOSEN, CORRECT
 from cola_jax.runs.results import Results
@@ -19,6 +18,7 @@ from cola_jax.runs.schema import Part, question_row
 from cola_jax.runs.session import Session, open_run
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
 from cola_jax.tasks.task import TaskConfig
 
 LAYERS, COUNT = 8, 80
@@ -29,6 +29,7 @@ BEST = (0, 1, 3, 4, 5, 5, 6, 7)  # without 2, with 5 twice
 FITNESS = get_args(Fitness)
 EVEN = LayerCosts(LAYERS)
 UNEVEN = LayerCosts(LAYERS, (1.0, 1.0, 1.0, 5.0, 1.0, 3.0, 1.0, 7.0))
+PARTS = LayerCosts(LAYERS, None, ((0.25, 0.75),) * LAYERS)
 HARDNESS = np.random.default_rng(5).random(COUNT)
 
 
@@ -47,7 +48,7 @@ def make_evaluations(spent: list[int] | None = None) -> Evaluations:
     return Evaluations(evaluate, QUESTIONS)
 
 
-@pytest.mark.parametrize("fitness", [each for each in FITNESS if each != "kl"])
+@pytest.mark.parametrize("fitness", [each for each in FITNESS if each not in LABEL_FREE])
 def test_evolve_finds_the_best_path(fitness: Fitness) -> None:
     settings = StaticSettings(generations=25, offspring=12, first=10, fitness=fitness)
     spent: list[int] = []
@@ -100,10 +101,10 @@ def test_search_path_chooses_on_validation_questions() -> None:
 @pytest.mark.parametrize(("shortest", "longest"), [(4, 8), (7, 7), (1, 2), (8, 12)])
 def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
     random, path, seen = np.random.default_rng(0), IDENTITY, set()
-    table = edit_table(max(longest, LAYERS), static.SKIP_BLOCK, static.REPEAT_BLOCK, times=1)
-    fitting = FittingEdits(table, shortest, longest)
+    settings = StaticSettings(min_layers=shortest, max_layers=longest)
+    mutations = static.Mutations.of(settings, EVEN)
     for _ in range(300):
-        path = static.mutate(path, EVEN, math.inf, fitting, random)
+        path = mutations.mutate(path, random)
         assert set(path) <= set(IDENTITY)
         seen.add(len(path))
     assert seen == set(range(shortest, longest + 1))
@@ -111,8 +112,77 @@ def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
 
 def test_restore_puts_a_layer_before_the_first_later_one() -> None:
     random = np.random.default_rng(0)
-    assert static.restore((0, 2, 3, 3), 4, random) == (0, 1, 2, 3, 3)
-    assert static.restore((0, 1), 3, random) == static.restore((0, 1, 2), 3, random) == (0, 1, 2)
+    four, three = (static.Mutations.of(StaticSettings(), LayerCosts(n)) for n in (4, 3))
+    assert four.restore((0, 2, 3, 3), random) == (0, 1, 2, 3, 3)
+    assert three.restore((0, 1), random) == three.restore((0, 1, 2), random) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("shares", [(), (0.5, 0.25)])
+def test_mutate_of_parts_keeps_to_the_cost(shares: tuple[float, ...]) -> None:
+    settings = StaticSettings(parts=True, shares=shares, max_cost="70%", max_layers=7)
+    mutations, random = static.Mutations.of(settings, PARTS), np.random.default_rng(0)
+    path, steps = IDENTITY, set()
+    for _ in range(300):
+        path = mutations.mutate(path, random)
+        assert PARTS.of(path) <= 0.7 * PARTS.total
+        assert 2 <= PARTS.layers(path) <= 7
+        assert len(path) <= LAYERS
+        steps |= set(map(Step.of, path))
+    assert {step.part for step in steps} == {WHOLE, ATTENTION, MLP}
+    assert {step.share for step in steps} == {1, *shares}
+
+
+def test_skip_and_restore_take_parts_or_layers() -> None:
+    random = np.random.default_rng(0)
+    of_parts = static.Mutations.of(StaticSettings(parts=True), LayerCosts(2))
+    seen = {format_path(of_parts.skip((0, 1), random)) for _ in range(50)}
+    assert seen == {"0m,1", "0a,1", "0,1m", "0,1a"}
+    seen = {of_parts.skip(parse_path("0,1a", 2), random) for _ in range(50)}
+    assert parse_path("0", 2) in seen
+    for text, restored in (
+        ("0m,1", {"0-1"}),
+        ("1m", {"0a,1m", "(0-1)m", "1"}),
+        ("0,1m*0.5", {"0,1*0.5", "0,1m"}),
+        ("0-1", {"0-1"}),
+    ):
+        path = parse_path(text, 2)
+        seen = {format_path(of_parts.restore(path, random)) for _ in range(50)}
+        assert seen == restored
+    of_shares = static.Mutations.of(StaticSettings(shares=(0.5,)), LayerCosts(2))
+    seen = {format_path(of_shares.restore(parse_path("1*0.5", 2), random)) for _ in range(50)}
+    assert seen == {"0,1*0.5", "1"}
+    assert {of_shares.skip((0, 1), random) for _ in range(50)} == {(0,), (1,)}
+
+
+def test_evolve_of_parts_finds_those_that_matter_least() -> None:
+    """Attentions of the later half and MLPs of the first half cost nothing to lose."""
+    settings = StaticSettings(generations=20, offspring=16, first=10, parts=True, max_cost="50%")
+    free = {(i, ATTENTION if i >= LAYERS // 2 else MLP) for i in range(LAYERS)}
+
+    def evaluate(paths: np.ndarray) -> Verdicts:
+        lost = np.zeros(paths.shape[:2])
+        for index in np.ndindex(*lost.shape):
+            steps = [Step.of(int(step)) for step in paths[index] if step != STOP]
+            runs = {(s.layer, p) for s in steps for p in (ATTENTION, MLP) if s.part in (WHOLE, p)}
+            every = {(i, part) for i in range(LAYERS) for part in (ATTENTION, MLP)}
+            lost[index] = len(every - runs - free) + 0.1 * (len(steps) > LAYERS)
+        margin = 1 - 0.2 * lost - HARDNESS[:, None]
+        return Verdicts.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
+
+    candidates = static.evolve(Evaluations(evaluate, QUESTIONS), EVERYTHING, EVEN, settings)
+    best = next(iter(candidates))
+    assert format_path(best) == "(0-3)a,(4-7)m"
+
+
+def test_evolve_of_whole_layers_draws_as_before() -> None:
+    settings = StaticSettings(generations=3, offspring=6, first=10, max_cost="70%", seed=7)
+    candidates = static.evolve(make_evaluations(), EVERYTHING, UNEVEN, settings)
+    assert list(map(format_path, candidates)) == ["1,4-7", "1,5,4,6-7", "1,4-5,7"]
+
+
+def test_settings_without_parts_are_recorded_as_before() -> None:
+    assert not {"parts", "shares"} & StaticSettings().record().keys()
+    assert StaticSettings(shares=(0.5,)).record()["shares"] == (0.5,)
 
 
 def test_step_sizes_leave_a_quarter_of_the_paths() -> None:
@@ -121,7 +191,7 @@ def test_step_sizes_leave_a_quarter_of_the_paths() -> None:
     assert static.step_sizes(settings, 10) == []
 
 
-@pytest.mark.parametrize("fitness", FITNESS)
+@pytest.mark.parametrize("fitness", [each for each in FITNESS if each != "agreement"])
 def test_score_of_paths_that_are_not_finite_is_the_worst(fitness: Fitness) -> None:
     scores = np.array([[[-1.0, -2.0], [np.nan, np.nan], [-2.0, -1.0]]])
     verdicts = Verdicts.of_scores(scores, 0, np.array([[True, False, True]]))
@@ -149,6 +219,7 @@ def test_settings_that_allow_no_path_are_refused() -> None:
         ({"min_layers": 0}, "paths of 0 to 8 layers"),
         ({"fitness": "kl"}, "give --max-layers of at most 7"),
         ({"fitness": "kl", "max_layers": 8}, "give --max-layers of at most 7"),
+        ({"fitness": "agreement"}, "the fitness agreement of the model's own 8 layers"),
         ({"fitness": "kl", "max_cost": "100%"}, "or --max-cost below 100%"),
         ({"max_cost": "0.8"}, "'0.8' is neither a share such as 80% nor a time"),
         ({"max_cost": "5ms"}, "--max-cost 5ms is a time: give --layer-costs"),
@@ -157,6 +228,7 @@ def test_settings_that_allow_no_path_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             StaticSettings(**settings).lengths(EVEN)
+    assert StaticSettings(max_cost="10%", parts=True).lengths(PARTS) == range(1, LAYERS + 1)
     assert StaticSettings(max_cost="50%").lengths(EVEN) == range(2, LAYERS + 1)
     assert StaticSettings(max_cost="50%", fitness="kl").lengths(EVEN)[-1] == LAYERS
 

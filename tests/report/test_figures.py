@@ -104,3 +104,14 @@ def test_scan_of_single_layers_has_bars(longest: int, kind: str):
     assert best[0] == 1
     value = best[panel["columns"].index("value")]
     assert value == pytest.approx(100 * results.value(CHANGE, "repeat 1"), abs=1e-4)
+
+
+def test_scan_of_parts_has_bars_beside_its_maps():
+    results = random_scan(scan_paths(DEPTH, parts=True))
+    [figure] = scan_figures(results)
+    assert [panel["kind"] for panel in figure["panels"]] == ["map", "map", "bars", "bars"]
+    panel = figure["panels"][2]
+    assert [series["name"] for series in panel["series"]] == ["skip attention", "skip mlp"]
+    for series in panel["series"]:
+        assert [row[0] for row in series["rows"]] == list(range(DEPTH))
+    assert "The attention and the MLP of each layer skipped" in figure["caption"]

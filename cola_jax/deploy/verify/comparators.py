@@ -9,6 +9,16 @@ from cola_jax.deploy.rules import signals, vote
 from cola_jax.path import REPEAT, SKIP, LayerPath, ascending_ranges, edited, identity
 from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import (
+    ATTENTION,
+    MLP,
+    WHOLE,
+    Step,
+    is_whole,
+    layer_of,
+    mark_of,
+    part_of,
+)
 
 RANDOM = 39  # paths beside each claim, so that its place is one of 40
 TEMPERATURE = 0.7  # of samples for self-consistency
@@ -20,23 +30,37 @@ class Jump(NamedTuple):
 
     kind: int  # SKIP or REPEAT
     size: int
+    # the part or the share (`Step.mark`) that the block keeps, or that the extra run has; 0 for a
+    # block that is skipped, or an extra run of whole layers
+    mark: int = 0
+
+    @property
+    def key(self) -> str:
+        """The text by which random paths are drawn."""
+        return f"{self.kind} {self.size}" + (f" {self.mark}" if self.mark else "")
 
 
 def jumps(path: LayerPath, num_layers: int) -> list[Jump]:
     """Return the edits that make a path of the identity path, sorted.
 
-    Layers passed over are a skipped block, a step back is a block run again. A moved block is both,
-    so that the number of layers run is always that of the path.
+    Layers passed over are a skipped block, a step back is a block run again; so the number of steps
+    is always that of the path. A moved block is both. Layers that run as parts or with a share are
+    a block that keeps them, or an extra run that has them.
     """
-    found, expected = [], 0
-    for start, stop in [
-        *((run.start, run.stop) for run in ascending_ranges(path)),
-        (num_layers,) * 2,
-    ]:
-        if start != expected:
-            kind = SKIP if start > expected else REPEAT
-            found.append(Jump(kind, abs(start - expected)))
-        expected = stop
+    found: list[Jump] = []
+    expected = 0
+    for run in [*ascending_ranges(path), range(num_layers, num_layers)]:
+        start, stop = layer_of(run.start), layer_of(run.start) + len(run)
+        mark = mark_of(run.start)
+        if start > expected:
+            found.append(Jump(SKIP, start - expected))
+        if start < expected:
+            again = expected - start
+            found.append(Jump(REPEAT, min(again, len(run)) if mark else again, mark))
+        if mark and stop > max(start, expected):
+            found.append(Jump(SKIP, stop - max(start, expected), mark))
+        # a block that runs once more, with a mark, leaves the path where it was
+        expected = max(stop, expected) if mark else stop
     return sorted(found)
 
 
@@ -50,37 +74,80 @@ def random_controls(
 ) -> list[LayerPath]:
     """Draw distinct paths with the same edits as a path, at random places.
 
-    They are drawn by the edits and the seed alone, so claims with the same edits share them. None
-    is the identity, one of `known` paths, or refused. Fewer than `count` are returned where no more
-    exist.
+    They run as many steps of each part and share as the path. They are drawn by the edits and the
+    seed alone, so claims with the same edits share them. None is the identity, one of `known`
+    paths, or refused. Fewer than `count` are returned where no more exist.
     """
     edits = jumps(path, num_layers)
-    generator = random_of(seed, "controls", *(f"{kind} {size}" for kind, size in edits))
+    generator = random_of(seed, "controls", *(edit.key for edit in edits))
     others = {path, identity(num_layers), *known}
+    marks = sorted(map(mark_of, path))
     drawn = dict[LayerPath, None]()
     for _ in range(ATTEMPTS * count):
         other = identity(num_layers)
         for i in generator.permutation(len(edits)):
-            kind, size = edits[i]
-            if size < len(other) or kind == REPEAT:
+            kind, size, mark = edits[i]
+            if size < len(other) or kind == REPEAT or mark:
                 start = int(generator.integers(len(other) - min(size, len(other)) + 1))
-                other = edited(other, (kind, start, size, int(kind == REPEAT)))
-        if other not in others and len(other) == len(path) and not refused(other):
+                other = edited(other, (kind, start, size, int(kind == REPEAT), mark))
+        # two edits of one step may leave fewer parts and shares than the path has
+        is_like = len(other) == len(path) and sorted(map(mark_of, other)) == marks
+        if is_like and other not in others and not refused(other):
             drawn[other] = None
         if len(drawn) == count:
             break
     return list(drawn)
 
 
+class Size(NamedTuple):
+    """The length of a path of whole layers, or the attentions and MLPs of a path of steps."""
+
+    attentions: int
+    mlps: int
+    whole: bool  # whether all steps are whole layers
+
+    @classmethod
+    def of(cls, path: LayerPath) -> "Size":
+        """Count what a path runs."""
+        parts = [part_of(step) for step in path]
+        whole = all(map(is_whole, path))
+        return cls(len(path) - parts.count(MLP), len(path) - parts.count(ATTENTION), whole)
+
+    def is_below(self, num_layers: int) -> bool:
+        """Whether the model without some layers or parts is a path of this size."""
+        largest = max(self.attentions, self.mlps)
+        return largest <= num_layers and min(self.attentions, self.mlps) < num_layers
+
+    @property
+    def name(self) -> str:
+        """The name of the size in a protocol: 28, or 24a 30m of steps."""
+        return str(self.mlps) if self.whole else f"{self.attentions}a {self.mlps}m"
+
+
 def least_influence(influence: np.ndarray, length: int) -> LayerPath:
     """Return ShortGPT's path of `length` layers: those of the most influence [L], in order."""
-    kept: Sequence[int] = np.argsort(-influence, kind="stable")[:length].tolist()
-    return tuple(sorted(kept))
+    return tuple(most_influential(influence, length))
 
 
-def affordable_samples(path: LayerPath, num_layers: int) -> int:
+def least_influence_of_parts(influence: np.ndarray, size: Size) -> LayerPath:
+    """Return ShortGPT's path in parts: the attentions and MLPs of the most influence [L, 2]."""
+    attentions = set(most_influential(influence[:, 0], size.attentions))
+    mlps = set(most_influential(influence[:, 1], size.mlps))
+    path = []
+    for layer in sorted(attentions | mlps):
+        part = WHOLE if layer in attentions & mlps else ATTENTION if layer in attentions else MLP
+        path.append(Step(layer, part).id)
+    return tuple(path)
+
+
+def most_influential(influence: np.ndarray, number: int) -> list[int]:
+    """Return the indices of the largest values, in order."""
+    return sorted(np.argsort(-influence, kind="stable")[:number].tolist())
+
+
+def affordable_samples(layers: float, num_layers: int) -> int:
     """Return the answers that all L layers give for no more layers than a path runs, at least 1."""
-    return max(1, len(path) // num_layers)
+    return max(1, int(layers // num_layers))
 
 
 def majority_vote(samples: Sequence[Verdicts]) -> np.ndarray:

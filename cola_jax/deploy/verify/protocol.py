@@ -11,6 +11,7 @@ from cola_jax.deploy.verify.claims import Claim
 from cola_jax.deploy.verify.earlier_tries import EARLIER_TRIES
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import matching, read_json, readable_json, write_whole
+from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path
 from cola_jax.question import digest, distinct
 from cola_jax.runs.chosen_on import CHOSEN_ON
@@ -38,7 +39,7 @@ TESTS = (
 class Comparators:
     """The paths that every claim is compared with."""
 
-    shortgpt: dict[int, LayerPath]  # by the number of layers
+    shortgpt: dict[str, LayerPath]  # by the name of its size
     random: dict[LayerPath, list[LayerPath]]  # by the path of the claim
 
     def paths(self) -> list[LayerPath]:
@@ -51,11 +52,13 @@ def make_protocol(
     sessions: dict[str, list[Session]],
     claims: Sequence[Claim],
     comparators: Comparators,
+    costs: LayerCosts | None = None,
     **rules: Any,
 ) -> dict[str, Any]:
     """Return the protocol of claims on tasks, each with a session for every prompt.
 
-    `rules` are the settings of the trial and the number of its tests.
+    `costs` are those by which the trial counts layers and the costs of drafts, where either matters
+    to a verdict. `rules` are the settings of the trial and the number of its tests.
     """
     (first, *_), *_ = sessions.values()
     content = {
@@ -75,7 +78,7 @@ def make_protocol(
         "tasks": {name: task_record(prompts) for name, prompts in sessions.items()},
         "comparators": {
             "identity": format_path(range(first.model.config.num_layers)),
-            "shortgpt": {str(n): format_path(path) for n, path in comparators.shortgpt.items()},
+            "shortgpt": {size: format_path(path) for size, path in comparators.shortgpt.items()},
             "random": {
                 format_path(path): list(map(format_path, row))
                 for path, row in comparators.random.items()
@@ -84,8 +87,16 @@ def make_protocol(
         "tests": TESTS,
         **rules,
     }
+    if costs is not None:
+        content |= {"layer_costs": costs.milliseconds, "part_costs": costs.parts}
     content = json.loads(json.dumps(content))
     return content | {"hash": digest(content)}
+
+
+def costs_in(protocol: dict[str, Any]) -> LayerCosts:
+    """Return the costs by which a trial counts layers, and the costs of drafts."""
+    layers, parts = protocol.get("layer_costs"), protocol.get("part_costs")
+    return LayerCosts(protocol["num_layers"], layers, parts)
 
 
 def with_date(protocol: dict[str, Any], tries: dict[str, Any]) -> dict[str, Any]:

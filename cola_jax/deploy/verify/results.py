@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cola_jax.deploy.agreement import ACCEPTANCE, BREAK_EVEN, acceptance_estimate, best_draft
 from cola_jax.deploy.provenance import Provenance
-from cola_jax.deploy.verify.comparators import affordable_samples
+from cola_jax.deploy.verify.comparators import Size, affordable_samples
 from cola_jax.deploy.verify.earlier_tries import tries_estimate
 from cola_jax.deploy.verify.power import Components
+from cola_jax.deploy.verify.protocol import costs_in
 from cola_jax.deploy.verify.rows import ROWS
 from cola_jax.deploy.verify.trial import TaskTrial, Trial
 from cola_jax.deploy.verify.verdict import UNITS, Verdict
@@ -35,7 +37,7 @@ from cola_jax.runs.estimates import (
     VOTE,
     Estimate,
 )
-from cola_jax.runs.path_results import LAYERS, TOKENS, time_estimates
+from cola_jax.runs.path_results import LAYERS, TOKENS, length_estimate, time_estimates
 from cola_jax.runs.prompt_results import correct_estimate
 from cola_jax.runs.results import RESULTS, EditedError, Results, read_results
 from cola_jax.storage import path_of
@@ -67,9 +69,9 @@ class Tried(NamedTuple):
 
     def estimates(self, costs: LayerCosts) -> Iterator[Estimate]:
         """Yield all estimates of the claim."""
-        yield Estimate.count(LAYERS, len(self.path), group=self.group)
+        yield length_estimate(self.group, self.path, costs_in(self.trial.protocol))
         yield from time_estimates(self.group, self.path, costs)
-        yield correct_estimate(self.task.measured[self.path].right, self.group)
+        yield from result_estimates(self.group, self.path, self.task)
         yield from self.verdict.estimates(self.group, self.trial.protocol["measure"])
         yield self.provenance.estimate(self.task.asked, self.group)
         yield tries_estimate(self.trial.protocol, self.path, self.group)
@@ -88,15 +90,16 @@ class Tried(NamedTuple):
             yield Estimate(HIGHEST, self.group, max(others), self.unit)
 
     def beside_others(self) -> Iterator[Estimate]:
-        """Yield the claim minus ShortGPT's path of as many layers, and minus a vote at its cost.
+        """Yield the claim minus ShortGPT's path of its size, and minus a vote at its cost.
 
         They are no tests, which would take their share of the error budget.
         """
-        shortgpt = self.trial.comparators.shortgpt.get(len(self.path))
+        shortgpt = self.trial.comparators.shortgpt.get(Size.of(self.path).name)
         if shortgpt is not None:
             effect = self.task.effect(self.path, shortgpt)
             yield Estimate(SHORTGPT, self.group, effect.value, self.unit, n=effect.n)
-        samples = affordable_samples(self.path, len(self.plain))
+        layers = costs_in(self.trial.protocol).layers(self.path)
+        samples = affordable_samples(layers, len(self.plain))
         if samples > 1 and self.task.samples:
             against = self.task.against_vote(self.path, samples)
             note = f"of {samples}"
@@ -105,9 +108,10 @@ class Tried(NamedTuple):
     def ratios(self) -> Iterator[Estimate]:
         """Yield the costs of the claim, and each as a multiple of the model's."""
         yield from cost_estimates(self.group, self.path, self.task, self.seconds)
+        of_layers = costs_in(self.trial.protocol)
         costs = zip(
-            cost_of(self.plain, self.task, self.seconds).items(),
-            cost_of(self.path, self.task, self.seconds).values(),
+            cost_of(self.plain, self.task, self.seconds, of_layers).items(),
+            cost_of(self.path, self.task, self.seconds, of_layers).values(),
             strict=True,
         )
         for (name, before), after in costs:
@@ -115,12 +119,27 @@ class Tried(NamedTuple):
                 yield Estimate(RATIOS.format(name), self.group, after / before, "times")
 
 
+def result_estimates(group: str, path: LayerPath, task: TaskTrial) -> Iterator[Estimate]:
+    """Yield the accuracy of a path, or as a draft its acceptance, break-even and best length."""
+    right = task.measured[path].right
+    if not task.break_even:
+        yield correct_estimate(right, group)
+        return
+    acceptance = acceptance_estimate(ACCEPTANCE, right, group)
+    break_even = task.break_even[path]
+    length, speed = best_draft(acceptance.value, break_even)
+    yield acceptance
+    yield Estimate(BREAK_EVEN, group, break_even)
+    yield Estimate("best draft", group, length, "tokens")
+    yield Estimate("its speed", group, speed, "times")
+
+
 def cost_of(
-    path: LayerPath, task: TaskTrial, seconds: Mapping[LayerPath, float]
+    path: LayerPath, task: TaskTrial, seconds: Mapping[LayerPath, float], costs: LayerCosts
 ) -> dict[str, float]:
     """Return the layers, the tokens and the seconds of a path; NaN for what it does not have."""
     tokens = task.measured[path].tokens
-    return {LAYERS: len(path), TOKENS: tokens, "seconds": seconds.get(path, math.nan)}
+    return {LAYERS: costs.layers(path), TOKENS: tokens, "seconds": seconds.get(path, math.nan)}
 
 
 def cost_estimates(
@@ -160,16 +179,17 @@ def trial_results(
         model = MODEL + on
         estimates.append(Estimate.count(LAYERS, len(plain), group=model))
         estimates += time_estimates(model, plain, costs)
-        estimates.append(correct_estimate(task.measured[plain].right, model))
-        unit = UNITS[trial.protocol["measure"]]
-        above = task.above_chance(plain)
-        estimates.append(Estimate.of(ABOVE_CHANCE, above, unit, group=model, p=math.nan))
+        estimates += result_estimates(model, plain, task)
+        if not task.break_even:
+            unit = UNITS[trial.protocol["measure"]]
+            above = task.above_chance(plain)
+            estimates.append(Estimate.of(ABOVE_CHANCE, above, unit, group=model, p=math.nan))
         estimates += cost_estimates(model, plain, task, alone)
         for claim, name, verdict in zip(trial.claims, names, verdicts, strict=True):
             facts = trial, task, verdict, alone, claim.provenance
             tried = Tried(name + on, claim.path, *facts)
             estimates += tried.estimates(costs)
-            shortgpt = trial.comparators.shortgpt.get(len(claim.path))
+            shortgpt = trial.comparators.shortgpt.get(Size.of(claim.path).name)
             groups[tried.group] = {
                 "path": format_path(claim.path),
                 "task": task.task,

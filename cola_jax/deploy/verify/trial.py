@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.deploy.agreement import agreement_session, agreements
 from cola_jax.deploy.settings import Measure, TrialSettings
 from cola_jax.deploy.verify.claims import Claim
 from cola_jax.deploy.verify.comparators import (
     TEMPERATURE,
+    Size,
     least_influence,
+    least_influence_of_parts,
     majority_vote,
     random_controls,
 )
@@ -27,6 +30,7 @@ from cola_jax.deploy.verify.earlier_tries import (
 from cola_jax.deploy.verify.power import Components, check_size, plan
 from cola_jax.deploy.verify.protocol import (
     Comparators,
+    costs_in,
     lock_protocol,
     make_protocol,
     read_protocol,
@@ -39,6 +43,7 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
+from cola_jax.layer_costs import LayerCosts, part_costs
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.question import Question, distinct
@@ -47,6 +52,7 @@ from cola_jax.runs.session import Session, evaluate_prompts, influence_of
 from cola_jax.runs.trial_facts import MARGINS
 from cola_jax.scoring.statistics import Crossed
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.steps import is_whole
 
 TIMED = 16  # questions on which a path is timed
 REPEATS = 3  # timings, of which the shortest counts
@@ -58,7 +64,7 @@ class PathScores:
     """A path on a task: fields [n, K] of n questions and K prompts, and the mean tokens."""
 
     values: np.ndarray  # of the primary measure
-    right: np.ndarray  # bool
+    right: np.ndarray  # bool; the shares of tokens that agree, where these are measured
     tokens: float  # decoded, NaN where nothing is
 
 
@@ -71,6 +77,8 @@ class TaskTrial:
     samples: list[list[Verdicts]]  # of the identity path [n, 1], m in each prompt
     chance: np.ndarray  # [n], the primary measure of a guess
     asked: ChosenOn = NOTHING  # keys of its questions and wordings
+    # of paths as drafts, the share of the cost, which their acceptance is compared with
+    break_even: Mapping[LayerPath, float] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,8 +86,14 @@ class TaskTrial:
         return next(iter(self.measured.values())).right.shape
 
     def effect(self, path: LayerPath, other: LayerPath) -> Crossed:
-        """Return the difference between two paths within question and prompt."""
-        return Crossed.of(self.measured[path].values - self.measured[other].values)
+        """Return the difference between two paths within question and prompt.
+
+        Of drafts, it is that of what they exceed their break-even by; the model's is 0.
+        """
+        values = self.measured[path].values - self.measured[other].values
+        if self.break_even:
+            values = values - (self.break_even[path] - self.break_even[other])
+        return Crossed.of(values)
 
     def above_chance(self, plain: LayerPath) -> Crossed:
         """Return the primary measure of the identity path minus that of a guess."""
@@ -129,20 +143,26 @@ def run_trial(
     metrics: Metrics | None = None,
     samplers: Mapping[str, list[list[Session]]] | None = None,
     components: Components | None = None,
+    costs: LayerCosts | None = None,
 ) -> Trial:
     """Try claims on tasks, each with a session for every prompt, and decide on them.
 
     `directory` gets the protocol, before any outcome, and a run for each task and prompt, which
     are resumed. `samplers` are, by task, sessions in every prompt for each sample of answers, and
-    `components` the variances by which the size is planned, usual ones by default. Raises
+    `components` the variances by which the size is planned, usual ones by default. `costs` are
+    those of drafts, by default the number of layers and the weights of parts. Raises
     InputError for a trial that is too small for its margin and no pilot, a measure that a task
     lacks, a claim that is judged on what chose it, and a protocol that differs from that of a trial
     that has begun.
     """
     (first, *_), *_ = sessions.values()
-    plain = identity(first.model.config.num_layers)
+    config = first.model.config
+    plain = identity(config.num_layers)
+    drafts = settings.measure == "agreement"
+    if costs is None or not drafts:
+        costs = LayerCosts(config.num_layers).with_shares(part_costs(config))
     tests = sum(
-        number_of_tests(len(prompts), shorter=len(claim.path) < len(plain))
+        number_of_tests(len(prompts), shorter=may_lose_little(claim.path, costs, settings))
         for prompts in sessions.values()
         for claim in claims
     )
@@ -160,13 +180,20 @@ def run_trial(
                 claim.provenance.check(claim.text, asked[task], task)
     metrics = metrics or Metrics()
     before = read_protocol(directory)
+    if drafts:
+        sessions = {
+            task: [agreement_session(session) for session in prompts]
+            for task, prompts in sessions.items()
+        }
     comparators = make_comparators(first, claims, before, settings, metrics)
     rules: dict[str, Any] = dataclasses.asdict(settings) | {"num_tests": tests}
     samplers = samplers or {}
     if samplers:
         counts = {task: len(each) for task, each in samplers.items()}
         rules["self_consistency"] = {"samples": counts, "temperature": TEMPERATURE}
-    protocol = make_protocol(dict(sessions), claims, comparators, **rules)
+    all_whole = all(is_whole(step) for claim in claims for step in claim.path)
+    recorded = None if all_whole and not drafts else costs
+    protocol = make_protocol(dict(sessions), claims, comparators, recorded, **rules)
     keys = {task: sorted(each.questions) for task, each in asked.items()}
     if before is None:
         if not (settings.allow_overlap or settings.pilot):
@@ -187,10 +214,16 @@ def run_trial(
         ]
         rows = evaluate(prompts, folder, paths)
         tried = task_trial(task, prompts, paths, rows, samples, settings.measure)
-        tasks.append(dataclasses.replace(tried, asked=asked[task]))
+        break_even = {path: costs.of(path) / costs.total for path in paths} if drafts else {}
+        tasks.append(dataclasses.replace(tried, asked=asked[task], break_even=break_even))
     trial = decide_trial(protocol, claims, comparators, tasks, settings)
     record_tries(protocol, keys, first.model.source or "", outcomes_of(trial))
     return trial
+
+
+def may_lose_little(path: LayerPath, costs: LayerCosts, settings: TrialSettings) -> bool:
+    """Whether a trial tests if a path loses little: where it has fewer layers, and is no draft."""
+    return settings.measure != "agreement" and costs.layers(path) < costs.num_layers
 
 
 def outcomes_of(trial: Trial) -> dict[tuple[str, str], str]:
@@ -216,14 +249,21 @@ def make_comparators(
     """
     config = session.model.config
     layers, known = config.num_layers, [claim.path for claim in claims]
-    lengths = sorted({len(path) for path in known if len(path) < layers})
+    sizes = sorted({Size.of(path) for path in known if Size.of(path).is_below(layers)})
     stored = before["comparators"]["shortgpt"] if before else {}
-    shortgpt = {n: parse_path(stored[str(n)], layers) for n in lengths if str(n) in stored}
-    if missing := [n for n in lengths if n not in shortgpt]:
+    shortgpt = {x.name: parse_path(stored[x.name], layers) for x in sizes if x.name in stored}
+    needed = [layer for layer in config.keys_of if layer is not None]  # others share their keys
+    missing = [size for size in sizes if size.name not in shortgpt]
+    if any(size.whole for size in missing):
         influence = influence_of(session, metrics)
-        needed = [layer for layer in config.keys_of if layer is not None]
-        influence[needed] = np.inf  # others share their keys
-        shortgpt |= {n: least_influence(influence, n) for n in missing}
+        influence[needed] = np.inf
+        whole = [size.mlps for size in missing if size.whole]
+        shortgpt |= {str(n): least_influence(influence, n) for n in whole}
+    if not all(size.whole for size in missing):
+        influence = influence_of(session, metrics, parts=True)
+        influence[needed, 0] = np.inf
+        of_steps = [size for size in missing if not size.whole]
+        shortgpt |= {size.name: least_influence_of_parts(influence, size) for size in of_steps}
     refused = config.missing_keys
     random = {
         path: random_controls(path, layers, settings.seed, known, refused=refused) for path in known
@@ -248,6 +288,8 @@ def task_trial(
     pairs = zip(rows, prompts, strict=True)
     values = np.stack([measure_of(row, each, measure) for row, each in pairs], axis=1)[first]
     right = np.stack([each.verdict for each in rows], axis=1)[first]
+    if measure == "agreement":
+        right = values
     chance = np.array([guess_of(questions[i], measure) for i in first])
     measured = {
         path: PathScores(values[..., c], right[..., c], mean_tokens(rows, c))
@@ -267,6 +309,8 @@ def guess_of(question: Question, measure: Measure) -> float:
     """Return the primary measure of a guess among the options; open questions are not guessed."""
     if measure == "likelihood":
         return -math.log(len(question.options))
+    if measure == "agreement":
+        return 0.0
     return 0.0 if question.open else 1 / len(question.options)
 
 
@@ -274,6 +318,8 @@ def measure_of(verdicts: Verdicts, session: Session, measure: Measure) -> np.nda
     """Return the primary measure [n, C] of verdicts [n, C]."""
     if measure == "accuracy":
         return verdicts.verdict.astype(float)
+    if measure == "agreement":
+        return agreements(verdicts)
     answers = [question.answer for question in session.asked.questions]
     # among the options: a path that likes all of them better, such as letters, knows no more
     logprob = verdicts.logprobs[np.arange(len(answers)), :, answers]
@@ -347,13 +393,14 @@ def decide_trial(
     """Compare each claim with the identity path on each task, and decide on all of them."""
     plain = identity(protocol["num_layers"])
     margin = settings.margin / 100
+    costs = costs_in(protocol)
     judged = []
     for claim in claims:
         random = comparators.random[claim.path]
         tries = count_tries(protocol, claim.path)
         for task in tasks:
             blind = task.blind_to_loss(claim.path, plain, random, margin)
-            shorter = len(claim.path) < len(plain)
+            shorter = may_lose_little(claim.path, costs, settings)
             judged.append(Judged(task.effect(claim.path, plain), shorter, blind, tries))
     verdicts = decide(judged, margin, pilot=settings.pilot)
     rows = [verdicts[i : i + len(tasks)] for i in range(0, len(verdicts), len(tasks))]

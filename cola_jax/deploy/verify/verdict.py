@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from cola_jax.deploy.settings import Measure, Outcome
 from cola_jax.deploy.verify.power import Components
 from cola_jax.runs.estimates import (
+    ABOVE_BREAK_EVEN,
     APART,
     CHANGE,
     DETECTABLE,
@@ -22,8 +23,9 @@ from cola_jax.runs.estimates import (
 )
 from cola_jax.scoring.statistics import ALPHA, DRAWN_PROMPTS, Crossed, holm
 
-CHANGES = {"accuracy": CHANGE, "likelihood": LIKELIHOOD}  # by the primary measure
-UNITS = {"accuracy": "points", "likelihood": "nats/100 more"}
+# by the primary measure
+CHANGES = {"accuracy": CHANGE, "likelihood": LIKELIHOOD, "agreement": ABOVE_BREAK_EVEN}
+UNITS = {"accuracy": "points", "likelihood": "nats/100 more", "agreement": "points"}
 
 
 @dataclasses.dataclass(frozen=True)
