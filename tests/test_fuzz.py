@@ -141,7 +141,8 @@ def readers_of(folder: Path) -> dict[str, Callable[[], object]]:
     for name in TABLES:
         readers[name] = functools.partial(prepare, task=name)
     config = llama(LAYERS, 8, 1, 1, 8, 8)
-    for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
+    paths = "paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"
+    for name in (*paths, "evopress.txt", "skipped.json", "loop.json"):
         readers[name] = functools.partial(
             PathFlags(paths_file=folder / name).collect, config, named
         )

@@ -186,7 +186,7 @@ class Loop(BaseModel, extra="forbid"):
     """A window of layers that run several times, with a share of each update."""
 
     window: tuple[LayerId, LayerId]  # the first and the last layer
-    count: Annotated[int, Field(strict=True, ge=1)]
+    count: Annotated[int, Field(strict=True, ge=1, le=1_000)]
     share: float | None = None  # None: 1 / count, so that the loop adds as much as the window
     mode: Literal["layer", "block"] | None = None  # what is repeated: each layer, or the window
 
