@@ -17,7 +17,7 @@ from cola_jax.formats.families import FAMILIES, read_config
 from cola_jax.formats.huggingface import CONFIG, read_config_file
 from cola_jax.formats.identity import HUB_ID, Identity
 from cola_jax.path import LayerPath, ascending_ranges, format_path, is_whole_path, validate
-from cola_jax.steps import is_whole
+from cola_jax.steps import MLP, is_whole, part_of
 
 # model types whose classes exllamav3 1.4.1 has; layer maps came with 0.0.31
 EXLLAMAV3 = {
@@ -107,6 +107,11 @@ def vllm_overrides(config: ModelConfig, path: LayerPath) -> dict[str, Any]:
     The rest of the config stays that of the base model. Raises InputError where vLLM cannot run it.
     """
     path = validate(path, config.num_layers)
+    if all(part_of(step) == MLP for step in path):
+        raise InputError(
+            f"path {format_path(path)} has no attention, and vLLM runs no model without a cache: "
+            "run it in transformers with cola_jax.apply_path."
+        )
     model_type = model_type_of(config)
     architecture = f"{FAMILIES[model_type].name}ForCausalLM"
     if architecture not in ARCHITECTURES:

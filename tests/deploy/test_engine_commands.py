@@ -85,6 +85,8 @@ def test_commands_name_steps(pair):
     assert [*commands] == ["cola", "transformers", "vllm"]
     overrides = json.loads(shlex.split(commands["vllm"])[-1])
     assert overrides["cola_path"] == [0, "1a", "2*0.5", "3*0.5"]
+    with pytest.raises(InputError, match=r"path \(0-1\)m has no attention"):
+        vllm_overrides(config_of(pair, "llama-gqa"), parse_path("0m,1m", 6))
     assert "--path '0,1a,(2-3)*0.5' " in commands["cola"]
     assert 'cola_jax.apply_path(model, "0,1a,(2-3)*0.5")' in commands["transformers"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
 from cola_jax.deploy.serve.architectures import ARCHITECTURES, LAYERS_FIELD, PATH_FIELD, name_of
-from cola_jax.steps import LETTERS, THOUSANDTHS, Step, check_share
+from cola_jax.steps import LETTERS, MLP, THOUSANDTHS, Step, check_share
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -52,6 +52,8 @@ def path_in(model_config: "ModelConfig") -> tuple[Step, ...]:
                 f"{PATH_FIELD} has the layer {step.layer}, but {model_config.model} has the layers "
                 f"0 to {num_layers - 1}."
             )
+    if all(step.part == MLP for step in steps):
+        raise PathError(f"{PATH_FIELD} has no attention, and vLLM runs no model without a cache.")
     return steps
 
 

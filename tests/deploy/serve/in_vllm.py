@@ -182,6 +182,7 @@ def refused(folder: Path) -> bool:
         ("has the step True, but", {"cola_path": [True]}, {}),
         ("has the layer 6, but", {"cola_path": [0, "6m*0.5"]}, {}),
         ("not a share of an update", {"cola_path": [0, "5*3"]}, {}),
+        ("has no attention", {"cola_path": ["0m", "1m"]}, {}),
         ("must be a list of layer ids", {"cola_path": "0-5"}, {}),
         ("must be a list of layer ids", {"cola_path": []}, {}),
         ("has no cola_path", {"cola_path": None}, {}),
