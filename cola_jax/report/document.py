@@ -58,7 +58,8 @@ NOTES = {
     "kept where no fewer questions are right.",
     "static": "Paths are tried on training questions, and chosen on those for validation, as is "
     "the Pareto front of accuracy (or, by the fitness kl, of the divergence from the model's own "
-    "next token, which reads no answers) and cost, which is shown. "
+    "next token, or by agreement of the share of tokens of its own text, which read no answers) "
+    "and cost, which is shown. Break-even: the agreement above which a path pays as a draft. "
     + HELD_OUT
     + "Where only paths "
     "with fewer layers were searched, the chosen one is named, whether or not it is as good.",
@@ -71,9 +72,13 @@ NOTES = {
     "of the trial; of effects two-sided; in each prompt, of the test that the prompts "
     "do not differ. Place: that of the claim among random paths with the same edits, "
     "which is not a test, nor are the figures beside it. ShortGPT's path: as many "
-    "layers, those of the largest influence; a vote: the majority of samples of the "
-    "model at the cost of the claim. Above a guess: what the model has to lose. Loss "
-    "excluded: the margin of `as good`, with the p-value of a loss of as much.",
+    "layers, or attentions and MLPs, those of the largest influence; a vote: the "
+    "majority of samples of the model at the cost of the claim. Above a guess: what "
+    "the model has to lose. Loss "
+    "excluded: the margin of `as good`, with the p-value of a loss of as much. Acceptance: "
+    "the share of tokens of the model's own text that a path says; break-even: its share of "
+    "the cost, above which it pays as a draft; its speed: with the best length of drafts, in "
+    "tokens, as multiples of the model's.",
     "search": "Intervals: 95 %, simultaneous for what is tested. Tests are two-sided, and p is "
     "corrected (Holm) for all tests of the run. W→C counts questions that have a "
     "control: the same search for an answer that is neither correct nor the model's "
