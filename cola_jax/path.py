@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from cola_jax.errors import InputError, check_whole, reading, shown
 from cola_jax.question import random_of
@@ -304,11 +304,11 @@ class Edit(NamedTuple):
     mark have that share.
     """
 
-    kind: Int[np.ndarray, "*A"]
-    start: Int[np.ndarray, "*A"]
-    k: Int[np.ndarray, "*A"]
-    amount: Int[np.ndarray, "*A"]
-    mark: Int[np.ndarray, "*A"] = 0  # type: ignore[assignment] # of edits of whole layers
+    kind: Any  # a number, or an array [A], as the others
+    start: Any
+    k: Any
+    amount: Any
+    mark: Any = 0  # of edits of whole layers
 
 
 def edit_table(
@@ -423,7 +423,7 @@ def parse_edit(text: str) -> Edit:
     part = SKIPPED.get(match["part"], WHOLE)
     mark = Step(0, part, float(match["share"] or 1)).mark
     amount = match["times"] or match["by"] or 0
-    return Edit(*map(int, (kind, match["start"], match["k"], amount, mark)))  # type: ignore[arg-type]
+    return Edit(*map(int, (kind, match["start"], match["k"], amount, mark)))
 
 
 def random_paths(

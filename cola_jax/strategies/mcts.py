@@ -29,7 +29,7 @@ from cola_jax.strategies.draws import (
     random_words,
 )
 from cola_jax.strategies.outcome import NO_PARENT, ROOT
-from cola_jax.strategies.tree import Tables, Tree
+from cola_jax.strategies.tree import Tables, Tree, Values
 
 GRAIN = 2**12
 OF_SEARCH = ("size", "unit", "key", "tried")  # fields of a tree without a slot for each node
@@ -277,7 +277,7 @@ def shares_of_cost(path: Array, length: Array, tables: Tables) -> tuple[Array, A
 
 
 def sum_over_steps(
-    table: Int[Array, "3 P"], path: Int[Array, " P"], length: Int[Array, ""]
+    table: Int[Values, "3 P"], path: Int[Array, " P"], length: Int[Array, ""]
 ) -> Int[Array, ""]:
     """Sum the entries of a path's steps, of whole layers, of attentions and of MLPs."""
     inside = jnp.arange(len(path)) < length
