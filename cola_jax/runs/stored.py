@@ -91,11 +91,6 @@ def polar_samples(run: Run) -> dict[str, Any]:
     or shares of layers, which lists of layers cannot hold.
     """
     facts = run.facts()
-    if run.layout.has_steps:
-        raise InputError(
-            f"{run.directory} has paths with parts or shares of layers, and PoLar's file has lists "
-            "of whole layers: give a run without --parts and --shares."
-        )
     samples = []
     for labels in read_labels(run):
         if labels.gold is None or not labels.options:
