@@ -157,6 +157,14 @@ def examples_of(rows, texts=None, **settings):
 HELD = examples_of([label(i, [1, 0, 0, 0]) for i in range(20)]).held_out
 
 
+def test_distill_refuses_runs_of_parts_and_shares(session, tmp_path):
+    folder = tmp_path / "steps"
+    with Run(folder).open({"command": "search", "steps": True}, {"num_layers": 5}):
+        pass
+    with pytest.raises(InputError, match="parts or shares of layers, and a router names paths of"):
+        distill(session, str(folder), str(tmp_path / "router"), SETTINGS)
+
+
 def test_make_examples_chooses_and_weighs_the_correct_paths_of_a_question():
     labels = [label(i, [1, 1, i % 2, 1]) for i in range(20)]
     shortest = examples_of(labels)
