@@ -176,9 +176,10 @@ def draft_rows(
     chosen_on, measured_on = (np.sort(half) for half in np.array_split(np.array(order), 2))
     for kind in ("layers", "parts"):
         missing = [percent for percent in drafts.costs if (kind, str(percent)) not in best]
-        if missing:
-            rows = Prompts.stack([text.prompt(b) for b in chosen_on.tolist()])
-            influence = block_influence(text.model, rows, parts=kind == "parts")
+        if not missing:
+            continue
+        rows = Prompts.stack([text.prompt(b) for b in chosen_on.tolist()])
+        influence = block_influence(text.model, rows, parts=kind == "parts")
         for percent in missing:
             highest = percent / 100 * costs.total * (1 + ROUNDING)
             settings = StaticSettings(

@@ -64,7 +64,7 @@ class Block(NamedTuple):
         parts = [place for place, step in enumerate(path) if not is_whole(step)]
         if parts:
             kept = part_of(path[parts[0]])
-            (kind,) = (kind for kind, part in KEPT.items() if part == kept)
+            kind: Kind = "skip attention" if kept == KEPT["skip attention"] else "skip mlp"
             return cls(kind, parts[0], parts[-1] + 1)
         size = abs(len(path) - num_layers)
         same = next((i for i, layer in enumerate(path) if layer != i), len(path))
@@ -76,7 +76,7 @@ class Block(NamedTuple):
     def parse(cls, name: str) -> "Block":
         """Read a name such as `skip 3-4` or `skip attention 3`."""
         edit, _, layers = name.rpartition(" ")
-        (kind,) = (kind for kind in KINDS if kind == edit)
+        kind = KINDS[KINDS.index(edit)]
         first, _, last = layers.partition("-")
         return cls(kind, int(first), int(last or first) + 1)
 

@@ -476,7 +476,7 @@ def evaluate_prompts(
     for session, folder in zip(sessions, folders, strict=True):
         run = session.evaluate(folder, paths, metrics, held_out=held_out, **recorded)
         asked = held_out_of(session) if held_out else session.asked
-        rows.append(stored_verdicts(run, asked.questions, asked.scorer, len(paths)))
+        rows.append(stored_verdicts(run, asked.recorded, asked.scorer, len(paths)))
     return rows
 
 

@@ -46,6 +46,15 @@ def test_agreement_is_the_share_of_tokens_that_a_path_says(session, tmp_path):
     assert found[:, 1:].min() < 1
 
 
+def test_agreement_does_not_depend_on_options_or_gold(tiny_checkpoint, tmp_path):
+    file = str(tiny.write_questions(tmp_path / "task.jsonl", 6))
+    session = Session.prepare(str(tiny_checkpoint), TaskConfig(file).prepare)
+    assert {question.answer for question in session.asked.questions} != {0}
+    scored = agreement.agreement_session(session, TOKENS)
+    (verdicts,) = evaluate_prompts([scored], str(tmp_path / "run"), PATHS[:1])
+    assert (agreement.agreements(verdicts) == 1).all()
+
+
 def test_own_texts_are_those_of_generate(session):
     texts = agreement.own_texts(session, session.asked, TOKENS)
     stop = session.asked.scorer.stop
