@@ -276,9 +276,7 @@ def test_verify_of_parts_counts_layers_and_compares_with_as_many_parts(common, t
     assert protocol["num_tests"] == 3  # a loss of the shorter path as well
 
 
-def test_verify_of_drafts_compares_acceptance_with_the_cost(
-    common, tmp_path, capsys, monkeypatch, refused
-):
+def test_verify_of_drafts_compares_acceptance_with_the_cost(common, tmp_path, capsys, monkeypatch):
     flags = [*common, "--limit", "4", "--prompts", "1", "--pilot", "--measure", "agreement"]
     main(["verify", "0-3", "0,1a,2-4", *flags])
     text = " ".join(capsys.readouterr().out.split())
@@ -304,5 +302,3 @@ def test_verify_of_drafts_compares_acceptance_with_the_cost(
     assert (
         read_results(out / "results.json").to_json()["estimates"] == results.to_json()["estimates"]
     )
-    line = refused("export", *common[:2], "--path", "0-3", "--effect", out / "results.json")
-    assert "measures agreement, but a model card states accuracy" in line
