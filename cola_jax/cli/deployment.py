@@ -87,7 +87,7 @@ class Static(TaskCommand):
         flags = self.flags.over_prompts()
         session, out = flags.prepare(command=self), flags.out
         model = session.model
-        shares = part_costs(model.config) if self.settings.edits_steps else None
+        shares = part_costs(model.config) if self.settings.has_steps else None
         costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, shares)
         prompts = flags.measuring(session, self)
         best = run_with_progress(
@@ -96,13 +96,13 @@ class Static(TaskCommand):
         facts = facts_of(session, command="static", **self.settings.record())
         chosen_on = session.chosen_on().field()
         recorded = facts.to_json() | size_of(prompts) | chosen_on
-        if self.settings.edits_steps:  # by which the paths of other costs are weighed
+        if self.settings.has_steps:  # by which the paths of other costs are weighed
             recorded["settings"] |= {"layer_costs": costs.milliseconds, "part_costs": costs.parts}
         results = Results(static_estimates(best, self.settings.fitness), recorded)
         write_report(results, path_of(out))
         chosen = {
             "path": format_path(best.recommended),  # to use
-            "layers": best.costs.layers(best.recommended),
+            "layers": len(best.recommended),
             "found": format_path(best.chosen.path),  # to try
         }
         origin = origin_of(session) | {"task": flags.task.task}
@@ -112,10 +112,14 @@ class Static(TaskCommand):
 
     def budget(self, tried: int) -> dict[str, Any]:
         """Return within what a path was searched, and how many were tried on all questions."""
-        names = ["generations", "offspring", "max_layers", "max_cost"]
-        names += ["parts", "shares"] * self.settings.edits_steps
+        names = ("generations", "offspring", "max_layers", "max_cost")
         limits = {name: getattr(self.settings, name) for name in names}
-        return {name: x for name, x in limits.items() if x is not None} | {"paths_tried": tried}
+        limits = {name: x for name, x in limits.items() if x is not None}
+        if self.settings.parts:
+            limits["parts"] = True
+        if self.settings.shares:
+            limits["shares"] = ",".join(f"{share:g}" for share in self.settings.shares)
+        return limits | {"paths_tried": tried}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,7 +76,7 @@ class PathFile(BaseModel):
 
     path: StrictStr  # to use
     found: StrictStr | None = None  # by a search, where another is recommended
-    layers: Count | None = None  # of the path
+    layers: Count | None = None  # the steps of the path
     num_layers: Count | None = None  # of the model
     model: StrictStr | None = None  # digest
     model_name: StrictStr | None = None
@@ -121,7 +121,7 @@ class PathFile(BaseModel):
         *,
         found: bool = False,
     ) -> LayerPath:
-        """Return the layers of the path, or of the one that was found, through a model.
+        """Return the path, or the one that was found, through a model.
 
         Raises InputError for a file of another model, layers that this one lacks, and a path of
         more than `max_length` steps, by default 2 * num_layers.
@@ -193,7 +193,7 @@ def read_path(
     """Read a path from its text form, or from the file that a text names.
 
     Raises InputError for a text that names no file with a path, a file of another model than
-    `model`, and a path that does not fit it, or has more than `max_length` layers, by default
+    `model`, and a path that does not fit it, or has more than `max_length` steps, by default
     2 * num_layers.
     """
     file = find_path_file(text)

@@ -58,7 +58,7 @@ class StaticSettings:
     """Random seed."""
 
     @property
-    def edits_steps(self) -> bool:
+    def has_steps(self) -> bool:
         """Whether paths may have parts or shares."""
         return self.parts or bool(self.shares)
 
@@ -68,7 +68,7 @@ class StaticSettings:
         So runs of whole layers that an earlier version began are resumed.
         """
         fields = dataclasses.asdict(self)
-        if not self.edits_steps:
+        if not self.has_steps:
             del fields["parts"], fields["shares"]
         return fields
 

@@ -158,7 +158,7 @@ def find_path(
     )
     recorded = {"command": "static", **settings.record()}
     recorded["layer_costs"] = costs.milliseconds
-    if settings.edits_steps:
+    if settings.has_steps:
         recorded["part_costs"] = costs.parts
     searched = session
     if settings.fitness == "kl":
@@ -403,7 +403,7 @@ class Mutations:
             shares=settings.shares,
         )
         highest = settings.highest_cost(costs)
-        if settings.edits_steps:
+        if settings.has_steps:
             fitting = FittingEdits(table, lengths[0], positions)
             parts = BOTH if settings.parts else (WHOLE,)
             return StepMutations(costs, lengths, highest, fitting, parts)

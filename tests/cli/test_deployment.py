@@ -10,6 +10,7 @@ import pytest
 
 import cola_jax
 from cola_jax.cli.main import main
+from cola_jax.deploy.path_file import PathFile
 from cola_jax.execute.run_paths import PathEvaluator
 from cola_jax.layer_costs import LayerCosts
 from cola_jax.runs.chosen_on import ChosenOn
@@ -105,9 +106,10 @@ def test_static_over_parts_is_recorded_resumed_and_chosen_from(
     main([*command, "--out", str(out)])
     used = json.loads((out / "static.json").read_text())
     assert used["budget"]["parts"] is True
-    assert used["budget"]["shares"] == [0.5, 0.25]
-    assert used["layers"] <= 0.85 * tiny.LAYERS
+    assert used["budget"]["shares"] == "0.5,0.25"
+    path = PathFile.of(used, "static.json").layers_of("static.json", tiny.LAYERS, found=True)
     found = cola_jax.parse_path(used["found"], tiny.LAYERS)
+    assert path == found
     assert not all(map(is_whole, found))
     results = read_results(out / "results.json")
     recorded = Run(out).settings()
