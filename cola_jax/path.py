@@ -27,7 +27,7 @@ from cola_jax.steps import (
 
 Ids = Sequence[int] | np.ndarray | Array
 LayerPath = tuple[int, ...]  # a path without padding: the ids of its steps (`cola_jax.steps`)
-STOP = -1  # marks the positions of a padded path after its last layer
+STOP = -1  # marks the positions of a padded path after its last step
 
 MARK = r"(?P<part>[am])?(?:\*(?P<share>[0-9]{0,9}\.?[0-9]{0,9}))?"
 ITEM = re.compile(rf"(?P<first>[0-9]{{1,30}})(?:-(?P<last>[0-9]{{1,30}})|{MARK})")
@@ -38,7 +38,7 @@ EDIT = re.compile(
     r" at (?P<start>[0-9]{1,9})(?: x(?P<times>[0-9]{1,9})| by (?P<by>[+-][0-9]{1,9}))?"
     r"(?: \*(?P<share>[0-9]\.?[0-9]{0,3}))?"
 )
-PARTS = re.compile(r"(?:^|,)(\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # between commas outside of groups
+ITEMS = re.compile(r"(?:^|,)(\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # between commas outside of groups
 
 SKIP = 0
 REPEAT = 1
@@ -62,7 +62,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> Lay
         raise InputError(f"a path is read from a text such as 0-5,7,7,8-29, not {shown(text)}.")
     steps: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
-    for item in PARTS.findall("".join(text.split())):
+    for item in ITEMS.findall("".join(text.split())):
         group = GROUP.fullmatch(item)
         if group and not any(group[name] for name in ("part", "share", "times")):
             group = None  # parentheses of no use
@@ -72,7 +72,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> Lay
         )
         if len(steps) + len(block) * times > limit:
             raise InputError(
-                f"path {shown(text)} runs more than {limit} layers: shorten it, or allow more "
+                f"path {shown(text)} has more than {limit} steps: shorten it, or allow more "
                 "with a larger maximum length."
             )
         steps += block * times
@@ -159,9 +159,9 @@ def parse_mark(match: re.Match[str], text: str) -> int:
 def format_path(path: Ids) -> str:
     """Write a path, whose padding is ignored, in the shortest form that `parse_path` reads."""
     if isinstance(path, str):
-        raise InputError(f"a path is written from its layer ids, and {shown(path)} is a text.")
+        raise InputError(f"a path is written from its ids, and {shown(path)} is a text.")
     steps = [int(step) for step in path if step != STOP]
-    parts: list[str] = []
+    items: list[str] = []
     plain: list[int] = []
     start = 0
     while start < len(steps):
@@ -170,16 +170,16 @@ def format_path(path: Ids) -> str:
             plain.append(steps[start])
             start += 1
             continue
-        parts += runs(plain)
+        items += format_ranges(plain)
         plain = []
         block = steps[start : start + size]
         # a single layer run two or three times reads better written out
         if size == 1 and times < 4:
-            parts += runs(block) * times
+            items += format_ranges(block) * times
         else:
-            parts.append(f"{format_group(block)}x{times}")
+            items.append(f"{format_group(block)}x{times}")
         start += size * times
-    return ",".join(parts + runs(plain))
+    return ",".join(items + format_ranges(plain))
 
 
 def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
@@ -198,15 +198,18 @@ def format_group(block: Sequence[int]) -> str:
     """Write a block as a group, in which there can be no other: `(6-7)*0.5`, `(6*0.5,7*0.5,8)`."""
     ranges = ascending_ranges(block)
     if len(ranges) == 1 and len(block) > 1 and not is_whole(block[0]):
-        return runs(block)[0]
+        return format_ranges(block)[0]
     items: list[str] = []
     for run in ranges:
-        # one by one where a range would be a group
-        items += runs(run) if is_whole(run[0]) else [runs([step])[0] for step in run]
+        if is_whole(run[0]):
+            items += format_ranges(run)
+        else:
+            # one by one, as a range of them would be a group
+            items += [f"{layer_of(step)}{format_mark(step)}" for step in run]
     return f"({','.join(items)})"
 
 
-def runs(steps: Sequence[int]) -> list[str]:
+def format_ranges(steps: Sequence[int]) -> list[str]:
     """Write steps as ids and ascending ranges, with their parts and shares."""
     texts = []
     for run in ascending_ranges(steps):
@@ -240,8 +243,8 @@ def ascending_ranges(layers: Sequence[int]) -> list[range]:
 def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> LayerPath:
     """Return the path as a tuple of ints, an array without the padding at its end.
 
-    InputError where it is empty or longer than `max_length`, or has other ids than
-    0..num_layers-1, which inside jit would wrap or clamp silently. A list has no padding: where a
+    InputError where it is empty or longer than `max_length`, or has ids of no step of the model,
+    which inside jit would wrap or clamp silently. A list has no padding: where a
     user writes -1 in one, the last layer may be meant.
     """
     path = [int(step) for step in layers]
@@ -252,12 +255,13 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> Lay
     bad = sorted({step for step in path if not is_step(step, num_layers)})
     if bad:
         hint = " (-1 pads arrays alone)" if bad == [STOP] else ""
+        kind = "layer ids" if all(map(is_whole, bad)) else "ids of steps"
         raise InputError(
-            f"path has layer ids {bad}, but the model has layers 0..{num_layers - 1}{hint}: {path}"
+            f"path has {kind} {bad}, but the model has layers 0..{num_layers - 1}{hint}: {path}"
         )
     if max_length is not None and len(path) > max_length:
         raise InputError(
-            f"path has {len(path)} layers, but at most {max_length} are allowed: {path}"
+            f"path has {len(path)} steps, but at most {max_length} are allowed: {path}"
         )
     return tuple(path)
 
@@ -271,7 +275,7 @@ def pad_path(path: Ids, positions: int) -> np.ndarray:
     """Return the path as int32 [positions], STOP after its end; InputError when it is longer."""
     if len(path) > positions:
         raise InputError(
-            f"path has {len(path)} layers but only {positions} positions; pass "
+            f"path has {len(path)} steps but only {positions} positions; pass "
             f"positions={len(path)} (one recompile)."
         )
     return np.pad(np.asarray(path, np.int32), (0, positions - len(path)), constant_values=STOP)
@@ -287,7 +291,7 @@ def pad_lists(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
 
 
 def unpad_path(path: np.ndarray) -> LayerPath:
-    """Return the layer ids of a path [P] that is padded with STOP."""
+    """Return a path [P] without its padding with STOP."""
     return tuple(path[path != STOP].tolist())
 
 

@@ -19,7 +19,7 @@ LAYER_BITS = 10
 SHARE_BITS = 11
 PART_BITS = 2
 RUN_BITS = 8
-MOST_LAYERS = 1_000  # of a model; the id of padding, -1, has a higher one
+MOST_LAYERS = 1_000  # of a model; `layer_of` padding, -1, is above it
 WHOLE = 0
 ATTENTION = 1  # or the mixer of a recurrent layer
 MLP = 2  # or experts
@@ -58,7 +58,7 @@ class Step(NamedTuple):
 
 
 class StepForm(NamedTuple):
-    """What decides the program of a step: a share of 1 costs nothing, and changes no rounding."""
+    """What a compiled program of steps depends on: the part, and whether the share is not 1."""
 
     part: int = WHOLE
     damped: bool = False
@@ -107,7 +107,7 @@ def share_of(ids: Any) -> Any:
 
 
 def mark_of(ids: Any) -> Any:
-    """Return what ids say beside the layer and the run; 0 for whole layers."""
+    """Return the marks of ids, as `Step.mark`: 0 for whole layers with all of their update."""
     return ids & (1 << LAYER_BITS + SHARE_BITS + PART_BITS) - (1 << LAYER_BITS)
 
 
@@ -133,7 +133,7 @@ def without_runs(ids: Any) -> Any:
 
 
 def is_step(ids: Any, num_layers: int) -> Any:
-    """Tell which ids are steps of a model of so many layers, without runs."""
+    """Tell which ids are steps of a model of `num_layers` layers, without runs."""
     share = ids >> LAYER_BITS & (1 << SHARE_BITS) - 1
     in_range = (ids >= 0) & (run_of(ids) == 1) & (layer_of(ids) < num_layers)
     # a share of 1 has no bits, so that a step has one id
@@ -142,7 +142,7 @@ def is_step(ids: Any, num_layers: int) -> Any:
 
 
 def has_share(ids: Any) -> Any:
-    """Tell which ids add another share of an update than all of it."""
+    """Tell which ids have a share other than 1."""
     return (ids >> LAYER_BITS & (1 << SHARE_BITS) - 1) * (ids >= 0) != 0
 
 

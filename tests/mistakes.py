@@ -101,7 +101,7 @@ CASES = [
     (lambda: ask(chat=True), "chat: this is for a scorer that is given by its name"),
     (lambda: cola_jax.run_path(model, [[1, 2], [3]], [0]), "rows of ids differ in length"),
     (lambda: cola_jax.run_path(model, np.ones((1, 3)), [0]), r"float64 of shape \(1, 3\)"),
-    (lambda: cola_jax.run_path(model, "a", [[0, 1], [2]]), "a path is text or a list of layer ids"),
+    (lambda: cola_jax.run_path(model, "a", [[0, 1], [2]]), "a path is text or a list of ids"),
     (lambda: cola_jax.run_path(model, "a", [0, 1, -1]), r"layer ids \[-1\]"),
     (lambda: cola_jax.generate(model, "a", [0, 1, -1]), r"layer ids \[-1\]"),
     (lambda: cola_jax.generate(model, "a", max_new_tokens="5"), "max_new_tokens must be a whole"),

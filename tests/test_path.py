@@ -86,7 +86,7 @@ REFUSED = {  # texts by the error of each
     "where a layer id": ("", "0,,1", "a", "-1", "(0-1)", "(0-1)x0", "((0)x2)x2", "(0,1"),
     "range 5-3, which runs backwards: use 3-5": ("5-3",),
     r"names layer 9, but the model has layers 0\.\.8": ("0-9",),
-    "runs more than 18 layers": ("(0-8)x3", "(0)x999999999999"),
+    "has more than 18 steps": ("(0-8)x3", "(0)x999999999999"),
 }
 
 
@@ -97,7 +97,7 @@ def test_parse_path_refuses_bad_text_and_long_paths():
                 parse_path(text, LAYERS)
     assert len(parse_path("(0-8)x2", LAYERS)) == 18
     assert len(parse_path("(0-8)x3", LAYERS, max_length=27)) == 27
-    with pytest.raises(ValueError, match="runs more than 3 layers"):
+    with pytest.raises(ValueError, match="has more than 3 steps"):
         parse_path("0-3", LAYERS, max_length=3)
 
 
@@ -107,7 +107,7 @@ def test_validate_refuses_bad_paths():
         ([0, 1, STOP], r"layer ids \[-1\]"),  # a list has no padding
         ([0, 9, 12], r"layer ids \[9, 12\], but the model has layers 0\.\.8"),
         ([0, STOP, 1], r"layer ids \[-1\]"),
-        ([0] * 5, "path has 5 layers, but at most 4 are allowed"),
+        ([0] * 5, "path has 5 steps, but at most 4 are allowed"),
     ):
         with pytest.raises(ValueError, match=message):
             validate(path, LAYERS, max_length=4)
@@ -118,7 +118,7 @@ def test_pad_path_pads_or_refuses():
     padded = pad_path((1, 2), 4)
     assert padded.tolist() == [1, 2, STOP, STOP]
     assert padded.dtype == np.int32
-    with pytest.raises(ValueError, match=r"3 layers but only 2 positions; pass positions=3"):
+    with pytest.raises(ValueError, match=r"3 steps but only 2 positions; pass positions=3"):
         pad_path((1, 2, 3), 2)
 
 

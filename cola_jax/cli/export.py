@@ -105,10 +105,11 @@ class Export(Command):
         }
         command = write[self.format](directory, metadata, path)
         size = written_bytes(self.out) / 1e6
-        runs = "layers" if is_whole_path(path) else "steps in layers"
+        size_of_path = f"{len(path)} layers of {num_layers}"
+        if not is_whole_path(path):
+            size_of_path = f"{len(path)} steps of a model with {num_layers} layers"
         console.print(
-            f"{self.out}: path {format_path(path)}, {len(path)} {runs} of {num_layers}, "
-            f"{size:,.1f} MB",
+            f"{self.out}: path {format_path(path)}, {size_of_path}, {size:,.1f} MB",
             soft_wrap=True,
         )
         if any(map(part_of, path)) and self.format not in ENGINES:

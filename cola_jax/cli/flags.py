@@ -391,7 +391,7 @@ class PathFlags:
     seed: int = 0
     """Random seed of the random paths."""
     max_length: int | None = None
-    """Longest path allowed, in layers; twice the model's by default."""
+    """Longest path allowed, in steps; twice the layers of the model by default."""
 
     def collect(
         self, config: "ModelConfig", model: "Identity | None" = None

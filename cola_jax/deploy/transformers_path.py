@@ -174,7 +174,7 @@ def read_layers(path: "str | Ids", num_layers: int) -> "LayerPath":
         return read_path(path, num_layers)
     if not isinstance(path, Iterable):
         raise InputError(
-            f"a path is a text such as 0-5,7,7,8-29 or a list of layer ids, not {shown(path)}."
+            f"a path is a text such as 0-5,7,7,8-29 or a list of ids, not {shown(path)}."
         )
     return unpad_path(path_ids(path, num_layers))
 

@@ -175,18 +175,18 @@ def path_ids(path: PathInput, num_layers: int) -> np.ndarray:
     try:
         ids = np.asarray(path)
     except ValueError:  # lists of unequal lengths
-        raise InputError(f"a path is text or a list of layer ids, not {shown(path)}.") from None
+        raise InputError(f"a path is text or a list of ids, not {shown(path)}.") from None
     if ids.ndim != 1:
         raise InputError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(f"path holds {ids.dtype}, but layer ids are whole numbers: {ids.tolist()}")
+        raise InputError(f"path holds {ids.dtype}, but ids are whole numbers: {ids.tolist()}")
     is_array = isinstance(path, np.ndarray | jax.Array)
     validate(ids if is_array else ids.tolist(), num_layers)
     return ids
 
 
 def is_path(value: Any) -> bool:
-    """Return whether a value is a path: text, or layer ids in a list, a range or an array."""
+    """Return whether a value is a path: text, or ids in a list, a range or an array."""
     if isinstance(value, str):
         return True
     if isinstance(value, np.ndarray | jax.Array):
@@ -228,7 +228,7 @@ def check_padded(paths: np.ndarray, num_layers: int) -> np.ndarray:
     paths = paths.astype(np.int64)
     padding = paths == STOP
     valid = padding | is_step(paths, num_layers)
-    valid[..., 1:] &= padding[..., 1:] | ~padding[..., :-1]  # no layer after padding
+    valid[..., 1:] &= padding[..., 1:] | ~padding[..., :-1]  # no step after padding
     for path in paths[~valid.all(axis=-1)]:
         validate(path, num_layers)  # raises
     return paths.astype(np.int32)
@@ -238,7 +238,7 @@ def list_of_paths(values: Any) -> list[Any]:
     """Return paths, or lists of paths, as a list; InputError for what is neither."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InputError(
-            f"paths are {shown(values)}, but must be a path (text or layer ids), a list of paths, "
+            f"paths are {shown(values)}, but must be a path (text or ids), a list of paths, "
             "or a list of paths for each question."
         )
     return list(values)

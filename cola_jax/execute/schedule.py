@@ -1,4 +1,4 @@
-"""The scheduler: the order in which states run their layers, and the slots that hold them.
+"""The scheduler: the order in which states run their steps, and the slots that hold them.
 
 The paths of a batch form a trie. `Schedule` orders the states of a chunk of paths, with or without
 a KV cache; `Trie` keeps states in their slots from wave to wave.
@@ -45,7 +45,7 @@ class Nodes:
         self.parent = np.where(self.depth > 0, self.grid[path, self.depth - 1], NONE)
         self.question = rows[path, 0].astype(np.int32)
         through = np.bincount(self.grid[self.inside], minlength=len(path))
-        # of two states on equally many paths, the deeper one is one layer away from the other
+        # of two states on equally many paths, the deeper one is one step away from the other
         self.value = through * width - self.depth
         self.slot = np.full(len(path), NONE, np.int32)
         if held is not None:
@@ -92,7 +92,7 @@ class Schedule:
     ):
         """Take rows of the nodes, and the outputs that paths of the wave write, padding's last.
 
-        By default, outputs are numbered in the order in which last layers run.
+        By default, outputs are numbered in the order in which last steps run.
         """
         self.nodes = nodes
         self.slots = slots
@@ -122,7 +122,7 @@ class Schedule:
         self.children = children[order]
         self.fanout = np.bincount(parents[inner], minlength=len(missing))
         self.start = np.cumsum(self.fanout) - self.fanout
-        # reads still to come: by children, and by the last layers of paths
+        # reads still to come: by children, and by the last steps of paths
         self.readers = self.fanout + np.bincount(nodes.parent[self.ends], minlength=len(missing))
         self.waiting: list[list[np.ndarray]] = [[] for _ in range(int(nodes.number.max()) + 1)]
         self.tiles = np.zeros(len(self.waiting))  # that wait for each step
@@ -363,7 +363,7 @@ class Trie:
     def plan(
         self, paths: np.ndarray, prefix: "PrefixBlocks | None" = None
     ) -> tuple[list[Chunk], Cost]:
-        """Plan a wave of paths [n, 1 + P], each a question and layers padded with STOP.
+        """Plan a wave of paths [n, 1 + P], each a question and steps padded with STOP.
 
         `prefix` are the KV blocks of the prefix that all questions continue. Chunks must run in
         their order.
@@ -425,7 +425,7 @@ class PrefixBlocks:
 
 
 def key_of(row: np.ndarray) -> bytes:
-    """Return the layers of a row of uint32 as bytes, without the zeros after them."""
+    """Return the steps of a row of uint32 as bytes, without the zeros after them."""
     return row[: np.count_nonzero(row)].tobytes()
 
 

@@ -16,7 +16,7 @@ from etils import epath
 from markupsafe import Markup
 
 from cola_jax.files import inside, matching, read_bytes, remove_empty, remove_files, write_whole
-from cola_jax.path import runs as step_runs
+from cola_jax.path import format_ranges
 from cola_jax.report.document import Document, compared, cut_middle
 from cola_jax.report.figures import search_figures
 from cola_jax.runs.layer_use import list_lengths
@@ -281,7 +281,7 @@ def range_text(first: int, last: int) -> str:
     """Write the range of ascending ids: `7`, `0-5`, `8m`, `(7-8)*0.5`."""
     if is_whole(first):
         return str(first) if first == last else f"{first}-{last}"
-    (text,) = step_runs(range(first, last + 1))
+    (text,) = format_ranges(range(first, last + 1))
     return text
 
 

@@ -108,7 +108,7 @@ def evaluate(
         STOP, to scores [B, C] or [B, C, J], or to Verdicts, as `cola_jax.search` takes it.
       questions: B questions, such as those of `cola_jax.load_questions`.
       paths: one list of paths for all questions, a list for each, or an array [B, C, P]; each path
-        as text or layer ids. By default the identity path, which is the whole model.
+        as text or ids of steps. By default the identity path, which is the whole model.
       scorer: how the model is asked: options, options-norm, letter or letter-strict for multiple
         choice, exact or generation for open questions, or a Scorer.
       num_layers: L; needed where `model` is a function of your own.

@@ -88,8 +88,8 @@ class Rules:
     min_length: float = 0.25  # steps of the shortest path, in multiples of L, the model's layers
     max_length: float = 2.0  # steps of the longest path, in multiples of L
     parts: bool = False  # skip the attention or the MLP of blocks as well, of up to max_skip layers
-    # of their update that the extra runs of a repeated block may add, and that a block which is
-    # skipped may keep
+    # shares of their update that the extra runs of a repeated block may add, and that a skipped
+    # block may keep
     shares: tuple[float, ...] = ()
 
     def __post_init__(self):
@@ -124,11 +124,11 @@ class Rules:
 
     @property
     def has_steps(self) -> bool:
-        """Whether paths have steps that are not whole layers, with all of their update."""
+        """Whether paths may have parts or shares."""
         return self.parts or bool(self.shares)
 
     def lengths(self, num_layers: int) -> tuple[int, int]:
-        """Return the shortest and the longest path allowed, in layers."""
+        """Return the shortest and the longest path allowed, in steps."""
         shortest = max(1, round(self.min_length * num_layers))
         return shortest, max(shortest, int(self.max_length * num_layers))
 
@@ -418,7 +418,7 @@ def check_edit(edit: Any) -> None:
         raise InputError(
             f"the prior has {shown(edit)} where an edit belongs: give kind (0 skip, 1 repeat, 2 "
             "move), first layer, k and amount: 0 of a skip, the extra runs of a repeat, the places "
-            "of a move."
+            "of a move; with a part or a share, its `cola_jax.steps.Step.mark` as well."
         )
 
 

@@ -139,7 +139,7 @@ def test_export_writes_the_file_of_a_path_and_prints_a_command(
 def test_export_says_that_missing_parts_are_zeros(tiny_checkpoint, tmp_path, capsys, refused):
     export(tiny_checkpoint, "0-1,2a,3m", tmp_path / "hf")
     said = capsys.readouterr().out
-    assert "path 0-1,2a,3m, 4 steps in layers of 5, " in said
+    assert "path 0-1,2a,3m, 4 steps of a model with 5 layers, " in said
     assert "are zeros here, which is exact and saves neither time nor memory" in said
     export(tiny_checkpoint, "0-1", tmp_path / "whole")
     assert "zeros" not in capsys.readouterr().out

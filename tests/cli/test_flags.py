@@ -29,7 +29,7 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
     assert drawn == again != other
     assert max(map(len, PathFlags(random=20, max_length=6).collect(config))) <= 6
     for flags, message in (
-        (PathFlags(("0-4",), max_length=4), "more than 4 layers"),
+        (PathFlags(("0-4",), max_length=4), "more than 4 steps"),
         (PathFlags(random=2, max_length=3), "max_length must be at least that"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -43,7 +43,7 @@ def test_collect_takes_files_of_a_path_and_their_folders(tmp_path):
         assert flags.collect(config) == [(0, 2, 4)]
     with pytest.raises(InputError, match=r"has paths of another model \(other, digest cdcdcd"):
         PathFlags((str(tmp_path),)).collect(config, Identity("ab" * 32, "ours", None, None))
-    with pytest.raises(InputError, match="runs more than 2 layers"):
+    with pytest.raises(InputError, match="has more than 2 steps"):
         PathFlags((str(tmp_path),), max_length=2).collect(config)
 
 

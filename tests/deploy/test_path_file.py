@@ -121,7 +121,7 @@ def test_read_path_asks_the_cache_where_the_hub_is_away(tmp_path, hub, monkeypat
     [
         ({"path": None}, r"has no path: the field path must be a text such as 0-5,7-29, it is N"),
         ({"path": "0-1,3-5"}, r"names layer 5, but the model has layers 0\.\.4"),
-        ({"path": "(0-4)x3"}, r"runs more than 10 layers"),
+        ({"path": "(0-4)x3"}, r"has more than 10 steps"),
         ({"path": "0-1", "layers": 3}, r"it states 3 layers, but its path runs 2: it was changed"),
         ({"layers": 0}, r"layers: Input should be greater than or equal to 1"),
         ({"layers": True}, r"layers: Input should be a valid integer, got True\)\. Give a file as"),
@@ -151,7 +151,7 @@ def test_read_path_refuses_fields_of_strangers(tmp_path, changes, message):
 
 def test_read_path_refuses_broken_files_and_longer_paths_than_allowed(tmp_path):
     file = write(tmp_path)
-    with pytest.raises(InputError, match=r"runs more than 3 layers"):
+    with pytest.raises(InputError, match=r"has more than 3 steps"):
         read_path(str(file), 5, MODEL, max_length=3)
     file.write_text('{"path": "0-1"')
     with pytest.raises(InputError, match=r"path\.json cannot be read"):

@@ -1,1 +1,1 @@
-"""The plugin of vLLM, which serves paths; it imports no JAX, and of the package steps alone."""
+"""The plugin of vLLM, which serves paths; it imports no JAX, and only steps of the package."""

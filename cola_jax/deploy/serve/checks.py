@@ -44,7 +44,7 @@ def path_in(model_config: "ModelConfig") -> tuple[Step, ...]:
             "and leave num_hidden_layers as it is."
         )
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise PathError(f"{PATH_FIELD} must be a list of layer ids, not {given!r}.")
+        raise PathError(f"{PATH_FIELD} must be a list of layers or other steps, not {given!r}.")
     steps = tuple(map(read_step, given))
     for step in steps:
         if not 0 <= step.layer < num_layers:
