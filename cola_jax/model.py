@@ -307,7 +307,7 @@ def finish_layer(
         both = jnp.stack([k, v], axis=2).reshape(*h.shape[:2], -1)
         first = layer.config.shared_at - config.width
         lent = shared.at[..., first : first + both.shape[-1]].set(both.astype(shared.dtype))
-        shared = left_out(layer, MLP, jnp.where(layer.lends, lent, shared), shared)
+        shared = unless_alone(layer, MLP, jnp.where(layer.lends, lent, shared), shared)
     return jnp.concatenate([h, shared], axis=-1)
 
 
@@ -324,8 +324,8 @@ def add_share(
     return (after.astype(jnp.float32) + (layer.share - 1) * update).astype(after.dtype)
 
 
-def left_out(layer: Layer, part: int, x: Array, otherwise: ArrayLike = 0) -> Array:
-    """Return what a part of the layer has no use for, or something else in its place."""
+def unless_alone(layer: Layer, part: int, x: Array, otherwise: ArrayLike = 0) -> Array:
+    """Return `x`, or `otherwise` where the step runs this part of the layer alone."""
     return x if layer.part is None else jnp.where(layer.part == part, otherwise, x)
 
 
@@ -339,7 +339,8 @@ def add_attended(
 ) -> Float[Array, "B T D"]:
     """Add the attended values to states, then the MLP, then what the layer has for the tokens.
 
-    What a step of a part leaves out is not added, nor is what is not there.
+    The output of a part that the step lacks is not added; a program without `attended`, or without
+    the MLP, does not compute that part.
 
     Inputs and outputs of attention and MLP are normalised where the family has the norm. An output
     scale s, as in Gemma 4, applies each time that the layer runs: the state of a layer that runs N
@@ -347,7 +348,7 @@ def add_attended(
     """
     if attended is not None:
         mixed = norm(config, mix_attended(config, layer, h, attended), layer.attention_post_norm)
-        h = h + layer.config.residual_scale * left_out(layer, MLP, mixed)
+        h = h + layer.config.residual_scale * unless_alone(layer, MLP, mixed)
     if with_mlp:
         x = norm(config, h, layer.mlp_norm, layer.mlp_norm_bias)
         if layer.config.parallel_experts:
@@ -355,7 +356,7 @@ def add_attended(
         else:
             mixed = feed_forward(layer, x)
         mixed = norm(config, mixed, layer.mlp_post_norm)
-        h = h + layer.config.residual_scale * left_out(layer, ATTENTION, mixed)
+        h = h + layer.config.residual_scale * unless_alone(layer, ATTENTION, mixed)
     if inputs is not None:
         gate = project("btd,dp->btp", h, layer.input_gate, None)
         mixed = project("btp,pd->btd", gated(layer.config, gate, inputs), layer.input_up, None)

@@ -8,9 +8,9 @@ layers) and measured on the other half, beside random paths with as much skipped
 several for each prompt is chosen on the first half of its text and measured on the second; chosen
 on the whole text it is an upper bound.
 
-A draft pays where the share of tokens that it says, the acceptance, is above its share of the cost
-(`cola_jax.deploy.agreement.speedup`). The head, which a draft runs as well, is in `break-even`.
-Each finished row is in the file; run it again to go on.
+A draft pays where its acceptance, the share of tokens that it predicts, is above its share of the
+cost (`cola_jax.deploy.agreement.speedup`). `break-even` includes the head, which a draft runs too.
+Interrupted? Re-run the same command to resume.
 """
 
 import csv
@@ -80,7 +80,7 @@ class Drafts:
 
 
 class Text:
-    """The model's own texts after prompts, and which tokens of them paths say."""
+    """The model's own texts after prompts, and which tokens of them paths predict."""
 
     def __init__(self, model: Model, encoded: Sequence[Encoded]):
         """Take questions with their texts, as `read_text` encodes them."""
@@ -92,15 +92,15 @@ class Text:
         self.evaluations = Evaluations(self.evaluate, [each.question for each in encoded])
 
     def evaluate(self, paths: np.ndarray) -> Verdicts:
-        """Score paths [B, C, P] by the share of tokens that they say."""
+        """Score paths [B, C, P] by the share of tokens that they predict."""
         readings = run_paths(self.model, self.prompts, paths, progress=False)
-        said = np.asarray(readings.token) == np.asarray(self.prompts.targets)[:, None]
-        said &= np.asarray(readings.finite)[..., None]
+        right = np.asarray(readings.token) == np.asarray(self.prompts.targets)[:, None]
+        right &= np.asarray(readings.finite)[..., None]
         share = np.zeros(paths.shape[:2])
         for b, row in enumerate(paths):
             for c, path in enumerate(map(unpad_path, row)):
                 if path:
-                    self.agrees[b, path] = said[b, c, : self.lengths[b]]
+                    self.agrees[b, path] = right[b, c, : self.lengths[b]]
                     share[b, c] = self.agrees[b, path].mean()
         return Verdicts.of_scores(share[..., None], 0, np.ones_like(share, bool), outside=np.nan)
 
@@ -110,7 +110,7 @@ class Text:
         return row.replace(read=None, targets=None)
 
     def acceptance(self, paths: Sequence[LayerPath], prompts: np.ndarray) -> np.ndarray:
-        """Return the share of tokens [n, C] that C paths say of the texts of n prompts."""
+        """Return the share of tokens [n, C] of the texts of n prompts that C paths predict."""
         return evaluate_on(self.evaluations, paths, prompts).margin
 
     def best_for_each(self, paths: Sequence[LayerPath], prompts: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Agreement: how often a path says the next token of the model's own greedy text.
+"""Agreement: how often a path predicts the next token of the model's own greedy text.
 
 The path reads that text at every position, so that a token that differs changes none after it. The
 share of tokens that agree is the acceptance rate of self-speculative decoding, in which a path of
@@ -45,7 +45,9 @@ Texts = Mapping[str, tuple[int, ...]]  # the tokens of the model's own text, by 
 
 
 class Agreement(Scorer):
-    """Scores the share of tokens of the model's own text that a path says. None is right or wrong.
+    """Scores the share of tokens of the model's own text that a path predicts.
+
+    No path is right or wrong.
 
     The text is greedy and follows the prompt, and a path reads it at every position.
     """

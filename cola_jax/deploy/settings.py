@@ -35,7 +35,7 @@ class StaticSettings:
     the logistic function of the correct answer's score minus its best rival's; likelihood, the
     mean log-likelihood of the correct answer, of scorers that give it; kl, which reads no answers:
     closeness to the model's own next-token distributions on the prompts; or agreement, which reads
-    none either: the share of tokens of the model's own greedy text that a path says, which is the
+    none either: the share of tokens of the model's own greedy text that a path predicts, the
     acceptance rate of drafts in self-speculative decoding. kl and agreement need --max-layers or
     --max-cost below the model's, whose own path is best."""
     parts: bool = False
@@ -161,8 +161,8 @@ class TrialSettings:
     measure: Measure = "accuracy"
     """Primary measure: accuracy; likelihood, the mean log-probability of the correct answer among
     the options in nats, for tasks on which the model answers at chance; or agreement, the share of
-    tokens of the model's own greedy text that a path says, minus its share of the cost: above 0, it
-    pays as a draft in self-speculative decoding."""
+    tokens of the model's own greedy text that a path predicts, minus its share of the cost: above
+    0, it pays as a draft in self-speculative decoding."""
     margin: float = 3.0
     """Largest loss that counts as none, of a path with fewer layers: in points of accuracy, or in
     hundredths of a nat. A trial must be large enough to show a difference of as much."""

@@ -76,7 +76,7 @@ NOTES = {
     "majority of samples of the model at the cost of the claim. Above a guess: what "
     "the model has to lose. Loss "
     "excluded: the margin of `as good`, with the p-value of a loss of as much. Acceptance: "
-    "the share of tokens of the model's own text that a path says; break-even: its share of "
+    "the share of tokens of the model's own text that a path predicts; break-even: its share of "
     "the cost, above which it pays as a draft; its speed: with the best length of drafts, in "
     "tokens, as multiples of the model's.",
     "search": "Intervals: 95 %, simultaneous for what is tested. Tests are two-sided, and p is "

@@ -123,8 +123,7 @@ class PathRows(RunWork):
                 evaluate, encoded, batch, worker.metrics, keep, call_size=size
             )
             verdicts = evaluations(np.tile(self.padded, (len(encoded), 1, 1)))
-        if self.layout is None:
-            raise TypeError("the rows of given paths are those of a run")
+        assert self.layout is not None  # given paths are always those of a run
         lengths = list(map(self.layout.length_of, self.paths))
         rows = (
             evaluation_rows(q, self.paths, verdicts.take(b), lengths) for b, q in enumerate(encoded)

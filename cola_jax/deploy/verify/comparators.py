@@ -100,7 +100,7 @@ def random_controls(
 
 
 class Size(NamedTuple):
-    """The length of a path of whole layers, or the attentions and MLPs of a path of steps."""
+    """The length of a path of whole layers, or the attentions and MLPs that a path runs."""
 
     attentions: int
     mlps: int

@@ -162,7 +162,7 @@ def run_trial(
     if costs is None or not drafts:
         costs = LayerCosts(config.num_layers).with_shares(part_costs(config))
     tests = sum(
-        number_of_tests(len(prompts), shorter=may_lose_little(claim.path, costs, settings))
+        number_of_tests(len(prompts), shorter=is_tested_for_loss(claim.path, costs, settings))
         for prompts in sessions.values()
         for claim in claims
     )
@@ -221,7 +221,7 @@ def run_trial(
     return trial
 
 
-def may_lose_little(path: LayerPath, costs: LayerCosts, settings: TrialSettings) -> bool:
+def is_tested_for_loss(path: LayerPath, costs: LayerCosts, settings: TrialSettings) -> bool:
     """Whether a trial tests if a path loses little: where it has fewer layers, and is no draft."""
     return settings.measure != "agreement" and costs.layers(path) < costs.num_layers
 
@@ -400,7 +400,7 @@ def decide_trial(
         tries = count_tries(protocol, claim.path)
         for task in tasks:
             blind = task.blind_to_loss(claim.path, plain, random, margin)
-            shorter = may_lose_little(claim.path, costs, settings)
+            shorter = is_tested_for_loss(claim.path, costs, settings)
             judged.append(Judged(task.effect(claim.path, plain), shorter, blind, tries))
     verdicts = decide(judged, margin, pilot=settings.pilot)
     rows = [verdicts[i : i + len(tasks)] for i in range(0, len(verdicts), len(tasks))]
