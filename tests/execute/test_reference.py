@@ -97,9 +97,9 @@ def test_shares_take_the_place_of_those_of_the_path(model):
 def test_run_path_refuses_ids_without_a_step(model):
     ids = oracle.random_ids(1)
     for id in (oracle.LAYERS, 1000, 3 << 21, 1 << 23, (1000 << 10) + 1):
-        with pytest.raises(ValueError, match="path has (layer ids|ids of steps) "):
+        with pytest.raises(ValueError, match="but the model has layers 0"):
             cola_jax.run_path(model, ids, [0, id])
-        with pytest.raises(ValueError, match="path has (layer ids|ids of steps) "):
+        with pytest.raises(ValueError, match="but the model has layers 0"):
             cola_jax.run_paths(model, ids, np.array([[[0, id]]]))
 
 
