@@ -89,16 +89,16 @@ class LayerCosts:
         return math.fsum(self.of_layer)
 
     @property
-    def shares(self) -> PartCosts:
-        """The costs of parts as shares of those of their layers, [L][2]."""
+    def fractions(self) -> PartCosts:
+        """The costs of parts as fractions of those of their layers, [L][2]."""
         pairs = zip(self.of_layer, self.of_parts, strict=True)
         return tuple(tuple(part / cost for part in parts) for cost, parts in pairs)
 
-    def with_shares(self, shares: PartCosts) -> "LayerCosts":
-        """Return costs whose parts cost these shares [L][2] of their layer, as `part_costs`."""
+    def with_fractions(self, fractions: PartCosts) -> "LayerCosts":
+        """Return costs whose parts cost these fractions [L][2] of their layer."""
         parts = (
-            tuple(cost * share for share in of_layer)
-            for cost, of_layer in zip(self.of_layer, shares, strict=True)
+            tuple(cost * fraction for fraction in of_layer)
+            for cost, of_layer in zip(self.of_layer, fractions, strict=True)
         )
         return dataclasses.replace(self, parts=tuple(parts))
 
@@ -132,30 +132,30 @@ class LayerCosts:
         if whole == len(steps):
             return whole
         parts = (step for step in steps if part_of(step) != WHOLE)
-        shares = (self.of_step(step) / self.of_layer[layer_of(step)] for step in parts)
-        return whole + math.fsum(shares)
+        fractions = (self.of_step(step) / self.of_layer[layer_of(step)] for step in parts)
+        return whole + math.fsum(fractions)
 
 
 def check_cost(cost: Any, name: str) -> None:
-    """Raise InputError for a cost that is no number of milliseconds."""
+    """Raise InputError for a cost that is not a number of milliseconds."""
     if isinstance(cost, bool) or not isinstance(cost, Real) or not 0 < float(cost) <= MOST:
         raise InputError(
             f"the cost of {name} is {shown(cost)}: give milliseconds above 0 and up to {MOST:g}."
         )
 
 
-def part_costs(config: "ModelConfig") -> tuple[tuple[float, float], ...]:
-    """Return the share of a layer's weights that its attention and its MLP use for a token, [L][2].
+def part_fractions(config: "ModelConfig") -> tuple[tuple[float, float], ...]:
+    """Return the fraction of a layer's weights that each part uses for a token, [L][2].
 
     Of experts, those of one token count, and the mixer of a recurrent layer is its attention. What
-    a layer has beside both runs with either, so that shares may add up to more than 1.
+    a layer has beside both runs with either, so that fractions may add up to more than 1.
     """
-    shares = [shares_of_parts(config, kind) for kind in range(len(config.kinds))]
-    return tuple(shares[config.kind_of(layer)] for layer in range(config.num_layers))
+    fractions = [fractions_of_parts(config, kind) for kind in range(len(config.kinds))]
+    return tuple(fractions[config.kind_of(layer)] for layer in range(config.num_layers))
 
 
-def shares_of_parts(config: "ModelConfig", kind: int) -> tuple[float, float]:
-    """Return the share of the weights of a layer of a kind that each part uses for a token."""
+def fractions_of_parts(config: "ModelConfig", kind: int) -> tuple[float, float]:
+    """Return the fraction of the weights of a layer of a kind that each part uses for a token."""
     attention, mlp, both = used_weights(config, kind)
     total = attention + mlp + both
     return (attention + both) / total, (mlp + both) / total
@@ -182,17 +182,17 @@ def used_weights(config: "ModelConfig", kind: int) -> tuple[float, float, float]
 
 
 def read_layer_costs(
-    file: AnyPath | None, num_layers: int, model: str, shares: PartCosts | None = None
+    file: AnyPath | None, num_layers: int, model: str, fractions: PartCosts | None = None
 ) -> LayerCosts:
     """Read the file of `cola benchmark --layers`, or a JSON list of milliseconds by layer.
 
-    Without a file, each layer costs 1. A file that does not time attention and MLP gives them these
-    shares [L][2] of their layer, such as those of `part_costs`, or half each. Raises InputError for
+    Without a file, each layer costs 1. Where attention and MLP are not timed, they cost these
+    `fractions` [L][2] of their layer, such as `part_fractions`, or half each. Raises InputError for
     a file with other content, and for one of another model than that of this digest.
     """
     if file is None:
         costs = LayerCosts(num_layers)
-        return costs if shares is None else costs.with_shares(shares)
+        return costs if fractions is None else costs.with_fractions(fractions)
     with reading(file):
         content = from_json(read_text(file))
         measured = content if isinstance(content, Mapping) else {"milliseconds": content}
@@ -207,18 +207,18 @@ def read_layer_costs(
         if parts is not None:
             pairs = list_of(parts, "pairs of milliseconds")
             return dataclasses.replace(costs, parts=tuple(map(to_tuple, pairs)))
-        return costs if shares is None else costs.with_shares(shares)
+        return costs if fractions is None else costs.with_fractions(fractions)
 
 
 def list_of(table: Any, name: str) -> tuple[Any, ...]:
-    """Return a table of a file as a tuple; InputError where it is no list."""
+    """Return a table of a file as a tuple; InputError where it is not a list."""
     if not isinstance(table, list):
         raise InputError(f"a list of {name} by layer belongs here, not {shown(table)}.")
     return tuple(table)
 
 
 def to_tuple(costs: Any) -> Any:
-    """Return a list as a tuple, and what is no list as it is, for `LayerCosts` to refuse."""
+    """Return a list as a tuple, and another value as it is, for `LayerCosts` to refuse."""
     return tuple(costs) if isinstance(costs, list) else costs
 
 

@@ -133,8 +133,8 @@ def expected(item: str) -> str:
     if match := re.fullmatch(r"(?P<range>[0-9]+-[0-9]+)(?P<mark>[am*].*)", item):
         return f"a range has a part or a share: write ({match['range']}){match['mark']}"
     return (
-        "a layer id, a range like 0-5 or a group like (6-7)x2 belongs, of layers or of steps like "
-        "8a (its attention), 8m (its MLP) and 7*0.5 (half of its update)"
+        "a layer id, a range like 0-5 or a group like (6-7)x2 belongs, or a part or a share of a "
+        "layer like 8a (its attention), 8m (its MLP) or 7*0.5 (half of its update)"
     )
 
 

@@ -30,7 +30,7 @@ from cola_jax.deploy.static import evaluate_on, evolve
 from cola_jax.deploy.verify.comparators import random_controls
 from cola_jax.execute.reference import block_influence
 from cola_jax.execute.run_paths import run_paths
-from cola_jax.layer_costs import LayerCosts, part_costs, read_layer_costs, used_weights
+from cola_jax.layer_costs import LayerCosts, part_fractions, read_layer_costs, used_weights
 from cola_jax.params import Model
 from cola_jax.path import LayerPath, format_path, parse_path, unpad_path
 from cola_jax.prompts import Prompts
@@ -237,8 +237,9 @@ def main(drafts: Drafts) -> None:
     engine = RunFlags().connect()
     session = Session.prepare(drafts.model, drafts.task.prepare, engine, dtype=drafts.dtype)
     config = session.model.config
-    shares = part_costs(config)
-    costs = read_layer_costs(drafts.layer_costs, config.num_layers, session.model.digest, shares)
+    fractions = part_fractions(config)
+    digest = session.model.digest
+    costs = read_layer_costs(drafts.layer_costs, config.num_layers, digest, fractions)
     rows: list[list[str]] = []
     if drafts.out.exists():
         with drafts.out.open(newline="") as file:

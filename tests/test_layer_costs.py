@@ -6,7 +6,7 @@ import math
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.layer_costs import MLP_WEIGHTS, LayerCosts, part_costs, read_layer_costs
+from cola_jax.layer_costs import MLP_WEIGHTS, LayerCosts, part_fractions, read_layer_costs
 from cola_jax.params import layer_axes, shapes
 from cola_jax.path import parse_path
 from tests import oracle
@@ -56,9 +56,9 @@ def test_costs_of_parts_that_are_not_pairs_of_positive_numbers_are_refused(parts
 
 
 @pytest.mark.parametrize("variant", oracle.FIRST)
-def test_part_costs_share_the_weights_of_a_layer(pair, variant):
+def test_part_fractions_divide_the_weights_of_a_layer(pair, variant):
     config = pair(variant).ours.config
-    costs = part_costs(config)
+    costs = part_fractions(config)
     assert len(costs) == config.num_layers
     assert all(0 < attention < 1 and 0 < mlp < 1 for attention, mlp in costs)
     for kind in config.kinds:
@@ -69,7 +69,7 @@ def test_part_costs_share_the_weights_of_a_layer(pair, variant):
         assert {round(sum(each), 9) for each in costs} == {1}
 
 
-def test_part_costs_count_the_experts_of_a_token(pair):
+def test_part_fractions_count_the_experts_of_a_token(pair):
     config = pair("qwen2-moe").ours.config
     kind, width = config.kinds[0], config.width
     found = {name: math.prod(shape) / config.num_layers for name, shape in shapes(config).items()}
@@ -79,7 +79,7 @@ def test_part_costs_count_the_experts_of_a_token(pair):
     outside = {"embedding", "head", "norm", *MLP_WEIGHTS}
     attention = sum(n for name, n in found.items() if name not in outside)
     share = attention / (attention + mlp + experts)
-    assert part_costs(config)[0] == pytest.approx((share, 1 - share))
+    assert part_fractions(config)[0] == pytest.approx((share, 1 - share))
 
 
 @pytest.mark.parametrize("bad", [0, -1.5, math.nan, math.inf, 1e300, True, "3", None, [1]])

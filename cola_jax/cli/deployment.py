@@ -40,7 +40,7 @@ from cola_jax.files import (
     readable_json,
     write_whole,
 )
-from cola_jax.layer_costs import part_costs, read_layer_costs
+from cola_jax.layer_costs import part_fractions, read_layer_costs
 from cola_jax.progress import log
 from cola_jax.question import digest, question_digest
 from cola_jax.storage import path_of
@@ -87,8 +87,8 @@ class Static(TaskCommand):
         flags = self.flags.over_prompts()
         session, out = flags.prepare(command=self), flags.out
         model = session.model
-        shares = part_costs(model.config) if self.settings.has_steps else None
-        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, shares)
+        fractions = part_fractions(model.config) if self.settings.has_steps else None
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, fractions)
         prompts = flags.measuring(session, self)
         best = run_with_progress(
             lambda metrics: find_path(session, out, self.settings, metrics, prompts, costs)

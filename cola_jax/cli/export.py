@@ -43,8 +43,8 @@ class Export(Command):
 
     model: Model
     path: str
-    """Path such as 0-5,7,7,8-29, a JSON file with the field path, a folder with a path.json, or a
-    repository OWNER/NAME of the Hub with one."""
+    """Path such as 0-5,7,7,8-29 or 0-5,7a,8m,9-29, a JSON file with the field path, a folder with a
+    path.json, or a repository OWNER/NAME of the Hub with one."""
     out: Annotated[str, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
     """Directory to make, or file (mergekit, gguf), or a gs:// or s3:// URL."""
     format: Literal["hf", "peft", "mergekit", "gguf", "vllm", "exllamav3"] = "hf"

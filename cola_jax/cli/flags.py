@@ -381,11 +381,11 @@ class PathFlags:
     """Paths as texts, from a file, or drawn at random."""
 
     paths: Annotated[tuple[str, ...], arg(aliases=["--path"])] = ()
-    """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29; path.json files or their folders; or
-    repositories OWNER/NAME of the Hub with one, also with @REVISION."""
+    """Paths such as 0-5,7,7,8-29, 0-5,(6-7)x2,8-29 or 0-5,7a,8*0.5,9-29; path.json files
+    or their folders; or repositories OWNER/NAME of the Hub with one, also with @REVISION."""
     paths_file: Path | None = None
-    """File with a path on each line, where # starts a comment; or a file of PoLar, Dr.LLM, RYS or
-    mergekit, which is recognised."""
+    """File with a path on each line, where # starts a comment; or a file of PoLar, Dr.LLM, RYS,
+    EvoPress, SWIFT or mergekit, or of a loop, which is recognised."""
     random: int = 0
     """Number of random paths of 1 to 3 edits to add."""
     seed: int = 0

@@ -30,7 +30,7 @@ from cola_jax.cli.prompts import TaskCommand
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.files import check_writable
-from cola_jax.layer_costs import part_costs, read_layer_costs
+from cola_jax.layer_costs import part_fractions, read_layer_costs
 from cola_jax.progress import log
 from cola_jax.question import Question
 from cola_jax.strategies.rules import (
@@ -135,8 +135,8 @@ class Search(TaskCommand):
             )
         model = session.model
         layers = model.config.num_layers
-        shares = part_costs(model.config) if rules.parts else None
-        costs = read_layer_costs(self.layer_costs, layers, model.digest, shares)
+        fractions = part_fractions(model.config) if rules.parts else None
+        costs = read_layer_costs(self.layer_costs, layers, model.digest, fractions)
         budget = self.budget, self.leaves, self.seed
         settings = Settings(
             rules,

@@ -23,7 +23,7 @@ from cola_jax.cli.results import print_results, write_report
 from cola_jax.deploy.settings import Outcome, TrialSettings
 from cola_jax.errors import InputError, UsageError, shown
 from cola_jax.errors import count as count_of
-from cola_jax.layer_costs import LayerCosts, part_costs, read_layer_costs
+from cola_jax.layer_costs import LayerCosts, part_fractions, read_layer_costs
 from cola_jax.progress import log
 from cola_jax.storage import path_of
 
@@ -109,8 +109,8 @@ class Verify(TaskCommand):
             for claim in self.read(first)
         ]
         model = first.model
-        shares = part_costs(model.config)
-        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, shares)
+        fractions = part_fractions(model.config)
+        costs = read_layer_costs(self.layer_costs, model.config.num_layers, model.digest, fractions)
         samplers = self.samplers(sessions, claims, left_out)
         out, settings = self.flags.out, self.settings
         components = self.components()
@@ -212,7 +212,7 @@ class Verify(TaskCommand):
         for name, flags in self.each().items():
             first = sessions[name][0]
             config = first.model.config
-            costs = LayerCosts(config.num_layers).with_shares(part_costs(config))
+            costs = LayerCosts(config.num_layers).with_fractions(part_fractions(config))
             count = max(
                 affordable_samples(costs.layers(claim.path), config.num_layers) for claim in claims
             )

@@ -83,7 +83,7 @@ class Front:
             searched = LayerCosts(num_layers, timed, settings.get("part_costs"))
         costs = None  # not in the block above, whose errors name the results
         if layer_costs is not None:
-            costs = read_layer_costs(layer_costs, num_layers, model, searched.shares)
+            costs = read_layer_costs(layer_costs, num_layers, model, searched.fractions)
         with reading(file):
             paths = [path_of_group(group, num_layers) for group in results.groups]
             each = [candidate_of(results, path, num_layers, costs) for path in paths]

@@ -29,7 +29,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.prompt_states import prompt_states
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
-from cola_jax.layer_costs import LayerCosts, part_costs
+from cola_jax.layer_costs import LayerCosts, part_fractions
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, unpad_path
 from cola_jax.question import Question, content, distinct, split
@@ -205,7 +205,7 @@ def find_menu(
         part(session, str(inside(out, "training"))),
         [part(each, folder, held_out=True) for each, folder in folders],
         labels,
-        LayerCosts(config.num_layers).with_shares(part_costs(config)),
+        LayerCosts(config.num_layers).with_fractions(part_fractions(config)),
         settings,
     )
     menu = dataclasses.replace(menu, earlier=tuple(measurement.earlier()))

@@ -23,7 +23,7 @@ from cola_jax.deploy.settings import LABEL_FREE, Fitness, StaticSettings
 from cola_jax.engine.question_set import QuestionSet
 from cola_jax.errors import InputError
 from cola_jax.files import inside
-from cola_jax.layer_costs import LayerCosts, part_costs
+from cola_jax.layer_costs import LayerCosts, part_fractions
 from cola_jax.metrics import Metrics
 from cola_jax.path import (
     STOP,
@@ -149,7 +149,7 @@ def find_path(
     costs = costs or LayerCosts(session.model.config.num_layers)
     if settings.parts and costs.parts is None:
         config = session.model.config
-        costs = costs.with_shares(part_costs(config))
+        costs = costs.with_fractions(part_fractions(config))
     settings.lengths(costs)  # raises before anything runs
     if settings.fitness == "likelihood":
         session.asked.scorer.check_log_likelihoods("the fitness likelihood")

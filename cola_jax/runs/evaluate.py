@@ -15,7 +15,7 @@ from cola_jax.engine.model import ModelHandle
 from cola_jax.errors import InputError, check_keywords, check_whole, shown
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths
 from cola_jax.execute.worker import WorkerOptions
-from cola_jax.layer_costs import part_costs
+from cola_jax.layer_costs import part_fractions
 from cola_jax.metrics import Metrics
 from cola_jax.params import Model
 from cola_jax.path import identity, unpad_path
@@ -140,7 +140,7 @@ def evaluate(
     else:
         with metrics_bar(metrics, progress):
             verdicts = evaluate_into(session, output, padded, metrics)
-    return Evaluation(questions, padded, verdicts, layers, part_costs(session.model.config))
+    return Evaluation(questions, padded, verdicts, layers, part_fractions(session.model.config))
 
 
 def evaluate_into(session: Session, output: str, padded: np.ndarray, metrics: Metrics) -> Verdicts:

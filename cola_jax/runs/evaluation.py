@@ -30,7 +30,7 @@ class Evaluation:
     def costs(self) -> LayerCosts:
         """The costs by which the lengths of paths are counted."""
         costs = LayerCosts(self.num_layers)
-        return costs if self.part_costs is None else costs.with_shares(self.part_costs)
+        return costs if self.part_costs is None else costs.with_fractions(self.part_costs)
 
     @property
     def present(self) -> tuple[np.ndarray, ...]:

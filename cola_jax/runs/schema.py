@@ -382,7 +382,7 @@ def text_name(name: str) -> str:
 
 
 def stored_fields(fields: Iterable[pa.Field]) -> list[pa.Field]:
-    """Return fields with those of the texts of paths, as files of paths of steps have them."""
+    """Return fields with those of the texts of paths, as in files of runs with parts or shares."""
     stored = []
     for field in fields:
         if nested := fields_of(field.type):
@@ -395,7 +395,7 @@ def stored_fields(fields: Iterable[pa.Field]) -> list[pa.Field]:
 
 
 def loaded_fields(fields: Iterable[pa.Field]) -> list[pa.Field]:
-    """Return fields whose paths have ids of 32 bits, as tables of paths of steps have them."""
+    """Return fields whose paths have ids of 32 bits, as such runs have them in memory."""
     loaded = []
     for field in fields:
         if nested := fields_of(field.type):
@@ -416,7 +416,7 @@ LOADED_STEPS = {each: pa.schema(loaded_fields(each)) for each in (EVALUATIONS, Q
 
 
 def with_texts(row: Mapping[str, Any], fields: Iterable[pa.Field]) -> dict[str, Any]:
-    """Return a row, or a struct in it, with the texts of its paths; null for those of steps."""
+    """Add to a row, or a struct in it, the texts of its paths; lists of steps become null."""
     out = dict(row)
     for field in fields:
         name = field.name

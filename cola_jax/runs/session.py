@@ -23,7 +23,7 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.files import exists, inside, write_whole
 from cola_jax.formats.pictures import thumbnail
-from cola_jax.layer_costs import LayerCosts, part_costs
+from cola_jax.layer_costs import LayerCosts, part_fractions
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, is_whole_path
 from cola_jax.question import Question
@@ -533,7 +533,7 @@ def with_steps(recorded: Mapping[str, Any], config: ModelConfig) -> dict[str, An
     if "preset" in recorded:
         return {"steps": True, **recorded}
     costs = LayerCosts(config.num_layers, recorded.get("layer_costs"))
-    parts = costs.with_shares(part_costs(config)).parts
+    parts = costs.with_fractions(part_fractions(config)).parts
     return {"steps": True, "part_costs": parts, **recorded}
 
 
@@ -564,7 +564,7 @@ def with_part_costs(settings: Settings, config: ModelConfig) -> Settings:
     """
     if not settings.preset.parts or settings.part_costs is not None:
         return settings
-    costs = settings.costs(config.num_layers).with_shares(part_costs(config))
+    costs = settings.costs(config.num_layers).with_fractions(part_fractions(config))
     return dataclasses.replace(settings, part_costs=costs.parts)
 
 

@@ -55,7 +55,7 @@ def check_ranges(settings: Any) -> None:
 
 
 def check_shares(shares: Any) -> None:
-    """Raise InputError for what are no shares of updates, each once, other than all of it."""
+    """Raise InputError unless shares of updates are distinct, above 0, at most 2, and not 1."""
     if not isinstance(shares, tuple | list) or len(shares) > MOST_SHARES:
         raise InputError(
             f"shares must be a tuple of up to {MOST_SHARES} numbers, it is {shown(shares)}."

@@ -10,7 +10,7 @@ import cola_jax
 from cola_jax.cli.main import main
 from cola_jax.errors import InputError
 from cola_jax.files import matching
-from cola_jax.layer_costs import part_costs
+from cola_jax.layer_costs import part_fractions
 from cola_jax.metrics import Metrics
 from cola_jax.path import format_path, is_whole_path, parse_path
 from cola_jax.report.page import question_entries
@@ -56,7 +56,7 @@ def test_the_files_of_a_run_have_texts_and_lengths_of_parts(searched, model):
     run, _ = searched
     settings = run.settings()
     assert settings["steps"] is True
-    assert settings["part_costs"] == [list(both) for both in part_costs(model.config)]
+    assert settings["part_costs"] == [list(both) for both in part_fractions(model.config)]
     rows = []
     for file in matching(run.place("evaluations"), "*.parquet"):
         rows += pq.read_table(file).to_pylist()
@@ -118,7 +118,7 @@ def test_given_paths_of_steps_are_recorded_as_texts(model, tmp_path):
     assert facts.paths == [parse_path(text, 5) for text in STEPS]
     alone = cola_jax.evaluate(model, QUESTIONS, facts.paths, scorer="options", progress=False)
     assert alone.verdicts.margin == pytest.approx(evaluation.verdicts.margin, abs=1e-5)
-    attention, mlp = part_costs(model.config)[2]
+    attention, mlp = part_fractions(model.config)[2]
     lengths = [5, 4 + attention, 3 + mlp]
     assert alone.to_pandas()["length"].tolist()[:3] == pytest.approx(lengths)
     for results in (run.summary(), alone.summary()):

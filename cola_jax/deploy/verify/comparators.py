@@ -120,7 +120,7 @@ class Size(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the size in a protocol: 28, or 24a 30m of steps."""
+        """The name of the size in a protocol: 28, or 24a 30m with parts or shares."""
         return str(self.mlps) if self.whole else f"{self.attentions}a {self.mlps}m"
 
 

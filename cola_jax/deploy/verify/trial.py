@@ -43,7 +43,7 @@ from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.plan import Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.files import inside
-from cola_jax.layer_costs import LayerCosts, part_costs
+from cola_jax.layer_costs import LayerCosts, part_fractions
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath, format_path, identity, parse_path
 from cola_jax.question import Question, distinct
@@ -160,7 +160,7 @@ def run_trial(
     plain = identity(config.num_layers)
     drafts = settings.measure == "agreement"
     if costs is None or not drafts:
-        costs = LayerCosts(config.num_layers).with_shares(part_costs(config))
+        costs = LayerCosts(config.num_layers).with_fractions(part_fractions(config))
     tests = sum(
         number_of_tests(len(prompts), shorter=is_tested_for_loss(claim.path, costs, settings))
         for prompts in sessions.values()
