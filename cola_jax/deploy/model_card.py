@@ -255,6 +255,8 @@ def model_card(
     loading = usage(base, revision if base in (None, name) else None, types_along)
     use = f"```python\n{loading}\n```\n"
     given = "--format peft" if base else flags
+    has_zeros = file is None and not is_whole_path(path)
+    changed = "No weight was trained." if has_zeros else "No weight was trained or changed."
     as_json = json.dumps(list(path) if is_whole_path(path) else text)
     if file is not None:
         library = "cola-jax"
@@ -274,7 +276,7 @@ def model_card(
 # {literal(name)}, path {text}
 
 The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""}, run in the order
-`{text}`. No weight was trained or changed.{steps_note(path, has_weights=file is None)}
+`{text}`. {changed}{steps_note(path, has_weights=file is None)}
 
 | | |
 |---|---|
