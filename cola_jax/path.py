@@ -1,5 +1,6 @@
 """Paths: their text form, validation and padding; edits of paths, and random ones."""
 
+import operator
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -247,7 +248,14 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> Lay
     which inside jit would wrap or clamp silently. A list has no padding: where a
     user writes -1 in one, the last layer may be meant.
     """
-    path = [int(step) for step in layers]
+    if isinstance(layers, str):
+        raise InputError(f"a path of ids is a list, and {shown(layers)} is a text: parse it first.")
+    try:
+        path = [operator.index(step) for step in layers]
+    except TypeError:  # int() would cut 7.5 to 7
+        raise InputError(
+            f"a path is a list or an array [P] of whole numbers, not {shown(layers)}."
+        ) from None
     while not isinstance(layers, Sequence) and path and path[-1] == STOP:
         path.pop()
     if not path:
@@ -257,11 +265,12 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> Lay
         hint = " (-1 pads arrays alone)" if bad == [STOP] else ""
         kind = "layer ids" if all(map(is_whole, bad)) else "ids of steps"
         raise InputError(
-            f"path has {kind} {bad}, but the model has layers 0..{num_layers - 1}{hint}: {path}"
+            f"path has {kind} {bad}, but the model has layers 0..{num_layers - 1}{hint}: "
+            f"{shown(path)}"
         )
     if max_length is not None and len(path) > max_length:
         raise InputError(
-            f"path has {len(path)} steps, but at most {max_length} are allowed: {path}"
+            f"path has {len(path)} steps, but at most {max_length} are allowed: {shown(path)}"
         )
     return tuple(path)
 

@@ -11,6 +11,7 @@ The run is for executors alone: in a model whose layers scale by roots, how ofte
 layer decides the scale, so `with_runs` adds it to the ids of a path.
 """
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 from cola_jax.errors import InputError, shown
@@ -70,7 +71,9 @@ class StepForm(NamedTuple):
 
 
 def check_share(share: float) -> int:
-    """Return a share in thousandths; InputError where it is out of range or finer."""
+    """Return a share in thousandths; InputError where it is no number, out of range or finer."""
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise InputError(f"{shown(share)} is not a share of an update: give a number.")
     if not 0 < share <= LARGEST_SHARE:  # nor NaN
         raise InputError(
             f"{shown(share)} is not a share of an update: give more than 0 and at most "

@@ -108,6 +108,9 @@ def test_validate_refuses_bad_paths():
         ([0, 9, 12], r"layer ids \[9, 12\], but the model has layers 0\.\.8"),
         ([0, STOP, 1], r"layer ids \[-1\]"),
         ([0] * 5, "path has 5 steps, but at most 4 are allowed"),
+        (np.array([0.0, 1.0]), "whole numbers, not array"),
+        (np.array([True]), "whole numbers, not array"),
+        (np.array([[0, 1]]), "whole numbers, not array"),
     ):
         with pytest.raises(ValueError, match=message):
             validate(path, LAYERS, max_length=4)

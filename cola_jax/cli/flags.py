@@ -16,7 +16,7 @@ from cola_jax import progress
 from cola_jax.dtypes import DTYPES, SHORT, dtype_name
 from cola_jax.engine.devices import Devices
 from cola_jax.engine.hosts import Hosts
-from cola_jax.errors import InputError, Unfinished
+from cola_jax.errors import InputError, Unfinished, shown
 from cola_jax.files import check_writable, inside
 from cola_jax.progress import log
 from cola_jax.tasks.task import TaskConfig
@@ -52,13 +52,26 @@ DtypeChoice = Annotated[
         choices=("auto", *DTYPES, *SHORT),
     ),
 ]
+
+
+def share_of_text(text: str) -> float:
+    """Read a share of an update; ValueError for other text than a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"{shown(text)} is not a share of an update: give numbers such as 0.5,0.25, separated "
+            "by commas alone"
+        ) from None
+
+
 Shares = Annotated[
     tuple[float, ...],
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="SHARE,...",
         instance_from_str=lambda texts: tuple(
-            float(share) for text in texts for share in text.split(",")
+            share_of_text(share) for text in texts for share in text.split(",")
         ),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [f"{share:g}" for share in value],

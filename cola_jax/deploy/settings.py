@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.layer_costs import LayerCosts
+from cola_jax.strategies.rules import check_shares
 
 Fitness = Literal["accuracy", "margin", "likelihood", "kl", "agreement"]
 LABEL_FREE = ("kl", "agreement")  # of which the model's own path is best
@@ -91,6 +92,7 @@ class StaticSettings:
     def lengths(self, costs: LayerCosts) -> range:
         """Return the allowed numbers of layers of a path; InputError for invalid settings."""
         check_least(self, generations=1, offspring=1, first=1, finalists=1, seed=0)
+        check_shares(self.shares)
         num_layers, highest = costs.num_layers, self.highest_cost(costs)
         longest = num_layers if self.max_layers is None else self.max_layers
         most = int(min(longest, highest / costs.total * num_layers))  # of average cost

@@ -132,10 +132,20 @@ def json_paths(content: Any, num_layers: int, limit: int) -> list[LayerPath]:
             "configuration, PoLar's samples, Dr.LLM's results, skipped layers of SWIFT, and a loop "
             'such as {"window": [8, 11], "mode": "layer", "count": 2, "share": 0.5}.'
         )
-    return [
-        with_blocks([path], num_layers, limit) if len(path) == 2 else path
-        for path in PATHS.validate_python(content)
-    ]
+    paths = PATHS.validate_python(content)
+    for path in paths:
+        if len(path) != 2:
+            check_layers(path, num_layers)
+    return [with_blocks([path], num_layers, limit) if len(path) == 2 else path for path in paths]
+
+
+def check_layers(path: Sequence[int], num_layers: int) -> None:
+    """Raise InputError for other than layers: larger ids of a file are no steps, but mistakes."""
+    if outside := sorted({layer for layer in path if layer >= num_layers}):
+        raise InputError(
+            f"path has layer ids {shown(outside)}, but the model has layers 0..{num_layers - 1}: "
+            f"{shown(path)}. Parts and shares are for paths as text, such as 0-5,7*0.5,8a."
+        )
 
 
 class SkipSets(BaseModel, extra="forbid"):
@@ -187,7 +197,9 @@ class Loop(BaseModel, extra="forbid"):
 
     window: tuple[LayerId, LayerId]  # the first and the last layer
     count: Annotated[int, Field(strict=True, ge=1, le=1_000)]
-    share: float | None = None  # None: 1 / count, so that the loop adds as much as the window
+    share: Annotated[float, Field(strict=True)] | None = (
+        None  # None: 1 / count, so that the loop adds as much as the window
+    )
     mode: Literal["layer", "block"] | None = None  # what is repeated: each layer, or the window
 
 
@@ -243,7 +255,7 @@ def read_samples(content: Any, num_layers: int) -> list[Sample] | None:
     for number, sample in enumerate(read, start=1):
         with reading(f"question {number}"):
             for path in sample.valid + sample.invalid:
-                validate(path, num_layers)
+                check_layers(path, num_layers)
     return read
 
 

@@ -125,3 +125,12 @@ def test_an_unknown_task_is_found_before_the_model_is_looked_for():
         given = [*command, "--model", "no/such-model", "--task", "arc_easi", "-o", "out"]
         with pytest.raises(ValueError, match=r"arc_easi.*did you mean arc-easy"):
             parse(given).run()
+
+
+@pytest.mark.parametrize("text", ["1/3", "0.5,", "half"])
+def test_shares_that_are_no_numbers_are_refused_with_an_example(text, capsys):
+    with pytest.raises(SystemExit):
+        parse(["search", "--model", "m", "--task", "demo", "--output", "o", "--shares", text])
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    bad = text.rpartition(",")[2]
+    assert f"{bad!r} is not a share of an update: give numbers such as 0.5,0.25" in error

@@ -216,6 +216,8 @@ def test_settings_that_allow_no_path_are_refused() -> None:
         ({"max_layers": 17}, "paths of 8 to 17 layers cannot be searched"),
         ({"max_layers": 4, "min_layers": 5}, "paths of 5 to 4 layers"),
         ({"max_layers": 12, "min_layers": 9}, "paths of 9 to 12 layers"),
+        ({"shares": (0.5, 0.0)}, "0.0 is not a share of an update"),
+        ({"shares": (1.0,)}, "none of 1"),
         ({"min_layers": 0}, "paths of 0 to 8 layers"),
         ({"fitness": "kl"}, "give --max-layers of at most 7"),
         ({"fitness": "kl", "max_layers": 8}, "give --max-layers of at most 7"),
