@@ -180,7 +180,7 @@ def test_load_refuses_the_weights_of_another_model(pair, copy, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 10**9}, "num_layers: .* less than or equal to 10000"),
+        ({"num_layers": 10**9}, "num_layers: .* less than or equal to 1000"),
         ({"num_layers": 4}, "layer_ropes has 5 entries"),
         ({"width": "32"}, "width: Input should be a valid integer, got '32'"),
         ({"num_kv_heads": 3}, "4 query heads cannot share 3"),

@@ -22,7 +22,7 @@ def clock(monkeypatch):
         for calls in launches.calls:
             for call in calls:
                 tiles.extend(call.layers)
-                seconds[0] += SECONDS[call.part] * (sum(call.layers) + len(call.layers))
+                seconds[0] += SECONDS[call.form.part] * (sum(call.layers) + len(call.layers))
         return run(self, launches, states, *arguments)
 
     monkeypatch.setattr(Worker, "run", timed)
