@@ -138,7 +138,9 @@ class LayerCosts:
 
 def check_cost(cost: Any, name: str) -> None:
     """Raise InputError for a cost that is not a number of milliseconds."""
-    if isinstance(cost, bool) or not isinstance(cost, Real) or not 0 < float(cost) <= MOST:
+    is_number = isinstance(cost, Real) and not isinstance(cost, bool)
+    # compared as it is: a file may have an integer that no float holds
+    if not is_number or cost <= 0 or not cost <= MOST:
         raise InputError(
             f"the cost of {name} is {shown(cost)}: give milliseconds above 0 and up to {MOST:g}."
         )
