@@ -9,9 +9,8 @@ question's own random paths, and divides the time of the products that these nee
 rate that the machine showed between the calls, by the CPU seconds taken. Attention, norms, padding
 and the host's work are what is lost.
 
-`python -m experiments.product_speed parts --model CHECKPOINT` runs paths without half of their
-attentions, or of their MLPs, in one batch with others of whole layers, and compares the CPU seconds
-that they add with those of as many paths of whole layers, and with the ratio of operations.
+`python -m experiments.product_speed parts --model CHECKPOINT` compares the CPU seconds of paths
+without half or all of their attentions, or of their MLPs, with the ratio of operations.
 """
 
 import csv
@@ -31,7 +30,6 @@ import tyro
 
 import cola_jax
 from cola_jax.config import ModelConfig
-from cola_jax.metrics import compilations
 from cola_jax.path import LayerPath, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.runs.session import Session
@@ -129,10 +127,8 @@ class Parts:
     """Checkpoint directory, or a name; of layers of one kind, without windows."""
     tokens: int = 512
     """Tokens of a prompt, drawn at random."""
-    questions: int = 4
-    """Prompts, which all run the same paths."""
-    paths: int = 6
-    """Paths of each kind."""
+    questions: int = 3
+    """Prompts."""
     rounds: int = 3
     """Rounds after the first, which compiles."""
 
@@ -144,60 +140,49 @@ class Parts:
         ids = generator.integers(0, config.vocab_size, (self.questions, self.tokens), np.int32)
         last = np.full((self.questions, 1), self.tokens - 1)
         prompts = Prompts.plain(ids).replace(read=last, targets=last)
-        drawn = random_paths(config.num_layers, 2 * self.paths, seed=0)
-        beside, whole = drawn[: self.paths], drawn[self.paths :]
-        without: dict[str, list[LayerPath]] = {"whole layers": whole}
-        for name, part in (("half of the attentions", MLP), ("half of the MLPs", ATTENTION)):
-            without[name] = [halved(path, part, generator) for path in whole]
-        seconds: dict[str, list[float]] = {name: [] for name in ("beside", *without)}
-        programs: dict[str, int] = {}
+        seconds: dict[str, list[float]] = {name: [] for name in PARTS_OF}
+        paths = {name: path_of_parts(config.num_layers, *of) for name, of in PARTS_OF.items()}
         for number in range(1 + self.rounds):
-            for name in seconds:
-                every = beside + without.get(name, [])
-                before = compilations()
-                taken = cpu_seconds(
-                    functools.partial(cola_jax.run_paths, model, prompts, every, progress=False)
-                )
+            for name, path in paths.items():
+                run = functools.partial(cola_jax.run_paths, model, prompts, [path], progress=False)
+                taken = cpu_seconds(run)
                 if number:
                     seconds[name].append(taken)
-                else:
-                    programs[name] = compilations() - before
-        of_round = {name: np.array(each) for name, each in seconds.items()}
-        flop = {
-            name: path_flop(config, self.tokens, beside + paths) for name, paths in without.items()
-        }
-        least = path_flop(config, self.tokens, beside)
-        full = of_round["whole layers"] - of_round["beside"]
-        for name in without:
-            ratio = float(np.median((of_round[name] - of_round["beside"]) / full))
-            operations = (flop[name] - least) / (flop["whole layers"] - least)
+        whole = float(np.median(seconds[ALL]))
+        operations = path_flop(config, self.tokens, paths[ALL])
+        for name, path in paths.items():
+            taken = float(np.median(seconds[name]))
+            share = path_flop(config, self.tokens, path) / operations
             print(
-                f"{name}: {np.median(of_round[name]):.1f} CPU s, {ratio:.3f} of those added by "
-                f"whole layers; {operations:.3f} of the operations; {programs[name]} programs "
-                "compiled by the first call"
+                f"{name}: {taken:.2f} CPU s, {taken / whole:.3f} of those of whole layers; "
+                f"{share:.3f} of the operations"
             )
 
 
-def halved(path: LayerPath, part: int, generator: np.random.Generator) -> LayerPath:
-    """Leave this part alone of half of the steps of a path of whole layers."""
-    steps = list(path)
-    for place in generator.permutation(len(path))[: len(path) // 2]:
-        steps[place] = Step(path[place], part).id
-    return tuple(steps)
+ALL = "whole layers"
+PARTS_OF = {  # the parts of even and of odd layers
+    ALL: (WHOLE, WHOLE),
+    "attention alone": (ATTENTION, ATTENTION),
+    "MLPs alone": (MLP, MLP),
+    "without half of the attentions": (MLP, WHOLE),
+    "without half of the MLPs": (ATTENTION, WHOLE),
+}
 
 
-def path_flop(config: ModelConfig, tokens: int, paths: Sequence[LayerPath]) -> float:
-    """Count the operations of a prompt on paths, whose common beginnings run once.
+def path_of_parts(num_layers: int, even: int, odd: int) -> LayerPath:
+    """Return the path of these parts, whose last layer is whole."""
+    parts = [(even, odd)[layer % 2] for layer in range(num_layers - 1)]
+    return tuple(Step(layer, part).id for layer, part in enumerate([*parts, WHOLE]))
 
-    Those of attention to earlier tokens too; the last step of a path counts as others do.
-    """
+
+def path_flop(config: ModelConfig, tokens: int, path: LayerPath) -> float:
+    """Count the operations of a prompt on a path, those of attention to earlier tokens too."""
     sizes = product_sizes(config)
     attention = sum(a * b for a, b in sizes[:4]) * tokens
     attention += 2 * sizes[0][1] * tokens * (tokens + 1) // 2
     mlp = sum(a * b for a, b in sizes[4:]) * tokens
     of_part = {WHOLE: attention + mlp, ATTENTION: attention, MLP: mlp}
-    states = {path[:n] for path in paths for n in range(1, len(path) + 1)}
-    return 2.0 * sum(of_part[part_of(state[-1])] for state in states)
+    return 2.0 * sum(of_part[part_of(step)] for step in path)
 
 
 def product_rate(config: ModelConfig, dtype: str, rows: int, form: Form) -> float:
