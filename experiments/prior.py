@@ -31,10 +31,9 @@ import tyro
 from etils import epath
 from scipy.special import stdtr
 
-from cola_jax.cli.deployment import RESULT, Static
+from cola_jax.cli.deployment import RESULT, Static, StaticFlags
 from cola_jax.cli.flags import RunFlags, TaskFlags
 from cola_jax.deploy.front import Front
-from cola_jax.deploy.settings import StaticSettings
 from cola_jax.path import LayerPath, format_path, identity
 from cola_jax.question import distinct, random_of
 from cola_jax.runs.comparison import net_change
@@ -48,7 +47,15 @@ from cola_jax.scoring.statistics import Difference, Mean, Share, holm, mean
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.reached import ONCE
 from cola_jax.tasks.task import TaskConfig
-from experiments.strategies import Searches, Seed, corrected, first_hits, measure, searches
+from experiments.strategies import (
+    Budget,
+    Searches,
+    Seed,
+    corrected,
+    first_hits,
+    measure,
+    searches,
+)
 from experiments.tables import points, show
 
 HEAD = ("prior", "evaluations", "gold reached", "controls reached", "net, points")
@@ -96,15 +103,17 @@ def compared(arms: dict[str, list[Seed]], evaluations: int, num_layers: int) -> 
     cells: dict[tuple[str, int, str], list[str]] = {}
     nets: dict[tuple[str, int, str], Net] = {}
     for size in [*sizes, evaluations]:
-        base = measure(arms[NONE], size + 1, num_layers).targets[ONCE]
+        budget = Budget(size + 1)
+        base = measure(arms[NONE], budget, num_layers).targets[ONCE]
         for name, seeds in arms.items():
-            targets = measure(seeds, size + 1, num_layers).targets[ONCE]
-            gold, controls = first_hits(seeds, size + 1)
-            shares = [Share.of(hits <= size) for hits in (gold, controls)]
+            targets = measure(seeds, budget, num_layers).targets[ONCE]
+            kinds = first_hits(seeds, budget)
+            shares = [Share.of(np.array(kind.found, bool)) for kind in kinds]
+            first = [mean(np.array(kind.evaluations)) for kind in kinds]
             key = name, size, ONCE
             cells[key] = [f"{each.hits} of {each.n}" for each in shares]
             cells[key] += [points(Net.of(targets[1]))]
-            cells[key] += [f"{mean(gold):.1f}, {mean(controls):.1f}"]
+            cells[key] += [", ".join(f"{evaluations:.1f}" for evaluations in first)]
             if name != NONE:
                 nets[key] = net_change(base, targets)
     p = corrected(nets)
@@ -208,7 +217,7 @@ UNTRIED = -2
 class Tried(NamedTuple):
     """The answers of single edits that searches tried on Q wrong questions."""
 
-    edits: list[tuple[int, int, int, int]]
+    edits: list[tuple[int, ...]]
     # [Q, E], 0 where the answer is gold, 1..n that control target, OTHER, or UNTRIED
     answers: np.ndarray
     controls: np.ndarray  # [Q], n
@@ -216,7 +225,7 @@ class Tried(NamedTuple):
     @classmethod
     def read(cls, runs: Sequence[Run]) -> "Tried":
         """Read runs; equal questions of several count once."""
-        rows: dict[str, dict[tuple[int, int, int, int], int]] = {}
+        rows: dict[str, dict[tuple[int, ...], int]] = {}
         numbers = {}
         for run in runs:
             keys = run.question_keys()
@@ -235,7 +244,7 @@ class Tried(NamedTuple):
                 answers[q, edits.index(edit)] = place
         return cls(edits, answers, np.array([numbers[key] for key in sorted(rows)]))
 
-    def over(self, edits: Sequence[tuple[int, int, int, int]]) -> "Tried":
+    def over(self, edits: Sequence[tuple[int, ...]]) -> "Tried":
         """Return the same with columns for these edits, among which are all of its own."""
         answers = np.full((len(self.answers), len(edits)), UNTRIED)
         answers[:, [edits.index(edit) for edit in self.edits]] = self.answers
@@ -313,7 +322,7 @@ class Deadline:
     out: str
     """Folder of the runs."""
     task: TaskConfig
-    settings: StaticSettings
+    settings: StaticFlags
     """Settings of `cola static`; give --settings.max-cost."""
 
     def run(self) -> None:
