@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, nearest, shown
-from cola_jax.steps import MLP, WHOLE, Step, layer_of, part_of
+from cola_jax.steps import MLP, Step, layer_of, missing_part, part_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +82,17 @@ class ChooseInputs:
     def __call__(self, module: "Module", arguments: Any, inputs: "Tensor") -> "Tensor":
         layers = [layer_of(step) for step in self.path]
         return inputs.unflatten(-1, (self.num_layers, -1))[..., layers, :].flatten(-2)
+
+
+@dataclasses.dataclass(frozen=True)
+class AddShare:
+    """A forward hook of a layer f, which returns h + share * (f(h) - h)."""
+
+    share: float
+
+    def __call__(self, module: "Module", arguments: tuple[Any, ...], updated: "Tensor") -> "Tensor":
+        h = arguments[0]
+        return h + self.share * (updated - h)
 
 
 def apply_path(hf_model: "PreTrainedModel", path: "str | Ids") -> None:
@@ -347,11 +358,11 @@ def follow(config: Any, path: "Sequence[int]", sharing: int, applied: AppliedPat
 
 def step_module(layer: "Module", step: Step, index: int) -> "Module":
     """Make the module that runs a step of a layer, with an index in caches."""
-    from cola_jax.deploy.transformers_steps import AddShare, without_other_part
+    from cola_jax.deploy.serve.parts import modules_without
 
     module = at_position(layer, index)
-    if step.part != WHOLE:
-        vars(module)["_modules"] = without_other_part(module, step.part)
+    if (missing := missing_part(step.id)) is not None:
+        vars(module)["_modules"] = modules_without(module, {missing}, is_transformers=True)
     if step.share != 1:
         # before other hooks, which see the state after the step
         module.register_forward_hook(AddShare(step.share), prepend=True)

@@ -14,7 +14,8 @@ from vllm.model_executor.models.utils import PPMissingLayer
 
 from cola_jax.deploy.serve.checks import PathError
 from cola_jax.deploy.serve.copies import copy_module, is_method_of, shallow_copy
-from cola_jax.deploy.serve.steps import part_of_name, run_step, without_parts
+from cola_jax.deploy.serve.parts import part_of_name
+from cola_jax.deploy.serve.steps import run_step, without_parts
 from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
 
 if TYPE_CHECKING:

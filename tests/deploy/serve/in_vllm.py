@@ -29,7 +29,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 
 from cola_jax.deploy.serve import layers
-from cola_jax.deploy.serve.steps import part_of_name
+from cola_jax.deploy.serve.parts import part_of_name
 from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
 from tests.deploy.serve.quantized import write_quantized
 
