@@ -387,7 +387,6 @@ class Mutations:
     lengths: range  # in layers
     highest: float  # cost
     fitting: FittingEdits
-    parts: tuple[int, ...] = (WHOLE,)  # of layers, that are skipped and restored
 
     @classmethod
     def of(cls, settings: StaticSettings, costs: LayerCosts) -> "Mutations":
@@ -449,12 +448,15 @@ class Mutations:
         return insert(path, int(random.choice(missing))) if missing else path
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class StepMutations(Mutations):
     """Random edits of attention and MLP, and of shares, beside those of whole layers.
 
     Lengths count a part by its share of the cost of its layer; a path has at most as many steps as
     one of whole layers.
     """
+
+    parts: tuple[int, ...]  # of layers, that are skipped and restored: both, or layers whole
 
     def is_too_large(self, path: LayerPath) -> bool:
         """Whether a path has too many steps, is too long or costs too much."""

@@ -74,6 +74,7 @@ class Rules:
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
     stream: ClassVar[int] = 1  # of its random numbers: another one draws other paths
+    not_tried: ClassVar[tuple[str, ...]] = ()  # fields of edits that the strategy does not make
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -95,6 +96,12 @@ class Rules:
         if not isinstance(self.parts, bool):
             raise InputError(f"parts must be True or False, it is {shown(self.parts)}.")
         check_shares(self.shares)
+        if refused := [name for name in self.not_tried if getattr(self, name)]:
+            names = " and ".join(refused)
+            raise InputError(
+                f"the strategy {self.name} tries no {names}: leave out {names}, or choose another "
+                "strategy."
+            )
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
         repeated = self.max_repeat if self.max_times else 0
@@ -216,14 +223,7 @@ class ExitRules(Rules):
     """Early exit: every prefix of the layers, the longest first."""
 
     name = "early-exit"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.has_steps:
-            raise InputError(
-                "early exit tries prefixes of whole layers: leave out parts and shares, or choose "
-                "another strategy."
-            )
+    not_tried = ("parts", "shares")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,18 +234,11 @@ class InfluenceRules(Rules):
     """
 
     name = "influence"
+    not_tried = ("shares",)
 
     # layers, that of least influence first, or with parts the ids of attentions and MLPs; a run
     # measures them
     order: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.shares:
-            raise InputError(
-                "by influence, layers or their parts are removed: leave out shares, or choose "
-                "another strategy."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
