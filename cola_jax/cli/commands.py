@@ -8,14 +8,14 @@ from importlib.metadata import version
 from typing import Any
 
 import tyro
-from tyro.conf import DisallowNone, PositionalMetavarFromFieldName, Suppress
+from tyro.conf import DisallowNone, Fixed, PositionalMetavarFromFieldName, Suppress
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from cola_jax.cli import ledger
 from cola_jax.cli.benchmark import Benchmark
 from cola_jax.cli.deployment import Distill, LmEval, Menu, Static
 from cola_jax.cli.export import Export
-from cola_jax.cli.flags import Command
+from cola_jax.cli.flags import NO_SHARES, SEARCHED, Command, Shares
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import EvaluateCommand, Generate, Scan, Search
@@ -31,6 +31,7 @@ COMMAND --help lists the flags of a command; --version goes alone.
 """
 RARE_NOTE = "Rarely used flags are listed in cola_jax/cli/README.md; --config takes them as well."
 CONFIG = (PositionalMetavarFromFieldName, DisallowNone)
+FLAGS = ConstructorRegistry()
 HELP = ConstructorRegistry()
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
@@ -77,6 +78,7 @@ REMOVED = {
     "--robust": ASK_AGAIN,
     "--share": "give --format peft",
     "--rules.exits": "give --preset early-exit for prefixes of the layers alone",
+    **{f"--rules.{name}": f"give --{name}" for name in SEARCHED},
 }
 # set by one user in ten, so not in the help but in README.md
 RARE = {
@@ -127,13 +129,17 @@ def parse(arguments: Sequence[str]) -> Command:
         values = read_flags(first.config)
         preset = preset or values.get("preset")
         if preset != values.get("preset", preset):  # its rules go with it
-            values = {name: values[name] for name in values if not name.startswith("rules.")}
+            values = {name: values[name] for name in values if not is_rule(name)}
         words = [*words_of(values), *words]
         check_words(words)
     check_renamed(str(preset))
     rules = PRESETS.get(str(preset))
     if kind is Search and rules is not None:
-        fields = [("rules", Rules, rules)]
+        fields = [
+            ("rules", Rules, rules),
+            ("parts", bool, rules.parts),
+            ("shares", Shares, rules.shares),
+        ]
         kind = dataclasses.make_dataclass("Search", fields, bases=(Search,), frozen=True)
     return tyro.cli(
         kind,
@@ -141,8 +147,13 @@ def parse(arguments: Sequence[str]) -> Command:
         description=description,
         args=[our_flag(word) for word in words],
         config=CONFIG,
-        registry=HELP if {"-h", "--help"} & {*words} else None,
+        registry=HELP if {"-h", "--help"} & {*words} else FLAGS,
     )
+
+
+def is_rule(name: str) -> bool:
+    """Tell whether a flag changes the rules of a preset."""
+    return name in SEARCHED or name.startswith("rules.")
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -203,23 +214,39 @@ def words_of(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"--{name}" if value else f"--{group}{dot}no-{last}"
         elif isinstance(value, list) and len(value) > 1:
             yield from (f"--{name}", *map(str, value))
+        elif value == [] and name == "shares":  # where the preset has some
+            yield f"--{name}={NO_SHARES}"
         elif value is not None and value != []:  # after =, a value may begin with a hyphen
             yield f"--{name}={value[0] if isinstance(value, list) else value}"
 
 
-LISTING: list[Any] = []  # the class whose fields tyro lists, to which the rule does not apply
+LISTING: list[Any] = []  # the classes whose fields tyro lists, to which the rules do not apply
 
 
-@HELP.struct_rule
-def hide_rare(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Leave rare flags out of the help, which the parser must know."""
+def field_types(info: StructTypeInfo, types: Mapping[str, Any]) -> StructConstructorSpec | None:
+    """List the fields of a dataclass as tyro does, with some types in place of theirs."""
     if info.type in LISTING or not dataclasses.is_dataclass(info.type):
         return None
     LISTING.append(info.type)
     spec: Any = ConstructorRegistry.get_struct_spec(info)
     LISTING.pop()
     fields = (
-        dataclasses.replace(field, type=Suppress[field.type]) if field.name in RARE else field
+        dataclasses.replace(field, type=types[field.name][field.type])
+        if field.name in types
+        else field
         for field in spec.fields
     )
     return dataclasses.replace(spec, fields=tuple(fields))
+
+
+@FLAGS.struct_rule
+def leave_to_search(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Make no flags of rules that `cola search` has flags for itself."""
+    is_rules = isinstance(info.type, type) and issubclass(info.type, Rules)
+    return field_types(info, dict.fromkeys(SEARCHED, Fixed)) if is_rules else None
+
+
+@HELP.struct_rule
+def hide_rare(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Leave rare flags out of the help, which the parser must know."""
+    return field_types(info, dict.fromkeys(RARE, Suppress))

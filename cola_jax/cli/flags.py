@@ -32,6 +32,9 @@ Result = TypeVar("Result")
 SPEED = "Speed and devices"  # a help group
 CHOOSING = 4  # prompts over which a result is chosen
 MEASURING = 8  # prompts in which it is measured
+NO_SHARES = "none"  # where a preset has some
+RULES = "rules."  # before the flags of a preset's rules
+SEARCHED = ("parts", "shares")  # rules that are flags of `cola search` itself
 # for results; rich would take [/b] in a name for markup, and :b: for an emoji
 console = Console(markup=False, emoji=False)
 
@@ -65,16 +68,23 @@ def share_of_text(text: str) -> float:
         ) from None
 
 
+def shares_of_texts(texts: list[str]) -> tuple[float, ...]:
+    """Read the shares of a flag; ValueError where there are none, and for other texts."""
+    if not texts:
+        raise ValueError(f"give shares such as 0.5,0.25, or {NO_SHARES}")
+    if texts == [NO_SHARES]:
+        return ()
+    return tuple(share_of_text(share) for text in texts for share in text.split(","))
+
+
 Shares = Annotated[
     tuple[float, ...],
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="SHARE,...",
-        instance_from_str=lambda texts: tuple(
-            share_of_text(share) for text in texts for share in text.split(",")
-        ),
+        instance_from_str=shares_of_texts,
         is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [f"{share:g}" for share in value],
+        str_from_instance=lambda value: [f"{share:g}" for share in value] or [NO_SHARES],
     ),
 ]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
@@ -128,9 +138,11 @@ def flag_values(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the names of a command's flags, without hyphens, and their values."""
     hints = get_type_hints(type(command), include_extras=True)
     for field in dataclasses.fields(command):
+        if prefix == RULES and field.name in SEARCHED:
+            continue
         value = getattr(command, field.name)
         if dataclasses.is_dataclass(value):
-            yield from flag_values(value, "rules." if field.name == "rules" else prefix)
+            yield from flag_values(value, RULES if field.name == "rules" else prefix)
         else:
             notes = getattr(hints[field.name], "__metadata__", ())
             names = [note.name for note in notes if getattr(note, "name", None)]

@@ -67,10 +67,10 @@ class Search(TaskCommand):
     space: Space | None = None
     """Kinds of edits to try; all that the rules allow by default."""
     parts: bool = False
-    """Also skip the attention or the MLP of blocks alone."""
+    """Also skip the attention or the MLP of blocks alone, as the preset parts does."""
     shares: Shares = ()
     """Shares of their update, such as 0.5,0.25, above 0 and up to 2: repeated blocks may run again
-    with one, and skipped ones keep one."""
+    with one, and skipped ones keep one; none for those of the preset damped."""
     simulations: int | None = None
     """Evaluations per question, beyond the baseline; the budget of the preset by default: 200 of
     cola-appendix, 50 of drllm, 100 of all others."""
@@ -128,11 +128,9 @@ class Search(TaskCommand):
         """Return the session of a task, which records a prior, and the settings of its search."""
         from cola_jax.runs.prior import with_prior
 
-        rules = self.rules if self.space is None else self.rules.within(self.space)
-        if self.parts or self.shares:
-            rules = dataclasses.replace(
-                rules, parts=self.parts or rules.parts, shares=self.shares or rules.shares
-            )
+        rules = dataclasses.replace(self.rules, parts=self.parts, shares=self.shares)
+        if self.space is not None:
+            rules = rules.within(self.space)
         model = session.model
         layers = model.config.num_layers
         fractions = part_fractions(model.config) if rules.parts else None

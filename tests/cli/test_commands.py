@@ -11,7 +11,7 @@ import yaml
 
 from cola_jax.cli.commands import COMMANDS, our_flag, parse
 from cola_jax.cli.deployment import LmEval
-from cola_jax.cli.flags import General, flag_values, values_of
+from cola_jax.cli.flags import SEARCHED, General, flag_values, values_of
 from cola_jax.errors import InputError, UsageError
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests.cli.conftest import GIVEN
@@ -181,6 +181,26 @@ def test_rules_are_those_of_the_preset(file, monkeypatch):
     assert search("--config", file).rules.ordered is False
 
 
+def test_parts_and_shares_are_those_of_the_preset_unless_flags_say_otherwise(file):
+    for words, parts, shares in (
+        ([], False, ()),
+        (["--parts", "--shares", "0.5"], True, (0.5,)),
+        (["--preset", "parts"], True, ()),
+        (["--preset", "parts", "--no-parts"], False, ()),
+        (["--preset", "damped"], False, (0.5, 0.25)),
+        (["--preset", "damped", "--shares", "0.75"], False, (0.75,)),
+        (["--preset", "damped", "--shares", "none"], False, ()),
+    ):
+        command = search(*words)
+        assert (command.parts, command.shares) == (parts, shares)
+        file.write_text(yaml.safe_dump(values_of(command)))
+        assert values_of(search("--config", file)) == values_of(command)
+        command = search("--config", file, "--preset", "drllm")  # whose own they are
+        assert (command.parts, command.shares) == (False, ())
+    with pytest.raises(UsageError, match=r"--rules.shares is no longer a flag: give --shares"):
+        search("--rules.shares", "0.5")
+
+
 def test_simulations_are_those_of_the_preset(file):
     assert search().budget == 100
     assert search("--preset", "cola-paper").budget == 200
@@ -203,7 +223,8 @@ def test_another_preset_replaces_the_rules_of_a_file(file):
 
 def test_each_flag_is_in_the_help_or_on_the_page(printed):
     listed = set(re.findall(r"^\| `([a-z][\w.-]+)` \| ", PAGE.read_text(), re.MULTILINE))
-    rules = {f"rules.{name}".replace("_", "-") for each in PRESETS.values() for name in vars(each)}
+    names = {name for each in PRESETS.values() for name in vars(each)} - {*SEARCHED}
+    rules = {f"rules.{name}".replace("_", "-") for name in names}
     seen = set(rules)
     for name in COMMANDS.keys() - {"lm-eval"}:
         shown = printed(name, "--help")

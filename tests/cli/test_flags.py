@@ -127,10 +127,18 @@ def test_an_unknown_task_is_found_before_the_model_is_looked_for():
             parse(given).run()
 
 
-@pytest.mark.parametrize("text", ["1/3", "0.5,", "half"])
-def test_shares_that_are_no_numbers_are_refused_with_an_example(text, capsys):
-    with pytest.raises(SystemExit):
-        parse(["search", "--model", "m", "--task", "demo", "--output", "o", "--shares", text])
-    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    bad = text.rpartition(",")[2]
-    assert f"{bad!r} is not a share of an update: give numbers such as 0.5,0.25" in error
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "give shares such as 0.5,0.25, or none"),
+        (["1/3"], "'1/3' is not a share of an update: give numbers such as 0.5,0.25"),
+        (["0.5,"], "'' is not a share of an update: give numbers such as 0.5,0.25"),
+        (["half"], "'half' is not a share of an update: give numbers such as 0.5,0.25"),
+    ],
+)
+def test_shares_that_are_no_numbers_are_refused_with_an_example(texts, message, capsys):
+    for command in ("search", "static"):
+        with pytest.raises(SystemExit):
+            parse([command, "--model", "m", "--task", "demo", "-o", "o", "--shares", *texts])
+        error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert message in error
