@@ -3,7 +3,6 @@
 import functools
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,13 +33,16 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def drop_programs() -> Iterator[None]:
-    """Drop the programs that a module has compiled.
-
-    Each takes memory mappings, of which Linux gives a process 65,530.
-    """
+    """Drop the programs that a module has compiled: the next one runs hardly any of them."""
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    environment.drop_programs()
+
+
+@pytest.fixture(autouse=True)
+def drop_many_programs() -> Iterator[None]:
+    """Drop the programs of a module's tests so far once they are many."""
+    yield
+    environment.drop_many_programs()
 
 
 @pytest.fixture(autouse=True)

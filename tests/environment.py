@@ -1,8 +1,11 @@
 """The environment of a test run, set before anything imports JAX or transformers."""
 
+import gc
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 # The suite compiles some ten thousand small programs and runs each a few times, so it asks XLA for
 # code that is quick to make: a quarter of the time. tests/test_optimised.py runs what users do.
@@ -22,6 +25,12 @@ CACHE = {  # of every program, however small
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+
+# A compiled program holds some ten mappings, and a mapping goes with some 200 kB. Linux gives a
+# process 65,530 of them, and XLA aborts where it gets no more.
+MAX_MAPPINGS = 10_000
+SECONDS_BETWEEN_COUNTS = 2  # a count takes milliseconds, and most tests take no longer
+last_count = time.monotonic()
 
 
 def set_variables(cache: str) -> None:
@@ -55,3 +64,29 @@ def share_programs() -> None:
     cache_key._hash_serialized_compile_options = lambda sha, options, **_: hash_options(
         sha, options, strip_device_assignment=True
     )
+
+
+def drop_programs() -> None:
+    """Drop all compiled programs; the folder of compiled programs still has them."""
+    import jax  # not above: it reads the variables once
+
+    jax.clear_caches()
+    gc.collect()  # of programs that a reference cycle holds
+
+
+def drop_many_programs() -> None:
+    """Drop all compiled programs if this process has many memory mappings."""
+    global last_count
+    if time.monotonic() - last_count < SECONDS_BETWEEN_COUNTS:
+        return
+    if count_mappings() > MAX_MAPPINGS:
+        drop_programs()
+    last_count = time.monotonic()
+
+
+def count_mappings() -> int:
+    """Count the memory mappings of this process; 0 where the system lists none, as macOS."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
