@@ -79,6 +79,7 @@ class Static(TaskCommand):
         return self.flags.model, [self.flags.over_prompts().task]
 
     def run_task(self) -> None:
+        from cola_jax.deploy.path_file import name_of_length
         from cola_jax.deploy.static import find_path, static_estimates
         from cola_jax.path import format_path
         from cola_jax.runs.results import Results
@@ -102,7 +103,7 @@ class Static(TaskCommand):
         write_report(results, path_of(out))
         chosen = {
             "path": format_path(best.recommended),  # to use
-            "layers": len(best.recommended),
+            name_of_length(best.recommended): len(best.recommended),
             "found": format_path(best.chosen.path),  # to try
         }
         origin = origin_of(session) | {"task": flags.task.task}

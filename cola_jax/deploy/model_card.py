@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cola_jax.deploy.effect import ReportedEffect
-from cola_jax.deploy.path_file import PathFile
+from cola_jax.deploy.path_file import PathFile, name_of_length
 from cola_jax.deploy.provenance import Provenance
 from cola_jax.deploy.verify.rows import check_rows
 from cola_jax.errors import InputError, check_belongs, escaped, reading, shorten
@@ -34,7 +34,7 @@ from cola_jax.runs.estimates import (
 from cola_jax.runs.path_results import group_of
 from cola_jax.runs.results import DIGEST, Results, read_results
 from cola_jax.runs.trial_facts import NOT_RECORDED, dated, short, trial_facts
-from cola_jax.steps import layer_of
+from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, layer_of, part_of
 from cola_jax.storage import AnyPath
 from cola_jax.tasks.registry import TASKS, canonical
 
@@ -244,8 +244,7 @@ def model_card(
     revision = identity.revision
     name = identity.name if origin.get("name") else "local model"
     layers = [layer_of(step) for step in path]
-    counts = [layers.count(layer) for layer in range(num_layers)]
-    repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
+    skipped, repeated = skipped_and_repeated(path, num_layers)
     model = shlex.quote(f"{name}@{revision}" if revision else " ".join(name.split()))
     if origin.get("package"):
         model = demo_model.NAME
@@ -282,8 +281,8 @@ The layers of {literal(name)}{f" at revision `{revision}`" if revision else ""},
 |---|---|
 | license | {cell(license or "that of the original, which is not recorded")} |
 | layers of the original | {num_layers} |
-| {"layers" if is_whole_path(path) else "steps"} run | {len(path)} |
-| skipped | {format_path([layer for layer, n in enumerate(counts) if not n]) or "none"} |
+| {name_of_length(path)} run | {len(path)} |
+| skipped | {format_path(skipped) or "none"} |
 | run more than once | {", ".join(repeated) or "none"} |
 | steps back to an earlier layer | {sum(b < a for a, b in itertools.pairwise(layers))} |
 {found}
@@ -300,6 +299,23 @@ cola export --model {model} --path '{text}'{given and f" {given}"} --output THIS
 The path as JSON: `{as_json}`, its digest `{digest(path)}`, that of the model
 `{metadata["digest"]}`.
 """)
+
+
+def skipped_and_repeated(path: LayerPath, num_layers: int) -> tuple[list[int], list[str]]:
+    """Return the layers, or parts of layers, that a path skips, and texts of those run again."""
+    skipped, repeated = [], []
+    for layer in range(num_layers):
+        parts = [part_of(step) for step in path if layer_of(step) == layer]
+        runs = {part: parts.count(WHOLE) + parts.count(part) for part in (ATTENTION, MLP)}
+        if runs[ATTENTION] == runs[MLP]:
+            runs = {WHOLE: runs[MLP]}
+        for part, times in runs.items():
+            step = Step(layer, part).id
+            if times == 0:
+                skipped.append(step)
+            elif times > 1:
+                repeated.append(f"{format_path([step])} ({times} times)")
+    return skipped, repeated
 
 
 def steps_note(path: LayerPath, *, has_weights: bool) -> str:

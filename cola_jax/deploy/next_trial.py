@@ -7,7 +7,6 @@ from typing import Any
 
 from cola_jax.deploy.verify.power import plan
 from cola_jax.deploy.verify.verdict import number_of_tests
-from cola_jax.layer_costs import LayerCosts
 from cola_jax.path import LayerPath, format_path
 from cola_jax.runs.run import Run
 from cola_jax.tasks.registry import ARITHMETIC
@@ -34,7 +33,8 @@ def next_trial(run: Run, path: LayerPath) -> tuple[str, str]:
             f"{run.directory}`.",
             "",
         )
-    fresh = other_questions(task, facts.settings["questions"], path, facts.num_layers)
+    shorter = facts.costs.layers(path) < facts.num_layers
+    fresh = other_questions(task, facts.settings["questions"], shorter=shorter)
     if not fresh:
         return (
             "A block is tried on other questions, in other prompts. This scan asked all questions "
@@ -55,19 +55,17 @@ def next_trial(run: Run, path: LayerPath) -> tuple[str, str]:
     return "Try the best block on other questions, in other prompts:", shlex.join(words)
 
 
-def other_questions(
-    task: Mapping[str, Any], asked: int, path: LayerPath, num_layers: int
-) -> list[str]:
+def other_questions(task: Mapping[str, Any], asked: int, *, shorter: bool) -> list[str]:
     """Return the flags of questions that a scan of `asked` did not ask; [] where all were asked.
 
-    Beyond a limit, there are as many as the trial needs, where the task has them.
+    Beyond a limit, there are as many as the trial of a path needs, which may be shorter than the
+    model's, where the task has them.
     """
     limit = task["limit"]
     if task["held_out"] or task["held_out_from"]:
         return ["--part", "held-out", *([] if limit is None else ["--limit", str(limit)])]
     if limit is None and task["task"] != ARITHMETIC:
         return []
-    shorter = LayerCosts(num_layers).layers(path) < num_layers
     tests = number_of_tests(PROMPTS, shorter=shorter)
     needed = plan(MARGIN / 100, PROMPTS, tests=tests).questions
     more = asked if needed is None else needed

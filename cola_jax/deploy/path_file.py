@@ -32,7 +32,7 @@ from cola_jax.files import (
 )
 from cola_jax.formats.hub import download_file
 from cola_jax.formats.identity import HUB_ID, Identity
-from cola_jax.path import LayerPath, format_path, parse_path
+from cola_jax.path import LayerPath, format_path, is_whole_path, parse_path
 from cola_jax.progress import log
 from cola_jax.runs.chosen_on import ChosenOn
 from cola_jax.storage import EXTRAS, AnyPath, is_url, path_of
@@ -76,7 +76,8 @@ class PathFile(BaseModel):
 
     path: StrictStr  # to use
     found: StrictStr | None = None  # by a search, where another is recommended
-    layers: Count | None = None  # the steps of the path
+    layers: Count | None = None  # that the path runs
+    steps: Count | None = None  # in place of layers, of a path with parts or shares
     num_layers: Count | None = None  # of the model
     model: StrictStr | None = None  # digest
     model_name: StrictStr | None = None
@@ -135,11 +136,12 @@ class PathFile(BaseModel):
                     f"{num_layers}."
                 )
             path = parse_path(self.path, num_layers, max_length)
-            if self.layers not in (None, len(path)):
-                raise InputError(
-                    f"it states {self.layers} layers, but its path runs {len(path)}: it was "
-                    "changed after it was written. Get it again, or give the path itself."
-                )
+            for name, stated in (("layers", self.layers), ("steps", self.steps)):
+                if stated not in (None, len(path)):
+                    raise InputError(
+                        f"it states {stated} {name}, but its path runs {len(path)}: it was "
+                        "changed after it was written. Get it again, or give the path itself."
+                    )
             if found and self.found is not None:
                 path = parse_path(self.found, num_layers, max_length)
         return path
@@ -162,6 +164,11 @@ class PathFile(BaseModel):
             content["effects"] = [effect.to_json() for effect in self.effects]
         text = readable_json(content, allow_nan=False)
         write_whole(path_of(folder) / PATH_FILE, f"{text}\n".encode())
+
+
+def name_of_length(path: LayerPath) -> str:
+    """Return what the length of a path counts: layers, or steps where some are not whole ones."""
+    return "layers" if is_whole_path(path) else "steps"
 
 
 def find_path_file(text: str) -> epath.Path | None:

@@ -14,7 +14,7 @@ from cola_jax.deploy.engine_commands import (
 )
 from cola_jax.deploy.export import exporting
 from cola_jax.deploy.model_card import model_card, write_eval_results
-from cola_jax.deploy.path_file import Base, Keys, PathFile, find_path_file
+from cola_jax.deploy.path_file import Base, Keys, PathFile, find_path_file, name_of_length
 from cola_jax.deploy.provenance import is_run
 from cola_jax.files import exists, read_json
 from cola_jax.formats.identity import Identity
@@ -66,7 +66,7 @@ def export_path(
         log.warning("the base model is a local directory; give --source a Hub id to share the path")
     file = PathFile(
         path=format_path(path),
-        layers=len(path),
+        **{name_of_length(path): len(path)},
         num_layers=config.num_layers,
         **of_model(metadata),
         base=Base(hub_id=base.name, revision=base.revision) if base.on_hub else None,

@@ -109,6 +109,8 @@ def test_static_over_parts_is_recorded_resumed_and_chosen_from(
     assert used["budget"]["shares"] == "0.5,0.25"
     path = PathFile.of(used, "static.json").layers_of("static.json", tiny.LAYERS, found=True)
     found = cola_jax.parse_path(used["found"], tiny.LAYERS)
+    assert used["steps"] == len(found)
+    assert "layers" not in used
     assert path == found
     assert not all(map(is_whole, found))
     results = read_results(out / "results.json")

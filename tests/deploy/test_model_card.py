@@ -107,12 +107,15 @@ def test_card_says_what_steps_are_and_that_zeros_save_nothing():
     card = model_card(METADATA, path).text
     assert "`9m` the MLP of layer 9 without its attention" in card
     assert "are zeros here, which is exact and saves neither time nor memory" in card
-    for row in ("steps run | 5", "skipped | 3,5", "2 (2 times)", "earlier layer | 0"):
+    for row in ("steps run | 5", "skipped | 3,4a,5", "once | 2a (2 times)", "earlier layer | 0"):
         assert f"{row} |" in card
     assert 'The path as JSON: `"0-1,2a,2,4m"`' in card
     served = model_card(METADATA, path, file=PathFile(path="0-1,2a,2,4m")).text
     assert "`9m` the MLP" in served
     assert "zeros" not in served
+    split = model_card(METADATA, parse_path("0-2,3a,3m*0.5,4-5,5", 6)).text
+    assert "skipped | none |" in split
+    assert "once | 5 (2 times) |" in split
 
 
 def test_card_omits_local_places_and_unknown_facts():

@@ -123,6 +123,7 @@ def test_read_path_asks_the_cache_where_the_hub_is_away(tmp_path, hub, monkeypat
         ({"path": "0-1,3-5"}, r"names layer 5, but the model has layers 0\.\.4"),
         ({"path": "(0-4)x3"}, r"has more than 10 steps"),
         ({"path": "0-1", "layers": 3}, r"it states 3 layers, but its path runs 2: it was changed"),
+        ({"path": "0,1a", "layers": None, "steps": 3}, r"it states 3 steps, but its path runs 2"),
         ({"layers": 0}, r"layers: Input should be greater than or equal to 1"),
         ({"layers": True}, r"layers: Input should be a valid integer, got True\)\. Give a file as"),
         ({"layers": 10**400}, r"layers: Input should be less than or equal to 1000000, got 1000"),
