@@ -174,12 +174,16 @@ def name_of_length(path: LayerPath) -> str:
 def find_path_file(text: str) -> epath.Path | None:
     """Find the file that a text names, downloading the `path.json` of a repository of the Hub.
 
-    A text of digits, punctuation and the letters of steps is always a path. A local file or folder
-    comes before a repository OWNER/NAME, also with @REVISION. Returns None where there is no such
-    file. Raises InputError where the Hub cannot be asked, or has no such repository.
+    A text of digits, punctuation and the letters of steps is always a path, so that its meaning
+    does not depend on the files that are there; a folder of such a name is logged. A local file or
+    folder comes before a repository OWNER/NAME, also with @REVISION. Returns None where there is no
+    such file. Raises InputError where the Hub cannot be asked, or has no such repository.
     """
-    is_elsewhere = is_url(text) and text.partition(":")[0] not in EXTRAS  # such as dropped:/x
-    if PATH_TEXT.fullmatch(text) or is_elsewhere:
+    if PATH_TEXT.fullmatch(text):
+        if text and os.path.exists(os.path.join(text, PATH_FILE)):
+            log.warning("%s is read as a path: for the folder of this name, give ./%s", text, text)
+        return None
+    if is_url(text) and text.partition(":")[0] not in EXTRAS:  # such as dropped:/x
         return None
     place = path_of(os.path.expanduser(text))
     if text.endswith(".json"):

@@ -284,15 +284,27 @@ def line_paths(file: Path, lines: Sequence[str], num_layers: int, limit: int) ->
     """
     bodies = ["".join(line.partition("#")[0].lower().split()) for line in lines]
     words = [body for body in bodies if body]
-    if words and EVOPRESS.issuperset(words):
+    numbered = [(number, body) for number, body in enumerate(bodies, start=1) if body]
+    if not EVOPRESS.isdisjoint(words):
+        for number, word in numbered:
+            with reading(f"{file}:{number}"):
+                check_lost(word)
         return [evopress_path(words, num_layers)]
     read = reader_of(words)
     paths = []
-    for number, body in enumerate(bodies, start=1):
-        if body:
-            with reading(f"{file}:{number}"):
-                paths.append(read(body.replace("..", "-"), num_layers, limit))
+    for number, body in numbered:
+        with reading(f"{file}:{number}"):
+            paths.append(read(body.replace("..", "-"), num_layers, limit))
     return paths
+
+
+def check_lost(word: str) -> None:
+    """Raise InputError for other than what a layer loses in a configuration of EvoPress."""
+    if word not in EVOPRESS:
+        raise InputError(
+            f"{shown(word)} is not what a layer loses: each line of a configuration of EvoPress "
+            f"is one of {', '.join(sorted(EVOPRESS))}."
+        )
 
 
 def reader_of(bodies: Sequence[str]) -> Callable[[str, int, int], LayerPath]:

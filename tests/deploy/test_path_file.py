@@ -9,6 +9,7 @@ from cola_jax.deploy.effect import ReportedEffect
 from cola_jax.deploy.path_file import PATH_FILE, PathFile, find_path_file, read_path
 from cola_jax.errors import InputError
 from cola_jax.formats.identity import Identity
+from cola_jax.path import parse_path
 from cola_jax.runs.estimates import Estimate
 from tests.formats.hub_server import COMMIT
 
@@ -105,6 +106,14 @@ def test_find_path_file_prefers_local_places_and_never_asks_the_hub_about_a_path
         "0-5/../../a",
     ):
         assert find_path_file(text) is None
+
+
+def test_a_folder_with_the_name_of_a_path_is_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "3a")
+    assert read_path("3a", 5) == parse_path("3a", 5)
+    assert "3a is read as a path: for the folder of this name, give ./3a" in caplog.text
+    assert read_path("./3a", 5) == (0, 1, 3, 4)
 
 
 def test_read_path_asks_the_cache_where_the_hub_is_away(tmp_path, hub, monkeypatch):
