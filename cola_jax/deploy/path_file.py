@@ -209,7 +209,7 @@ def read_path(
     """
     file = find_path_file(text)
     if file is None:
-        if "/" in text or os.path.exists(text):
+        if not PATH_TEXT.fullmatch(text) and ("/" in text or os.path.exists(text)):
             raise InputError(f"{printed(text)} names no path: {FORMS}.")
         return parse_path(text, num_layers, max_length)
     read = PathFile.read(file, text)

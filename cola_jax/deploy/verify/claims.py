@@ -22,6 +22,7 @@ from cola_jax.formats.peers import (
     EVOPRESS,
     MERGE,
     Sample,
+    check_lost,
     evopress_path,
     is_drllm,
     merge_model,
@@ -169,7 +170,9 @@ def from_list(text: str, num_layers: int) -> Claim:
     file_digest = digest_of_file(file) if in_file else None
     with reading(file if in_file else f"the claim {printed(text)}"):
         words = content.replace(",", " ").strip("[] \n").split()
-        if drops and words and EVOPRESS.issuperset(words):
+        if drops and not EVOPRESS.isdisjoint(words):
+            for word in words:
+                check_lost(word)
             path = evopress_path(words, num_layers)
             return dropped_claim(text, path, num_layers, file_digest)
         steps = parse_path(",".join(words), num_layers)
