@@ -4,23 +4,28 @@ Products, norms and MLPs run on all tokens of a tile at once. Attention takes th
 queries, each with a window of the keys before it, or row by row.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.attention import Labels, Seen
+from cola_jax.attention import Labels, Seen, weigh_values
 from cola_jax.execute.layout import TileShape
 from cola_jax.execute.plan import TileColumns
 from cola_jax.kernels.attention import PromptAttention, Rotated, get, put
-from cola_jax.model import View
+from cola_jax.model import View, rotate
 from cola_jax.prompts import PADDING
 from cola_jax.steps import layer_of
 
 NO_ROW = -2  # of tokens that none sees
+MOST_QUERIES = 128  # of a block on a CPU
+LEAST_QUERIES = 16
+SPANS = 4  # of blocks of long rows; all of a span see as many keys
 
 Heads = Float[Array, "1 _ N H"]
 
@@ -224,18 +229,31 @@ def from_rows(tile: Tile, x: Shaped[Array, "R Q *X"]) -> Shaped[Array, "1 _ *X"]
 def attend_in_blocks(kernel: PromptAttention, tile: Tile, tokens: Rotated, seen: Seen) -> Heads:
     """Attend with blocks of queries to the tokens of the tile that rows of them may hold.
 
-    Since no row is longer than T, these are the T before a block, and its own. A kernel that leaves
-    out other rows by itself, or one for long rows, takes the tile as it is. A token whose keys or
-    values are not finite is hidden from other rows, and what sees it is not finite either.
+    A kernel that leaves out other rows by itself, or one for long rows, takes the tile as it is. A
+    token whose keys or values are not finite is hidden from other rows, and what sees it is not
+    finite either.
     """
-    count = len(tile.row)
+    longest = tile.shape.longest
     broken = ~jnp.all(jnp.isfinite(tokens.k) & jnp.isfinite(tokens.v), axis=(2, 3))
     hidden = broken[:, :, None, None]
     tokens = tokens._replace(k=jnp.where(hidden, 0, tokens.k), v=jnp.where(hidden, 0, tokens.v))
-    if kernel.skips_rows(count, tile.shape.longest):
+    if kernel.skips_rows(len(tile.row), longest):
         mixed, _ = kernel.over(tokens, seen, keep=False)
         return jnp.where(seen.any_of(broken)[:, :, None, None], jnp.nan, mixed)
-    size, before = blocks_of(count, tile.shape.longest, kernel.least_block)
+    at_once = functools.partial(attend_at_once, kernel, longest)
+    in_turn = functools.partial(attend_in_turn, kernel, longest)
+    return jax.lax.platform_dependent(tokens, seen, broken, cpu=in_turn, default=at_once)
+
+
+def attend_at_once(
+    kernel: PromptAttention, longest: int, tokens: Rotated, seen: Seen, broken: Bool[Array, "1 t"]
+) -> Heads:
+    """Attend with all blocks at once: each sees its own tokens, and as many before as rows hold.
+
+    Keys are copied for each block that may see them.
+    """
+    count = broken.shape[1]
+    size, before = blocks_of(count, longest, kernel.least_block)
 
     def queries(x: Shaped[Array, "1 N *X"]) -> Shaped[Array, "b q *X"]:
         return x.reshape(-1, size, *x.shape[2:])
@@ -252,6 +270,49 @@ def attend_in_blocks(kernel: PromptAttention, tile: Tile, tokens: Rotated, seen:
     sees_broken = blocks.any_of(keys(broken))
     mixed = jnp.where(sees_broken[:, :, None, None], jnp.nan, mixed)
     return mixed.reshape(1, count, *mixed.shape[2:])
+
+
+def attend_in_turn(
+    kernel: PromptAttention, longest: int, tokens: Rotated, seen: Seen, broken: Bool[Array, "1 t"]
+) -> Heads:
+    """Attend with one block after the other, whose scores a core's cache holds; in float32.
+
+    Keys are rotated once, and not copied but for the block that reads them.
+    """
+    count = broken.shape[1]
+    most = max(min(longest // 4, MOST_QUERIES), LEAST_QUERIES)
+    size = max(size for size in range(1, most + 1) if count % size == 0)
+    q = rotate(tokens.q, *tokens.of_queries).astype(jnp.float32)
+    k = rotate(tokens.k, *tokens.of_keys).astype(jnp.float32).transpose(0, 2, 1, 3)
+    v = tokens.v.astype(jnp.float32).transpose(0, 2, 1, 3)
+
+    def attend(start: Int[Array, ""], window: int) -> Float[Array, "1 q N H"]:
+        first = jnp.maximum(start + size - window, 0)
+        mask = seen.part((start, size), (first, window)).mask()
+        near = [jax.lax.dynamic_slice_in_dim(x, first, window, axis=2) for x in (k, v)]
+        block = jax.lax.dynamic_slice_in_dim(q, start, size, axis=1)
+        mixed = weigh_values(block, [(near[0], near[1])], mask, kernel.softcap, tokens.sinks)
+        flags = jax.lax.dynamic_slice_in_dim(broken, first, window, axis=1)
+        sees_broken = jnp.any(mask & flags[:, None], axis=2)
+        return jnp.where(sees_broken[:, :, None, None], jnp.nan, mixed)
+
+    mixed = []
+    for starts in spans_of(count, longest, size):
+        window = min(longest - 1 + size, starts[-1] + size)
+        mixed.append(jax.lax.map(functools.partial(attend, window=window), jnp.asarray(starts)))
+    blocks = jnp.concatenate(mixed)  # [b, 1, q, N, H]
+    return blocks.reshape(1, count, *blocks.shape[3:]).astype(tokens.q.dtype)
+
+
+def spans_of(count: int, longest: int, size: int) -> list[list[int]]:
+    """Divide the first tokens of blocks among spans, whose blocks see as many keys as the last one.
+
+    Each takes time to compile, which pays off where one long row fills the tile: half of its pairs
+    are never seen.
+    """
+    starts = list(range(0, count, size))
+    spans = min(SPANS, max(longest // MOST_QUERIES, 1)) if 2 * longest > count else 1
+    return [part.tolist() for part in np.array_split(starts, spans)]
 
 
 def blocks_of(count: int, longest: int, least: int) -> tuple[int, int]:
