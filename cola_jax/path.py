@@ -22,8 +22,8 @@ from cola_jax.steps import (
     is_step,
     is_whole,
     layer_of,
-    marked,
     part_of,
+    with_modifier,
 )
 
 Ids = Sequence[int] | np.ndarray | Array
@@ -95,15 +95,15 @@ def parse_group(group: re.Match[str], text: str, num_layers: int) -> list[int]:
     """Read the steps of a group of the path `text`, once."""
     items = group["body"].split(",")
     block = [step for item in items for step in parse_item(item, text, num_layers)]
-    mark = parse_mark(group, text)
-    if not mark:
+    modifier = parse_modifier(group, text)
+    if not modifier:
         return block
     if not all(map(is_whole, block)):
         raise InputError(
             f"path {shown(text)} has parts or shares in a group and after it: give them to the "
             "layers in it, or to the group."
         )
-    return [step + mark for step in block]
+    return [step + modifier for step in block]
 
 
 def parse_item(item: str, text: str, num_layers: int) -> list[int]:
@@ -121,8 +121,8 @@ def parse_item(item: str, text: str, num_layers: int) -> list[int]:
         raise InputError(
             f"path {shown(text)} names layer {last}, but the model has layers 0..{num_layers - 1}."
         )
-    mark = parse_mark(match, text)
-    return [layer + mark for layer in range(first, last + 1)]
+    modifier = parse_modifier(match, text)
+    return [layer + modifier for layer in range(first, last + 1)]
 
 
 def expected(item: str) -> str:
@@ -131,26 +131,26 @@ def expected(item: str) -> str:
         body, times = match["body"], match["times"]
         text = f"a step belongs: ({body})x{times} runs it {times} times"
         return f"{text}, and {body}*{times} would add {times} times its update"
-    if match := re.fullmatch(r"(?P<range>[0-9]+-[0-9]+)(?P<mark>[am*].*)", item):
-        return f"a range has a part or a share: write ({match['range']}){match['mark']}"
+    if match := re.fullmatch(r"(?P<range>[0-9]+-[0-9]+)(?P<suffix>[am*].*)", item):
+        return f"a range has a part or a share: write ({match['range']}){match['suffix']}"
     return (
         "a layer id, a range like 0-5 or a group like (6-7)x2 belongs, or a part or a share of a "
         "layer like 8a (its attention), 8m (its MLP) or 7*0.5 (half of its update)"
     )
 
 
-def parse_mark(match: re.Match[str], text: str) -> int:
+def parse_modifier(match: re.Match[str], text: str) -> int:
     """Read the part and the share of a match of the path `text`; 0 for all of whole layers."""
     part = LETTERS.index(match["part"] or "")
     if match["share"] is None:
-        return Step(0, part).mark
+        return Step(0, part).modifier
     with reading(f"path {shown(text)}"):
         try:
             share = float(match["share"])
         except ValueError:
             raise InputError("it has a * without a share such as 0.5 after it.") from None
         try:
-            return Step(0, part, share).mark
+            return Step(0, part, share).modifier
         except InputError as error:
             is_count = share > LARGEST_SHARE and share.is_integer()
             hint = f" A layer N runs {share:g} times by (N)x{share:g}." if is_count else ""
@@ -206,7 +206,7 @@ def format_group(block: Sequence[int]) -> str:
             items += format_ranges(run)
         else:
             # one by one, as a range of them would be a group
-            items += [f"{layer_of(step)}{format_mark(step)}" for step in run]
+            items += [f"{layer_of(step)}{format_modifier(step)}" for step in run]
     return f"({','.join(items)})"
 
 
@@ -215,15 +215,15 @@ def format_ranges(steps: Sequence[int]) -> list[str]:
     texts = []
     for run in ascending_ranges(steps):
         first, last = layer_of(run[0]), layer_of(run[-1])
-        mark = format_mark(run[0])
+        modifier = format_modifier(run[0])
         if len(run) == 1:
-            texts.append(f"{first}{mark}")
+            texts.append(f"{first}{modifier}")
         else:
-            texts.append(f"({first}-{last}){mark}" if mark else f"{first}-{last}")
+            texts.append(f"({first}-{last}){modifier}" if modifier else f"{first}-{last}")
     return texts
 
 
-def format_mark(step: int) -> str:
+def format_modifier(step: int) -> str:
     """Write the part and the share of a step: `a`, `*0.5`; nothing for all of a whole layer."""
     of_step = Step.of(step)
     share = "" if of_step.share == 1 else f"*{of_step.share:g}"
@@ -312,16 +312,16 @@ def identity(num_layers: int) -> LayerPath:
 class Edit(NamedTuple):
     """One edit, or arrays of them: the kind, the first position, the steps, and the amount.
 
-    `amount` is r for a repeat, s for a move and 0 for a skip. A skip with a mark (`Step.mark`)
-    keeps of each step that part, or that share of the update; the extra runs of a repeat with a
-    mark have that share.
+    `amount` is r for a repeat, s for a move and 0 for a skip. A skip with a modifier
+    (`Step.modifier`) keeps of each step that part, or that share of the update; the extra runs of a
+    repeat with a modifier have that share.
     """
 
     kind: Any  # a number, or an array [A], as the others
     start: Any
     k: Any
     amount: Any
-    mark: Any = 0  # of edits of whole layers
+    modifier: Any = 0  # of edits of whole layers
 
 
 def edit_table(
@@ -345,12 +345,12 @@ def edit_table(
     sizes = (skip, repeat, times, move, move_block)
     # larger ones fit in no path
     skip, repeat, times, move, move_block = (min(size, positions) for size in sizes)
-    of_share = [Step(0, share=share).mark for share in shares]
-    of_skip = [0, *(Step(0, part).mark for part in SKIPPED.values() if parts), *of_share]
-    shapes = [(SKIP, k, 0, mark) for mark in of_skip for k in range(1, skip + 1)]
+    of_share = [Step(0, share=share).modifier for share in shares]
+    of_skip = [0, *(Step(0, part).modifier for part in SKIPPED.values() if parts), *of_share]
+    shapes = [(SKIP, k, 0, modifier) for modifier in of_skip for k in range(1, skip + 1)]
     shapes += [
-        (REPEAT, k, r, mark)
-        for mark in (0, *of_share)
+        (REPEAT, k, r, modifier)
+        for modifier in (0, *of_share)
         for k in range(1, repeat + 1)
         for r in range(1, times + 1)
     ]
@@ -359,22 +359,22 @@ def edit_table(
     if not shapes:
         raise InputError("no edit is allowed: give skip, repeat (with times) or move above 0.")
     rows = [
-        (kind, start, k, amount, mark)
-        for kind, k, amount, mark in shapes
+        (kind, start, k, amount, modifier)
+        for kind, k, amount, modifier in shapes
         for start in range(positions)
     ]
     return Edit(*np.array(rows, np.int32).T)
 
 
 def edited(path: LayerPath, edit: Ids) -> LayerPath:
-    """Apply one edit, with its mark or without, to one path without padding."""
-    kind, start, k, amount, mark = map(int, Edit(*edit))
+    """Apply one edit, with its modifier or without, to one path without padding."""
+    kind, start, k, amount, modifier = map(int, Edit(*edit))
     before = path[:start]
     block = path[start : start + k]
     after = path[start + k :]
-    changed = tuple(marked(step, mark) for step in block)
+    changed = tuple(with_modifier(step, modifier) for step in block)
     if kind == SKIP:
-        return before + (changed if mark else ()) + after
+        return before + (changed if modifier else ()) + after
     if kind == REPEAT:
         return before + block + changed * amount + after
     rest = before + after
@@ -392,8 +392,8 @@ def edits_fit(path: Ids, edits: Edit, shortest: Any, longest: Any) -> Any:
 
 def lengths_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
     """Tell which edits [A] fit a path of a length, whatever its steps."""
-    kind, start, k, amount, mark = edits
-    after = length - k * ((kind == SKIP) & (mark == 0)) + k * amount * (kind == REPEAT)
+    kind, start, k, amount, modifier = edits
+    after = length - k * ((kind == SKIP) & (modifier == 0)) + k * amount * (kind == REPEAT)
     target = start + amount * (kind == MOVE)
     inside = (start + k <= length) & (target >= 0) & (target + k <= length)
     return inside & (after >= shortest) & ((after <= longest) | (after < length))
@@ -404,7 +404,7 @@ def parts_fit(path: Ids, edits: Edit) -> Any:
     lost = np.cumsum([0, *(part_of(step) != WHOLE for step in path)])
     first = np.minimum(edits.start, len(path))
     last = np.minimum(edits.start + edits.k, len(path))
-    return (part_of(edits.mark) == WHOLE) | (lost[first] == lost[last])
+    return (part_of(edits.modifier) == WHOLE) | (lost[first] == lost[last])
 
 
 def format_edit(edit: Ids) -> str:
@@ -413,8 +413,8 @@ def format_edit(edit: Ids) -> str:
     With a part or a share, `skip attention 2 at 5`, `skip 2 at 5 *0.5` (which keeps half of the
     update) or `repeat 1 at 7 x2 *0.5` (whose extra runs have that share).
     """
-    kind, start, k, amount, mark = map(int, Edit(*edit))
-    step = Step.of(mark)
+    kind, start, k, amount, modifier = map(int, Edit(*edit))
+    step = Step.of(modifier)
     skipped = {left: f" {part}" for part, left in SKIPPED.items()}.get(step.part, "")
     suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
     share = "" if step.share == 1 else f" *{step.share:g}"
@@ -434,9 +434,9 @@ def parse_edit(text: str) -> Edit:
     ):
         raise InputError(f"{shown(text)} is no edit such as skip 2 at 5 or repeat 1 at 7 x2.")
     part = SKIPPED.get(match["part"], WHOLE)
-    mark = Step(0, part, float(match["share"] or 1)).mark
+    modifier = Step(0, part, float(match["share"] or 1)).modifier
     amount = match["times"] or match["by"] or 0
-    return Edit(*map(int, (kind, match["start"], match["k"], amount, mark)))
+    return Edit(*map(int, (kind, match["start"], match["k"], amount, modifier)))
 
 
 def random_paths(

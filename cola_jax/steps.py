@@ -48,11 +48,11 @@ class Step(NamedTuple):
     @property
     def id(self) -> int:
         """The id of the step; InputError for a share out of range or of more than 3 decimals."""
-        return self.layer + self.mark
+        return self.layer + self.modifier
 
     @property
-    def mark(self) -> int:
-        """The id without the layer: 0 for a whole layer with all of its update."""
+    def modifier(self) -> int:
+        """The part and the share in the id: 0 for a whole layer with all of its update."""
         thousandths = check_share(self.share)
         share = 0 if thousandths == THOUSANDTHS else thousandths
         return (share << LAYER_BITS) + (self.part << LAYER_BITS + SHARE_BITS)
@@ -109,20 +109,20 @@ def share_of(ids: Any) -> Any:
     return (thousandths + (thousandths == 0) * THOUSANDTHS) / THOUSANDTHS
 
 
-def mark_of(ids: Any) -> Any:
-    """Return the marks of ids, as `Step.mark`: 0 for whole layers with all of their update."""
+def modifier_of(ids: Any) -> Any:
+    """Return the modifiers of ids, as `Step.modifier`: 0 for all of whole layers."""
     return ids & (1 << LAYER_BITS + SHARE_BITS + PART_BITS) - (1 << LAYER_BITS)
 
 
-def marked(ids: Any, mark: Any) -> Any:
-    """Return ids with the part and the share of a mark, where it has them, in place of theirs.
+def with_modifier(ids: Any, modifier: Any) -> Any:
+    """Return ids with the part and the share that a modifier has in place of their own.
 
     A part is for steps that have both: what has lost one cannot get it back.
     """
-    share = mark & (1 << LAYER_BITS + SHARE_BITS) - 1
-    # without their own share where the mark has one, which is above 0
+    share = modifier & (1 << LAYER_BITS + SHARE_BITS) - 1
+    # without their own share where the modifier has one, which is above 0
     kept = ids - (share > 0) * (ids & (1 << LAYER_BITS + SHARE_BITS) - (1 << LAYER_BITS))
-    return kept | mark
+    return kept | modifier
 
 
 def run_of(ids: Any) -> Any:
@@ -151,7 +151,7 @@ def has_share(ids: Any) -> Any:
 
 def is_whole(ids: Any) -> Any:
     """Tell which ids are whole layers with all of their update; so is padding."""
-    return mark_of(ids) * (ids >= 0) == 0
+    return modifier_of(ids) * (ids >= 0) == 0
 
 
 def with_runs(paths: Any) -> Any:

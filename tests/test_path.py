@@ -133,12 +133,12 @@ MOVES = [
 EDITS = Edit(*np.concatenate([np.stack(TABLE), np.array(MOVES).T], axis=1).astype(np.int32))
 
 
-def edited_list(path, kind, start, k, amount, mark=0):
+def edited_list(path, kind, start, k, amount, modifier=0):
     """Edit a list; None where the block, or the place it moves to, is outside."""
     block, rest = path[start : start + k], path[:start] + path[start + k :]
     if len(block) < k:
         return None
-    part, share = Step.of(mark)[1:]
+    part, share = Step.of(modifier)[1:]
     if part and any(Step.of(step).part for step in block):
         return None
     steps = [Step.of(step) for step in block]
@@ -147,7 +147,7 @@ def edited_list(path, kind, start, k, amount, mark=0):
         for step in steps
     ]
     if kind == SKIP:
-        return path[:start] + changed + path[start + k :] if mark else rest
+        return path[:start] + changed + path[start + k :] if modifier else rest
     if kind == REPEAT:
         return path[:start] + block + changed * amount + path[start + k :]
     target = start + amount
@@ -179,18 +179,21 @@ def test_edited_and_edits_fit_match_lists(path, shortest, longest):
 def test_edit_table_lists_requested_edits():
     table = rows(edit_table(5, skip=2, repeat=1, times=2, move=1))
     assert len(set(table)) == len(table) == 5 * (2 + 2 + 2)
-    assert {(kind, k, amount, mark) for kind, _, k, amount, mark in table} == {
+    assert {(kind, k, amount, modifier) for kind, _, k, amount, modifier in table} == {
         *((SKIP, 1, 0, 0), (SKIP, 2, 0, 0)),
         *((REPEAT, 1, 1, 0), (REPEAT, 1, 2, 0)),
         *((MOVE, 1, -1, 0), (MOVE, 1, 1, 0)),
     }
     assert {start for _, start, *_ in table} == set(range(5))
     parts = rows(edit_table(5, skip=1, repeat=0, parts=True))
-    assert {edit[-1] for edit in parts} == {0, *(Step(0, part).mark for part in (ATTENTION, MLP))}
-    half = Step(0, share=0.5).mark
+    assert {edit[-1] for edit in parts} == {
+        0,
+        *(Step(0, part).modifier for part in (ATTENTION, MLP)),
+    }
+    half = Step(0, share=0.5).modifier
     shares = rows(edit_table(5, skip=1, repeat=1, times=1, shares=(0.5,)))
     assert {(edit[0], edit[-1]) for edit in shares} == {
-        (kind, mark) for kind in (SKIP, REPEAT) for mark in (0, half)
+        (kind, modifier) for kind in (SKIP, REPEAT) for modifier in (0, half)
     }
     with pytest.raises(ValueError, match="no edit is allowed"):
         edit_table(5, skip=0, repeat=0)
@@ -201,11 +204,11 @@ TEXTS = {
     "repeat 1 at 7 x2": (REPEAT, 7, 1, 2, 0),
     "move 1 at 3 by -1": (MOVE, 3, 1, -1, 0),
     "move 4 at 13 by +2": (MOVE, 13, 4, 2, 0),
-    "skip attention 2 at 5": (SKIP, 5, 2, 0, Step(0, MLP).mark),  # the MLP is left
-    "skip mlp 2 at 5": (SKIP, 5, 2, 0, Step(0, ATTENTION).mark),
-    "skip 2 at 5 *0.5": (SKIP, 5, 2, 0, Step(0, share=0.5).mark),
-    "repeat 2 at 5 x1 *0.125": (REPEAT, 5, 2, 1, Step(0, share=0.125).mark),
-    "repeat 2 at 5 x3 *1.5": (REPEAT, 5, 2, 3, Step(0, share=1.5).mark),
+    "skip attention 2 at 5": (SKIP, 5, 2, 0, Step(0, MLP).modifier),  # the MLP is left
+    "skip mlp 2 at 5": (SKIP, 5, 2, 0, Step(0, ATTENTION).modifier),
+    "skip 2 at 5 *0.5": (SKIP, 5, 2, 0, Step(0, share=0.5).modifier),
+    "repeat 2 at 5 x1 *0.125": (REPEAT, 5, 2, 1, Step(0, share=0.125).modifier),
+    "repeat 2 at 5 x3 *1.5": (REPEAT, 5, 2, 3, Step(0, share=1.5).modifier),
 }
 OTHER_TEXTS = (
     *("", "skip 2", "skip 2 at 5 x2", "repeat 1 at 7", "move 1 at 3 x1", "loop 1 at 2"),

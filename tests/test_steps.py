@@ -18,7 +18,7 @@ from cola_jax.steps import (
     is_step,
     is_whole,
     layer_of,
-    mark_of,
+    modifier_of,
     part_of,
     run_of,
     share_of,
@@ -41,7 +41,7 @@ def test_ids_tell_their_steps(array):
         np.testing.assert_array_equal(layer_of(facts), [step.layer for step in STEPS])
         np.testing.assert_array_equal(part_of(facts), [step.part for step in STEPS])
         np.testing.assert_allclose(share_of(facts), [step.share for step in STEPS])
-        np.testing.assert_array_equal(mark_of(facts), [step.mark for step in STEPS])
+        np.testing.assert_array_equal(modifier_of(facts), [step.modifier for step in STEPS])
         np.testing.assert_array_equal(is_whole(facts), [True, False, False, False, True])
     np.testing.assert_array_equal(without_runs(with_runs(ids)), IDS)
     assert [Step.of(id) for id in IDS] == STEPS

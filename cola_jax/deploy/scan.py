@@ -89,8 +89,8 @@ class Block(NamedTuple):
         """Return the path of a model with only that change."""
         size = self.stop - self.start
         if self.kind in KEPT:
-            mark = Step(0, KEPT[self.kind]).mark
-            return edited(identity(num_layers), (SKIP, self.start, size, 0, mark))
+            modifier = Step(0, KEPT[self.kind]).modifier
+            return edited(identity(num_layers), (SKIP, self.start, size, 0, modifier))
         edit = EDITS.index(self.kind), self.start, size, 1
         return edited(identity(num_layers), edit)
 

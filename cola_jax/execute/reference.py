@@ -178,8 +178,8 @@ def sum_influence(
         after = run_layer(model, i, h, tokens, whole=True)
         if not parts:
             return after, influence(h, after)
-        attended = run_layer(model, i + Step(0, ATTENTION).mark, h, tokens)
-        mixed = run_layer(model, i + Step(0, MLP).mark, attended, tokens)
+        attended = run_layer(model, i + Step(0, ATTENTION).modifier, h, tokens)
+        mixed = run_layer(model, i + Step(0, MLP).modifier, attended, tokens)
         return after, jnp.stack([influence(h, attended), influence(attended, mixed)])
 
     _, influences = jax.lax.scan(step, h, jnp.arange(model.config.num_layers))

@@ -20,7 +20,7 @@ from cola_jax.strategies.outcome import ROOT
 from cola_jax.strategies.rules import Rules, Settings
 from cola_jax.strategies.tree import edits_of
 
-EditTuple = tuple[int, ...]  # kind, first layer, k and amount, and the mark where it has one
+EditTuple = tuple[int, ...]  # kind, first layer, k and amount, and the modifier where it has one
 MOST = 16  # edits of a prior
 QUESTIONS = ["question", "gold", "baseline", "baseline_answer", "controls"]  # columns that it reads
 EVALUATIONS = ["question", "parent", "edit", "verdict", "answer"]
@@ -171,5 +171,5 @@ def allowed_edits(rules: Rules, num_layers: int) -> list[EditTuple]:
 
 
 def without_zero_mark(edit: Sequence[int]) -> EditTuple:
-    """Return an edit as runs record it: of whole layers without a mark."""
+    """Return an edit as runs record it: of whole layers without a modifier."""
     return tuple(edit if edit[-1] else edit[:-1])

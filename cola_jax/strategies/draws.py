@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, UInt
 
 from cola_jax.path import MOVE, REPEAT, SKIP, STOP
-from cola_jax.steps import WHOLE, layer_of, mark_of, marked, part_of
+from cola_jax.steps import WHOLE, layer_of, modifier_of, part_of, with_modifier
 from cola_jax.strategies.outcome import ROOT
 from cola_jax.strategies.tree import BASES, NONE, Shapes, Tables, Tree
 
@@ -41,7 +41,7 @@ class Parent(NamedTuple):
     path: Int[Array, " P"]
     length: Int[Array, ""]
     prefixes: UInt[Array, "P+1 2"]  # hashes of its first 0, 1, ..., P steps
-    marked: UInt[Array, "G P+1 2"]  # likewise, of the path all of whose steps have a mark
+    modified: UInt[Array, "G P+1 2"]  # likewise, of the path all of whose steps have a modifier
     first: Int[Array, " F"]  # the first start of each shape
     starts: Int[Array, " F"]  # their number
 
@@ -119,7 +119,7 @@ def parent_of(tree: Tree, tables: Tables, node: Array) -> Parent:
     moves = jnp.where(shapes.kind == MOVE, shapes.amount, 0)
     after = (
         length
-        - jnp.where((shapes.kind == SKIP) & (shapes.mark == 0), shapes.k, 0)
+        - jnp.where((shapes.kind == SKIP) & (shapes.modifier == 0), shapes.k, 0)
         + jnp.where(shapes.kind == REPEAT, shapes.k * shapes.amount, 0)
     )
     allowed = (after >= tables.shortest) & ((after <= tables.longest) | (after < length))
@@ -129,7 +129,7 @@ def parent_of(tree: Tree, tables: Tables, node: Array) -> Parent:
     last = length - shapes.k - jnp.maximum(moves, 0)
     starts = jnp.where(allowed, jnp.maximum(last - first + 1, 0), 0)
     prefixes = prefix_hashes(path, length, tables)
-    return Parent(path, length, prefixes, marked_hashes(path, length, tables), first, starts)
+    return Parent(path, length, prefixes, modified_hashes(path, length, tables), first, starts)
 
 
 def draw_of_kind(
@@ -240,34 +240,38 @@ def child_hashes(
         + passed_earlier * shape.earlier
         + (parent.prefixes[-1] - last) * shape.after
     )
-    if not len(tables.marks):
+    if not len(tables.modifiers):
         return hashes
     first, last = (
-        parent.marked[shape.marks, jnp.minimum(end, len(parent.path))]
+        parent.modified[shape.modifier_place, jnp.minimum(end, len(parent.path))]
         for end in (starts, starts + k)
     )
-    return hashes + (last - first) * shape.marked
+    return hashes + (last - first) * shape.modified
 
 
 def prefix_hashes(path: Array, length: Array, tables: Tables) -> UInt[Array, "P+1 2"]:
     """Return the hashes of the first 0, 1, ..., P steps of a path."""
     layers = tables.layers[jnp.minimum(layer_of(path), len(path) - 1)]
-    steps = layers + hash_of_mark(mark_of(path))
+    steps = layers + hash_of_modifier(modifier_of(path))
     inside = jnp.arange(len(path))[:, None] < length
     sums = jnp.cumsum(jnp.where(inside, steps * tables.powers, 0), axis=0, dtype=jnp.uint32)
     return jnp.concatenate([jnp.zeros((1, 2), jnp.uint32), sums])
 
 
-def marked_hashes(path: Array, length: Array, tables: Tables) -> UInt[Array, "G P+1 2"]:
-    """Return `prefix_hashes` of a path all of whose steps have a mark, for each of G marks."""
-    if not len(tables.marks):
+def modified_hashes(path: Array, length: Array, tables: Tables) -> UInt[Array, "G P+1 2"]:
+    """Return `prefix_hashes` of a path whose steps all have a modifier, for each of G."""
+    if not len(tables.modifiers):
         return jnp.zeros((0, len(path) + 1, 2), jnp.uint32)
-    return jax.vmap(lambda mark: prefix_hashes(marked(path, mark), length, tables))(tables.marks)
+
+    def hashes(modifier: Array) -> Array:
+        return prefix_hashes(with_modifier(path, modifier), length, tables)
+
+    return jax.vmap(hashes)(tables.modifiers)
 
 
-def hash_of_mark(mark: Int[Array, " P"]) -> UInt[Array, "P 2"]:
-    """Return the hashes of marks, by the finalizer of MurmurHash3; 0 for 0, of whole layers."""
-    x = mark.astype(jnp.uint32)[:, None] * BASES
+def hash_of_modifier(modifier: Int[Array, " P"]) -> UInt[Array, "P 2"]:
+    """Return the hashes of modifiers, by the finalizer of MurmurHash3; 0 for 0, of whole layers."""
+    x = modifier.astype(jnp.uint32)[:, None] * BASES
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ x >> jnp.uint32(shift)) * jnp.uint32(factor)
     return x ^ x >> jnp.uint32(16)
@@ -277,13 +281,13 @@ def parts_fit(
     tables: Tables, parent: Parent, shapes: Int[Array, " K"], starts: Int[Array, " K"]
 ) -> Bool[Array, " K"]:
     """Tell which edits skip no part of a step that has lost one."""
-    if not len(tables.marks):
+    if not len(tables.modifiers):
         return jnp.ones(len(starts), bool)
     inside = jnp.arange(len(parent.path)) < parent.length
     lost = jnp.cumsum((part_of(parent.path) != WHOLE) & inside)
     before = jnp.concatenate([jnp.zeros(1, lost.dtype), lost])
     ends = jnp.minimum(starts + tables.shapes.k[shapes], len(parent.path))
-    is_part = part_of(tables.shapes.mark[shapes]) != WHOLE
+    is_part = part_of(tables.shapes.modifier[shapes]) != WHOLE
     return ~is_part | (before[ends] == before[jnp.minimum(starts, len(parent.path))])
 
 
@@ -317,10 +321,10 @@ def edited_row(path: Array, length: Array, tables: Tables, drawn: DrawnEdit) -> 
     kind = shapes.kind[drawn.shape]
     k = shapes.k[drawn.shape]
     amount = shapes.amount[drawn.shape]
-    mark = shapes.mark[drawn.shape]
+    modifier = shapes.modifier[drawn.shape]
     start = drawn.start
     place = jnp.arange(len(path))
-    gone = jnp.where(mark == 0, k, 0)  # of a skip; with a mark, the block stays
+    gone = jnp.where(modifier == 0, k, 0)  # of a skip; with a modifier, the block stays
     skipped = jnp.where(place < start, place, place + gone)
     end = start + k * (amount + 1)
     within = start + (place - start) % jnp.maximum(k, 1)
@@ -335,5 +339,5 @@ def edited_row(path: Array, length: Array, tables: Tables, drawn: DrawnEdit) -> 
     steps = path[jnp.clip(source, 0, len(path) - 1)]
     # all of a block that is skipped, or the extra runs of one that is repeated
     changed = (place >= start + jnp.where(kind == REPEAT, k, 0)) & (place < end)
-    steps = jnp.where(changed, marked(steps, mark), steps)
+    steps = jnp.where(changed, with_modifier(steps, modifier), steps)
     return jnp.where(place < after, steps, STOP), after

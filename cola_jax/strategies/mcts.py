@@ -193,7 +193,7 @@ def add(tree: Tree, tables: Tables, parent: Array, drawn: DrawnEdit) -> Tree:
             drawn.start,
             shapes.k[shape],
             shapes.amount[shape],
-            shapes.mark[shape],
+            shapes.modifier[shape],
         ]
     )
     node = jnp.where(drawn.found, tree.size, len(tree.parent))  # beyond the slots nothing is set

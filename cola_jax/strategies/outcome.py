@@ -21,7 +21,7 @@ NO_EDIT = (0, 0, 0, 0, 0)
 class Leaf(NamedTuple):
     """A path to evaluate, and the path and the edit that it was made from.
 
-    An edit is kind, start, k, amount and mark (`path.Edit`), without the mark where it is 0; zeros
+    An edit is kind, start, k, amount and modifier (`path.Edit`), the last only above 0; zeros
     for none, or for several at once.
     """
 
@@ -53,7 +53,7 @@ class Outcome:
     verdicts: Verdicts  # fields [E], of the target
     wave: np.ndarray  # [E], the wave in which it was evaluated, 0 for the baseline
     parent: np.ndarray  # [E], the evaluation whose path was edited, -1 for the baseline
-    edits: np.ndarray  # [E, 5], kind, start, k, amount, mark; zeros for the baseline
+    edits: np.ndarray  # [E, 5], kind, start, k, amount, modifier; zeros for the baseline
     reused: np.ndarray  # [E], whether another search of the question had evaluated the path
     confirmed: bool | None = None  # the shortest correct path is right in float32; None without one
     controls: tuple["Outcome", ...] = ()  # of the same question for wrong options

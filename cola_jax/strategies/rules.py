@@ -256,8 +256,8 @@ class Settings:
     control: Control = "all"
     layer_costs: tuple[float, ...] | None = None  # milliseconds, [L]; 1 each where None
     # edits of the identity path that a tree tries at its root before all others, in this order:
-    # kind, first layer, k and amount of each, and the mark where it has one (`path.Edit`). One that
-    # does not fit is left out.
+    # kind, first layer, k and amount of each, and the modifier where it has one (`path.Edit`). One
+    # that does not fit is left out.
     prior: tuple[tuple[int, ...], ...] = ()
     # of the attention and of the MLP of each layer, [L][2], in the unit of the layers; half of the
     # layer each where None. A run of a model whose rules have parts sets them.
@@ -392,24 +392,24 @@ def simulations_of(preset: str | Rules) -> int:
 
 
 def check_edit(edit: Any) -> None:
-    """Raise InputError for what is no edit: kind, first layer, k, amount, and perhaps a mark."""
+    """Raise InputError for what is no edit: kind, first layer, k, amount, perhaps a modifier."""
     values = list(edit) if isinstance(edit, list | tuple) else []
     whole = all(isinstance(value, Integral) and not isinstance(value, bool) for value in values)
     from cola_jax.path import MOVE, REPEAT, SKIP  # with NumPy, which flags do without
 
     is_edit = len(values) in (4, 5) and whole and values[0] in (SKIP, REPEAT, MOVE)
     if is_edit:
-        kind, start, k, amount, *marks = values
+        kind, start, k, amount, *modifiers = values
         has_amount = {SKIP: amount == 0, REPEAT: amount >= 1, MOVE: amount != 0}[kind]
         is_edit = start >= 0 and k >= 1 and has_amount and max(start, k, abs(amount)) <= FARTHEST
-        for mark in marks:
-            is_edit &= mark > 0 and bool(is_step(mark, num_layers=1)) and kind != MOVE
-            is_edit &= kind == SKIP or part_of(mark) == WHOLE
+        for modifier in modifiers:
+            is_edit &= modifier > 0 and bool(is_step(modifier, num_layers=1)) and kind != MOVE
+            is_edit &= kind == SKIP or part_of(modifier) == WHOLE
     if not is_edit:
         raise InputError(
             f"the prior has {shown(edit)} where an edit belongs: give kind (0 skip, 1 repeat, 2 "
             "move), first layer, k and amount: 0 of a skip, the extra runs of a repeat, the places "
-            "of a move; with a part or a share, its `cola_jax.steps.Step.mark` as well."
+            "of a move; with a part or a share, its `cola_jax.steps.Step.modifier` as well."
         )
 
 

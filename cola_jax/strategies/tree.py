@@ -19,7 +19,7 @@ FINEST = 2**12  # weight of an edit
 NONE = 2**30  # in the place of a limit that a search does not have
 LEAST_NODES = 64
 # that sizes are rounded to
-MULTIPLES = {"positions": 16, "shapes": 32, "marks": 4, "prior": 16, "leaves": 16}
+MULTIPLES = {"positions": 16, "shapes": 32, "modifiers": 4, "prior": 16, "leaves": 16}
 UNIT = 2**12  # of the length of a layer
 
 
@@ -27,18 +27,18 @@ class Shapes(NamedTuple):
     """The edits of a search without their starts [F], in the order of `edit_table`.
 
     The hash of a path is the sum of a step's hash * base ** position, so that of an edited path is
-    made of prefixes: its block and the steps after it are multiplied. So is the block with a mark,
-    of the prefixes of a path all of whose steps have the mark.
+    made of prefixes: its block and the steps after it are multiplied. So is the block with a
+    modifier, of the prefixes of a path whose steps all have it.
     """
 
     kind: Int[Values, " F"]
     k: Int[Values, " F"]
     amount: Int[Values, " F"]
-    mark: Int[Values, " F"]
+    modifier: Int[Values, " F"]
     weight: UInt[Values, " F"]  # of each start; 0 of those that are not drawn
-    marks: Int[Values, " F"]  # place of the mark in `Tables.marks`
+    modifier_place: Int[Values, " F"]  # in `Tables.modifiers`
     block: UInt[Values, "F 2"]
-    marked: UInt[Values, "F 2"]
+    modified: UInt[Values, "F 2"]
     after: UInt[Values, "F 2"]
     later: UInt[Values, "F 2"]  # steps that the block has passed, which run k positions later
     earlier: UInt[Values, "F 2"]
@@ -50,7 +50,7 @@ class Tables(NamedTuple):
     shapes: Shapes
     powers: UInt[Values, "P 2"]  # of the bases
     layers: UInt[Values, "P 2"]  # hashes of layers
-    marks: Int[Values, " G"]  # of edits, each once, but for 0; none where all are of whole layers
+    modifiers: Int[Values, " G"]  # of edits, each once, without 0; none where all are 0
     children: Int[Values, " M+1"]  # the most children of a node, by its visits
     exploration: Float[Values, " M+1"]  # c * sqrt(ln V), by V
     rates: Float[Values, " M+1"]  # 1 / sqrt(v), by v
@@ -81,7 +81,7 @@ class Tree(NamedTuple):
     grown: Int[Array, " M"]  # the number of its children
     live: Int[Array, " M"]  # those that may still lead to new paths
     closed: Bool[Array, " M"]  # no edit makes a new path
-    edit: Int[Array, "M 5"]  # from the parent: kind, start, k, amount and mark
+    edit: Int[Array, "M 5"]  # from the parent: kind, start, k, amount and modifier
     paths: Int[Array, "M P"]  # ids of steps, padded with -1
     length: Int[Array, " M"]  # steps
     cost: Float[Array, " M"]  # lambda |P| / L
@@ -118,7 +118,7 @@ def tables_of(
         shapes=shapes,
         powers=powers_of(positions),
         layers=np.random.SeedSequence(0).generate_state(2 * positions).reshape(-1, 2),
-        marks=marks_of(shapes),
+        modifiers=modifiers_of(shapes),
         children=np.append(NONE, np.minimum(children, NONE)).astype(np.int32),
         exploration=np.append(0, rules.exploration * np.sqrt(np.log(visits))).astype(np.float32),
         rates=np.append(0, 1 / np.sqrt(visits)).astype(np.float32),
@@ -149,42 +149,44 @@ def edit_shapes(
     """
     edits = edits_of(rules, longest)
     first = edits.start == 0
-    columns = (edits.kind, edits.k, edits.amount, edits.mark)
+    columns = (edits.kind, edits.k, edits.amount, edits.modifier)
     drawn = np.stack(columns, axis=1)[first].tolist()
-    others = [[e.kind, e.k, e.amount, e.mark] for e in (Edit(*edit) for edit in prior)]
+    others = [[e.kind, e.k, e.amount, e.modifier] for e in (Edit(*edit) for edit in prior)]
     others = [shape for shape in others if shape not in drawn]
-    kind, k, amount, mark = np.array(drawn + others, np.int32).reshape(-1, 4).T
+    kind, k, amount, modifier = np.array(drawn + others, np.int32).reshape(-1, 4).T
     weight = np.zeros(len(k), np.uint32)
     weight[: len(drawn)] = edit_weights(k[: len(drawn)], rules.block_power, positions)
     up = np.stack([power_of(BASES, int(size)) for size in k])
     down = np.stack([power_of(inverse_of(BASES), int(size)) for size in k])
     block = np.zeros_like(up)
-    marked = np.zeros_like(up)
+    modified = np.zeros_like(up)
     after = np.ones_like(up)
     for f, (each, size, extra) in enumerate(zip(kind, k, amount, strict=True)):
-        if each == SKIP and mark[f]:
-            marked[f] = 1
+        if each == SKIP and modifier[f]:
+            modified[f] = 1
         elif each == SKIP:
             after[f] = down[f]
         elif each == REPEAT:
             runs = [power_of(BASES, int(size) * run) for run in range(extra + 1)]
-            plain = runs[:1] if mark[f] else runs
+            plain = runs[:1] if modifier[f] else runs
             block[f] = np.sum(plain, axis=0, dtype=np.uint32)
-            marked[f] = np.sum(runs[len(plain) :], axis=0, dtype=np.uint32)
+            modified[f] = np.sum(runs[len(plain) :], axis=0, dtype=np.uint32)
             after[f] = runs[-1]
         else:
             bases = BASES if extra > 0 else inverse_of(BASES)
             block[f] = power_of(bases, abs(int(extra)))
-    marks = np.searchsorted(np.unique(mark[mark > 0]), mark).astype(np.int32)
-    columns = (kind, k, amount, mark, weight, marks, block, marked, after, up, down)
+    place = np.searchsorted(np.unique(modifier[modifier > 0]), modifier).astype(np.int32)
+    columns = (kind, k, amount, modifier, weight, place, block, modified, after, up, down)
     size = rounded_up(len(k), MULTIPLES["shapes"])
     return Shapes(*(zero_padded(column, size) for column in columns))
 
 
-def marks_of(shapes: Shapes) -> np.ndarray:
-    """List the marks of shapes, each once; none where all are of whole layers."""
-    marks = np.unique(shapes.mark[shapes.mark > 0])
-    return zero_padded(marks, rounded_up(len(marks), MULTIPLES["marks"])) if len(marks) else marks
+def modifiers_of(shapes: Shapes) -> np.ndarray:
+    """List the modifiers of shapes, each once; none where all are of whole layers."""
+    modifiers = np.unique(shapes.modifier[shapes.modifier > 0])
+    if not len(modifiers):
+        return modifiers
+    return zero_padded(modifiers, rounded_up(len(modifiers), MULTIPLES["modifiers"]))
 
 
 def costs_of(costs: LayerCosts, positions: int) -> np.ndarray:
@@ -227,12 +229,12 @@ def edits_of(rules: Rules, positions: int) -> Edit:
 
 def prior_of(edits: Sequence[Sequence[int]], shapes: Shapes) -> np.ndarray:
     """Return the shapes and the starts [R, 2] of edits."""
-    columns = (shapes.kind, shapes.k, shapes.amount, shapes.mark)
+    columns = (shapes.kind, shapes.k, shapes.amount, shapes.modifier)
     numbers: dict[tuple[int, ...], int] = {}
     for f, shape in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         numbers.setdefault(shape, f)
     rows = [
-        (numbers[edit.kind, edit.k, edit.amount, edit.mark], edit.start)
+        (numbers[edit.kind, edit.k, edit.amount, edit.modifier], edit.start)
         for edit in (Edit(*edit) for edit in edits)
     ]
     return np.array(rows, np.int32).reshape(-1, 2)

@@ -124,7 +124,7 @@ def test_a_search_tries_its_prior_first_and_records_it(model, earlier, tmp_path)
     for outcome in first:
         for search in (outcome, *outcome.controls):
             tries = search.edits[1 : 1 + len(prior)].tolist()
-            assert tries == [[*edit, 0] for edit in prior]  # the mark of whole layers
+            assert tries == [[*edit, 0] for edit in prior]  # the modifier of whole layers
     output = tmp_path / "run"
     options = {"output": output, **SEARCH}
     second = cola_jax.search(model, others(), prior=[earlier], **options)

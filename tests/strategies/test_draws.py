@@ -73,13 +73,15 @@ def test_hashes_and_edits_on_the_device_are_those_of_paths(rules, path):
         )
     }
     fits = edits[edits_fit(path, Edit(*edits.T), 1, 2 * LAYERS)]
-    place = jnp.array([shapes[kind, k, amount, mark] for kind, _, k, amount, mark in fits.tolist()])
+    place = jnp.array(
+        [shapes[kind, k, amount, modifier] for kind, _, k, amount, modifier in fits.tolist()]
+    )
     starts = jnp.array(fits[:, 1])
     row, length = padded(path, tables), jnp.int32(len(path))
     prefixes = draws.prefix_hashes(row, length, tables)
     none = jnp.zeros(len(tables.shapes.k), jnp.int32)
     parent = draws.Parent(
-        row, length, prefixes, draws.marked_hashes(row, length, tables), none, none
+        row, length, prefixes, draws.modified_hashes(row, length, tables), none, none
     )
     hashes = draws.child_hashes(tables, parent, place, starts)
     for f, start, edit, ours in zip(place, starts, fits.tolist(), hashes, strict=True):
@@ -98,7 +100,7 @@ def test_hashes_and_edits_on_the_device_are_those_of_paths(rules, path):
 def every_shape(edits: np.ndarray, shapes: dict) -> tuple[list[int], list[int]]:
     """The shapes and the starts of edits."""
     rows = edits.tolist()
-    return [shapes[kind, k, amount, mark] for kind, _, k, amount, mark in rows], [
+    return [shapes[kind, k, amount, modifier] for kind, _, k, amount, modifier in rows], [
         start for _, start, *_ in rows
     ]
 
@@ -154,8 +156,8 @@ def test_edits_are_drawn_from_those_that_are_new(rules, node, share):
     drawn, _ = draw(tree, tables, jnp.int32(node), words)
     assert drawn.found.all()
     columns = [np.array(column)[drawn.shape] for column in tables.shapes[:4]]
-    kind, k, amount, mark = columns
-    rows = np.stack([kind, drawn.start, k, amount, mark], axis=1)
+    kind, k, amount, modifier = columns
+    rows = np.stack([kind, drawn.start, k, amount, modifier], axis=1)
     counts = Counter(map(tuple, rows.tolist()))
     assert counts.keys() <= expected.keys()
     observed = [counts[edit] for edit in expected]

@@ -25,8 +25,8 @@ from cola_jax.strategies.rules import (
 )
 from cola_jax.strategies.tree import edits_of
 
-HALF = Step(0, share=0.5).mark
-ALONE = Step(0, MLP).mark
+HALF = Step(0, share=0.5).modifier
+ALONE = Step(0, MLP).modifier
 
 
 def test_rules_and_settings_that_make_no_search_are_refused():

@@ -16,7 +16,7 @@ from cola_jax.steps import (
     Step,
     is_whole,
     layer_of,
-    mark_of,
+    modifier_of,
     part_of,
 )
 
@@ -30,14 +30,14 @@ class Jump(NamedTuple):
 
     kind: int  # SKIP or REPEAT
     size: int
-    # the part or the share (`Step.mark`) that the block keeps, or that the extra run has; 0 for a
-    # block that is skipped, or an extra run of whole layers
-    mark: int = 0
+    # the part or the share (`Step.modifier`) that the block keeps, or that the extra run has; 0 for
+    # a block that is skipped, or an extra run of whole layers
+    modifier: int = 0
 
     @property
     def key(self) -> str:
         """The text by which random paths are drawn."""
-        return f"{self.kind} {self.size}" + (f" {self.mark}" if self.mark else "")
+        return f"{self.kind} {self.size}" + (f" {self.modifier}" if self.modifier else "")
 
 
 def jumps(path: LayerPath, num_layers: int) -> list[Jump]:
@@ -51,16 +51,16 @@ def jumps(path: LayerPath, num_layers: int) -> list[Jump]:
     expected = 0
     for run in [*ascending_ranges(path), range(num_layers, num_layers)]:
         start, stop = layer_of(run.start), layer_of(run.start) + len(run)
-        mark = mark_of(run.start)
+        modifier = modifier_of(run.start)
         if start > expected:
             found.append(Jump(SKIP, start - expected))
         if start < expected:
             again = expected - start
-            found.append(Jump(REPEAT, min(again, len(run)) if mark else again, mark))
-        if mark and stop > max(start, expected):
-            found.append(Jump(SKIP, stop - max(start, expected), mark))
-        # a block that runs once more, with a mark, leaves the path where it was
-        expected = max(stop, expected) if mark else stop
+            found.append(Jump(REPEAT, min(again, len(run)) if modifier else again, modifier))
+        if modifier and stop > max(start, expected):
+            found.append(Jump(SKIP, stop - max(start, expected), modifier))
+        # a block that runs once more, with a modifier, leaves the path where it was
+        expected = max(stop, expected) if modifier else stop
     return sorted(found)
 
 
@@ -81,17 +81,17 @@ def random_controls(
     edits = jumps(path, num_layers)
     generator = random_of(seed, "controls", *(edit.key for edit in edits))
     others = {path, identity(num_layers), *known}
-    marks = sorted(map(mark_of, path))
+    modifiers = sorted(map(modifier_of, path))
     drawn = dict[LayerPath, None]()
     for _ in range(ATTEMPTS * count):
         other = identity(num_layers)
         for i in generator.permutation(len(edits)):
-            kind, size, mark = edits[i]
-            if size < len(other) or kind == REPEAT or mark:
+            kind, size, modifier = edits[i]
+            if size < len(other) or kind == REPEAT or modifier:
                 start = int(generator.integers(len(other) - min(size, len(other)) + 1))
-                other = edited(other, (kind, start, size, int(kind == REPEAT), mark))
+                other = edited(other, (kind, start, size, int(kind == REPEAT), modifier))
         # two edits of one step may leave fewer parts and shares than the path has
-        is_like = len(other) == len(path) and sorted(map(mark_of, other)) == marks
+        is_like = len(other) == len(path) and sorted(map(modifier_of, other)) == modifiers
         if is_like and other not in others and not refused(other):
             drawn[other] = None
         if len(drawn) == count:

@@ -16,9 +16,9 @@ from cola_jax.deploy.verify.comparators import (
 from cola_jax.path import REPEAT, SKIP, identity, parse_path
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import Completion, Verdicts
-from cola_jax.steps import ATTENTION, MLP, Step, mark_of
+from cola_jax.steps import ATTENTION, MLP, Step, modifier_of
 
-A, M, HALF = Step(0, ATTENTION).mark, Step(0, MLP).mark, Step(0, share=0.5).mark
+A, M, HALF = Step(0, ATTENTION).modifier, Step(0, MLP).modifier, Step(0, share=0.5).modifier
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_jumps_have_the_parts_and_shares_of_a_path(text, expected):
     assert len({*controls, path, identity(12)}) == 8
     for other in controls:
         assert len(other) == len(path)
-        assert sorted(map(mark_of, other)) == sorted(map(mark_of, path))
+        assert sorted(map(modifier_of, other)) == sorted(map(modifier_of, path))
 
 
 def test_least_influence_of_parts_keeps_as_many_of_each():
