@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import LayerConfig, ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.steps import layer_of, part_of, run_of, share_of
+from cola_jax.steps import layer_of, part_of, runs_of, share_of
 
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
@@ -384,7 +384,7 @@ def layer_at(config: ModelConfig, kind: int, layers: Layer, step: Int[ArrayLike,
 
 def scale_of(steps: Any, scale: Any) -> Any:
     """Return the scale [..., 1] of a layer's output at steps [...], in float32: a root."""
-    runs = run_of(steps)[..., None]
+    runs = runs_of(steps)[..., None]
     wide = jnp.asarray(scale, jnp.float32)
     return jnp.where(runs == 1, wide, wide ** (1 / runs))
 

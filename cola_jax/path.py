@@ -110,7 +110,7 @@ def parse_item(item: str, text: str, num_layers: int) -> list[int]:
     """Read one id, with its part and share, or one ascending range of the path `text`."""
     match = ITEM.fullmatch(item)
     if not match:
-        raise InputError(f"path {shown(text)} has {shown(item)} where {expected(item)}.")
+        raise InputError(f"path {shown(text)} has {shown(item)} where {hint_for(item)}.")
     first = int(match["first"])
     last = first if match["last"] is None else int(match["last"])
     if last < first:
@@ -125,7 +125,7 @@ def parse_item(item: str, text: str, num_layers: int) -> list[int]:
     return [layer + modifier for layer in range(first, last + 1)]
 
 
-def expected(item: str) -> str:
+def hint_for(item: str) -> str:
     """Say what belongs in the place of an item that is none, whatever was meant by it."""
     if match := TIMES.fullmatch(item):
         body, times = match["body"], match["times"]

@@ -125,7 +125,7 @@ def with_modifier(ids: Any, modifier: Any) -> Any:
     return kept | modifier
 
 
-def run_of(ids: Any) -> Any:
+def runs_of(ids: Any) -> Any:
     """Return how often the path runs the layer, of ids that `with_runs` made."""
     return 1 + (ids >> LAYER_BITS + SHARE_BITS + PART_BITS)
 
@@ -138,7 +138,7 @@ def without_runs(ids: Any) -> Any:
 def is_step(ids: Any, num_layers: int) -> Any:
     """Tell which ids are steps of a model of `num_layers` layers, without runs."""
     share = ids >> LAYER_BITS & (1 << SHARE_BITS) - 1
-    in_range = (ids >= 0) & (run_of(ids) == 1) & (layer_of(ids) < num_layers)
+    in_range = (ids >= 0) & (runs_of(ids) == 1) & (layer_of(ids) < num_layers)
     # a share of 1 has no bits, so that a step has one id
     known = (share != THOUSANDTHS) & (share <= LARGEST_SHARE * THOUSANDTHS) & (part_of(ids) <= MLP)
     return in_range & known

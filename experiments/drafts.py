@@ -24,7 +24,7 @@ import tyro
 
 from cola_jax.cli.flags import DtypeChoice, RunFlags
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.agreement import best_draft, own_texts, read_text, speedup
+from cola_jax.deploy.agreement import append_text, best_draft, own_texts, speedup
 from cola_jax.deploy.settings import ROUNDING, StaticSettings
 from cola_jax.deploy.static import evaluate_on, evolve
 from cola_jax.deploy.verify.comparators import random_controls
@@ -83,7 +83,7 @@ class Text:
     """The model's own texts after prompts, and which tokens of them paths predict."""
 
     def __init__(self, model: Model, encoded: Sequence[Encoded]):
-        """Take questions with their texts, as `read_text` encodes them."""
+        """Take questions with their texts, as `append_text` encodes them."""
         self.model = model
         self.encoded = encoded
         self.prompts = Prompts.stack([each.prompts for each in encoded])
@@ -252,7 +252,7 @@ def main(drafts: Drafts) -> None:
     if any((kind, str(x)) not in done for kind in ("layers", "parts") for x in drafts.costs):
         texts = own_texts(session, session.asked, drafts.tokens)
         encoded = session.asked.encode(session.model)
-        text = Text(session.model.load(), [read_text(x, texts[x.question.id]) for x in encoded])
+        text = Text(session.model.load(), [append_text(x, texts[x.question.id]) for x in encoded])
         drafts.out.parent.mkdir(parents=True, exist_ok=True)
         for row in draft_rows(drafts, text, costs, config, done):
             rows.append(list(map(str, row)))

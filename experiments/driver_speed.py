@@ -33,7 +33,7 @@ from cola_jax.engine.model import ModelHandle
 from cola_jax.engine.work import Batch, Work
 from cola_jax.question import Question
 from cola_jax.runs.run import Run
-from cola_jax.runs.schema import Layout, Part
+from cola_jax.runs.schema import Part, RowLayout
 from tests.cluster import bucket as buckets
 from tests.cluster.machines import Material, end, machines, start_cola, until, write_questions
 
@@ -60,7 +60,7 @@ class Sleeping(Work):
             for i in range(self.rows)
         ]
         questions = [{"question": q.id, "evaluations": self.rows} for q in batch.questions]
-        return Part(evaluations, questions).encode(Layout(self.mark))
+        return Part(evaluations, questions).encode(RowLayout(self.mark))
 
 
 class SleepingWorker:

@@ -20,7 +20,7 @@ from cola_jax.steps import (
     layer_of,
     modifier_of,
     part_of,
-    run_of,
+    runs_of,
     share_of,
     with_runs,
     without_runs,
@@ -76,8 +76,8 @@ def test_shares_out_of_range_or_too_fine_are_refused(share, message):
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_with_runs_counts_the_runs_of_a_layer_in_any_part(array):
     counted = ROOTED.with_runs(array(PATHS))
-    np.testing.assert_array_equal(run_of(counted[0, :4]), RUNS[0])
-    np.testing.assert_array_equal(run_of(counted[1]), RUNS[1])
+    np.testing.assert_array_equal(runs_of(counted[0, :4]), RUNS[0])
+    np.testing.assert_array_equal(runs_of(counted[1]), RUNS[1])
     assert counted[0, 4] == STOP
     plain = dataclasses.replace(ROOTED, rooted_scales=False)
     np.testing.assert_array_equal(plain.with_runs(array(PATHS)), PATHS)

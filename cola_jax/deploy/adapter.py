@@ -26,7 +26,7 @@ from cola_jax.formats.families import FAMILIES, has_attribute
 from cola_jax.formats.table import expected
 from cola_jax.path import LayerPath, ascending_ranges, format_path, is_whole_path, validate
 from cola_jax.progress import OnProgress, ignore_progress
-from cola_jax.steps import Step, run_of
+from cola_jax.steps import Step, runs_of
 from cola_jax.storage import AnyPath
 
 FOLDER = "base"  # of a base that is written, in that of the adapter
@@ -91,7 +91,11 @@ def choose_base(config: ModelConfig, path: LayerPath, metadata: dict[str, Any]) 
     Raises InputError where PEFT cannot run the path, and where there is nothing to share.
     """
     cannot = f"path {format_path(path)} cannot be a PEFT adapter: "
-    if config.layer_input or config.keys_of or (run_of(config.with_runs(np.array(path))) > 1).any():
+    if (
+        config.layer_input
+        or config.keys_of
+        or (runs_of(config.with_runs(np.array(path))) > 1).any()
+    ):
         raise InputError(
             f"{cannot}layers of this model have embeddings by their place, keys of other layers, "
             "or scales by how often they run. Export with --format hf."

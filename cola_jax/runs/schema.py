@@ -117,7 +117,7 @@ def thumbnail_name(question: str) -> str:
     return f"{digest('thumbnail', question)[:16]}.jpg"
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """How a run writes its rows.
 
     Where paths may have parts or shares (`has_steps`), a column `steps` stands after `path`, and
@@ -136,7 +136,7 @@ class Layout(NamedTuple):
     def encode(self, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> bytes:
         """Return the content of a file of rows."""
         if self.has_steps:
-            rows = (with_texts(row, schema) for row in rows)
+            rows = (with_path_texts(row, schema) for row in rows)
         return encode_part(self.stored(schema), rows, self.mark)
 
     def stored(self, schema: pa.Schema) -> pa.Schema:
@@ -167,7 +167,7 @@ class Part(NamedTuple):
         assert not isinstance(self.evaluations, bytes)
         return self.evaluations
 
-    def encode(self, layout: Layout) -> "Part":
+    def encode(self, layout: RowLayout) -> "Part":
         """Return the part as it is written to the run of a layout."""
         return self._replace(
             evaluations=layout.encode(EVALUATIONS, self.rows),
@@ -415,7 +415,7 @@ STORED_STEPS = {each: pa.schema(stored_fields(each)) for each in (EVALUATIONS, Q
 LOADED_STEPS = {each: pa.schema(loaded_fields(each)) for each in (EVALUATIONS, QUESTIONS)}
 
 
-def with_texts(row: Mapping[str, Any], fields: Iterable[pa.Field]) -> dict[str, Any]:
+def with_path_texts(row: Mapping[str, Any], fields: Iterable[pa.Field]) -> dict[str, Any]:
     """Add to a row, or a struct in it, the texts of its paths; lists of steps become null."""
     out = dict(row)
     for field in fields:
@@ -424,7 +424,7 @@ def with_texts(row: Mapping[str, Any], fields: Iterable[pa.Field]) -> dict[str, 
         if value is None:
             continue
         if nested := fields_of(field.type):
-            out[name] = [with_texts(each, nested) for each in value]
+            out[name] = [with_path_texts(each, nested) for each in value]
         elif name in PATHS and field.type == PATH:
             out[name] = whole_or_none(value)
             out[text_name(name)] = format_path(value)
@@ -496,13 +496,13 @@ def part_name(stem: str, content: bytes) -> str:
 
 
 def read_part(
-    file: epath.Path, schema: pa.Schema, layout: Layout, columns: Sequence[str] | None = None
+    file: epath.Path, schema: pa.Schema, layout: RowLayout, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Read columns of one file of rows, by default those of its schema.
 
     Columns of later versions are null, and fields of earlier ones are left out; paths are ids of
-    steps (`Layout.loaded`). Raises InputError for a file that was changed after it was written, or
-    of another run.
+    steps (`RowLayout.loaded`). Raises InputError for a file that was changed after it was written,
+    or of another run.
     """
     with reading(file, "Remove it, and its questions are evaluated again."):
         content = read_bytes(file)
@@ -543,11 +543,11 @@ def stored_column(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArra
     return pa.array(column.to_pylist(), field.type)
 
 
-def layout_of(settings: Mapping[str, Any]) -> Layout:
+def row_layout_of(settings: Mapping[str, Any]) -> RowLayout:
     """Return how a run of these first settings writes its rows."""
     parts = settings.get("part_costs")
     costs = LayerCosts(len(parts), settings.get("layer_costs"), parts) if parts else None
-    return Layout(run_mark(settings), bool(settings.get("steps")), costs)
+    return RowLayout(run_mark(settings), bool(settings.get("steps")), costs)
 
 
 def run_mark(settings: Mapping[str, Any]) -> str:

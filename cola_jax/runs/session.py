@@ -36,8 +36,8 @@ from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import (
     PICTURES,
-    Layout,
     Part,
+    RowLayout,
     evaluation_rows,
     host_name,
     known_verdicts,
@@ -242,7 +242,7 @@ def check_whole_share(session: Session) -> None:
         )
 
 
-def finished(encoded: Sequence[Encoded], evaluations: Evaluations, layout: Layout) -> Part:
+def finished(encoded: Sequence[Encoded], evaluations: Evaluations, layout: RowLayout) -> Part:
     """Make the part of all questions that have evaluations."""
     rows, done = list[dict[str, Any]](), list[dict[str, Any]]()
     for b, each in enumerate(encoded):

@@ -21,8 +21,8 @@ from cola_jax.execute.worker import Worker
 from cola_jax.metrics import Metrics
 from cola_jax.path import LayerPath
 from cola_jax.runs.schema import (
-    Layout,
     Part,
+    RowLayout,
     evaluation_rows,
     known_verdicts,
     question_row,
@@ -53,7 +53,7 @@ class KnownRows(NamedTuple):
 class RunWork(Work):
     """Work whose results are parts of a run."""
 
-    layout: Layout | None  # of the run; without one, no rows are made
+    layout: RowLayout | None  # of the run; without one, no rows are made
 
     def evaluations(
         self,
@@ -98,7 +98,7 @@ class RunWork(Work):
 
 
 def wave_part(
-    encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts, layout: Layout
+    encoded: Sequence[Encoded], paths: PathLists, verdicts: Verdicts, layout: RowLayout
 ) -> Part:
     """Make the part of evaluations of paths of questions that are not finished."""
     rows: list[dict[str, Any]] = []

@@ -165,8 +165,8 @@ def test_page_lists_every_column():
         assert sorted(named) == sorted(OF_STEPS.stored(table).names)
 
 
-PLAIN = schema.Layout("mark")
-OF_STEPS = schema.Layout("mark", has_steps=True, costs=LayerCosts(3, None, ((0.25, 0.75),) * 3))
+PLAIN = schema.RowLayout("mark")
+OF_STEPS = schema.RowLayout("mark", has_steps=True, costs=LayerCosts(3, None, ((0.25, 0.75),) * 3))
 STEPS = [(0, 1, 2), parse_path("0,1a,2", 3), parse_path("0,2*0.5,2", 3), parse_path("1m", 3)]
 
 

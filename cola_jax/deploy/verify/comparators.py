@@ -99,7 +99,7 @@ def random_controls(
     return list(drawn)
 
 
-class Size(NamedTuple):
+class PathSize(NamedTuple):
     """The length of a path of whole layers, or the attentions and MLPs that a path runs."""
 
     attentions: int
@@ -107,7 +107,7 @@ class Size(NamedTuple):
     whole: bool  # whether all steps are whole layers
 
     @classmethod
-    def of(cls, path: LayerPath) -> "Size":
+    def of(cls, path: LayerPath) -> "PathSize":
         """Count what a path runs."""
         parts = [part_of(step) for step in path]
         whole = all(map(is_whole, path))
@@ -129,7 +129,7 @@ def least_influence(influence: np.ndarray, length: int) -> LayerPath:
     return tuple(most_influential(influence, length))
 
 
-def least_influence_of_parts(influence: np.ndarray, size: Size) -> LayerPath:
+def least_influence_of_parts(influence: np.ndarray, size: PathSize) -> LayerPath:
     """Return ShortGPT's path in parts: the attentions and MLPs of the most influence [L, 2]."""
     attentions = set(most_influential(influence[:, 0], size.attentions))
     mlps = set(most_influential(influence[:, 1], size.mlps))

@@ -9,7 +9,7 @@ import numpy as np
 
 from cola_jax.deploy.agreement import ACCEPTANCE, BREAK_EVEN, acceptance_estimate, best_draft
 from cola_jax.deploy.provenance import Provenance
-from cola_jax.deploy.verify.comparators import Size, affordable_samples
+from cola_jax.deploy.verify.comparators import PathSize, affordable_samples
 from cola_jax.deploy.verify.earlier_tries import tries_estimate
 from cola_jax.deploy.verify.power import Components
 from cola_jax.deploy.verify.protocol import costs_in
@@ -94,7 +94,7 @@ class Tried(NamedTuple):
 
         They are no tests, which would take their share of the error budget.
         """
-        shortgpt = self.trial.comparators.shortgpt.get(Size.of(self.path).name)
+        shortgpt = self.trial.comparators.shortgpt.get(PathSize.of(self.path).name)
         if shortgpt is not None:
             effect = self.task.effect(self.path, shortgpt)
             yield Estimate(SHORTGPT, self.group, effect.value, self.unit, n=effect.n)
@@ -189,7 +189,7 @@ def trial_results(
             facts = trial, task, verdict, alone, claim.provenance
             tried = Tried(name + on, claim.path, *facts)
             estimates += tried.estimates(costs)
-            shortgpt = trial.comparators.shortgpt.get(Size.of(claim.path).name)
+            shortgpt = trial.comparators.shortgpt.get(PathSize.of(claim.path).name)
             groups[tried.group] = {
                 "path": format_path(claim.path),
                 "task": task.task,

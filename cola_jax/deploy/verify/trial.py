@@ -15,7 +15,7 @@ from cola_jax.deploy.settings import Measure, TrialSettings
 from cola_jax.deploy.verify.claims import Claim
 from cola_jax.deploy.verify.comparators import (
     TEMPERATURE,
-    Size,
+    PathSize,
     least_influence,
     least_influence_of_parts,
     majority_vote,
@@ -249,7 +249,7 @@ def make_comparators(
     """
     config = session.model.config
     layers, known = config.num_layers, [claim.path for claim in claims]
-    sizes = sorted({Size.of(path) for path in known if Size.of(path).is_below(layers)})
+    sizes = sorted({PathSize.of(path) for path in known if PathSize.of(path).is_below(layers)})
     stored = before["comparators"]["shortgpt"] if before else {}
     shortgpt = {x.name: parse_path(stored[x.name], layers) for x in sizes if x.name in stored}
     needed = [layer for layer in config.keys_of if layer is not None]  # others share their keys

@@ -5,7 +5,7 @@ import pytest
 
 from cola_jax.deploy.verify.comparators import (
     Jump,
-    Size,
+    PathSize,
     affordable_samples,
     jumps,
     least_influence,
@@ -76,10 +76,10 @@ def test_jumps_have_the_parts_and_shares_of_a_path(text, expected):
 
 def test_least_influence_of_parts_keeps_as_many_of_each():
     influence = np.array([[0.5, 0.1], [0.1, 0.4], [0.9, 0.2], [0.2, 0.3]])
-    size = Size.of(parse_path("0,1m,2,3m", 4))
-    assert (size, size.name) == (Size(2, 4, whole=False), "2a 4m")
+    size = PathSize.of(parse_path("0,1m,2,3m", 4))
+    assert (size, size.name) == (PathSize(2, 4, whole=False), "2a 4m")
     assert least_influence_of_parts(influence, size) == parse_path("0,1m,2,3m", 4)
-    assert least_influence_of_parts(influence, Size(3, 2, whole=False)) == parse_path(
+    assert least_influence_of_parts(influence, PathSize(3, 2, whole=False)) == parse_path(
         "0a,1m,2a,3", 4
     )
 
@@ -96,7 +96,7 @@ def test_least_influence_of_parts_keeps_as_many_of_each():
     ],
 )
 def test_size_of_a_path_names_what_shortgpt_keeps(text, name, below):
-    size = Size.of(parse_path(text, 4))
+    size = PathSize.of(parse_path(text, 4))
     assert (size.name, size.is_below(4)) == (name, below)
 
 
