@@ -7,6 +7,7 @@ the harness's own model `hf`, so that scores on the identity path are comparable
 import functools
 import re
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -76,8 +77,9 @@ def path_text(path: Any) -> str:
 
 def step_text(step: Any) -> str:
     """Return a step as text, of its id or any other value."""
-    is_marked = isinstance(step, int) and not is_whole(step)
-    return format_path([step]) if is_marked else str(step)
+    if isinstance(step, Integral) and not is_whole(step):  # of Python or NumPy
+        return format_path([int(step)])
+    return str(step)
 
 
 def chosen_size(value: Any) -> Any:

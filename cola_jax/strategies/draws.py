@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, UInt
 from cola_jax.path import MOVE, REPEAT, SKIP, STOP
 from cola_jax.steps import WHOLE, layer_of, modifier_of, part_of, with_modifier
 from cola_jax.strategies.outcome import ROOT
-from cola_jax.strategies.tree import BASES, NONE, Shapes, Tables, Tree
+from cola_jax.strategies.tree import BASES, NONE, Shapes, Tables, Tree, Values
 
 KINDS = 3
 DRAWS = 16  # edits that are drawn before all are looked at
@@ -263,7 +263,7 @@ def modified_hashes(path: Array, length: Array, tables: Tables) -> UInt[Array, "
     if not len(tables.modifiers):
         return jnp.zeros((0, len(path) + 1, 2), jnp.uint32)
 
-    def hashes(modifier: Array) -> Array:
+    def hashes(modifier: Values) -> Array:
         return prefix_hashes(with_modifier(path, modifier), length, tables)
 
     return jax.vmap(hashes)(tables.modifiers)

@@ -405,6 +405,7 @@ def test_names_of_files_of_a_path_keep_their_characters():
         ("0-5+7", "0-5,7"),
         ("0+7*0.5+8a", "0,7*0.5,8a"),
         ([0, 7], "0,7"),
+        (list(np.array(parse_path("0,8a", 9))), "0,8a"),
         ("runs/a+b[1]", "runs/a+b[1]"),
     ):
         assert ModelArguments.read({"checkpoint": "m", "path": given}).path == path
