@@ -111,7 +111,7 @@ def choose_base(config: ModelConfig, path: LayerPath, metadata: dict[str, Any]) 
     steps = tuple(sorted(set(path), key=Step.of))  # by layer
     if len(steps) == len(path):
         raise InputError(
-            f"path {format_path(path)} runs no layer twice, so an adapter would share nothing: "
+            f"path {format_path(path)} runs no step twice, so an adapter would share nothing: "
             "export with --format hf."
         )
     selected = choose_layers(config, steps, metadata["dtype"])

@@ -203,7 +203,7 @@ def test_export_copies_the_gguf_file_that_was_converted(tmp_path, refused):
 def test_export_refuses_flags_that_do_not_fit(tiny_checkpoint, tmp_path, refused):
     command = ["export", "--model", tiny_checkpoint, "--path", "0-4", "--out", tmp_path / "out"]
     for flags, message in (
-        (["--format", "peft"], "path 0-4 runs no layer twice"),
+        (["--format", "peft"], "path 0-4 runs no step twice"),
         (["--push-to-hub", "me/x", "--format", "gguf"], "hf, peft, vllm or exllamav3, not gguf"),
         (["--private"], "--private is for uploads: give --push-to-hub"),
         (["--source", "x"], "--source is for --format mergekit, gguf, vllm or exllamav3, not hf"),

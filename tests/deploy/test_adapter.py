@@ -142,7 +142,7 @@ def test_choose_base_writes_one_where_types_would_be_wrong_unnoticed(pair, tmp_p
     write_adapter(tmp_path, original)
     logits = their_logits(read_by_peft(models.folder, tmp_path), ids)
     assert oracle.relative_error(logits, expected) > 0.01
-    with pytest.raises(ValueError, match="path 0,2 runs no layer twice"):
+    with pytest.raises(ValueError, match="path 0,2 runs no step twice"):
         adapter_of(models, (0, 2), tmp_path)
 
 
