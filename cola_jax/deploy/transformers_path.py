@@ -91,7 +91,7 @@ class AddShare:
     share: float
 
     def __call__(self, module: "Module", arguments: tuple[Any, ...], updated: "Tensor") -> "Tensor":
-        h = arguments[0]
+        h = arguments[0].to(updated.device)  # layers of a model may be on several devices
         return h + self.share * (updated - h)
 
 

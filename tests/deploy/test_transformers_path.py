@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 import cola_jax
 from cola_jax import apply_path, remove_path
+from cola_jax.deploy.transformers_path import AddShare
 from cola_jax.path import pad_path, parse_path
 from tests import oracle
 
@@ -284,6 +285,12 @@ def test_hooks_of_a_layer_see_the_state_after_a_share_of_its_update(model, batch
     assert not torch.equal(seen[0], states[-2])
 
 
+def test_a_share_is_added_where_the_layer_ran():
+    """Layers of a model on several devices are given a state of the device before theirs."""
+    updated = AddShare(0.5)(torch.nn.Identity(), (torch.ones(2),), torch.ones(2, device="meta"))
+    assert updated.device.type == "meta"
+
+
 def test_remove_path_keeps_the_mode_of_the_model(model):
     apply_path(model, "0,2,5")
     model.train()
@@ -322,17 +329,18 @@ def test_apply_path_to_a_model_with_an_adapter(model, batch):
     assert torch.equal(logits(adapted, batch), along)
 
 
+@pytest.mark.parametrize("path", [REPEAT, PARTS], ids=["repeat", "parts"])
 @pytest.mark.parametrize("variant", ["llama-gqa", "gpt-oss"])  # whose attention has weights
-def test_apply_path_to_an_offloaded_model(batch, variant):
+def test_apply_path_to_an_offloaded_model(batch, variant, path):
     from accelerate import cpu_offload
 
     model = made(variant)
-    apply_path(model, REPEAT)
+    apply_path(model, path)
     expected = decoded(model, batch)
     remove_path(model)
     cpu_offload(model, execution_device=torch.device("cpu"))
     assert all(parameter.is_meta for parameter in model.parameters())
-    apply_path(model, REPEAT)
+    apply_path(model, path)
     np.testing.assert_array_equal(decoded(model, batch), expected)
 
 
