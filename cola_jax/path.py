@@ -3,7 +3,7 @@
 import operator
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,9 +30,9 @@ Ids = Sequence[int] | np.ndarray | Array
 LayerPath = tuple[int, ...]  # a path without padding: the ids of its steps (`cola_jax.steps`)
 STOP = -1  # marks the positions of a padded path after its last step
 
-MARK = r"(?P<part>[am])?(?:\*(?P<share>[0-9]{0,9}\.?[0-9]{0,9}))?"
-ITEM = re.compile(rf"(?P<first>[0-9]{{1,30}})(?:-(?P<last>[0-9]{{1,30}})|{MARK})")
-GROUP = re.compile(rf"\((?P<body>[^()]*)\){MARK}(?:x(?P<times>[1-9][0-9]{{0,29}}))?")
+MODIFIER = r"(?P<part>[am])?(?:\*(?P<share>[0-9]{0,9}\.?[0-9]{0,9}))?"
+ITEM = re.compile(rf"(?P<first>[0-9]{{1,30}})(?:-(?P<last>[0-9]{{1,30}})|{MODIFIER})")
+GROUP = re.compile(rf"\((?P<body>[^()]*)\){MODIFIER}(?:x(?P<times>[1-9][0-9]{{0,29}}))?")
 TIMES = re.compile(r"(?P<body>[0-9][^()]*)x(?P<times>[0-9]+)")
 EDIT = re.compile(
     r"(?P<kind>skip|repeat|move)(?: (?P<part>attention|mlp))? (?P<k>[0-9]{1,9})"
@@ -307,6 +307,15 @@ def unpad_path(path: np.ndarray) -> LayerPath:
 def identity(num_layers: int) -> LayerPath:
     """Return the path of the pretrained model."""
     return tuple(range(num_layers))
+
+
+def path_of_parts(attentions: Collection[int], mlps: Collection[int]) -> LayerPath:
+    """Return the path that runs the attentions of some layers and the MLPs of some, in order."""
+    path = []
+    for layer in sorted({*attentions, *mlps}):
+        part = ATTENTION if layer not in mlps else MLP if layer not in attentions else WHOLE
+        path.append(Step(layer, part).id)
+    return tuple(path)
 
 
 class Edit(NamedTuple):

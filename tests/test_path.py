@@ -22,6 +22,7 @@ from cola_jax.path import (
     pad_path,
     parse_edit,
     parse_path,
+    path_of_parts,
     random_paths,
     validate,
 )
@@ -236,6 +237,11 @@ def test_random_paths_are_distinct_valid_and_reproducible():
     assert identity(LAYERS) not in drawn
     for path in drawn:
         assert validate(path, LAYERS, max_length=2 * LAYERS) == path
+
+
+def test_path_of_parts_runs_attention_and_mlp_together_where_both_run():
+    assert format_path(path_of_parts({3, 0, 1}, [1, 2, 3])) == "0a,1,2m,3"
+    assert path_of_parts((), ()) == ()
 
 
 def test_random_paths_are_edits_of_the_identity():

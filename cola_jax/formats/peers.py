@@ -21,7 +21,16 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import parse_yaml, read_text
 from cola_jax.formats.identity import Identity, named_model
-from cola_jax.path import STOP, Ids, LayerPath, ascending_ranges, format_path, parse_path, validate
+from cola_jax.path import (
+    STOP,
+    Ids,
+    LayerPath,
+    ascending_ranges,
+    format_path,
+    parse_path,
+    path_of_parts,
+    validate,
+)
 from cola_jax.steps import ATTENTION, MLP, WHOLE, Step, layer_of, missing_part
 
 LayerId = Annotated[int, Field(strict=True, ge=0)]
@@ -170,14 +179,8 @@ def path_without(attention: Collection[int], mlp: Collection[int], num_layers: i
                 f"it skips the {name} of layers {outside}, but the model has layers 0.."
                 f"{num_layers - 1}."
             )
-    path = []
-    for layer in range(num_layers):
-        if layer not in attention:
-            part = ATTENTION if layer in mlp else WHOLE
-            path.append(Step(layer, part).id)
-        elif layer not in mlp:
-            path.append(Step(layer, MLP).id)
-    return validate(path, num_layers)
+    layers = {*range(num_layers)}
+    return validate(path_of_parts(layers.difference(attention), layers.difference(mlp)), num_layers)
 
 
 def evopress_path(words: Sequence[str], num_layers: int) -> LayerPath:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.path import FittingEdits, LayerPath, edited, identity
+from cola_jax.path import FittingEdits, LayerPath, edited, identity, path_of_parts
 from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.steps import ATTENTION, MLP, Step, layer_of, part_of
+from cola_jax.steps import ATTENTION, MLP, layer_of, part_of
 from cola_jax.strategies.outcome import Leaf
 from cola_jax.strategies.rules import (
     BeamRules,
@@ -110,14 +110,9 @@ def without_least(start: WalkStart, rules: InfluenceRules) -> Walk:
 
 def without(path: LayerPath, removed: Sequence[int]) -> LayerPath:
     """Remove steps from the identity path: whole layers, attentions and MLPs."""
-    steps = []
-    for layer in path:
-        gone = {part_of(step) for step in removed if layer_of(step) == layer}
-        if not gone:
-            steps.append(layer)
-        elif gone in ({ATTENTION}, {MLP}):
-            steps.append(Step(layer, MLP if gone == {ATTENTION} else ATTENTION).id)
-    return tuple(steps)
+    attentions = {layer_of(step) for step in removed if part_of(step) != MLP}
+    mlps = {layer_of(step) for step in removed if part_of(step) != ATTENTION}
+    return path_of_parts({*path} - attentions, {*path} - mlps)
 
 
 def mutated(start: WalkStart, path: LayerPath, most: int, *, exactly: bool = False) -> Leaf:

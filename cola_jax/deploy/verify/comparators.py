@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.deploy.rules import signals, vote
-from cola_jax.path import REPEAT, SKIP, LayerPath, ascending_ranges, edited, identity
+from cola_jax.path import REPEAT, SKIP, LayerPath, ascending_ranges, edited, identity, path_of_parts
 from cola_jax.question import random_of
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.steps import (
     ATTENTION,
     MLP,
-    WHOLE,
-    Step,
     is_whole,
     layer_of,
     modifier_of,
@@ -133,11 +131,7 @@ def least_influence_of_parts(influence: np.ndarray, size: PathSize) -> LayerPath
     """Return ShortGPT's path in parts: the attentions and MLPs of the most influence [L, 2]."""
     attentions = set(most_influential(influence[:, 0], size.attentions))
     mlps = set(most_influential(influence[:, 1], size.mlps))
-    path = []
-    for layer in sorted(attentions | mlps):
-        part = WHOLE if layer in attentions & mlps else ATTENTION if layer in attentions else MLP
-        path.append(Step(layer, part).id)
-    return tuple(path)
+    return path_of_parts(attentions, mlps)
 
 
 def most_influential(influence: np.ndarray, number: int) -> list[int]:
