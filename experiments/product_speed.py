@@ -10,7 +10,8 @@ rate that the machine showed between the calls, by the CPU seconds taken. Attent
 and the host's work are what is lost.
 
 `python -m experiments.product_speed parts --model CHECKPOINT` compares the CPU seconds of paths
-without half or all of their attentions, or of their MLPs, with the ratio of operations.
+without half or all of their attentions, or of their MLPs, with the ratio of operations: all prompts
+on the path, and every other one on whole layers in the same batch.
 """
 
 import csv
@@ -127,8 +128,8 @@ class Parts:
     """Checkpoint directory, or a name; of layers of one kind, without windows."""
     tokens: int = 512
     """Tokens of a prompt, drawn at random."""
-    questions: int = 3
-    """Prompts."""
+    questions: int = 4
+    """Prompts, an even number of them."""
     rounds: int = 3
     """Rounds after the first, which compiles."""
 
@@ -140,22 +141,27 @@ class Parts:
         ids = generator.integers(0, config.vocab_size, (self.questions, self.tokens), np.int32)
         last = np.full((self.questions, 1), self.tokens - 1)
         prompts = Prompts.plain(ids).replace(read=last, targets=last)
-        seconds: dict[str, list[float]] = {name: [] for name in PARTS_OF}
         paths = {name: path_of_parts(config.num_layers, *of) for name, of in PARTS_OF.items()}
+        alone: dict[str, list[float]] = {name: [] for name in paths}
+        beside: dict[str, list[float]] = {name: [] for name in paths}
         for number in range(1 + self.rounds):
             for name, path in paths.items():
-                run = functools.partial(cola_jax.run_paths, model, prompts, [path], progress=False)
-                taken = cpu_seconds(run)
-                if number:
-                    seconds[name].append(taken)
-        whole = float(np.median(seconds[ALL]))
+                for seconds, other in (alone, path), (beside, paths[ALL]):
+                    own = [[path], [other]] * (self.questions // 2)
+                    taken = cpu_seconds(
+                        functools.partial(cola_jax.run_paths, model, prompts, own, progress=False)
+                    )
+                    if number:
+                        seconds[name].append(taken)
+        whole = float(np.median(alone[ALL] + beside[ALL]))
         operations = path_flop(config, self.tokens, paths[ALL])
         for name, path in paths.items():
-            taken = float(np.median(seconds[name]))
-            share = path_flop(config, self.tokens, path) / operations
+            share = float(np.median(alone[name])) / whole
+            in_batch = 2 * float(np.median(beside[name])) / whole - 1  # of half of the prompts
+            expected = path_flop(config, self.tokens, path) / operations
             print(
-                f"{name}: {taken:.2f} CPU s, {taken / whole:.3f} of those of whole layers; "
-                f"{share:.3f} of the operations"
+                f"{name}: {share:.3f} of the CPU seconds of whole layers, {in_batch:.3f} beside "
+                f"them; {expected:.3f} of the operations"
             )
 
 
