@@ -26,10 +26,12 @@ CACHE = {  # of every program, however small
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
-# A compiled program holds some ten mappings, and a mapping goes with some 200 kB. Linux gives a
-# process 65,530 of them, and XLA aborts where it gets no more.
+# A compiled program holds some ten memory mappings, each with some 200 kB. Linux gives a process
+# 65,530 mappings, and XLA aborts where it gets no more. Far below that all programs are dropped;
+# until then they are kept, since tests of several files run the same ones.
+MAPPINGS = Path("/proc/self/maps")  # a line for each; Linux alone has it
 MAX_MAPPINGS = 10_000
-SECONDS_BETWEEN_COUNTS = 2  # a count takes milliseconds, and most tests take no longer
+SECONDS_BETWEEN_COUNTS = 2  # a count takes milliseconds, and so do most tests
 last_count = time.monotonic()
 
 
@@ -79,14 +81,6 @@ def drop_many_programs() -> None:
     global last_count
     if time.monotonic() - last_count < SECONDS_BETWEEN_COUNTS:
         return
-    if count_mappings() > MAX_MAPPINGS:
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MAX_MAPPINGS:
         drop_programs()
     last_count = time.monotonic()
-
-
-def count_mappings() -> int:
-    """Count the memory mappings of this process; 0 where the system lists none, as macOS."""
-    try:
-        return Path("/proc/self/maps").read_bytes().count(b"\n")
-    except OSError:
-        return 0
