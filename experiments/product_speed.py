@@ -141,7 +141,7 @@ class Parts:
         ids = generator.integers(0, config.vocab_size, (self.questions, self.tokens), np.int32)
         last = np.full((self.questions, 1), self.tokens - 1)
         prompts = Prompts.plain(ids).replace(read=last, targets=last)
-        paths = {name: path_of_parts(config.num_layers, *of) for name, of in PARTS_OF.items()}
+        paths = {name: alternating_path(config.num_layers, *of) for name, of in PARTS_OF.items()}
         alone: dict[str, list[float]] = {name: [] for name in paths}
         beside: dict[str, list[float]] = {name: [] for name in paths}
         for number in range(1 + self.rounds):
@@ -175,7 +175,7 @@ PARTS_OF = {  # the parts of even and of odd layers
 }
 
 
-def path_of_parts(num_layers: int, even: int, odd: int) -> LayerPath:
+def alternating_path(num_layers: int, even: int, odd: int) -> LayerPath:
     """Return the path of these parts, whose last layer is whole."""
     parts = [(even, odd)[layer % 2] for layer in range(num_layers - 1)]
     return tuple(Step(layer, part).id for layer, part in enumerate([*parts, WHOLE]))
