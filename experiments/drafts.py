@@ -32,7 +32,7 @@ from cola_jax.execute.reference import block_influence
 from cola_jax.execute.run_paths import run_paths
 from cola_jax.layer_costs import LayerCosts, part_fractions, read_layer_costs, used_weights
 from cola_jax.params import Model
-from cola_jax.path import LayerPath, format_path, parse_path, unpad_path
+from cola_jax.path import LayerPath, format_path, parse_path, path_of_parts, unpad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import split
 from cola_jax.report.tables import markdown_table
@@ -41,7 +41,7 @@ from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.scorer import Encoded
 from cola_jax.scoring.statistics import Mean
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.steps import ATTENTION, MLP, WHOLE, Step
+from cola_jax.steps import ATTENTION, MLP, WHOLE
 from cola_jax.tasks.task import TaskConfig
 
 HEAD = (
@@ -140,20 +140,11 @@ def influential(influence: np.ndarray, costs: LayerCosts, highest: float) -> Lay
     order = np.argsort(influence, axis=None, kind="stable")
     for layer, part in zip(*np.unravel_index(order, (num_layers, len(parts))), strict=True):
         kept.discard((int(layer), parts[part]))
-        path = path_of(kept, num_layers)
+        attentions = {layer for layer, part in kept if part != MLP}
+        path = path_of_parts(attentions, {layer for layer, part in kept if part != ATTENTION})
         if costs.of(path) <= highest:
             return path
     raise AssertionError("some path costs as little")
-
-
-def path_of(kept: set[tuple[int, int]], num_layers: int) -> LayerPath:
-    """Return the path of the parts that are kept, those of whole layers together."""
-    path = []
-    for layer in range(num_layers):
-        parts = [part for of_layer, part in sorted(kept) if of_layer == layer]
-        if parts:
-            path.append(Step(layer, parts[0] if len(parts) == 1 else WHOLE).id)
-    return tuple(path)
 
 
 def head_share(config: ModelConfig) -> float:
