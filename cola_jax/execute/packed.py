@@ -289,15 +289,17 @@ def attend_in_turn(
     def attend(start: Int[Array, ""], window: int) -> Float[Array, "1 q N H"]:
         first = jnp.maximum(start + size - window, 0)
         mask = seen.part((start, size), (first, window)).mask()
-        near = [jax.lax.dynamic_slice_in_dim(x, first, window, axis=2) for x in (k, v)]
+        keys = jax.lax.dynamic_slice_in_dim(k, first, window, axis=2)
+        values = jax.lax.dynamic_slice_in_dim(v, first, window, axis=2)
         block = jax.lax.dynamic_slice_in_dim(q, start, size, axis=1)
-        mixed = weigh_values(block, [(near[0], near[1])], mask, kernel.softcap, tokens.sinks)
+        mixed = weigh_values(block, [(keys, values)], mask, kernel.softcap, tokens.sinks)
         flags = jax.lax.dynamic_slice_in_dim(broken, first, window, axis=1)
         sees_broken = jnp.any(mask & flags[:, None], axis=2)
         return jnp.where(sees_broken[:, :, None, None], jnp.nan, mixed)
 
     mixed = []
     for starts in spans_of(count, longest, size):
+        # up to the end of a block, from the first key that a row of its first query may have
         window = min(longest - 1 + size, starts[-1] + size)
         mixed.append(jax.lax.map(functools.partial(attend, window=window), jnp.asarray(starts)))
     blocks = jnp.concatenate(mixed)  # [b, 1, q, N, H]
